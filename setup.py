@@ -1,0 +1,45 @@
+"""Installs sleep_jax: the user's stack as the core, extras for what only some need."""
+
+from setuptools import find_packages, setup
+
+CORE = [
+    # The stack.
+    "jax>=0.10",
+    "flax>=0.12.8",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11",
+    "grain>=0.2.10",
+    "seqio>=0.0.20",
+    "ml_collections>=1.0",
+    "tensorboardX>=2.6",
+    # What the main job touches: weights, tokenizer and chat template, progress and plots.
+    "gguf>=0.10",
+    "jinja2>=3.1",
+    "matplotlib>=3.8",
+    "rich>=13",
+    "safetensors>=0.4.3",
+    "tokenizers>=0.20",
+]
+
+setup(
+    name="sleep_jax",
+    version="0.1.0",
+    description="A day and a night for language models: wake, consolidate, dream, in JAX",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["sleep_jax", "sleep_jax.*"]),
+    package_data={"sleep_jax": ["data/samples/*", "runtime/*.html"]},
+    install_requires=CORE,
+    extras_require={
+        "cuda": ["jax[cuda12]"],
+        "hf": ["huggingface_hub"],
+        "test": [
+            "pytest>=8",
+            "rapidfuzz>=3",
+            "ruff>=0.8",
+            "torch==2.13.0",
+            "transformers>=4.50",
+        ],
+        "tpu": ["jax[tpu]"],
+    },
+)

@@ -1,0 +1,90 @@
+"""Scores of short answers and of language modelling: SQuAD exact match and F1, containment, perplexity.
+
+Exact match and F1 follow the SQuAD v1.1 evaluation (Rajpurkar et al. 2016, arXiv 1606.05250).
+"""
+
+import collections
+import math
+import re
+import string
+from collections.abc import Sequence
+
+from sleep_jax.rewards.numerals import normalize_numbers
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case; ASCII punctuation, the articles a, an, the, and extra white space removed."""
+    text = text.lower().translate(_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def _list_of(answers: str | Sequence[str]) -> Sequence[str]:
+    answers = [answers] if isinstance(answers, str) else answers
+    if not answers:
+        raise ValueError("answers is empty; give at least one accepted answer")
+    return answers
+
+
+def exact_match(prediction: str, answers: str | Sequence[str]) -> float:
+    """1.0 if the prediction equals any accepted answer after SQuAD normalisation, else 0.0."""
+    normalized = normalize_answer(prediction)
+    return float(any(normalized == normalize_answer(answer) for answer in _list_of(answers)))
+
+
+def _f1(prediction: list[str], answer: list[str]) -> float:
+    if not prediction or not answer:
+        return float(prediction == answer)
+    common = sum((collections.Counter(prediction) & collections.Counter(answer)).values())
+    return 2.0 * common / (len(prediction) + len(answer))
+
+
+def f1(prediction: str, answers: str | Sequence[str]) -> float:
+    """Best bag-of-words F1 against any accepted answer, in [0, 1]; two empty texts give 1.0."""
+    words = normalize_answer(prediction).split()
+    return max(_f1(words, normalize_answer(answer).split()) for answer in _list_of(answers))
+
+
+def _answer_words(text: str) -> list[str]:
+    """SQuAD normalisation that keeps what a number means and splits compounds."""
+    text = normalize_numbers(text)
+    # Outside string.punctuation, so they survive: 3.5 is not 35, and -5 is not 5.
+    text = re.sub(r"(?<=\d)\.(?=\d)", "·", text)
+    text = re.sub(r"(?<!\w)-(?=\d)", "−", text)
+    text = re.sub(r"(?<=\w)[-–—/](?=\w)", " ", text)
+    return normalize_answer(text.translate(str.maketrans("", "", "“”‘’…"))).split()
+
+
+def contains_answer(prediction: str, answers: str | Sequence[str]) -> bool:
+    """Whether an accepted answer occurs in the prediction as a run of whole words.
+
+    Both sides are normalised as for SQuAD, with numbers in digits ("seven" = "7", "1,250" =
+    "1250"), so a longer reply that states the answer counts. An answer of articles and punctuation
+    alone never occurs. It does not read: "not Paris" contains "Paris".
+    """
+    words = _answer_words(prediction)
+    for answer in _list_of(answers):
+        wanted = _answer_words(answer)
+        starts = range(len(words) - len(wanted) + 1)
+        if wanted and any(words[i : i + len(wanted)] == wanted for i in starts):
+            return True
+    return False
+
+
+def perplexity(sum_nll: float, tokens: float) -> float:
+    """exp(sum_nll / tokens), infinite where that overflows.
+
+    Args:
+      sum_nll: negative log-likelihood in nats, summed over all scored tokens.
+      tokens: how many tokens were scored.
+
+    Raises:
+      ValueError: if no token was scored.
+    """
+    if tokens <= 0:
+        raise ValueError(f"tokens={tokens}; perplexity needs at least one scored token")
+    try:
+        return math.exp(float(sum_nll) / float(tokens))
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,75 @@
+"""The tokenizer that a GGUF file carries in its metadata."""
+
+import gguf
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from sleep_jax.interop.gguf import GGUFFile
+from sleep_jax.interop.tokenizer import Tokenizer
+
+# How Llama 3 and Qwen 2 split a text into words; they differ in how many digits stay together.
+_BEFORE_DIGITS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_AFTER_DIGITS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _words(digits: str):
+    pattern = Regex(_BEFORE_DIGITS + digits + _AFTER_DIGITS)
+    return [
+        pre_tokenizers.Split(pattern, behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+
+
+def _smollm():
+    return [
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
+
+
+# llama.cpp's name of a pre-tokenizer, and its steps.
+_PRE_TOKENIZERS = {
+    "smollm": _smollm,
+    "llama-bpe": lambda: _words(r"\p{N}{1,3}"),
+    "qwen2": lambda: _words(r"\p{N}"),
+}
+
+
+def read_tokenizer(file: GGUFFile) -> Tokenizer:
+    """Builds the byte-level BPE tokenizer of a GGUF file.
+
+    Raises:
+      ValueError: the file carries no tokenizer, or one of a kind that is not supported.
+    """
+    model, pre = file.metadata("tokenizer.ggml.model"), file.metadata("tokenizer.ggml.pre", None)
+    if model != "gpt2" or pre not in _PRE_TOKENIZERS:
+        raise ValueError(
+            f"{file.path} has tokenizer {model!r} with pre-tokenizer {pre!r}; supported: 'gpt2' "
+            f"(byte-level BPE) with {', '.join(_PRE_TOKENIZERS)}. Load the safetensors version of "
+            "this model"
+        )
+    tokens = file.metadata("tokenizer.ggml.tokens")
+    merges = [tuple(merge.split(" ", 1)) for merge in file.metadata("tokenizer.ggml.merges")]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=pre == "llama-bpe"))
+    if pre == "qwen2":
+        backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(_PRE_TOKENIZERS[pre]())
+    backend.decoder = decoders.ByteLevel()
+    for token, kind in zip(tokens, file.metadata("tokenizer.ggml.token_type")):
+        if kind == gguf.TokenType.CONTROL:
+            backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        elif kind == gguf.TokenType.USER_DEFINED:
+            backend.add_tokens([AddedToken(token, normalized=False)])
+
+    def token_id(role):
+        return file.metadata(f"tokenizer.ggml.{role}_token_id", None)
+
+    roles = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+    ids = {name: token_id(role) for name, role in roles.items()}
+    return Tokenizer(
+        backend,
+        special_tokens={name: tokens[i] for name, i in ids.items() if i is not None},
+        eos_ids=[i for role in ("eot", "eom") if (i := token_id(role)) is not None],
+        template=file.metadata("tokenizer.chat_template", None),
+    )

@@ -1,0 +1,49 @@
+"""A pre-trained decoder by name: its config, its weights on the host and its tokenizer."""
+
+import jax.numpy as jnp
+
+from sleep_jax.interop import huggingface
+from sleep_jax.interop.resolve import resolve
+from sleep_jax.interop.safetensors import SafetensorsFolder
+from sleep_jax.interop.tensors import read_params
+from sleep_jax.interop.tokenizer import Tokenizer, read_tokenizer
+from sleep_jax.models.config import DecoderConfig
+
+
+def load_model(
+    name: str, *, dtype, cache_dir=None, **overrides
+) -> tuple[DecoderConfig, dict, Tokenizer]:
+    """Loads a Hugging Face folder or a GGUF file.
+
+    Args:
+      name: what `resolve` accepts: a folder, a .gguf file, a Hub name, or `SmolLM2-135M-Instruct`.
+      dtype: float32 or bfloat16, of the weights (norm scales stay float32) and of the config.
+      cache_dir: where downloads are kept; see `resolve`.
+      **overrides: other fields of `DecoderConfig`, e.g. `memory`, `lora`, `remat`, `scan_layers`.
+
+    Returns:
+      The config, the `params` collection as numpy arrays with stacked layers, and the tokenizer.
+
+    Raises:
+      FileNotFoundError: the model or a part of it is nowhere to be found.
+      ValueError: the model is not supported, or a file is damaged or lacks a tensor.
+    """
+    dtypes = {jnp.dtype(d): d for d in (jnp.float32, jnp.bfloat16)}
+    if jnp.dtype(dtype) not in dtypes:
+        raise ValueError(f"dtype={jnp.dtype(dtype).name!r}; choose 'float32' or 'bfloat16'")
+    dtype = dtypes[jnp.dtype(dtype)]
+    path = resolve(name, cache_dir=cache_dir)
+
+    if path.suffix == ".gguf":
+        # Here, so that the gguf package is needed only for GGUF files.
+        from sleep_jax.interop import gguf, gguf_tokenizer
+
+        checkpoint = gguf.GGUFFile(path)
+        cfg = gguf.decoder_config(checkpoint)
+        tokenizer = gguf_tokenizer.read_tokenizer(checkpoint)
+    else:
+        checkpoint = SafetensorsFolder(path)
+        cfg = huggingface.decoder_config(huggingface.read_config(path))
+        tokenizer = read_tokenizer(path)
+    cfg = cfg.replace(dtype=dtype, **overrides)
+    return cfg, read_params(cfg, checkpoint, jnp.dtype(dtype)), tokenizer

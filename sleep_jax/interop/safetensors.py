@@ -1,0 +1,90 @@
+"""Tensors from a Hugging Face safetensors checkpoint, single or sharded."""
+
+import json
+import pathlib
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+_DTYPES = ("F32", "F16", "BF16", "F64")
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+
+class SafetensorsFolder:
+    """A model folder as a `Checkpoint`; tensors are read when asked for."""
+
+    naming = "huggingface"
+
+    def __init__(self, folder: pathlib.Path):
+        """Opens every shard, which checks that each file is whole.
+
+        Raises:
+          FileNotFoundError: no weights, or a shard that the index names is missing.
+          ValueError: a file is truncated or damaged.
+        """
+        self._folder = folder
+        index, single = folder / _INDEX, folder / _SINGLE
+        if index.exists():
+            self._shard_of = _weight_map(index)
+        elif single.exists():
+            self._shard_of = None
+        else:
+            raise FileNotFoundError(
+                f"no {_SINGLE} and no {_INDEX} in {folder}; convert other formats with "
+                "`AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)`"
+            )
+        shards = sorted(set(self._shard_of.values())) if self._shard_of else [_SINGLE]
+        if missing := [shard for shard in shards if not (folder / shard).exists()]:
+            raise FileNotFoundError(
+                f"{folder} lacks {len(missing)} of the {len(shards)} shards that {_INDEX} names: "
+                f"{', '.join(missing)}; download them again"
+            )
+        self._shards = {shard: _open(folder / shard) for shard in shards}
+        self._held = {shard: set(file.keys()) for shard, file in self._shards.items()}
+
+    def names(self) -> set[str]:
+        """The tensors in all shards."""
+        return set().union(*self._held.values())
+
+    def file(self, name: str) -> str:
+        """The file that holds, or should hold, a tensor."""
+        shard = _SINGLE if self._shard_of is None else self._shard_of.get(name, _INDEX)
+        return str(self._folder / shard)
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor in the dtype it is stored in.
+
+        Raises:
+          ValueError: no such tensor, or it is not stored as a plain float.
+        """
+        shard = _SINGLE if self._shard_of is None else self._shard_of.get(name)
+        if name not in self._held.get(shard, ()):
+            raise ValueError(
+                f"{self.file(name)} has no tensor {name!r}, which config.json asks for"
+            )
+        file = self._shards[shard]
+        dtype = file.get_slice(name).get_dtype()
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f"tensor {name!r} in {self.file(name)} is stored as {dtype}; "
+                f"supported: {', '.join(_DTYPES)}"
+            )
+        return file.get_tensor(name)
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+    try:
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"cannot parse {index}: {error!r}; download it again") from error
+
+
+def _open(path: pathlib.Path):
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is truncated or damaged ({error}); "
+            "download it again"
+        ) from error

@@ -1,0 +1,167 @@
+"""The decoder's `params`, leaf by leaf: its shape, its name in a checkpoint, and how it is filled.
+
+Checkpoints store a linear map as [out, in] and each layer apart; `params` holds [in, out] with the
+layers stacked on axis 0.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+from flax import traverse_util
+
+from sleep_jax.models.config import DecoderConfig
+
+# Our path, then the tensor in a Hugging Face and in a GGUF checkpoint, less `.weight` or `.bias`.
+_NAMES = {
+    "embed/embedding": ("model.embed_tokens", "token_embd"),
+    "layers/attention_norm/scale": ("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
+    "layers/attention/q/kernel": ("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
+    "layers/attention/k/kernel": ("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
+    "layers/attention/v/kernel": ("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
+    "layers/attention/o/kernel": ("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
+    "layers/attention/q/bias": ("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
+    "layers/attention/k/bias": ("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
+    "layers/attention/v/bias": ("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
+    "layers/attention/q_norm/scale": ("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"),
+    "layers/attention/k_norm/scale": ("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"),
+    "layers/mlp_norm/scale": ("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
+    "layers/mlp/gate/kernel": ("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
+    "layers/mlp/up/kernel": ("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
+    "layers/mlp/down/kernel": ("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
+    "final_norm/scale": ("model.norm", "output_norm"),
+    "head/kernel": ("lm_head", "output"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One array of `params` and the checkpoint tensors it comes from.
+
+    Attributes:
+      path: where it sits in `params`, e.g. `layers/attention/q/kernel`.
+      shape: shape of one checkpoint tensor, e.g. [out, in].
+      layers: how many of them are stacked here; None for a leaf outside the layers.
+      huggingface, gguf: tensor names, one for each layer.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    layers: int | None
+    huggingface: tuple[str, ...]
+    gguf: tuple[str, ...]
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether a checkpoint stores the transpose: [out, in] for our [in, out]."""
+        return self.path.endswith("/kernel")
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether this is a norm scale, which stays float32."""
+        return self.path.endswith("/scale")
+
+
+def leaves(cfg: DecoderConfig) -> tuple[Leaf, ...]:
+    """Every leaf of the `params` of a decoder of this shape."""
+    d, f, h = cfg.width, cfg.hidden, cfg.head_dim
+    query, key = cfg.heads * h, cfg.kv_heads * h
+    shapes = {
+        "embed/embedding": (cfg.vocab, d),
+        "layers/attention_norm/scale": (d,),
+        "layers/attention/q/kernel": (query, d),
+        "layers/attention/k/kernel": (key, d),
+        "layers/attention/v/kernel": (key, d),
+        "layers/attention/o/kernel": (d, query),
+        "layers/mlp_norm/scale": (d,),
+        "layers/mlp/gate/kernel": (f, d),
+        "layers/mlp/up/kernel": (f, d),
+        "layers/mlp/down/kernel": (d, f),
+        "final_norm/scale": (d,),
+    }
+    if cfg.attention_bias:
+        shapes |= {f"layers/attention/{n}/bias": (w,) for n, w in zip("qkv", (query, key, key))}
+    if cfg.qk_norm:
+        shapes |= {f"layers/attention/{n}_norm/scale": (h,) for n in "qk"}
+    if not cfg.tie_embeddings:
+        shapes["head/kernel"] = (cfg.vocab, d)
+    return tuple(_leaf(path, shape, cfg.layers) for path, shape in shapes.items())
+
+
+def _leaf(path: str, shape: tuple[int, ...], layers: int) -> Leaf:
+    suffix = ".bias" if path.endswith("/bias") else ".weight"
+    is_stacked = path.startswith("layers/")
+    huggingface, gguf = (
+        tuple(name.format(i) + suffix for i in range(layers if is_stacked else 1))
+        for name in _NAMES[path]
+    )
+    return Leaf(path, shape, layers if is_stacked else None, huggingface, gguf)
+
+
+class Checkpoint(Protocol):
+    """What `read_params` asks of a checkpoint, whatever its format."""
+
+    naming: str  # which names of a `Leaf` it uses: "huggingface" or "gguf"
+
+    def names(self) -> set[str]:
+        """The tensors it holds."""
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, in a float dtype; raises ValueError where there is none of this name."""
+
+    def file(self, name: str) -> str:
+        """The file that holds (or should hold) a tensor, for error messages."""
+
+
+def read_params(cfg: DecoderConfig, checkpoint: Checkpoint, dtype) -> dict:
+    """Reads a checkpoint, tensor by tensor, into freshly stacked host arrays.
+
+    Beyond the result itself, only one tensor is in memory at a time.
+
+    Args:
+      cfg: the decoder's shape.
+      checkpoint: where the tensors are.
+      dtype: of kernels, biases and embeddings; norm scales are float32.
+
+    Returns:
+      The `params` tree, nested dicts of numpy arrays.
+
+    Raises:
+      ValueError: a tensor is missing or has the wrong shape, or the checkpoint holds one that the
+        decoder has no place for.
+    """
+    params, used = {}, set()
+    for leaf in leaves(cfg):
+        shape = leaf.shape[::-1] if leaf.is_transposed else leaf.shape
+        stack = () if leaf.layers is None else (leaf.layers,)
+        stacked = np.empty(stack + shape, np.float32 if leaf.is_norm else dtype)
+        for i, name in enumerate(getattr(leaf, checkpoint.naming)):
+            tensor = checkpoint.read(name)
+            if tensor.shape != leaf.shape:
+                raise ValueError(
+                    f"tensor {name!r} in {checkpoint.file(name)} has shape {list(tensor.shape)}, "
+                    f"the config asks for {list(leaf.shape)}; they are of different models"
+                )
+            target = stacked if leaf.layers is None else stacked[i]
+            target[...] = tensor.T if leaf.is_transposed else tensor
+            used.add(name)
+        params[leaf.path] = stacked
+    _reject_unknown(cfg, checkpoint, used)
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def _reject_unknown(cfg: DecoderConfig, checkpoint: Checkpoint, used: set[str]):
+    """A tensor left unread would silently make another model of it."""
+    derived = {"rope_freqs.weight"}  # what the config already says
+    if cfg.tie_embeddings:
+        derived |= {"lm_head.weight", "output.weight"}  # a copy of the embedding
+    unknown = sorted(
+        n for n in checkpoint.names() - used - derived if not n.endswith("rotary_emb.inv_freq")
+    )
+    if unknown:
+        shown = ", ".join(unknown[:4]) + (", ..." if len(unknown) > 4 else "")
+        raise ValueError(
+            f"{checkpoint.file(unknown[0])} holds {len(unknown)} tensors that this decoder has no "
+            f"place for ({shown}); its config says layers={cfg.layers}, "
+            f"attention_bias={cfg.attention_bias}, qk_norm={cfg.qk_norm}"
+        )

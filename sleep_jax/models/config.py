@@ -1,0 +1,98 @@
+"""The shape of a decoder and of its memory: what a Hugging Face `config.json` and a run say."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3 frequency scaling (Hugging Face `rope_scaling` with `rope_type: llama3`)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryConfig:
+    """The continuum memory beside each FFN (design: `levels` beyond the context).
+
+    Attributes:
+      levels: number k of memory levels below the context; 0 is the bare base model.
+      slots: expert slots preallocated per level.
+      rank: width r of one expert.
+      scale: factor on every memory output.
+    """
+
+    levels: int = 0
+    slots: int = 5
+    rank: int = 16
+    scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """A trial adapter: which linears carry one, its rank and its alpha (scale alpha / rank)."""
+
+    rank: int = 32
+    alpha: float = 64.0
+    targets: tuple[str, ...] = ("gate", "up", "down")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A Llama-shaped decoder: Llama 3, Qwen 2.5, Qwen 3 and SmolLM2 differ only in these fields.
+
+    Attributes:
+      vocab, width, hidden, layers: v, d, FFN width f and depth.
+      heads, kv_heads, head_dim: query heads, key/value heads (GQA), width h of a head.
+      rope_theta, rope_scaling: rotary base and the optional Llama 3 scaling.
+      norm_eps: RMSNorm epsilon.
+      tie_embeddings: the LM head is the embedding, transposed.
+      attention_bias: q, k, v carry a bias (Qwen 2.5).
+      qk_norm: RMSNorm over each head of q and k (Qwen 3).
+      max_position: longest sequence the base was trained on.
+      dtype: operand dtype of every matmul; products are accumulated and kept in float32.
+      remat: `full` recomputes each layer in the backward pass, `none` keeps everything.
+      scan_layers: one stacked, scanned layer (training) or unrolled layers (CPU decode).
+      memory: the memory beside each FFN.
+      lora: the trial adapter read from the `lora` collection when it is given.
+    """
+
+    vocab: int
+    width: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    attention_bias: bool = False
+    qk_norm: bool = False
+    max_position: int = 2048
+    dtype: Any = jnp.float32
+    remat: str = "full"
+    scan_layers: bool = True
+    memory: MemoryConfig = MemoryConfig()
+    lora: LoraConfig = LoraConfig()
+
+    def __post_init__(self):
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"kv_heads={self.kv_heads} does not divide heads={self.heads}; "
+                "grouped-query attention needs whole groups"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} is odd; rotary embedding needs pairs")
+        if self.remat not in ("full", "none"):
+            raise ValueError(f"remat={self.remat!r}; choose 'full' or 'none'")
+
+    def replace(self, **changes) -> "DecoderConfig":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,162 @@
+"""A Llama-shaped decoder (Llama 3, Qwen 2.5, Qwen 3, SmolLM2) with memory levels beside each FFN.
+
+The variable collections are the memory system: `params` is the frozen base, `memory` and `slots` the levels beside each FFN,
+`cache` the context (level 0), `lora` a trial adapter. The decoder returns hidden states; the LM head is a function of its own,
+so that losses can fuse it (`sleep_jax.seeding.divergence`).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sleep_jax.models.attention import Attention
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.experts import Level
+from sleep_jax.models.linear import Linear, RMSNorm, matmul
+
+COLLECTIONS = ("params", "memory", "slots", "lora", "cache")
+
+
+class MLP(nn.Module):
+    """The base FFN: (silu(h G) * (h U)) D, the oldest memory of the slowest level."""
+
+    cfg: DecoderConfig
+
+    @nn.compact
+    def __call__(self, h):
+        """Maps [batch, time, d] to float32 [batch, time, d]."""
+        gate = Linear(self.cfg, self.cfg.hidden, name="gate")(h)
+        up = Linear(self.cfg, self.cfg.hidden, name="up")(h)
+        return Linear(self.cfg, self.cfg.width, name="down")(jax.nn.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """x <- x + attention(N x); x <- x + F(N x) + sum over levels M_l(N x)."""
+
+    cfg: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, positions, mask, index):
+        """Maps the residual stream [batch, time, d]; returns (x, None), the carry of a scan."""
+        cfg = self.cfg
+        h = RMSNorm(cfg.norm_eps, name="attention_norm")(x)
+        x = x + Attention(cfg, name="attention")(h, positions, mask, index)
+        h = RMSNorm(cfg.norm_eps, name="mlp_norm")(x)
+        x = x + MLP(cfg, name="mlp")(h)
+        for level in range(1, cfg.memory.levels + 1):
+            x = x + Level(cfg, name=f"level_{level}")(h)
+        return x, None
+
+
+class Decoder(nn.Module):
+    """Tokens to final hidden states."""
+
+    cfg: DecoderConfig
+
+    @nn.compact
+    def __call__(self, tokens, segment_ids=None):
+        """Runs the decoder, over packed sequences or on top of a cache.
+
+        Args:
+          tokens: int32 [batch, time].
+          segment_ids: int32 [batch, time]; tokens attend within their segment, 0 is padding. Default: all one segment. With a
+            cache the same ids continue the segments that it holds.
+
+        Returns:
+          Normalised hidden states, float32 [batch, time, d]; `lm_logits` turns them into logits. With a cache, apply with
+          `mutable=["cache"]` to get the grown cache.
+        """
+        cfg = self.cfg
+        if segment_ids is None:
+            segment_ids = jnp.ones_like(tokens)
+        embedding = self._table("embed", "embedding", (cfg.vocab, cfg.width))
+        x = embedding[tokens].astype(jnp.float32)
+        positions, mask, index = self._visibility(segment_ids)
+
+        block = Block
+        if cfg.remat == "full" and not self.has_variable("cache", "index"):
+            block = nn.remat(Block, prevent_cse=not cfg.scan_layers)
+        if cfg.scan_layers:
+            x, _ = nn.scan(
+                block,
+                variable_axes={name: 0 for name in COLLECTIONS},
+                split_rngs={"params": True, "memory": True},
+                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+                length=cfg.layers,
+            )(cfg, name="layers")(x, positions, mask, index)
+        else:
+            for i in range(cfg.layers):
+                x, _ = block(cfg, name=f"layer_{i}")(x, positions, mask, index)
+        x = RMSNorm(cfg.norm_eps, name="final_norm")(x)
+        if not cfg.tie_embeddings:
+            self._table("head", "kernel", (cfg.width, cfg.vocab))
+        return x
+
+    def _table(self, group, name, shape):
+        """The parameter `group/name`: a matrix over the vocabulary."""
+        init = nn.initializers.normal(0.02)
+        return self.param(group, lambda rng: {name: init(rng, shape, self.cfg.dtype)})[name]
+
+    def _visibility(self, segment_ids):
+        """Rotary positions [b, t], visible keys [b, t, keys] and the cache's write index."""
+        t = segment_ids.shape[1]
+        if self.has_variable("cache", "index"):
+            index, held = self.variable("cache", "index"), self.variable("cache", "segment_ids")
+            start = index.value
+            seen = jnp.sum(
+                (held.value[:, None] == segment_ids[:, :, None])
+                & (jnp.arange(held.value.shape[1]) < start),
+                axis=-1,
+            )
+            held.value = jax.lax.dynamic_update_slice(held.value, segment_ids, (0, start))
+            index.value = start + t
+            keys = held.value
+        else:
+            start, seen, keys = 0, 0, segment_ids
+        same = keys[:, None] == segment_ids[:, :, None]
+        causal = jnp.arange(keys.shape[1]) <= (start + jnp.arange(t))[:, None]
+        within = (segment_ids[:, None] == segment_ids[:, :, None]) & jnp.tri(t, dtype=bool)
+        return seen + within.sum(-1) - 1, same & causal, start
+
+
+def init_cache(cfg: DecoderConfig, batch: int, capacity: int):
+    """An empty KV cache: the `cache` collection for `batch` rows of at most `capacity` tokens."""
+    shape = (batch, cfg.kv_heads, cfg.head_dim, capacity)
+    stack = (cfg.layers,) if cfg.scan_layers else ()
+
+    def layer():
+        return {
+            "attention": {
+                "key": jnp.zeros(stack + shape, cfg.dtype),
+                "value": jnp.zeros(stack + (*shape[:2], capacity, cfg.head_dim), cfg.dtype),
+            }
+        }
+
+    names = ["layers"] if cfg.scan_layers else [f"layer_{i}" for i in range(cfg.layers)]
+    return {
+        "index": jnp.zeros((), jnp.int32),
+        "segment_ids": jnp.zeros((batch, capacity), jnp.int32),
+        **{name: layer() for name in names},
+    }
+
+
+def unstack_layers(cfg: DecoderConfig, variables):
+    """Variables of a scanned decoder as those of the same decoder with `scan_layers=False`."""
+
+    def unstack(collection):
+        rest = {k: v for k, v in collection.items() if k != "layers"}
+        stacked = collection.get("layers", {})
+        layers = {f"layer_{i}": jax.tree.map(lambda x: x[i], stacked) for i in range(cfg.layers)}
+        return rest | layers
+
+    return {name: unstack(collection) for name, collection in variables.items()}
+
+
+def lm_head(cfg: DecoderConfig, params):
+    """The LM head as a matrix [d, vocab]."""
+    return params["embed"]["embedding"].T if cfg.tie_embeddings else params["head"]["kernel"]
+
+
+def lm_logits(cfg: DecoderConfig, params, hidden):
+    """Next-token logits, float32 [..., vocab], from hidden states [..., d]."""
+    return matmul(hidden, lm_head(cfg, params))

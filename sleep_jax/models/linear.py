@@ -1,0 +1,90 @@
+"""Matrix products with narrow operands and float32 results, forward and backward, and the linears on them.
+
+A product of bfloat16 operands that is accumulated and kept in float32 is the fast path of TPUs, GPUs and CPUs with matrix
+units. Autodiff alone would leave it: the cotangent is float32, so the backward products would mix dtypes.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sleep_jax.models.config import DecoderConfig
+
+
+def _product(x, y):
+    return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def matmul(x, w):
+    """x @ w with x cast to w's dtype, accumulated in float32.
+
+    Args:
+      x: [..., m, k], any float dtype.
+      w: [k, n], or [..., k, n] with the leading axes of x; its dtype is the operand dtype.
+
+    Returns:
+      float32 [..., m, n].
+    """
+    return _product(x.astype(w.dtype), w)
+
+
+def _matmul_forward(x, w):
+    narrow = x.astype(w.dtype)
+    return _product(narrow, w), (narrow, w, jnp.zeros((), x.dtype))
+
+
+def _matmul_backward(residuals, g):
+    x, w, like_x = residuals
+    g = g.astype(w.dtype)
+    dx = _product(g, jnp.swapaxes(w, -1, -2))
+    if w.ndim == 2:
+        x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    dw = _product(jnp.swapaxes(x, -1, -2), g)
+    return dx.astype(like_x.dtype), dw.astype(w.dtype)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+class Linear(nn.Module):
+    """y = x W (+ bias) (+ alpha / rank * (x A) B where the `lora` collection holds A and B for it).
+
+    Attributes:
+      cfg: the decoder it is part of.
+      features: output width.
+      use_bias: whether a bias is added.
+    """
+
+    cfg: DecoderConfig
+    features: int
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        """Maps [..., in] to float32 [..., features]."""
+        dtype = self.cfg.dtype
+        kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), dtype
+        )
+        y = matmul(x, kernel)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,), dtype)
+        if self.has_variable("lora", "a"):
+            a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
+            scale = self.cfg.lora.alpha / self.cfg.lora.rank
+            y = y + scale * matmul(matmul(x, a.astype(dtype)), b.astype(dtype))
+        return y
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale, in float32 (Zhang and Sennrich, 2019)."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        """Normalises the last axis of [..., d]."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.eps) * scale

@@ -1,0 +1,86 @@
+"""One spelling for every number in a text, so that "seven", "7" and "7.0" compare equal.
+
+English cardinals up to trillions, ordinals up to ninety-ninth, thousands separators, decimals.
+"""
+
+import re
+from decimal import Decimal
+
+_UNITS = "one two three four five six seven eight nine".split()
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNIT_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth".split()
+_TEEN_ORDINALS = (
+    "tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth "
+    "nineteenth"
+).split()
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_VALUES = {
+    "zero": 0,
+    **{word: i for i, word in enumerate(_UNITS + _TEENS, start=1)},
+    **{word: i for i, word in enumerate(_UNIT_ORDINALS + _TEEN_ORDINALS, start=1)},
+    **{word: 10 * i for i, word in enumerate(_TENS, start=2)},
+    **{word[:-1] + "ieth": 10 * i for i, word in enumerate(_TENS, start=2)},
+}
+
+
+def _any(words) -> str:
+    return "(?:" + "|".join(words) + ")"
+
+
+_DIGITS = r"(?:(?<!\w)[-−])?(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
+_SMALL = rf"(?:{_any(_TENS)}(?:[ -]{_any(_UNITS)})?|{_any(_TEENS)}|{_any(_UNITS)}|zero)"
+_HUNDREDS = rf"(?:(?:(?:{_SMALL}|a)\s+)?hundred(?:\s+(?:and\s+)?{_SMALL})?|{_SMALL})"
+_SCALED = rf"(?:(?:{_DIGITS}|{_HUNDREDS}|a)\s+{_any(_SCALES)})"
+_CARDINAL = (
+    rf"{_SCALED}(?:,?\s+(?:and\s+)?{_SCALED})*(?:\s+(?:and\s+)?{_HUNDREDS})?|{_HUNDREDS}|{_DIGITS}"
+)
+_ORDINAL = (
+    rf"(?:{_any(_TENS)}[ -])?{_any(_UNIT_ORDINALS)}|{_any(_TEEN_ORDINALS)}"
+    rf"|{_any(word[:-1] + 'ieth' for word in _TENS)}"
+)
+# A word boundary on both sides; digits bring their own, since they may open with a sign.
+_NUMBER = re.compile(
+    rf"(?P<ordinal>\b(?:{_ORDINAL})\b)|(?P<cardinal>(?:\b|(?=[-−])){_any([_CARDINAL])}(?:\b|(?<=\d)))",
+    re.IGNORECASE,
+)
+
+
+def _value(phrase: str) -> Decimal:
+    """The value of one matched phrase: "two hundred and five thousand" is 205000."""
+    total, current = Decimal(0), Decimal(0)
+    for token in re.findall(r"[a-z]+|-?\d[\d,]*(?:\.\d+)?", phrase.lower().replace("−", "-")):
+        if token in _SCALES:
+            total, current = total + max(current, 1) * _SCALES[token], Decimal(0)
+        elif token == "hundred":
+            current = max(current, Decimal(1)) * 100
+        elif token in _VALUES:
+            current += _VALUES[token]
+        elif token not in ("a", "and"):
+            current += Decimal(token.replace(",", ""))
+    return total + current
+
+
+def _spell(match: re.Match) -> str:
+    value = _value(match[0])
+    if match["ordinal"]:
+        n = int(value)
+        suffix = "th" if 10 < n % 100 < 20 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+        return f"{n}{suffix}"
+    digits = format(value, "f")
+    if "." in digits:
+        digits = digits.rstrip("0").rstrip(".")
+    return "0" if digits == "-0" else digits
+
+
+def normalize_numbers(text: str) -> str:
+    """Rewrites every number in digits: "Twenty-one of 1,250 (third)" -> "21 of 1250 (3rd)".
+
+    Digits that do not open a word ("H2O") stay as they are.
+    """
+    return _NUMBER.sub(_spell, text)
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers of a text in order, as plain digits; "3rd" gives "3" and "H2O" gives "2"."""
+    return re.findall(r"(?:(?<!\w)-)?\d+(?:\.\d+)?", normalize_numbers(text))

@@ -1,0 +1,226 @@
+"""The command line: `--config=FILE`, `--config.FIELD=VALUE`, `--workdir`, and words for mistakes.
+
+ml_collections reads the config and its overrides; this module looks at them first, so that a
+misspelt field is answered with the nearest one and not with a traceback.
+"""
+
+import difflib
+import pathlib
+import re
+import runpy
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+HELP = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
+OURS = (
+    ("--config=FILE", "the run, as one Python file with get_config()"),
+    ("--config.FIELD=VALUE", "changes one field of it"),
+    ("--workdir=DIRECTORY", "where checkpoints, metrics and report.html go [runs/CONFIG]"),
+    ("--debug", "shows the traceback of a mistake in the command"),
+)
+
+Plan = TypeVar("Plan")
+
+
+def run_with_config(
+    prepare: Callable[[ml_collections.ConfigDict, str], Plan],
+    work: Callable[[Plan], Any],
+    *,
+    about: str,
+    examples: Sequence[str] = (),
+    argv: Sequence[str] | None = None,
+) -> Any:
+    """Runs `work(prepare(config, workdir))` with what the command line says.
+
+    What `prepare` raises is the user's to mend (a missing file, a workdir that cannot be written, a
+    value out of range): ValueError, TypeError and OSError end in one line and exit status 2, with
+    `--debug` in a traceback. What `work` raises is ours and keeps its traceback. Flags which the
+    launching module defines with absl are parsed, and listed by `--help`, along with these.
+
+    Args:
+      prepare: checks all that can be wrong, before any long work.
+      work: the long work.
+      about: first paragraph of `--help`.
+      examples: command lines that `--help` shows.
+      argv: the command line, by default `sys.argv`.
+
+    Returns:
+      What `work` returns.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    is_debug = "--debug" in argv
+    try:
+        if HELP & set(argv):
+            print(help_text([arg for arg in argv if arg not in HELP], about, examples))
+            raise SystemExit(0)
+        plan = prepare(*parse(argv))
+    except (ValueError, TypeError, OSError) as error:
+        if is_debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    try:
+        return work(plan)
+    except KeyboardInterrupt:
+        if is_debug:
+            raise
+        print("stopped; the same command goes on after the last finished phase", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
+    """Reads `--config` with its overrides and `--workdir`; flags of others go to `flags.FLAGS`.
+
+    Returns:
+      (config, workdir): the config, locked, and the workdir, by default `runs/<config file name>`.
+
+    Raises:
+      FileNotFoundError: no such config file; names those there are.
+      ValueError: a flag, field or value that does not exist; names the nearest.
+    """
+    argv, config_argument = _config_first(argv)
+    defaults = _fields(_load(config_argument))
+    for arg in argv:
+        if override := re.match(r"--?(?:no)?config\.([^=\[]+)", arg):
+            name = override[1].rstrip(".")
+            if name not in defaults:
+                near = _nearest(name, defaults, "config.")
+                raise ValueError(f"--config.{name}: no such field{near}")
+
+    values = _flag_values(argv)
+    try:
+        unused = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        near = _nearest(error.flagname, [name for name in values if "." not in name])
+        raise ValueError(f"--{error.flagname}: no such flag{near}") from error
+    except (flags.Error, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ValueError(_in_words(str(error), defaults)) from error
+    if unused:
+        raise ValueError(f"{unused[0]!r}: no such argument; every flag begins with --")
+    flags.FLAGS.mark_as_parsed()
+    config_name = pathlib.Path(config_argument.split(":")[0]).stem
+    return values["config"].value, values["workdir"].value or f"runs/{config_name}"
+
+
+def help_text(argv: Sequence[str], about: str, examples: Sequence[str] = ()) -> str:
+    """What `--help` prints: usage, flags, the configs there are; with --config also its fields."""
+    program = pathlib.Path(argv[0]).name
+    extra = [
+        (f"--{flag.name}" + ("" if flag.boolean else "=VALUE"), flag.help or "")
+        for flag in flags.FLAGS.get_flags_for_module(argv[0])
+    ]
+    configs = [(str(path), _first_line(path)) for path in _configs(argv[0])]
+    parts = [
+        f"usage: python {program} --config=FILE [--config.FIELD=VALUE ...] [--workdir=DIRECTORY]",
+        textwrap.fill(" ".join(about.split()), 96),
+        _list("flags", [*OURS, *extra]),
+        _list("configs", configs),
+        _list("examples", [(example, "") for example in examples]),
+    ]
+    if any(re.match(r"--?config(=|$)", arg) for arg in argv):
+        _, argument = _config_first(argv)
+        fields = _fields(_load(argument)).items()
+        leaves = [
+            (f"--config.{name}", repr(value)) for name, value in fields if not _is_node(value)
+        ]
+        parts.append(_list(f"fields of {argument}", leaves))
+    else:
+        parts.append(f"python {program} --config=FILE --help lists the fields of that config.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:
+    """`argv` with --config=FILE in front, because overrides must follow it; and the FILE."""
+    rest = list(argv[1:])
+    for index, arg in enumerate(rest):
+        if match := re.match(r"--?config(?:=(.*))?$", arg):
+            del rest[index]
+            argument = match[1] or (rest.pop(index) if index < len(rest) else "")
+            return [argv[0], f"--config={argument}", *rest], argument
+    known = ", ".join(str(path) for path in _configs(argv[0])) or "a Python file with get_config()"
+    raise ValueError(f"which run? Give --config=FILE, one of: {known}")
+
+
+def _load(argument: str) -> ml_collections.ConfigDict:
+    """The config of `FILE` or `FILE:VARIANT` before any override."""
+    path, *variant = argument.split(":", 1)
+    if not pathlib.Path(path).is_file():
+        found = [str(other) for other in _configs(path)] or [str(p) for p in _configs("launch.py")]
+        near = _nearest(path, found) or f"; there are: {', '.join(found) or 'none'}"
+        raise FileNotFoundError(f"--config={argument}: no such file{near}")
+    module = runpy.run_path(path)
+    if "get_config" not in module:
+        raise ValueError(f"--config={argument}: the file defines no get_config()")
+    return module["get_config"](*variant)
+
+
+def _flag_values(argv: list[str]) -> flags.FlagValues:
+    """Our flags, fresh at every call, together with those defined globally."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", lock_config=True, flag_values=values, sys_argv=argv, help_string=OURS[0][1]
+    )
+    flags.DEFINE_string("workdir", None, OURS[2][1], flag_values=values)
+    flags.DEFINE_boolean("debug", False, OURS[3][1], flag_values=values)
+    values.append_flag_values(flags.FLAGS)
+    return values
+
+
+def _fields(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{"seeding": ConfigDict, "seeding.steps": 3, ...}: every name an override may carry."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        fields[f"{prefix}{name}"] = value
+        if _is_node(value):
+            fields |= _fields(value, f"{prefix}{name}.")
+    return fields
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, ml_collections.ConfigDict)
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; nearest: NAME`, judged by the whole name and then by its last part; "" if none is near."""
+    known = list(known)
+    by_leaf = {other.rpartition(".")[2]: other for other in known}
+    leaf = name.rpartition(".")[2]
+    found = difflib.get_close_matches(name, known, n=1) or [
+        by_leaf[near] for near in difflib.get_close_matches(leaf, by_leaf, n=1)
+    ]
+    return f"; nearest: {prefix}{found[0]}" if found else ""
+
+
+def _in_words(message: str, defaults: Mapping[str, Any]) -> str:
+    """Says which type a field wants, where absl quotes the failure of int()."""
+    match = re.match(r"flag (--config\.([^=]+)=.*?): ", message, re.DOTALL)
+    if match is None or match[2] not in defaults:
+        return message.removeprefix("flag ")
+    default = defaults[match[2]]
+    return f"{match[1]}: expected {type(default).__name__}; the config has {default!r}"
+
+
+def _configs(near: str) -> list[pathlib.Path]:
+    """The config files of the project whose launch script (or config) is `near`."""
+    folder = pathlib.Path(near).parent
+    folder = folder if folder.name == "configs" else folder / "configs"
+    return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
+
+
+def _first_line(path: pathlib.Path) -> str:
+    """First line of a module's docstring."""
+    match = re.match(r'\s*"""(.*?)(?:"""|\n)', path.read_text(encoding="utf-8"))
+    return match[1].strip() if match else ""
+
+
+def _list(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    width = max((len(left) for left, _ in rows), default=0)
+    lines = [f"  {left:<{width}}  {right}".rstrip() for left, right in rows]
+    return "\n".join([f"{title}:", *lines]) if rows else ""

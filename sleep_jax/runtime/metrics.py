@@ -1,0 +1,131 @@
+"""What a run measured, written twice: as TensorBoard events and as JSON lines.
+
+workdir/metrics.jsonl         one line a call: {"phase", "step", "time", **values}
+workdir/tensorboard/<phase>/  the same values as one TensorBoard run a phase
+"""
+
+import json
+import math
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tensorboardX
+
+RESERVED = ("phase", "step", "time")
+
+
+class MetricWriter:
+    """Appends the figures of a run to `workdir`, phase by phase; a context manager.
+
+    Opening an existing workdir continues its files. A phase that is done over (a run resumed in the
+    middle of it) calls `restart(phase)` first, so no step is recorded twice.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str]):
+        self._path = metrics_path(workdir)
+        self._events = pathlib.Path(workdir) / "tensorboard"
+        self._writers: dict[str, tensorboardX.SummaryWriter] = {}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(self._path)
+        self._lines = self._path.open("a", encoding="utf-8")
+
+    def scalars(self, phase: str, step: int, values: Mapping[str, Any]) -> None:
+        """Records scalars (Python, NumPy or JAX) measured at `step` of `phase`.
+
+        Raises:
+          ValueError: a value is named like one of the fields every line carries.
+        """
+        figures = {name: float(value) for name, value in values.items()}
+        now = self._append(phase, step, {name: _as_json(x) for name, x in figures.items()})
+        for name, figure in figures.items():
+            self._writer(phase).add_scalar(name, figure, step, walltime=now)
+
+    def text(self, phase: str, step: int, tag: str, markdown: str) -> None:
+        """Records words (a sample answer, a dream), shown as markdown by TensorBoard."""
+        now = self._append(phase, step, {tag: markdown})
+        self._writer(phase).add_text(tag, markdown, step, walltime=now)
+
+    def restart(self, phase: str) -> None:
+        """Forgets what earlier attempts recorded of `phase`; the other phases stay as they are.
+
+        The lines are replaced in one move: whoever reads or kills the run meanwhile finds either
+        the old file or the new one.
+        """
+        if writer := self._writers.pop(phase, None):
+            writer.close()
+        self._lines.close()
+        kept = [line for line in read_metrics(self._path.parent) if line["phase"] != phase]
+        replacement = self._path.with_suffix(".jsonl.new")
+        replacement.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+        os.replace(replacement, self._path)
+        self._lines = self._path.open("a", encoding="utf-8")
+        shutil.rmtree(self._events_of(phase), ignore_errors=True)
+
+    def close(self) -> None:
+        """Flushes and closes every file; calling it twice is harmless."""
+        self._lines.close()
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _append(self, phase: str, step: int, values: Mapping[str, Any]) -> float:
+        """Writes and flushes one line; returns its time in seconds since the epoch."""
+        if clash := [name for name in values if name in RESERVED]:
+            raise ValueError(f"a metric cannot be named {clash[0]!r}: every line has that field")
+        now = round(time.time(), 3)
+        self._lines.write(_line({"phase": phase, "step": int(step), "time": now, **values}))
+        self._lines.flush()
+        return now
+
+    def _events_of(self, phase: str) -> pathlib.Path:
+        if not phase or not all(part.strip(".") for part in phase.split("/")):
+            raise ValueError(f"phase={phase!r} cannot name a folder; use a word such as 'dream'")
+        return self._events / phase
+
+    def _writer(self, phase: str) -> tensorboardX.SummaryWriter:
+        if phase not in self._writers:
+            folder = str(self._events_of(phase))
+            self._writers[phase] = tensorboardX.SummaryWriter(folder, flush_secs=10)
+        return self._writers[phase]
+
+
+def metrics_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """Where a run keeps its JSON lines."""
+    return pathlib.Path(workdir) / "metrics.jsonl"
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The recorded lines, oldest first; [] when nothing was recorded.
+
+    Non-finite figures come back as the strings "nan", "inf" and "-inf" they were written as. A last
+    line without its end (the run was killed while writing) is left out.
+    """
+    path = metrics_path(workdir)
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _as_json(figure: float) -> float | str:
+    return figure if math.isfinite(figure) else str(figure)
+
+
+def _drop_torn_line(path: pathlib.Path) -> None:
+    """Cuts a line that a killed run left unfinished, so that the next one starts a line."""
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)

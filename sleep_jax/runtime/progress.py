@@ -1,0 +1,219 @@
+"""What the person at the terminal sees: one live bar a phase, and tables.
+
+Where stdout is no terminal (a log file, a batch queue) the same facts come as plain lines, one at
+the start, one every half minute and one at the end. `SLEEP_JAX_QUIET=1` silences both.
+"""
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class PhaseBar:
+    """How far one phase is, and its latest figures. Made by `phase_progress`."""
+
+    def __init__(self, phase: str, total: int | None, unit: str):
+        self.phase, self.total, self.unit = phase, total, unit
+        self.done = 0
+        self.figures: dict[str, Any] = {}
+        self._started = time.monotonic()
+        self._first_advance: tuple[float, int] | None = None
+
+    def advance(self, n: int = 1, **figures: Any) -> None:
+        """Counts `n` more units done; `figures` replace the shown ones of the same name."""
+        self.done += n
+        self.figures.update(figures)
+        if self._first_advance is None:
+            self._first_advance = (time.monotonic(), self.done)
+        self._show()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the phase began."""
+        return time.monotonic() - self._started
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate of the seconds to go; None until there is a pace to judge by.
+
+        The pace is taken after the first advance, which mostly waited for a compilation.
+        """
+        if self.total is None or self._first_advance is None:
+            return None
+        since, done_then = self._first_advance
+        if self.done == done_then:
+            return None
+        pace = (time.monotonic() - since) / (self.done - done_then)
+        return pace * max(self.total - self.done, 0)
+
+    def count(self) -> str:
+        """E.g. `12/120 steps`."""
+        total = "" if self.total is None else f"/{self.total}"
+        plural = "" if (self.total or self.done) == 1 else "s"
+        return f"{self.done}{total} {self.unit}{plural}"
+
+    def words(self) -> str:
+        """The latest figures, e.g. `kl 0.31  reward 0.4`."""
+        named = ((name.replace("_", " "), figure(x)) for name, x in self.figures.items())
+        return "  ".join(f"{name} {value}" for name, value in named)
+
+    def left(self) -> str:
+        """E.g. `4:10 left`; empty while nobody can tell."""
+        return "" if self.seconds_left is None else f"{clock(self.seconds_left)} left"
+
+    def line(self) -> str:
+        """Everything on one plain line."""
+        parts = (self.count(), self.words(), f"{clock(self.seconds)} elapsed", self.left())
+        return f"{self.phase}: " + "  ".join(part for part in parts if part)
+
+    def _show(self) -> None:
+        """A quiet bar shows nothing."""
+
+
+class _PlainBar(PhaseBar):
+    _last_line = float("-inf")
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        is_last = self.done == self.total  # The closing line will say it.
+        if now - self._last_line >= SECONDS_BETWEEN_LINES and not is_last:
+            self._last_line = now
+            print(self.line(), flush=True)
+
+
+class _LiveBar(PhaseBar):
+    def __init__(self, phase: str, total: int | None, unit: str, progress: Progress):
+        super().__init__(phase, total, unit)
+        self._progress = progress
+        self._task = progress.add_task(phase, total=total, count=self.count(), words="", left="")
+
+    def _show(self) -> None:
+        self._progress.update(
+            self._task,
+            completed=self.done,
+            count=self.count(),
+            words=self.words(),
+            left=self.left(),
+        )
+
+
+@contextlib.contextmanager
+def phase_progress(
+    phase: str, total: int | None = None, unit: str = "step", *, quiet: bool | None = None
+) -> Iterator[PhaseBar]:
+    """Shows the progress of one phase while the block runs, and one closing line after it.
+
+    Args:
+      phase: what is going on, e.g. `consolidate`.
+      total: units to do; None where nobody knows, which leaves the estimate of time out.
+      unit: singular name of what `advance` counts.
+      quiet: show nothing; by default what the variable SLEEP_JAX_QUIET says.
+    """
+    is_live = sys.stdout.isatty()
+    if _is_quiet(quiet):
+        yield PhaseBar(phase, total, unit)
+        return
+    with contextlib.ExitStack() as stack:
+        if is_live:
+            progress = stack.enter_context(_live_progress())
+            bar: PhaseBar = _LiveBar(phase, total, unit, progress)
+        else:
+            bar = _PlainBar(phase, total, unit)
+            print(f"{phase}: starts" + (f", {total} {unit}s to do" if total else ""), flush=True)
+            bar._last_line = time.monotonic()
+        try:
+            yield bar
+        except BaseException as error:
+            stack.close()
+            print(f"{bar.line()}  stopped by {type(error).__name__}", flush=True)
+            raise
+    bar.total = bar.total and bar.done  # Done early is done: nothing is left.
+    summary = (bar.count(), bar.words(), clock(bar.seconds))
+    print(f"{phase}: done  " + "  ".join(part for part in summary if part), flush=True)
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    quiet: bool | None = None,
+) -> None:
+    """Prints a table; numbers stand right, and no cell is cut (a terminal wraps, a log widens)."""
+    if _is_quiet(quiet):
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=10_000, no_color=True)
+    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        is_numeric = all(_is_number(row[index]) for row in rows)
+        grid.add_column(Text(column), justify="right" if is_numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell if isinstance(cell, str) else figure(cell)) for cell in row))
+    if console.is_terminal:
+        console.print(grid)
+        return
+    with console.capture() as capture:
+        console.print(grid)
+    print("\n".join(line.rstrip() for line in capture.get().rstrip().split("\n")), flush=True)
+
+
+def figure(value: Any) -> str:
+    """A number as a person reads it: three significant digits, whole numbers in full.
+
+    >>> figure(0.31234), figure(12345.6), figure(7), figure(None)
+    ('0.312', '12,346', '7', '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str | bool):
+        return str(value)
+    number = float(value)
+    if number.is_integer() or 1000 <= abs(number) < math.inf:
+        return f"{number:,.0f}"
+    return f"{number:.3g}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss.
+
+    >>> clock(62), clock(3723)
+    ('1:02', '1:02:03')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _live_progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[left]}"),
+        TextColumn("[cyan]{task.fields[words]}"),
+        transient=True,  # The closing line replaces the bar.
+    )
+
+
+def _is_quiet(quiet: bool | None) -> bool:
+    return os.environ.get("SLEEP_JAX_QUIET", "") not in ("", "0") if quiet is None else quiet
+
+
+def _is_number(cell: Any) -> bool:
+    """Numbers, blanks, and strings such as `44 %` or `1:02`."""
+    text = "" if cell is None else str(cell)
+    return not text or text.strip("+-~ ")[:1].isdigit()

@@ -1,0 +1,205 @@
+"""The sampler: jitted prefill and one `lax.while_loop`, static shapes, groups that share their prefill."""
+
+import dataclasses
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder, init_cache, lm_logits, unstack_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How to sample.
+
+    Attributes:
+      max_new_tokens: longest completion, EOS included.
+      eos_ids: tokens that end a completion; the one that ends it is part of it.
+      temperature: 0 is greedy.
+      top_k: keep the k likeliest tokens; 0 keeps all.
+      top_p: keep the smallest set of likeliest tokens whose mass reaches p; 1 keeps all.
+      group: completions per prompt; they share its prefill.
+    """
+
+    max_new_tokens: int
+    eos_ids: tuple[int, ...]
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    group: int = 1
+
+    def __post_init__(self):
+        for name, value, low, high in (
+            ("max_new_tokens", self.max_new_tokens, 1, float("inf")),
+            ("temperature", self.temperature, 0, float("inf")),
+            ("top_k", self.top_k, 0, float("inf")),
+            ("top_p", self.top_p, 1e-6, 1),
+            ("group", self.group, 1, float("inf")),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"sampling.{name}={value}; it must lie in [{low}, {high}]")
+
+
+@flax.struct.dataclass
+class Samples:
+    """Completions, group members of a prompt next to each other.
+
+    Attributes:
+      tokens: int32 [prompts * group, new]; 0 after the end.
+      log_probs: float32 [prompts * group, new], of each token under the distribution it was drawn from.
+      mask: bool [prompts * group, new]; true up to and including EOS.
+    """
+
+    tokens: jax.Array
+    log_probs: jax.Array
+    mask: jax.Array
+
+
+def truncate(logits, config: SamplingConfig):
+    """Temperature, then top-k, then top-p, on logits [batch, vocab]; removed tokens get -inf."""
+    if config.temperature > 0:
+        logits = logits / config.temperature
+    if config.top_k:
+        kth = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
+        logits = jnp.where(logits < kth, -jnp.inf, logits)
+    if config.top_p < 1:
+        ordered = jnp.sort(logits, axis=-1, descending=True)
+        mass = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
+        # A token stays if the mass before it is below p; the likeliest always does.
+        last = jnp.sum(mass - jax.nn.softmax(ordered, axis=-1) < config.top_p, -1, keepdims=True) - 1
+        logits = jnp.where(logits < jnp.take_along_axis(ordered, last, -1), -jnp.inf, logits)
+    return logits
+
+
+def draw(rng, log_probs, block: int = 256):
+    """One categorical draw a row by inverse transform, with a single uniform number.
+
+    The cumulative sum runs over blocks and then within one block, which is far cheaper than a Gumbel draw per token of a large
+    vocabulary.
+
+    Args:
+      rng: PRNG key.
+      log_probs: [batch, vocab], normalised.
+      block: tokens per block.
+
+    Returns:
+      int32 [batch].
+    """
+    b, v = log_probs.shape
+    mass = jnp.pad(jnp.exp(log_probs), ((0, 0), (0, -v % block))).reshape(b, -1, block)
+    blocks = jnp.cumsum(mass.sum(-1), -1)
+    target = jax.random.uniform(rng, (b, 1)) * blocks[:, -1:]
+    i = jnp.sum(blocks <= target, -1, keepdims=True)
+    i = jnp.minimum(i, blocks.shape[1] - 1)
+    inside = jnp.take_along_axis(mass, i[..., None], 1)[:, 0]
+    before = jnp.take_along_axis(blocks, i, 1) - inside.sum(-1, keepdims=True)
+    cumulative = jnp.cumsum(inside, -1)
+    j = jnp.sum(cumulative <= target - before, -1, keepdims=True)
+    # Rounding may carry the target past the last token with mass; step back onto it.
+    last = block - 1 - jnp.argmax((inside > 0)[:, ::-1], -1)[:, None]
+    return (i * block + jnp.minimum(j, last))[:, 0].astype(jnp.int32)
+
+
+def grow(cache, more: int, repeats: int = 1):
+    """A cache with room for `more` tokens and each row repeated, members of a group next to each other."""
+
+    def widen(path, x):
+        name = path[-1].key
+        if name == "index":
+            return x
+        axis = {"key": -1, "value": -2, "segment_ids": -1}[name] % x.ndim
+        batch = {"key": -4, "value": -4, "segment_ids": -2}[name] % x.ndim
+        x = jnp.pad(x, [(0, more if a == axis else 0) for a in range(x.ndim)])
+        return jnp.repeat(x, repeats, axis=batch)
+
+    return jax.tree_util.tree_map_with_path(widen, cache)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg",))
+def prefill(cfg: DecoderConfig, variables, tokens, mask, cache=None):
+    """Reads tokens into a cache: what the context holds, level 0 of the memory.
+
+    Args:
+      cfg: the decoder.
+      variables: its collections, without `cache`.
+      tokens: int32 [batch, time], padded on the left.
+      mask: int32 [batch, time], 1 on real tokens.
+      cache: a cache to continue; it must have no free room (it is grown here).
+
+    Returns:
+      (cache, hidden): the grown cache and the hidden states [batch, time, d] of the tokens.
+    """
+    cache = init_cache(cfg, *tokens.shape) if cache is None else grow(cache, tokens.shape[1])
+    hidden, grown = Decoder(cfg).apply(
+        {**variables, "cache": cache}, tokens, mask, mutable=["cache"]
+    )
+    return grown["cache"], hidden
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "config"))
+def sample(
+    cfg: DecoderConfig, config: SamplingConfig, variables, prompts, mask, rng, cache=None
+) -> Samples:
+    """Completes prompts.
+
+    Args:
+      cfg: the decoder; `scan_layers=False` here unrolls the decode step, which is the fast form on CPU.
+      config: how to sample.
+      variables: the decoder's collections in the scanned form, without `cache`.
+      prompts: int32 [prompts, time], padded on the left.
+      mask: int32 [prompts, time], 1 on real tokens.
+      rng: PRNG key.
+      cache: context already read, one row a prompt, from `prefill` of the scanned decoder.
+
+    Returns:
+      `Samples` of prompts * group rows.
+    """
+    scanned = cfg.replace(scan_layers=True)
+    cache, hidden = prefill(scanned, variables, prompts, mask, cache)
+    cache = grow(cache, config.max_new_tokens, config.group)
+    hidden = jnp.repeat(hidden[:, -1], config.group, axis=0)
+    params, eos = variables["params"], jnp.array(config.eos_ids, jnp.int32)
+    if not cfg.scan_layers:
+        variables = unstack_layers(cfg, variables)
+        cache = unstack_layers(cfg, {"cache": cache})["cache"]
+    rows = hidden.shape[0]
+
+    def pick(step, hidden):
+        logits = truncate(lm_logits(cfg, params, hidden), config)
+        log_probs = jax.nn.log_softmax(logits, axis=-1)
+        if config.temperature == 0:
+            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        else:
+            token = draw(jax.random.fold_in(rng, step), log_probs)
+        return token, jnp.take_along_axis(log_probs, token[:, None], -1)[:, 0]
+
+    def unfinished(state):
+        step, _, _, done, _ = state
+        return (step < config.max_new_tokens) & ~jnp.all(done)
+
+    def advance(state):
+        step, cache, hidden, done, out = state
+        token, log_prob = pick(step, hidden)
+        token = jnp.where(done, 0, token)
+        out = Samples(
+            tokens=out.tokens.at[:, step].set(token),
+            log_probs=out.log_probs.at[:, step].set(jnp.where(done, 0.0, log_prob)),
+            mask=out.mask.at[:, step].set(~done),
+        )
+        done = done | jnp.isin(token, eos)
+        hidden, grown = Decoder(cfg).apply(
+            {**variables, "cache": cache}, token[:, None], mutable=["cache"]
+        )
+        return step + 1, grown["cache"], hidden[:, 0], done, out
+
+    shape = (rows, config.max_new_tokens)
+    out = Samples(
+        tokens=jnp.zeros(shape, jnp.int32),
+        log_probs=jnp.zeros(shape, jnp.float32),
+        mask=jnp.zeros(shape, bool),
+    )
+    state = (jnp.zeros((), jnp.int32), cache, hidden, jnp.zeros((rows,), bool), out)
+    return jax.lax.while_loop(unfinished, advance, state)[-1]

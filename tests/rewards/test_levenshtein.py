@@ -1,0 +1,124 @@
+"""Levenshtein distance and Eq. 4 against rapidfuzz and hand-computed values."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rapidfuzz.distance import Levenshtein
+from sleep_jax.rewards import levenshtein
+
+
+def pack(sequences, width):
+    """Rows padded with a token that also occurs in the text, so that leaks would show."""
+    out = np.ones((len(sequences), width), np.int32)
+    for row, sequence in zip(out, sequences):
+        row[: len(sequence)] = sequence
+    return jnp.asarray(out), jnp.asarray([len(s) for s in sequences], jnp.int32)
+
+
+def pairs():
+    rng = np.random.default_rng(0)
+    found = []
+    for vocabulary in (2, 3, 50):
+        for _ in range(25):
+            a = rng.integers(0, vocabulary, rng.integers(0, 14))
+            b = rng.integers(0, vocabulary, rng.integers(0, 19))
+            found.append((list(a), list(b)))
+    base = list(range(12))
+    found += [
+        ([], []),
+        ([], base),
+        (base, []),
+        (base, base),
+        (base, base[1:] + [99]),  # a rotation: two edits, not twelve substitutions
+        (base, [7, 7, 7, 7, *base]),
+        (base[6:], base),
+        (base, base[::-1]),
+        ([1] * 13, [1] * 5),
+        ([0, 1] * 6, [1, 0] * 6),
+        ([0] * 13, [1] * 18),
+    ]
+    return found
+
+
+PAIRS = pairs()
+TRUE = np.array([Levenshtein.distance(a, b) for a, b in PAIRS])
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_exact_without_band(swap):
+    a, b = pack([p[0] for p in PAIRS], 13), pack([p[1] for p in PAIRS], 18)
+    if swap:
+        a, b = b, a
+    np.testing.assert_array_equal(jax.jit(levenshtein.distance)(*a, *b), TRUE)
+
+
+@pytest.mark.parametrize("band", [0, 1, 2, 5, 9, 13, 18, 40])
+def test_band_is_exact_up_to_itself_and_saturates_above(band):
+    a, b = pack([p[0] for p in PAIRS], 13), pack([p[1] for p in PAIRS], 18)
+    got = jax.jit(functools.partial(levenshtein.distance, band=band))(*a, *b)
+    np.testing.assert_array_equal(got, np.minimum(TRUE, band + 1))
+    assert got.dtype == jnp.int32
+
+
+def test_hand_values():
+    kitten, sitting = ([ord(c) for c in w] for w in ("kitten", "sitting"))
+    a, b = pack([kitten, [5]], 8), pack([sitting, [6]], 8)
+    np.testing.assert_array_equal(levenshtein.distance(*a, *b), [3, 1])
+    np.testing.assert_allclose(
+        levenshtein.similarity(*a, *b, threshold=0.5), [1 - 3 / 7, 0.0], rtol=1e-6
+    )
+
+
+def test_zero_width_sequences():
+    empty, full = pack([[], []], 0), pack([[1, 2], []], 3)
+    np.testing.assert_array_equal(levenshtein.distance(*empty, *full), [2, 0])
+    np.testing.assert_array_equal(levenshtein.distance(*full, *empty), [2, 0])
+    np.testing.assert_array_equal(levenshtein.similarity(*empty, *empty), [1, 1])
+
+
+def test_thresholds_are_inclusive():
+    a, b = pack([[0] * 10] * 3, 16), pack([[0] * 7 + [9] * 3] * 3, 16)  # z = 3, length 10
+    for threshold, expected in ((0.3, 0.7), (0.29, 0.0), (0.31, 0.7)):
+        got = levenshtein.similarity(*a, *b, threshold=threshold)
+        np.testing.assert_allclose(got, [expected] * 3, rtol=1e-6)
+    for threshold, expected in ((3, 0.7), (2, 0.0), (2.9, 0.0), (100, 0.7)):
+        got = levenshtein.similarity(*a, *b, threshold=threshold, relative=False)
+        np.testing.assert_allclose(got, [expected] * 3, rtol=1e-6)
+
+
+def test_inclusive_for_every_share_that_is_a_whole_number_of_edits():
+    for length in range(1, 40):
+        edits = np.arange(length + 1)
+        a = pack([[0] * length] * (length + 1), 40)
+        b = pack([[9] * z + [0] * (length - z) for z in edits], 40)
+        for z in {1, length // 3, length // 2, length}:
+            got = levenshtein.similarity(*a, *b, threshold=z / length)
+            np.testing.assert_allclose(
+                got, np.where(edits <= z, 1 - edits / length, 0), atol=1e-6
+            )
+
+
+def test_similarity_matches_equation_4_and_is_finite():
+    a, b = pack([p[0] for p in PAIRS], 13), pack([p[1] for p in PAIRS], 18)
+    longest = np.array([max(len(x), len(y)) for x, y in PAIRS])
+    for threshold in (0.0, 0.25, 0.5, 1.0):
+        got = jax.jit(functools.partial(levenshtein.similarity, threshold=threshold))(*a, *b)
+        want = np.where(TRUE <= threshold * longest, 1 - TRUE / np.maximum(longest, 1), 0)
+        np.testing.assert_allclose(got, want, atol=1e-6)
+        assert got.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(got)))
+
+
+def test_empty_cases():
+    a, b = pack([[], [], [4, 5]], 4), pack([[], [4, 5], []], 4)
+    np.testing.assert_array_equal(levenshtein.similarity(*a, *b), [1, 0, 0])
+
+
+def test_negative_limits_are_rejected():
+    a = pack([[1]], 2)
+    with pytest.raises(ValueError, match="band=-1"):
+        levenshtein.distance(*a, *a, band=-1)
+    with pytest.raises(ValueError, match=r"threshold=-0\.5"):
+        levenshtein.similarity(*a, *a, threshold=-0.5)
