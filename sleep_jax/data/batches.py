@@ -34,29 +34,35 @@ def pad(rows: Sequence[Sequence[int]], length: int, *, value: int = 0, side: str
     return tokens, mask
 
 
-def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Packs items into rows of `capacity` tokens, longest first into the fullest row that holds it (best fit).
+def pack(sizes: Sequence[Sequence[int]], capacity: Sequence[int]) -> list[list[int]]:
+    """Packs items into rows, largest first, each into the fullest row that holds it (best fit).
+
+    Args:
+      sizes: per item one size for each capacity, e.g. (tokens, scored tokens); the first one orders.
+      capacity: what a row holds of each.
 
     Returns:
       Per row the indices of its items.
 
     Raises:
-      ValueError: an item is longer than a row.
+      ValueError: an item is larger than a row.
     """
+    sizes, capacity = np.asarray(sizes), np.asarray(capacity)
     rows: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if lengths[i] > capacity:
+    room = np.zeros((0, len(capacity)), int)
+    for i in np.argsort(-sizes[:, 0], kind="stable"):
+        if np.any(sizes[i] > capacity):
             raise ValueError(
-                f"sequence {i} has {lengths[i]} tokens, more than a row of {capacity}; raise the row length"
+                f"sequence {i} needs {tuple(map(int, sizes[i]))} tokens, a row holds "
+                f"{tuple(map(int, capacity))}; raise the row length"
             )
-        fits = [r for r in range(len(rows)) if room[r] >= lengths[i]]
-        if fits:
-            r = min(fits, key=lambda r: room[r])
+        fits = np.flatnonzero(np.all(room >= sizes[i], axis=1))
+        if fits.size:
+            r = fits[np.argmin(room[fits, 0])]
         else:
             rows.append([])
-            room.append(capacity)
+            room = np.vstack([room, capacity])
             r = len(rows) - 1
-        rows[r].append(i)
-        room[r] -= lengths[i]
+        rows[r].append(int(i))
+        room[r] -= sizes[i]
     return rows

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 # Best cut first. A piece keeps the space behind it, so the pieces of a text always join to it.
 PARAGRAPH, SENTENCE, WORD = r"\n\s*\n", r"[.!?…][\"')\]”’]*\s+|[。！？]|\n", r"\s+"
 CUTS = (PARAGRAPH, SENTENCE, WORD)
+SMALLEST = 8
 
 Encode = Callable[[str], Sequence[int]]
 
@@ -28,8 +29,10 @@ def split_text(text: str, limit: int, encode: Encode) -> list[str]:
       Stripped, non-empty chunks; joined, they are the text but for white space at the cuts.
 
     Raises:
-      ValueError: a single character has more tokens than `limit`.
+      ValueError: `limit` is too small for chunks that mean anything.
     """
+    if limit < SMALLEST:
+        raise ValueError(f"chunks of {limit} tokens; allow at least {SMALLEST}")
     chunks = _split(text, limit, encode)
     if len(chunks) < 2:
         return chunks
@@ -56,7 +59,7 @@ def _split(text: str, limit: int, encode: Encode, cuts: Sequence[str] = CUTS) ->
         chunks += [chunk.strip() for chunk in whole]
         if len(encode(current.strip())) > limit:
             if len(current) == 1:
-                raise ValueError(f"a chunk of {limit} tokens does not hold {current!r}; raise it")
+                raise ValueError(f"encode gives {current!r} more than {limit} tokens")
             *parts, current = _split(current, limit, encode, cuts[1:])
             chunks += parts
             current += re.search(r"\s*\Z", piece)[0]

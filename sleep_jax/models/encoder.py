@@ -1,7 +1,7 @@
 """The frozen sentence encoder behind r_sem: all-MiniLM-L6-v2, a BERT, as one pure function.
 
 Post-norm BERT in float32 with exact gelu, mean pooling over real tokens and L2 norm (Reimers and
-Gurevych 2019, arXiv 1908.10084; Wang et al. 2020, arXiv 2002.10957). Layers are stacked and scanned.
+Gurevych 2019, arXiv 1908.10084; Wang et al. 2020, arXiv 2002.10957). Layers are scanned.
 """
 
 import functools

@@ -55,17 +55,17 @@ def distance(
     first_row = jnp.where(offsets >= 0, offsets, _UNREACHABLE).astype(jnp.int32)
     first_row = jnp.broadcast_to(first_row, (a.shape[0], width))
 
-    def next_row(row, i):
-        token = lax.dynamic_slice_in_dim(a, i - 1, 1, axis=1)
+    def next_row(row, step):
+        i, token = step
         window = lax.dynamic_slice_in_dim(b_padded, i, width, axis=1)
-        diagonal = row + (token != window)
+        diagonal = row + (token[:, None] != window)
         delete = _shift_left(row) + 1
         best = jnp.minimum(diagonal, delete)
         # An insertion costs one per step to the right: a running minimum, not a second scan.
         best = lax.cummin(best - offsets, axis=1) + offsets
         return jnp.where((i <= a_length)[:, None], best, row).astype(jnp.int32), None
 
-    row, _ = lax.scan(next_row, first_row, jnp.arange(1, m + 1))
+    row, _ = lax.scan(next_row, first_row, (jnp.arange(1, m + 1), a.T))
     last = b_length - a_length + below
     value = jnp.take_along_axis(row, jnp.clip(last, 0, width - 1)[:, None], axis=1)[:, 0]
     inside = (last >= 0) & (last < width)

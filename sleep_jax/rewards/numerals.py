@@ -6,21 +6,29 @@ English cardinals up to trillions, ordinals up to ninety-ninth, thousands separa
 import re
 from decimal import Decimal
 
-_UNITS = "one two three four five six seven eight nine".split()
-_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_UNIT_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth".split()
-_TEEN_ORDINALS = (
-    "tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth "
-    "nineteenth"
-).split()
+# fmt: off
+_UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TEENS = [
+    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
+    "eighteen", "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_UNIT_ORDINALS = [
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth",
+]
+_TEEN_ORDINALS = [
+    "tenth", "eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth",
+    "seventeenth", "eighteenth", "nineteenth",
+]
+_TENS_ORDINALS = [word[:-1] + "ieth" for word in _TENS]
+# fmt: on
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _VALUES = {
     "zero": 0,
     **{word: i for i, word in enumerate(_UNITS + _TEENS, start=1)},
     **{word: i for i, word in enumerate(_UNIT_ORDINALS + _TEEN_ORDINALS, start=1)},
     **{word: 10 * i for i, word in enumerate(_TENS, start=2)},
-    **{word[:-1] + "ieth": 10 * i for i, word in enumerate(_TENS, start=2)},
+    **{word: 10 * i for i, word in enumerate(_TENS_ORDINALS, start=2)},
 }
 
 
@@ -30,14 +38,14 @@ def _any(words) -> str:
 
 _DIGITS = r"(?:(?<!\w)[-−])?(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
 _SMALL = rf"(?:{_any(_TENS)}(?:[ -]{_any(_UNITS)})?|{_any(_TEENS)}|{_any(_UNITS)}|zero)"
-_HUNDREDS = rf"(?:(?:(?:{_SMALL}|a)\s+)?hundred(?:\s+(?:and\s+)?{_SMALL})?|{_SMALL})"
+_HUNDREDS = rf"(?:(?:(?:{_SMALL}|a)(?:\s+|-))?hundred(?:\s+(?:and\s+)?{_SMALL})?|{_SMALL})"
 _SCALED = rf"(?:(?:{_DIGITS}|{_HUNDREDS}|a)\s+{_any(_SCALES)})"
 _CARDINAL = (
     rf"{_SCALED}(?:,?\s+(?:and\s+)?{_SCALED})*(?:\s+(?:and\s+)?{_HUNDREDS})?|{_HUNDREDS}|{_DIGITS}"
 )
 _ORDINAL = (
     rf"(?:{_any(_TENS)}[ -])?{_any(_UNIT_ORDINALS)}|{_any(_TEEN_ORDINALS)}"
-    rf"|{_any(word[:-1] + 'ieth' for word in _TENS)}"
+    rf"|{_any(_TENS_ORDINALS)}"
 )
 # A word boundary on both sides; digits bring their own, since they may open with a sign.
 _NUMBER = re.compile(

@@ -15,17 +15,18 @@ import numpy as np
 from sleep_jax.rewards.numerals import normalize_numbers, numbers
 
 # Capitalised in titles, labels and greetings without naming anything.
-_COMMON = frozenset(
-    """a about after all also although an and another any are as at be because been before being
-    both but by can could did do does during each either even every few first finally for from had
-    has have he her here hers him his how however i i'd i'll i'm i've if in instead into is it it's
-    its just later like many may me might more most mr mrs ms dr prof much must my neither next no
-    nor not now of off ok okay on once one only or other our out over per please question answer
-    passage context summary second several shall she should since so some still such sure than that
-    that's the their them then there there's therefore these they they're this those though thus to
-    too under until up upon us very was we were what what's when where whether which while who
-    whoever whom whose why will with within without would yes yet you your""".split()
-)
+_COMMON_WORDS = """
+a about after all also although an and another any approximately are around as at be because been
+before being both but by can could did do does during each either even every few finally for from
+had has have he her here hers him his how however i i'd i'll i'm i've if in instead into is it its
+just later like many may me might more most mr mrs ms dr prof much must my neither next no nor not
+now of off ok okay on once only or other our out over per please question answer passage context
+roughly summary several shall she should since so some still such sure than that the their them
+then there therefore these they they're this those though thus to too under until up upon us very
+was we were what when where whether which while who whoever whom whose why will with within
+without would yes yet you your
+"""
+_COMMON = frozenset(_COMMON_WORDS.split())
 _NEGATION = re.compile(
     r"\b(?:not(?!\s+only\b)|no(?!\.\s*\d)|never|none|nobody|nothing|nowhere|neither|without|cannot"
     r"|lack(?:s|ed|ing)?|unable|fail(?:s|ed)?\s+to|\w+n['’]t)\b",
@@ -61,33 +62,34 @@ def _words(text: str) -> set[str]:
     return {_fold(word) for word in _TOKEN.findall(normalize_numbers(text))}
 
 
+def _without_markers(text: str) -> str:
+    """List numbering and bullets become sentence ends: they are no facts."""
+    return _LIST_MARKER.sub(". ", text)
+
+
 def _names(text: str) -> list[_Name]:
     """Runs of capitalised words, in order. A word that opens a sentence is not a certain name."""
-    text = normalize_numbers(_LIST_MARKER.sub("", text))
+    text = normalize_numbers(_without_markers(text))
     ends = {match.start() for match in _SENTENCE_END.finditer(text)}
     names, certain, opening = [], [], []
     is_opening = True
     for match in [*_TOKEN.finditer(text), None]:
         token = match[0] if match else ""
+        is_end = match is None or match.start() in ends
         is_name = token[:1].isupper() and _fold(token) not in _COMMON
         if is_name:
             (opening if is_opening else certain).append(_fold(token))
-        elif (certain or opening) and token not in ("-", "."):  # "Anglo-Saxon", "J. Smith"
+        elif (certain or opening) and (is_end or token not in "-."):  # "Anglo-Saxon", "J. Smith"
             names.append(_Name(tuple(certain), tuple(opening)))
             certain, opening = [], []
-        if match and match.start() in ends:
-            if certain or opening:
-                names.append(_Name(tuple(certain), tuple(opening)))
-                certain, opening = [], []
-            is_opening = True
-        elif token not in ("'", "‘", "*", "#", "_"):  # marks that may stand before a first word
-            is_opening = False
+        if is_end or token not in "'‘*#":  # marks that may stand before a first word
+            is_opening = is_end
     return names
 
 
 def _required_numbers(text: str) -> tuple[list[str], set[str]]:
-    """Numbers that must be matched, and all numbers; "one", "first", "second" are often no count."""
-    text = _LIST_MARKER.sub("", text)
+    """The numbers that must be matched, and all: "one", "first", "second" often count nothing."""
+    text = _without_markers(text)
     found = numbers(text)
     vague = set()
     for words, value in ((r"one|first", "1"), (r"second", "2")):
@@ -103,19 +105,17 @@ def _negated_sentences(text: str) -> int:
 
 def _names_agree(candidate: str, reference: str) -> bool:
     """No name was exchanged; one side may shorten a name ("Ada Lovelace", "Lovelace")."""
-    missing = []  # per side: (certain, opening) words of its names that the other side lacks
+    missing = []  # per side: words of its names that the other side lacks
     for text, other in ((candidate, reference), (reference, candidate)):
-        known, certain, opening = _words(other), set(), set()
-        # A short answer is a fragment: its first word is no more likely to be a mere opening.
-        is_fragment = len(text.split()) < 4
+        known, unknown = _words(other), set()
+        # "Paris", "Ada Lovelace": no sentence, so the first word is a name like the others.
+        is_fragment = not any(token[0].islower() for token in _TOKEN.findall(text))
         for name in _names(text):
             words = name.opening + name.certain
-            is_known = any(word in known for word in words)
-            if not is_known and (name.certain or is_fragment):
+            if known.isdisjoint(words) and (name.certain or is_fragment):
                 return False
-            certain |= set(name.certain) - known
-            opening |= set(name.opening) - known
-        missing.append(certain | opening)
+            unknown |= set(words) - known
+        missing.append(unknown)
     return not (missing[0] and missing[1])
 
 
@@ -126,7 +126,8 @@ def agreement(candidate: str, reference: str) -> bool:
     said; a bare "one", "first" or "second" need not be matched. Names: every capitalised name
     shares a word with the other text, compared without case and accents, and not both texts have
     name words that the other lacks. The word that opens a sentence counts as a name only in that
-    last rule ("Paris is the capital", "Lyon is the capital") and in texts under four words.
+    last rule ("Paris is the capital", "Lyon is the capital") and in texts
+    without a lower-case word ("Paris").
     Negation: the same number of sentences carry one.
     """
     required, found = _required_numbers(candidate)

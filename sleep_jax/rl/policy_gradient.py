@@ -108,9 +108,7 @@ def policy_gradient_loss(
     cut = cut & (advantages != 0)
 
     def mean(x):
-        return lax.stop_gradient(
-            jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(denominator, 1.0)
-        )
+        return lax.stop_gradient(jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(denominator, 1.0))
 
     metrics = {
         "ratio": mean(ratio),

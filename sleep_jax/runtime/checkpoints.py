@@ -31,7 +31,10 @@ class PhaseCheckpoints:
     def __init__(self, directory: str | os.PathLike[str]):
         self._directory = pathlib.Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(
+            self._directory, options=options, item_handlers=handlers
+        )
 
     def save(self, phase_index: int, phase: str, *, state: Any, record: Mapping[str, Any]) -> None:
         """Writes the state a finished phase leaves behind; returns when it is safely on disk.
@@ -143,7 +146,22 @@ def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     >>> config_difference({"seeding": {"steps": 3}}, {"seeding": {"steps": 4}})
     ['seeding.steps: 3 -> 4']
     """
-    return _changes(_flat(old), _flat(new))
+    return _changes(flat_config(old), flat_config(new))
+
+
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested dicts as one, with dotted names and the values as JSON text.
+
+    >>> flat_config({"seeding": {"steps": 3}})
+    {'seeding.steps': '3'}
+    """
+    fields: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            fields |= flat_config(value, f"{prefix}{name}.")
+        else:
+            fields[f"{prefix}{name}"] = json.dumps(value, default=str, ensure_ascii=False)
+    return fields
 
 
 def check_same_config(
@@ -186,17 +204,6 @@ def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
         for name in names
         if old.get(name) != new.get(name)
     ]
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"a": {"b": 1}} -> {"a.b": "1"}; values as JSON text."""
-    fields: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            fields |= _flat(value, f"{prefix}{name}.")
-        else:
-            fields[f"{prefix}{name}"] = json.dumps(value, default=str, ensure_ascii=False)
-    return fields
 
 
 def _shapes(tree: Any) -> dict[str, str]:

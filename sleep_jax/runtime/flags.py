@@ -91,14 +91,14 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
         if override := re.match(r"--?(?:no)?config\.([^=\[]+)", arg):
             name = override[1].rstrip(".")
             if name not in defaults:
-                near = _nearest(name, defaults, "config.")
+                near = _nearest(name, defaults, "--config.")
                 raise ValueError(f"--config.{name}: no such field{near}")
 
     values = _flag_values(argv)
     try:
         unused = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        near = _nearest(error.flagname, [name for name in values if "." not in name])
+        near = _nearest(error.flagname, [name for name in values if "." not in name], "--")
         raise ValueError(f"--{error.flagname}: no such flag{near}") from error
     except (flags.Error, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(_in_words(str(error), defaults)) from error

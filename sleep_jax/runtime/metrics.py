@@ -42,7 +42,8 @@ class MetricWriter:
         figures = {name: float(value) for name, value in values.items()}
         now = self._append(phase, step, {name: _as_json(x) for name, x in figures.items()})
         for name, figure in figures.items():
-            self._writer(phase).add_scalar(name, figure, step, walltime=now)
+            if math.isfinite(figure):  # TensorBoard shows a gap.
+                self._writer(phase).add_scalar(name, figure, step, walltime=now)
 
     def text(self, phase: str, step: int, tag: str, markdown: str) -> None:
         """Records words (a sample answer, a dream), shown as markdown by TensorBoard."""

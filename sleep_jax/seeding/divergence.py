@@ -13,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from sleep_jax.models.head import map_chunks
 from sleep_jax.models.linear import matmul
 
 
@@ -27,18 +28,6 @@ class TokenScores:
 
     kl: jax.Array
     log_prob: jax.Array
-
-
-def _chunked(function, arrays, chunk):
-    """Maps `function` over chunks of the leading axis [tokens, ...], padding the last chunk."""
-    n = arrays[0].shape[0]
-    chunk = min(chunk, n)
-    split = [
-        jnp.pad(a, [(0, -n % chunk)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, chunk, *a.shape[1:])
-        for a in arrays
-    ]
-    out = jax.lax.map(lambda parts: function(*parts), tuple(split))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], out)
 
 
 def _score(student, teacher, target, head):
@@ -70,13 +59,13 @@ def token_scores(student, teacher, targets, head, chunk: int = 128) -> TokenScor
       head: LM head [d, vocab], its dtype the operand dtype.
       chunk: tokens whose logits exist at a time.
     """
-    return _chunked(
+    return map_chunks(
         lambda *parts: _score(*parts, head)[0], (student, teacher, targets), chunk
     )
 
 
 def _forward(student, teacher, targets, head, chunk):
-    return _chunked(lambda *parts: _score(*parts, head), (student, teacher, targets), chunk)
+    return map_chunks(lambda *parts: _score(*parts, head), (student, teacher, targets), chunk)
 
 
 def _backward(chunk, gradients, g):
@@ -85,8 +74,3 @@ def _backward(chunk, gradients, g):
 
 
 token_scores.defvjp(_forward, _backward)
-
-
-def masked_sum(values, mask):
-    """(sum over the mask, number of masked-in entries); masked-out values may be anything, NaN too."""
-    return jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.float32)

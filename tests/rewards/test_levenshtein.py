@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rapidfuzz.distance import Levenshtein
+
 from sleep_jax.rewards import levenshtein
 
 
@@ -89,16 +90,16 @@ def test_thresholds_are_inclusive():
         np.testing.assert_allclose(got, [expected] * 3, rtol=1e-6)
 
 
-def test_inclusive_for_every_share_that_is_a_whole_number_of_edits():
-    for length in range(1, 40):
-        edits = np.arange(length + 1)
-        a = pack([[0] * length] * (length + 1), 40)
-        b = pack([[9] * z + [0] * (length - z) for z in edits], 40)
-        for z in {1, length // 3, length // 2, length}:
-            got = levenshtein.similarity(*a, *b, threshold=z / length)
-            np.testing.assert_allclose(
-                got, np.where(edits <= z, 1 - edits / length, 0), atol=1e-6
-            )
+@pytest.mark.parametrize(("share", "whole"), [(1, 10), (3, 10), (7, 10), (1, 3), (1, 7)])
+def test_inclusive_where_the_share_rounds(share, whole):
+    """z0 = share / whole * length is a whole number of edits: z0 counts, z0 + 1 does not."""
+    lengths = range(whole, 211, whole)
+    pairs = [(n, n // whole * share + more) for n in lengths for more in (0, 1)]
+    a = pack([[0] * n for n, _ in pairs], 210)
+    b = pack([[9] * z + [0] * (n - z) for n, z in pairs], 210)
+    got = levenshtein.similarity(*a, *b, threshold=share / whole)
+    want = [0 if i % 2 else 1 - z / n for i, (n, z) in enumerate(pairs)]
+    np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_similarity_matches_equation_4_and_is_finite():
@@ -106,7 +107,7 @@ def test_similarity_matches_equation_4_and_is_finite():
     longest = np.array([max(len(x), len(y)) for x, y in PAIRS])
     for threshold in (0.0, 0.25, 0.5, 1.0):
         got = jax.jit(functools.partial(levenshtein.similarity, threshold=threshold))(*a, *b)
-        want = np.where(TRUE <= threshold * longest, 1 - TRUE / np.maximum(longest, 1), 0)
+        want = np.where(threshold * longest >= TRUE, 1 - TRUE / np.maximum(longest, 1), 0)
         np.testing.assert_allclose(got, want, atol=1e-6)
         assert got.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(got)))
 

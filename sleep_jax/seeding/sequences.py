@@ -1,0 +1,136 @@
+"""Sequences of a night: what the student is asked, what its teacher is asked with the document in view, what was written.
+
+The two prompts differ, the completion is shared: the divergence compares both models token by token along it.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from sleep_jax.data.batches import bucket, pack, pad
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.sampling.sampler import prefill
+from sleep_jax.seeding.step import SeedingBatch
+from sleep_jax.wake.context import rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """A prompt in both views and a completion.
+
+    Attributes:
+      document: index of the document that the teacher has in its context; None: none, the teacher is the model as it was.
+      student: prompt tokens of the student.
+      teacher: prompt tokens of the teacher, after its context.
+      completion: tokens written, end of turn included.
+      kind: how it came about, e.g. `recite` or `answer`.
+      on_policy: the student wrote the completion.
+      advantage: of the completion, for the policy gradient.
+      log_probs: of the completion when it was sampled, [completion].
+    """
+
+    document: int | None
+    student: tuple[int, ...]
+    teacher: tuple[int, ...]
+    completion: tuple[int, ...]
+    kind: str
+    on_policy: bool = False
+    advantage: float = 0.0
+    log_probs: np.ndarray | None = None
+
+
+def teacher_hidden(
+    cfg: DecoderConfig, variables, cache, exchanges: Sequence[Exchange], budget: int = 2048
+) -> list[np.ndarray]:
+    """The teacher's hidden states along each completion.
+
+    Args:
+      cfg, variables: the teacher, in scanned form.
+      cache: what it read, one row a document; its last row is an empty context for exchanges without a document.
+      exchanges: what to score.
+      budget: tokens scored at a time, padding included.
+
+    Returns:
+      Per exchange float32 [completion, d]; row i predicts token i.
+    """
+    out: list[np.ndarray] = [None] * len(exchanges)
+    length = [len(e.teacher) + len(e.completion) - 1 for e in exchanges]
+    order = sorted(range(len(exchanges)), key=length.__getitem__)
+    while order:
+        # The longest left decide the width; all rows of one width are one program.
+        width = bucket(length[order[-1]])
+        count = max(1, budget // width)
+        chosen, order = order[-count:], order[:-count]
+        picked = [exchanges[i] for i in chosen]
+        picked += [picked[0]] * (count - len(picked))
+        tokens, mask = pad([e.teacher + e.completion[:-1] for e in picked], width)
+        context = rows(cache, [-1 if e.document is None else e.document for e in picked])
+        hidden = np.asarray(prefill(cfg, variables, tokens, mask, context)[1])
+        for row, i in enumerate(chosen):
+            first = len(exchanges[i].teacher) - 1
+            out[i] = hidden[row, first : first + len(exchanges[i].completion)]
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShape:
+    """The one static shape of a seeding batch: rows of `time` tokens, of which up to `scored` are scored."""
+
+    rows: int
+    time: int
+    scored: int
+
+
+def batches(
+    exchanges: Sequence[Exchange], hidden: Sequence[np.ndarray], shape: BatchShape
+) -> Iterable[SeedingBatch]:
+    """Packs exchanges, in the student's view, into batches of one static shape.
+
+    Args:
+      exchanges: what to learn from.
+      hidden: the teacher's hidden states, from `teacher_hidden`.
+      shape: of every batch; the last one is filled up with padding.
+
+    Raises:
+      ValueError: an exchange is longer than a row.
+    """
+    sizes = [(len(e.student) + len(e.completion) - 1, len(e.completion)) for e in exchanges]
+    packed = pack(sizes, (shape.time, shape.scored))
+    for start in range(0, len(packed), shape.rows):
+        yield _batch(exchanges, hidden, packed[start : start + shape.rows], shape)
+
+
+def _batch(exchanges, hidden, packed, shape: BatchShape) -> SeedingBatch:
+    grid, scored = (shape.rows, shape.time), (shape.rows, shape.scored)
+    tokens, segments = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
+    where, targets = np.zeros(scored, np.int32), np.zeros(scored, np.int32)
+    mask, on_policy = np.zeros(scored, bool), np.zeros(scored, bool)
+    advantages, old = np.zeros(scored, np.float32), np.zeros(scored, np.float32)
+    teacher = np.zeros((*scored, hidden[0].shape[-1]), np.float32)
+    for row, items in enumerate(packed):
+        t = s = 0
+        for segment, i in enumerate(items, start=1):
+            e = exchanges[i]
+            sequence = e.student + e.completion[:-1]
+            n, c = len(sequence), len(e.completion)
+            tokens[row, t : t + n], segments[row, t : t + n] = sequence, segment
+            where[row, s : s + c] = t + len(e.student) - 1 + np.arange(c)
+            targets[row, s : s + c], mask[row, s : s + c] = e.completion, True
+            teacher[row, s : s + c] = hidden[i]
+            on_policy[row, s : s + c] = e.on_policy
+            advantages[row, s : s + c] = e.advantage
+            if e.log_probs is not None:
+                old[row, s : s + c] = e.log_probs
+            t, s = t + n, s + c
+    return SeedingBatch(
+        tokens=tokens,
+        segment_ids=segments,
+        scored=where,
+        mask=mask,
+        targets=targets,
+        teacher=teacher,
+        on_policy=on_policy,
+        advantages=advantages,
+        old_log_probs=old,
+    )

@@ -1,0 +1,160 @@
+"""The seeding step: one pure update of the newly unlocked slot by J_KS (paper 3.3).
+
+    loss = alpha * D + (1 - alpha) * PG,     D = (1 - lambda) mean_off KL(T || S) + lambda mean_on KL(T || S)
+
+`off` are the tokens of teacher-written sequences and `on` those of student rollouts; PG is the clipped policy gradient of the
+imitation reward on the same rollouts. No gradient flows through sampling, and nothing but the slot learns.
+"""
+
+import dataclasses
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from sleep_jax.memory.slots import put_slot
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.head import masked_sum
+from sleep_jax.rl.policy_gradient import policy_gradient_loss
+from sleep_jax.seeding.divergence import token_scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Weights of the seeding objective.
+
+    Attributes:
+      alpha: distillation against imitation, in [0, 1].
+      lam: share of on-policy sequences in the divergence (lambda in the paper), in [0, 1].
+      clip: PPO clip range of the imitation term.
+      chunk: tokens whose logits exist at a time.
+    """
+
+    alpha: float = 0.5
+    lam: float = 0.5
+    clip: float = 0.2
+    chunk: int = 128
+
+    def __post_init__(self):
+        for name, value in (("alpha", self.alpha), ("lam", self.lam)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"seeding.{name}={value}; it must lie in [0, 1]")
+
+
+@flax.struct.dataclass
+class SeedingBatch:
+    """Packed sequences as the student sees them, and what is scored in them.
+
+    Attributes:
+      tokens, segment_ids: int32 [batch, time]; segment 0 is padding.
+      scored: int32 [batch, scored], time indices of the hidden states that predict the scored tokens.
+      mask: bool [batch, scored]; false pads.
+      targets: int32 [batch, scored], the scored tokens.
+      teacher: float32 [batch, scored, d], the teacher's hidden states at the same tokens.
+      on_policy: bool [batch, scored], written by the student.
+      advantages: float32 [batch, scored], of the sequence that the token is part of; 0 off-policy.
+      old_log_probs: float32 [batch, scored], at sampling time; read on-policy only.
+    """
+
+    tokens: jax.Array
+    segment_ids: jax.Array
+    scored: jax.Array
+    mask: jax.Array
+    targets: jax.Array
+    teacher: jax.Array
+    on_policy: jax.Array
+    advantages: jax.Array
+    old_log_probs: jax.Array
+
+
+@flax.struct.dataclass
+class SeedingState:
+    """What learns: the slot, its optimizer state and the step counter."""
+
+    slot: dict
+    opt_state: optax.OptState
+    step: jax.Array
+
+
+def init_state(slot, optimizer: optax.GradientTransformation) -> SeedingState:
+    """The state before the first step of a slot."""
+    return SeedingState(slot, optimizer.init(slot), jnp.zeros((), jnp.int32))
+
+
+def _mean(total_and_count):
+    total, count = total_and_count
+    return total / jnp.maximum(count, 1.0)
+
+
+def objective_terms(cfg: DecoderConfig, objective: Objective, variables, batch: SeedingBatch):
+    """The three terms of the loss, each a (sum, denominator) pair, and the policy-gradient metrics."""
+    hidden = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids)
+    hidden = jnp.take_along_axis(hidden, batch.scored[..., None], axis=1)
+
+    def flat(x):
+        return x.reshape(-1, *x.shape[2:])
+
+    scores = token_scores(
+        flat(hidden),
+        flat(batch.teacher),
+        flat(batch.targets),
+        lm_head(cfg, variables["params"]),
+        objective.chunk,
+    )
+    on = flat(batch.mask & batch.on_policy)
+    off = flat(batch.mask & ~batch.on_policy)
+    # Rows hold several sequences: for the policy gradient every token is a row of its own.
+    policy, metrics = policy_gradient_loss(
+        scores.log_prob[:, None],
+        flat(batch.old_log_probs)[:, None],
+        flat(batch.advantages),
+        on[:, None],
+        clip=objective.clip,
+    )
+    return masked_sum(scores.kl, off), masked_sum(scores.kl, on), policy, metrics
+
+
+@functools.partial(
+    jax.jit, static_argnames=("cfg", "objective", "optimizer", "level"), donate_argnames=("state",)
+)
+def seeding_step(
+    cfg: DecoderConfig,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    level: int,
+    index,
+    state: SeedingState,
+    base,
+    batch: SeedingBatch,
+):
+    """One update of slot `index` of `level`.
+
+    Args:
+      cfg, objective, optimizer, level: static.
+      index: the slot that learns, int32 scalar.
+      state: what learns; donated.
+      base: the student's collections (params, memory, slots); the slot's own entry in `memory` is not read.
+      batch: what it learns from.
+
+    Returns:
+      (state, metrics): float32 scalars: loss, kl_off, kl_on, policy_loss, gradient_norm and those of the policy gradient.
+    """
+
+    def loss(slot):
+        memory = put_slot(base["memory"], level, index, slot)
+        off, on, policy, metrics = objective_terms(
+            cfg, objective, {**base, "memory": memory}, batch
+        )
+        kl = (1 - objective.lam) * _mean(off) + objective.lam * _mean(on)
+        total = objective.alpha * kl + (1 - objective.alpha) * _mean(policy)
+        parts = {"kl_off": _mean(off), "kl_on": _mean(on), "policy_loss": _mean(policy)}
+        return total, {"loss": total, **parts, **metrics}
+
+    gradient, metrics = jax.grad(loss, has_aux=True)(state.slot)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.slot)
+    slot = optax.apply_updates(state.slot, updates)
+    metrics["gradient_norm"] = optax.tree.norm(gradient)
+    return SeedingState(slot, opt_state, state.step + 1), metrics

@@ -1,0 +1,43 @@
+"""Reading: documents into the context, the fastest memory (level 0).
+
+What a model has read is a KV cache with one row a document. Whoever holds that cache is the model *awake*, with the document in
+its context: the teacher of the coming night. The student is the same model without it.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from sleep_jax.data.batches import bucket, pad
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.sampling.sampler import prefill
+
+
+def read(cfg: DecoderConfig, variables, contexts: Sequence[Sequence[int]]):
+    """Reads contexts into a cache.
+
+    Args:
+      cfg: the decoder.
+      variables: its collections, without `cache`.
+      contexts: token lists, one a document.
+
+    Returns:
+      (cache, hidden, mask): the `cache` collection with one row a context, padded on the left; the hidden states
+      [contexts, time, d] and int32 mask [contexts, time] of the tokens read.
+    """
+    tokens, mask = pad(contexts, bucket(max(map(len, contexts))), side="left")
+    cache, hidden = prefill(cfg, variables, tokens, mask)
+    return cache, hidden, mask
+
+
+def rows(cache, index: Sequence[int]):
+    """The context rows of some documents, in any order and as often as asked."""
+    index = np.asarray(index)
+
+    def take(path, x):
+        if path[-1].key == "index":
+            return x
+        return x[:, index] if path[0].key == "layers" else x[index]
+
+    return jax.tree_util.tree_map_with_path(take, cache)

@@ -1,0 +1,158 @@
+import json
+
+import pytest
+
+from sleep_jax.data.documents import (
+    Document,
+    Question,
+    read_anchors,
+    read_documents,
+    read_rehearsal_topics,
+)
+
+
+def read(path, limit=1000):
+    return read_documents(path, max_chunk_tokens=limit, encode=str.split)
+
+
+def write_lines(path, *items):
+    path.write_text("\n".join(i if isinstance(i, str) else json.dumps(i) for i in items))
+    return path
+
+
+def test_a_text_file_is_titled_by_its_name_and_markdown_by_its_heading(tmp_path):
+    (tmp_path / "my_first-note.txt").write_text("\ufeffHello there.\r\n", encoding="utf-8")
+    (tmp_path / "b.md").write_text("# The Lighthouse\n\nIt stands.\n")
+    assert read(tmp_path / "my_first-note.txt") == [
+        Document("my_first-note.txt", "my first note", "Hello there.")
+    ]
+    assert read(tmp_path / "b.md")[0].title == "The Lighthouse"
+
+
+def test_a_folder_is_read_in_sorted_order_without_hidden_or_other_files(tmp_path):
+    for name in ("b.txt", "a.md", "sub/c.txt", ".hidden.txt", ".git/x.txt", "image.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"Text of {name}.")
+    assert [d.id for d in read(tmp_path)] == ["a.md", "b.txt", "sub/c.txt"]
+
+
+def test_jsonl_gives_documents_with_their_questions(tmp_path):
+    path = write_lines(
+        tmp_path / "d.jsonl",
+        {
+            "id": "x",
+            "title": "X",
+            "text": "X is 3 m tall.",
+            "source": "a key of the user's",
+            "questions": [
+                {"question": "How tall?", "answer": "3 m", "paraphrase": "What height?",
+                 "aliases": ["3 metres"]},
+                {"question": "What?", "answer": "X", "paraphrase": None},
+            ],
+        },
+        "",
+        {"text": "Bare."},
+    )  # fmt: skip
+    first, second = read(path)
+    assert first == Document(
+        "x",
+        "X",
+        "X is 3 m tall.",
+        (Question("How tall?", "3 m", "What height?", ("3 metres",)), Question("What?", "X")),
+    )
+    assert second == Document("d-3", "d-3", "Bare.")
+
+
+def test_a_long_document_becomes_numbered_parts_each_with_its_questions(tmp_path):
+    paragraphs = [f"Part {n} " + "word " * 6 + f"the answer is {n}{n}." for n in range(3)]
+    questions = [{"question": "Which?", "answer": f"{n}{n}"} for n in (2, 0)]
+    path = write_lines(
+        tmp_path / "d.jsonl",
+        {"id": "d", "title": "T", "text": "\n\n".join(paragraphs), "questions": questions},
+    )
+    parts = read(path, limit=13)
+    assert [part.title for part in parts] == ["T (1 of 3)", "T (2 of 3)", "T (3 of 3)"]
+    assert [part.id for part in parts] == ["d-1", "d-2", "d-3"]
+    assert [part.text for part in parts] == paragraphs
+    assert [[q.answer for q in part.questions] for part in parts] == [["00"], [], ["22"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "not valid JSON"),
+        ('["a"]', "a list, not an object"),
+        ({"title": "T"}, "no 'text'"),
+        ({"text": 3}, "'text' is of type int, not a string"),
+        ({"text": "  "}, "'text' is empty"),
+        ({"text": "t", "id": 5}, "'id' is of type int"),
+        ({"text": "t", "question": []}, "unknown key 'question'; nearest: 'questions'"),
+        ({"text": "t", "questions": {}}, None),
+        ({"text": "t", "questions": {"a": 1}}, "'questions' is a dict, not a list"),
+        ({"text": "t", "questions": ["why"]}, "question 1: a str, not an object"),
+        ({"text": "t", "questions": [{"question": "q"}]}, "question 1: no 'answer'"),
+        (
+            {"text": "t", "questions": [{"question": "q", "answer": "a", "aliases": "b"}]},
+            "question 1: 'aliases' must be a list of strings",
+        ),
+    ],
+)
+def test_an_ill_formed_line_is_named_by_file_and_number(tmp_path, line, message):
+    path = write_lines(tmp_path / "d.jsonl", {"text": "fine"}, line)
+    if message is None:  # Nothing is asked: no questions.
+        assert read(path)[1].questions == ()
+        return
+    with pytest.raises(ValueError) as error:
+        read(path)
+    assert f"{path}, line 2" in str(error.value) and message in str(error.value)
+
+
+def test_what_is_no_document_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    (tmp_path / "zeros.txt").write_bytes(b"ab\0cd")
+    (tmp_path / "paper.pdf").write_text("%PDF")
+    (tmp_path / "folder").mkdir()
+    for name, message in {
+        "empty.txt": "is empty",
+        "latin.txt": "not UTF-8",
+        "zeros.txt": "zero bytes",
+        "paper.pdf": r"a \.pdf file",
+        "folder": "no .txt or .md file",
+    }.items():
+        with pytest.raises(ValueError, match=message) as error:
+            read(tmp_path / name)
+        assert name in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r"nope.*'samples'"):
+        read(tmp_path / "nope")
+
+
+def test_ids_must_tell_documents_apart(tmp_path):
+    path = write_lines(tmp_path / "d.jsonl", {"id": "a", "text": "1"}, {"id": "a", "text": "2"})
+    with pytest.raises(ValueError, match="'a' is used twice"):
+        read(path)
+
+
+def test_the_samples_ask_what_they_say():
+    documents = read("samples")
+    assert len(documents) >= 10
+    for document in documents:
+        assert document.questions
+        for question in document.questions:
+            assert question.paraphrase and question.paraphrase != question.question
+            assert question.answer.lower() in document.text.lower()
+
+
+def test_chunked_samples_keep_every_question():
+    whole, parts = read("samples"), read("samples", limit=60)
+    assert len(parts) > len(whole)
+    assert sum(len(d.questions) for d in parts) == sum(len(d.questions) for d in whole)
+    assert all(q.answer.lower() in d.text.lower() for d in parts for q in d.questions)
+
+
+def test_the_anchors_and_topics_are_there_and_apart_from_the_samples():
+    anchors, topics = read_anchors(), read_rehearsal_topics()
+    assert len(anchors.texts) >= 10 and len(anchors.questions) >= 10 and len(topics) >= 20
+    assert len(set(topics)) == len(topics)
+    titles = [document.title.lower() for document in read("samples")]
+    assert not any(title in text.lower() for title in titles for text in anchors.texts)

@@ -1,0 +1,188 @@
+import gguf
+import jax
+import numpy as np
+import pytest
+import transformers
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from sleep_jax.interop.gguf import GGUFFile, decoder_config, unpermute
+from sleep_jax.interop.tensors import leaves, read_params
+from sleep_jax.models.config import DecoderConfig, RopeScaling
+
+CFG = DecoderConfig(
+    vocab=40,
+    width=32,
+    hidden=64,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    rope_theta=1e5,
+    norm_eps=1e-5,
+    tie_embeddings=True,
+    max_position=64,
+)
+FAMILIES = {
+    "llama": CFG,
+    "qwen2": CFG.replace(attention_bias=True, tie_embeddings=False),
+    "qwen3": CFG.replace(qk_norm=True, head_dim=16),
+}
+
+
+def permute(weight, heads):
+    """What llama.cpp's converter does to q and k, from its `LlamaModel.permute`."""
+    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+def random_tensors(cfg):
+    """Tensors as Hugging Face orders them, under their GGUF names."""
+    rng = np.random.default_rng(0)
+    names = [(name, leaf.shape) for leaf in leaves(cfg) for name in leaf.gguf]
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in names}
+
+
+def write(path, arch, cfg, tensors, *, extra=None, skip=(), kind=gguf.GGMLQuantizationType.F32):
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_block_count(cfg.layers)
+    writer.add_context_length(cfg.max_position)
+    writer.add_embedding_length(cfg.width)
+    writer.add_feed_forward_length(cfg.hidden)
+    writer.add_head_count(cfg.heads)
+    writer.add_head_count_kv(cfg.kv_heads)
+    writer.add_rope_freq_base(cfg.rope_theta)
+    writer.add_layer_norm_rms_eps(cfg.norm_eps)
+    writer.add_vocab_size(cfg.vocab)
+    if cfg.head_dim * cfg.heads != cfg.width:
+        writer.add_key_length(cfg.head_dim)
+    for key, value in (extra or {}).items():
+        writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
+    for name, tensor in tensors.items():
+        if name in skip:
+            continue
+        if arch == "llama" and ".attn_q." in name:
+            tensor = permute(tensor, cfg.heads)
+        if arch == "llama" and ".attn_k." in name:
+            tensor = permute(tensor, cfg.kv_heads)
+        stored = kind if tensor.ndim == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(name, gguf.quants.quantize(tensor, stored), raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def stacked(tensors, leaf):
+    values = [tensors[name].T if leaf.is_transposed else tensors[name] for name in leaf.gguf]
+    return values[0] if leaf.layers is None else np.stack(values)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_round_trip(arch, tmp_path):
+    cfg = FAMILIES[arch]
+    tensors = random_tensors(cfg)
+    file = GGUFFile(write(tmp_path / "tiny.gguf", arch, cfg, tensors))
+    assert decoder_config(file) == cfg
+    params = read_params(cfg, file, np.float32)
+    flat = {"/".join(k.key for k in path): x for path, x in jax.tree.leaves_with_path(params)}
+    assert flat.keys() == {leaf.path for leaf in leaves(cfg)}
+    for leaf in leaves(cfg):
+        np.testing.assert_array_equal(flat[leaf.path], stacked(tensors, leaf), leaf.path)
+
+
+@pytest.mark.parametrize(
+    "kind, tolerance", [("F16", 2e-3), ("BF16", 2e-2), ("Q8_0", 2e-2), ("Q4_1", 0.2)]
+)
+def test_quantized_tensors_come_close(kind, tolerance, tmp_path):
+    tensors = random_tensors(CFG)
+    path = tmp_path / "tiny.gguf"
+    write(path, "llama", CFG, tensors, kind=gguf.GGMLQuantizationType[kind])
+    params = read_params(CFG, GGUFFile(path), np.float32)
+    for name in "qkv":
+        want = np.stack([tensors[f"blk.{i}.attn_{name}.weight"].T for i in range(CFG.layers)])
+        got = params["layers"]["attention"][name]["kernel"]
+        np.testing.assert_allclose(got, want, atol=tolerance)
+        assert not np.array_equal(got, want)  # it was indeed stored narrow
+
+
+def test_unpermute_by_hand():
+    # One head of four rows: halves (0, 1), (2, 3) are stored interleaved as 0, 2, 1, 3.
+    stored = np.array([[0.0], [2.0], [1.0], [3.0]])
+    np.testing.assert_array_equal(unpermute(stored, 1)[:, 0], [0, 1, 2, 3])
+    two = np.concatenate([stored, stored + 4])
+    np.testing.assert_array_equal(unpermute(two, 2)[:, 0], np.arange(8))
+
+
+def divisors(low, high, original, head_dim=8):
+    """How much transformers' llama3 scaling divides each frequency by: what GGUF stores."""
+    scaling = {"factor": 32.0, "low_freq_factor": low, "high_freq_factor": high}
+    config = transformers.LlamaConfig(
+        hidden_size=32,
+        num_attention_heads=4,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 1e5,
+            "original_max_position_embeddings": original,
+            **scaling,
+        },
+    )
+    scaled = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0].numpy()
+    plain = 1e5 ** -(np.arange(0, head_dim, 2) / head_dim)
+    return (plain / scaled).astype(np.float32)
+
+
+def test_llama3_scaling_is_recovered(tmp_path):
+    tensors = random_tensors(CFG) | {"rope_freqs.weight": divisors(1.0, 4.0, 8192)}
+    file = GGUFFile(write(tmp_path / "a.gguf", "llama", CFG, tensors))
+    cfg = decoder_config(file)
+    assert cfg.rope_scaling.factor == pytest.approx(32.0, rel=1e-6)
+    assert cfg.rope_scaling == RopeScaling(cfg.rope_scaling.factor, 1.0, 4.0, 8192)
+    assert read_params(cfg, file, np.float32)["embed"]["embedding"].shape == (40, 32)
+
+    tensors["rope_freqs.weight"] = divisors(1.0, 4.0, 512)
+    other = GGUFFile(write(tmp_path / "b.gguf", "llama", CFG, tensors))
+    with pytest.raises(ValueError, match="not Llama 3's scaling"):
+        decoder_config(other)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("llama.expert_count", 8, "mixture of experts"),
+        ("llama.attention.sliding_window", 16, "sliding-window"),
+        ("llama.rope.scaling.type", "yarn", "rope scaling 'yarn'; supported: none, llama3"),
+    ],
+)
+def test_unsupported_variants(key, value, message, tmp_path):
+    path = write(tmp_path / "tiny.gguf", "llama", CFG, {}, extra={key: value})
+    with pytest.raises(ValueError, match=message):
+        decoder_config(GGUFFile(path))
+
+
+def test_unsupported_architecture(tmp_path):
+    path = write(tmp_path / "tiny.gguf", "gemma2", CFG, {})
+    with pytest.raises(ValueError, match="'gemma2'; supported: llama, qwen2, qwen3"):
+        GGUFFile(path)
+
+
+def test_missing_tensor_and_metadata(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    write(path, "llama", CFG, random_tensors(CFG), skip=("blk.1.ffn_up.weight",))
+    file = GGUFFile(path)
+    with pytest.raises(ValueError, match=r"tiny\.gguf has no tensor 'blk\.1\.ffn_up\.weight'"):
+        read_params(CFG, file, np.float32)
+    with pytest.raises(ValueError, match=r"no metadata 'llama\.nothing'"):
+        file.metadata("{arch}.nothing")
+
+
+def test_any_truncation_is_found(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    whole = write(path, "llama", CFG, random_tensors(CFG)).read_bytes()
+    for keep in (0, 3, 10, 40, 200, 700, len(whole) // 2, len(whole) - 128):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(ValueError, match=rf"tiny\.gguf \({keep} bytes\) is truncated"):
+            GGUFFile(path)
+    path.write_bytes(b"GARBAGE!" * 100)
+    with pytest.raises(ValueError, match="not a GGUF file"):
+        GGUFFile(path)

@@ -1,0 +1,86 @@
+import json
+
+import gguf
+import pytest
+
+from sleep_jax.interop.gguf import GGUFFile
+from sleep_jax.interop.gguf_tokenizer import read_tokenizer
+
+TEMPLATE = "{% for m in messages %}{{ bos_token }}{{ m.content }}{{ eos_token }}{% endfor %}"
+
+
+def write(path, bpe, *, pre="smollm", model="gpt2", user_defined=()):
+    writer = gguf.GGUFWriter(path, "llama")
+    state = json.loads(bpe.to_str())
+    vocab = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
+    kinds = [gguf.TokenType.CONTROL if i < 3 else gguf.TokenType.NORMAL for i in range(len(vocab))]
+    vocab += user_defined
+    kinds += [gguf.TokenType.USER_DEFINED] * len(user_defined)
+    writer.add_tokenizer_model(model)
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(vocab)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([" ".join(merge) for merge in state["model"]["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(0)
+    writer.add_chat_template(TEMPLATE)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return GGUFFile(path)
+
+
+def test_metadata_make_the_same_tokenizer(bpe, tmp_path):
+    tokenizer = read_tokenizer(write(tmp_path / "t.gguf", bpe))
+    for text in (
+        "the night keeps 2024 days",
+        "Zürich!  a\n\n b\t夜",
+        "<|im_start|>day<|im_end|>",
+        "day's  12 345.",
+    ):
+        assert tokenizer.encode(text) == bpe.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(tokenizer.encode(text)) == bpe.decode(bpe.encode(text).ids)
+    assert (tokenizer.eos_ids, tokenizer.pad_id, tokenizer.bos_id) == ((2, 0), 0, 1)
+    chat = tokenizer.chat_text([{"role": "user", "content": "night"}])
+    assert chat == "<|im_start|>night<|im_end|>"
+
+
+def test_user_defined_tokens_are_whole_and_not_skipped(bpe, tmp_path):
+    file = write(tmp_path / "t.gguf", bpe, user_defined=["<a tool>"])
+    tokenizer = read_tokenizer(file)
+    ids = tokenizer.encode("x<a tool>x")
+    assert ids[1:-1] == [290]
+    assert tokenizer.decode(ids) == "x<a tool>x"
+
+
+@pytest.mark.parametrize(
+    "pre, text, words",
+    [
+        # Digits: SmolLM2 and Qwen 2 one by one, Llama 3 by up to three.
+        ("smollm", "in 2024", ["in", "Ġ", "2", "0", "2", "4"]),
+        ("qwen2", "in 2024", ["in", "Ġ", "2", "0", "2", "4"]),
+        ("llama-bpe", "in 2024", ["in", "Ġ", "202", "4"]),
+        # Contractions in capitals, and punctuation that leads a word.
+        ("smollm", "I'LL (go)", ["I", "'", "LL", "Ġ(", "go", ")"]),
+        ("qwen2", "I'LL (go)", ["I", "'LL", "Ġ(", "go", ")"]),
+        ("llama-bpe", "I'LL (go)", ["I", "'LL", "Ġ(", "go", ")"]),
+        ("llama-bpe", "a\n\nb", ["a", "ĊĊ", "b"]),
+    ],
+)
+def test_pre_tokenizers_split_like_their_models(bpe, tmp_path, pre, text, words):
+    backend = read_tokenizer(write(tmp_path / "t.gguf", bpe, pre=pre)).backend
+    assert [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == words
+
+
+def test_qwen_normalises(bpe, tmp_path):
+    decomposed = "Zu\u0308rich"
+    tokenizer = read_tokenizer(write(tmp_path / "t.gguf", bpe, pre="qwen2"))
+    assert tokenizer.encode(decomposed) == tokenizer.encode("Zürich")
+
+
+@pytest.mark.parametrize("changes", [{"model": "llama"}, {"pre": "tekken"}])
+def test_other_tokenizers_are_refused(bpe, tmp_path, changes):
+    with pytest.raises(ValueError, match=r"supported: 'gpt2' .* smollm, llama-bpe, qwen2"):
+        read_tokenizer(write(tmp_path / "t.gguf", bpe, **changes))

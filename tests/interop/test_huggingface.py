@@ -1,0 +1,115 @@
+import json
+
+import pytest
+import transformers
+
+from sleep_jax.interop.huggingface import decoder_config, read_config
+from sleep_jax.models.config import RopeScaling
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+OLD = {"architectures": ["LlamaForCausalLM"], **SIZES}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def written(config, architecture, tmp_path):
+    """What transformers itself writes for a config."""
+    config.architectures = [architecture]
+    config.save_pretrained(tmp_path)
+    return read_config(tmp_path)
+
+
+def test_llama3_as_transformers_writes_it(tmp_path):
+    config = transformers.LlamaConfig(
+        **SIZES, rope_parameters=LLAMA3 | {"rope_theta": 5e5}, rms_norm_eps=1e-5
+    )
+    cfg = decoder_config(written(config, "LlamaForCausalLM", tmp_path))
+    assert (cfg.vocab, cfg.width, cfg.hidden, cfg.layers) == (97, 32, 48, 2)
+    assert (cfg.heads, cfg.kv_heads, cfg.head_dim) == (4, 2, 8)
+    assert (cfg.rope_theta, cfg.norm_eps, cfg.max_position) == (5e5, 1e-5, 128)
+    assert cfg.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 64)
+    assert not (cfg.tie_embeddings or cfg.attention_bias or cfg.qk_norm)
+
+
+def test_old_and_new_rope_fields_mean_the_same():
+    old = OLD | {"rope_theta": 5e5, "rope_scaling": LLAMA3}
+    new = OLD | {"rope_parameters": LLAMA3 | {"rope_theta": 5e5}}
+    assert decoder_config(old) == decoder_config(new)
+    assert decoder_config(old).rope_scaling == RopeScaling(8.0, 1.0, 4.0, 64)
+    plain = decoder_config(OLD | {"rope_theta": 1e5, "rope_scaling": None})
+    assert (plain.rope_theta, plain.rope_scaling) == (1e5, None)
+
+
+@pytest.mark.parametrize(
+    "config, architecture, differs",
+    [
+        (transformers.LlamaConfig, "LlamaForCausalLM", {}),
+        (transformers.Qwen2Config, "Qwen2ForCausalLM", {"attention_bias": True}),
+        (transformers.Qwen3Config, "Qwen3ForCausalLM", {"qk_norm": True}),
+    ],
+)
+def test_absent_fields_take_the_defaults_of_the_family(config, architecture, differs):
+    given = {"vocab_size": 97, "hidden_size": 256, "intermediate_size": 48, "num_hidden_layers": 2}
+    given["num_attention_heads"] = 32
+    cfg = decoder_config({"architectures": [architecture], **given})
+    peer = config(**given)
+    assert cfg.kv_heads == peer.num_key_value_heads
+    assert cfg.head_dim == (getattr(peer, "head_dim", None) or 256 // 32)
+    assert cfg.max_position == peer.max_position_embeddings
+    assert cfg.norm_eps == peer.rms_norm_eps
+    assert cfg.rope_theta == peer.rope_parameters["rope_theta"]
+    assert cfg.tie_embeddings == peer.tie_word_embeddings
+    variants = {"attention_bias": False, "qk_norm": False} | differs
+    assert {name: getattr(cfg, name) for name in variants} == variants
+
+
+def test_qwen25_with_its_idle_sliding_window_loads():
+    # Qwen 2.5 ships these three fields, and no window in effect.
+    idle = {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 1}
+    cfg = decoder_config(OLD | {"architectures": ["Qwen2ForCausalLM"]} | idle)
+    assert cfg.attention_bias
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"architectures": ["MixtralForCausalLM"]}, "Mixtral.*supported: Llama.*Qwen2.*Qwen3"),
+        ({"architectures": ["Qwen3MoeForCausalLM"]}, "Qwen3Moe.*supported: LlamaForCausalLM"),
+        ({"architectures": None}, "supported: LlamaForCausalLM"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'.*supported: 'default'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'.*'llama3'"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "needs low_freq_factor"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window"),
+        ({"use_sliding_window": True, "max_window_layers": 1}, "sliding-window"),
+        ({"attention_bias": True}, "attention_bias=True in LlamaForCausalLM"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"quantization_config": {"bits": 4}}, "unquantized"),
+        ({"hidden_size": None}, "no hidden_size"),
+    ],
+)
+def test_what_is_not_supported_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        decoder_config(OLD | change)
+
+
+def test_config_file_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(OLD)[:40])
+    with pytest.raises(ValueError, match=r"cannot parse .*config\.json"):
+        read_config(tmp_path)

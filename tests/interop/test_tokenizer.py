@@ -1,0 +1,166 @@
+import json
+
+import jax.numpy as jnp
+import jinja2
+import pytest
+import tokenizers
+import transformers
+
+from sleep_jax.interop.tokenizer import Tokenizer, read_tokenizer
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
+    "+ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TEMPLATES = {
+    "chatml": CHATML,
+    "bos, trimmed blocks, no tools": """{{- bos_token }}
+{%- if tools is not none %}
+TOOLS {{ tools | tojson }}
+{%- endif %}
+{% for message in messages %}
+    {% if message.role == 'system' %}
+        {% continue %}
+    {% endif %}
+{{ message | tojson }}<|im_end|>
+{% endfor %}
+""",
+    "generation block": (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+        "{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    ),
+    "option": (
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    ),
+}
+TALK = [
+    {"role": "system", "content": "Be brief & <kind>."},
+    {"role": "user", "content": "What did the night keep in 2024?"},
+    {"role": "assistant", "content": "The day, Zürich."},
+]
+
+
+def ours(bpe, template=CHATML, **kwargs):
+    specials = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    return Tokenizer(bpe, special_tokens=specials, template=template, **kwargs)
+
+
+def peer(bpe, template=CHATML):
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        chat_template=template,
+    )
+
+
+def test_text_survives_the_round_trip_and_specials_do_not(bpe):
+    tokenizer = ours(bpe)
+    text = "A day, 2024 nights; Zürich: 夜"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    ids = tokenizer.encode("<|im_start|>day<|im_end|>")
+    assert (ids[0], ids[-1]) == (1, 2)
+    assert tokenizer.decode(jnp.array(ids)) == "day"
+    assert tokenizer.encode("") == [] and tokenizer.decode([]) == ""
+
+
+def test_encode_ignores_the_backends_truncation_and_padding(bpe):
+    long = "the night keeps what the day has learnt"
+    want = bpe.encode(long).ids
+    bpe.enable_truncation(3)
+    bpe.enable_padding(length=50)
+    assert ours(bpe).encode(long) == want
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_chats_render_as_in_transformers(bpe, name, prompt):
+    template = TEMPLATES[name]
+    option = {"enable_thinking": False}
+    want = peer(bpe, template).apply_chat_template(
+        TALK, tokenize=False, add_generation_prompt=prompt, **option
+    )
+    tokenizer = ours(bpe, template)
+    assert tokenizer.chat_text(TALK, add_generation_prompt=prompt, **option) == want
+    ids = peer(bpe, template)(want, add_special_tokens=False)["input_ids"]
+    assert tokenizer.chat(TALK, add_generation_prompt=prompt, **option) == ids
+
+
+def test_options_reach_the_template(bpe):
+    tokenizer = ours(bpe, TEMPLATES["option"])
+    assert tokenizer.chat_text(TALK, enable_thinking=False) == "<think></think>"
+    assert tokenizer.chat_text(TALK) == ""
+
+
+def test_template_may_refuse_and_runs_in_a_sandbox(bpe):
+    with pytest.raises(jinja2.TemplateError, match="roles must alternate"):
+        ours(bpe, "{{ raise_exception('roles must alternate') }}").chat_text(TALK)
+    with pytest.raises(jinja2.exceptions.SecurityError):
+        ours(bpe, "{{ messages.append(1) }}").chat_text(TALK)
+
+
+def test_no_template(bpe):
+    with pytest.raises(ValueError, match="no chat template"):
+        ours(bpe, None).chat(TALK)
+
+
+def test_ends_and_pad(bpe):
+    tokenizer = ours(bpe, eos_ids=[7, 2])
+    # The tokenizer's own end first, then the model's list, then the known end tokens it has.
+    assert tokenizer.eos_ids == (2, 7, 0)
+    assert (tokenizer.pad_id, tokenizer.bos_id) == (2, 1)
+    assert tokenizer.vocab_size == bpe.get_vocab_size() == 290
+    assert Tokenizer(bpe, eos_ids=[9]).pad_id == 9
+    assert Tokenizer(bpe, eos_ids=[9]).bos_id is None
+
+
+def test_a_tokenizer_that_never_ends_is_refused():
+    with pytest.raises(ValueError, match="no end-of-turn token"):
+        Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()))
+
+
+def test_folder_written_by_transformers(bpe, tmp_path):
+    peer(bpe).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 5], "pad_token_id": 0}')
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.eos_ids == (2, 5, 0)
+    assert tokenizer.pad_id == 2  # the tokenizer's own pad comes before generation_config's
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.chat_text(TALK) == again.apply_chat_template(
+        TALK, tokenize=False, add_generation_prompt=True
+    )
+    text = "2024 nights in Zürich"
+    assert tokenizer.encode(text) == again.encode(text, add_special_tokens=False)
+
+
+def test_folder_with_old_style_files(bpe, tmp_path):
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    config = {
+        "eos_token": {"content": "<|im_end|>", "special": True},
+        "bos_token": None,
+        "chat_template": [
+            {"name": "tool_use", "template": "TOOLS"},
+            {"name": "default", "template": "{{ eos_token }}{{ bos_token }}"},
+        ],
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text('{"eos_token_id": 5, "pad_token_id": 4}')
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.chat_text(TALK) == "<|im_end|>"
+    assert (tokenizer.eos_ids, tokenizer.pad_id, tokenizer.bos_id) == ((2, 5, 0), 4, None)
+    (tmp_path / "chat_template.jinja").write_text("file wins")
+    assert read_tokenizer(tmp_path).chat_text(TALK) == "file wins"
+
+
+def test_folder_errors(bpe, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot parse .*tokenizer\.json"):
+        read_tokenizer(tmp_path)
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot parse .*tokenizer_config\.json"):
+        read_tokenizer(tmp_path)

@@ -1,0 +1,181 @@
+import pathlib
+
+import pytest
+from absl import flags
+
+from sleep_jax.runtime.flags import help_text, parse, run_with_config
+
+CONFIG = '''"""The {name} run."""
+
+import ml_collections
+
+
+def get_config(variant="plain"):
+    if variant not in ("plain", "large"):
+        raise ValueError(f"variant {{variant!r}}: choose plain or large")
+    return ml_collections.ConfigDict(
+        {{
+            "seed": 0,
+            "documents": "samples",
+            "variant": variant,
+            "seeding": {{"steps": 3, "rate": 1e-3, "is_on": True, "layers": (1, 2)}},
+        }}
+    )
+'''
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    for name in ("small", "large"):
+        (tmp_path / "configs" / f"{name}.py").write_text(CONFIG.format(name=name))
+    monkeypatch.chdir(tmp_path)
+
+
+def line(*args):
+    return ["launch.py", *args]
+
+
+def test_config_overrides_and_workdir():
+    given = (
+        "--config.seeding.steps=5 --config=configs/small.py --workdir out --config.seeding.rate=1 "
+        "--noconfig.seeding.is_on --config.seeding.layers=(4,) --config.documents notes"
+    )
+    config, workdir = parse(line(*given.split()))
+    assert config.seeding.steps == 5 and config.seeding.rate == 1.0
+    assert config.seeding.is_on is False and config.seeding.layers == (4,)
+    assert config.documents == "notes" and config.seed == 0
+    assert workdir == "out"
+    with pytest.raises(AttributeError):  # The config is locked.
+        config.sead = 1
+
+
+def test_the_workdir_is_named_after_the_config_and_parsing_twice_is_harmless():
+    for _ in range(2):
+        config, workdir = parse(line("--config", "configs/small.py:large", "--config.seed=4"))
+        assert (config.seed, config.variant, workdir) == (4, "large", "runs/small")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.seeding.stpes=3", "--config.seeding.stpes: no such field; nearest: "
+                                     "--config.seeding.steps"),
+        ("--config.sedeing.steps=3", "nearest: --config.seeding.steps"),
+        ("--config.steps=3", "nearest: --config.seeding.steps"),
+        ("--config.zzzzzz=3", "--config.zzzzzz: no such field"),
+        ("--noconfig.seeding.on", "nearest: --config.seeding.is_on"),
+        ("--config.seeding.steps=abc", "steps=abc: expected int; the config has 3"),
+        ("--config.seeding.steps=1.5", "--config.seeding.steps=1.5: expected int"),
+        ("--config.seeding.is_on=maybe", "expected bool; the config has True"),
+        ("--config.seeding.steps[0]=3", "seeding.steps[0]"),
+        ("--wrkdir=x", "--wrkdir: no such flag; nearest: --workdir"),
+        ("stray", "'stray': no such argument"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_with_the_nearest_right_name(argument, message):
+    with pytest.raises(ValueError) as error:
+        parse(line("--config=configs/small.py", argument))
+    assert message in str(error.value)
+
+
+def test_a_missing_config_file_is_answered_with_those_there_are():
+    with pytest.raises(FileNotFoundError, match=r"nearest: configs/small\.py"):
+        parse(line("--config=configs/smal.py"))
+    with pytest.raises(FileNotFoundError, match=r"there are: configs/large\.py, configs/small\.py"):
+        parse(line("--config=zzz"))
+    with pytest.raises(ValueError, match=r"Give --config=FILE, one of: configs/large\.py, "):
+        parse(line())
+
+
+def test_a_config_says_itself_what_is_wrong_with_its_variant():
+    with pytest.raises(ValueError, match=r"^variant 'huge': choose plain or large$"):
+        parse(line("--config=configs/small.py:huge"))
+
+
+def test_run_hands_the_plan_to_the_work():
+    result = run_with_config(
+        lambda config, workdir: (config.seed, workdir),
+        lambda plan: ["done", *plan],
+        about="",
+        argv=line("--config=configs/small.py", "--config.seed=2", "--workdir=w"),
+    )
+    assert result == ["done", 2, "w"]
+
+
+def fail(error):
+    def raiser(*_):
+        raise error
+
+    return raiser
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("bad rank"), FileNotFoundError("no notes"), PermissionError("locked")]
+)
+def test_mistakes_of_the_user_end_in_one_line(capsys, error):
+    with pytest.raises(SystemExit) as end:
+        run_with_config(fail(error), print, about="", argv=line("--config=configs/small.py"))
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_debug_shows_where_it_came_from(capsys):
+    argv = line("--config=configs/small.py", "--debug")
+    with pytest.raises(SystemExit):
+        run_with_config(fail(ValueError("bad rank")), print, about="", argv=argv)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_failures_of_the_work_keep_their_traceback():
+    with pytest.raises(ValueError, match="ours"):
+        run_with_config(
+            lambda *_: None, fail(ValueError("ours")), about="",
+            argv=line("--config=configs/small.py"),
+        )  # fmt: skip
+
+
+def test_interrupting_the_work_says_how_to_go_on(capsys):
+    with pytest.raises(SystemExit) as end:
+        run_with_config(
+            lambda *_: None, fail(KeyboardInterrupt()), about="",
+            argv=line("--config=configs/small.py"),
+        )  # fmt: skip
+    assert end.value.code == 130
+    assert "same command" in capsys.readouterr().err
+
+
+def test_help_is_short_and_lists_flags_configs_and_examples(capsys):
+    with pytest.raises(SystemExit) as end:
+        run_with_config(
+            fail(AssertionError()), print, about="Runs a night.",
+            examples=["python launch.py --config=configs/small.py"], argv=line("--help"),
+        )  # fmt: skip
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for part in ("Runs a night.", "--workdir", "--debug", "configs/small.py  The small run.",
+                 "  python launch.py --config=configs/small.py\n"):  # fmt: skip
+        assert part in text
+    assert len(text.splitlines()) < 30 and "absl" not in text
+
+
+def test_help_with_a_config_lists_its_fields():
+    text = help_text(line("--config=configs/small.py"), "")
+    assert "--config.seeding.steps   3" in text
+    assert "--config.documents       'samples'" in text
+
+
+def test_flags_of_the_launching_script_are_parsed_and_listed():
+    flags.DEFINE_string("aot", None, "compile for this slice", module_name="launch.py")
+    try:
+        parse(line("--config=configs/small.py", "--aot=v5e:4x4"))
+        assert flags.FLAGS.aot == "v5e:4x4"
+        assert "--aot=VALUE" in help_text(line(), "")
+    finally:
+        delattr(flags.FLAGS, "aot")
+
+
+def test_the_config_is_found_from_any_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(pathlib.Path("/"))
+    config, _ = parse([str(tmp_path / "launch.py"), f"--config={tmp_path}/configs/small.py"])
+    assert config.seed == 0

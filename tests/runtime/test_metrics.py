@@ -1,0 +1,92 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from sleep_jax.runtime.metrics import MetricWriter, read_metrics
+
+
+def events(folder):
+    """(tag, step, value) of every scalar in the event files under `folder`."""
+    found = []
+    for path in sorted(folder.rglob("events.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):  # TFRecord: length, its checksum, the record, its checksum.
+            size = int.from_bytes(data[at : at + 8], "little")
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            at += 16 + size
+    return found
+
+
+def test_every_line_is_on_disk_as_soon_as_it_is_recorded(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.scalars("wake", 3, {"loss": jnp.float32(1.5), "tokens": np.int64(7)})
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert record.pop("time") > 1.6e9
+    assert record == {"phase": "wake", "step": 3, "loss": 1.5, "tokens": 7.0}
+    writer.close()
+
+
+def test_tensorboard_holds_the_same_figures_by_phase(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.scalars("wake", 0, {"loss": 2.0})
+        writer.scalars("dream", 5, {"reward": 0.25})
+    assert events(tmp_path / "tensorboard" / "wake") == [("loss", 0, 2.0)]
+    assert events(tmp_path / "tensorboard" / "dream") == [("reward", 5, 0.25)]
+
+
+def test_figures_that_are_not_finite_stay_valid_json(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.scalars("wake", 0, {"a": float("nan"), "b": float("inf"), "c": float("-inf")})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    (record,) = read_metrics(tmp_path)
+    assert (record["a"], record["b"], record["c"]) == ("nan", "inf", "-inf")
+    assert np.isnan(float(record["a"]))
+
+
+def test_a_phase_done_over_replaces_its_lines_and_no_others(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.scalars("wake", 0, {"loss": 1.0})
+        writer.scalars("dream", 0, {"reward": 0.0})
+        writer.scalars("dream", 1, {"reward": 0.0})
+    with MetricWriter(tmp_path) as writer:  # The run is resumed in its dream phase.
+        writer.restart("dream")
+        writer.scalars("dream", 0, {"reward": 1.0})
+        writer.text("dream", 0, "sample", "**words**")
+    seen = [(r["phase"], r["step"], r.get("reward")) for r in read_metrics(tmp_path)]
+    assert seen == [("wake", 0, None), ("dream", 0, 1.0), ("dream", 0, None)]
+    scalars = [e for e in events(tmp_path / "tensorboard" / "dream") if e[0] == "reward"]
+    assert scalars == [("reward", 0, 1.0)]
+    assert events(tmp_path / "tensorboard" / "wake") == [("loss", 0, 1.0)]
+
+
+def test_a_line_torn_by_a_kill_does_not_spoil_the_next_one(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.scalars("wake", 0, {"loss": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "wake", "st')
+    assert [r["step"] for r in read_metrics(tmp_path)] == [0]
+    with MetricWriter(tmp_path) as writer:
+        writer.scalars("wake", 1, {"loss": 0.5})
+    assert [r["step"] for r in read_metrics(tmp_path)] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["phase", "step", "time"])
+def test_a_metric_cannot_hide_a_field_of_its_line(tmp_path, name):
+    with MetricWriter(tmp_path) as writer, pytest.raises(ValueError, match=name):
+        writer.scalars("wake", 0, {name: 1.0})
+
+
+@pytest.mark.parametrize("phase", ["", ".", "../wake"])
+def test_restart_never_leaves_the_folder_of_its_phase(tmp_path, phase):
+    with MetricWriter(tmp_path) as writer:
+        writer.scalars("wake", 0, {"loss": 1.0})
+        with pytest.raises(ValueError, match="cannot name a folder"):
+            writer.restart(phase)
+        writer.scalars("wake", 1, {"loss": 1.0})
+    assert len(read_metrics(tmp_path)) == 2
