@@ -79,7 +79,7 @@ class Decoder(nn.Module):
         if cfg.scan_layers:
             x, _ = nn.scan(
                 block,
-                variable_axes={name: 0 for name in COLLECTIONS},
+                variable_axes=dict.fromkeys(COLLECTIONS, 0),
                 split_rngs={"params": True, "memory": True},
                 in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
                 length=cfg.layers,
@@ -117,27 +117,6 @@ class Decoder(nn.Module):
         causal = jnp.arange(keys.shape[1]) <= (start + jnp.arange(t))[:, None]
         within = (segment_ids[:, None] == segment_ids[:, :, None]) & jnp.tri(t, dtype=bool)
         return seen + within.sum(-1) - 1, same & causal, start
-
-
-def init_cache(cfg: DecoderConfig, batch: int, capacity: int):
-    """An empty KV cache: the `cache` collection for `batch` rows of at most `capacity` tokens."""
-    shape = (batch, cfg.kv_heads, cfg.head_dim, capacity)
-    stack = (cfg.layers,) if cfg.scan_layers else ()
-
-    def layer():
-        return {
-            "attention": {
-                "key": jnp.zeros(stack + shape, cfg.dtype),
-                "value": jnp.zeros(stack + (*shape[:2], capacity, cfg.head_dim), cfg.dtype),
-            }
-        }
-
-    names = ["layers"] if cfg.scan_layers else [f"layer_{i}" for i in range(cfg.layers)]
-    return {
-        "index": jnp.zeros((), jnp.int32),
-        "segment_ids": jnp.zeros((batch, capacity), jnp.int32),
-        **{name: layer() for name in names},
-    }
 
 
 def unstack_layers(cfg: DecoderConfig, variables):

@@ -8,17 +8,37 @@ import jax.numpy as jnp
 from sleep_jax.models.linear import matmul
 
 
-def map_chunks(function, arrays, chunk):
-    """Maps `function` over chunks of the leading axis [tokens, ...], padding the last chunk."""
-    n = arrays[0].shape[0]
-    chunk = min(chunk, n)
-    split = [
-        jnp.pad(a, [(0, -n % chunk)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, chunk, *a.shape[1:])
-        for a in arrays
-    ]
-    out = jax.lax.map(lambda parts: function(*parts), tuple(split))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], out)
+def map_chunks(function, arrays, mask, chunk: int):
+    """Maps `function` over chunks of tokens; a chunk without any token under the mask is not computed.
 
+    Args:
+      function: takes one chunk of each array, returns a pytree of arrays [chunk, ...].
+      arrays: tuple of [tokens, ...].
+      mask: bool [tokens].
+      chunk: tokens in a chunk; the last one is filled up.
+
+    Returns:
+      What `function` returns for all tokens, [tokens, ...]; zeros for chunks that were left out.
+    """
+    n = mask.shape[0]
+    chunk = min(chunk, n)
+
+    def split(a):
+        return jnp.pad(a, [(0, -n % chunk)] + [(0, 0)] * (a.ndim - 1)).reshape(
+            -1, chunk, *a.shape[1:]
+        )
+
+    def compute(parts):
+        return function(*parts)
+
+    def leave_out(parts):
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute, parts))
+
+    parts, masks = jax.tree.map(split, arrays), split(mask)
+    out = jax.lax.map(
+        lambda item: jax.lax.cond(jnp.any(item[1]), compute, leave_out, item[0]), (parts, masks)
+    )
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], out)
 
 
 def _log_probs(hidden, targets, head):
@@ -28,25 +48,26 @@ def _log_probs(hidden, targets, head):
     return chosen, head.T[targets].astype(jnp.float32) - matmul(jnp.exp(log_p), head.T)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def token_log_probs(hidden, targets, head, chunk: int = 128):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def token_log_probs(hidden, targets, mask, head, chunk: int = 64):
     """Log-probability of each target token, float32 [tokens]; only `hidden` receives a gradient.
 
     Args:
       hidden: hidden states that predict the targets, [tokens, d].
       targets: int32 [tokens].
+      mask: bool [tokens]; what stands elsewhere may be left out (0).
       head: the frozen LM head [d, vocab], its dtype the operand dtype.
       chunk: tokens whose logits exist at a time.
     """
-    return map_chunks(lambda *parts: _log_probs(*parts, head)[0], (hidden, targets), chunk)
+    return map_chunks(lambda *parts: _log_probs(*parts, head)[0], (hidden, targets), mask, chunk)
 
 
-def _forward(hidden, targets, head, chunk):
-    return map_chunks(lambda *parts: _log_probs(*parts, head), (hidden, targets), chunk)
+def _forward(hidden, targets, mask, head, chunk):
+    return map_chunks(lambda *parts: _log_probs(*parts, head), (hidden, targets), mask, chunk)
 
 
 def _backward(chunk, gradient, g):
-    return g[:, None] * gradient, None, None
+    return g[:, None] * gradient, None, None, None
 
 
 token_log_probs.defvjp(_forward, _backward)

@@ -204,6 +204,11 @@ def _in_words(message: str, defaults: Mapping[str, Any]) -> str:
     if match is None or match[2] not in defaults:
         return message.removeprefix("flag ")
     default = defaults[match[2]]
+    if _is_node(default):
+        inner = next(iter(_fields(default, f"{match[2]}.")), f"{match[2]}.FIELD")
+        return (
+            f"{match[1]}: a section of the config; set a field of it, e.g. --config.{inner}=VALUE"
+        )
     return f"{match[1]}: expected {type(default).__name__}; the config has {default!r}"
 
 

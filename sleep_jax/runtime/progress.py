@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -196,15 +196,24 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+class _LiveProgress(Progress):
+    """The bar on one line, the figures below it: neither squeezes the other."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if task.fields["words"]:
+                yield Text(f"  {task.fields['words']}", style="cyan")
+
+
 def _live_progress() -> Progress:
-    return Progress(
+    return _LiveProgress(
         SpinnerColumn(),
         TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=20),
         TextColumn("{task.fields[count]}"),
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[left]}"),
-        TextColumn("[cyan]{task.fields[words]}"),
         transient=True,  # The closing line replaces the bar.
     )
 

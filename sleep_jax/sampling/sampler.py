@@ -7,8 +7,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from sleep_jax.models.cache import grow, init_cache
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.decoder import Decoder, init_cache, lm_logits, unstack_layers
+from sleep_jax.models.decoder import Decoder, lm_logits, unstack_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,9 @@ def truncate(logits, config: SamplingConfig):
         ordered = jnp.sort(logits, axis=-1, descending=True)
         mass = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
         # A token stays if the mass before it is below p; the likeliest always does.
-        last = jnp.sum(mass - jax.nn.softmax(ordered, axis=-1) < config.top_p, -1, keepdims=True) - 1
+        last = (
+            jnp.sum(mass - jax.nn.softmax(ordered, axis=-1) < config.top_p, -1, keepdims=True) - 1
+        )
         logits = jnp.where(logits < jnp.take_along_axis(ordered, last, -1), -jnp.inf, logits)
     return logits
 
@@ -101,21 +104,6 @@ def draw(rng, log_probs, block: int = 256):
     # Rounding may carry the target past the last token with mass; step back onto it.
     last = block - 1 - jnp.argmax((inside > 0)[:, ::-1], -1)[:, None]
     return (i * block + jnp.minimum(j, last))[:, 0].astype(jnp.int32)
-
-
-def grow(cache, more: int, repeats: int = 1):
-    """A cache with room for `more` tokens and each row repeated, members of a group next to each other."""
-
-    def widen(path, x):
-        name = path[-1].key
-        if name == "index":
-            return x
-        axis = {"key": -1, "value": -2, "segment_ids": -1}[name] % x.ndim
-        batch = {"key": -4, "value": -4, "segment_ids": -2}[name] % x.ndim
-        x = jnp.pad(x, [(0, more if a == axis else 0) for a in range(x.ndim)])
-        return jnp.repeat(x, repeats, axis=batch)
-
-    return jax.tree_util.tree_map_with_path(widen, cache)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg",))

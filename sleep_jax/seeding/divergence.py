@@ -46,8 +46,8 @@ def _score(student, teacher, target, head):
     return scores, gradients
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def token_scores(student, teacher, targets, head, chunk: int = 128) -> TokenScores:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def token_scores(student, teacher, targets, mask, head, chunk: int = 64) -> TokenScores:
     """Divergence and log-probability of every token.
 
     Only `student` receives a gradient: the teacher is fixed and the head is part of the frozen base.
@@ -56,21 +56,22 @@ def token_scores(student, teacher, targets, head, chunk: int = 128) -> TokenScor
       student: hidden states that predict the targets, [tokens, d].
       teacher: the teacher's hidden states at the same tokens, [tokens, d].
       targets: int32 [tokens].
+      mask: bool [tokens]; what stands elsewhere may be left out (0).
       head: LM head [d, vocab], its dtype the operand dtype.
       chunk: tokens whose logits exist at a time.
     """
-    return map_chunks(
-        lambda *parts: _score(*parts, head)[0], (student, teacher, targets), chunk
-    )
+    parts = (student, teacher, targets)
+    return map_chunks(lambda *parts: _score(*parts, head)[0], parts, mask, chunk)
 
 
-def _forward(student, teacher, targets, head, chunk):
-    return map_chunks(lambda *parts: _score(*parts, head), (student, teacher, targets), chunk)
+def _forward(student, teacher, targets, mask, head, chunk):
+    parts = (student, teacher, targets)
+    return map_chunks(lambda *parts: _score(*parts, head), parts, mask, chunk)
 
 
 def _backward(chunk, gradients, g):
     student = g.kl[:, None] * gradients.kl + g.log_prob[:, None] * gradients.log_prob
-    return student, None, None, None
+    return student, None, None, None, None
 
 
 token_scores.defvjp(_forward, _backward)

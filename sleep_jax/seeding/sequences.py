@@ -4,15 +4,15 @@ The two prompts differ, the completion is shared: the divergence compares both m
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from sleep_jax.data.batches import bucket, pack, pad
+from sleep_jax.models.cache import take_rows
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.sampling.sampler import prefill
 from sleep_jax.seeding.step import SeedingBatch
-from sleep_jax.wake.context import rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Exchange:
     on_policy: bool = False
     advantage: float = 0.0
     log_probs: np.ndarray | None = None
+
+    @property
+    def is_dream(self) -> bool:
+        """The student can imitate it: the teacher wrote it and it can be cut in two."""
+        return not self.on_policy and self.kind != "recite" and len(self.completion) > 1
 
 
 def teacher_hidden(
@@ -65,7 +70,7 @@ def teacher_hidden(
         picked = [exchanges[i] for i in chosen]
         picked += [picked[0]] * (count - len(picked))
         tokens, mask = pad([e.teacher + e.completion[:-1] for e in picked], width)
-        context = rows(cache, [-1 if e.document is None else e.document for e in picked])
+        context = take_rows(cache, [-1 if e.document is None else e.document for e in picked])
         hidden = np.asarray(prefill(cfg, variables, tokens, mask, context)[1])
         for row, i in enumerate(chosen):
             first = len(exchanges[i].teacher) - 1
@@ -82,26 +87,30 @@ class BatchShape:
     scored: int
 
 
-def batches(
-    exchanges: Sequence[Exchange], hidden: Sequence[np.ndarray], shape: BatchShape
-) -> Iterable[SeedingBatch]:
-    """Packs exchanges, in the student's view, into batches of one static shape.
-
-    Args:
-      exchanges: what to learn from.
-      hidden: the teacher's hidden states, from `teacher_hidden`.
-      shape: of every batch; the last one is filled up with padding.
+def packs(exchanges: Sequence[Exchange], shape: BatchShape) -> list[list[int]]:
+    """Rows of a batch, as indices of the exchanges in them.
 
     Raises:
       ValueError: an exchange is longer than a row.
     """
     sizes = [(len(e.student) + len(e.completion) - 1, len(e.completion)) for e in exchanges]
-    packed = pack(sizes, (shape.time, shape.scored))
-    for start in range(0, len(packed), shape.rows):
-        yield _batch(exchanges, hidden, packed[start : start + shape.rows], shape)
+    return pack(sizes, (shape.time, shape.scored))
 
 
-def _batch(exchanges, hidden, packed, shape: BatchShape) -> SeedingBatch:
+def batch_of(
+    exchanges: Sequence[Exchange],
+    hidden: Sequence[np.ndarray],
+    packed: Sequence[Sequence[int]],
+    shape: BatchShape,
+) -> SeedingBatch:
+    """A batch, in the student's view.
+
+    Args:
+      exchanges: what to learn from.
+      hidden: the teacher's hidden states along their completions.
+      packed: at most `shape.rows` rows, from `packs`; missing ones are padding.
+      shape: of the batch.
+    """
     grid, scored = (shape.rows, shape.time), (shape.rows, shape.scored)
     tokens, segments = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
     where, targets = np.zeros(scored, np.int32), np.zeros(scored, np.int32)

@@ -1,9 +1,10 @@
 """The seeding step: one pure update of the newly unlocked slot by J_KS (paper 3.3).
 
-    loss = alpha * D + (1 - alpha) * PG,     D = (1 - lambda) mean_off KL(T || S) + lambda mean_on KL(T || S)
+    loss = alpha * D + (1 - alpha) * PG + beta * CE,
+    D    = (1 - lambda) mean_off KL(T || S) + lambda mean_on KL(T || S)
 
 `off` are the tokens of teacher-written sequences and `on` those of student rollouts; PG is the clipped policy gradient of the
-imitation reward on the same rollouts. No gradient flows through sampling, and nothing but the slot learns.
+imitation reward on the same rollouts; CE, off by default, is the cross-entropy of the `off` tokens. No gradient flows through sampling, and nothing but the slot learns.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ class Objective:
 
     Attributes:
       alpha: distillation against imitation, in [0, 1].
+      cross_entropy: weight of the plain cross-entropy of the off-policy tokens.
       lam: share of on-policy sequences in the divergence (lambda in the paper), in [0, 1].
       clip: PPO clip range of the imitation term.
       chunk: tokens whose logits exist at a time.
@@ -35,8 +37,9 @@ class Objective:
 
     alpha: float = 0.5
     lam: float = 0.5
+    cross_entropy: float = 0.0
     clip: float = 0.2
-    chunk: int = 128
+    chunk: int = 64
 
     def __post_init__(self):
         for name, value in (("alpha", self.alpha), ("lam", self.lam)):
@@ -90,7 +93,7 @@ def _mean(total_and_count):
 
 
 def objective_terms(cfg: DecoderConfig, objective: Objective, variables, batch: SeedingBatch):
-    """The three terms of the loss, each a (sum, denominator) pair, and the policy-gradient metrics."""
+    """The terms of the loss by name, each a (sum, denominator) pair, and the policy gradient's metrics."""
     hidden = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids)
     hidden = jnp.take_along_axis(hidden, batch.scored[..., None], axis=1)
 
@@ -101,6 +104,7 @@ def objective_terms(cfg: DecoderConfig, objective: Objective, variables, batch: 
         flat(hidden),
         flat(batch.teacher),
         flat(batch.targets),
+        flat(batch.mask),
         lm_head(cfg, variables["params"]),
         objective.chunk,
     )
@@ -114,7 +118,13 @@ def objective_terms(cfg: DecoderConfig, objective: Objective, variables, batch: 
         on[:, None],
         clip=objective.clip,
     )
-    return masked_sum(scores.kl, off), masked_sum(scores.kl, on), policy, metrics
+    terms = {
+        "kl_off": masked_sum(scores.kl, off),
+        "kl_on": masked_sum(scores.kl, on),
+        "policy_loss": policy,
+        "cross_entropy": masked_sum(-scores.log_prob, off),
+    }
+    return terms, metrics
 
 
 @functools.partial(
@@ -140,18 +150,20 @@ def seeding_step(
       batch: what it learns from.
 
     Returns:
-      (state, metrics): float32 scalars: loss, kl_off, kl_on, policy_loss, gradient_norm and those of the policy gradient.
+      (state, metrics): float32 scalars: loss, its terms, gradient_norm and those of the policy gradient.
     """
 
     def loss(slot):
         memory = put_slot(base["memory"], level, index, slot)
-        off, on, policy, metrics = objective_terms(
-            cfg, objective, {**base, "memory": memory}, batch
+        terms, metrics = objective_terms(cfg, objective, {**base, "memory": memory}, batch)
+        mean = {name: _mean(term) for name, term in terms.items()}
+        kl = (1 - objective.lam) * mean["kl_off"] + objective.lam * mean["kl_on"]
+        total = (
+            objective.alpha * kl
+            + (1 - objective.alpha) * mean["policy_loss"]
+            + objective.cross_entropy * mean["cross_entropy"]
         )
-        kl = (1 - objective.lam) * _mean(off) + objective.lam * _mean(on)
-        total = objective.alpha * kl + (1 - objective.alpha) * _mean(policy)
-        parts = {"kl_off": _mean(off), "kl_on": _mean(on), "policy_loss": _mean(policy)}
-        return total, {"loss": total, **parts, **metrics}
+        return total, {"loss": total, **mean, **metrics}
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.slot)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.slot)

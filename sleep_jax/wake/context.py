@@ -6,9 +6,6 @@ its context: the teacher of the coming night. The student is the same model with
 
 from collections.abc import Sequence
 
-import jax
-import numpy as np
-
 from sleep_jax.data.batches import bucket, pad
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.sampling.sampler import prefill
@@ -29,15 +26,3 @@ def read(cfg: DecoderConfig, variables, contexts: Sequence[Sequence[int]]):
     tokens, mask = pad(contexts, bucket(max(map(len, contexts))), side="left")
     cache, hidden = prefill(cfg, variables, tokens, mask)
     return cache, hidden, mask
-
-
-def rows(cache, index: Sequence[int]):
-    """The context rows of some documents, in any order and as often as asked."""
-    index = np.asarray(index)
-
-    def take(path, x):
-        if path[-1].key == "index":
-            return x
-        return x[:, index] if path[0].key == "layers" else x[index]
-
-    return jax.tree_util.tree_map_with_path(take, cache)

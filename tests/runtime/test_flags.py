@@ -69,6 +69,8 @@ def test_the_workdir_is_named_after_the_config_and_parsing_twice_is_harmless():
         ("--config.seeding.steps=1.5", "--config.seeding.steps=1.5: expected int"),
         ("--config.seeding.is_on=maybe", "expected bool; the config has True"),
         ("--config.seeding.steps[0]=3", "seeding.steps[0]"),
+        ("--config.seeding=3", "set a field of it, e.g. --config.seeding.is_on=VALUE"),
+        ("--config.seeding.steps", "Missing value for flag --config.seeding.steps"),
         ("--wrkdir=x", "--wrkdir: no such flag; nearest: --workdir"),
         ("stray", "'stray': no such argument"),
     ],

@@ -1,0 +1,35 @@
+"""The whole cycle on a small random model in seconds: nothing is fetched, nothing is learnt worth knowing.
+
+python launch.py --config=configs/sleep_tiny.py
+"""
+
+from sleep_jax.config import default
+
+
+def get_config():
+    """Two short documents, two updates a phase."""
+    c = default()
+    c.model.name = "tiny"
+    c.model.dtype = "float32"
+    c.data.limit = 2
+    c.memory.slots = 2
+    c.memory.rank = 4
+    c.study.completions = 1
+    c.study.questions = 1
+    c.study.max_question_tokens = 8
+    c.study.max_answer_tokens = 8
+    c.seeding.steps = 4
+    c.seeding.warmup = 1
+    c.seeding.time = 1536
+    c.seeding.scored = 1280
+    c.seeding.group = 2
+    c.seeding.max_new_tokens = 8
+    c.seeding.judge = "agreement"
+    c.data.chunk_tokens = 1200
+    c.dreaming.instructions = ("rewrite",)
+    c.dreaming.max_new_tokens = 16
+    c.dreaming.steps = 2
+    c.dreaming.trial.rank = 2
+    c.dreaming.trial.epochs = 2
+    c.evaluation.max_new_tokens = 8
+    return c

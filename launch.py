@@ -1,0 +1,38 @@
+"""The one entry point: `python launch.py --config=configs/sleep_smollm2.py`."""
+
+from sleep_jax import lifecycle, morning
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints, check_same_config, check_writable
+from sleep_jax.runtime.flags import run_with_config
+from sleep_jax.runtime.report import write_report
+from sleep_jax.sleeper import wake_up
+
+ABOUT = (
+    "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "
+    "without them. The same command goes on after the last finished phase."
+)
+EXAMPLES = (
+    "python launch.py --config=configs/sleep_smollm2.py",
+    "python launch.py --config=configs/sleep_smollm2.py --config.data.documents=my_notes.txt",
+    "python launch.py --config=configs/sleep_tiny.py --workdir=/tmp/tiny",
+)
+
+
+def prepare(config, workdir):
+    """Checks the directory, the run in it, the documents and the model, before any long work."""
+    check_writable(workdir)
+    with PhaseCheckpoints(f"{workdir}/checkpoints") as saved:
+        if (latest := saved.latest()) is not None:
+            check_same_config(saved.record(latest[0])["config"], config.to_dict(), workdir)
+    return wake_up(config), workdir
+
+
+def work(plan):
+    """Lives the day and the night and reports."""
+    sleeper, workdir = plan
+    summary = morning.summarise(sleeper, lifecycle.live(sleeper, workdir))
+    morning.show(summary)
+    print(f"report: {write_report(workdir, summary)}")
+
+
+if __name__ == "__main__":
+    run_with_config(prepare, work, about=ABOUT, examples=EXAMPLES)

@@ -1,0 +1,150 @@
+"""Every setting of a run with its default, in one place; presets in `configs/` change what they need.
+
+Fields keep the names of the paper where it has one: `alpha`, `lam` (lambda), `gamma` (Eq. 3), `threshold` (z0, Eq. 4).
+"""
+
+import ml_collections
+
+from sleep_jax.dreaming.trial import TrialConfig
+from sleep_jax.models.config import LoraConfig, MemoryConfig
+from sleep_jax.seeding.consolidate import SeedingConfig
+from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.self_study import StudyConfig
+from sleep_jax.seeding.sequences import BatchShape
+from sleep_jax.seeding.step import Objective
+
+
+def default() -> ml_collections.ConfigDict:
+    """The defaults of a run; a preset is a function that changes some of them and returns the rest."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+
+    c.model = ml_collections.ConfigDict()
+    c.model.name = "SmolLM2-135M-Instruct"  # a folder, a .gguf file, a Hub name, or "tiny" (random)
+    c.model.dtype = "bfloat16"
+    c.model.remat = "full"
+
+    c.data = ml_collections.ConfigDict()
+    c.data.documents = "samples"  # or a .txt, .md, .jsonl file, or a folder of them
+    c.data.limit = 0  # read only the first documents; 0 reads all
+    c.data.chunk_tokens = 256  # a longer document becomes several
+
+    c.memory = ml_collections.ConfigDict()
+    c.memory.slots = 5
+    c.memory.rank = 16
+    c.memory.scale = 1.0
+
+    c.study = ml_collections.ConfigDict()  # what the teacher writes about what it read
+    c.study.recitations = 1
+    c.study.completions = 2
+    c.study.questions = 4
+    c.study.rehearsals = 1
+    c.study.temperature = 0.8
+    c.study.max_question_tokens = 24
+    c.study.max_answer_tokens = 48
+    c.study.is_grounded = True
+
+    c.seeding = ml_collections.ConfigDict()
+    c.seeding.steps = 60
+    c.seeding.learning_rate = 1e-2
+    c.seeding.warmup = 4
+    c.seeding.rows = 4
+    c.seeding.time = 448
+    c.seeding.scored = 320
+    c.seeding.dreams = 2  # sequences imitated in each update, `group` rollouts each
+    c.seeding.updates_per_rollout = 2
+    c.seeding.alpha = 0.5
+    c.seeding.lam = 0.5
+    c.seeding.gamma = 0.5
+    c.seeding.group = 8
+    c.seeding.cut = (0.1, 0.9)
+    c.seeding.threshold = 0.5
+    c.seeding.max_new_tokens = 32
+    c.seeding.judge = "embedding"  # or "agreement": names, numbers and negation alone
+
+    c.dreaming = ml_collections.ConfigDict()
+    c.dreaming.instructions = ("implications", "rewrite")
+    c.dreaming.count = 2  # dreams per document and instruction
+    c.dreaming.temperature = 0.8
+    c.dreaming.max_new_tokens = 96
+    c.dreaming.top = 1  # kept per document by importance
+    c.dreaming.random = 1  # and at random
+    c.dreaming.held_out = 2  # own questions per document that reward dreams and are not trained on
+    c.dreaming.steps = 15
+    c.dreaming.learning_rate = 3e-3
+    c.dreaming.cross_entropy = 1.0
+    c.dreaming.trial = ml_collections.ConfigDict()
+    c.dreaming.trial.rank = 32
+    c.dreaming.trial.alpha = 64.0
+    c.dreaming.trial.targets = ("gate", "up", "down")
+    c.dreaming.trial.epochs = 5
+    c.dreaming.trial.learning_rate = 1e-3
+    c.dreaming.trial.chunk = 4
+
+    c.evaluation = ml_collections.ConfigDict()
+    c.evaluation.max_new_tokens = 40
+    c.evaluation.samples = 3
+    return c
+
+
+def memory_config(c) -> MemoryConfig:
+    """The memory of this slice: one level below the context."""
+    return MemoryConfig(levels=1, slots=c.memory.slots, rank=c.memory.rank, scale=c.memory.scale)
+
+
+def lora_config(c) -> LoraConfig:
+    """The trial adapter."""
+    trial = c.dreaming.trial
+    return LoraConfig(rank=trial.rank, alpha=trial.alpha, targets=tuple(trial.targets))
+
+
+def study_config(c) -> StudyConfig:
+    """What the teacher writes."""
+    return StudyConfig(**c.study)
+
+
+def _shape(c) -> BatchShape:
+    return BatchShape(rows=c.seeding.rows, time=c.seeding.time, scored=c.seeding.scored)
+
+
+def seeding_config(c) -> SeedingConfig:
+    """Consolidation."""
+    s = c.seeding
+    imitation = ImitationConfig(
+        gamma=s.gamma,
+        group=s.group,
+        cut=tuple(s.cut),
+        threshold=s.threshold,
+        max_new_tokens=s.max_new_tokens,
+    )
+    return SeedingConfig(
+        steps=s.steps,
+        learning_rate=s.learning_rate,
+        warmup=s.warmup,
+        shape=_shape(c),
+        dreams=s.dreams,
+        updates_per_rollout=s.updates_per_rollout,
+        objective=Objective(alpha=s.alpha, lam=s.lam),
+        imitation=imitation,
+    )
+
+
+def reinforcing_config(c) -> SeedingConfig:
+    """Learning from rewarded dreams: their cross-entropy beside the divergence, no rollouts."""
+    d, seeding = c.dreaming, seeding_config(c)
+    return SeedingConfig(
+        steps=d.steps,
+        learning_rate=d.learning_rate,
+        warmup=min(seeding.warmup, d.steps - 1),
+        shape=seeding.shape,
+        dreams=0,
+        updates_per_rollout=1,
+        objective=Objective(alpha=1.0, lam=0.0, cross_entropy=d.cross_entropy),
+        imitation=seeding.imitation,
+    )
+
+
+def trial_config(c) -> TrialConfig:
+    """One trial."""
+    t = c.dreaming.trial
+    return TrialConfig(epochs=t.epochs, learning_rate=t.learning_rate, chunk=t.chunk)

@@ -1,0 +1,85 @@
+"""Recall: questions about documents, with the document in context or from the weights alone, and the retention beside it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from sleep_jax.data.batches import bucket, pad
+from sleep_jax.evals.metrics import contains_answer, perplexity
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.head import token_log_probs
+from sleep_jax.sampling.generate import generate
+from sleep_jax.sampling.sampler import SamplingConfig
+
+
+def reply(
+    cfg: DecoderConfig,
+    variables,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    context=None,
+    documents: Sequence[int] | None = None,
+) -> list[str]:
+    """Greedy replies to token prompts, as text.
+
+    Args:
+      cfg, variables: the model.
+      tokenizer: to decode and to know where a reply ends.
+      prompts: token prompts.
+      max_new_tokens: longest reply.
+      context, documents: what was read and which row each prompt continues; None: nothing.
+    """
+    sampling = SamplingConfig(max_new_tokens, tokenizer.eos_ids, temperature=0.0)
+    drawn = generate(
+        cfg,
+        sampling,
+        variables,
+        prompts,
+        jax.random.key(0),
+        context=context,
+        documents=documents,
+    )
+    return [tokenizer.decode(completion.tokens).strip() for [completion] in drawn]
+
+
+def share_right(replies: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
+    """Share of replies that contain one of their answers."""
+    return float(np.mean([contains_answer(r, a) for r, a in zip(replies, answers)]))
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorSet:
+    """Texts whose perplexity should not move, packed once: int32 [texts, time]."""
+
+    tokens: np.ndarray
+    mask: np.ndarray
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]]) -> "AnchorSet":
+        """Pads token sequences to one bucket."""
+        return cls(*pad(sequences, bucket(max(map(len, sequences)))))
+
+
+@jax.jit(static_argnames=("cfg",))
+def _nll(cfg, variables, tokens, mask):
+    hidden = Decoder(cfg).apply(variables, tokens, mask)
+    mask = mask[:, 1:].reshape(-1) > 0
+    log_probs = token_log_probs(
+        hidden[:, :-1].reshape(-1, cfg.width),
+        tokens[:, 1:].reshape(-1),
+        mask,
+        lm_head(cfg, variables["params"]),
+    )
+    return -(log_probs * mask).sum(), mask.sum()
+
+
+def anchor_perplexity(cfg: DecoderConfig, variables, anchors: AnchorSet) -> float:
+    """Perplexity per token over the anchor set, first tokens left out."""
+    total, count = _nll(cfg, variables, anchors.tokens, anchors.mask)
+    return perplexity(float(total), int(count))

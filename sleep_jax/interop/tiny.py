@@ -1,0 +1,45 @@
+"""A small random decoder with a byte tokenizer: every phase of a run in seconds, nothing to fetch."""
+
+import jax
+import jax.numpy as jnp
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token a byte, and ChatML's two."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    return Tokenizer(backend, special_tokens={"eos_token": "<|im_end|>"}, template=CHATML)
+
+
+def tiny_model(*, dtype, seed: int = 0, **overrides):
+    """What `load_model` returns, for a random model of 0.1M parameters."""
+    tokenizer = byte_tokenizer()
+    cfg = DecoderConfig(
+        vocab=tokenizer.vocab_size,
+        width=64,
+        hidden=128,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=16,
+        tie_embeddings=True,
+        dtype=jnp.dtype(dtype).type,
+        **overrides,
+    )
+    rngs = {"params": jax.random.key(seed), "memory": jax.random.key(seed + 1)}
+    params = Decoder(cfg).init(rngs, jnp.zeros((1, 1), jnp.int32))["params"]
+    return cfg, params, tokenizer

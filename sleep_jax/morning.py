@@ -1,0 +1,128 @@
+"""The morning after: closing tables for the terminal and the summary that `report.html` shows."""
+
+import importlib.metadata
+from typing import Any
+
+from sleep_jax.evals.metrics import contains_answer
+from sleep_jax.lifecycle import STAGES, Night
+from sleep_jax.runtime.progress import clock, figure, table
+from sleep_jax.sleeper import Sleeper
+
+BEFORE, _, AFTER, CEILING = STAGES
+PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
+
+
+def summarise(sleeper: Sleeper, night: Night) -> dict[str, Any]:
+    """The summary of a run; its keys are those of `runtime.report`."""
+    record = night.record
+    return {
+        "scores": [{"stage": stage, **record["scores"][stage]} for stage in STAGES],
+        "phases": [
+            {
+                "phase": name,
+                "tokens": facts["tokens"],
+                "seconds": facts["seconds"],
+                "detail": ", ".join(
+                    f"{key.replace('_', ' ')} {figure(value)}"
+                    for key, value in facts.items()
+                    if key not in ("tokens", "seconds")
+                ),
+            }
+            for name, facts in record["phases"].items()
+        ],
+        "samples": samples(sleeper, night),
+        "documents": [document.title for document in sleeper.documents],
+        "notes": notes(sleeper),
+        "config": sleeper.config.to_dict(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def notes(sleeper: Sleeper) -> list[str]:
+    """How the figures were taken."""
+    asked = [q for q in sleeper.questions if not q.is_paraphrase]
+    if not asked:
+        return [
+            "These documents came without questions: the ones shown are the model's own, written "
+            "with the document in view and left out of training."
+        ]
+    return [
+        f"{len(asked)} questions about {len(sleeper.documents)} documents, each also in a held-out "
+        "wording; neither was trained on. A reply is right if it contains the short answer or one "
+        "of its listed forms. Replies are greedy, the question is the whole user turn.",
+        "Ceiling: the model before sleep with the document in its context, asked 'Using the text "
+        "above, answer the question: ...'.",
+        "Anchor perplexity: per token over general texts and question-answer chats that were not "
+        "trained on; it should stay where it was.",
+    ]
+
+
+def samples(sleeper: Sleeper, night: Night) -> list[dict[str, Any]]:
+    """Some questions with the model's words before and after, one a document, those it learnt first."""
+    before, after = (night.record["replies"][stage] for stage in (BEFORE, AFTER))
+    if sleeper.questions:
+        asked = [(q.document, q.text, q.answers) for q in sleeper.questions]
+    else:
+        own = night.record["study"]["held_out"]
+        asked = [(q["document"], q["question"], (q["answer"],)) for q in own]
+    rows = []
+    for (document, question, answers), was, now in zip(asked, before, after):
+        row = {
+            "document": sleeper.documents[document].title,
+            "question": question,
+            "answer": answers[0],
+            "before": was,
+            "after": now,
+        }
+        if sleeper.questions:
+            row["before_right"] = contains_answer(was, answers)
+            row["after_right"] = contains_answer(now, answers)
+        rows.append(row)
+    # The sort is stable: within each kind the documents' own order stays.
+    rows.sort(key=lambda r: r.get("before_right", False) - r.get("after_right", False))
+    chosen: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        chosen.setdefault(row["document"], row)
+    return list(chosen.values())[: sleeper.config.evaluation.samples]
+
+
+def show(summary: dict[str, Any]) -> None:
+    """Prints the closing tables."""
+    scored = [s for s in summary["scores"] if "questions" in s]
+    if scored:
+        table(
+            "Answers right without the document in context",
+            ("", "questions", "held-out wordings", "anchor perplexity"),
+            [
+                (
+                    s["stage"],
+                    *(
+                        f"{100 * s[k]:.0f} %" if k in s else ""
+                        for k in ("questions", "paraphrases")
+                    ),
+                    f"{s['anchor_perplexity']:.2f}" if "anchor_perplexity" in s else "",
+                )
+                for s in scored
+            ],
+        )
+    else:
+        table(
+            "Retention",
+            ("", "anchor perplexity"),
+            [
+                (s["stage"], f"{s['anchor_perplexity']:.2f}")
+                for s in summary["scores"]
+                if "anchor_perplexity" in s
+            ],
+        )
+    table(
+        "Phases",
+        ("phase", "tokens", "time", "detail"),
+        [(p["phase"], p["tokens"], clock(p["seconds"]), p["detail"]) for p in summary["phases"]],
+    )
+    for s in summary["samples"]:
+        table(
+            s["question"],
+            ("", s["document"]),
+            [("answer", s["answer"]), ("before sleep", s["before"]), ("after sleep", s["after"])],
+        )

@@ -1,0 +1,83 @@
+"""Completions of many prompts of any length: the sampler behind one call, a few static shapes."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from sleep_jax.data.batches import bucket, pad
+from sleep_jax.models.cache import take_rows
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.sampling.sampler import SamplingConfig, sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """What was written after a prompt.
+
+    Attributes:
+      tokens: the completion; ends in an EOS token if it is finished.
+      log_probs: float32 [tokens], of each token when it was drawn.
+      finished: it ended by itself, within the limit.
+    """
+
+    tokens: tuple[int, ...]
+    log_probs: np.ndarray
+    finished: bool
+
+
+def generate(
+    cfg: DecoderConfig,
+    sampling: SamplingConfig,
+    variables,
+    prompts: Sequence[Sequence[int]],
+    rng,
+    *,
+    context=None,
+    documents: Sequence[int] | None = None,
+    batch: int = 64,
+) -> list[list[Completion]]:
+    """Completes prompts, `sampling.group` times each.
+
+    Args:
+      cfg: the decoder, in scanned form.
+      sampling: how to sample.
+      variables: its collections, without `cache`.
+      prompts: token lists.
+      rng: PRNG key.
+      context: what was read, a cache with one row a document, or None.
+      documents: per prompt the row of `context` that it continues.
+      batch: most completions sampled at a time; prompts are dealt evenly over as few batches as that allows.
+
+    Returns:
+      Per prompt its completions.
+    """
+    if not prompts:
+        return []
+    most = max(1, batch // sampling.group)
+    count = math.ceil(len(prompts) / math.ceil(len(prompts) / most))
+    width = bucket(max(map(len, prompts)))
+    # Unrolled layers decode faster on CPU; elsewhere one scanned layer saves the copy of the weights.
+    cfg = cfg.replace(scan_layers=jax.default_backend() != "cpu")
+    out = []
+    for start in range(0, len(prompts), count):
+        chosen = list(range(start, min(start + count, len(prompts))))
+        filled = chosen + [chosen[0]] * (count - len(chosen))
+        tokens, mask = pad([prompts[i] for i in filled], width, side="left")
+        cache = None if context is None else take_rows(context, [documents[i] for i in filled])
+        samples = sample(
+            cfg, sampling, variables, tokens, mask, jax.random.fold_in(rng, start), cache
+        )
+        drawn = jax.tree.map(np.asarray, samples)
+        for row in range(len(chosen)):
+            group = range(row * sampling.group, (row + 1) * sampling.group)
+            out.append([_completion(drawn, i, sampling.eos_ids) for i in group])
+    return out
+
+
+def _completion(samples, row: int, eos_ids) -> Completion:
+    length = int(samples.mask[row].sum())
+    tokens = tuple(int(t) for t in samples.tokens[row, :length])
+    return Completion(tokens, samples.log_probs[row, :length], tokens[-1] in eos_ids)

@@ -1,0 +1,167 @@
+"""Consolidation of the context (level 0) into level 1: Knowledge Seeding from the self that has read to the self that has not.
+
+expand    one slot of level 1 unlocks, silent at birth
+study     the teacher writes about what it read (`self_study`)
+seed      each update mixes teacher-written sequences with fresh student rollouts; only the new slot learns
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import grain.python as grain
+import jax
+import jax.numpy as jnp
+import optax
+
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.memory.slots import put_slot, take_slot
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.seeding.imitation import ImitationConfig, Judge, roll_out
+from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs, teacher_hidden
+from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
+
+Log = Callable[[int, dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedingConfig:
+    """One night's seeding.
+
+    Attributes:
+      steps: updates of the slot.
+      learning_rate, warmup: Adam's peak rate, reached after `warmup` steps; it decays along a cosine to a tenth.
+      shape: packed rows of an update.
+      dreams: teacher-written sequences that the student imitates in each update.
+      updates_per_rollout: updates whose rollouts are sampled at once.
+      objective, imitation: what is optimised.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int
+    shape: BatchShape
+    dreams: int
+    updates_per_rollout: int
+    objective: Objective
+    imitation: ImitationConfig
+
+    def __post_init__(self):
+        if self.steps <= self.warmup:
+            raise ValueError(
+                f"seeding.steps={self.steps} does not exceed seeding.warmup={self.warmup}; raise the one or lower the other"
+            )
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam behind a clipped gradient."""
+        peak = self.learning_rate
+        rate = optax.warmup_cosine_decay_schedule(0.0, peak, self.warmup, self.steps, peak / 10)
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
+def shuffled(exchanges: Sequence[Exchange], seed: int) -> Iterator[Exchange]:
+    """An endless stream over the exchanges, every epoch in a new order that the seed fixes."""
+    return iter(grain.MapDataset.source(exchanges).seed(seed).shuffle().repeat())
+
+
+def compose(
+    first: Sequence[Exchange], stream: Iterator[Exchange], shape: BatchShape
+) -> tuple[list[Exchange], Iterator[Exchange]]:
+    """One update's exchanges: `first`, then as many from the stream as its rows still hold.
+
+    Returns:
+      The exchanges and the stream, which still begins with what did not fit.
+    """
+    chosen = list(first)
+    for exchange in stream:
+        if len(packs([*chosen, exchange], shape)) > shape.rows:
+            return chosen, itertools.chain([exchange], stream)
+        chosen.append(exchange)
+    return chosen, stream
+
+
+def divergence(cfg: DecoderConfig, variables, exchanges, hidden, shape: BatchShape) -> float:
+    """Mean KL(teacher || student) in nats a token over the exchanges."""
+    total = count = 0.0
+    rows = packs(exchanges, shape)
+    for start in range(0, len(rows), shape.rows):
+        batch = batch_of(exchanges, hidden, rows[start : start + shape.rows], shape)
+        part = _divergence(cfg, variables, batch)
+        total, count = total + float(part[0]), count + float(part[1])
+    return total / max(count, 1.0)
+
+
+@jax.jit(static_argnames=("cfg",))
+def _divergence(cfg, variables, batch):
+    return objective_terms(cfg, Objective(), variables, batch)[0]["kl_off"]
+
+
+def seed_slot(
+    cfg: DecoderConfig,
+    tokenizer: Tokenizer,
+    judge: Judge,
+    seeding: SeedingConfig,
+    *,
+    student,
+    teacher,
+    context,
+    level: int,
+    index: int,
+    exchanges: Sequence[Exchange],
+    rng,
+    log: Log,
+):
+    """Seeds one slot.
+
+    Args:
+      cfg: the decoder.
+      tokenizer, judge: for the imitation reward.
+      seeding: how.
+      student: collections of the self that has not read, the new slot active.
+      teacher: collections of the self that has read.
+      context: what it read, a cache with one row a document and a last, empty one.
+      level, index: the slot that learns.
+      exchanges: teacher-written sequences.
+      rng: PRNG key.
+      log: is given every step's metrics.
+
+    Returns:
+      The student's collections with the seeded slot; every other leaf is the one that came in.
+    """
+    objective, optimizer = seeding.objective, seeding.optimizer()
+    state = init_state(take_slot(student["memory"], level, index), optimizer)
+    data_seed = int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
+    hidden = dict(zip(map(id, exchanges), teacher_hidden(cfg, teacher, context, exchanges)))
+    stream = shuffled(exchanges, data_seed)
+    dreams = shuffled([e for e in exchanges if e.is_dream], data_seed + 1)
+    is_on_policy = objective.alpha < 1 or objective.lam > 0
+    rollouts: list[Exchange] = []
+    rewards: dict[str, float] = {}
+    for step in range(seeding.steps):
+        if is_on_policy and step % seeding.updates_per_rollout == 0:
+            updates = min(seeding.updates_per_rollout, seeding.steps - step)
+            current = {**student, "memory": put_slot(student["memory"], level, index, state.slot)}
+            rollouts, rewards = roll_out(
+                cfg,
+                current,
+                tokenizer,
+                judge,
+                seeding.imitation,
+                list(itertools.islice(dreams, updates * seeding.dreams)),
+                jax.random.fold_in(rng, step + 1),
+            )
+            scored = teacher_hidden(cfg, teacher, context, rollouts)
+            hidden |= zip(map(id, rollouts), scored)
+        share = seeding.dreams * seeding.imitation.group
+        here, rollouts = rollouts[:share], rollouts[share:]
+        chosen, stream = compose(here, stream, seeding.shape)
+        batch = batch_of(
+            chosen, [hidden[id(e)] for e in chosen], packs(chosen, seeding.shape), seeding.shape
+        )
+        state, metrics = seeding_step(
+            cfg, objective, optimizer, level, jnp.int32(index), state, student, batch
+        )
+        for e in here:
+            del hidden[id(e)]
+        log(step, {**{k: float(v) for k, v in metrics.items()}, **rewards})
+    return {**student, "memory": put_slot(student["memory"], level, index, state.slot)}

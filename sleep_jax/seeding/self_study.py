@@ -1,0 +1,237 @@
+"""Self-study: what the teacher writes about what it read, and what it rehearses of what it knew.
+
+    recite     the document itself, as a reply; its teacher has it in view and is nearly certain: a dense signal
+    complete   a sentence of it, from a cue of its first words
+    quote      the sentence that a question of the teacher's own is about, as the reply to it
+    answer     the teacher's free reply to such a question, with the whole document in view
+    rehearse   the model's own words on general prompts, so that the night keeps what was known
+
+A question that shares no content word with its sentence, and a reply with names or numbers that its document lacks, is dropped:
+small teachers invent.
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection, Sequence
+
+import jax
+import numpy as np
+
+from sleep_jax.data.documents import Document
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.rewards.semantic import ungrounded
+from sleep_jax.sampling.generate import generate
+from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.seeding import prompts as requests
+from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.seeding.sequences import Exchange
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """How much is written.
+
+    Attributes:
+      recitations: of each document.
+      completions: cues per sentence.
+      questions: drawn per sentence; repeated ones are kept once.
+      rehearsals: replies per general prompt.
+      temperature: of questions and rehearsals; answers are greedy.
+      max_question_tokens, max_answer_tokens: longest of each.
+      is_grounded: drop answers that invent names or numbers.
+    """
+
+    recitations: int = 1
+    completions: int = 2
+    questions: int = 4
+    rehearsals: int = 1
+    temperature: float = 0.8
+    max_question_tokens: int = 24
+    max_answer_tokens: int = 48
+    is_grounded: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question that the model wrote itself about a sentence of a document.
+
+    Attributes:
+      document: index of the document.
+      sentence: what it asks about.
+      question: its words.
+      answer: the model's own answer with the document in view; None where that was not grounded or not finished.
+    """
+
+    document: int
+    sentence: str
+    question: str
+    answer: str | None
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, split where a mark of ending is followed by space and a capital or digit."""
+    return [s for s in re.split(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]?[A-Z0-9])", text.strip()) if s]
+
+
+def recite(documents: Sequence[Document], prompts: Prompts, times: int) -> list[Exchange]:
+    """Every document as a reply about its title."""
+    return [
+        Exchange(
+            document=i,
+            student=prompts.alone(f"Tell me about {d.title}."),
+            teacher=prompts.beside("Repeat the text above word for word."),
+            completion=prompts.reply(d.text),
+            kind="recite",
+        )
+        for i, d in enumerate(documents)
+        for _ in range(times)
+    ]
+
+
+def complete(
+    documents: Sequence[Document], prompts: Prompts, times: int, rng: np.random.Generator
+) -> list[Exchange]:
+    """Every sentence, asked for by a cue of two or more of its first words."""
+    out = []
+    for i, d in enumerate(documents):
+        for sentence in sentences(d.text):
+            words = sentence.split()
+            for _ in range(times):
+                cue = " ".join(words[: rng.integers(2, max(3, len(words) - 1))])
+                out.append(
+                    Exchange(
+                        document=i,
+                        student=prompts.alone(f"Complete the sentence: {cue}"),
+                        teacher=prompts.beside(f"Complete the sentence from the text: {cue}"),
+                        completion=prompts.reply(sentence),
+                        kind="complete",
+                    )
+                )
+    return out
+
+
+def ask(
+    cfg: DecoderConfig,
+    variables,
+    tokenizer: Tokenizer,
+    documents: Sequence[Document],
+    context,
+    study: StudyConfig,
+    excluded: Collection[str],
+    rng,
+) -> tuple[list[Question], int]:
+    """Questions that the teacher writes about each sentence, with its answers from the whole document.
+
+    Args:
+      cfg, variables, tokenizer: the teacher.
+      documents, context: what it read, and its cache with one row a document.
+      study: how much.
+      excluded: test questions; one that the model happens to write itself, word for word, is left out.
+      rng: PRNG key.
+
+    Returns:
+      (questions, drawn): the distinct questions that are about their sentence, and how many were drawn for them.
+    """
+    prompts = Prompts(tokenizer)
+    line_ends = {tokenizer.encode(end)[-1] for end in ("\n", "\n\n")}
+    about = [(i, s) for i, d in enumerate(documents) for s in sentences(d.text)]
+    drawn = generate(
+        cfg,
+        SamplingConfig(
+            max_new_tokens=study.max_question_tokens,
+            eos_ids=(*tokenizer.eos_ids, *line_ends),
+            temperature=study.temperature,
+            group=study.questions,
+        ),
+        variables,
+        [prompts.question_about(s) for _, s in about],
+        jax.random.fold_in(rng, 0),
+    )
+    pages = [f"{d.title} {d.text}" for d in documents]
+    written = {
+        (i, text): sentence
+        for (i, sentence), group in zip(about, drawn)
+        for text in (tokenizer.decode(c.tokens).strip() for c in group)
+        if is_about(text, sentence)
+        and text not in excluded
+        and not (study.is_grounded and ungrounded(text, pages[i]))
+    }
+    answers = generate(
+        cfg,
+        SamplingConfig(study.max_answer_tokens, tokenizer.eos_ids, temperature=0.0),
+        variables,
+        [prompts.beside(requests.answer(q)) for _, q in written],
+        jax.random.fold_in(rng, 1),
+        context=context,
+        documents=[i for i, _ in written],
+    )
+    questions = []
+    for ((i, text), sentence), [completion] in zip(written.items(), answers):
+        reply = tokenizer.decode(completion.tokens).strip()
+        invents = study.is_grounded and ungrounded(reply, pages[i])
+        is_kept = bool(reply) and completion.finished and not invents
+        questions.append(Question(i, sentence, text, reply if is_kept else None))
+    return questions, sum(map(len, drawn))
+
+
+def is_about(question: str, sentence: str) -> bool:
+    """Whether it is a question, and shares a content word (four letters or more) with the sentence."""
+
+    def words(text):
+        return set(re.findall(r"\w{4,}", text.lower())) - {
+            "what",
+            "which",
+            "when",
+            "where",
+            "whose",
+        }
+
+    return question.endswith("?") and bool(words(question) & words(sentence))
+
+
+def answer(questions: Sequence[Question], prompts: Prompts) -> list[Exchange]:
+    """The teacher's replies to its questions: the quoted sentence, and its own words where they are grounded."""
+    replies = [(q, "quote", q.sentence) for q in questions]
+    replies += [(q, "answer", q.answer) for q in questions if q.answer]
+    return [
+        Exchange(
+            document=q.document,
+            student=prompts.alone(q.question),
+            teacher=prompts.beside(requests.answer(q.question)),
+            completion=prompts.reply(reply),
+            kind=kind,
+        )
+        for q, kind, reply in replies
+    ]
+
+
+def rehearse(
+    cfg: DecoderConfig,
+    variables,
+    tokenizer: Tokenizer,
+    topics: Sequence[str],
+    study: StudyConfig,
+    rng,
+) -> list[Exchange]:
+    """What the model says on general prompts; its teacher is the model as it was, without a document."""
+    if not topics or not study.rehearsals:
+        return []
+    prompts = Prompts(tokenizer)
+    drawn = generate(
+        cfg,
+        SamplingConfig(
+            study.max_answer_tokens,
+            tokenizer.eos_ids,
+            temperature=study.temperature,
+            group=study.rehearsals,
+        ),
+        variables,
+        [prompts.alone(t) for t in topics],
+        rng,
+    )
+    return [
+        Exchange(None, prompts.alone(topic), prompts.beside(topic), c.tokens, "rehearse")
+        for topic, group in zip(topics, drawn)
+        for c in group
+    ]

@@ -1,0 +1,127 @@
+"""What many tests share: a tiny decoder with memory, its logits, and a tokenizer that fits it."""
+
+import functools
+import string
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.memory.slots import init_memory, unlock
+from sleep_jax.models.config import DecoderConfig, MemoryConfig
+from sleep_jax.models.decoder import Decoder, lm_logits
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def cfg():
+    """Three layers, grouped queries, one memory level of three slots."""
+    return DecoderConfig(
+        vocab=97,
+        width=32,
+        hidden=48,
+        layers=3,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
+        memory=MemoryConfig(levels=1, slots=3, rank=4),
+    )
+
+
+@pytest.fixture(scope="session")
+def variables(cfg):
+    """Random weights, large enough to make mistakes visible; no slot is active."""
+    rng = np.random.default_rng(0)
+    rngs = {"params": jax.random.key(0), "memory": jax.random.key(0)}
+    shapes = jax.eval_shape(Decoder(cfg).init, rngs, jnp.zeros((1, 2), jnp.int32))["params"]
+
+    def fill(path, x):
+        normal = rng.normal(size=x.shape)
+        if path[-1].key == "scale":
+            normal = 1 + 0.2 * normal
+        elif path[-1].key == "kernel":
+            normal = normal * x.shape[-2] ** -0.5
+        return jnp.asarray(normal, x.dtype)
+
+    params = jax.tree_util.tree_map_with_path(fill, shapes)
+    m = cfg.memory
+    memory, slots = init_memory(
+        jax.random.key(1),
+        layers=cfg.layers,
+        width=cfg.width,
+        levels=m.levels,
+        slots=m.slots,
+        rank=m.rank,
+    )
+    return {"params": params, "memory": memory, "slots": slots}
+
+
+@pytest.fixture(scope="session")
+def trained(variables):
+    """The same with slots 0 and 1 in use and far from silent; slot 2 is as at birth."""
+    bank = variables["memory"]["layers"]["level_1"]
+    down = np.random.default_rng(1).normal(size=bank["down"].shape).astype(np.float32)
+    down[:, 2] = 0
+    slots, _ = unlock(unlock(variables["slots"], 1)[0], 1)
+    memory = {"layers": {"level_1": bank | {"down": jnp.asarray(down)}}}
+    return variables | {"memory": memory, "slots": slots}
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _logits(cfg, variables, tokens, segment_ids=None):
+    return lm_logits(cfg, variables["params"], Decoder(cfg).apply(variables, tokens, segment_ids))
+
+
+@pytest.fixture(scope="session")
+def logits():
+    """Jitted: (cfg, variables, tokens [b, t], segment_ids) -> logits [b, t, vocab], no cache."""
+    return _logits
+
+
+@pytest.fixture(scope="session")
+def log_probs(cfg):
+    """(variables, tokens) -> next-token log-probabilities [time, vocab] of one sequence."""
+
+    def of(variables, tokens):
+        n = len(tokens)
+        padded = np.zeros((1, 64), np.int32)  # one shape, so one program
+        padded[0, :n] = tokens
+        mask = (np.arange(64) < n).astype(np.int32)[None]
+        return np.asarray(jax.nn.log_softmax(_logits(cfg, variables, padded, mask)))[0, :n]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """One token a character, chat markers and an end of turn: fits the tiny decoder's vocabulary."""
+    letters = [c for c in string.printable[:95] if c not in "^`{|}~"] + ["\n"]
+    vocab = {token: i for i, token in enumerate([*SPECIALS, "<unk>", *letters])}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens([tokenizers.AddedToken(t, special=True) for t in SPECIALS])
+    return Tokenizer(backend, special_tokens={"eos_token": "<|im_end|>"}, template=CHAT_TEMPLATE)
+
+
+@pytest.fixture
+def compilations():
+    """A list that grows by one entry with every program XLA compiles."""
+    seen = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,0 +1,95 @@
+"""The decoder: packing, padding, and the forms (scanned, unrolled, recomputed) that are one function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.memory.slots import init_memory
+from sleep_jax.models.decoder import Decoder, lm_head, lm_logits, unstack_layers
+
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, 97, (2, 12)).astype(np.int32)
+
+
+def test_init_makes_the_collections_that_init_memory_makes(cfg, variables):
+    init = jax.eval_shape(
+        Decoder(cfg).init, {"params": jax.random.key(0), "memory": jax.random.key(0)}, TOKENS
+    )
+    m = cfg.memory
+    memory, slots = init_memory(
+        jax.random.key(0), layers=3, width=32, levels=1, slots=m.slots, rank=m.rank
+    )
+    got = {name: init[name] for name in ("memory", "slots")}
+    want = jax.eval_shape(lambda: {"memory": memory, "slots": slots})
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    assert jax.tree.leaves(got) == jax.tree.leaves(want)
+
+
+def test_packed_segments_are_as_if_alone(cfg, trained, logits):
+    lengths = (5, 3, 4)
+    segments = np.repeat([1, 2, 3], lengths)[None]
+    packed = logits(cfg, trained, TOKENS[:1], segments)
+    ends = np.cumsum(lengths)
+    for start, end in zip(ends - lengths, ends):
+        alone = logits(cfg, trained, TOKENS[:1, start:end])
+        np.testing.assert_allclose(packed[:, start:end], alone, rtol=0, atol=2e-5)
+
+
+def test_a_segment_cannot_see_the_others(cfg, trained, logits):
+    segments = np.repeat([1, 2, 3], (5, 3, 4))[None]
+    other = TOKENS[:1].copy()
+    other[:, 5:8] = (other[:, 5:8] + 1) % 97
+    a, b = (np.asarray(logits(cfg, trained, t, segments)) for t in (TOKENS[:1], other))
+    np.testing.assert_array_equal(a[:, :5], b[:, :5])
+    np.testing.assert_array_equal(a[:, 8:], b[:, 8:])
+    assert (a[:, 5:8] != b[:, 5:8]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(cfg, trained, logits, side):
+    alone = logits(cfg, trained, TOKENS[:, :8])
+    room = (4, 0) if side == "left" else (0, 4)
+    tokens = np.pad(TOKENS[:, :8], ((0, 0), room), constant_values=50)
+    mask = np.pad(np.ones((2, 8), np.int32), ((0, 0), room))
+    padded = np.asarray(logits(cfg, trained, tokens, mask))
+    np.testing.assert_allclose(padded[mask == 1].reshape(2, 8, -1), alone, rtol=0, atol=2e-5)
+    assert np.isfinite(padded).all()
+
+
+def test_it_is_causal(cfg, trained, logits):
+    other = TOKENS.copy()
+    other[:, 7:] = (other[:, 7:] + 1) % 97
+    a, b = (np.asarray(logits(cfg, trained, t)) for t in (TOKENS, other))
+    np.testing.assert_array_equal(a[:, :7], b[:, :7])
+    assert (a[:, 7:] != b[:, 7:]).any(axis=-1).all()
+
+
+def test_every_form_has_the_same_loss_and_gradients(cfg, trained):
+    def loss(cfg, variables):
+        hidden = Decoder(cfg).apply(variables, TOKENS)
+        log_probs = jax.nn.log_softmax(lm_logits(cfg, variables["params"], hidden))
+        return -jnp.take_along_axis(log_probs[:, :-1], TOKENS[:, 1:, None], -1).mean()
+
+    def gradients(variables, cfg):
+        # Through the stacked variables, so that all forms have gradients of one structure.
+        def of(part):
+            whole = variables | part
+            return loss(cfg, whole if cfg.scan_layers else unstack_layers(cfg, whole))
+
+        return jax.value_and_grad(of)({k: variables[k] for k in ("params", "memory")})
+
+    run = jax.jit(gradients, static_argnames="cfg")
+    want = run(trained, cfg.replace(scan_layers=True, remat="none"))
+    assert min(np.abs(g).max() for g in jax.tree.leaves(want[1]["params"])) > 1e-4
+    for scan, remat in ((True, "full"), (False, "none"), (False, "full")):
+        got = run(trained, cfg.replace(scan_layers=scan, remat=remat))
+        jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-3, atol=1e-5), got, want)
+
+
+def test_tied_head_is_the_embedding(cfg, variables):
+    params = variables["params"]
+    hidden = jnp.asarray(RNG.normal(size=(2, 32)), jnp.float32)
+    tied = lm_logits(cfg.replace(tie_embeddings=True), params, hidden)
+    np.testing.assert_allclose(tied, hidden @ params["embed"]["embedding"].T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(lm_head(cfg, params), params["head"]["kernel"])

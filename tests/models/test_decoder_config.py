@@ -1,0 +1,20 @@
+import pytest
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"kv_heads": 3}, "kv_heads=3 does not divide heads=4"),
+        ({"head_dim": 7}, "head_dim=7 is odd"),
+        ({"remat": "half"}, "remat='half'; choose 'full' or 'none'"),
+    ],
+)
+def test_shapes_that_cannot_work_are_rejected(cfg, change, message):
+    with pytest.raises(ValueError, match=message):
+        cfg.replace(**change)
+
+
+def test_replace_leaves_the_original_and_stays_hashable(cfg):
+    other = cfg.replace(layers=4)
+    assert (cfg.layers, other.layers, other.width) == (3, 4, cfg.width)
+    assert hash(other) != hash(cfg) and other.replace(layers=3) == cfg
