@@ -1,4 +1,5 @@
-"""SmolLM2-135M reads six sample documents, sleeps and is asked about them; about 15 minutes on 2 CPU cores.
+"""SmolLM2-135M reads six sample documents, sleeps and is asked about them; about 15 minutes on 2
+CPU cores.
 
 python launch.py --config=configs/sleep_smollm2.py
 python launch.py --config=configs/sleep_smollm2.py --config.data.documents=my_notes.txt

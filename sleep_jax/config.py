@@ -1,6 +1,8 @@
-"""Every setting of a run with its default, in one place; presets in `configs/` change what they need.
+"""Every setting of a run with its default, in one place; presets in `configs/` change what they
+need.
 
-Fields keep the names of the paper where it has one: `alpha`, `lam` (lambda), `gamma` (Eq. 3), `threshold` (z0, Eq. 4).
+Fields keep the names of the paper where it has one: `alpha`, `lam` (lambda), `gamma` (Eq. 3),
+  `threshold` (z0, Eq. 4).
 """
 
 import ml_collections
@@ -15,7 +17,8 @@ from sleep_jax.seeding.step import Objective
 
 
 def default() -> ml_collections.ConfigDict:
-    """The defaults of a run; a preset is a function that changes some of them and returns the rest."""
+    """The defaults of a run; a preset is a function that changes some of them and returns the
+    rest."""
     c = ml_collections.ConfigDict()
     c.seed = 0
 

@@ -1,12 +1,13 @@
 """A day and a night: wake -> consolidate -> dream -> evaluate.
 
-    wake         documents are read into the context, level 0; the model that holds them is the night's teacher
-    consolidate  a slot of level 1 unlocks and is seeded by the self that has read (Knowledge Seeding)
-    dream        the model writes, keeps what its gradients favour, tries it, and learns what made it better
-    evaluate     what it knows now without the documents, and what that cost elsewhere
+    wake         documents are read into the context, level 0; the model that holds them is the
+    night's teacher consolidate  a slot of level 1 unlocks and is seeded by the self that has read
+    (Knowledge Seeding) dream        the model writes, keeps what its gradients favour, tries it,
+    and learns what made it better evaluate     what it knows now without the documents, and what
+    that cost elsewhere
 
-Each phase is a function from what the phases before it left (`Night`) to what it leaves. A checkpoint follows each one, so a run
-that stops goes on after the last finished phase.
+Each phase is a function from what the phases before it left (`Night`) to what it leaves. A
+checkpoint follows each one, so a run that stops goes on after the last finished phase.
 """
 
 import dataclasses
@@ -51,7 +52,8 @@ class Night:
       consolidated: the same right after consolidation, before dreaming.
       slots: which slots are active now.
       awake_slots: which were active when the documents were read: the teacher's.
-      record: JSON-able facts: `scores`, `replies`, `phases`, the model's own `questions`, `rehearsals`.
+      record: JSON-able facts: `scores`, `replies`, `phases`, the model's own `questions`,
+        `rehearsals`.
     """
 
     memory: Any
@@ -105,15 +107,17 @@ def collections(sleeper: Sleeper, memory, slots):
 
 
 def awake(sleeper: Sleeper, night: Night):
-    """The self that reads: (collections as by day, context with one row a document and a last, empty one)."""
+    """The self that reads: (collections as by day, context with one row a document and a last,
+    empty one)."""
     variables = collections(sleeper, night.memory, night.awake_slots)
     contexts = [sleeper.prompts.context(d) for d in (*sleeper.documents, None)]
     return variables, read(sleeper.cfg, variables, contexts)[0]
 
 
 def wake(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
-    """Reads the documents, and asks about them while they lie open (the ceiling) and with the model as it was."""
-    cfg, tokenizer = sleeper.cfg, sleeper.tokenizer
+    """Reads the documents, and asks about them while they lie open (the ceiling) and with the model
+    as it was."""
+    cfg = sleeper.cfg
     variables = collections(sleeper, night.memory, night.slots)
     head = lm_head(cfg, sleeper.params)
     tokens = 0
@@ -179,8 +183,8 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
         before = distance(student)
         if before < 1e-6:
             raise RuntimeError(
-                "teacher and student agree before the night (KL < 1e-6): there is nothing to learn; "
-                "check that data.documents holds something the model does not know"
+                f"teacher and student agree before the night (KL = {before:.1e}): there is nothing "
+                "to learn; check that data.documents holds something the model does not know"
             )
         bar.advance(1, kl_before=before)
 
@@ -219,7 +223,8 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
 
 
 def hold_out(questions: list[Question], per_document: int) -> tuple[list[Question], list[Question]]:
-    """Splits the model's own questions: those that only measure and reward, and those it learns from."""
+    """Splits the model's own questions: those that only measure and reward, and those it learns
+    from."""
     held, counts = [], {}
     for q in questions:
         if q.answer and counts.get(q.document, 0) < per_document:
@@ -245,7 +250,8 @@ def studied(sleeper: Sleeper, night: Night) -> list[Exchange]:
 
 
 def dream(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
-    """Writes dreams, selects, tries and rewards them, and learns the rewarded ones into the night's slot."""
+    """Writes dreams, selects, tries and rewards them, and learns the rewarded ones into the night's
+    slot."""
     cfg, tokenizer, c = sleeper.cfg, sleeper.tokenizer, sleeper.config
     d, trial, prompts = c.dreaming, settings.trial_config(c), sleeper.prompts
     key = jax.random.fold_in(jax.random.key(c.seed), 2)
@@ -326,7 +332,8 @@ def dream(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
 def evaluate(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
     """Asks every question at every stage of the night and measures the anchor set.
 
-    Documents that came without questions are asked about in the model's own words; replies are kept, there is no score.
+    Documents that came without questions are asked about in the model's own words; replies are
+    kept, there is no score.
     """
     asked = [(q.document, q.text) for q in sleeper.questions] or [
         (q["document"], q["question"]) for q in night.record["study"]["held_out"]

@@ -58,7 +58,8 @@ def notes(sleeper: Sleeper) -> list[str]:
 
 
 def samples(sleeper: Sleeper, night: Night) -> list[dict[str, Any]]:
-    """Some questions with the model's words before and after, one a document, those it learnt first."""
+    """Some questions with the model's words before and after, one a document, those it learnt
+    first."""
     before, after = (night.record["replies"][stage] for stage in (BEFORE, AFTER))
     if sleeper.questions:
         asked = [(q.document, q.text, q.answers) for q in sleeper.questions]

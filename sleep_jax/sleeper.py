@@ -1,4 +1,5 @@
-"""Who sleeps: a model, what it is given to read, and how it will be asked; all that stays the same through a night."""
+"""Who sleeps: a model, what it is given to read, and how it will be asked; all that stays the same
+through a night."""
 
 import dataclasses
 from typing import Any
@@ -78,7 +79,8 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
     """Loads everything that a run needs and checks it.
 
     Raises:
-      ValueError, OSError: a setting, a document or the model is not as it should be; says which and what to do.
+      ValueError, OSError: a setting, a document or the model is not as it should be; says which and
+        what to do.
     """
     for build in (settings.seeding_config, settings.reinforcing_config, settings.study_config):
         build(config)
@@ -148,7 +150,7 @@ def _check_lengths(config, prompts: Prompts, documents) -> None:
         row = len(prompts.alone(f"Tell me about {document.title}.")) + words
         if row > config.seeding.time or words > config.seeding.scored:
             raise ValueError(
-                f"document {document.title!r} needs rows of {row} tokens, {words} of them scored; "
-                f"seeding.time={config.seeding.time}, seeding.scored={config.seeding.scored}: raise "
-                "them, or lower data.chunk_tokens"
+                f"document {document.title!r} needs rows of {row} tokens, {words} of them scored, "
+                f"more than seeding.time={config.seeding.time} and "
+                f"seeding.scored={config.seeding.scored}; raise them or lower data.chunk_tokens"
             )

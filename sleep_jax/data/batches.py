@@ -6,7 +6,8 @@ import numpy as np
 
 
 def bucket(n: int, smallest: int = 16) -> int:
-    """The next of the sizes 16, 24, 32, 48, 64, 96, ... that holds n, so that few programs are ever compiled."""
+    """The next of the sizes 16, 24, 32, 48, 64, 96, ... that holds n, so that few programs are ever
+    compiled."""
     size = smallest
     while size < n:
         size = size * 3 // 2 if (size & (size - 1)) == 0 else size * 4 // 3
@@ -38,7 +39,8 @@ def pack(sizes: Sequence[Sequence[int]], capacity: Sequence[int]) -> list[list[i
     """Packs items into rows, largest first, each into the fullest row that holds it (best fit).
 
     Args:
-      sizes: per item one size for each capacity, e.g. (tokens, scored tokens); the first one orders.
+      sizes: per item one size for each capacity, e.g. (tokens, scored tokens); the first one
+        orders.
       capacity: what a row holds of each.
 
     Returns:

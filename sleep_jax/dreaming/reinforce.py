@@ -1,7 +1,8 @@
-"""Reward and learn: a dream that raised tau earns 1 (Eq. 5); what earned 1 is learnt (ReST-EM, Singh et al. 2024).
+"""Reward and learn: a dream that raised tau earns 1 (Eq. 5); what earned 1 is learnt (ReST-EM,
+Singh et al. 2024).
 
-tau is the mean log-likelihood of the model's own answers to its own questions about the document. They are held out of training
-and disjoint from the test questions. Ties earn 0.
+tau is the mean log-likelihood of the model's own answers to its own questions about the document.
+They are held out of training and disjoint from the test questions. Ties earn 0.
 """
 
 from collections.abc import Sequence
@@ -102,7 +103,8 @@ def rewards(
 def lessons(
     dreams: Sequence[Dream], documents: Sequence[Document], prompts: Prompts
 ) -> list[Exchange]:
-    """What a rewarded dream teaches: to write such dreams with the document in view, and to know what it says without."""
+    """What a rewarded dream teaches: to write such dreams with the document in view, and to know
+    what it says without."""
     out = []
     for dream in dreams:
         document = documents[dream.document]

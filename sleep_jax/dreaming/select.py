@@ -1,8 +1,10 @@
-"""Select: dreams whose gradient points where the context's does, plus a few at random (paper 4, step 2).
+"""Select: dreams whose gradient points where the context's does, plus a few at random (paper 4,
+step 2).
 
     omega_i = cos(grad L_SFT(dream_i), grad L_SFT(target_i))
 
-on the trial adapter at birth, where B = 0 and so only B has a gradient. The target is the context itself.
+on the trial adapter at birth, where B = 0 and so only B has a gradient. The target is the context
+itself.
 """
 
 import functools
@@ -44,7 +46,8 @@ def importance(
 def select(
     scores: Sequence[float], documents: Sequence[int], top: int, random: int, seed: int
 ) -> list[int]:
-    """Per document the `top` dreams by score and `random` others drawn uniformly, as sorted indices."""
+    """Per document the `top` dreams by score and `random` others drawn uniformly, as sorted
+    indices."""
     rng = np.random.default_rng(seed)
     scores, documents = np.asarray(scores), np.asarray(documents)
     chosen: list[int] = []

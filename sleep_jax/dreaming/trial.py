@@ -2,7 +2,8 @@
 
     W x + (alpha / r) B A x,     A ~ U(-1/sqrt(d), 1/sqrt(d)), B = 0 at birth (Hu et al. 2021)
 
-Adapters are stacked on a leading axis and vmapped over one base, so its products batch over the dreams. All start from the same
+Adapters are stacked on a leading axis and vmapped over one base, so its products batch over the
+dreams. All start from the same
 A: dreams are compared, not their luck.
 """
 
@@ -98,7 +99,8 @@ def train_adapters(cfg: DecoderConfig, trial: TrialConfig, variables, lora, exam
       examples: [dreams, rows, time].
 
     Returns:
-      (adapters, losses): the `lora` collection with a leading axis [dreams], and the loss before each update [dreams, epochs].
+      (adapters, losses): the `lora` collection with a leading axis [dreams], and the loss before
+      each update [dreams, epochs].
     """
     optimizer = optax.adam(trial.learning_rate)
 

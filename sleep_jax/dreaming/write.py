@@ -1,4 +1,5 @@
-"""Write: the model, with a document in its context, puts what it read into words of its own (paper 4, step 1)."""
+"""Write: the model, with a document in its context, puts what it read into words of its own (paper
+4, step 1)."""
 
 import dataclasses
 import re
@@ -37,7 +38,8 @@ class Dream:
 
 
 def degenerates(text: str) -> bool:
-    """Whether a dream is empty or loops: a short text, or most of its four-word runs said before."""
+    """Whether a dream is empty or loops: a short text, or most of its four-word runs said
+    before."""
     words = re.findall(r"\w+", text.lower())
     runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     return len(words) < 5 or len(set(runs)) < len(runs) / 2
@@ -68,7 +70,8 @@ def write(
       rng: PRNG key.
 
     Returns:
-      (dreams, written): the distinct dreams that did not degenerate, and how many were written in all.
+      (dreams, written): the distinct dreams that did not degenerate, and how many were written in
+      all.
 
     Raises:
       ValueError: an instruction has no such name.

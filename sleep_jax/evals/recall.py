@@ -1,4 +1,5 @@
-"""Recall: questions about documents, with the document in context or from the weights alone, and the retention beside it."""
+"""Recall: questions about documents, with the document in context or from the weights alone, and
+the retention beside it."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
-"""Expert slots of the continuum memory as pure functions over the `memory` and `slots` collections (paper 3.2).
+"""Expert slots of the continuum memory as pure functions over the `memory` and `slots` collections
+(paper 3.2).
 
-`memory["layers"]["level_l"]` holds gate and up [layers, S, d, r] and down [layers, S, r, d]; `slots["layers"]["level_l"]` holds
-active, bool [layers, S]. A slot is the pytree {gate [layers, d, r], up [layers, d, r], down [layers, r, d]}: what one sleep
-unlocks, and all that it trains.
+`memory["layers"]["level_l"]` holds gate and up [layers, S, d, r] and down [layers, S, r, d];
+`slots["layers"]["level_l"]` holds active, bool [layers, S]. A slot is the pytree {gate [layers, d,
+r], up [layers, d, r], down [layers, r, d]}: what one sleep unlocks, and all that it trains.
 """
 
 import jax
@@ -15,8 +16,8 @@ class SlotsExhausted(RuntimeError):
 
     def __init__(self, level: int, capacity: int):
         super().__init__(
-            f"memory.slots={capacity} are all in use at level {level}; raise memory.slots (a new run), "
-            "or start from an earlier checkpoint"
+            f"memory.slots={capacity} are all in use at level {level}; "
+            "start a new run with more memory.slots"
         )
         self.level, self.capacity = level, capacity
 
@@ -39,7 +40,8 @@ def init_memory(rng, *, layers: int, width: int, levels: int, slots: int, rank: 
 
 
 def used(slots, level: int) -> int:
-    """How many slots of a level are in use; they fill in order, so this is also the next one's index."""
+    """How many slots of a level are in use; they fill in order, so this is also the next one's
+    index."""
     return int(np.asarray(slots["layers"][f"level_{level}"]["active"]).any(axis=0).sum())
 
 

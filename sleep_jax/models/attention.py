@@ -1,7 +1,7 @@
 """Grouped-query attention with rotary positions, over packed segments or over a KV cache.
 
-Keys are kept as [batch, kv, head_dim, time] and values as [batch, kv, time, head_dim], so both products of a decode step are
-plain batched matrix products.
+Keys are kept as [batch, kv, head_dim, time] and values as [batch, kv, time, head_dim], so both
+products of a decode step are plain batched matrix products.
 """
 
 import math
@@ -17,7 +17,8 @@ MASKED = -1e30  # finite, so a row that may attend to nothing stays free of NaN
 
 
 def rope_frequencies(cfg: DecoderConfig):
-    """Inverse frequencies [head_dim / 2] of the rotary embedding, with Llama 3 scaling where set."""
+    """Inverse frequencies [head_dim / 2] of the rotary embedding, with Llama 3 scaling where
+    set."""
     exponent = jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim
     inverse = 1.0 / cfg.rope_theta**exponent
     if cfg.rope_scaling is None:
@@ -33,7 +34,8 @@ def rope_frequencies(cfg: DecoderConfig):
 
 
 def rotate(x, positions, frequencies):
-    """Rotary embedding: rotates the pairs (x_i, x_{i + h/2}) of [batch, time, heads, h] by position."""
+    """Rotary embedding: rotates the pairs (x_i, x_{i + h/2}) of [batch, time, heads, h] by
+    position."""
     angle = positions[:, :, None, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     low, high = jnp.split(x, 2, axis=-1)

@@ -1,4 +1,5 @@
-"""The KV cache: level 0 of the memory, the context, as a pytree that is made, grown and picked from."""
+"""The KV cache: level 0 of the memory, the context, as a pytree that is made, grown and picked
+from."""
 
 from collections.abc import Sequence
 
@@ -31,7 +32,8 @@ def init_cache(cfg: DecoderConfig, batch: int, capacity: int):
 
 
 def grow(cache, more: int, repeats: int = 1):
-    """A cache with room for `more` tokens and each row repeated, members of a group next to each other."""
+    """A cache with room for `more` tokens and each row repeated, members of a group next to each
+    other."""
 
     def widen(path, x):
         name = path[-1].key

@@ -1,8 +1,9 @@
 """A Llama-shaped decoder (Llama 3, Qwen 2.5, Qwen 3, SmolLM2) with memory levels beside each FFN.
 
-The variable collections are the memory system: `params` is the frozen base, `memory` and `slots` the levels beside each FFN,
-`cache` the context (level 0), `lora` a trial adapter. The decoder returns hidden states; the LM head is a function of its own,
-so that losses can fuse it (`sleep_jax.seeding.divergence`).
+The variable collections are the memory system: `params` is the frozen base, `memory` and `slots`
+the levels beside each FFN, `cache` the context (level 0), `lora` a trial adapter. The decoder
+returns hidden states; the LM head is a function of its own, so that losses can fuse it
+(`sleep_jax.seeding.divergence`).
 """
 
 import flax.linen as nn
@@ -59,12 +60,12 @@ class Decoder(nn.Module):
 
         Args:
           tokens: int32 [batch, time].
-          segment_ids: int32 [batch, time]; tokens attend within their segment, 0 is padding. Default: all one segment. With a
-            cache the same ids continue the segments that it holds.
+          segment_ids: int32 [batch, time]; tokens attend within their segment, 0 is padding.
+            Default: all one segment. With a cache the same ids continue the segments that it holds.
 
         Returns:
-          Normalised hidden states, float32 [batch, time, d]; `lm_logits` turns them into logits. With a cache, apply with
-          `mutable=["cache"]` to get the grown cache.
+          Normalised hidden states, float32 [batch, time, d]; `lm_logits` turns them into logits.
+          With a cache, apply with `mutable=["cache"]` to get the grown cache.
         """
         cfg = self.cfg
         if segment_ids is None:
@@ -125,7 +126,9 @@ def unstack_layers(cfg: DecoderConfig, variables):
     def unstack(collection):
         rest = {k: v for k, v in collection.items() if k != "layers"}
         stacked = collection.get("layers", {})
-        layers = {f"layer_{i}": jax.tree.map(lambda x: x[i], stacked) for i in range(cfg.layers)}
+        layers = {
+            f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(cfg.layers)
+        }
         return rest | layers
 
     return {name: unstack(collection) for name, collection in variables.items()}

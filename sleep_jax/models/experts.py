@@ -1,4 +1,5 @@
-"""The memory beside an FFN: per level a bank of preallocated low-rank SwiGLU experts (paper 3.2; design, memory levels)."""
+"""The memory beside an FFN: per level a bank of preallocated low-rank SwiGLU experts (paper 3.2;
+design, memory levels)."""
 
 import flax.linen as nn
 import jax
@@ -11,8 +12,9 @@ from sleep_jax.models.linear import matmul
 class Level(nn.Module):
     """M(h) = scale * sum over active slots s of (silu(h G_s) * (h U_s)) D_s.
 
-    Variables, for S slots of rank r: `memory` gate and up [S, d, r] and down [S, r, d]; `slots` active, bool [S]. With D = 0 at
-    birth, unlocking a slot changes no output. Inactive slots are masked by `where`, so nothing in them can leak, not even NaN.
+    Variables, for S slots of rank r: `memory` gate and up [S, d, r] and down [S, r, d]; `slots`
+    active, bool [S]. With D = 0 at birth, unlocking a slot changes no output. Inactive slots are
+    masked by `where`, so nothing in them can leak, not even NaN.
     """
 
     cfg: DecoderConfig

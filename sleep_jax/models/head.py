@@ -1,4 +1,5 @@
-"""The LM head applied a chunk of tokens at a time: log-probabilities without a [batch, time, vocab] array."""
+"""The LM head applied a chunk of tokens at a time: log-probabilities without a [batch, time, vocab]
+array."""
 
 import functools
 
@@ -9,7 +10,8 @@ from sleep_jax.models.linear import matmul
 
 
 def map_chunks(function, arrays, mask, chunk: int):
-    """Maps `function` over chunks of tokens; a chunk without any token under the mask is not computed.
+    """Maps `function` over chunks of tokens; a chunk without any token under the mask is not
+    computed.
 
     Args:
       function: takes one chunk of each array, returns a pytree of arrays [chunk, ...].
@@ -74,5 +76,6 @@ token_log_probs.defvjp(_forward, _backward)
 
 
 def masked_sum(values, mask):
-    """(sum over the mask, number of masked-in entries); masked-out values may be anything, NaN too."""
+    """(sum over the mask, number of masked-in entries); masked-out values may be anything, NaN
+    too."""
     return jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.float32)

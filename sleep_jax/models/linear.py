@@ -1,7 +1,10 @@
-"""Matrix products with narrow operands and float32 results, forward and backward, and the linears on them.
+"""Matrix products with narrow operands and float32 results, forward and backward, and the linears
+on them.
 
-A product of bfloat16 operands that is accumulated and kept in float32 is the fast path of TPUs, GPUs and CPUs with matrix
-units. Autodiff alone would leave it: the cotangent is float32, so the backward products would mix dtypes.
+A product of bfloat16 operands that is accumulated and kept in float32 is the fast path of TPUs,
+GPUs and CPUs with matrix
+units. Autodiff alone would leave it: the cotangent is float32, so the backward products would mix
+  dtypes.
 """
 
 import flax.linen as nn

@@ -49,7 +49,8 @@ def generate(
       rng: PRNG key.
       context: what was read, a cache with one row a document, or None.
       documents: per prompt the row of `context` that it continues.
-      batch: most completions sampled at a time; prompts are dealt evenly over as few batches as that allows.
+      batch: most completions sampled at a time; prompts are dealt evenly over as few batches as
+        that allows.
 
     Returns:
       Per prompt its completions.
@@ -59,7 +60,8 @@ def generate(
     most = max(1, batch // sampling.group)
     count = math.ceil(len(prompts) / math.ceil(len(prompts) / most))
     width = bucket(max(map(len, prompts)))
-    # Unrolled layers decode faster on CPU; elsewhere one scanned layer saves the copy of the weights.
+    # Unrolled layers decode faster on CPU; elsewhere one scanned layer saves the copy of the
+    # weights.
     cfg = cfg.replace(scan_layers=jax.default_backend() != "cpu")
     out = []
     for start in range(0, len(prompts), count):

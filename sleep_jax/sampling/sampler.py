@@ -1,4 +1,5 @@
-"""The sampler: jitted prefill and one `lax.while_loop`, static shapes, groups that share their prefill."""
+"""The sampler: jitted prefill and one `lax.while_loop`, static shapes, groups that share their
+prefill."""
 
 import dataclasses
 import functools
@@ -50,7 +51,8 @@ class Samples:
 
     Attributes:
       tokens: int32 [prompts * group, new]; 0 after the end.
-      log_probs: float32 [prompts * group, new], of each token under the distribution it was drawn from.
+      log_probs: float32 [prompts * group, new], of each token under the distribution it was drawn
+        from.
       mask: bool [prompts * group, new]; true up to and including EOS.
     """
 
@@ -80,8 +82,8 @@ def truncate(logits, config: SamplingConfig):
 def draw(rng, log_probs, block: int = 256):
     """One categorical draw a row by inverse transform, with a single uniform number.
 
-    The cumulative sum runs over blocks and then within one block, which is far cheaper than a Gumbel draw per token of a large
-    vocabulary.
+    The cumulative sum runs over blocks and then within one block, which is far cheaper than a
+    Gumbel draw per token of a large vocabulary.
 
     Args:
       rng: PRNG key.
@@ -134,7 +136,8 @@ def sample(
     """Completes prompts.
 
     Args:
-      cfg: the decoder; `scan_layers=False` here unrolls the decode step, which is the fast form on CPU.
+      cfg: the decoder; `scan_layers=False` here unrolls the decode step, which is the fast form on
+        CPU.
       config: how to sample.
       variables: the decoder's collections in the scanned form, without `cache`.
       prompts: int32 [prompts, time], padded on the left.

@@ -1,8 +1,10 @@
-"""Consolidation of the context (level 0) into level 1: Knowledge Seeding from the self that has read to the self that has not.
+"""Consolidation of the context (level 0) into level 1: Knowledge Seeding from the self that has
+read to the self that has not.
 
 expand    one slot of level 1 unlocks, silent at birth
 study     the teacher writes about what it read (`self_study`)
-seed      each update mixes teacher-written sequences with fresh student rollouts; only the new slot learns
+seed      each update mixes teacher-written sequences with fresh student rollouts; only the new slot
+learns
 """
 
 import dataclasses
@@ -30,7 +32,8 @@ class SeedingConfig:
 
     Attributes:
       steps: updates of the slot.
-      learning_rate, warmup: Adam's peak rate, reached after `warmup` steps; it decays along a cosine to a tenth.
+      learning_rate, warmup: Adam's peak rate, reached after `warmup` steps; it decays along a
+        cosine to a tenth.
       shape: packed rows of an update.
       dreams: teacher-written sequences that the student imitates in each update.
       updates_per_rollout: updates whose rollouts are sampled at once.
@@ -49,7 +52,8 @@ class SeedingConfig:
     def __post_init__(self):
         if self.steps <= self.warmup:
             raise ValueError(
-                f"seeding.steps={self.steps} does not exceed seeding.warmup={self.warmup}; raise the one or lower the other"
+                f"seeding.steps={self.steps} does not exceed seeding.warmup={self.warmup}; "
+                "raise the one or lower the other"
             )
 
     def optimizer(self) -> optax.GradientTransformation:

@@ -1,10 +1,12 @@
-"""Forward KL between teacher and student fused with the LM head: no [batch, time, vocab] array ever exists.
+"""Forward KL between teacher and student fused with the LM head: no [batch, time, vocab] array ever
+exists.
 
     KL(T || S) = sum_v T(v) (log T(v) - log S(v)),     T = softmax(h_T W), S = softmax(h_S W)
 
-Its gradient with respect to h_S is (S - T) W^T, and that of log S(y) is (1_y - S) W^T. A cotangent of either is one number a
-token, so both gradients are formed while a chunk's logits are at hand and only scaled in the backward pass: the head is applied
-twice forward and twice for gradients, and nothing is recomputed.
+Its gradient with respect to h_S is (S - T) W^T, and that of log S(y) is (1_y - S) W^T. A cotangent
+of either is one number a token, so both gradients are formed while a chunk's logits are at hand and
+only scaled in the backward pass: the head is applied twice forward and twice for gradients, and
+  nothing is recomputed.
 """
 
 import functools
@@ -50,7 +52,8 @@ def _score(student, teacher, target, head):
 def token_scores(student, teacher, targets, mask, head, chunk: int = 64) -> TokenScores:
     """Divergence and log-probability of every token.
 
-    Only `student` receives a gradient: the teacher is fixed and the head is part of the frozen base.
+    Only `student` receives a gradient: the teacher is fixed and the head is part of the frozen
+      base.
 
     Args:
       student: hidden states that predict the targets, [tokens, d].

@@ -1,4 +1,5 @@
-"""Learning to imitate (paper 3.3, Eq. 3 and 4): the student completes what its teacher began and is paid for ending alike.
+"""Learning to imitate (paper 3.3, Eq. 3 and 4): the student completes what its teacher began and is
+paid for ending alike.
 
     r = gamma * r_sem + (1 - gamma) * r_abs
 
@@ -64,7 +65,8 @@ def split(dream: Exchange, share: float) -> tuple[Exchange, tuple[int, ...]]:
     """A sequence cut at a share of its length, at least one token on each side.
 
     Returns:
-      (begun, rest): the exchange with the prefix moved into both prompts and no completion, and the tokens after the cut.
+      (begun, rest): the exchange with the prefix moved into both prompts and no completion, and the
+      tokens after the cut.
     """
     n = len(dream.completion)
     at = min(max(1, round(share * n)), n - 1)
@@ -107,8 +109,9 @@ def roll_out(
       rng: PRNG key.
 
     Returns:
-      (rollouts, metrics): `imitation.group` on-policy exchanges a dream with their advantages, next to each other; and the means
-      reward, reward_sem, reward_abs, tied (share of groups whose rewards are all equal) and rollout_length.
+      (rollouts, metrics): `imitation.group` on-policy exchanges a dream with their advantages, next
+      to each other; and the means reward, reward_sem, reward_abs, tied (share of groups whose
+      rewards are all equal) and rollout_length.
     """
     cut_key, sample_key = jax.random.split(rng)
     low, high = imitation.cut

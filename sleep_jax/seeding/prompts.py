@@ -1,7 +1,8 @@
 """What teacher and student are asked: one place for every prompt of a night.
 
-A chat turn of the user is split where the document ends. The teacher's context is everything before it (the turn's opening, the
-document), read once while awake; its prompts continue from there. The student's prompts are whole turns without the document.
+A chat turn of the user is split where the document ends. The teacher's context is everything before
+it (the turn's opening, the document), read once while awake; its prompts continue from there. The
+student's prompts are whole turns without the document.
 """
 
 from sleep_jax.data.documents import Document

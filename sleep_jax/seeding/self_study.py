@@ -1,13 +1,13 @@
 """Self-study: what the teacher writes about what it read, and what it rehearses of what it knew.
 
-    recite     the document itself, as a reply; its teacher has it in view and is nearly certain: a dense signal
-    complete   a sentence of it, from a cue of its first words
+    recite     the document itself, as a reply; its teacher has it in view and is nearly certain: a
+    dense signal complete   a sentence of it, from a cue of its first words
     quote      the sentence that a question of the teacher's own is about, as the reply to it
     answer     the teacher's free reply to such a question, with the whole document in view
     rehearse   the model's own words on general prompts, so that the night keeps what was known
 
-A question that shares no content word with its sentence, and a reply with names or numbers that its document lacks, is dropped:
-small teachers invent.
+A question that shares no content word with its sentence, and a reply with names or numbers that its
+document lacks, is dropped: small teachers invent.
 """
 
 import dataclasses
@@ -60,7 +60,8 @@ class Question:
       document: index of the document.
       sentence: what it asks about.
       question: its words.
-      answer: the model's own answer with the document in view; None where that was not grounded or not finished.
+      answer: the model's own answer with the document in view; None where that was not grounded or
+        not finished.
     """
 
     document: int
@@ -70,7 +71,8 @@ class Question:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, split where a mark of ending is followed by space and a capital or digit."""
+    """The sentences of a text, split where a mark of ending is followed by space and a capital or
+    digit."""
     return [s for s in re.split(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]?[A-Z0-9])", text.strip()) if s]
 
 
@@ -121,17 +123,20 @@ def ask(
     excluded: Collection[str],
     rng,
 ) -> tuple[list[Question], int]:
-    """Questions that the teacher writes about each sentence, with its answers from the whole document.
+    """Questions that the teacher writes about each sentence, with its answers from the whole
+    document.
 
     Args:
       cfg, variables, tokenizer: the teacher.
       documents, context: what it read, and its cache with one row a document.
       study: how much.
-      excluded: test questions; one that the model happens to write itself, word for word, is left out.
+      excluded: test questions; one that the model happens to write itself, word for word, is left
+        out.
       rng: PRNG key.
 
     Returns:
-      (questions, drawn): the distinct questions that are about their sentence, and how many were drawn for them.
+      (questions, drawn): the distinct questions that are about their sentence, and how many were
+      drawn for them.
     """
     prompts = Prompts(tokenizer)
     line_ends = {tokenizer.encode(end)[-1] for end in ("\n", "\n\n")}
@@ -176,7 +181,8 @@ def ask(
 
 
 def is_about(question: str, sentence: str) -> bool:
-    """Whether it is a question, and shares a content word (four letters or more) with the sentence."""
+    """Whether it is a question, and shares a content word (four letters or more) with the
+    sentence."""
 
     def words(text):
         return set(re.findall(r"\w{4,}", text.lower())) - {
@@ -191,7 +197,8 @@ def is_about(question: str, sentence: str) -> bool:
 
 
 def answer(questions: Sequence[Question], prompts: Prompts) -> list[Exchange]:
-    """The teacher's replies to its questions: the quoted sentence, and its own words where they are grounded."""
+    """The teacher's replies to its questions: the quoted sentence, and its own words where they are
+    grounded."""
     replies = [(q, "quote", q.sentence) for q in questions]
     replies += [(q, "answer", q.answer) for q in questions if q.answer]
     return [
@@ -214,7 +221,8 @@ def rehearse(
     study: StudyConfig,
     rng,
 ) -> list[Exchange]:
-    """What the model says on general prompts; its teacher is the model as it was, without a document."""
+    """What the model says on general prompts; its teacher is the model as it was, without a
+    document."""
     if not topics or not study.rehearsals:
         return []
     prompts = Prompts(tokenizer)

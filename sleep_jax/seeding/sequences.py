@@ -1,6 +1,8 @@
-"""Sequences of a night: what the student is asked, what its teacher is asked with the document in view, what was written.
+"""Sequences of a night: what the student is asked, what its teacher is asked with the document in
+view, what was written.
 
-The two prompts differ, the completion is shared: the divergence compares both models token by token along it.
+The two prompts differ, the completion is shared: the divergence compares both models token by token
+  along it.
 """
 
 import dataclasses
@@ -20,7 +22,8 @@ class Exchange:
     """A prompt in both views and a completion.
 
     Attributes:
-      document: index of the document that the teacher has in its context; None: none, the teacher is the model as it was.
+      document: index of the document that the teacher has in its context; None: none, the teacher
+        is the model as it was.
       student: prompt tokens of the student.
       teacher: prompt tokens of the teacher, after its context.
       completion: tokens written, end of turn included.
@@ -52,7 +55,8 @@ def teacher_hidden(
 
     Args:
       cfg, variables: the teacher, in scanned form.
-      cache: what it read, one row a document; its last row is an empty context for exchanges without a document.
+      cache: what it read, one row a document; its last row is an empty context for exchanges
+        without a document.
       exchanges: what to score.
       budget: tokens scored at a time, padding included.
 
@@ -80,7 +84,8 @@ def teacher_hidden(
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-    """The one static shape of a seeding batch: rows of `time` tokens, of which up to `scored` are scored."""
+    """The one static shape of a seeding batch: rows of `time` tokens, of which up to `scored` are
+    scored."""
 
     rows: int
     time: int

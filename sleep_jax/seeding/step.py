@@ -3,8 +3,10 @@
     loss = alpha * D + (1 - alpha) * PG + beta * CE,
     D    = (1 - lambda) mean_off KL(T || S) + lambda mean_on KL(T || S)
 
-`off` are the tokens of teacher-written sequences and `on` those of student rollouts; PG is the clipped policy gradient of the
-imitation reward on the same rollouts; CE, off by default, is the cross-entropy of the `off` tokens. No gradient flows through sampling, and nothing but the slot learns.
+`off` are the tokens of teacher-written sequences and `on` those of student rollouts; PG is the
+clipped policy gradient of the imitation reward on the same rollouts; CE, off by default, is the
+cross-entropy of the `off` tokens. No gradient flows through sampling, and nothing but the slot
+learns.
 """
 
 import dataclasses
@@ -53,7 +55,8 @@ class SeedingBatch:
 
     Attributes:
       tokens, segment_ids: int32 [batch, time]; segment 0 is padding.
-      scored: int32 [batch, scored], time indices of the hidden states that predict the scored tokens.
+      scored: int32 [batch, scored], time indices of the hidden states that predict the scored
+        tokens.
       mask: bool [batch, scored]; false pads.
       targets: int32 [batch, scored], the scored tokens.
       teacher: float32 [batch, scored, d], the teacher's hidden states at the same tokens.
@@ -93,7 +96,8 @@ def _mean(total_and_count):
 
 
 def objective_terms(cfg: DecoderConfig, objective: Objective, variables, batch: SeedingBatch):
-    """The terms of the loss by name, each a (sum, denominator) pair, and the policy gradient's metrics."""
+    """The terms of the loss by name, each a (sum, denominator) pair, and the policy gradient's
+    metrics."""
     hidden = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids)
     hidden = jnp.take_along_axis(hidden, batch.scored[..., None], axis=1)
 
@@ -146,11 +150,13 @@ def seeding_step(
       cfg, objective, optimizer, level: static.
       index: the slot that learns, int32 scalar.
       state: what learns; donated.
-      base: the student's collections (params, memory, slots); the slot's own entry in `memory` is not read.
+      base: the student's collections (params, memory, slots); the slot's own entry in `memory` is
+        not read.
       batch: what it learns from.
 
     Returns:
-      (state, metrics): float32 scalars: loss, its terms, gradient_norm and those of the policy gradient.
+      (state, metrics): float32 scalars: loss, its terms, gradient_norm and those of the policy
+      gradient.
     """
 
     def loss(slot):

@@ -1,6 +1,7 @@
 """Reading: documents into the context, the fastest memory (level 0).
 
-What a model has read is a KV cache with one row a document. Whoever holds that cache is the model *awake*, with the document in
+What a model has read is a KV cache with one row a document. Whoever holds that cache is the model
+*awake*, with the document in
 its context: the teacher of the coming night. The student is the same model without it.
 """
 
@@ -20,8 +21,8 @@ def read(cfg: DecoderConfig, variables, contexts: Sequence[Sequence[int]]):
       contexts: token lists, one a document.
 
     Returns:
-      (cache, hidden, mask): the `cache` collection with one row a context, padded on the left; the hidden states
-      [contexts, time, d] and int32 mask [contexts, time] of the tokens read.
+      (cache, hidden, mask): the `cache` collection with one row a context, padded on the left; the
+      hidden states [contexts, time, d] and int32 mask [contexts, time] of the tokens read.
     """
     tokens, mask = pad(contexts, bucket(max(map(len, contexts))), side="left")
     cache, hidden = prefill(cfg, variables, tokens, mask)

@@ -1,7 +1,5 @@
 """The memory beside an FFN: its formula, its silence at birth, and that nothing leaks from an inactive slot."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +72,7 @@ def test_nothing_leaks_from_an_inactive_slot(cfg, trained, logits):
     want = logits(cfg, trained, TOKENS)
     np.testing.assert_array_equal(logits(cfg, trained | {"memory": dirty}, TOKENS), want)
 
-    @functools.partial(jax.jit)
+    @jax.jit
     @jax.grad
     def gradient(memory):
         return (Decoder(cfg).apply(trained | {"memory": memory}, TOKENS) ** 3).sum()

@@ -1,0 +1,69 @@
+"""Completions of ragged prompts: same as alone, in order, whatever the batch."""
+
+import jax
+import numpy as np
+import pytest
+
+from sleep_jax.sampling.generate import generate
+from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.wake.context import read
+
+RNG = np.random.default_rng(0)
+PROMPTS = [RNG.integers(0, 97, n).tolist() for n in (3, 14, 7, 1, 9)]
+DOCUMENTS = [RNG.integers(0, 97, n).tolist() for n in (12, 4)]
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def greedy(trained, log_probs):
+    """Greedy completion of one prompt by full forward passes, up to an end."""
+
+    def complete(prompt, limit=4, ends=()):
+        tokens = list(prompt)
+        while len(tokens) < len(prompt) + limit and not (
+            len(tokens) > len(prompt) and tokens[-1] in ends
+        ):
+            tokens.append(int(log_probs(trained, tokens)[-1].argmax()))
+        return tuple(tokens[len(prompt) :])
+
+    return complete
+
+
+def test_prompts_of_any_length_come_back_in_order(cfg, trained, greedy, log_probs, compilations):
+    ends = (greedy(PROMPTS[1])[1],)
+    config = SamplingConfig(4, ends, temperature=0.0, group=2)
+    # Two prompts at a time: the last batch is filled up.
+    out = generate(cfg, config, trained, PROMPTS, KEY, batch=4)
+    assert [len(group) for group in out] == [2] * 5
+    for prompt, group in zip(PROMPTS, out):
+        for completion in group:
+            assert completion.tokens == greedy(prompt, ends=ends)
+            assert completion.finished == (completion.tokens[-1] in ends)
+            table = log_probs(trained, [*prompt, *completion.tokens])[len(prompt) - 1 :]
+            want = [table[i, t] for i, t in enumerate(completion.tokens)]
+            np.testing.assert_allclose(completion.log_probs, want, rtol=0, atol=5e-5)
+    assert out[1][0].finished and len(out[1][0].tokens) <= 2
+
+    # Other prompts of the same bucket run the same program.
+    compilations.clear()
+    generate(cfg, config, trained, [p[::-1] for p in PROMPTS], KEY, batch=4)
+    assert not compilations
+
+
+def test_after_a_context_it_is_as_if_the_document_stood_in_the_prompt(cfg, trained, greedy):
+    context, _, _ = read(cfg, trained, DOCUMENTS)
+    config = SamplingConfig(4, (), temperature=0.0)
+    documents = [1, 0, 0, 1, 0]
+    out = generate(
+        cfg, config, trained, PROMPTS, KEY, context=context, documents=documents, batch=5
+    )
+    for prompt, document, [completion] in zip(PROMPTS, documents, out):
+        assert completion.tokens == greedy(DOCUMENTS[document] + prompt)
+        assert not completion.finished
+
+
+def test_batches_draw_different_numbers(cfg, trained):
+    config = SamplingConfig(4, (), temperature=1.0, group=2)
+    out = generate(cfg, config, trained, [PROMPTS[0]] * 4, KEY, batch=4)
+    drawn = [c.tokens for group in out for c in group]
+    assert len(set(drawn)) > 4

@@ -1,0 +1,190 @@
+"""The sampler against full forward passes, and its parts against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.data.batches import pad
+from sleep_jax.models.decoder import unstack_layers
+from sleep_jax.sampling.sampler import SamplingConfig, draw, prefill, sample, truncate
+
+RNG = np.random.default_rng(0)
+PROMPTS = [RNG.integers(0, 97, n).tolist() for n in (3, 5, 8)]
+NEW = 6
+KEY = jax.random.key(0)
+GREEDY = SamplingConfig(NEW, (), temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def decode_cfg(cfg):
+    """The form that decodes: unrolled."""
+    return cfg.replace(scan_layers=False)
+
+
+@pytest.fixture(scope="module")
+def step_by_step(trained, log_probs):
+    """Greedy completions by a full forward pass for every token."""
+
+    def complete(prompt):
+        tokens = list(prompt)
+        for _ in range(NEW):
+            tokens.append(int(log_probs(trained, tokens)[-1].argmax()))
+        return tokens[len(prompt) :]
+
+    return [complete(p) for p in PROMPTS]
+
+
+def along(log_probs, variables, prompt, completion):
+    """Next-token log-probabilities [completion, vocab] by one full forward pass."""
+    return log_probs(variables, [*prompt, *completion])[len(prompt) - 1 : -1]
+
+
+def test_greedy_is_step_by_step_argmax(decode_cfg, trained, step_by_step, log_probs):
+    tokens, mask = pad(PROMPTS, 8, side="left")
+    out = sample(decode_cfg, GREEDY, trained, tokens, mask, KEY)
+    np.testing.assert_array_equal(out.tokens, step_by_step)
+    assert out.mask.all()
+    for i, prompt in enumerate(PROMPTS):
+        table = along(log_probs, trained, prompt, step_by_step[i])
+        chosen = table[np.arange(NEW), step_by_step[i]]
+        np.testing.assert_allclose(out.log_probs[i], chosen, rtol=0, atol=5e-5)
+
+
+def test_scanned_decode_is_the_same(cfg, trained, step_by_step):
+    tokens, mask = pad(PROMPTS, 8, side="left")
+    out = sample(cfg, GREEDY, trained, tokens, mask, KEY)
+    np.testing.assert_array_equal(out.tokens, step_by_step)
+
+
+def test_an_end_of_turn_stops_a_row_and_is_part_of_it(decode_cfg, trained, step_by_step):
+    ends = step_by_step[0][2], step_by_step[1][0]
+    tokens, mask = pad(PROMPTS, 8, side="left")
+    config = SamplingConfig(NEW, ends, temperature=0.0)
+    out = jax.tree.map(np.asarray, sample(decode_cfg, config, trained, tokens, mask, KEY))
+    for i, row in enumerate(step_by_step):
+        n = next((j + 1 for j, t in enumerate(row) if t in ends), NEW)
+        assert out.tokens[i].tolist() == row[:n] + [0] * (NEW - n)
+        assert out.mask[i].tolist() == [True] * n + [False] * (NEW - n)
+        assert (out.log_probs[i, :n] < 0).all() and not out.log_probs[i, n:].any()
+    assert out.mask[1].sum() == 1
+
+
+def test_context_in_the_cache_is_context_in_the_prompt(cfg, decode_cfg, trained, step_by_step):
+    # The last tokens of each prompt after a cache that holds the first ones.
+    first, last = [p[:-2] for p in PROMPTS], [p[-2:] for p in PROMPTS]
+    cache, _ = prefill(cfg, trained, *pad(first, 8, side="left"))
+    tokens, mask = pad(last, 8, side="left")
+    out = sample(decode_cfg, GREEDY, trained, tokens, mask, KEY, cache)
+    np.testing.assert_array_equal(out.tokens, step_by_step)
+
+
+def test_drawn_tokens_carry_their_log_probs_and_group_members_differ(
+    decode_cfg, trained, log_probs
+):
+    config = SamplingConfig(NEW, (), temperature=1.0, group=4)
+    tokens, mask = pad(PROMPTS, 8, side="left")
+    out = jax.tree.map(np.asarray, sample(decode_cfg, config, trained, tokens, mask, KEY))
+    assert out.tokens.shape == (12, NEW)
+    for row in range(12):
+        prompt = PROMPTS[row // 4]
+        table = along(log_probs, trained, prompt, out.tokens[row])
+        want = table[np.arange(NEW), out.tokens[row]]
+        np.testing.assert_allclose(out.log_probs[row], want, rtol=0, atol=5e-5)
+    for group in out.tokens.reshape(3, 4, NEW):
+        assert len({tuple(row) for row in group}) > 1
+    again = sample(decode_cfg, config, trained, tokens, mask, KEY)
+    np.testing.assert_array_equal(again.tokens, out.tokens)
+    other = sample(decode_cfg, config, trained, tokens, mask, jax.random.key(1))
+    assert (np.asarray(other.tokens) != out.tokens).any()
+
+
+def test_top_1_at_any_temperature_is_greedy_and_groups_share_a_prompt(
+    decode_cfg, trained, step_by_step
+):
+    config = SamplingConfig(NEW, (), temperature=2.0, top_k=1, group=2)
+    tokens, mask = pad(PROMPTS, 8, side="left")
+    out = sample(decode_cfg, config, trained, tokens, mask, KEY)
+    np.testing.assert_array_equal(out.tokens, np.repeat(step_by_step, 2, axis=0))
+    # The only token left is certain under the distribution that it was drawn from.
+    np.testing.assert_allclose(out.log_probs, 0, atol=1e-6)
+
+
+def test_truncation_by_hand():
+    p = jnp.array([[0.5, 0.125, 0.25, 0.125], [0.1, 0.2, 0.3, 0.4]])
+
+    def kept(**options):
+        config = SamplingConfig(1, (), **options)
+        return np.isfinite(np.asarray(truncate(jnp.log(p), config))).tolist()
+
+    assert kept(top_k=2) == [[True, False, True, False], [False, False, True, True]]
+    assert kept(top_p=0.6) == [[True, False, True, False], [False, False, True, True]]
+    assert kept(top_p=0.3) == [[True, False, False, False], [False, False, False, True]]
+    hot = truncate(jnp.log(p), SamplingConfig(1, (), temperature=2.0))
+    np.testing.assert_allclose(hot, jnp.log(p) / 2, rtol=1e-6)
+    # Top-p looks at the distribution that temperature and top-k leave: (2/3, 0, 1/3, 0).
+    assert kept(top_k=2, top_p=0.65)[0] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("top_p", [0.2, 0.5, 0.9, 0.999])
+def test_top_p_keeps_the_smallest_set_that_reaches_p(top_p):
+    logits = jnp.asarray(RNG.normal(size=(16, 97)) * 2, jnp.float32)
+    p = np.asarray(jax.nn.softmax(logits), np.float64)
+    kept = np.isfinite(np.asarray(truncate(logits, SamplingConfig(1, (), top_p=top_p))))
+    for row, keep in zip(p, kept):
+        assert row[keep].sum() >= top_p - 1e-5
+        assert row[keep].sum() - row[keep].min() < top_p + 1e-5
+        assert row[keep].min() > row[~keep].max(initial=0)
+
+
+@pytest.mark.parametrize("vocab", [97, 256, 600])
+def test_draws_follow_the_probabilities(vocab):
+    p = RNG.dirichlet(np.full(vocab, 0.5))
+    p[RNG.integers(0, vocab, vocab // 4)] = 0
+    p /= p.sum()
+    n = 20000
+    tokens = draw(KEY, jnp.broadcast_to(jnp.log(jnp.asarray(p, jnp.float32)), (n, vocab)))
+    seen = np.bincount(tokens, minlength=vocab)
+    assert len(seen) == vocab and not seen[p == 0].any()
+    often = p * n >= 5  # the usual rule of thumb for the statistic
+    chi2 = ((seen - p * n)[often] ** 2 / (p * n)[often]).sum()
+    freedom = often.sum()
+    assert abs(chi2 - freedom) < 4 * np.sqrt(2 * freedom)
+
+
+def test_the_only_possible_token_is_always_drawn():
+    only = jnp.array([0, 255, 256, 511, 512, 599])
+    log_probs = jnp.full((6, 600), -jnp.inf).at[jnp.arange(6), only].set(0.0)
+    for seed in range(5):
+        np.testing.assert_array_equal(draw(jax.random.key(seed), log_probs), only)
+
+
+def test_rounding_never_carries_a_draw_past_the_last_token():
+    # Float32 sums of many equal masses miss 1 by more than the last token's share.
+    log_probs = jnp.full((4000, 49153), -jnp.log(49153.0))
+    log_probs = log_probs.at[:, 40000:].set(-jnp.inf)
+    tokens = np.asarray(draw(KEY, log_probs))
+    assert tokens.min() >= 0 and tokens.max() < 40000
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"max_new_tokens": 0}, "sampling.max_new_tokens=0"),
+        ({"temperature": -0.1}, r"sampling.temperature=-0.1; it must lie in \[0"),
+        ({"top_k": -1}, "sampling.top_k=-1"),
+        ({"top_p": 0.0}, "sampling.top_p=0.0"),
+        ({"top_p": 1.5}, "sampling.top_p=1.5"),
+        ({"group": 0}, "sampling.group=0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        SamplingConfig(**({"max_new_tokens": 4, "eos_ids": ()} | options))
+
+
+def test_unstacked_variables_are_not_asked_for(decode_cfg, trained):
+    # `sample` takes the scanned form for both kinds of decode; the other is an error, not noise.
+    tokens, mask = pad(PROMPTS, 8, side="left")
+    with pytest.raises(Exception, match="layers"):
+        sample(decode_cfg, GREEDY, unstack_layers(decode_cfg, trained), tokens, mask, KEY)
