@@ -54,8 +54,8 @@ def default() -> ml_collections.ConfigDict:
     c.seeding.rows = 4
     c.seeding.time = 448
     c.seeding.scored = 320
-    c.seeding.dreams = 2  # sequences imitated in each update, `group` rollouts each
-    c.seeding.updates_per_rollout = 2
+    c.seeding.dreams = 1  # sequences imitated in each update, `group` rollouts each
+    c.seeding.updates_per_rollout = 4
     c.seeding.alpha = 0.5
     c.seeding.lam = 0.5
     c.seeding.gamma = 0.5

@@ -37,6 +37,7 @@ def generate(
     *,
     context=None,
     documents: Sequence[int] | None = None,
+    width: int | None = None,
     batch: int = 64,
 ) -> list[list[Completion]]:
     """Completes prompts, `sampling.group` times each.
@@ -49,6 +50,8 @@ def generate(
       rng: PRNG key.
       context: what was read, a cache with one row a document, or None.
       documents: per prompt the row of `context` that it continues.
+      width: tokens that prompts are padded to; None: the bucket of the longest. A loop gives it, so
+        that all of its calls are one program.
       batch: most completions sampled at a time; prompts are dealt evenly over as few batches as
         that allows.
 
@@ -59,7 +62,7 @@ def generate(
         return []
     most = max(1, batch // sampling.group)
     count = math.ceil(len(prompts) / math.ceil(len(prompts) / most))
-    width = bucket(max(map(len, prompts)))
+    width = width or bucket(max(map(len, prompts)))
     # Unrolled layers decode faster on CPU; elsewhere one scanned layer saves the copy of the
     # weights.
     cfg = cfg.replace(scan_layers=jax.default_backend() != "cpu")

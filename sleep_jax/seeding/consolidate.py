@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sleep_jax.data.batches import bucket
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.models.config import DecoderConfig
@@ -84,6 +85,14 @@ def compose(
     return chosen, stream
 
 
+def rollout_widths(exchanges: Sequence[Exchange], imitation: ImitationConfig) -> tuple[int, int]:
+    """Tokens of the longest prompt of a rollout, and of its row before the teacher."""
+    dreams = [e for e in exchanges if e.is_dream]
+    student = max((len(e.student) + len(e.completion) for e in dreams), default=1)
+    teacher = max((len(e.teacher) + len(e.completion) for e in dreams), default=1)
+    return bucket(student), bucket(teacher + imitation.max_new_tokens)
+
+
 def divergence(cfg: DecoderConfig, variables, exchanges, hidden, shape: BatchShape) -> float:
     """Mean KL(teacher || student) in nats a token over the exchanges."""
     total = count = 0.0
@@ -138,12 +147,12 @@ def seed_slot(
     hidden = dict(zip(map(id, exchanges), teacher_hidden(cfg, teacher, context, exchanges)))
     stream = shuffled(exchanges, data_seed)
     dreams = shuffled([e for e in exchanges if e.is_dream], data_seed + 1)
-    is_on_policy = objective.alpha < 1 or objective.lam > 0
+    prompt_width, teacher_width = rollout_widths(exchanges, seeding.imitation)
+    is_on_policy = bool(seeding.dreams) and (objective.alpha < 1 or objective.lam > 0)
     rollouts: list[Exchange] = []
     rewards: dict[str, float] = {}
     for step in range(seeding.steps):
         if is_on_policy and step % seeding.updates_per_rollout == 0:
-            updates = min(seeding.updates_per_rollout, seeding.steps - step)
             current = {**student, "memory": put_slot(student["memory"], level, index, state.slot)}
             rollouts, rewards = roll_out(
                 cfg,
@@ -151,10 +160,11 @@ def seed_slot(
                 tokenizer,
                 judge,
                 seeding.imitation,
-                list(itertools.islice(dreams, updates * seeding.dreams)),
+                list(itertools.islice(dreams, seeding.updates_per_rollout * seeding.dreams)),
                 jax.random.fold_in(rng, step + 1),
+                width=prompt_width,
             )
-            scored = teacher_hidden(cfg, teacher, context, rollouts)
+            scored = teacher_hidden(cfg, teacher, context, rollouts, width=teacher_width)
             hidden |= zip(map(id, rollouts), scored)
         share = seeding.dreams * seeding.imitation.group
         here, rollouts = rollouts[:share], rollouts[share:]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sleep_jax.data.batches import bucket, pad
+from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.rewards.levenshtein import similarity
@@ -77,13 +77,17 @@ def split(dream: Exchange, share: float) -> tuple[Exchange, tuple[int, ...]]:
     return begun, rest
 
 
-def absolute_reward(candidates, references, eos_ids, threshold: float) -> np.ndarray:
-    """r_abs of Eq. 4 for pairs of token sequences, ends of turn stripped: float32 [pairs]."""
+def absolute_reward(
+    candidates, references, eos_ids, *, threshold: float, max_tokens: int
+) -> np.ndarray:
+    """r_abs of Eq. 4 for pairs of sequences of at most `max_tokens`: float32 [pairs].
+
+    Ends of turn are stripped; `threshold` is z0 as a share of the longer one.
+    """
     strip = functools.partial(filter, lambda t: t not in eos_ids)
     pairs = [[tuple(strip(side)) for side in pair] for pair in zip(candidates, references)]
-    width = bucket(max(len(side) for pair in pairs for side in pair))
-    a, a_mask = pad([p[0] for p in pairs], width)
-    b, b_mask = pad([p[1] for p in pairs], width)
+    a, a_mask = pad([p[0] for p in pairs], max_tokens)
+    b, b_mask = pad([p[1] for p in pairs], max_tokens)
     return np.asarray(
         _similarity(a, a_mask.sum(1), b, b_mask.sum(1), threshold=threshold, relative=True)
     )
@@ -97,6 +101,8 @@ def roll_out(
     imitation: ImitationConfig,
     dreams: Sequence[Exchange],
     rng,
+    *,
+    width: int,
 ) -> tuple[list[Exchange], dict[str, float]]:
     """Lets the student complete teacher-written sequences and rewards it.
 
@@ -107,6 +113,7 @@ def roll_out(
       imitation: how.
       dreams: sequences to imitate, of two tokens or more.
       rng: PRNG key.
+      width: tokens that prompts are padded to: those of the longest dream that may come.
 
     Returns:
       (rollouts, metrics): `imitation.group` on-policy exchanges a dream with their advantages, next
@@ -120,12 +127,16 @@ def roll_out(
     sampling = SamplingConfig(
         imitation.max_new_tokens, tokenizer.eos_ids, temperature=1.0, group=imitation.group
     )
-    drawn = generate(cfg, sampling, variables, [e.student for e in begun], sample_key)
+    drawn = generate(cfg, sampling, variables, [e.student for e in begun], sample_key, width=width)
     written = [c for group in drawn for c in group]
     # A rollout that ran into its limit is compared with as much of the reference.
     wanted = [r[: imitation.max_new_tokens] for r in rest for _ in range(imitation.group)]
     r_abs = absolute_reward(
-        [c.tokens for c in written], wanted, tokenizer.eos_ids, imitation.threshold
+        [c.tokens for c in written],
+        wanted,
+        tokenizer.eos_ids,
+        threshold=imitation.threshold,
+        max_tokens=imitation.max_new_tokens,
     )
     r_sem = judge(
         [tokenizer.decode(c.tokens) for c in written], [tokenizer.decode(w) for w in wanted]

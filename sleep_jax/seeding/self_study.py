@@ -73,7 +73,8 @@ class Question:
 def sentences(text: str) -> list[str]:
     """The sentences of a text, split where a mark of ending is followed by space and a capital or
     digit."""
-    return [s for s in re.split(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]?[A-Z0-9])", text.strip()) if s]
+    boundary = r"(?:(?<=[.!?])|(?<=[.!?][\"')]))\s+(?=[\"'(]?[A-Z0-9])"
+    return [s for s in re.split(boundary, text.strip()) if s]
 
 
 def recite(documents: Sequence[Document], prompts: Prompts, times: int) -> list[Exchange]:

@@ -44,12 +44,18 @@ class Exchange:
 
     @property
     def is_dream(self) -> bool:
-        """The student can imitate it: the teacher wrote it and it can be cut in two."""
-        return not self.on_policy and self.kind != "recite" and len(self.completion) > 1
+        """The student can imitate it: a reply about a document that can be cut in two."""
+        return self.kind in ("complete", "quote", "answer") and len(self.completion) > 1
 
 
 def teacher_hidden(
-    cfg: DecoderConfig, variables, cache, exchanges: Sequence[Exchange], budget: int = 2048
+    cfg: DecoderConfig,
+    variables,
+    cache,
+    exchanges: Sequence[Exchange],
+    *,
+    width: int | None = None,
+    budget: int = 2048,
 ) -> list[np.ndarray]:
     """The teacher's hidden states along each completion.
 
@@ -58,6 +64,7 @@ def teacher_hidden(
       cache: what it read, one row a document; its last row is an empty context for exchanges
         without a document.
       exchanges: what to score.
+      width: tokens that all rows are padded to; None: buckets.
       budget: tokens scored at a time, padding included.
 
     Returns:
@@ -68,12 +75,12 @@ def teacher_hidden(
     order = sorted(range(len(exchanges)), key=length.__getitem__)
     while order:
         # The longest left decide the width; all rows of one width are one program.
-        width = bucket(length[order[-1]])
-        count = max(1, budget // width)
+        columns = width or bucket(length[order[-1]])
+        count = max(1, budget // columns)
         chosen, order = order[-count:], order[:-count]
         picked = [exchanges[i] for i in chosen]
         picked += [picked[0]] * (count - len(picked))
-        tokens, mask = pad([e.teacher + e.completion[:-1] for e in picked], width)
+        tokens, mask = pad([e.teacher + e.completion[:-1] for e in picked], columns)
         context = take_rows(cache, [-1 if e.document is None else e.document for e in picked])
         hidden = np.asarray(prefill(cfg, variables, tokens, mask, context)[1])
         for row, i in enumerate(chosen):

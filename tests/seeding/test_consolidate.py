@@ -1,0 +1,182 @@
+"""A night's seeding: the stream, the mixture of an update, and a small run from end to end."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.memory.slots import take_slot, unlock
+from sleep_jax.seeding import consolidate
+from sleep_jax.seeding.consolidate import (
+    SeedingConfig,
+    compose,
+    divergence,
+    rollout_widths,
+    seed_slot,
+    shuffled,
+)
+from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.sequences import BatchShape, Exchange, packs, teacher_hidden
+from sleep_jax.seeding.step import Objective
+from sleep_jax.wake.context import read
+
+RNG = np.random.default_rng(0)
+SHAPE = BatchShape(rows=2, time=24, scored=16)
+
+
+def tokens(n):
+    return tuple(RNG.integers(3, 97, n).tolist())
+
+
+def exchange(n, document=0, kind="answer"):
+    return Exchange(document, tokens(3), tokens(4), tokens(n), kind)
+
+
+EXCHANGES = [
+    exchange(8),
+    exchange(6, 1),
+    exchange(10, 0, "recite"),
+    exchange(7, None, "rehearse"),
+    exchange(5, 1),
+]
+
+
+def seeding(**changes):
+    """Four quick steps; rollouts for two updates at a time."""
+    settings = {
+        "steps": 4,
+        "learning_rate": 0.02,
+        "warmup": 0,
+        "shape": SHAPE,
+        "dreams": 1,
+        "updates_per_rollout": 2,
+        "objective": Objective(),
+        "imitation": ImitationConfig(group=2, max_new_tokens=4),
+    }
+    return SeedingConfig(**settings | changes)
+
+
+def test_the_stream_is_endless_and_every_epoch_is_complete():
+    stream = list(itertools.islice(shuffled(EXCHANGES, 3), 25))
+    epochs = [[id(e) for e in stream[i : i + 5]] for i in range(0, 25, 5)]
+    assert all(set(epoch) == set(map(id, EXCHANGES)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 1
+    again = list(itertools.islice(shuffled(EXCHANGES, 3), 25))
+    assert all(a is b for a, b in zip(again, stream))
+    other = list(itertools.islice(shuffled(EXCHANGES, 4), 25))
+    assert any(a is not b for a, b in zip(other, stream))
+
+
+def test_updates_are_filled_and_nothing_of_the_stream_is_lost():
+    wanted = list(itertools.islice(shuffled(EXCHANGES, 0), 40))
+    stream, first, taken = shuffled(EXCHANGES, 0), [exchange(4)], []
+    for _ in range(8):
+        chosen, stream = compose(first, stream, SHAPE)
+        assert chosen[0] is first[0] and len(packs(chosen, SHAPE)) <= SHAPE.rows
+        # The next of the stream would have needed a row more.
+        following = wanted[len(taken) + len(chosen) - 1]
+        assert len(packs([*chosen, following], SHAPE)) > SHAPE.rows
+        taken += chosen[1:]
+    assert len(taken) >= 16 and all(a is b for a, b in zip(taken, wanted))
+    assert next(stream) is wanted[len(taken)]
+
+
+def test_a_stream_that_ends_is_used_up():
+    chosen, stream = compose([], iter(EXCHANGES[:2]), SHAPE)
+    assert chosen == EXCHANGES[:2] and list(stream) == []
+
+
+@pytest.fixture(scope="module")
+def night(cfg, variables, trained):
+    """What `seed_slot` is given: a teacher that knows more and has read, a fresh slot 0."""
+    context, _, _ = read(cfg, trained, [tokens(12), tokens(5), ()])
+    slots, index = unlock(variables["slots"], 1)
+    student = variables | {"slots": slots}
+    return {
+        "student": student,
+        "teacher": trained,
+        "context": context,
+        "level": 1,
+        "index": index,
+        "exchanges": EXCHANGES,
+        "rng": jax.random.key(0),
+    }
+
+
+def judge(candidates, references):
+    return np.array([float(len(c) % 2) for c in candidates], np.float32)
+
+
+def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
+    before = jax.tree.map(np.array, night["student"])
+    logged = []
+    got = seed_slot(
+        cfg, tokenizer, judge, seeding(), **night, log=lambda step, m: logged.append((step, m))
+    )
+    jax.tree.map(np.testing.assert_array_equal, night["student"], before)
+    for name in ("params", "slots"):
+        jax.tree.map(np.testing.assert_array_equal, got[name], before[name])
+    for index in range(3):
+        old, new = (take_slot(m, 1, index) for m in (before["memory"], got["memory"]))
+        for part in old:
+            assert (new[part] != old[part]).any() == (index == 0)
+            assert np.isfinite(new[part]).all()
+    assert [step for step, _ in logged] == [0, 1, 2, 3]
+    for _, metrics in logged:
+        assert metrics.keys() >= {"loss", "kl_off", "kl_on", "gradient_norm", "reward", "tied"}
+        assert all(isinstance(v, float) and np.isfinite(v) for v in metrics.values())
+        assert metrics["kl_on"] > 0 and metrics["kl_off"] > 0
+    # The slot is silent in the first update: the sampler's log-probs are the scorer's.
+    np.testing.assert_allclose(logged[0][1]["ratio"], 1, atol=1e-3)
+
+
+def test_distillation_alone_reaches_for_the_teacher_without_rollouts(
+    cfg, tokenizer, night, monkeypatch
+):
+    monkeypatch.delattr(consolidate, "roll_out")  # to call it would be an error
+    config = seeding(steps=30, objective=Objective(alpha=1.0, lam=0.0))
+    hidden = teacher_hidden(cfg, night["teacher"], night["context"], EXCHANGES)
+    losses = []
+    got = seed_slot(
+        cfg, tokenizer, judge, config, **night, log=lambda _, m: losses.append(m["kl_off"])
+    )
+    before = divergence(cfg, night["student"], EXCHANGES, hidden, SHAPE)
+    after = divergence(cfg, got, EXCHANGES, hidden, SHAPE)
+    assert after < 0.5 * before
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_divergence_is_the_mean_over_tokens_whatever_the_batches(cfg, night, log_probs):
+    hidden = teacher_hidden(cfg, night["teacher"], night["context"], EXCHANGES)
+    head = night["student"]["params"]["head"]["kernel"]
+    total = 0.0
+    for e, states in zip(EXCHANGES, hidden):
+        s = log_probs(night["student"], e.student + e.completion[:-1])[len(e.student) - 1 :]
+        t = np.asarray(jax.nn.log_softmax(jnp.asarray(states) @ head))
+        total += (np.exp(t) * (t - s)).sum()
+    # Five exchanges of 36 tokens do not fit one batch of two rows.
+    assert len(packs(EXCHANGES, SHAPE)) > SHAPE.rows
+    got = divergence(cfg, night["student"], EXCHANGES, hidden, SHAPE)
+    np.testing.assert_allclose(got, total / 36, rtol=1e-3)
+
+
+def test_rollout_widths_hold_every_dream():
+    # Prompts of 3 and 4 tokens; the longest dream has 8, the recital of 10 is none.
+    assert rollout_widths(EXCHANGES, ImitationConfig(max_new_tokens=7)) == (16, 20)
+    longer = [*EXCHANGES, exchange(20)]
+    assert rollout_widths(longer, ImitationConfig(max_new_tokens=9)) == (24, 40)
+
+
+def test_warmup_must_end_before_the_night():
+    with pytest.raises(ValueError, match=r"seeding.steps=4 does not exceed seeding.warmup=4"):
+        seeding(warmup=4)
+
+
+def test_a_gradient_is_clipped_before_adam():
+    optimizer = seeding(steps=10, learning_rate=0.5, warmup=0).optimizer()
+    state = optimizer.init(jnp.zeros(2))
+    # Adam's first update is the learning rate against the sign, whatever the norm.
+    updates, _ = optimizer.update(jnp.array([3e6, -4e6]), state)
+    np.testing.assert_allclose(updates, [-0.5, 0.5], rtol=1e-4)

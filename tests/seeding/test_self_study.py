@@ -1,0 +1,196 @@
+"""Self-study: sentences, what is asked about them, and which answers are kept."""
+
+import jax
+import numpy as np
+import pytest
+
+from sleep_jax.data.documents import Document
+from sleep_jax.sampling.generate import Completion
+from sleep_jax.seeding import prompts as requests
+from sleep_jax.seeding import self_study
+from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.seeding.self_study import (
+    Question,
+    StudyConfig,
+    answer,
+    ask,
+    complete,
+    is_about,
+    recite,
+    rehearse,
+    sentences,
+)
+
+DOCUMENTS = [
+    Document("mill", "The Mill", "Anna built the mill in 1832. It ground oats."),
+    Document("lamp", "The Lamp", "The lamp is out."),
+]
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    return Prompts(tokenizer)
+
+
+@pytest.fixture
+def script(tokenizer, monkeypatch):
+    """Lets the model 'write' given texts, one list of groups for each call; records the calls."""
+
+    def play(*calls):
+        seen, remaining = [], list(calls)
+
+        def generate(cfg, sampling, variables, prompts, rng, **options):
+            written = remaining.pop(0)
+            assert len(written) == len(prompts)
+            seen.append({"sampling": sampling, "prompts": prompts, **options})
+
+            def completion(text):
+                is_finished = not text.endswith("...")
+                ids = tokenizer.encode(text.removesuffix("..."))
+                ids += tokenizer.eos_ids[:1] * is_finished
+                return Completion(tuple(ids), np.zeros(len(ids)), is_finished)
+
+            return [[completion(text) for text in group] for group in written]
+
+        monkeypatch.setattr(self_study, "generate", generate)
+        return seen
+
+    return play
+
+
+@pytest.mark.parametrize(
+    "text, want",
+    [
+        ("One. Two! Three? Four.", ["One.", "Two!", "Three?", "Four."]),
+        ("It is 3.5 m high. 7 men built it.", ["It is 3.5 m high.", "7 men built it."]),
+        ("She said e.g. this and\nthat. Then left", ["She said e.g. this and\nthat.", "Then left"]),
+        ("  First.\n\nSecond.  ", ["First.", "Second."]),
+        ('He said "Go." Then he left.', ['He said "Go."', "Then he left."]),
+        ("It rose (by 3 m.) The men (all) fled.", ["It rose (by 3 m.)", "The men (all) fled."]),
+        ('It ended. "Why?" she asked.', ["It ended.", '"Why?" she asked.']),
+        ("", []),
+    ],
+)
+def test_sentences_by_hand(text, want):
+    assert sentences(text) == want
+
+
+def test_recitation_is_the_text_itself(prompts, tokenizer):
+    out = recite(DOCUMENTS, prompts, 2)
+    assert [e.document for e in out] == [0, 0, 1, 1]
+    assert {e.kind for e in out} == {"recite"} and not any(e.is_dream for e in out)
+    assert tokenizer.decode(out[2].completion) == "The lamp is out."
+    assert out[2].completion[-1] == tokenizer.eos_ids[0]
+    assert out[2].student == prompts.alone("Tell me about The Lamp.")
+    assert prompts.alone("x")[: len(prompts.context(None))] == prompts.context(None)
+
+
+def test_completion_cues_are_the_first_words_and_never_all(prompts, tokenizer):
+    out = complete(DOCUMENTS, prompts, 20, np.random.default_rng(0))
+    assert len(out) == 60 and {e.kind for e in out} == {"complete"}
+    lengths = set()
+    for e in out:
+        sentence = tokenizer.decode(e.completion)
+        assert sentence in sentences(DOCUMENTS[e.document].text)
+        cue = tokenizer.decode(e.student).split("Complete the sentence: ")[1].split("\n")[0]
+        cue = cue.removesuffix("assistant")
+        assert sentence.startswith(cue) and 2 <= len(cue.split()) < len(sentence.split())
+        assert f"Complete the sentence from the text: {cue}" in tokenizer.decode(e.teacher)
+        lengths.add((sentence, len(cue.split())))
+    assert len(lengths) > 4
+
+
+def study(cfg, tokenizer, excluded=(), context=None, **options):
+    return ask(
+        cfg,
+        {},
+        tokenizer,
+        DOCUMENTS,
+        context,
+        StudyConfig(**options),
+        excluded,
+        jax.random.key(0),
+    )
+
+
+@pytest.mark.parametrize(
+    "question, claim",
+    [
+        ("Who built the mill?", True),  # "built" and "mill"
+        ("Was it a MILL?", True),
+        ("Who built the mill.", False),
+        ("Who was it?", False),
+        ("What did Bert say then?", False),
+        ("When, and with which?", False),
+    ],
+)
+def test_what_a_question_about_a_sentence_is(question, claim):
+    assert is_about(question, "Anna built the mill when she could, with which what.") == claim
+
+
+def test_ask_keeps_questions_about_the_text_and_answers_that_it_bears(
+    prompts, tokenizer, script, cfg
+):
+    calls = script(
+        [
+            ["Who built the mill?\n", "Who built the mill?", "The mill is old."],
+            ["What oats did it grind?", "Did Bert eat the oats?", "Oats in 1833?"],
+            ["Is the lamp out?", "Is any lamp out?", "Which lamp?"],
+        ],
+        [["Anna."], ["In 1833."], ["It is..."], [""]],
+    )
+    context = object()
+    questions, drawn = study(cfg, tokenizer, excluded={"Which lamp?"}, context=context, questions=3)
+    # A repeated one, a statement, Bert, 1833 and a test question are left out. Of the answers, one
+    # is invented, one is unfinished and one is empty.
+    mill, oats = sentences(DOCUMENTS[0].text)
+    assert questions == [
+        Question(0, mill, "Who built the mill?", "Anna."),
+        Question(0, oats, "What oats did it grind?", None),
+        Question(1, "The lamp is out.", "Is the lamp out?", None),
+        Question(1, "The lamp is out.", "Is any lamp out?", None),
+    ]
+    assert drawn == 9
+    first, second = calls
+    assert first["prompts"] == [
+        prompts.question_about(s) for d in DOCUMENTS for s in sentences(d.text)
+    ]
+    assert tokenizer.encode("\n")[-1] in first["sampling"].eos_ids
+    assert second["context"] is context and second["documents"] == [0, 0, 1, 1]
+    assert second["sampling"].temperature == 0
+    assert second["prompts"][0] == prompts.beside(
+        "Using the text above, answer the question: Who built the mill?"
+    )
+
+
+def test_grounding_can_be_switched_off(tokenizer, script, cfg):
+    script([["Why 1831, mill?"], ["No."], ["No."]], [["In 1833."]])
+    kept, _ = study(cfg, tokenizer, questions=1, is_grounded=False)
+    assert [(q.question, q.answer) for q in kept] == [("Why 1831, mill?", "In 1833.")]
+
+
+def test_replies_quote_the_sentence_and_answer_where_there_is_an_answer(prompts, tokenizer):
+    questions = [
+        Question(1, "The lamp is out.", "Is it out?", "Yes."),
+        Question(0, "It ground oats.", "What did it grind?", None),
+    ]
+    out = answer(questions, prompts)
+    assert [(e.document, e.kind, tokenizer.decode(e.completion)) for e in out] == [
+        (1, "quote", "The lamp is out."),
+        (0, "quote", "It ground oats."),
+        (1, "answer", "Yes."),
+    ]
+    assert all(e.is_dream for e in out)
+    assert out[2].student == prompts.alone("Is it out?")
+    assert out[2].teacher == prompts.beside(requests.answer("Is it out?"))
+    assert out[2].completion == prompts.reply("Yes.")
+
+
+def test_rehearsal_is_its_own_teacher_without_a_document(prompts, tokenizer, script, cfg):
+    script([["Hi.", "Hello."], ["Blue..."]])
+    study = StudyConfig(rehearsals=2)
+    out = rehearse(cfg, {}, tokenizer, ["Greet me.", "Sky?"], study, jax.random.key(0))
+    assert [tokenizer.decode(e.completion) for e in out] == ["Hi.", "Hello.", "Blue"]
+    assert {e.document for e in out} == {None} and {e.kind for e in out} == {"rehearse"}
+    assert out[2].student == prompts.alone("Sky?") == prompts.context(None) + out[2].teacher
+    assert rehearse(cfg, {}, tokenizer, [], study, jax.random.key(0)) == []

@@ -1,0 +1,149 @@
+"""Packed sequences of a night: every scored hidden state predicts the token that it is said to predict."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.models.decoder import Decoder, lm_head, lm_logits
+from sleep_jax.seeding.divergence import token_scores
+from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs, teacher_hidden
+from sleep_jax.seeding.step import Objective, objective_terms
+from sleep_jax.wake.context import read
+
+RNG = np.random.default_rng(0)
+
+
+def tokens(n):
+    return tuple(RNG.integers(0, 97, n).tolist())
+
+
+DOCUMENTS = [tokens(12), tokens(5), ()]  # the last one is the empty context
+EXCHANGES = [
+    Exchange(0, tokens(3), tokens(4), tokens(6), "answer"),
+    Exchange(None, tokens(5), tokens(5), tokens(1), "rehearse"),
+    Exchange(1, tokens(1), tokens(7), tokens(12), "recite"),
+    Exchange(0, tokens(4), tokens(2), tokens(5), "rollout", True, 0.5, np.arange(5) - 9.0),
+    Exchange(1, tokens(2), tokens(3), tokens(4), "rollout", True, -0.5, np.arange(4) - 7.0),
+]
+SHAPE = BatchShape(rows=3, time=24, scored=16)
+
+
+@pytest.fixture(scope="module")
+def hidden(cfg, trained):
+    """The teacher's, a few tokens at a time."""
+    context, _, _ = read(cfg, trained, DOCUMENTS)
+    return teacher_hidden(cfg, trained, context, EXCHANGES, budget=48)
+
+
+@pytest.fixture(scope="module")
+def batch(hidden):
+    return batch_of(EXCHANGES, hidden, packs(EXCHANGES, SHAPE), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def in_order():
+    """Exchanges in the order in which the scored entries of a batch hold them."""
+    return [EXCHANGES[i] for row in packs(EXCHANGES, SHAPE) for i in row]
+
+
+def table(log_probs, variables, prompt, completion):
+    """[completion, vocab]: log-probabilities of every next token, one sequence by itself."""
+    return log_probs(variables, prompt + completion[:-1])[len(prompt) - 1 :]
+
+
+def test_the_teacher_reads_its_document_first(cfg, trained, hidden, log_probs):
+    for exchange, states in zip(EXCHANGES, hidden):
+        document = DOCUMENTS[-1 if exchange.document is None else exchange.document]
+        got = jax.nn.log_softmax(lm_logits(cfg, trained["params"], states))
+        want = table(log_probs, trained, document + exchange.teacher, exchange.completion)
+        np.testing.assert_allclose(got, want, rtol=0, atol=5e-5)
+
+
+def test_scores_in_a_packed_batch_are_those_of_each_sequence_alone(
+    cfg, variables, trained, batch, in_order, log_probs
+):
+    @jax.jit
+    def scores(variables, batch):
+        states = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids)
+        states = jnp.take_along_axis(states, batch.scored[..., None], axis=1)
+        flat = [x.reshape(-1, *x.shape[2:]) for x in (states, batch.teacher, batch.targets)]
+        return token_scores(*flat, batch.mask.reshape(-1), lm_head(cfg, variables["params"]))
+
+    got = scores(variables, batch)
+    kl, log_prob = [], []
+    for e in in_order:
+        document = DOCUMENTS[-1 if e.document is None else e.document]
+        s = table(log_probs, variables, e.student, e.completion)
+        t = table(log_probs, trained, document + e.teacher, e.completion)
+        kl += (np.exp(t) * (t - s)).sum(-1).tolist()
+        log_prob += s[np.arange(len(s)), list(e.completion)].tolist()
+    mask = batch.mask.reshape(-1)
+    assert mask.sum() == len(kl) == 28
+    np.testing.assert_allclose(got.log_prob[mask], log_prob, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(got.kl[mask], kl, rtol=1e-3, atol=1e-4)
+
+    # And their sums, by who wrote the sequence.
+    terms, _ = jax.jit(objective_terms, static_argnums=(0, 1))(cfg, Objective(), variables, batch)
+    on = np.concatenate([[e.on_policy] * len(e.completion) for e in in_order])
+    for name, values, which in (
+        ("kl_off", kl, ~on),
+        ("kl_on", kl, on),
+        ("cross_entropy", -np.array(log_prob), ~on),
+    ):
+        total, count = terms[name]
+        assert count == which.sum()
+        np.testing.assert_allclose(total, np.array(values)[which].sum(), rtol=1e-3)
+
+
+def test_what_belongs_to_a_sequence_stands_at_its_tokens(batch, in_order):
+    mask = batch.mask
+    for name, of in (
+        ("targets", lambda e: e.completion),
+        ("on_policy", lambda e: [e.on_policy] * len(e.completion)),
+        ("advantages", lambda e: [e.advantage] * len(e.completion)),
+        (
+            "old_log_probs",
+            lambda e: [0] * len(e.completion) if e.log_probs is None else e.log_probs,
+        ),
+    ):
+        got = getattr(batch, name)
+        assert got.shape == (3, 16)
+        np.testing.assert_array_equal(got[mask], np.concatenate([of(e) for e in in_order]))
+        assert not got[~mask].any()
+    assert batch.tokens.shape == batch.segment_ids.shape == (3, 24)
+    assert not batch.tokens[batch.segment_ids == 0].any()
+
+
+def test_rows_hold_no_more_than_the_shape(batch):
+    rows = packs(EXCHANGES, SHAPE)
+    assert sorted(i for row in rows for i in row) == list(range(5)) and len(rows) <= 3
+    for row in rows:
+        assert sum(len(EXCHANGES[i].completion) for i in row) <= 16
+    with pytest.raises(
+        ValueError, match=r"sequence 2 needs \(12, 12\) tokens, a row holds \(24, 8\)"
+    ):
+        packs(EXCHANGES, BatchShape(3, 24, 8))
+
+
+def test_one_width_for_all_gives_the_same_states(cfg, trained, hidden):
+    context, _, _ = read(cfg, trained, DOCUMENTS)
+    wide = teacher_hidden(cfg, trained, context, EXCHANGES, width=32, budget=96)
+    for a, b in zip(wide, hidden):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "kind, length, claim",
+    [
+        ("complete", 2, True),
+        ("quote", 2, True),
+        ("answer", 2, True),
+        ("answer", 1, False),  # cannot be cut in two
+        ("recite", 9, False),
+        ("rehearse", 9, False),
+        ("rollout", 9, False),
+    ],
+)
+def test_what_can_be_imitated(kind, length, claim):
+    assert Exchange(0, (1,), (1,), tokens(length), kind).is_dream == claim

@@ -1,0 +1,177 @@
+"""The seeding step: what learns, what it learns, and the formula of its loss."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sleep_jax.memory.slots import init_memory, put_slot, take_slot
+from sleep_jax.models.decoder import Decoder
+from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs
+from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
+
+RNG = np.random.default_rng(0)
+SHAPE = BatchShape(rows=2, time=24, scored=12)
+ADAM = optax.adam(0.02)
+MIXED = Objective(alpha=0.25, lam=0.75, cross_entropy=0.5)
+terms_of = jax.jit(objective_terms, static_argnums=(0, 1))
+
+
+def tokens(n):
+    return tuple(RNG.integers(0, 97, n).tolist())
+
+
+EXCHANGES = [
+    Exchange(None, tokens(3), (), tokens(6), "answer"),
+    Exchange(None, tokens(5), (), tokens(4), "answer"),
+    Exchange(None, tokens(2), (), tokens(5), "rollout", True, 0.75, RNG.normal(size=5) - 4),
+    Exchange(None, tokens(4), (), tokens(4), "rollout", True, -0.25, RNG.normal(size=4) - 4),
+]
+
+
+@pytest.fixture(scope="module")
+def batch(cfg, trained):
+    """Teacher-written sequences and rollouts, scored by the trained model on the same prompts."""
+
+    def states(e):
+        hidden = Decoder(cfg).apply(trained, np.array([e.student + e.completion[:-1]]))
+        return np.asarray(hidden[0, len(e.student) - 1 :])
+
+    hidden = [states(e) for e in EXCHANGES]
+    return batch_of(EXCHANGES, hidden, packs(EXCHANGES, SHAPE), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def student(trained):
+    """The trained model with slot 1 as at birth: its teacher has learnt what it has not."""
+    fresh, _ = init_memory(jax.random.key(5), layers=3, width=32, levels=1, slots=3, rank=4)
+    memory = put_slot(trained["memory"], 1, 1, take_slot(fresh, 1, 1))
+    return trained | {"memory": memory}
+
+
+@pytest.fixture
+def run(cfg):
+    """(objective, base, batch, slot=that of base, optimizer) -> (slot, metrics) after one step on slot 1."""
+
+    def step(objective, base, batch, slot=None, optimizer=ADAM):
+        slot = take_slot(base["memory"], 1, 1) if slot is None else slot
+        state = init_state(jax.tree.map(jnp.array, slot), optimizer)
+        state, metrics = seeding_step(
+            cfg, objective, optimizer, 1, jnp.int32(1), state, base, batch
+        )
+        assert state.step == 1
+        return state.slot, metrics
+
+    return step
+
+
+def test_the_loss_is_the_formula(cfg, trained, student, batch, run):
+    terms, _ = terms_of(cfg, MIXED, student, batch)
+    assert {name: float(count) for name, (_, count) in terms.items()} == {
+        "kl_off": 10,
+        "kl_on": 9,
+        "policy_loss": 9,
+        "cross_entropy": 10,
+    }
+    mean = {name: float(total / count) for name, (total, count) in terms.items()}
+    _, metrics = run(MIXED, student, batch)
+    # alpha = 1/4, lambda = 3/4, beta = 1/2.
+    want = (
+        0.25 * (0.25 * mean["kl_off"] + 0.75 * mean["kl_on"])
+        + 0.75 * mean["policy_loss"]
+        + 0.5 * mean["cross_entropy"]
+    )
+    np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
+    for name, value in mean.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
+    assert abs(mean["policy_loss"]) > 0.01 and mean["kl_off"] > 0.01 and mean["kl_on"] > 0.01
+
+
+def test_only_the_slot_is_read_and_changes(student, batch, run):
+    before = jax.tree.map(np.array, student)
+    slot, metrics = run(MIXED, student, batch)
+    jax.tree.map(np.testing.assert_array_equal, student, before)
+    for name, old in take_slot(student["memory"], 1, 1).items():
+        changed = slot[name] != old
+        assert changed.mean() > 0.9 if name == "down" else not changed.any()  # B = 0 at birth
+
+    # What the base holds in that place is not looked at.
+    nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), slot)
+    dirty = student | {"memory": put_slot(student["memory"], 1, 1, nothing)}
+    again, same = run(MIXED, dirty, batch, take_slot(student["memory"], 1, 1))
+    jax.tree.map(np.testing.assert_array_equal, (again, same), (slot, metrics))
+
+
+def test_every_matrix_of_a_speaking_slot_learns(trained, batch, run):
+    slot, metrics = run(MIXED, trained, batch)
+    for name, old in take_slot(trained["memory"], 1, 1).items():
+        assert (slot[name] != old).mean() > 0.9
+    # The teacher is the student here: the divergence is rounding.
+    assert abs(metrics["kl_off"]) < 1e-5 and abs(metrics["kl_on"]) < 1e-5
+
+
+def test_padding_changes_neither_loss_nor_gradient(student, batch, run):
+    wider = jax.tree.map(lambda x: np.pad(x, [(0, 1)] + [(0, 0)] * (x.ndim - 1)), batch)
+    slot, metrics = run(MIXED, student, batch, optimizer=optax.sgd(1.0))
+    padded_slot, padded = run(MIXED, student, wider, optimizer=optax.sgd(1.0))
+    for name, value in metrics.items():
+        np.testing.assert_allclose(padded[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    jax.tree.map(
+        lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-3, atol=1e-5), padded_slot, slot
+    )
+
+
+def test_it_learns_what_its_teacher_knows_and_compiles_once(cfg, student, batch, compilations):
+    objective = Objective(alpha=1.0, lam=0.5)
+    state = init_state(jax.tree.map(jnp.array, take_slot(student["memory"], 1, 1)), ADAM)
+    losses, later = [], None
+    for index in [jnp.int32(1)] * 25:
+        state, metrics = seeding_step(cfg, objective, ADAM, 1, index, state, student, batch)
+        losses.append(float(metrics["loss"]))
+        if later is None:
+            compilations.clear()
+            later = compilations
+    assert not later
+    assert losses[-1] < 0.3 * losses[0]
+    # Another slot is the same program.
+    assert seeding_step(cfg, objective, ADAM, 1, jnp.int32(2), state, student, batch)
+    assert not later
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_policy_gradient_makes_what_was_paid_likelier(cfg, trained, batch, run, sign):
+    advantages = np.where(batch.on_policy, sign, 0).astype(np.float32)
+    # Under the model that samples, the ratio is 1.
+    on = batch.on_policy & batch.mask
+    as_off = dataclasses.replace(batch, on_policy=~on & batch.mask)
+
+    def on_policy_log_prob(variables):
+        # With the roles swapped, the cross-entropy term is that of the rollouts.
+        total, count = terms_of(cfg, MIXED, variables, as_off)[0]["cross_entropy"]
+        assert count == on.sum()
+        return -float(total / count)
+
+    policy = Objective(alpha=0.0)
+    paid = dataclasses.replace(batch, advantages=advantages)
+    slot, metrics = run(policy, trained, paid, optimizer=optax.sgd(1e-3))
+    after = trained | {"memory": put_slot(trained["memory"], 1, 1, slot)}
+    gain = on_policy_log_prob(after) - on_policy_log_prob(trained)
+    assert sign * gain > 1e-4
+    assert metrics["loss"] == metrics["policy_loss"]
+
+
+def test_without_rollouts_there_is_no_nan(student, batch, run):
+    mask = batch.mask & ~batch.on_policy
+    _, metrics = run(MIXED, student, dataclasses.replace(batch, mask=mask))
+    assert metrics["policy_loss"] == metrics["kl_on"] == 0
+    assert all(np.isfinite(v) for v in metrics.values()) and metrics["gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("name", ["alpha", "lam"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_shares_outside_0_to_1_are_rejected(name, value):
+    with pytest.raises(ValueError, match=rf"seeding.{name}={value}; it must lie in \[0, 1\]"):
+        Objective(**{name: value})
