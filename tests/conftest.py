@@ -103,7 +103,7 @@ def log_probs(cfg):
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """One token a character, chat markers and an end of turn: fits the tiny decoder's vocabulary."""
+    """One token a character, with chat markers; it fits the tiny decoder's vocabulary."""
     letters = [c for c in string.printable[:95] if c not in "^`{|}~"] + ["\n"]
     vocab = {token: i for i, token in enumerate([*SPECIALS, "<unk>", *letters])}
     backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))

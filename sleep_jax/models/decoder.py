@@ -15,6 +15,7 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.experts import Level
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
 
+SHARED = -1  # segment id of a row's prefix that all of its segments see
 COLLECTIONS = ("params", "memory", "slots", "lora", "cache")
 
 
@@ -61,7 +62,8 @@ class Decoder(nn.Module):
         Args:
           tokens: int32 [batch, time].
           segment_ids: int32 [batch, time]; tokens attend within their segment, 0 is padding.
-            Default: all one segment. With a cache the same ids continue the segments that it holds.
+            SHARED is a prefix at the row's start that every segment continues. Default: all one
+            segment. With a cache the same ids continue the segments that it holds.
 
         Returns:
           Normalised hidden states, float32 [batch, time, d]; `lm_logits` turns them into logits.
@@ -100,24 +102,19 @@ class Decoder(nn.Module):
 
     def _visibility(self, segment_ids):
         """Rotary positions [b, t], visible keys [b, t, keys] and the cache's write index."""
-        t = segment_ids.shape[1]
+        start, keys = 0, segment_ids
         if self.has_variable("cache", "index"):
             index, held = self.variable("cache", "index"), self.variable("cache", "segment_ids")
             start = index.value
-            seen = jnp.sum(
-                (held.value[:, None] == segment_ids[:, :, None])
-                & (jnp.arange(held.value.shape[1]) < start),
-                axis=-1,
-            )
+            index.value = start + segment_ids.shape[1]
             held.value = jax.lax.dynamic_update_slice(held.value, segment_ids, (0, start))
-            index.value = start + t
             keys = held.value
-        else:
-            start, seen, keys = 0, 0, segment_ids
-        same = keys[:, None] == segment_ids[:, :, None]
-        causal = jnp.arange(keys.shape[1]) <= (start + jnp.arange(t))[:, None]
-        within = (segment_ids[:, None] == segment_ids[:, :, None]) & jnp.tri(t, dtype=bool)
-        return seen + within.sum(-1) - 1, same & causal, start
+        query, key = segment_ids[:, :, None], keys[:, None]
+        related = (key == query) | ((key == SHARED) & (query > 0))
+        time = start + jnp.arange(segment_ids.shape[1])
+        visible = related & (jnp.arange(keys.shape[1]) <= time[:, None])
+        # A token's position is how much it sees before itself.
+        return visible.sum(-1) - 1, visible, start
 
 
 def unstack_layers(cfg: DecoderConfig, variables):

@@ -6,6 +6,7 @@ The two prompts differ, the completion is shared: the divergence compares both m
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from sleep_jax.data.batches import bucket, pack, pad
 from sleep_jax.models.cache import take_rows
 from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import SHARED
 from sleep_jax.sampling.sampler import prefill
 from sleep_jax.seeding.step import SeedingBatch
 
@@ -99,14 +101,26 @@ class BatchShape:
     scored: int
 
 
+def shared_prefix(exchanges: Sequence[Exchange]) -> tuple[int, ...]:
+    """What all students' prompts begin with, e.g. a system message, short of a whole prompt."""
+    prompts = [e.student[:-1] for e in exchanges]
+    # What the first and the last in order share, all in between share too.
+    pairs = zip(min(prompts), max(prompts))
+    return tuple(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 def packs(exchanges: Sequence[Exchange], shape: BatchShape) -> list[list[int]]:
-    """Rows of a batch, as indices of the exchanges in them.
+    """Rows of a batch, as indices of the exchanges in them; each row holds their shared prefix
+    once.
 
     Raises:
       ValueError: an exchange is longer than a row.
     """
-    sizes = [(len(e.student) + len(e.completion) - 1, len(e.completion)) for e in exchanges]
-    return pack(sizes, (shape.time, shape.scored))
+    prefix = len(shared_prefix(exchanges))
+    sizes = [
+        (len(e.student) + len(e.completion) - 1 - prefix, len(e.completion)) for e in exchanges
+    ]
+    return pack(sizes, (shape.time - prefix, shape.scored))
 
 
 def batch_of(
@@ -129,14 +143,17 @@ def batch_of(
     mask, on_policy = np.zeros(scored, bool), np.zeros(scored, bool)
     advantages, old = np.zeros(scored, np.float32), np.zeros(scored, np.float32)
     teacher = np.zeros((*scored, hidden[0].shape[-1]), np.float32)
+    prefix = shared_prefix(exchanges)
     for row, items in enumerate(packed):
-        t = s = 0
+        t, s = len(prefix), 0
+        tokens[row, :t], segments[row, :t] = prefix, SHARED
         for segment, i in enumerate(items, start=1):
             e = exchanges[i]
-            sequence = e.student + e.completion[:-1]
+            prompt = e.student[len(prefix) :]
+            sequence = prompt + e.completion[:-1]
             n, c = len(sequence), len(e.completion)
             tokens[row, t : t + n], segments[row, t : t + n] = sequence, segment
-            where[row, s : s + c] = t + len(e.student) - 1 + np.arange(c)
+            where[row, s : s + c] = t + len(prompt) - 1 + np.arange(c)
             targets[row, s : s + c], mask[row, s : s + c] = e.completion, True
             teacher[row, s : s + c] = hidden[i]
             on_policy[row, s : s + c] = e.on_policy

@@ -1,4 +1,4 @@
-"""The decoder: packing, padding, and the forms (scanned, unrolled, recomputed) that are one function."""
+"""The decoder: packing, padding, and that its forms (scanned, recomputed) are one function."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The memory beside an FFN: its formula, its silence at birth, and that nothing leaks from an inactive slot."""
+"""The memory beside an FFN: its formula, its silence at birth, no leak from an inactive slot."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Log-probabilities a chunk at a time: the naive formula, its gradient, and what a mask keeps out."""
+"""Log-probabilities a chunk at a time: value, gradient, and what a mask keeps out."""
 
 import jax
 import jax.numpy as jnp

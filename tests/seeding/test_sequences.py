@@ -1,4 +1,4 @@
-"""Packed sequences of a night: every scored hidden state predicts the token that it is said to predict."""
+"""Packed sequences: every scored hidden state predicts the token that it is said to predict."""
 
 import jax
 import jax.numpy as jnp

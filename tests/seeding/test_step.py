@@ -54,7 +54,7 @@ def student(trained):
 
 @pytest.fixture
 def run(cfg):
-    """(objective, base, batch, slot=that of base, optimizer) -> (slot, metrics) after one step on slot 1."""
+    """(objective, base, batch, slot=that of base, optimizer) -> (slot 1 after a step, metrics)."""
 
     def step(objective, base, batch, slot=None, optimizer=ADAM):
         slot = take_slot(base["memory"], 1, 1) if slot is None else slot
