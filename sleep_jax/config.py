@@ -106,12 +106,8 @@ def study_config(c) -> StudyConfig:
     return StudyConfig(**c.study)
 
 
-def _shape(c) -> BatchShape:
-    return BatchShape(rows=c.seeding.rows, time=c.seeding.time, scored=c.seeding.scored)
-
-
-def seeding_config(c) -> SeedingConfig:
-    """Consolidation."""
+def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
+    """Consolidation; `opening` is what the model's prompts begin with (`BatchShape`)."""
     s = c.seeding
     imitation = ImitationConfig(
         gamma=s.gamma,
@@ -124,7 +120,7 @@ def seeding_config(c) -> SeedingConfig:
         steps=s.steps,
         learning_rate=s.learning_rate,
         warmup=s.warmup,
-        shape=_shape(c),
+        shape=BatchShape(s.rows, s.time, s.scored, opening),
         dreams=s.dreams,
         updates_per_rollout=s.updates_per_rollout,
         objective=Objective(alpha=s.alpha, lam=s.lam),
@@ -132,9 +128,9 @@ def seeding_config(c) -> SeedingConfig:
     )
 
 
-def reinforcing_config(c) -> SeedingConfig:
+def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
     """Learning from rewarded dreams: their cross-entropy beside the divergence, no rollouts."""
-    d, seeding = c.dreaming, seeding_config(c)
+    d, seeding = c.dreaming, seeding_config(c, opening)
     return SeedingConfig(
         steps=d.steps,
         learning_rate=d.learning_rate,

@@ -110,7 +110,7 @@ def awake(sleeper: Sleeper, night: Night):
     """The self that reads: (collections as by day, context with one row a document and a last,
     empty one)."""
     variables = collections(sleeper, night.memory, night.awake_slots)
-    contexts = [sleeper.prompts.context(d) for d in (*sleeper.documents, None)]
+    contexts = [*map(sleeper.prompts.context, sleeper.documents), ()]
     return variables, read(sleeper.cfg, variables, contexts)[0]
 
 
@@ -142,7 +142,7 @@ def wake(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
 def consolidate(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
     """Unlocks a slot and seeds it with what the self that has read knows."""
     cfg, tokenizer, c = sleeper.cfg, sleeper.tokenizer, sleeper.config
-    seeding, study = settings.seeding_config(c), settings.study_config(c)
+    seeding, study = settings.seeding_config(c, sleeper.prompts.opening), settings.study_config(c)
     key = jax.random.fold_in(jax.random.key(c.seed), 1)
     slots, index = unlock(night.slots, LEVEL)
     teacher, context = awake(sleeper, night)
@@ -262,7 +262,7 @@ def dream(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
         raise AssertionError(f"a question that rewards dreams is a test question: {leaked.pop()!r}")
     teacher, context = awake(sleeper, night)
     model = collections(sleeper, night.memory, night.slots)
-    reinforcing = settings.reinforcing_config(c)
+    reinforcing = settings.reinforcing_config(c, prompts.opening)
     with desk.bar("dream", 3 + reinforcing.steps, "step") as bar:
         dreams, written = write(
             cfg,

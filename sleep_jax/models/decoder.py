@@ -15,7 +15,7 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.experts import Level
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
 
-SHARED = -1  # segment id of a row's prefix that all of its segments see
+SHARED = -1  # segment id of a row's prefix that its segments above 0 continue
 COLLECTIONS = ("params", "memory", "slots", "lora", "cache")
 
 
@@ -62,8 +62,9 @@ class Decoder(nn.Module):
         Args:
           tokens: int32 [batch, time].
           segment_ids: int32 [batch, time]; tokens attend within their segment, 0 is padding.
-            SHARED is a prefix at the row's start that every segment continues. Default: all one
-            segment. With a cache the same ids continue the segments that it holds.
+            SHARED is a prefix at the row's start that segments above 0 continue; those below it
+            stand alone. Default: all one segment. With a cache the same ids continue the segments
+              that it holds.
 
         Returns:
           Normalised hidden states, float32 [batch, time, d]; `lm_logits` turns them into logits.

@@ -51,7 +51,7 @@ def _log_probs(hidden, targets, head):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def token_log_probs(hidden, targets, mask, head, chunk: int = 64):
+def token_log_probs(hidden, targets, mask, head, chunk: int = 128):
     """Log-probability of each target token, float32 [tokens]; only `hidden` receives a gradient.
 
     Args:

@@ -49,7 +49,7 @@ def _score(student, teacher, target, head):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def token_scores(student, teacher, targets, mask, head, chunk: int = 64) -> TokenScores:
+def token_scores(student, teacher, targets, mask, head, chunk: int = 128) -> TokenScores:
     """Divergence and log-probability of every token.
 
     Only `student` receives a gradient: the teacher is fixed and the head is part of the frozen

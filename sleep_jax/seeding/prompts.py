@@ -38,10 +38,18 @@ class Prompts:
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text))
 
-    def context(self, document: Document | None) -> tuple[int, ...]:
-        """What is read of a document while awake; None: the empty context."""
-        page = f"{document.title}\n\n{document.text}\n\n" if document else ""
-        return self._encode(self._opening + page)
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """What every turn of a user begins with."""
+        return self._encode(self._opening)
+
+    def context(self, document: Document) -> tuple[int, ...]:
+        """What is read of a document while awake."""
+        return self._encode(f"{self._opening}{document.title}\n\n{document.text}\n\n")
+
+    def plain(self, text: str) -> tuple[int, ...]:
+        """Text to be continued as it stands, outside any chat."""
+        return self._encode(text)
 
     def beside(self, request: str) -> tuple[int, ...]:
         """A request to the model that has the document in its context."""
@@ -54,7 +62,7 @@ class Prompts:
     def question_about(self, sentence: str) -> tuple[int, ...]:
         """Plain text whose continuation is a question that the sentence answers."""
         shots = "".join(f"Sentence: {s}\nQuestion: {q}\n\n" for s, q in QUESTION_EXAMPLES)
-        return self._encode(f"{shots}Sentence: {sentence}\nQuestion:")
+        return self.plain(f"{shots}Sentence: {sentence}\nQuestion:")
 
     def reply(self, text: str) -> tuple[int, ...]:
         """A finished reply."""

@@ -222,11 +222,14 @@ def rehearse(
     study: StudyConfig,
     rng,
 ) -> list[Exchange]:
-    """What the model says on general prompts; its teacher is the model as it was, without a
-    document."""
+    """What the model says on general prompts, asked in a chat and begun as plain text, in turn.
+
+    The teacher of these is the model as it was, without a document.
+    """
     if not topics or not study.rehearsals:
         return []
     prompts = Prompts(tokenizer)
+    asked = [(prompts.plain if i % 2 else prompts.alone)(t) for i, t in enumerate(topics)]
     drawn = generate(
         cfg,
         SamplingConfig(
@@ -236,11 +239,11 @@ def rehearse(
             group=study.rehearsals,
         ),
         variables,
-        [prompts.alone(t) for t in topics],
+        asked,
         rng,
     )
     return [
-        Exchange(None, prompts.alone(topic), prompts.beside(topic), c.tokens, "rehearse")
-        for topic, group in zip(topics, drawn)
+        Exchange(None, prompt, prompt, c.tokens, "rehearse")
+        for prompt, group in zip(asked, drawn)
         for c in group
     ]

@@ -6,7 +6,6 @@ The two prompts differ, the completion is shared: the divergence compares both m
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,8 +62,8 @@ def teacher_hidden(
 
     Args:
       cfg, variables: the teacher, in scanned form.
-      cache: what it read, one row a document; its last row is an empty context for exchanges
-        without a document.
+      cache: what it read, one row a document; its last row is empty, for exchanges without a
+        document.
       exchanges: what to score.
       width: tokens that all rows are padded to; None: buckets.
       budget: tokens scored at a time, padding included.
@@ -93,34 +92,38 @@ def teacher_hidden(
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-    """The one static shape of a seeding batch: rows of `time` tokens, of which up to `scored` are
-    scored."""
+    """The one static shape of a seeding batch.
+
+    Attributes:
+      rows: rows of a batch.
+      time: tokens of a row.
+      scored: tokens of a row that are scored.
+      opening: what prompts begin with, e.g. a system message: a row holds it once, and every
+        sequence that begins with it continues it.
+    """
 
     rows: int
     time: int
     scored: int
+    opening: tuple[int, ...] = ()
 
-
-def shared_prefix(exchanges: Sequence[Exchange]) -> tuple[int, ...]:
-    """What all students' prompts begin with, e.g. a system message, short of a whole prompt."""
-    prompts = [e.student[:-1] for e in exchanges]
-    # What the first and the last in order share, all in between share too.
-    pairs = zip(min(prompts), max(prompts))
-    return tuple(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    def shared(self, exchange: Exchange) -> int:
+        """How many tokens of a prompt a row holds already; a whole prompt is never shared."""
+        n = len(self.opening)
+        return n if n < len(exchange.student) and exchange.student[:n] == self.opening else 0
 
 
 def packs(exchanges: Sequence[Exchange], shape: BatchShape) -> list[list[int]]:
-    """Rows of a batch, as indices of the exchanges in them; each row holds their shared prefix
-    once.
+    """Rows of a batch, as indices of the exchanges in them.
 
     Raises:
       ValueError: an exchange is longer than a row.
     """
-    prefix = len(shared_prefix(exchanges))
     sizes = [
-        (len(e.student) + len(e.completion) - 1 - prefix, len(e.completion)) for e in exchanges
+        (len(e.student) + len(e.completion) - 1 - shape.shared(e), len(e.completion))
+        for e in exchanges
     ]
-    return pack(sizes, (shape.time - prefix, shape.scored))
+    return pack(sizes, (shape.time - len(shape.opening), shape.scored))
 
 
 def batch_of(
@@ -143,16 +146,16 @@ def batch_of(
     mask, on_policy = np.zeros(scored, bool), np.zeros(scored, bool)
     advantages, old = np.zeros(scored, np.float32), np.zeros(scored, np.float32)
     teacher = np.zeros((*scored, hidden[0].shape[-1]), np.float32)
-    prefix = shared_prefix(exchanges)
     for row, items in enumerate(packed):
-        t, s = len(prefix), 0
-        tokens[row, :t], segments[row, :t] = prefix, SHARED
+        t, s = len(shape.opening), 0
+        tokens[row, :t], segments[row, :t] = shape.opening, SHARED
         for segment, i in enumerate(items, start=1):
             e = exchanges[i]
-            prompt = e.student[len(prefix) :]
+            prompt = e.student[shape.shared(e) :]
             sequence = prompt + e.completion[:-1]
             n, c = len(sequence), len(e.completion)
-            tokens[row, t : t + n], segments[row, t : t + n] = sequence, segment
+            tokens[row, t : t + n] = sequence
+            segments[row, t : t + n] = segment if shape.shared(e) else SHARED - segment
             where[row, s : s + c] = t + len(prompt) - 1 + np.arange(c)
             targets[row, s : s + c], mask[row, s : s + c] = e.completion, True
             teacher[row, s : s + c] = hidden[i]

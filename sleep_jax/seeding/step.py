@@ -41,7 +41,7 @@ class Objective:
     lam: float = 0.5
     cross_entropy: float = 0.0
     clip: float = 0.2
-    chunk: int = 64
+    chunk: int = 128
 
     def __post_init__(self):
         for name, value in (("alpha", self.alpha), ("lam", self.lam)):
