@@ -1,4 +1,4 @@
-"""SmolLM2-135M reads six sample documents, sleeps and is asked about them; about 15 minutes on 2
+"""SmolLM2-135M reads four sample documents, sleeps and is asked about them; about 15 minutes on 2
 CPU cores.
 
 python launch.py --config=configs/sleep_smollm2.py
@@ -9,7 +9,8 @@ from sleep_jax.config import default
 
 
 def get_config():
-    """The defaults are this run's."""
+    """The defaults, with rollouts once the student knows enough for some to be right."""
     c = default()
-    c.data.limit = 6
+    c.data.limit = 4
+    c.seeding.rollouts_from = 0.75
     return c

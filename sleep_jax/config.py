@@ -56,6 +56,7 @@ def default() -> ml_collections.ConfigDict:
     c.seeding.scored = 320
     c.seeding.dreams = 1  # sequences imitated in each update, `group` rollouts each
     c.seeding.updates_per_rollout = 4
+    c.seeding.rollouts_from = 0.0  # share of the steps after which rollouts join
     c.seeding.alpha = 0.5
     c.seeding.lam = 0.5
     c.seeding.gamma = 0.5
@@ -123,6 +124,7 @@ def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
         shape=BatchShape(s.rows, s.time, s.scored, opening),
         dreams=s.dreams,
         updates_per_rollout=s.updates_per_rollout,
+        rollouts_from=s.rollouts_from,
         objective=Objective(alpha=s.alpha, lam=s.lam),
         imitation=imitation,
     )
@@ -138,6 +140,7 @@ def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
         shape=seeding.shape,
         dreams=0,
         updates_per_rollout=1,
+        rollouts_from=1.0,
         objective=Objective(alpha=1.0, lam=0.0, cross_entropy=d.cross_entropy),
         imitation=seeding.imitation,
     )

@@ -16,18 +16,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax import config as settings
+from sleep_jax.data.batches import bucket, pad
 from sleep_jax.dreaming.reinforce import about, examples, lessons, rewards
 from sleep_jax.dreaming.select import importance, select
 from sleep_jax.dreaming.trial import init_lora
-from sleep_jax.dreaming.write import write
-from sleep_jax.evals.recall import anchor_perplexity, reply, share_right
+from sleep_jax.dreaming.write import Dream, write
+from sleep_jax.evals.metrics import perplexity
+from sleep_jax.evals.recall import negative_log_likelihood, reply, share_right
 from sleep_jax.memory.slots import init_memory, unlock
-from sleep_jax.models.decoder import lm_head
-from sleep_jax.models.head import token_log_probs
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.progress import phase_progress
@@ -115,28 +114,26 @@ def awake(sleeper: Sleeper, night: Night):
 
 
 def wake(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
-    """Reads the documents, and asks about them while they lie open (the ceiling) and with the model
-    as it was."""
-    cfg = sleeper.cfg
+    """Reads the documents and notes how surprising each was.
+
+    The context itself is not kept: it is wiped with the day, and read again from the documents, in
+    a moment, whenever the night needs its teacher (`awake`).
+    """
     variables = collections(sleeper, night.memory, night.slots)
-    head = lm_head(cfg, sleeper.params)
-    tokens = 0
-    with desk.bar("wake", len(sleeper.documents), "document") as bar:
-        for i, document in enumerate(sleeper.documents):
-            page = sleeper.prompts.context(document)
-            _, hidden, mask = read(cfg, variables, [page])
-            start = mask.shape[1] - len(page)
-            log_probs = token_log_probs(
-                hidden[0, start:-1],
-                jnp.asarray(page[1:]),
-                jnp.ones(len(page) - 1, bool),
-                head,
+    pages = [sleeper.prompts.context(document) for document in sleeper.documents]
+    tokens, mask = pad(pages, bucket(max(map(len, pages))))
+    read_tokens = 0
+    with desk.bar("wake", len(pages), "document") as bar:
+        for i, page in enumerate(pages):
+            nats, scored = negative_log_likelihood(
+                sleeper.cfg, variables, tokens[i : i + 1], mask[i : i + 1]
             )
-            surprise = float(-log_probs.mean())
-            tokens += len(page)
-            desk.writer.scalars("wake", i, {"tokens": len(page), "nats_per_token": surprise})
-            bar.advance(1, tokens=tokens, surprise=surprise)
-    return night.note(phases={"wake": {"tokens": tokens, "documents": len(sleeper.documents)}})
+            surprise = nats / scored
+            read_tokens += len(page)
+            figures = {"tokens": len(page), "nats_per_token": surprise}
+            desk.writer.scalars("wake", i, figures)
+            bar.advance(1, tokens=read_tokens, surprise=surprise)
+    return night.note(phases={"wake": {"tokens": read_tokens, "documents": len(pages)}})
 
 
 def consolidate(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
@@ -252,22 +249,20 @@ def studied(sleeper: Sleeper, night: Night) -> list[Exchange]:
 def dream(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
     """Writes dreams, selects, tries and rewards them, and learns the rewarded ones into the night's
     slot."""
-    cfg, tokenizer, c = sleeper.cfg, sleeper.tokenizer, sleeper.config
-    d, trial, prompts = c.dreaming, settings.trial_config(c), sleeper.prompts
+    cfg, c, prompts = sleeper.cfg, sleeper.config, sleeper.prompts
+    d, study = c.dreaming, night.record["study"]
     key = jax.random.fold_in(jax.random.key(c.seed), 2)
-    study = night.record["study"]
     questions = [Question(**q) for q in study["held_out"]]
-    tests = {q.text for q in sleeper.questions}
-    if leaked := tests & {q.question for q in questions}:
+    if leaked := {q.text for q in sleeper.questions} & {q.question for q in questions}:
         raise AssertionError(f"a question that rewards dreams is a test question: {leaked.pop()!r}")
     teacher, context = awake(sleeper, night)
     model = collections(sleeper, night.memory, night.slots)
     reinforcing = settings.reinforcing_config(c, prompts.opening)
-    with desk.bar("dream", 3 + reinforcing.steps, "step") as bar:
+    with desk.bar("dream", 2 + reinforcing.steps, "step") as bar:
         dreams, written = write(
             cfg,
             teacher,
-            tokenizer,
+            sleeper.tokenizer,
             sleeper.documents,
             context,
             instructions=d.instructions,
@@ -276,39 +271,23 @@ def dream(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
             max_new_tokens=d.max_new_tokens,
             rng=jax.random.fold_in(key, 0),
         )
-        asked = {q.document for q in questions}
-        dreams = [dream for dream in dreams if dream.document in asked]
         bar.advance(1, written=written)
-        kept, scores, reward, gain = [], np.zeros(0), np.zeros(0), np.zeros(0)
-        if dreams:
-            lora = init_lora(cfg, sleeper.params, jax.random.fold_in(key, 1))
-            pages = [sleeper.documents[dream.document] for dream in dreams]
-            alone = examples([[(about(p, prompts), x.tokens)] for x, p in zip(dreams, pages)])
-            passages = examples([[(about(p, prompts), prompts.reply(p.text))] for p in pages])
-            scores = np.asarray(importance(cfg, trial, model, lora, alone, passages))
-            chosen = select(
-                scores, [dream.document for dream in dreams], d.top, d.random, int(c.seed)
-            )
-            kept, scores = [dreams[i] for i in chosen], scores[chosen]
-            bar.advance(1, kept=len(kept))
-            reward, gain = rewards(
-                cfg, trial, model, lora, kept, sleeper.documents, questions, prompts
-            )
-            for i in range(len(kept)):
-                figures = {"importance": scores[i], "reward": reward[i], "gain": gain[i]}
-                desk.writer.scalars("dream", i, {k: float(v) for k, v in figures.items()})
-                desk.writer.text("dream", i, kept[i].instruction, kept[i].text)
-            bar.advance(1, rewarded=int(reward.sum()))
-        rewarded = [dream for dream, r in zip(kept, reward) if r]
+        # A dream about a document that no question of the model's own asks about has no tau.
+        asked = {q.document for q in questions}
+        dreams = [x for x in dreams if x.document in asked]
+        kept, rewarded = try_out(
+            sleeper, model, dreams, questions, jax.random.fold_in(key, 1), desk
+        )
+        bar.advance(1, kept=len(kept), rewarded=len(rewarded))
+
+        def log(step, metrics):
+            desk.writer.scalars("reinforce", step, metrics)
+            bar.advance(1, loss=metrics["loss"])
+
         if rewarded:
-
-            def log(step, metrics):
-                desk.writer.scalars("reinforce", step, metrics)
-                bar.advance(1, loss=metrics["loss"])
-
             model = seed_slot(
                 cfg,
-                tokenizer,
+                sleeper.tokenizer,
                 sleeper.judge,
                 reinforcing,
                 student=model,
@@ -327,6 +306,34 @@ def dream(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
         "tokens": sum(len(x.tokens) for x in dreams),
     }
     return dataclasses.replace(night, memory=model["memory"]).note(phases={"dream": figures})
+
+
+def try_out(
+    sleeper: Sleeper, model, dreams: list[Dream], questions: list[Question], rng, desk: Desk
+) -> tuple[list[Dream], list[Dream]]:
+    """Selects dreams by gradient and tries each on its own.
+
+    Returns:
+      (kept, rewarded): the selected dreams, and those of them that raised tau.
+    """
+    if not dreams:
+        return [], []
+    cfg, c, prompts = sleeper.cfg, sleeper.config, sleeper.prompts
+    trial = settings.trial_config(c)
+    lora = init_lora(cfg, sleeper.params, rng)
+    pages = [sleeper.documents[x.document] for x in dreams]
+    alone = examples([[(about(p, prompts), x.tokens)] for x, p in zip(dreams, pages)])
+    passages = examples([[(about(p, prompts), prompts.reply(p.text))] for p in pages])
+    scores = np.asarray(importance(cfg, trial, model, lora, alone, passages))
+    of = [x.document for x in dreams]
+    chosen = select(scores, of, c.dreaming.top, c.dreaming.random, int(c.seed))
+    kept = [dreams[i] for i in chosen]
+    reward, gain = rewards(cfg, trial, model, lora, kept, sleeper.documents, questions, prompts)
+    for i, x in enumerate(kept):
+        figures = {"importance": scores[chosen[i]], "reward": reward[i], "gain": gain[i]}
+        desk.writer.scalars("dream", i, {name: float(value) for name, value in figures.items()})
+        desk.writer.text("dream", i, x.instruction, x.text)
+    return kept, [x for x, r in zip(kept, reward) if r]
 
 
 def evaluate(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
@@ -363,8 +370,9 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
                 )
             }
             if stage in selves:
-                score["anchor_perplexity"] = anchor_perplexity(
-                    sleeper.cfg, variables, sleeper.anchors
+                anchors = sleeper.anchors
+                score["anchor_perplexity"] = perplexity(
+                    *negative_log_likelihood(sleeper.cfg, variables, anchors.tokens, anchors.mask)
                 )
             night = night.note(scores={stage: score}, replies={stage: replies})
             desk.writer.scalars("evaluate", number, score)

@@ -24,12 +24,12 @@ CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def cfg():
-    """Three layers, grouped queries, one memory level of three slots."""
+    """Two layers, grouped queries, one memory level of three slots."""
     return DecoderConfig(
         vocab=97,
         width=32,
         hidden=48,
-        layers=3,
+        layers=2,
         heads=4,
         kv_heads=2,
         head_dim=8,

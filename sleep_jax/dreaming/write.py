@@ -1,5 +1,7 @@
-"""Write: the model, with a document in its context, puts what it read into words of its own (paper
-4, step 1)."""
+"""Write: the model, with a document in its context, puts it into its own words (paper 4, step 1).
+
+The paper's extra random expert needs a router. Here every active slot is on: none is left to add.
+"""
 
 import dataclasses
 import re

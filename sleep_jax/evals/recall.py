@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from sleep_jax.data.batches import bucket, pad
-from sleep_jax.evals.metrics import contains_answer, perplexity
+from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head
@@ -80,7 +80,12 @@ def _nll(cfg, variables, tokens, mask):
     return -(log_probs * mask).sum(), mask.sum()
 
 
-def anchor_perplexity(cfg: DecoderConfig, variables, anchors: AnchorSet) -> float:
-    """Perplexity per token over the anchor set, first tokens left out."""
-    total, count = _nll(cfg, variables, anchors.tokens, anchors.mask)
-    return perplexity(float(total), int(count))
+def negative_log_likelihood(cfg: DecoderConfig, variables, tokens, mask) -> tuple[float, int]:
+    """(sum in nats, tokens) over texts, each one's first token left out.
+
+    Args:
+      cfg, variables: the model.
+      tokens, mask: int32 [texts, time], padded on the right; 1 on real tokens.
+    """
+    total, count = _nll(cfg, variables, tokens, mask)
+    return float(total), int(count)

@@ -38,6 +38,8 @@ class SeedingConfig:
       shape: packed rows of an update.
       dreams: teacher-written sequences that the student imitates in each update.
       updates_per_rollout: updates whose rollouts are sampled at once.
+      rollouts_from: share of the steps after which rollouts join; before, the student knows too
+        little for them to earn anything.
       objective, imitation: what is optimised.
     """
 
@@ -47,6 +49,7 @@ class SeedingConfig:
     shape: BatchShape
     dreams: int
     updates_per_rollout: int
+    rollouts_from: float
     objective: Objective
     imitation: ImitationConfig
 
@@ -55,6 +58,11 @@ class SeedingConfig:
             raise ValueError(
                 f"seeding.steps={self.steps} does not exceed seeding.warmup={self.warmup}; "
                 "raise the one or lower the other"
+            )
+
+        if not 0 <= self.rollouts_from <= 1:
+            raise ValueError(
+                f"seeding.rollouts_from={self.rollouts_from}; it is a share of the steps, in [0, 1]"
             )
 
     def optimizer(self) -> optax.GradientTransformation:
@@ -149,10 +157,11 @@ def seed_slot(
     dreams = shuffled([e for e in exchanges if e.is_dream], data_seed + 1)
     prompt_width, teacher_width = rollout_widths(exchanges, seeding.imitation)
     is_on_policy = bool(seeding.dreams) and (objective.alpha < 1 or objective.lam > 0)
+    first = round(seeding.rollouts_from * seeding.steps)
     rollouts: list[Exchange] = []
     rewards: dict[str, float] = {}
     for step in range(seeding.steps):
-        if is_on_policy and step % seeding.updates_per_rollout == 0:
+        if is_on_policy and step >= first and not rollouts:
             current = {**student, "memory": put_slot(student["memory"], level, index, state.slot)}
             rollouts, rewards = roll_out(
                 cfg,

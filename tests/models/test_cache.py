@@ -78,7 +78,7 @@ def test_grow_repeats_rows_next_to_each_other_and_adds_empty_room(cfg):
     np.testing.assert_array_equal(new["key"][..., :3], old["key"][:, [0, 0, 1, 1]])
     np.testing.assert_array_equal(new["value"][..., :3, :], old["value"][:, [0, 0, 1, 1]])
     room = new["key"][..., 3:], new["value"][..., 3:, :], grown["segment_ids"][:, 3:]
-    assert [r.shape for r in room] == [(3, 4, 2, 8, 4), (3, 4, 2, 4, 8), (4, 4)]
+    assert [r.shape for r in room] == [(2, 4, 2, 8, 4), (2, 4, 2, 4, 8), (4, 4)]
     assert not any(np.asarray(r).any() for r in room)
 
 

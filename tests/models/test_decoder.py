@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.memory.slots import init_memory
-from sleep_jax.models.decoder import Decoder, lm_head, lm_logits, unstack_layers
+from sleep_jax.models.decoder import SHARED, Decoder, lm_head, lm_logits, unstack_layers
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 97, (2, 12)).astype(np.int32)
@@ -20,7 +20,7 @@ def test_init_makes_the_collections_that_init_memory_makes(cfg, variables):
     )
     m = cfg.memory
     memory, slots = init_memory(
-        jax.random.key(0), layers=3, width=32, levels=1, slots=m.slots, rank=m.rank
+        jax.random.key(0), layers=2, width=32, levels=1, slots=m.slots, rank=m.rank
     )
     got = {name: init[name] for name in ("memory", "slots")}
     want = jax.eval_shape(lambda: {"memory": memory, "slots": slots})
@@ -46,6 +46,22 @@ def test_a_segment_cannot_see_the_others(cfg, trained, logits):
     np.testing.assert_array_equal(a[:, :5], b[:, :5])
     np.testing.assert_array_equal(a[:, 8:], b[:, 8:])
     assert (a[:, 5:8] != b[:, 5:8]).any(axis=-1).all()
+
+
+def test_segments_may_share_a_prefix(cfg, trained, logits):
+    # Prefix of 3; segments 1 and 2 continue it, -2 stands alone, 0 is padding.
+    parts = {1: TOKENS[:1, 3:6], -2: TOKENS[:1, 6:8], 2: TOKENS[:1, 8:11]}
+    segments = np.array([[SHARED] * 3 + [1] * 3 + [-2] * 2 + [2] * 3 + [0]])
+    packed = np.asarray(logits(cfg, trained, TOKENS[:1], segments))
+    for segment, tokens in parts.items():
+        whole = np.concatenate([TOKENS[:1, :3], tokens], 1) if segment > 0 else tokens
+        alone = np.pad(whole, ((0, 0), (0, 12 - whole.shape[1])))
+        ones = (np.arange(12) < whole.shape[1]).astype(np.int32)[None]
+        want = logits(cfg, trained, alone, ones)[0, : whole.shape[1]]
+        got = packed[segments == segment]
+        np.testing.assert_allclose(got, want[-len(got) :], rtol=0, atol=2e-5)
+        if segment == 1:
+            np.testing.assert_allclose(packed[segments == SHARED], want[:3], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -53,7 +53,7 @@ def test_unlocking_a_slot_changes_no_bit(cfg, variables, trained, logits, dtype,
     held = as_dtype(trained, dtype)
     if levels == 2:  # level 2 has a trained slot as well
         memory, slots = init_memory(
-            jax.random.key(3), layers=3, width=32, levels=2, slots=3, rank=4
+            jax.random.key(3), layers=2, width=32, levels=2, slots=3, rank=4
         )
         slots, index = unlock(slots, 2)
         slot = take_slot(memory, 2, index)

@@ -52,6 +52,7 @@ def seeding(**changes):
         "shape": SHAPE,
         "dreams": 1,
         "updates_per_rollout": 2,
+        "rollouts_from": 0.0,
         "objective": Objective(),
         "imitation": ImitationConfig(group=2, max_new_tokens=4),
     }

@@ -27,10 +27,12 @@ def test_context_and_request_make_up_one_turn(prompts, tokenizer, text):
     assert want.endswith("<|im_start|>assistant\n")
 
 
-def test_without_a_document_both_views_are_one(prompts, tokenizer, text):
+def test_without_a_document_a_prompt_is_a_whole_turn(prompts, tokenizer, text):
     alone = prompts.alone("Why?")
-    assert prompts.context(None) + prompts.beside("Why?") == alone
     assert text(alone) == tokenizer.chat_text([{"role": "user", "content": "Why?"}])
+    assert prompts.opening + prompts.beside("Why?") == alone
+    assert text(prompts.opening) == "<|im_start|>user\n"
+    assert text(prompts.plain("Why?")) == "Why?"
 
 
 def test_a_reply_ends_its_turn(prompts, tokenizer, text):

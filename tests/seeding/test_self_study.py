@@ -82,7 +82,6 @@ def test_recitation_is_the_text_itself(prompts, tokenizer):
     assert tokenizer.decode(out[2].completion) == "The lamp is out."
     assert out[2].completion[-1] == tokenizer.eos_ids[0]
     assert out[2].student == prompts.alone("Tell me about The Lamp.")
-    assert prompts.alone("x")[: len(prompts.context(None))] == prompts.context(None)
 
 
 def test_completion_cues_are_the_first_words_and_never_all(prompts, tokenizer):
@@ -192,5 +191,7 @@ def test_rehearsal_is_its_own_teacher_without_a_document(prompts, tokenizer, scr
     out = rehearse(cfg, {}, tokenizer, ["Greet me.", "Sky?"], study, jax.random.key(0))
     assert [tokenizer.decode(e.completion) for e in out] == ["Hi.", "Hello.", "Blue"]
     assert {e.document for e in out} == {None} and {e.kind for e in out} == {"rehearse"}
-    assert out[2].student == prompts.alone("Sky?") == prompts.context(None) + out[2].teacher
+    # In a chat and in plain text, in turn.
+    assert out[0].student == prompts.alone("Greet me.") and out[2].student == prompts.plain("Sky?")
+    assert all(e.student == e.teacher for e in out)
     assert rehearse(cfg, {}, tokenizer, [], study, jax.random.key(0)) == []

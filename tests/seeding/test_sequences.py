@@ -1,5 +1,8 @@
 """Packed sequences: every scored hidden state predicts the token that it is said to predict."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,15 +21,17 @@ def tokens(n):
     return tuple(RNG.integers(0, 97, n).tolist())
 
 
+OPENING = (3, 1)
 DOCUMENTS = [tokens(12), tokens(5), ()]  # the last one is the empty context
 EXCHANGES = [
-    Exchange(0, tokens(3), tokens(4), tokens(6), "answer"),
+    Exchange(0, (*OPENING, 7), tokens(4), tokens(6), "answer"),
     Exchange(None, tokens(5), tokens(5), tokens(1), "rehearse"),
-    Exchange(1, tokens(1), tokens(7), tokens(12), "recite"),
-    Exchange(0, tokens(4), tokens(2), tokens(5), "rollout", True, 0.5, np.arange(5) - 9.0),
+    Exchange(1, OPENING, tokens(7), tokens(12), "recite"),
+    Exchange(0, (*OPENING, 8, 9), tokens(2), tokens(5), "rollout", True, 0.5, np.arange(5) - 9.0),
     Exchange(1, tokens(2), tokens(3), tokens(4), "rollout", True, -0.5, np.arange(4) - 7.0),
 ]
-SHAPE = BatchShape(rows=3, time=24, scored=16)
+PLAIN = BatchShape(rows=3, time=24, scored=16)
+SHARING = dataclasses.replace(PLAIN, opening=OPENING)
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +41,31 @@ def hidden(cfg, trained):
     return teacher_hidden(cfg, trained, context, EXCHANGES, budget=48)
 
 
-@pytest.fixture(scope="module")
-def batch(hidden):
-    return batch_of(EXCHANGES, hidden, packs(EXCHANGES, SHAPE), SHAPE)
+@pytest.fixture(scope="module", params=[PLAIN, SHARING], ids=["plain", "sharing"])
+def shape(request):
+    """Rows without and with a common opening of the prompts."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def in_order():
+def batch(hidden, shape):
+    return batch_of(EXCHANGES, hidden, packs(EXCHANGES, shape), shape)
+
+
+@pytest.fixture(scope="module")
+def in_order(shape):
     """Exchanges in the order in which the scored entries of a batch hold them."""
-    return [EXCHANGES[i] for row in packs(EXCHANGES, SHAPE) for i in row]
+    return [EXCHANGES[i] for row in packs(EXCHANGES, shape) for i in row]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def scores_of(cfg, variables, batch):
+    """Token scores of a batch, flat, and the terms of the objective."""
+    states = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids)
+    states = jnp.take_along_axis(states, batch.scored[..., None], axis=1)
+    flat = [x.reshape(-1, *x.shape[2:]) for x in (states, batch.teacher, batch.targets)]
+    scores = token_scores(*flat, batch.mask.reshape(-1), lm_head(cfg, variables["params"]))
+    return scores, objective_terms(cfg, Objective(), variables, batch)[0]
 
 
 def table(log_probs, variables, prompt, completion):
@@ -63,14 +84,7 @@ def test_the_teacher_reads_its_document_first(cfg, trained, hidden, log_probs):
 def test_scores_in_a_packed_batch_are_those_of_each_sequence_alone(
     cfg, variables, trained, batch, in_order, log_probs
 ):
-    @jax.jit
-    def scores(variables, batch):
-        states = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids)
-        states = jnp.take_along_axis(states, batch.scored[..., None], axis=1)
-        flat = [x.reshape(-1, *x.shape[2:]) for x in (states, batch.teacher, batch.targets)]
-        return token_scores(*flat, batch.mask.reshape(-1), lm_head(cfg, variables["params"]))
-
-    got = scores(variables, batch)
+    got, terms = scores_of(cfg, variables, batch)
     kl, log_prob = [], []
     for e in in_order:
         document = DOCUMENTS[-1 if e.document is None else e.document]
@@ -84,7 +98,6 @@ def test_scores_in_a_packed_batch_are_those_of_each_sequence_alone(
     np.testing.assert_allclose(got.kl[mask], kl, rtol=1e-3, atol=1e-4)
 
     # And their sums, by who wrote the sequence.
-    terms, _ = jax.jit(objective_terms, static_argnums=(0, 1))(cfg, Objective(), variables, batch)
     on = np.concatenate([[e.on_policy] * len(e.completion) for e in in_order])
     for name, values, which in (
         ("kl_off", kl, ~on),
@@ -115,15 +128,26 @@ def test_what_belongs_to_a_sequence_stands_at_its_tokens(batch, in_order):
     assert not batch.tokens[batch.segment_ids == 0].any()
 
 
-def test_rows_hold_no_more_than_the_shape(batch):
-    rows = packs(EXCHANGES, SHAPE)
+def test_rows_hold_no_more_than_the_shape(shape):
+    rows = packs(EXCHANGES, shape)
     assert sorted(i for row in rows for i in row) == list(range(5)) and len(rows) <= 3
     for row in rows:
         assert sum(len(EXCHANGES[i].completion) for i in row) <= 16
-    with pytest.raises(
-        ValueError, match=r"sequence 2 needs \(12, 12\) tokens, a row holds \(24, 8\)"
-    ):
-        packs(EXCHANGES, BatchShape(3, 24, 8))
+    with pytest.raises(ValueError, match=r"sequence 2 needs \(\d+, 12\) tokens, .* \(\d+, 8\)"):
+        packs(EXCHANGES, dataclasses.replace(shape, scored=8))
+
+
+def test_a_row_holds_the_opening_once(hidden):
+    # A prompt that is no more than the opening, or begins otherwise, stands by itself.
+    assert [SHARING.shared(e) for e in EXCHANGES] == [2, 0, 0, 2, 0]
+    three = [EXCHANGES[i] for i in (0, 3, 2)]
+    for wide, opening in ((23, ()), (21, OPENING)):  # 8 + 8 + 13 tokens, 2 of them twice
+        shape = BatchShape(1, wide + 6, 23, opening)
+        assert len(packs(three, shape)) == 1
+        assert len(packs(three, dataclasses.replace(shape, time=wide + 5))) == 2
+    batch = batch_of(EXCHANGES, hidden, packs(EXCHANGES, SHARING), SHARING)
+    used = [row for row in batch.tokens if row[2:].any()]
+    assert all(tuple(row[:2]) == OPENING for row in used)
 
 
 def test_one_width_for_all_gives_the_same_states(cfg, trained, hidden):

