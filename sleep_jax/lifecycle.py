@@ -370,10 +370,14 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
                 )
             }
             if stage in selves:
-                anchors = sleeper.anchors
-                score["anchor_perplexity"] = perplexity(
-                    *negative_log_likelihood(sleeper.cfg, variables, anchors.tokens, anchors.mask)
-                )
+                score |= {
+                    name: perplexity(
+                        *negative_log_likelihood(
+                            sleeper.cfg, variables, anchors.tokens, anchors.mask
+                        )
+                    )
+                    for name, anchors in sleeper.anchors.items()
+                }
             night = night.note(scores={stage: score}, replies={stage: replies})
             desk.writer.scalars("evaluate", number, score)
             bar.advance(1, **score)

@@ -52,8 +52,8 @@ def notes(sleeper: Sleeper) -> list[str]:
         "of its listed forms. Replies are greedy, the question is the whole user turn.",
         "Ceiling: the model before sleep with the document in its context, asked 'Using the text "
         "above, answer the question: ...'.",
-        "Anchor perplexity: per token over general texts and question-answer chats that were not "
-        "trained on; it should stay where it was.",
+        "Anchor perplexity: per token, over general texts and over general question-answer chats "
+        "that were not trained on; it should stay where it was.",
     ]
 
 
@@ -87,13 +87,19 @@ def samples(sleeper: Sleeper, night: Night) -> list[dict[str, Any]]:
     return list(chosen.values())[: sleeper.config.evaluation.samples]
 
 
+def retention(score: dict[str, Any]) -> list[str]:
+    """The anchor cells of a row; empty where the stage has none."""
+    names = ("anchor_perplexity", "chat_perplexity")
+    return [f"{score[name]:.2f}" if name in score else "" for name in names]
+
+
 def show(summary: dict[str, Any]) -> None:
     """Prints the closing tables."""
     scored = [s for s in summary["scores"] if "questions" in s]
     if scored:
         table(
             "Answers right without the document in context",
-            ("", "questions", "held-out wordings", "anchor perplexity"),
+            ("", "questions", "held-out wordings", "anchor perplexity", "of chats"),
             [
                 (
                     s["stage"],
@@ -101,7 +107,7 @@ def show(summary: dict[str, Any]) -> None:
                         f"{100 * s[k]:.0f} %" if k in s else ""
                         for k in ("questions", "paraphrases")
                     ),
-                    f"{s['anchor_perplexity']:.2f}" if "anchor_perplexity" in s else "",
+                    *retention(s),
                 )
                 for s in scored
             ],
@@ -109,12 +115,8 @@ def show(summary: dict[str, Any]) -> None:
     else:
         table(
             "Retention",
-            ("", "anchor perplexity"),
-            [
-                (s["stage"], f"{s['anchor_perplexity']:.2f}")
-                for s in summary["scores"]
-                if "anchor_perplexity" in s
-            ],
+            ("", "anchor perplexity", "of chats"),
+            [(s["stage"], *retention(s)) for s in summary["scores"] if "anchor_perplexity" in s],
         )
     table(
         "Phases",

@@ -55,7 +55,7 @@ class Sleeper:
       documents: what it reads.
       questions: what it is asked about them; empty for documents without questions.
       topics: general prompts that it rehearses on.
-      anchors: text that it should predict as well after the night as before.
+      anchors: what it should predict as well after the night as before, by name of the score.
       judge: r_sem.
     """
 
@@ -66,7 +66,7 @@ class Sleeper:
     documents: list[Document]
     questions: list[TestQuestion]
     topics: list[str]
-    anchors: AnchorSet
+    anchors: dict[str, AnchorSet]
     judge: Judge
 
     @property
@@ -126,11 +126,14 @@ def _test_questions(documents) -> list[TestQuestion]:
     return asked
 
 
-def _anchors(tokenizer: Tokenizer) -> AnchorSet:
+def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:
     """General text as it stands, and general questions with their answers as chats."""
     anchors, prompts = read_anchors(), Prompts(tokenizer)
     chats = [(*prompts.alone(q.question), *prompts.reply(q.answer)) for q in anchors.questions]
-    return AnchorSet.of([*map(tokenizer.encode, anchors.texts), *chats])
+    return {
+        "anchor_perplexity": AnchorSet.of([*map(tokenizer.encode, anchors.texts)]),
+        "chat_perplexity": AnchorSet.of(chats),
+    }
 
 
 def _judge(name: str) -> Judge:

@@ -111,5 +111,8 @@ def lessons(
         teacher = prompts.beside(INSTRUCTIONS[dream.instruction])
         writing = (*prompts.context(document), *teacher)
         for kind, student in (("write", writing), ("dream", about(document, prompts))):
-            out.append(Exchange(dream.document, student, teacher, dream.tokens, kind))
+            exchange = Exchange(
+                dream.document, student, teacher, dream.tokens, kind, supervised=True
+            )
+            out.append(exchange)
     return out

@@ -7,7 +7,7 @@ section is then left out.
      "config": {...},                                                    # nested dicts
      "versions": {"jax": "0.10.2", ...},
      "scores": [{"stage": "before sleep", "questions": 0.03, "paraphrases": 0.0,
-                 "anchor_perplexity": 21.3}, ...],                       # shares in [0, 1]
+                 "anchor_perplexity": 21.3, "chat_perplexity": 9.8}, ...],   # shares in [0, 1]
      "phases": [{"phase": "wake", "tokens": 2816, "seconds": 12.5, "detail": "..."}, ...],
      "samples": [{"document": "title", "question": "...", "answer": "...", "before": "...",
                   "after": "...", "before_right": False, "after_right": True}, ...],
@@ -32,7 +32,7 @@ from sleep_jax.runtime.metrics import read_metrics
 from sleep_jax.runtime.progress import figure
 
 COLUMNS = {
-    "scores": ("stage", "questions", "paraphrases", "anchor_perplexity"),
+    "scores": ("stage", "questions", "paraphrases", "anchor_perplexity", "chat_perplexity"),
     "phases": ("phase", "tokens", "seconds", "detail"),
     "samples": (
         "document", "question", "answer", "before", "after", "before_right", "after_right",

@@ -32,6 +32,7 @@ class Exchange:
       on_policy: the student wrote the completion.
       advantage: of the completion, for the policy gradient.
       log_probs: of the completion when it was sampled, [completion].
+      supervised: the completion is also learnt by cross-entropy.
     """
 
     document: int | None
@@ -42,6 +43,7 @@ class Exchange:
     on_policy: bool = False
     advantage: float = 0.0
     log_probs: np.ndarray | None = None
+    supervised: bool = False
 
     @property
     def is_dream(self) -> bool:
@@ -143,7 +145,7 @@ def batch_of(
     grid, scored = (shape.rows, shape.time), (shape.rows, shape.scored)
     tokens, segments = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
     where, targets = np.zeros(scored, np.int32), np.zeros(scored, np.int32)
-    mask, on_policy = np.zeros(scored, bool), np.zeros(scored, bool)
+    mask, on_policy, supervised = (np.zeros(scored, bool) for _ in range(3))
     advantages, old = np.zeros(scored, np.float32), np.zeros(scored, np.float32)
     teacher = np.zeros((*scored, hidden[0].shape[-1]), np.float32)
     for row, items in enumerate(packed):
@@ -160,6 +162,7 @@ def batch_of(
             targets[row, s : s + c], mask[row, s : s + c] = e.completion, True
             teacher[row, s : s + c] = hidden[i]
             on_policy[row, s : s + c] = e.on_policy
+            supervised[row, s : s + c] = e.supervised
             advantages[row, s : s + c] = e.advantage
             if e.log_probs is not None:
                 old[row, s : s + c] = e.log_probs
@@ -172,6 +175,7 @@ def batch_of(
         targets=targets,
         teacher=teacher,
         on_policy=on_policy,
+        supervised=supervised,
         advantages=advantages,
         old_log_probs=old,
     )

@@ -5,7 +5,7 @@
 
 `off` are the tokens of teacher-written sequences and `on` those of student rollouts; PG is the
 clipped policy gradient of the imitation reward on the same rollouts; CE, off by default, is the
-cross-entropy of the `off` tokens. No gradient flows through sampling, and nothing but the slot
+cross-entropy of the supervised tokens. No gradient flows through sampling, and nothing but the slot
 learns.
 """
 
@@ -31,7 +31,7 @@ class Objective:
 
     Attributes:
       alpha: distillation against imitation, in [0, 1].
-      cross_entropy: weight of the plain cross-entropy of the off-policy tokens.
+      cross_entropy: weight of the plain cross-entropy of the supervised tokens.
       lam: share of on-policy sequences in the divergence (lambda in the paper), in [0, 1].
       clip: PPO clip range of the imitation term.
       chunk: tokens whose logits exist at a time.
@@ -61,6 +61,7 @@ class SeedingBatch:
       targets: int32 [batch, scored], the scored tokens.
       teacher: float32 [batch, scored, d], the teacher's hidden states at the same tokens.
       on_policy: bool [batch, scored], written by the student.
+      supervised: bool [batch, scored], also learnt by cross-entropy: rewarded dreams.
       advantages: float32 [batch, scored], of the sequence that the token is part of; 0 off-policy.
       old_log_probs: float32 [batch, scored], at sampling time; read on-policy only.
     """
@@ -72,6 +73,7 @@ class SeedingBatch:
     targets: jax.Array
     teacher: jax.Array
     on_policy: jax.Array
+    supervised: jax.Array
     advantages: jax.Array
     old_log_probs: jax.Array
 
@@ -126,7 +128,7 @@ def objective_terms(cfg: DecoderConfig, objective: Objective, variables, batch: 
         "kl_off": masked_sum(scores.kl, off),
         "kl_on": masked_sum(scores.kl, on),
         "policy_loss": policy,
-        "cross_entropy": masked_sum(-scores.log_prob, off),
+        "cross_entropy": masked_sum(-scores.log_prob, flat(batch.mask & batch.supervised)),
     }
     return terms, metrics
 

@@ -24,9 +24,10 @@ def test_importance_is_the_cosine_of_the_two_gradients():
     dreams, targets = batch_of_rows(1, 3), batch_of_rows(2, 3)
     got = importance(cfg, TrialConfig(chunk=2), variables, lora, dreams, targets)
 
+    gradient = jax.jit(jax.grad(lambda a, one: mean_nll(cfg, {**variables, "lora": a}, one)))
+
     def flat(examples, i):
-        one = jax.tree.map(lambda x: x[i], examples)
-        g = jax.grad(lambda a: mean_nll(cfg, {**variables, "lora": a}, one))(lora)
+        g = gradient(lora, jax.tree.map(lambda x: x[i], examples))
         return jnp.concatenate([x.ravel() for x in jax.tree.leaves(g)])
 
     for i in range(3):

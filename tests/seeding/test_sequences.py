@@ -24,11 +24,29 @@ def tokens(n):
 OPENING = (3, 1)
 DOCUMENTS = [tokens(12), tokens(5), ()]  # the last one is the empty context
 EXCHANGES = [
-    Exchange(0, (*OPENING, 7), tokens(4), tokens(6), "answer"),
+    Exchange(0, (*OPENING, 7), tokens(4), tokens(6), "dream", supervised=True),
     Exchange(None, tokens(5), tokens(5), tokens(1), "rehearse"),
     Exchange(1, OPENING, tokens(7), tokens(12), "recite"),
-    Exchange(0, (*OPENING, 8, 9), tokens(2), tokens(5), "rollout", True, 0.5, np.arange(5) - 9.0),
-    Exchange(1, tokens(2), tokens(3), tokens(4), "rollout", True, -0.5, np.arange(4) - 7.0),
+    Exchange(
+        0,
+        (*OPENING, 8, 9),
+        tokens(2),
+        tokens(5),
+        "rollout",
+        True,
+        advantage=0.5,
+        log_probs=np.arange(5) - 9.0,
+    ),
+    Exchange(
+        1,
+        tokens(2),
+        tokens(3),
+        tokens(4),
+        "rollout",
+        True,
+        advantage=-0.5,
+        log_probs=np.arange(4) - 7.0,
+    ),
 ]
 PLAIN = BatchShape(rows=3, time=24, scored=16)
 SHARING = dataclasses.replace(PLAIN, opening=OPENING)
@@ -98,11 +116,15 @@ def test_scores_in_a_packed_batch_are_those_of_each_sequence_alone(
     np.testing.assert_allclose(got.kl[mask], kl, rtol=1e-3, atol=1e-4)
 
     # And their sums, by who wrote the sequence.
-    on = np.concatenate([[e.on_policy] * len(e.completion) for e in in_order])
+    on, taught = (
+        np.concatenate([[getattr(e, name)] * len(e.completion) for e in in_order])
+        for name in ("on_policy", "supervised")
+    )
+    supervised = np.concatenate([[e.supervised] * len(e.completion) for e in in_order])
     for name, values, which in (
         ("kl_off", kl, ~on),
         ("kl_on", kl, on),
-        ("cross_entropy", -np.array(log_prob), ~on),
+        ("cross_entropy", -np.array(log_prob), supervised),
     ):
         total, count = terms[name]
         assert count == which.sum()
@@ -114,6 +136,7 @@ def test_what_belongs_to_a_sequence_stands_at_its_tokens(batch, in_order):
     for name, of in (
         ("targets", lambda e: e.completion),
         ("on_policy", lambda e: [e.on_policy] * len(e.completion)),
+        ("supervised", lambda e: [e.supervised] * len(e.completion)),
         ("advantages", lambda e: [e.advantage] * len(e.completion)),
         (
             "old_log_probs",

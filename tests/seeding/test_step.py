@@ -25,10 +25,28 @@ def tokens(n):
 
 
 EXCHANGES = [
-    Exchange(None, tokens(3), (), tokens(6), "answer"),
-    Exchange(None, tokens(5), (), tokens(4), "answer"),
-    Exchange(None, tokens(2), (), tokens(5), "rollout", True, 0.75, RNG.normal(size=5) - 4),
-    Exchange(None, tokens(4), (), tokens(4), "rollout", True, -0.25, RNG.normal(size=4) - 4),
+    Exchange(None, tokens(3), (), tokens(6), "dream", supervised=True),
+    Exchange(None, tokens(5), (), tokens(4), "answer", supervised=True),
+    Exchange(
+        None,
+        tokens(2),
+        (),
+        tokens(5),
+        "rollout",
+        True,
+        advantage=0.75,
+        log_probs=RNG.normal(size=5) - 4,
+    ),
+    Exchange(
+        None,
+        tokens(4),
+        (),
+        tokens(4),
+        "rollout",
+        True,
+        advantage=-0.25,
+        log_probs=RNG.normal(size=4) - 4,
+    ),
 ]
 
 
@@ -74,7 +92,7 @@ def test_the_loss_is_the_formula(cfg, trained, student, batch, run):
         "kl_off": 10,
         "kl_on": 9,
         "policy_loss": 9,
-        "cross_entropy": 10,
+        "cross_entropy": 6,
     }
     mean = {name: float(total / count) for name, (total, count) in terms.items()}
     _, metrics = run(MIXED, student, batch)
@@ -142,13 +160,11 @@ def test_it_learns_what_its_teacher_knows_and_compiles_once(cfg, student, batch,
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_policy_gradient_makes_what_was_paid_likelier(cfg, trained, batch, run, sign):
     advantages = np.where(batch.on_policy, sign, 0).astype(np.float32)
-    # Under the model that samples, the ratio is 1.
     on = batch.on_policy & batch.mask
-    as_off = dataclasses.replace(batch, on_policy=~on & batch.mask)
+    as_taught = dataclasses.replace(batch, supervised=on)
 
     def on_policy_log_prob(variables):
-        # With the roles swapped, the cross-entropy term is that of the rollouts.
-        total, count = terms_of(cfg, MIXED, variables, as_off)[0]["cross_entropy"]
+        total, count = terms_of(cfg, MIXED, variables, as_taught)[0]["cross_entropy"]
         assert count == on.sum()
         return -float(total / count)
 

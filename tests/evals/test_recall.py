@@ -1,0 +1,34 @@
+"""Recall and retention: likelihoods by hand, answers by containment."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sleep_jax.evals.recall import AnchorSet, negative_log_likelihood, share_right
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder, lm_logits
+
+CFG = DecoderConfig(
+    vocab=31, width=16, hidden=24, layers=2, heads=2, kv_heads=1, head_dim=8, tie_embeddings=True
+)
+
+
+def test_likelihood_counts_every_token_but_the_first_of_each_text():
+    variables = Decoder(CFG).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    texts = [(3, 1, 4, 1), (5, 9)]
+    want = 0.0
+    for text in texts:
+        tokens = jnp.array([text])
+        log_p = jax.nn.log_softmax(
+            lm_logits(CFG, variables["params"], Decoder(CFG).apply(variables, tokens))[0]
+        )
+        want -= sum(float(log_p[i, text[i + 1]]) for i in range(len(text) - 1))
+    anchors = AnchorSet.of(texts)
+    total, count = negative_log_likelihood(CFG, variables, anchors.tokens, anchors.mask)
+    assert count == 4
+    np.testing.assert_allclose(total, want, rtol=1e-5)
+
+
+def test_share_right_counts_replies_that_contain_an_answer():
+    replies = ["It is 53 metres tall.", "Nobody knows."]
+    assert share_right(replies, [("53 metres", "53 m"), ("Odrin",)]) == 0.5
