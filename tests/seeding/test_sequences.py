@@ -116,11 +116,10 @@ def test_scores_in_a_packed_batch_are_those_of_each_sequence_alone(
     np.testing.assert_allclose(got.kl[mask], kl, rtol=1e-3, atol=1e-4)
 
     # And their sums, by who wrote the sequence.
-    on, taught = (
+    on, supervised = (
         np.concatenate([[getattr(e, name)] * len(e.completion) for e in in_order])
         for name in ("on_policy", "supervised")
     )
-    supervised = np.concatenate([[e.supervised] * len(e.completion) for e in in_order])
     for name, values, which in (
         ("kl_off", kl, ~on),
         ("kl_on", kl, on),
