@@ -213,7 +213,8 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk) -> Night:
         "kl_before": before,
         "kl_after": after,
     }
-    desk.writer.scalars("consolidate", seeding.steps, {"kl_before": before, "kl_after": after})
+    held_out_kl = {"held_out_kl_before": before, "held_out_kl_after": after}
+    desk.writer.scalars("consolidate", seeding.steps, held_out_kl)
     return dataclasses.replace(
         night, memory=student["memory"], consolidated=student["memory"]
     ).note(phases={"consolidate": figures})

@@ -186,5 +186,8 @@ def seed_slot(
         )
         for e in here:
             del hidden[id(e)]
-        log(step, {**{k: float(v) for k, v in metrics.items()}, **rewards})
+        figures = {name: float(value) for name, value in metrics.items()}
+        if not here:  # what rollouts alone have is no figure of this update
+            figures = {k: v for k, v in figures.items() if not k.startswith(("kl_on", "policy_"))}
+        log(step, figures | rewards)
     return {**student, "memory": put_slot(student["memory"], level, index, state.slot)}

@@ -171,7 +171,8 @@ def seeding_step(
             + (1 - objective.alpha) * mean["policy_loss"]
             + objective.cross_entropy * mean["cross_entropy"]
         )
-        return total, {"loss": total, **mean, **metrics}
+        policy = {f"policy_{name}": value for name, value in metrics.items()}
+        return total, {"loss": total, **mean, **policy}
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.slot)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.slot)

@@ -134,9 +134,10 @@ def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
         assert all(isinstance(v, float) and np.isfinite(v) for v in metrics.values())
         assert metrics["kl_off"] > 0 and metrics["gradient_norm"] > 0
         # Rollouts join after half of the steps.
-        assert (metrics["kl_on"] > 0) == ("reward" in metrics) == ("tied" in metrics) == (step >= 2)
+        for name in ("kl_on", "policy_loss", "reward", "tied"):
+            assert (name in metrics) == (step >= 2)
     # The slot of that moment wrote them: the sampler's log-probs are the scorer's.
-    np.testing.assert_allclose(logged[2][1]["ratio"], 1, atol=1e-4)
+    np.testing.assert_allclose(logged[2][1]["policy_ratio"], 1, atol=1e-4)
 
 
 def test_distillation_alone_reaches_for_the_teacher_without_rollouts(
