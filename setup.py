@@ -34,6 +34,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         "hf": ["huggingface_hub"],
         "test": [
+            "accelerate>=1",
             "pytest>=8",
             "rapidfuzz>=3",
             "ruff>=0.8",

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sleep_jax.data.batches import bucket
+from sleep_jax.data.batches import bucket, pack
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.models.config import DecoderConfig
@@ -101,6 +101,18 @@ def rollout_widths(exchanges: Sequence[Exchange], imitation: ImitationConfig) ->
     return bucket(student), bucket(teacher + imitation.max_new_tokens)
 
 
+def _check_room(seeding: SeedingConfig, prompt_width: int, rollouts: int) -> None:
+    """Raises where an update's rollouts, all as long as can be, would not fit its rows."""
+    shape, new = seeding.shape, seeding.imitation.max_new_tokens
+    size = (min(prompt_width + new - len(shape.opening), shape.time - len(shape.opening)), new)
+    needed = len(pack([size] * rollouts, (shape.time - len(shape.opening), shape.scored)))
+    if needed > shape.rows:
+        raise ValueError(
+            f"{rollouts} rollouts of an update (seeding.dreams x seeding.group) may need {needed} "
+            f"rows, more than seeding.rows={shape.rows}; raise it or lower one of the two"
+        )
+
+
 def divergence(cfg: DecoderConfig, variables, exchanges, hidden, shape: BatchShape) -> float:
     """Mean KL(teacher || student) in nats a token over the exchanges."""
     total = count = 0.0
@@ -156,7 +168,10 @@ def seed_slot(
     stream = shuffled(exchanges, data_seed)
     dreams = shuffled([e for e in exchanges if e.is_dream], data_seed + 1)
     prompt_width, teacher_width = rollout_widths(exchanges, seeding.imitation)
-    is_on_policy = bool(seeding.dreams) and (objective.alpha < 1 or objective.lam > 0)
+    share = seeding.dreams * seeding.imitation.group
+    _check_room(seeding, prompt_width, share)
+    can_imitate = seeding.dreams > 0 and any(e.is_dream for e in exchanges)
+    is_on_policy = can_imitate and (objective.alpha < 1 or objective.lam > 0)
     first = round(seeding.rollouts_from * seeding.steps)
     rollouts: list[Exchange] = []
     rewards: dict[str, float] = {}
@@ -175,7 +190,6 @@ def seed_slot(
             )
             scored = teacher_hidden(cfg, teacher, context, rollouts, width=teacher_width)
             hidden |= zip(map(id, rollouts), scored)
-        share = seeding.dreams * seeding.imitation.group
         here, rollouts = rollouts[:share], rollouts[share:]
         chosen, stream = compose(here, stream, seeding.shape)
         batch = batch_of(

@@ -100,7 +100,8 @@ def complete(
     for i, d in enumerate(documents):
         for sentence in sentences(d.text):
             words = sentence.split()
-            for _ in range(times):
+            # A cue has two words and leaves two.
+            for _ in range(times if len(words) >= 4 else 0):
                 cue = " ".join(words[: rng.integers(2, max(3, len(words) - 1))])
                 out.append(
                     Exchange(
@@ -181,20 +182,23 @@ def ask(
     return questions, sum(map(len, drawn))
 
 
+# Words of four letters or more that most questions have, whatever they are about.
+COMMON = frozenset(
+    re.findall(
+        r"\w+",
+        "about been does from have into long many much than that their then there these they this "
+        "those were what when where which whom whose will with would",
+    )
+)
+
+
 def is_about(question: str, sentence: str) -> bool:
-    """Whether it is a question, and shares a content word (four letters or more) with the
-    sentence."""
+    """Whether it is a question, and shares a content word with the sentence."""
 
-    def words(text):
-        return set(re.findall(r"\w{4,}", text.lower())) - {
-            "what",
-            "which",
-            "when",
-            "where",
-            "whose",
-        }
+    def content(text):
+        return set(re.findall(r"\w{4,}", text.lower())) - COMMON
 
-    return question.endswith("?") and bool(words(question) & words(sentence))
+    return question.endswith("?") and bool(content(question) & content(sentence))
 
 
 def answer(questions: Sequence[Question], prompts: Prompts) -> list[Exchange]:
