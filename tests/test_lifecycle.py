@@ -128,6 +128,7 @@ def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp
     night = lifecycle.birth(sleeper).note(study={"held_out": own}, phases={})
     with lifecycle.MetricWriter(tmp_path) as writer:
         night = lifecycle.evaluate(sleeper, night, lifecycle.Desk(writer, quiet=True))
+    night = night.note(phases={"evaluate": night.record["phases"]["evaluate"] | {"seconds": 1.0}})
     summary = morning.summarise(sleeper, night)
     assert [s["question"] for s in summary["samples"]] == ["What whistles?"]
     assert "questions" not in summary["scores"][0]

@@ -52,7 +52,8 @@ def pack(sizes: Sequence[Sequence[int]], capacity: Sequence[int]) -> list[list[i
     Raises:
       ValueError: an item is larger than a row.
     """
-    sizes, capacity = np.asarray(sizes), np.asarray(capacity)
+    capacity = np.asarray(capacity)
+    sizes = np.asarray(sizes, int).reshape(-1, len(capacity))
     rows: list[list[int]] = []
     room = np.zeros((0, len(capacity)), int)
     for i in np.argsort(-sizes[:, 0], kind="stable"):

@@ -100,8 +100,8 @@ def complete(
     for i, d in enumerate(documents):
         for sentence in sentences(d.text):
             words = sentence.split()
-            # A cue has two words and leaves two.
-            for _ in range(times if len(words) >= 4 else 0):
+            # A cue has two words or more and leaves one or more.
+            for _ in range(times if len(words) >= 3 else 0):
                 cue = " ".join(words[: rng.integers(2, max(3, len(words) - 1))])
                 out.append(
                     Exchange(

@@ -60,3 +60,7 @@ def test_an_item_larger_than_a_row_is_named():
         ValueError, match=r"sequence 1 needs \(3, 7\) tokens, a row holds \(10, 6\)"
     ):
         pack([(1, 1), (3, 7)], (10, 6))
+
+
+def test_nothing_packs_into_no_rows():
+    assert pack([], (4, 2)) == []

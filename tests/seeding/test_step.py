@@ -26,7 +26,7 @@ def tokens(n):
 
 EXCHANGES = [
     Exchange(None, tokens(3), (), tokens(6), "dream", supervised=True),
-    Exchange(None, tokens(5), (), tokens(4), "answer", supervised=True),
+    Exchange(None, tokens(5), (), tokens(4), "answer"),
     Exchange(
         None,
         tokens(2),
