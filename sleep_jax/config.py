@@ -75,8 +75,8 @@ def default() -> ml_collections.ConfigDict:
     c.dreaming.random = 1  # and at random
     c.dreaming.held_out = 2  # own questions per document that reward dreams and are not trained on
     c.dreaming.steps = 15
-    c.dreaming.learning_rate = 3e-3
-    c.dreaming.cross_entropy = 1.0
+    c.dreaming.learning_rate = 5e-4
+    c.dreaming.cross_entropy = 0.1
     c.dreaming.trial = ml_collections.ConfigDict()
     c.dreaming.trial.rank = 32
     c.dreaming.trial.alpha = 64.0
