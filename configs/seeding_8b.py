@@ -15,7 +15,7 @@ def get_config():
     c = default()
     c.model.name = "Qwen/Qwen3-8B"
     c.data.chunk_tokens = 1536
-    c.memory.rank = 64
+    c.memory.ranks = (64,)
     c.seeding.steps = 100
     c.seeding.learning_rate = 5e-6
     c.seeding.rows = 16

@@ -13,12 +13,13 @@ def get_config():
     c.model.name = "tiny"
     c.model.dtype = "float32"
     c.data.limit = 2
-    c.memory.slots = 2
-    c.memory.rank = 4
+    c.memory.slots = (2,)
+    c.memory.ranks = (4,)
     c.study.completions = 1
     c.study.questions = 1
     c.study.max_question_tokens = 8
     c.study.max_answer_tokens = 8
+    c.gate.divergence = c.gate.anchors = 1e9  # whatever it learns is accepted
     c.seeding.steps = 4
     c.seeding.warmup = 1
     c.seeding.time = 384

@@ -8,12 +8,15 @@ Fields keep the names of the paper where it has one: `alpha`, `lam` (lambda), `g
 import ml_collections
 
 from sleep_jax.dreaming.trial import TrialConfig
-from sleep_jax.models.config import LoraConfig, MemoryConfig
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.models.config import LoraConfig
 from sleep_jax.seeding.consolidate import SeedingConfig
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.self_study import StudyConfig
 from sleep_jax.seeding.sequences import BatchShape
 from sleep_jax.seeding.step import Objective
+from sleep_jax.seeding.transaction import Gate
+from sleep_jax.wake.stream import WakeConfig
 
 
 def default() -> ml_collections.ConfigDict:
@@ -31,11 +34,32 @@ def default() -> ml_collections.ConfigDict:
     c.data.documents = "samples"  # or a .txt, .md, .jsonl file, or a folder of them
     c.data.limit = 0  # read only the first documents; 0 reads all
     c.data.chunk_tokens = 256  # a longer document becomes several
+    c.data.episodes = 1  # days over which the documents are read; each ends in a night
 
     c.memory = ml_collections.ConfigDict()
-    c.memory.slots = 5
-    c.memory.rank = 16
+    # One entry a level, fastest first; a single entry counts for all of them.
+    c.memory.chunks = (0,)  # C^(l), the period of level l; 0, never, for the slowest
+    c.memory.slots = (5,)
+    c.memory.ranks = (16,)
+    c.memory.learning_rates = (0.0,)  # eta^(l) of Eq. 2
+    c.memory.unit = "episodes"  # of chunks: tokens, updates or episodes
+    c.memory.stride = 256  # tokens of one gradient
+    c.memory.layout = "parallel"  # or "chain"
+    c.memory.expert = "swiglu"  # or "bottleneck"
+    c.memory.router = "none"  # or "sigmoid", with top_k slots on
+    c.memory.top_k = 0
+    c.memory.layers = "all"  # or "last_quarter", or a tuple of indices
     c.memory.scale = 1.0
+    c.memory.from_context = True  # consolidate the context into level 1 when an episode ends
+    c.memory.on_full = "error"  # or "skip", "merge"
+
+    c.wake = ml_collections.ConfigDict()  # the stream, where a learning rate is not 0
+    c.wake.context = 1024  # tokens that the stream sees of itself
+    c.wake.clip = 1.0
+
+    c.gate = ml_collections.ConfigDict()  # a night that does worse is rolled back
+    c.gate.divergence = 0.8  # KL to the teacher afterwards, as a share of that before
+    c.gate.anchors = 0.1  # rise of the anchor perplexity
 
     c.study = ml_collections.ConfigDict()  # what the teacher writes about what it read
     c.study.recitations = 1
@@ -48,6 +72,7 @@ def default() -> ml_collections.ConfigDict:
     c.study.is_grounded = True
 
     c.seeding = ml_collections.ConfigDict()
+    c.seeding.protocol = "commit_then_clear"  # or "paper"
     c.seeding.steps = 60
     c.seeding.learning_rate = 1e-2
     c.seeding.warmup = 4
@@ -92,8 +117,34 @@ def default() -> ml_collections.ConfigDict:
 
 
 def memory_config(c) -> MemoryConfig:
-    """The memory of this slice: one level below the context."""
-    return MemoryConfig(levels=1, slots=c.memory.slots, rank=c.memory.rank, scale=c.memory.scale)
+    """The levels below the context.
+
+    Raises:
+      ValueError: tables of levels that do not match, or a memory that cannot work.
+    """
+    fields = dict(c.memory)
+    depth = len(fields["chunks"])
+    tables = {}
+    for name in ("chunks", "slots", "ranks", "learning_rates"):
+        values = tuple(fields.pop(name))
+        if len(values) not in (1, depth):
+            raise ValueError(
+                f"memory.{name}={values} has {len(values)} entries, memory.chunks has {depth}; "
+                "give one for each level, or one for all"
+            )
+        tables[name] = values if len(values) == depth else values * depth
+    levels = tuple(map(LevelConfig, *tables.values()))
+    return MemoryConfig(levels=levels, **fields)
+
+
+def wake_config(c) -> WakeConfig:
+    """How the stream is read."""
+    return WakeConfig(**c.wake)
+
+
+def gate_config(c) -> Gate:
+    """When a night is accepted."""
+    return Gate(**c.gate)
 
 
 def lora_config(c) -> LoraConfig:

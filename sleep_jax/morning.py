@@ -4,7 +4,8 @@ import importlib.metadata
 from typing import Any
 
 from sleep_jax.evals.metrics import contains_answer
-from sleep_jax.lifecycle import STAGES, Night
+from sleep_jax.phases.evaluate import STAGES
+from sleep_jax.phases.night import Night
 from sleep_jax.runtime.progress import clock, figure, table
 from sleep_jax.sleeper import Sleeper
 
@@ -14,9 +15,10 @@ PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 def summarise(sleeper: Sleeper, night: Night) -> dict[str, Any]:
     """The summary of a run; its keys are those of `runtime.report`."""
-    record = night.record
+    record, last = night.record, night.record["days"][-1]
     return {
-        "scores": [{"stage": stage, **record["scores"][stage]} for stage in STAGES],
+        "scores": [{"stage": stage, **last["scores"][stage]} for stage in STAGES],
+        "recall": recall(night),
         "phases": [
             {
                 "phase": name,
@@ -38,17 +40,24 @@ def summarise(sleeper: Sleeper, night: Night) -> dict[str, Any]:
     }
 
 
+def recall(night: Night) -> list[list[float]]:
+    """Share of each day's questions right after each night, [nights][days up to it]; empty for a
+    single day or without questions."""
+    days = [[row.get("questions") for row in day["recall"]] for day in night.record["days"]]
+    return days if len(days) > 1 and None not in days[-1] else []
+
+
 def notes(sleeper: Sleeper) -> list[str]:
     """How the figures were taken."""
-    asked = [q for q in sleeper.questions if not q.is_paraphrase]
+    asked = [q for q in sleeper.days[-1].questions if not q.is_paraphrase]
     if not asked:
         return [
             "These documents came without questions: the ones shown are the model's own, written "
             "with the document in view and left out of training."
         ]
     return [
-        f"{len(asked)} questions about {len(sleeper.documents)} documents, each also in a held-out "
-        "wording; neither was trained on. A reply is right if it contains the short answer or one "
+        f"{len(asked)} questions about {len(sleeper.days[-1].documents)} documents, each also in a "
+        "held-out wording; neither was trained on. A reply is right if it has the short answer or one "
         "of its listed forms. Replies are greedy, the question is the whole user turn.",
         "Ceiling: the model before sleep with the document in its context, asked 'Using the text "
         "above, answer the question: ...'.",
@@ -60,22 +69,23 @@ def notes(sleeper: Sleeper) -> list[str]:
 def samples(sleeper: Sleeper, night: Night) -> list[dict[str, Any]]:
     """Some questions with the model's words before and after, one a document, those it learnt
     first."""
-    before, after = (night.record["replies"][stage] for stage in (BEFORE, AFTER))
-    if sleeper.questions:
-        asked = [(q.document, q.text, q.answers) for q in sleeper.questions]
+    day, record = sleeper.days[-1], night.record["days"][-1]
+    before, after = (record["replies"][stage] for stage in (BEFORE, AFTER))
+    if day.questions:
+        asked = [(q.document, q.text, q.answers) for q in day.questions]
     else:
-        own = night.record["study"]["held_out"]
+        own = record.get("study", {}).get("held_out", [])
         asked = [(q["document"], q["question"], (q["answer"],)) for q in own]
     rows = []
     for (document, question, answers), was, now in zip(asked, before, after):
         row = {
-            "document": sleeper.documents[document].title,
+            "document": day.documents[document].title,
             "question": question,
             "answer": answers[0],
             "before": was,
             "after": now,
         }
-        if sleeper.questions:
+        if day.questions:
             row["before_right"] = contains_answer(was, answers)
             row["after_right"] = contains_answer(now, answers)
         rows.append(row)
@@ -117,6 +127,19 @@ def show(summary: dict[str, Any]) -> None:
             "Retention",
             ("", "anchor perplexity", "of chats"),
             [(s["stage"], *retention(s)) for s in summary["scores"] if "anchor_perplexity" in s],
+        )
+    if nights := summary["recall"]:
+        table(
+            "Questions about each day answered right after each night",
+            ("after night", *(f"day {i + 1}" for i in range(len(nights)))),
+            [
+                (
+                    str(i + 1),
+                    *(f"{100 * share:.0f} %" for share in row),
+                    *[""] * (len(nights) - len(row)),
+                )
+                for i, row in enumerate(nights)
+            ],
         )
     table(
         "Phases",

@@ -1,5 +1,5 @@
 """Who sleeps: a model, what it is given to read, and how it will be asked; all that stays the same
-through a night."""
+through a run."""
 
 import dataclasses
 from typing import Any
@@ -21,6 +21,7 @@ from sleep_jax.interop.load import load_model
 from sleep_jax.interop.resolve import resolve
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.itinerary import Step, itinerary
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
 from sleep_jax.rewards.semantic import SemanticJudge, agreement
@@ -33,7 +34,7 @@ class TestQuestion:
     """A question of the user's, one wording of it.
 
     Attributes:
-      document: index of its document.
+      document: index of its document among those of its day.
       text: the question.
       answers: the short answer and its other forms.
       is_paraphrase: it is the held-out wording.
@@ -46,14 +47,26 @@ class TestQuestion:
 
 
 @dataclasses.dataclass(frozen=True)
+class Day:
+    """One episode: what is read on one day.
+
+    Attributes:
+      documents: in the order of reading.
+      questions: what will be asked about them; empty for documents without questions.
+    """
+
+    documents: tuple[Document, ...]
+    questions: tuple[TestQuestion, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Sleeper:
-    """A model and its day.
+    """A model and its days.
 
     Attributes:
       config: the run's settings.
       cfg, params, tokenizer: the base model.
-      documents: what it reads.
-      questions: what it is asked about them; empty for documents without questions.
+      days: what it reads and is asked.
       topics: general prompts that it rehearses on.
       anchors: what it should predict as well after the night as before, by name of the score.
       judge: r_sem.
@@ -63,8 +76,7 @@ class Sleeper:
     cfg: DecoderConfig
     params: Any
     tokenizer: Tokenizer
-    documents: list[Document]
-    questions: list[TestQuestion]
+    days: tuple[Day, ...]
     topics: list[str]
     anchors: dict[str, AnchorSet]
     judge: Judge
@@ -74,6 +86,27 @@ class Sleeper:
         """Its prompts."""
         return Prompts(self.tokenizer)
 
+    @property
+    def documents(self) -> list[Document]:
+        """All that it reads."""
+        return [document for day in self.days for document in day.documents]
+
+    @property
+    def questions(self) -> list[TestQuestion]:
+        """All that it is asked."""
+        return [question for day in self.days for question in day.questions]
+
+    def stream(self, day: int) -> tuple[int, ...]:
+        """The tokens of a day, in the order of reading."""
+        pages = map(self.prompts.page, self.days[day].documents)
+        return tuple(token for page in pages for token in page)
+
+    @property
+    def steps(self) -> list[Step]:
+        """Its phases."""
+        lengths = [len(self.stream(day)) for day in range(len(self.days))]
+        return itinerary(self.cfg.memory, lengths)
+
 
 def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
     """Loads everything that a run needs and checks it.
@@ -82,7 +115,13 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
       ValueError, OSError: a setting, a document or the model is not as it should be; says which and
         what to do.
     """
-    for build in (settings.seeding_config, settings.reinforcing_config, settings.study_config):
+    for build in (
+        settings.seeding_config,
+        settings.reinforcing_config,
+        settings.study_config,
+        settings.wake_config,
+        settings.gate_config,
+    ):
         build(config)
     overrides = {
         "memory": settings.memory_config(config),
@@ -102,17 +141,31 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
     )
     documents = documents[: config.data.limit or None]
     _check_lengths(config, Prompts(tokenizer), documents)
-    return Sleeper(
+    sleeper = Sleeper(
         config=ml_collections.FrozenConfigDict(config),
         cfg=cfg,
         params=jax.tree.map(jnp.asarray, params),
         tokenizer=tokenizer,
-        documents=documents,
-        questions=_test_questions(documents),
+        days=_days(documents, config.data.episodes),
         topics=read_rehearsal_topics(),
         anchors=_anchors(tokenizer),
         judge=_judge(config.seeding.judge),
     )
+    _ = sleeper.steps  # raises where a level would never learn
+    return sleeper
+
+
+def _days(documents: list[Document], episodes: int) -> tuple[Day, ...]:
+    """The documents over the days, in order, as evenly as can be."""
+    if not 1 <= episodes <= len(documents):
+        raise ValueError(
+            f"data.episodes={episodes}, but there are {len(documents)} documents to read; every "
+            "day needs one"
+        )
+    parts = [
+        tuple(documents[i] for i in p) for p in np.array_split(range(len(documents)), episodes)
+    ]
+    return tuple(Day(part, tuple(_test_questions(part))) for part in parts)
 
 
 def _test_questions(documents) -> list[TestQuestion]:

@@ -11,8 +11,9 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, unlock
-from sleep_jax.models.config import DecoderConfig, MemoryConfig
+from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_logits
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -33,7 +34,7 @@ def cfg():
         heads=4,
         kv_heads=2,
         head_dim=8,
-        memory=MemoryConfig(levels=1, slots=3, rank=4),
+        memory=MemoryConfig((LevelConfig(slots=3, rank=4),)),
     )
 
 
@@ -53,26 +54,18 @@ def variables(cfg):
         return jnp.asarray(normal, x.dtype)
 
     params = jax.tree_util.tree_map_with_path(fill, shapes)
-    m = cfg.memory
-    memory, slots = init_memory(
-        jax.random.key(1),
-        layers=cfg.layers,
-        width=cfg.width,
-        levels=m.levels,
-        slots=m.slots,
-        rank=m.rank,
-    )
+    memory, slots = init_memory(jax.random.key(1), cfg.memory, layers=cfg.layers, width=cfg.width)
     return {"params": params, "memory": memory, "slots": slots}
 
 
 @pytest.fixture(scope="session")
 def trained(variables):
     """The same with slots 0 and 1 in use and far from silent; slot 2 is as at birth."""
-    bank = variables["memory"]["layers"]["level_1"]
+    bank = variables["memory"]["layers"]["level_1"]["experts"]
     down = np.random.default_rng(1).normal(size=bank["down"].shape).astype(np.float32)
     down[:, 2] = 0
     slots, _ = unlock(unlock(variables["slots"], 1)[0], 1)
-    memory = {"layers": {"level_1": bank | {"down": jnp.asarray(down)}}}
+    memory = {"layers": {"level_1": {"experts": bank | {"down": jnp.asarray(down)}}}}
     return variables | {"memory": memory, "slots": slots}
 
 

@@ -5,12 +5,19 @@ import json
 import runpy
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
+from sleep_jax import config as settings
 from sleep_jax import lifecycle, morning
+from sleep_jax.itinerary import itinerary
+from sleep_jax.memory.schedule import plan
+from sleep_jax.phases.evaluate import STAGES
+from sleep_jax.phases.night import Desk
 from sleep_jax.runtime.report import write_report
-from sleep_jax.seeding.self_study import Question
+from sleep_jax.runtime.metrics import MetricWriter
+from sleep_jax.seeding.self_study import Question, Study
 from sleep_jax.sleeper import wake_up
 
 CONFIGS = "configs/{}.py"
@@ -35,19 +42,31 @@ def equal(a, b):
     return jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b))
 
 
+def bank(night, level=1):
+    return night.now.memory["layers"][f"level_{level}"]["experts"]
+
+
+def active(self, level=1):
+    return np.asarray(self.slots["layers"][f"level_{level}"]["active"]).sum(axis=1).tolist()
+
+
+def step_of(sleeper, label):
+    [step] = [s for s in sleeper.steps if s.label == label]
+    return step
+
+
 def test_a_night_changes_one_slot_of_memory_and_nothing_else(sleeper, lived):
     born, night = lifecycle.birth(sleeper), lived[1]
-    old, new = born.memory["layers"]["level_1"], night.memory["layers"]["level_1"]
+    old, new = bank(born), bank(night)
     assert equal(jax.tree.map(lambda x: x[:, 1:], old), jax.tree.map(lambda x: x[:, 1:], new))
     assert not np.array_equal(old["down"][:, 0], new["down"][:, 0])
-    assert np.asarray(night.slots["layers"]["level_1"]["active"]).sum(axis=1).tolist() == [1, 1]
-    assert not np.asarray(night.awake_slots["layers"]["level_1"]["active"]).any()
+    assert active(night.now) == [1, 1] and active(night.evening) == [0, 0]
 
 
 def test_every_phase_and_stage_is_recorded_and_reported(sleeper, lived):
     workdir, night = lived
-    assert list(night.record["phases"]) == list(lifecycle.PHASES)
-    assert list(night.record["scores"]) == list(lifecycle.STAGES)
+    assert list(night.record["phases"]) == ["wake", "consolidate", "dream", "evaluate"]
+    assert list(night.record["days"][0]["scores"]) == list(STAGES)
     summary = morning.summarise(sleeper, night)
     page = write_report(workdir, summary).read_text()
     assert all(document.title in page for document in sleeper.documents)
@@ -78,18 +97,29 @@ def test_a_run_stopped_between_phases_ends_like_one_that_was_not(
     monkeypatch.setattr(lifecycle, "PHASES", phases)
     night = lifecycle.live(sleeper, str(tmp_path), quiet=True)
     assert equal(night.state, lived[1].state)
-    assert night.record["replies"] == lived[1].record["replies"]
+    assert night.record["days"][0]["replies"] == lived[1].record["days"][0]["replies"]
+
+
+def with_questions(night, questions):
+    """The night with other questions of the model's own held out."""
+    study = Study.of(night.day(0)["study"])
+    study = dataclasses.replace(study, held_out=tuple(questions))
+    return night.note_day(0, study=study.record())
+
+
+def dream(sleeper, night, workdir):
+    with MetricWriter(workdir) as writer:
+        desk = Desk(writer, "dream", quiet=True)
+        return lifecycle.dream(sleeper, night, desk, step_of(sleeper, "dream"))
 
 
 def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, tmp_path):
-    night = lived[1]
     own = [
-        dataclasses.asdict(Question(i, "A sentence.", f"What is {i}?", "A reply."))
+        Question(i, "A sentence.", f"What is {i}?", "A reply.")
         for i in range(len(sleeper.documents))
     ]
-    night = night.note(study={"held_out": own})
-    with lifecycle.MetricWriter(tmp_path) as writer:
-        dreamt = lifecycle.dream(sleeper, night, lifecycle.Desk(writer, quiet=True))
+    night = with_questions(lived[1], own)
+    dreamt = dream(sleeper, night, tmp_path)
     facts = dreamt.record["phases"]["dream"]
     assert facts["written"] == len(sleeper.documents) * sleeper.config.dreaming.count
     assert facts["kept"] >= facts["rewarded"]
@@ -97,25 +127,30 @@ def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, tmp_path)
     tried = [line for line in lines if line["phase"] == "dream" and "gain" in line]
     assert len(tried) == facts["kept"]
     assert all((line["gain"] > 0) == (line["reward"] == 1.0) for line in tried)
-    changed = not equal(dreamt.memory, night.memory)
+    changed = not equal(dreamt.now.memory, night.now.memory)
     assert changed == (facts["rewarded"] > 0)
 
 
 def test_a_reward_question_that_is_a_test_question_is_refused(sleeper, lived, tmp_path):
     leak = Question(0, "s", sleeper.questions[0].text, "a")
-    night = lived[1].note(study={"held_out": [dataclasses.asdict(leak)]})
-    with (
-        lifecycle.MetricWriter(tmp_path) as writer,
-        pytest.raises(AssertionError, match="test question"),
-    ):
-        lifecycle.dream(sleeper, night, lifecycle.Desk(writer, quiet=True))
+    with pytest.raises(AssertionError, match="test question"):
+        dream(sleeper, with_questions(lived[1], [leak]), tmp_path)
 
 
-def test_held_out_questions_are_not_learnt():
-    questions = [Question(i // 4, "s", f"q{i}?", "a" if i % 2 else None) for i in range(8)]
-    held, learnt = lifecycle.hold_out(questions, 1)
-    assert [q.question for q in held] == ["q1?", "q5?"]
-    assert [q.question for q in learnt] == [f"q{i}?" for i in range(8) if i not in (1, 5)]
+def test_a_night_that_the_gate_refuses_leaves_every_byte(sleeper, lived, tmp_path):
+    config = tiny_config()
+    config.gate.anchors = 1e-9
+    config.gate.divergence = 1e-9
+    strict = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
+    night = lifecycle.birth(sleeper)
+    with MetricWriter(tmp_path) as writer:
+        desk = Desk(writer, "consolidate", quiet=True)
+        after = lifecycle.consolidate(strict, night, desk, step_of(sleeper, "consolidate"))
+        assert "gate.divergence" in after.record["phases"]["consolidate"]["rolled_back"]
+        assert equal(after.now, night.now) and "slot" not in after.day(0)
+        dreamt = lifecycle.dream(strict, after, desk, step_of(sleeper, "dream"))
+    assert "no slot" in dreamt.record["phases"]["dream"]["skipped"]
+    assert equal(dreamt.now, night.now)
 
 
 def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp_path):
@@ -124,25 +159,63 @@ def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp
     config = tiny_config()
     config.data.documents = str(notes)
     sleeper = wake_up(config)
-    own = [dataclasses.asdict(Question(0, "s", "What whistles?", "The kettle."))]
-    night = lifecycle.birth(sleeper).note(study={"held_out": own}, phases={})
-    with lifecycle.MetricWriter(tmp_path) as writer:
-        night = lifecycle.evaluate(sleeper, night, lifecycle.Desk(writer, quiet=True))
-    night = night.note(phases={"evaluate": night.record["phases"]["evaluate"] | {"seconds": 1.0}})
+    own = Study((Question(0, "s", "What whistles?", "The kettle."),), (), ())
+    night = lifecycle.birth(sleeper).note_day(0, study=own.record())
+    with MetricWriter(tmp_path) as writer:
+        desk = Desk(writer, "evaluate", quiet=True)
+        night = lifecycle.evaluate(sleeper, night, desk, step_of(sleeper, "evaluate"))
+    night = night.note("evaluate", seconds=1.0)
     summary = morning.summarise(sleeper, night)
     assert [s["question"] for s in summary["samples"]] == ["What whistles?"]
     assert "questions" not in summary["scores"][0]
     assert "own" in summary["notes"][0]
 
 
-@pytest.mark.parametrize("name", ["sleep_tiny", "sleep_smollm2", "seeding_8b"])
-def test_presets_change_only_settings_that_exist(name):
-    from sleep_jax import config as settings
+@pytest.fixture(scope="module")
+def several_days(tmp_path_factory):
+    """Two days and two levels that learn by day, one slot each."""
+    config = tiny_config()
+    config.data.episodes = 2
+    config.memory.chunks, config.memory.slots = (1, 0), (1, 2)
+    config.memory.learning_rates = (5.0, 0.0)
+    config.memory.stride = 64
+    config.wake.context = 512
+    sleeper = wake_up(config)
+    workdir = tmp_path_factory.mktemp("days")
+    return sleeper, workdir, lifecycle.live(sleeper, str(workdir), quiet=True)
 
-    config = runpy.run_path(CONFIGS.format(name))["get_config"]()
+
+def test_knowledge_climbs_one_level_a_night(several_days):
+    sleeper, workdir, night = several_days
+    levels = [f["levels"] for name, f in night.record["phases"].items() if "consol" in name]
+    assert levels == ["1 -> 2", "0 -> 1", "1 -> 2", "0 -> 1"]
+    assert not any("skipped" in facts for facts in night.record["phases"].values())
+    # Level 1 was cleared and given the last day, level 2 has a slot of each night.
+    assert active(night.now, 1) == [1, 1] and active(night.now, 2) == [2, 2]
+    assert [day["slot"] for day in night.record["days"]] == [0, 0]
+    wake = night.now.memory["layers"]["level_1"]["wake"]
+    assert not wake["down"].any() and equal(wake, night.now.wake.wake["level_1"])
+    assert night.record["phases"]["wake-2"]["updates_level_1"] == 1
+    summary = morning.summarise(sleeper, night)
+    assert [len(row) for row in summary["recall"]] == [1, 2]
+    assert "What it keeps" in write_report(workdir, summary).read_text()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sleep_tiny", "sleep_smollm2", "seeding_8b", "ladder"]
+    + [f"levels_{model}:{k}" for model in ("tiny", "smollm2") for k in (2, 3, 4)],
+)
+def test_presets_change_only_settings_that_exist(name):
+    file, _, variant = name.partition(":")
+    config = runpy.run_path(CONFIGS.format(file))["get_config"](*[variant][: len(variant)])
     default = settings.default()
     assert set(config.to_dict()) == set(default.to_dict())
-    for section in ("study", "seeding", "dreaming", "data", "model", "memory"):
+    for section in ("study", "seeding", "dreaming", "data", "model", "memory", "wake", "gate"):
         assert set(config[section]) == set(default[section])
     settings.seeding_config(config)
     settings.reinforcing_config(config)
+    memory = settings.memory_config(config)
+    if config.memory.unit == "episodes":
+        assert itinerary(memory, [300] * config.data.episodes)
+        assert not any(s.is_too_much for s in plan(memory, config.data.episodes))

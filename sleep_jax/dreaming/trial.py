@@ -9,6 +9,7 @@ A: dreams are compared, not their luck.
 
 import dataclasses
 import functools
+import itertools
 
 import flax.struct
 import jax
@@ -53,7 +54,8 @@ class Examples:
 
 
 def init_lora(cfg: DecoderConfig, params, rng):
-    """One adapter: `lora` collection, layers/{attention, mlp}/target/{a [L, in, r], b [L, r, out]}.
+    """One adapter: `lora` collection, per stack of layers {attention, mlp}/target/{a [L, in, r], b
+    [L, r, out]}.
 
     Raises:
       ValueError: a target is not a linear of the decoder.
@@ -64,15 +66,15 @@ def init_lora(cfg: DecoderConfig, params, rng):
             f"dreaming.trial.targets has {unknown[0]!r}; choose from {', '.join(known)}"
         )
     lora: dict = {}
-    for i, target in enumerate(cfg.lora.targets):
+    for i, (stack, target) in enumerate(itertools.product(cfg.stacks, cfg.lora.targets)):
         group = "attention" if target in ATTENTION else "mlp"
-        layers, width, out = params["layers"][group][target]["kernel"].shape
+        layers, width, out = params[stack][group][target]["kernel"].shape
+        a_shape, b_shape = (layers, width, cfg.lora.rank), (layers, cfg.lora.rank, out)
         bound = width**-0.5
-        a = jax.random.uniform(
-            jax.random.fold_in(rng, i), (layers, width, cfg.lora.rank), minval=-bound, maxval=bound
-        )
-        lora.setdefault(group, {})[target] = {"a": a, "b": jnp.zeros((layers, cfg.lora.rank, out))}
-    return {"layers": lora}
+        a = jax.random.uniform(jax.random.fold_in(rng, i), a_shape, minval=-bound, maxval=bound)
+        held = lora.setdefault(stack, {}).setdefault(group, {})
+        held[target] = {"a": a, "b": jnp.zeros(b_shape)}
+    return lora
 
 
 def mean_nll(cfg: DecoderConfig, variables, examples: Examples):

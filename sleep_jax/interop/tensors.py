@@ -7,6 +7,7 @@ layers stacked on axis 0.
 import dataclasses
 from typing import Protocol
 
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -147,7 +148,16 @@ def read_params(cfg: DecoderConfig, checkpoint: Checkpoint, dtype) -> dict:
             used.add(name)
         params[leaf.path] = stacked
     _reject_unknown(cfg, checkpoint, used)
-    return traverse_util.unflatten_dict(params, sep="/")
+    return split_stacks(cfg, traverse_util.unflatten_dict(params, sep="/"))
+
+
+def split_stacks(cfg: DecoderConfig, params: dict) -> dict:
+    """The `params` of one stack of layers as those of `cfg.stacks`: views, nothing is copied."""
+    stacked = params.pop("layers")
+    return params | {
+        name: jax.tree.map(lambda x, r=layers: x[r.start : r.stop], stacked)
+        for name, layers in cfg.stacks.items()
+    }
 
 
 def _reject_unknown(cfg: DecoderConfig, checkpoint: Checkpoint, used: set[str]):

@@ -1,14 +1,20 @@
-"""Expert slots of the continuum memory as pure functions over the `memory` and `slots` collections
-(paper 3.2).
+"""Expert slots and wake weights of the continuum memory, as pure functions over the `memory` and
+`slots` collections (paper 3.2).
 
-`memory["layers"]["level_l"]` holds gate and up [layers, S, d, r] and down [layers, S, r, d];
-`slots["layers"]["level_l"]` holds active, bool [layers, S]. A slot is the pytree {gate [layers, d,
-r], up [layers, d, r], down [layers, r, d]}: what one sleep unlocks, and all that it trains.
+`memory["layers"]["level_l"]` holds experts/{gate, up [layers, S, d, r], down [layers, S, r, d]}
+and, above the slowest level, wake/{gate, up [layers, d, r], down [layers, r, d]};
+`slots["layers"]["level_l"]` holds active, bool [layers, S], and carries, bool [layers]. A slot is
+the pytree of one entry of the bank in every layer: what one sleep unlocks, and all that it trains.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from sleep_jax.memory.config import MemoryConfig
+
+BIAS_AT_BIRTH = 3.0  # of a router gate: sigmoid(3) = 0.95
+ROUTING = ("key", "bias")
 
 
 class SlotsExhausted(RuntimeError):
@@ -16,27 +22,81 @@ class SlotsExhausted(RuntimeError):
 
     def __init__(self, level: int, capacity: int):
         super().__init__(
-            f"memory.slots={capacity} are all in use at level {level}; "
-            "start a new run with more memory.slots"
+            f"memory.levels[{level}].slots={capacity} are all in use; start a new run with more, "
+            "or set memory.on_full to 'skip' or 'merge'"
         )
-        self.level, self.capacity = level, capacity
+        self.level, self.used, self.capacity = level, capacity, capacity
 
 
-def init_memory(rng, *, layers: int, width: int, levels: int, slots: int, rank: int):
-    """Memory at birth: A ~ N(0, 1/d), B = 0, nothing active.
+def expert_at_birth(rng, memory: MemoryConfig, level: int, width: int, stack=(), routed=False):
+    """Low-rank weights that change nothing yet: A ~ N(0, 1/d), B = 0.
+
+    Args:
+      rng: PRNG key.
+      memory: of the model.
+      level: whose expert.
+      width: d.
+      stack: leading axes, e.g. (layers, S).
+      routed: with the router's key [*stack, d] and bias [*stack].
+    """
+    r = memory.level(level).rank
+    projections = ("gate", "up") if memory.expert == "swiglu" else ("gate",)
+    normal = jax.random.normal(rng, (len(projections), *stack, width, r)) * width**-0.5
+    leaves = dict(zip(projections, normal)) | {"down": jnp.zeros((*stack, r, width))}
+    if routed and memory.router != "none":
+        leaves |= {"key": jnp.zeros((*stack, width)), "bias": jnp.full(stack, BIAS_AT_BIRTH)}
+    return leaves
+
+
+def level_at_birth(rng, memory: MemoryConfig, level: int, width: int, stack=()):
+    """One level of the `memory` collection: its bank and, unless it is the slowest, wake weights.
+
+    Args:
+      rng, memory, level, width: as for `expert_at_birth`.
+      stack: leading axes, e.g. (layers,).
+    """
+    bank, wake = jax.random.split(rng)
+    leaves = {}
+    if slots := memory.level(level).slots:
+        leaves["experts"] = expert_at_birth(bank, memory, level, width, (*stack, slots), True)
+    if memory.has_wake(level):
+        leaves["wake"] = expert_at_birth(wake, memory, level, width, stack)
+    return leaves
+
+
+def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
+    """Memory at birth: it changes nothing and nothing of it is active.
+
+    Args:
+      rng: PRNG key.
+      memory: its levels.
+      layers: depth of the decoder; layers from the first carrier on are stacked.
+      width: d.
 
     Returns:
       (memory, slots): the two collections.
     """
+    carriers = memory.carriers(layers)
+    stack = layers - carriers[0]
+    carries = np.isin(np.arange(carriers[0], layers), carriers)
+    levels = range(1, memory.depth + 1)
+    held = {
+        f"level_{n}": level_at_birth(jax.random.fold_in(rng, n - 1), memory, n, width, (stack,))
+        for n in levels
+    }
+    slots = {
+        f"level_{n}": {
+            "active": jnp.zeros((stack, memory.level(n).slots), bool),
+            "carries": jnp.asarray(carries),
+        }
+        for n in levels
+    }
+    return {"layers": held}, {"layers": slots}
 
-    def level(rng):
-        gate, up = jax.random.normal(rng, (2, layers, slots, width, rank)) * width**-0.5
-        return {"gate": gate, "up": up, "down": jnp.zeros((layers, slots, rank, width))}
 
-    names = [f"level_{i}" for i in range(1, levels + 1)]
-    memory = {name: level(jax.random.fold_in(rng, i)) for i, name in enumerate(names)}
-    active = {name: {"active": jnp.zeros((layers, slots), bool)} for name in names}
-    return {"layers": memory}, {"layers": active}
+def level_of(name: str) -> int:
+    """3 for `level_3`."""
+    return int(name.removeprefix("level_"))
 
 
 def used(slots, level: int) -> int:
@@ -46,7 +106,7 @@ def used(slots, level: int) -> int:
 
 
 def unlock(slots, level: int):
-    """Activates the next slot of a level.
+    """Activates the next slot of a level in every layer that carries memory.
 
     Returns:
       (slots, index): the new collection and the slot's index.
@@ -55,21 +115,60 @@ def unlock(slots, level: int):
       SlotsExhausted: every slot is in use.
     """
     name = f"level_{level}"
-    active = slots["layers"][name]["active"]
+    held = slots["layers"][name]
     index = used(slots, level)
-    if index == active.shape[1]:
+    if index == held["active"].shape[1]:
         raise SlotsExhausted(level, index)
-    level_slots = {"active": active.at[:, index].set(True)}
-    return {"layers": slots["layers"] | {name: level_slots}}, index
+    active = held["active"].at[:, index].set(held["carries"])
+    return {"layers": slots["layers"] | {name: held | {"active": active}}}, index
 
 
 def take_slot(memory, level: int, index):
-    """One slot of a level: {gate, up: [layers, d, r], down: [layers, r, d]}."""
-    return jax.tree.map(lambda x: x[:, index], memory["layers"][f"level_{level}"])
+    """One slot of a level: {gate, up: [layers, d, r], down: [layers, r, d], ...}."""
+    return jax.tree.map(lambda x: x[:, index], memory["layers"][f"level_{level}"]["experts"])
 
 
 def put_slot(memory, level: int, index, slot):
     """The memory with one slot replaced; every other entry is bit-identical."""
+    bank = memory["layers"][f"level_{level}"]["experts"]
+    bank = jax.tree.map(lambda x, s: x.at[:, index].set(s), bank, slot)
+    return _with(memory, level, experts=bank)
+
+
+def take_wake(memory):
+    """The wake weights of all levels that have some: {level_l: {gate, up, down}}."""
+    return {name: held["wake"] for name, held in memory["layers"].items() if "wake" in held}
+
+
+def put_wake(memory, wake):
+    """The memory with the wake weights of the levels in `wake` replaced."""
+    held = {name: memory["layers"][name] | {"wake": weights} for name, weights in wake.items()}
+    return {"layers": memory["layers"] | held}
+
+
+def clear_experts(rng, config: MemoryConfig, memory, slots, level: int):
+    """A level whose bank is as at birth again: A redrawn, B = 0, nothing active.
+
+    Returns:
+      (memory, slots).
+    """
     name = f"level_{level}"
-    bank = jax.tree.map(lambda x, s: x.at[:, index].set(s), memory["layers"][name], slot)
-    return {"layers": memory["layers"] | {name: bank}}
+    held = memory["layers"][name]
+    if "experts" in held:
+        stack, width = held["experts"]["down"].shape[:2], held["experts"]["down"].shape[-1]
+        bank = expert_at_birth(rng, config, level, width, stack, True)
+        memory = _with(memory, level, experts=bank)
+    active = jax.tree.map(jnp.zeros_like, slots["layers"][name]["active"])
+    return memory, {"layers": slots["layers"] | {name: slots["layers"][name] | {"active": active}}}
+
+
+def clear_wake(rng, config: MemoryConfig, memory, level: int):
+    """A level whose wake weights are as at birth again: A redrawn, B = 0."""
+    down = memory["layers"][f"level_{level}"]["wake"]["down"]
+    wake = expert_at_birth(rng, config, level, down.shape[-1], down.shape[:1])
+    return put_wake(memory, {f"level_{level}": wake})
+
+
+def _with(memory, level: int, **parts):
+    name = f"level_{level}"
+    return {"layers": memory["layers"] | {name: memory["layers"][name] | parts}}

@@ -10,12 +10,14 @@ import numpy as np
 from sleep_jax.models.config import DecoderConfig
 
 
+_BATCH = {"key": -4, "value": -4, "segment_ids": -2}  # the axis of the rows
+
+
 def init_cache(cfg: DecoderConfig, batch: int, capacity: int):
     """An empty KV cache: the `cache` collection for `batch` rows of at most `capacity` tokens."""
     shape = (batch, cfg.kv_heads, cfg.head_dim, capacity)
-    stack = (cfg.layers,) if cfg.scan_layers else ()
 
-    def layer():
+    def layer(stack=()):
         return {
             "attention": {
                 "key": jnp.zeros(stack + shape, cfg.dtype),
@@ -23,11 +25,12 @@ def init_cache(cfg: DecoderConfig, batch: int, capacity: int):
             }
         }
 
-    names = ["layers"] if cfg.scan_layers else [f"layer_{i}" for i in range(cfg.layers)]
+    stacked = {name: layer((len(layers),)) for name, layers in cfg.stacks.items()}
+    unrolled = {f"layer_{i}": layer() for i in range(cfg.layers)}
     return {
         "index": jnp.zeros((), jnp.int32),
         "segment_ids": jnp.zeros((batch, capacity), jnp.int32),
-        **{name: layer() for name in names},
+        **(stacked if cfg.scan_layers else unrolled),
     }
 
 
@@ -40,7 +43,7 @@ def grow(cache, more: int, repeats: int = 1):
         if name == "index":
             return x
         axis = {"key": -1, "value": -2, "segment_ids": -1}[name] % x.ndim
-        batch = {"key": -4, "value": -4, "segment_ids": -2}[name] % x.ndim
+        batch = _BATCH[name] % x.ndim
         x = jnp.pad(x, [(0, more if a == axis else 0) for a in range(x.ndim)])
         return jnp.repeat(x, repeats, axis=batch)
 
@@ -54,6 +57,7 @@ def take_rows(cache, index: Sequence[int]):
     def take(path, x):
         if path[-1].key == "index":
             return x
-        return x[:, index] if path[0].key == "layers" else x[index]
+        batch = _BATCH[path[-1].key] % x.ndim
+        return x[(slice(None),) * batch + (index,)]
 
     return jax.tree_util.tree_map_with_path(take, cache)

@@ -5,6 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from sleep_jax.memory.config import MemoryConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -14,23 +16,6 @@ class RopeScaling:
     low_freq_factor: float
     high_freq_factor: float
     original_max_position: int
-
-
-@dataclasses.dataclass(frozen=True)
-class MemoryConfig:
-    """The continuum memory beside each FFN (design: `levels` beyond the context).
-
-    Attributes:
-      levels: number k of memory levels below the context; 0 is the bare base model.
-      slots: expert slots preallocated per level.
-      rank: width r of one expert.
-      scale: factor on every memory output.
-    """
-
-    levels: int = 0
-    slots: int = 5
-    rank: int = 16
-    scale: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +64,7 @@ class DecoderConfig:
     dtype: Any = jnp.float32
     remat: str = "full"
     scan_layers: bool = True
-    memory: MemoryConfig = MemoryConfig()
+    memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
     lora: LoraConfig = LoraConfig()
 
     def __post_init__(self):
@@ -92,6 +77,18 @@ class DecoderConfig:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary embedding needs pairs")
         if self.remat not in ("full", "none"):
             raise ValueError(f"remat={self.remat!r}; choose 'full' or 'none'")
+        self.memory.carriers(self.layers)
+
+    @property
+    def stacks(self) -> dict[str, range]:
+        """The layers by the name of their stack in every collection.
+
+        Layers below the first one that carries memory are the `trunk`: no gradient of the memory
+        reaches them, and two models that differ in memory alone share what they compute.
+        """
+        first = self.memory.carriers(self.layers)[0] if self.memory.levels else 0
+        stacks = {"trunk": range(first), "layers": range(first, self.layers)}
+        return {name: layers for name, layers in stacks.items() if layers}
 
     def replace(self, **changes) -> "DecoderConfig":
         """A copy with some fields changed."""

@@ -16,7 +16,7 @@ from sleep_jax.models.experts import Level
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
 
 SHARED = -1  # segment id of a row's prefix that its segments above 0 continue
-COLLECTIONS = ("params", "memory", "slots", "lora", "cache")
+COLLECTIONS = ("params", "memory", "slots", "lora", "cache", "intermediates")
 
 
 class MLP(nn.Module):
@@ -33,9 +33,18 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x <- x + attention(N x); x <- x + F(N x) + sum over levels M_l(N x)."""
+    """Attention, then the FFN with its memory, in one of two layouts.
+
+    parallel   x <- x + F(Nx) + sum over levels M_l(Nx)
+    chain      x <- x + M_1(Nx); ...; x <- x + M_{k-1}(Nx); x <- x + F(Nx) + M_k(Nx)     (Eq. 1)
+
+    Attributes:
+      cfg: the decoder.
+      has_memory: there are levels beside this FFN.
+    """
 
     cfg: DecoderConfig
+    has_memory: bool = True
 
     @nn.compact
     def __call__(self, x, positions, mask, index):
@@ -43,10 +52,20 @@ class Block(nn.Module):
         cfg = self.cfg
         h = RMSNorm(cfg.norm_eps, name="attention_norm")(x)
         x = x + Attention(cfg, name="attention")(h, positions, mask, index)
-        h = RMSNorm(cfg.norm_eps, name="mlp_norm")(x)
+        levels = [
+            Level(cfg, number, name=f"level_{number}")
+            for number in range(1, cfg.memory.depth + 1)
+            if self.has_memory
+        ]
+        norm = RMSNorm(cfg.norm_eps, name="mlp_norm")
+        if cfg.memory.layout == "chain":
+            for level in levels[:-1]:
+                x = x + level(norm(x))
+            levels = levels[-1:]
+        h = norm(x)
         x = x + MLP(cfg, name="mlp")(h)
-        for level in range(1, cfg.memory.levels + 1):
-            x = x + Level(cfg, name=f"level_{level}")(h)
+        for level in levels:
+            x = x + level(h)
         return x, None
 
 
@@ -80,17 +99,19 @@ class Decoder(nn.Module):
         block = Block
         if cfg.remat == "full" and not self.has_variable("cache", "index"):
             block = nn.remat(Block, prevent_cse=not cfg.scan_layers)
-        if cfg.scan_layers:
-            x, _ = nn.scan(
-                block,
-                variable_axes=dict.fromkeys(COLLECTIONS, 0),
-                split_rngs={"params": True, "memory": True},
-                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
-                length=cfg.layers,
-            )(cfg, name="layers")(x, positions, mask, index)
-        else:
-            for i in range(cfg.layers):
-                x, _ = block(cfg, name=f"layer_{i}")(x, positions, mask, index)
+        for name, layers in cfg.stacks.items():
+            has_memory = name != "trunk"
+            if cfg.scan_layers:
+                x, _ = nn.scan(
+                    block,
+                    variable_axes=dict.fromkeys(COLLECTIONS, 0),
+                    split_rngs={"params": True, "memory": True},
+                    in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+                    length=len(layers),
+                )(cfg, has_memory, name=name)(x, positions, mask, index)
+            else:
+                for i in layers:
+                    x, _ = block(cfg, has_memory, name=f"layer_{i}")(x, positions, mask, index)
         x = RMSNorm(cfg.norm_eps, name="final_norm")(x)
         if not cfg.tie_embeddings:
             self._table("head", "kernel", (cfg.width, cfg.vocab))
@@ -122,10 +143,11 @@ def unstack_layers(cfg: DecoderConfig, variables):
     """Variables of a scanned decoder as those of the same decoder with `scan_layers=False`."""
 
     def unstack(collection):
-        rest = {k: v for k, v in collection.items() if k != "layers"}
-        stacked = collection.get("layers", {})
+        rest = {name: held for name, held in collection.items() if name not in cfg.stacks}
         layers = {
-            f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(cfg.layers)
+            f"layer_{i}": jax.tree.map(lambda x, j=j: x[j], collection.get(name, {}))
+            for name, stack in cfg.stacks.items()
+            for j, i in enumerate(stack)
         }
         return rest | layers
 

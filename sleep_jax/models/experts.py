@@ -1,42 +1,118 @@
-"""The memory beside an FFN: per level a bank of preallocated low-rank SwiGLU experts (paper 3.2;
-design, memory levels)."""
+"""The memory beside an FFN: per level its wake weights and a bank of preallocated low-rank experts
+(paper 3.2; design, memory levels).
+
+    M(h) = scale * (wake(h) + sum over active slots s of gate_s(h) * expert_s(h))
+    expert(h) = (silu(h G) * (h U)) D     or, as a bottleneck,     silu(h G) D
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sleep_jax.memory.slots import ROUTING, level_at_birth
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.linear import matmul
 
 
-class Level(nn.Module):
-    """M(h) = scale * sum over active slots s of (silu(h G_s) * (h U_s)) D_s.
+def expert(h, weights, gates=None):
+    """One SwiGLU or bottleneck expert, or several side by side as one of their joint width.
 
-    Variables, for S slots of rank r: `memory` gate and up [S, d, r] and down [S, r, d]; `slots`
-    active, bool [S]. With D = 0 at birth, unlocking a slot changes no output. Inactive slots are
-    masked by `where`, so nothing in them can leak, not even NaN.
+    Args:
+      h: [batch, time, d].
+      weights: gate and (SwiGLU) up [d, r], down [r, d].
+      gates: [batch, time, r], factors on the hidden units; None: 1.
+
+    Returns:
+      float32 [batch, time, d].
+    """
+    y = jax.nn.silu(matmul(h, weights["gate"]))
+    if "up" in weights:
+        y = y * matmul(h, weights["up"])
+    if gates is not None:
+        y = y * gates
+    return matmul(y, weights["down"])
+
+
+def route(h, key, bias, active, is_silent, top_k: int):
+    """Sigmoid gates of a bank's slots, unnormalised.
+
+    Args:
+      h: [batch, time, d].
+      key, bias: [S, d] and [S].
+      active: bool [S].
+      is_silent: bool [S], down = 0: such a slot takes no seat among the `top_k`, so that unlocking
+        it displaces none.
+      top_k: slots that stay on; 0 keeps all active ones.
+
+    Returns:
+      float32 [batch, time, S]; 0 for what is off.
+    """
+    score = jnp.einsum("btd,sd->bts", h, key) * h.shape[-1] ** -0.5 + bias
+    score = jnp.where(active, score, -jnp.inf)
+    if top_k:
+        ranked = jnp.where(is_silent, -jnp.inf, score)
+        kth = jax.lax.top_k(ranked, min(top_k, score.shape[-1]))[0][..., -1:]
+        score = jnp.where((score >= kth) | is_silent, score, -jnp.inf)
+    return jax.nn.sigmoid(score)
+
+
+class Level(nn.Module):
+    """One memory level of one layer.
+
+    Variables: those of `level_at_birth`, in `memory`; in `slots` active, bool [S], and carries,
+    bool []: this layer has memory. With down = 0 at birth, unlocking a slot changes no output. What
+    is inactive is masked by `where`, so nothing in it can leak, not even NaN.
+
+    Attributes:
+      cfg: the decoder.
+      number: of the level, from 1.
     """
 
     cfg: DecoderConfig
+    number: int
 
     @nn.compact
     def __call__(self, h):
         """Maps normalised hidden states [batch, time, d] to float32 [batch, time, d]."""
-        cfg, m = self.cfg, self.cfg.memory
-        d = cfg.width
+        memory, slots = self.cfg.memory, self.cfg.memory.level(self.number).slots
+        self.sow("intermediates", "input", h)
 
-        def bank(name, init, shape):
-            return self.variable("memory", name, lambda: init(self.make_rng("memory"), shape)).value
+        def birth(part):
+            rng = self.make_rng("memory")
+            return level_at_birth(rng, memory, self.number, self.cfg.width)[part]
 
-        projection = nn.initializers.normal(d**-0.5)
-        gate = bank("gate", projection, (m.slots, d, m.rank))
-        up = bank("up", projection, (m.slots, d, m.rank))
-        down = bank("down", lambda _, shape: jnp.zeros(shape), (m.slots, m.rank, d))
-        active = self.variable("slots", "active", jnp.zeros, (m.slots,), bool).value
+        out = jnp.zeros(h.shape, jnp.float32)
+        carries = self.variable("slots", "carries", jnp.ones, (), bool).value
+        active = self.variable("slots", "active", jnp.zeros, (slots,), bool).value
+        if slots:
+            bank = self.variable("memory", "experts", birth, "experts").value
+            out = out + self._bank(h, bank, active)
+        if memory.has_wake(self.number):
+            wake = self.variable("memory", "wake", birth, "wake").value
+            out = out + expert(h, self._masked(wake, carries))
+        return memory.scale * out
 
-        # All slots side by side are one SwiGLU of width S * r.
-        on = active[:, None, None]
-        gate, up, down = (jnp.where(on, w, 0).astype(cfg.dtype) for w in (gate, up, down))
-        gate, up = (w.transpose(1, 0, 2).reshape(d, -1) for w in (gate, up))
-        y = jax.nn.silu(matmul(h, gate)) * matmul(h, up)
-        return m.scale * matmul(y, down.reshape(-1, d))
+    def _masked(self, weights, on):
+        """Weights as operands, zero where they are off; `on` has their leading axes."""
+        return {
+            leaf: jnp.where(on.reshape(on.shape + (1,) * (w.ndim - on.ndim)), w, 0).astype(
+                self.cfg.dtype
+            )
+            for leaf, w in weights.items()
+        }
+
+    def _bank(self, h, bank, active):
+        """All slots side by side: one expert of width S * r."""
+        memory, d = self.cfg.memory, self.cfg.width
+        units = self._masked({k: w for k, w in bank.items() if k not in ROUTING}, active)
+        wide = {
+            leaf: w.reshape(-1, d) if leaf == "down" else w.transpose(1, 0, 2).reshape(d, -1)
+            for leaf, w in units.items()
+        }
+        if memory.router == "none":
+            return expert(h, wide)
+        key = jnp.where(active[:, None], bank["key"], 0)
+        bias = jnp.where(active, bank["bias"], 0)
+        is_silent = ~jnp.any(units["down"], axis=(1, 2))
+        gates = route(h, key, bias, active, is_silent, memory.top_k)
+        return expert(h, wide, jnp.repeat(gates, memory.level(self.number).rank, axis=-1))

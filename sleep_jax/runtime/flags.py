@@ -105,8 +105,9 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
     if unused:
         raise ValueError(f"{unused[0]!r}: no such argument; every flag begins with --")
     flags.FLAGS.mark_as_parsed()
-    config_name = pathlib.Path(config_argument.split(":")[0]).stem
-    return values["config"].value, values["workdir"].value or f"runs/{config_name}"
+    file, _, variant = config_argument.partition(":")
+    run = "-".join(part for part in (pathlib.Path(file).stem, variant) if part)
+    return values["config"].value, values["workdir"].value or f"runs/{run}"
 
 
 def help_text(argv: Sequence[str], about: str, examples: Sequence[str] = ()) -> str:

@@ -11,6 +11,7 @@ section is then left out.
      "phases": [{"phase": "wake", "tokens": 2816, "seconds": 12.5, "detail": "..."}, ...],
      "samples": [{"document": "title", "question": "...", "answer": "...", "before": "...",
                   "after": "...", "before_right": False, "after_right": True}, ...],
+     "recall": [[0.5], [0.4, 0.6], ...],    # after each night: right about each day so far
      "documents": ["title", ...],
      "notes": ["...", ...]}
 
@@ -38,7 +39,7 @@ COLUMNS = {
         "document", "question", "answer", "before", "after", "before_right", "after_right",
     ),
 }  # fmt: skip
-PARTS = ("headline", *COLUMNS, "documents", "notes", "config", "versions")
+PARTS = ("headline", *COLUMNS, "recall", "documents", "notes", "config", "versions")
 
 
 def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) -> pathlib.Path:
@@ -71,6 +72,7 @@ def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
         byline=_byline(rows["phases"], documents),
         answers=figures.answers_chart(rows["scores"]),
         curves=figures.curves(metrics),
+        recall=summary.get("recall") or [],
         documents=documents,
         notes=summary.get("notes") or [],
         config=flat_config(summary.get("config") or {}),

@@ -1,10 +1,7 @@
-"""Consolidation of the context (level 0) into level 1: Knowledge Seeding from the self that has
-read to the self that has not.
+"""Knowledge Seeding of one slot: the part of a consolidation that takes time.
 
-expand    one slot of level 1 unlocks, silent at birth
-study     the teacher writes about what it read (`self_study`)
-seed      each update mixes teacher-written sequences with fresh student rollouts; only the new slot
-learns
+Each update mixes teacher-written sequences with fresh student rollouts; only the new slot learns.
+`carry_out` puts it into its transaction: measure, seed, measure, accept or roll back.
 """
 
 import dataclasses
@@ -16,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sleep_jax.data.batches import bucket, pack
+from sleep_jax.data.batches import bucket, pack, pad
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.seeding.imitation import ImitationConfig, Judge, roll_out
 from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs, teacher_hidden
 from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
+from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction, aim_router
 
 Log = Callable[[int, dict[str, float]], None]
 
@@ -205,3 +203,76 @@ def seed_slot(
             figures = {k: v for k, v in figures.items() if not k.startswith(("kl_on", "policy_"))}
         log(step, figures | rewards)
     return {**student, "memory": put_slot(student["memory"], level, index, state.slot)}
+
+
+def carry_out(
+    cfg: DecoderConfig,
+    params,
+    tokenizer: Tokenizer,
+    judge: Judge,
+    seeding: SeedingConfig,
+    gate: Gate,
+    transaction: Transaction,
+    *,
+    teacher,
+    context,
+    exchanges: Sequence[Exchange],
+    probe: Sequence[Exchange],
+    anchors: Callable[[dict], float],
+    rng,
+    log: Log,
+) -> tuple[Self, dict[str, float | str]]:
+    """Seeds, gates and ends a consolidation.
+
+    Args:
+      cfg, params, tokenizer, judge, seeding: as for `seed_slot`.
+      gate: when the slot is accepted.
+      transaction: that has begun.
+      teacher, context: who teaches, and what it has read; see `seed_slot`.
+      exchanges: what the slot learns from.
+      probe: sequences held out of it, for the divergence.
+      anchors: the anchor perplexity of a model.
+      rng: PRNG key.
+      log: is given every step's metrics.
+
+    Returns:
+      (self, figures): the self after the night, or the one before it, byte for byte, where the gate
+      objects (`rolled_back` then says why); kl_before and kl_after on the probe, in nats a token.
+
+    Raises:
+      TeacherIsStudent: there is nothing to learn.
+    """
+    level, index = transaction.level, transaction.index
+    replay, mask = pad(
+        [(*e.student, *e.completion)[: seeding.shape.time] for e in exchanges], seeding.shape.time
+    )
+    student = aim_router(cfg, params, transaction.student, level, index, replay, mask)
+    hidden = teacher_hidden(cfg, teacher, context, probe)
+    begun = student.on(params)
+    before = divergence(cfg, begun, probe, hidden, seeding.shape)
+    if before < 1e-6:
+        raise TeacherIsStudent(
+            f"teacher and student agree before the night (KL = {before:.1e}): there is nothing to "
+            f"hand to level {level}"
+        )
+    log(-1, {"kl_before": before})
+    anchors_before = anchors(transaction.before.on(params))
+    seeded = seed_slot(
+        cfg,
+        tokenizer,
+        judge,
+        seeding,
+        student=begun,
+        teacher=teacher,
+        context=context,
+        level=level,
+        index=index,
+        exchanges=exchanges,
+        rng=rng,
+        log=log,
+    )
+    after = divergence(cfg, seeded, probe, hidden, seeding.shape)
+    figures = {"kl_before": before, "kl_after": after}
+    if objection := gate.objection(before, after, anchors_before, anchors(seeded)):
+        return transaction.before, figures | {"rolled_back": objection}
+    return transaction.commit(seeded["memory"]), figures

@@ -47,6 +47,10 @@ class Prompts:
         """What is read of a document while awake."""
         return self._encode(f"{self._opening}{document.title}\n\n{document.text}\n\n")
 
+    def page(self, document: Document) -> tuple[int, ...]:
+        """A document as it stands in the stream."""
+        return self._encode(f"{document.title}\n\n{document.text}\n\n")
+
     def plain(self, text: str) -> tuple[int, ...]:
         """Text to be continued as it stands, outside any chat."""
         return self._encode(text)

@@ -70,6 +70,91 @@ class Question:
     answer: str | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What the teacher of a night wrote about the documents of its day.
+
+    Attributes:
+      held_out: questions of its own that only measure and reward.
+      learnt: those that it learns from.
+      rehearsed: general sequences.
+    """
+
+    held_out: tuple[Question, ...]
+    learnt: tuple[Question, ...]
+    rehearsed: tuple[Exchange, ...]
+
+    @classmethod
+    def of(cls, record: dict) -> "Study":
+        """The study that `record` keeps as JSON."""
+        return cls(
+            held_out=tuple(Question(**q) for q in record["held_out"]),
+            learnt=tuple(Question(**q) for q in record["learnt"]),
+            rehearsed=tuple(
+                Exchange(
+                    None, *(tuple(e[k]) for k in ("student", "teacher", "completion")), e["kind"]
+                )
+                for e in record["rehearsed"]
+            ),
+        )
+
+    def record(self) -> dict:
+        """JSON-able."""
+        return {
+            "held_out": [dataclasses.asdict(q) for q in self.held_out],
+            "learnt": [dataclasses.asdict(q) for q in self.learnt],
+            "rehearsed": [
+                {k: getattr(e, k) for k in ("student", "teacher", "completion", "kind")}
+                for e in self.rehearsed
+            ],
+        }
+
+    def exchanges(
+        self, documents: Sequence[Document], prompts: Prompts, config: StudyConfig, seed: int
+    ) -> list[Exchange]:
+        """All that the night learns from: recitations, completions, answers, rehearsals."""
+        rng = np.random.default_rng(seed)
+        return [
+            *recite(documents, prompts, config.recitations),
+            *complete(documents, prompts, config.completions, rng),
+            *answer(self.learnt, prompts),
+            *self.rehearsed,
+        ]
+
+
+def hold_out(
+    questions: Sequence[Question], per_document: int
+) -> tuple[list[Question], list[Question]]:
+    """Splits the model's own questions: those that only measure and reward, and those it learns
+    from."""
+    held, counts = [], {}
+    for q in questions:
+        if q.answer and counts.get(q.document, 0) < per_document:
+            counts[q.document] = counts.get(q.document, 0) + 1
+            held.append(q)
+    asked = {(q.document, q.question) for q in held}
+    return held, [q for q in questions if (q.document, q.question) not in asked]
+
+
+def from_memory(exchanges: Sequence[Exchange]) -> list[Exchange]:
+    """The same sequences with no document in view: what a night between two levels replays, whose
+    teacher knows them by heart."""
+    return [
+        dataclasses.replace(e, document=None, teacher=e.student)
+        for e in exchanges
+        if e.kind != "rehearse"
+    ]
+
+
+def reread(pages: Sequence[Sequence[int]]) -> list[Exchange]:
+    """Text that was read, as it stood in the stream."""
+    return [
+        Exchange(None, tuple(page[:1]), tuple(page[:1]), tuple(page[1:]), "reread")
+        for page in pages
+        if len(page) > 1
+    ]
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of a text, split where a mark of ending is followed by space and a capital or
     digit."""

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from sleep_jax.interop.load import load_model
-from sleep_jax.models.config import MemoryConfig
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
 
 SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
@@ -33,7 +33,7 @@ def folder(bpe, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, np.dtype(ml_dtypes.bfloat16)])
 def test_folder(folder, dtype):
-    memory = MemoryConfig(levels=2)
+    memory = MemoryConfig((LevelConfig(),))
     cfg, params, tokenizer = load_model(str(folder), dtype=dtype, memory=memory, remat="none")
     assert (cfg.vocab, cfg.memory, cfg.remat) == (304, memory, "none")
     assert cfg.dtype is jnp.bfloat16

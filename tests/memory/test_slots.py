@@ -1,27 +1,49 @@
-"""Slots: order, exhaustion, and that one slot at a time is touched."""
+"""Slots and wake weights: order, exhaustion, and that only what is named is touched."""
+
+import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax.memory.slots import SlotsExhausted, init_memory, put_slot, take_slot, unlock, used
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import (
+    SlotsExhausted,
+    clear_experts,
+    clear_wake,
+    init_memory,
+    put_slot,
+    put_wake,
+    take_slot,
+    take_wake,
+    unlock,
+    used,
+)
+
+SHAPES = {
+    "swiglu": {"gate": (64, 5), "up": (64, 5), "down": (5, 64)},
+    "bottleneck": {"gate": (64, 5), "down": (5, 64)},
+}
+ROUTING = {"none": {}, "sigmoid": {"key": (64,), "bias": ()}}
 
 
 @pytest.fixture
 def born():
-    return init_memory(jax.random.key(0), layers=2, width=64, levels=2, slots=3, rank=5)
+    levels = (LevelConfig(chunk=2, slots=3, rank=5), LevelConfig(slots=3, rank=5))
+    return init_memory(jax.random.key(0), MemoryConfig(levels, unit="episodes"), layers=2, width=64)
 
 
 def test_at_birth(born):
     memory, slots = born
     for level in ("level_1", "level_2"):
-        bank, active = memory["layers"][level], slots["layers"][level]["active"]
+        bank, active = memory["layers"][level]["experts"], slots["layers"][level]["active"]
         assert bank["gate"].shape == bank["up"].shape == (2, 3, 64, 5)
         assert bank["down"].shape == (2, 3, 5, 64) and not bank["down"].any()
         assert active.shape == (2, 3) and not active.any()
         for part in ("gate", "up"):  # N(0, 1 / d) over 1,920 draws
             np.testing.assert_allclose(np.std(bank[part]), 1 / 8, rtol=0.06)
-    weights = [memory["layers"][f"level_{i}"][p] for i in (1, 2) for p in ("gate", "up")]
+    weights = [memory["layers"][f"level_{i}"]["experts"][p] for i in (1, 2) for p in ("gate", "up")]
     assert len({float(w.sum()) for w in weights}) == 4
 
 
@@ -47,7 +69,7 @@ def test_exhaustion_is_an_error_that_changes_nothing(born):
     for _ in range(3):
         slots, _ = unlock(slots, 2)
     before = jax.tree.map(np.array, slots)
-    with pytest.raises(SlotsExhausted, match=r"memory\.slots=3 .* level 2; start a new run") as e:
+    with pytest.raises(SlotsExhausted, match=r"levels\[2\]\.slots=3 .*; start a new run") as e:
         unlock(slots, 2)
     assert (e.value.level, e.value.capacity) == (2, 3)
     jax.tree.map(np.testing.assert_array_equal, slots, before)
@@ -76,3 +98,132 @@ def test_put_and_take_touch_one_slot(born, index):
         put_slot(memory, 2, index, take_slot(memory, 2, index)),
         memory,
     )
+
+
+@pytest.fixture(params=itertools.product(SHAPES, ROUTING), ids="-".join, scope="module")
+def lived(request):
+    """(config, memory, slots) of three levels, nothing of them as at birth."""
+    expert, router = request.param
+    levels = (
+        LevelConfig(chunk=2, slots=3, rank=5),
+        LevelConfig(chunk=4, slots=3, rank=5),
+        LevelConfig(slots=3, rank=5),
+    )
+    config = MemoryConfig(levels, unit="episodes", expert=expert, router=router)
+    memory, slots = init_memory(jax.random.key(0), config, layers=2, width=64)
+    memory = jax.tree.map(lambda x: x + 1, memory)
+    for level in (1, 2, 2, 3):
+        slots, _ = unlock(slots, level)
+    return config, memory, slots
+
+
+def shapes(weights):
+    return {name: leaf.shape for name, leaf in weights.items()}
+
+
+def same(tree, other):
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def is_at_birth(weights, before):
+    """Silent, and drawn anew from N(0, 1 / d); `before` is what was drawn then, plus 1."""
+    assert not np.any(weights["down"])
+    assert np.all(weights.get("key", 0) == 0) and np.all(weights.get("bias", 3) == 3)
+    parts = [part for part in ("gate", "up") if part in weights]
+    for part in parts:
+        np.testing.assert_allclose(np.std(weights[part]), 1 / 8, rtol=0.15)
+        assert abs(np.mean(weights[part])) < 0.02
+        assert np.mean(np.isclose(weights[part], before[part] - 1, atol=1e-6)) < 0.01
+    numbers = np.concatenate([np.ravel(weights[part]) for part in parts])
+    assert len(np.unique(numbers)) > 0.99 * len(numbers)  # no two slots or layers alike
+
+
+def test_the_leaves_of_a_kind(lived):
+    config, memory, _ = lived
+    unit, routing = SHAPES[config.expert], ROUTING[config.router]
+    slot = {name: (2, *shape) for name, shape in (unit | routing).items()}
+    for level in (1, 2, 3):
+        assert shapes(take_slot(memory, level, 0)) == slot
+    # Wake weights have no gate of their own, and the slowest level has none at all.
+    wake = {name: (2, *shape) for name, shape in unit.items()}
+    assert {name: shapes(w) for name, w in take_wake(memory).items()} == {
+        "level_1": wake,
+        "level_2": wake,
+    }
+
+
+def test_put_and_take_wake_touch_nothing_else(lived):
+    _, memory, _ = lived
+    new = jax.tree.map(lambda x: -x, take_wake(memory))
+    after = put_wake(memory, {"level_2": new["level_2"]})
+    same(take_wake(after), {"level_1": take_wake(memory)["level_1"], "level_2": new["level_2"]})
+    for name, held in memory["layers"].items():
+        same(after["layers"][name]["experts"], held["experts"])
+    same(put_wake(memory, new), put_wake(after, {"level_1": new["level_1"]}))
+    same(put_wake(memory, take_wake(memory)), memory)
+    same(put_wake(memory, {}), memory)
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_cleared_experts_are_as_at_birth(lived, level):
+    config, memory, slots = lived
+    name, key = f"level_{level}", jax.random.key(9)
+    before = jax.tree.map(np.array, (memory, slots))
+    after, cleared = clear_experts(key, config, memory, slots, level)
+    same((memory, slots), before)
+    bank, old = after["layers"][name]["experts"], memory["layers"][name]["experts"]
+    assert shapes(bank) == shapes(old)
+    is_at_birth(bank, old)
+    assert used(cleared, level) == 0 and unlock(cleared, level)[1] == 0
+    # All else is bit-identical: other levels, this one's wake weights, which layers carry.
+    same(after, {"layers": memory["layers"] | {name: memory["layers"][name] | {"experts": bank}}})
+    idle = {"active": jnp.zeros_like(slots["layers"][name]["active"])}
+    same(cleared, {"layers": slots["layers"] | {name: slots["layers"][name] | idle}})
+    another, _ = clear_experts(jax.random.key(8), config, memory, slots, level)
+    assert np.all(another["layers"][name]["experts"]["gate"] != bank["gate"])
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_cleared_wake_weights_are_as_at_birth(lived, level):
+    config, memory, _ = lived
+    name = f"level_{level}"
+    after = clear_wake(jax.random.key(9), config, memory, level)
+    wake, old = after["layers"][name]["wake"], memory["layers"][name]["wake"]
+    assert shapes(wake) == shapes(old)
+    is_at_birth(wake, old)
+    same(after, put_wake(memory, {name: wake}))
+
+
+def test_a_level_without_a_bank_clears_to_itself():
+    levels = (LevelConfig(chunk=2, slots=0, rank=5), LevelConfig(slots=3, rank=5))
+    config = MemoryConfig(levels, unit="episodes", from_context=False)
+    memory, slots = init_memory(jax.random.key(0), config, layers=2, width=64)
+    assert set(memory["layers"]["level_1"]) == {"wake"} and used(slots, 1) == 0
+    after, cleared = clear_experts(jax.random.key(1), config, memory, slots, 1)
+    same((after, cleared), (memory, slots))
+    with pytest.raises(SlotsExhausted, match=r"levels\[1\]\.slots=0"):
+        unlock(slots, 1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "depth", "carries"),
+    [
+        ("all", 2, [True, True]),
+        ("last_quarter", 8, [True, True]),
+        ((3,), 5, [True, False]),  # layers 0 to 2, below them all, have no entry
+        ((4, 2), 5, [True, False, True]),
+    ],
+)
+def test_only_layers_that_carry_memory_get_a_slot(layers, depth, carries):
+    levels = (LevelConfig(chunk=2, slots=3, rank=5), LevelConfig(slots=3, rank=5))
+    config = MemoryConfig(levels, unit="episodes", layers=layers)
+    memory, slots = init_memory(jax.random.key(0), config, layers=depth, width=64)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves((memory, slots))} == {len(carries)}
+    for index in (0, 1):
+        slots, unlocked = unlock(slots, 2)
+        assert (unlocked, used(slots, 2), used(slots, 1)) == (index, index + 1, 0)
+    active = np.asarray(slots["layers"]["level_2"]["active"])
+    np.testing.assert_array_equal(active.T, [carries, carries, [False] * len(carries)])
+    _, slots = clear_experts(jax.random.key(1), config, memory, slots, 2)
+    active = np.asarray(unlock(slots, 2)[0]["layers"]["level_2"]["active"])
+    np.testing.assert_array_equal(active[:, 0], carries)

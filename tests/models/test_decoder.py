@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory
 from sleep_jax.models.decoder import SHARED, Decoder, lm_head, lm_logits, unstack_layers
 
@@ -14,14 +15,15 @@ RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 97, (2, 12)).astype(np.int32)
 
 
-def test_init_makes_the_collections_that_init_memory_makes(cfg, variables):
+@pytest.mark.parametrize("layers", ["all", (1,)])
+def test_init_makes_the_collections_that_init_memory_makes(cfg, layers):
+    levels = (LevelConfig(chunk=2, slots=2, rank=3), LevelConfig(slots=4, rank=5))
+    memory = MemoryConfig(levels, unit="episodes", router="sigmoid", layers=layers)
+    cfg = cfg.replace(memory=memory)
     init = jax.eval_shape(
         Decoder(cfg).init, {"params": jax.random.key(0), "memory": jax.random.key(0)}, TOKENS
     )
-    m = cfg.memory
-    memory, slots = init_memory(
-        jax.random.key(0), layers=2, width=32, levels=1, slots=m.slots, rank=m.rank
-    )
+    memory, slots = init_memory(jax.random.key(0), cfg.memory, layers=2, width=32)
     got = {name: init[name] for name in ("memory", "slots")}
     want = jax.eval_shape(lambda: {"memory": memory, "slots": slots})
     assert jax.tree.structure(got) == jax.tree.structure(want)

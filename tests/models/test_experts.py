@@ -1,16 +1,58 @@
-"""The memory beside an FFN: its formula, its silence at birth, no leak from an inactive slot."""
+"""The memory beside an FFN: its formulas, its silence at birth, no leak from an inactive slot."""
+
+import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
-from sleep_jax.models.config import MemoryConfig
-from sleep_jax.models.decoder import Decoder
-from sleep_jax.models.experts import Level
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import init_memory, put_slot, put_wake, take_slot, take_wake, unlock
+from sleep_jax.models.decoder import Block, Decoder
+from sleep_jax.models.experts import Level, route
 
 TOKENS = np.random.default_rng(0).integers(0, 97, (2, 12)).astype(np.int32)
+LEVELS = (
+    LevelConfig(chunk=1, slots=1, rank=4),
+    LevelConfig(chunk=2, slots=3, rank=3),
+    LevelConfig(slots=4, rank=2),
+)
+KINDS = {
+    f"{layout}-{expert}-{router}{top_k or ''}": MemoryConfig(
+        LEVELS, unit="episodes", layout=layout, expert=expert, router=router, top_k=top_k
+    )
+    for layout, expert, (router, top_k) in itertools.product(
+        ("parallel", "chain"),
+        ("swiglu", "bottleneck"),
+        (("none", 0), ("sigmoid", 0), ("sigmoid", 1)),
+    )
+}
+
+
+def noise(tree, seed):
+    """Normal numbers in the shape of a tree."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), tree)
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def kind(request, cfg, variables):
+    """(cfg, variables) of a memory in use: wake weights learnt, two slots of levels 2 and 3
+    sealed."""
+    cfg = cfg.replace(memory=KINDS[request.param])
+    memory, slots = init_memory(jax.random.key(3), cfg.memory, layers=2, width=32)
+    memory = put_wake(memory, noise(take_wake(memory), 1))
+    for level, index in itertools.product((2, 3), (0, 1)):
+        slots, _ = unlock(slots, level)
+        slot = noise(take_slot(memory, level, index), 10 * level + index)
+        memory = put_slot(memory, level, index, slot)
+    return cfg, {**variables, "memory": memory, "slots": slots}
 
 
 def as_dtype(variables, dtype):
@@ -24,60 +66,175 @@ def as_dtype(variables, dtype):
 def test_the_formula(cfg, trained):
     h = np.random.default_rng(1).normal(size=(2, 5, 32)).astype(np.float32)
     bank = jax.tree.map(lambda x: np.asarray(x[0]), trained["memory"]["layers"]["level_1"])
-    scaled = cfg.replace(memory=MemoryConfig(levels=1, slots=3, rank=4, scale=0.5))
+    bank = bank["experts"]
+    memory = dataclasses.replace(cfg.memory, scale=0.5)
     active = jnp.array([True, False, True])
     bank["down"] = bank["down"] + 1.0  # slot 2 speaks too
-    got = Level(scaled).apply({"memory": bank, "slots": {"active": active}}, h)
+    slots = {"active": active, "carries": jnp.array(True)}
+    level = Level(cfg.replace(memory=memory), 1)
+    got = level.apply({"memory": {"experts": bank}, "slots": slots}, h)
     want = 0.0
     for s in (0, 2):
-        g, u = h @ bank["gate"][s], h @ bank["up"][s]
-        want = want + 0.5 * (g / (1 + np.exp(-g)) * u) @ bank["down"][s]
+        want = want + 0.5 * (silu(h @ bank["gate"][s]) * (h @ bank["up"][s])) @ bank["down"][s]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_memory_without_active_slots_is_the_base_model_bitwise(cfg, trained, logits, dtype):
-    cfg = cfg.replace(dtype=dtype)
-    held = as_dtype(trained, dtype)
-    silent = held | {"slots": jax.tree.map(jnp.zeros_like, held["slots"])}
-    bare = cfg.replace(memory=MemoryConfig(levels=0))
-    want = logits(bare, {"params": held["params"]}, TOKENS)
-    np.testing.assert_array_equal(logits(cfg, silent, TOKENS), want)
-    assert (logits(cfg, held, TOKENS) != want).any()
+def test_wake_weights_and_gated_bottlenecks(cfg):
+    levels = (LevelConfig(chunk=1, slots=2, rank=3), LevelConfig(slots=1, rank=2))
+    memory = MemoryConfig(levels, unit="episodes", expert="bottleneck", router="sigmoid")
+    h = np.random.default_rng(1).normal(size=(2, 5, 32)).astype(np.float32)
+    held, slots = init_memory(jax.random.key(0), memory, layers=1, width=32)
+    held = jax.tree.map(lambda x: np.asarray(x[0]), noise(held, 2)["layers"]["level_1"])
+    active = jnp.array([False, True])
+    got = Level(cfg.replace(memory=memory), 1).apply(
+        {"memory": held, "slots": {"active": active, "carries": jnp.array(True)}}, h
+    )
+    bank, wake = held["experts"], held["wake"]
+    gate = 1 / (1 + np.exp(-(h @ bank["key"][1] / np.sqrt(32) + bank["bias"][1])))
+    want = gate[..., None] * (silu(h @ bank["gate"][1]) @ bank["down"][1])
+    want = want + silu(h @ wake["gate"]) @ wake["down"]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_the_router_keeps_the_best_of_those_that_speak():
+    h = jnp.ones((1, 1, 4))
+    bias = jnp.array([1.0, 3.0, 2.0, 9.0])
+    active, silent = jnp.array([1, 1, 1, 0], bool), jnp.zeros(4, bool)
+
+    def gates(is_silent, top_k):
+        return np.asarray(route(h, jnp.zeros((4, 4)), bias, active, is_silent, top_k))[0, 0]
+
+    on = 1 / (1 + np.exp(-np.asarray(bias)))
+    np.testing.assert_allclose(gates(silent, 0), [*on[:3], 0], rtol=1e-6)
+    np.testing.assert_allclose(gates(silent, 2), [0, on[1], on[2], 0], rtol=1e-6)
+    # Slot 1 is new: it is on and takes no seat.
+    new = jnp.array([0, 1, 0, 0], bool)
+    np.testing.assert_allclose(gates(new, 1), [0, on[1], on[2], 0], rtol=1e-6)
+
+
+def test_the_layouts(cfg, variables):
+    x = np.random.default_rng(1).normal(size=(1, 3, 32)).astype(np.float32)
+    memory = KINDS["parallel-swiglu-none"]
+    held, slots = init_memory(jax.random.key(0), memory, layers=1, width=32)
+    held = noise(held, 2)
+    parts = {
+        "params": variables["params"]["layers"],
+        "memory": held["layers"],
+        "slots": slots["layers"],
+    }
+    one = jax.tree.map(lambda leaf: leaf[0], parts)
+    mask, positions = jnp.ones((1, 3, 3), bool), jnp.zeros((1, 3), jnp.int32)
+
+    def block(layout, levels=LEVELS):
+        m = dataclasses.replace(memory, layout=layout, levels=levels)
+        return Block(cfg.replace(memory=m)).apply(one, x, positions, mask, 0)[0]
+
+    def level(number, x):
+        scale = one["params"]["mlp_norm"]["scale"]
+        h = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + cfg.norm_eps) * scale
+        own = {part: one[part][f"level_{number}"] for part in ("memory", "slots")}
+        return np.asarray(Level(cfg.replace(memory=memory), number).apply(own, h))
+
+    bare = np.asarray(
+        Block(cfg.replace(memory=MemoryConfig())).apply(one, x, positions, mask, 0)[0]
+    )
+    no_mlp = jax.tree.map(jnp.zeros_like, one["params"]["mlp"])
+    one_bare = one | {"params": one["params"] | {"mlp": no_mlp}}
+    after_attention = np.asarray(
+        Block(cfg.replace(memory=MemoryConfig())).apply(one_bare, x, positions, mask, 0)[0]
+    )
+    want = bare + sum(level(n, after_attention) for n in (1, 2, 3))
+    np.testing.assert_allclose(block("parallel"), want, rtol=1e-3, atol=1e-3)
+    chained = after_attention
+    for n in (1, 2):
+        chained = chained + level(n, chained)
+    one = one_bare
+    want = chained + level(3, chained)  # with F = 0
+    np.testing.assert_allclose(block("chain"), want, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("levels", [1, 2])
-def test_unlocking_a_slot_changes_no_bit(cfg, variables, trained, logits, dtype, levels):
-    cfg = cfg.replace(dtype=dtype, memory=MemoryConfig(levels=levels, slots=3, rank=4))
-    held = as_dtype(trained, dtype)
-    if levels == 2:  # level 2 has a trained slot as well
-        memory, slots = init_memory(
-            jax.random.key(3), layers=2, width=32, levels=2, slots=3, rank=4
-        )
-        slots, index = unlock(slots, 2)
-        slot = take_slot(memory, 2, index)
-        memory = put_slot(memory, 2, index, slot | {"down": jnp.ones_like(slot["down"])})
-        held["memory"] = {"layers": memory["layers"] | held["memory"]["layers"]}
-        held["slots"] = {"layers": slots["layers"] | held["slots"]["layers"]}
+def test_a_memory_at_birth_is_the_base_model_bitwise(kind, logits, dtype):
+    cfg, held = kind[0].replace(dtype=dtype), as_dtype(kind[1], dtype)
+    bare = logits(cfg.replace(memory=MemoryConfig()), {"params": held["params"]}, TOKENS)
+    memory, slots = init_memory(jax.random.key(3), cfg.memory, layers=2, width=32)
+    np.testing.assert_array_equal(
+        logits(cfg, held | {"memory": memory, "slots": slots}, TOKENS), bare
+    )
+    assert (logits(cfg, held, TOKENS) != bare).any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_unlocking_a_slot_of_a_trained_memory_changes_no_bit(kind, logits, dtype):
+    cfg, held = kind[0].replace(dtype=dtype), as_dtype(kind[1], dtype)
     before = logits(cfg, held, TOKENS)
-    for level in range(1, levels + 1):
-        slots, _ = unlock(held["slots"], level)
+    for level in (1, 2, 3):
+        slots, index = unlock(held["slots"], level)
         np.testing.assert_array_equal(logits(cfg, held | {"slots": slots}, TOKENS), before)
+        slot = take_slot(held["memory"], level, index)
+        memory = put_slot(held["memory"], level, index, noise(slot, 7))
+        assert (logits(cfg, held | {"slots": slots, "memory": memory}, TOKENS) != before).any()
 
 
-def test_nothing_leaks_from_an_inactive_slot(cfg, trained, logits):
-    clean = trained["memory"]
-    dirty = put_slot(clean, 1, 2, jax.tree.map(lambda x: x * jnp.nan, take_slot(clean, 1, 2)))
-    want = logits(cfg, trained, TOKENS)
-    np.testing.assert_array_equal(logits(cfg, trained | {"memory": dirty}, TOKENS), want)
+def test_nothing_leaks_from_an_inactive_slot(kind, logits):
+    cfg, held = kind
+    clean = held["memory"]
+    dirty = clean
+    for level, index in ((1, 0), (2, 2), (3, 2), (3, 3)):
+        nan = jax.tree.map(lambda x: x * jnp.nan, take_slot(clean, level, index))
+        dirty = put_slot(dirty, level, index, nan)
+    want = logits(cfg, held, TOKENS)
+    np.testing.assert_array_equal(logits(cfg, held | {"memory": dirty}, TOKENS), want)
 
     @jax.jit
     @jax.grad
     def gradient(memory):
-        return (Decoder(cfg).apply(trained | {"memory": memory}, TOKENS) ** 3).sum()
+        return (Decoder(cfg).apply(held | {"memory": memory}, TOKENS) ** 2).sum()
 
     jax.tree.map(np.testing.assert_array_equal, gradient(dirty), gradient(clean))
-    learning, silent = (take_slot(gradient(dirty), 1, s) for s in (1, 2))
-    assert all(np.isfinite(g).all() and np.any(g) for g in jax.tree.leaves(learning))
-    assert not any(np.any(g) for g in jax.tree.leaves(silent))
+    for level, index in ((2, 0), (3, 1)):
+        learning = take_slot(gradient(dirty), level, index)
+        assert all(np.isfinite(g).all() for g in jax.tree.leaves(learning))
+        assert np.any(learning["down"])
+    assert not any(np.any(g) for g in jax.tree.leaves(take_slot(gradient(dirty), 2, 2)))
+
+
+def test_a_silent_slot_can_learn(kind):
+    """At birth the gradient of B is not zero, that of A is."""
+    cfg, held = kind
+    slots, index = unlock(held["slots"], 2)
+
+    @jax.grad
+    def gradient(memory):
+        variables = held | {"memory": memory, "slots": slots}
+        return (Decoder(cfg).apply(variables, TOKENS) ** 2).sum()
+
+    slot = take_slot(gradient(held["memory"]), 2, index)
+    assert np.any(slot["down"]) and not np.any(slot["gate"])
+
+
+@pytest.mark.parametrize("layers", [(0,), (1,), "last_quarter"])
+def test_layers_without_memory_are_those_of_the_base(cfg, variables, logits, layers):
+    """A memory in every layer that speaks in some is the same as one in those alone."""
+    memory = MemoryConfig(LEVELS, unit="episodes")
+    everywhere = cfg.replace(memory=memory)
+    some = cfg.replace(memory=dataclasses.replace(memory, layers=layers))
+    chosen = some.memory.carriers(2)
+    held, _ = init_memory(jax.random.key(0), memory, layers=2, width=32)
+    held = noise(held, 5)
+    _, slots = init_memory(jax.random.key(0), some.memory, layers=2, width=32)
+    for level in (1, 2, 3):
+        slots, _ = unlock(slots, level)
+    whole = jax.tree.map(lambda x: x, slots)
+    if chosen[0]:  # the trunk has no entry
+        whole = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x), x]), slots)
+    want = logits(everywhere, {**variables, "memory": held, "slots": whole}, TOKENS)
+    params = dict(variables["params"])
+    stacked = params.pop("layers")
+    parts = {
+        name: jax.tree.map(lambda x, r=r: x[r.start : r.stop], stacked)
+        for name, r in some.stacks.items()
+    }
+    held = jax.tree.map(lambda x: x[chosen[0] :], held)
+    got = logits(some, {"params": params | parts, "memory": held, "slots": slots}, TOKENS)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-4)

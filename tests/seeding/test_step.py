@@ -63,9 +63,9 @@ def batch(cfg, trained):
 
 
 @pytest.fixture(scope="module")
-def student(trained):
+def student(cfg, trained):
     """The trained model with slot 1 as at birth: its teacher has learnt what it has not."""
-    fresh, _ = init_memory(jax.random.key(5), layers=2, width=32, levels=1, slots=3, rank=4)
+    fresh, _ = init_memory(jax.random.key(5), cfg.memory, layers=2, width=32)
     memory = put_slot(trained["memory"], 1, 1, take_slot(fresh, 1, 1))
     return trained | {"memory": memory}
 

@@ -1,0 +1,20 @@
+"""The paper's ladder of periods, 1k -> 5k -> 10k tokens, on SmolLM2-135M-Instruct: four levels.
+
+python launch.py --config=configs/ladder.py --plan=50000
+python launch.py --config=configs/ladder.py --config.data.documents=my_notes/
+"""
+
+from sleep_jax.config import default
+
+
+def get_config():
+    """Wake weights learn at every period; what each level gathered climbs one level."""
+    c = default()
+    c.memory.unit = "tokens"
+    c.memory.chunks = (1000, 5000, 10000, 0)
+    c.memory.slots = (0, 5, 2, 8)
+    c.memory.learning_rates = (1.0, 1.0, 1.0, 0.0)
+    c.memory.stride = 250
+    c.memory.from_context = False
+    c.wake.context = 1000
+    return c

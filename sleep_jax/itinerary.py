@@ -1,0 +1,96 @@
+"""The order of a run: which phase comes when, worked out before the first one begins.
+
+A day is one episode of the stream: some of the documents, read one after the other. It is cut where
+the period of a level ends in its midst, so that this level can sleep; the context sleeps when the
+day is over. Then come dreams, and questions.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.memory.schedule import due
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One phase of a run.
+
+    Attributes:
+      label: its name, numbered from the second time on: `wake`, `consolidate-2`.
+      phase: wake, consolidate, dream or evaluate.
+      day: index of its day, from 0.
+      start, stop: of wake, the tokens of the day's stream that it reads.
+      is_end: of wake, the day ends with it.
+      sender: of consolidate, the level that hands over.
+      since: of consolidate, index of the first day that the sender holds something of.
+    """
+
+    label: str
+    phase: str
+    day: int
+    start: int = 0
+    stop: int = 0
+    is_end: bool = False
+    sender: int = 0
+    since: int = 0
+
+
+def itinerary(memory: MemoryConfig, lengths: Sequence[int]) -> list[Step]:
+    """All phases of a run.
+
+    Args:
+      memory: the levels, which say when they sleep.
+      lengths: tokens of each day's stream.
+
+    Raises:
+      ValueError: a level that should learn by day would never do so; names its period.
+    """
+    steps: list[Step] = []
+    count = collections.Counter()
+
+    def add(phase: str, day: int, **facts):
+        count[phase] += 1
+        label = phase if count[phase] == 1 else f"{phase}-{count[phase]}"
+        steps.append(Step(label, phase, day, **facts))
+
+    read = 0  # tokens before this day
+    last = dict.fromkeys(range(1, memory.depth), 0)  # the day of each level's last sleep
+    for day, length in enumerate(lengths):
+        start = 0
+        for stop, clock in _cuts(memory, day, read, length):
+            is_end = stop == length
+            add("wake", day, start=start, stop=stop, is_end=is_end)
+            for sender in due(memory, clock, is_end):
+                add("consolidate", day, sender=sender, since=last.get(sender, day))
+                last |= {sender: day} if sender else {}
+            start = stop
+        add("dream", day)
+        add("evaluate", day)
+        read += length
+    _check_periods(memory, len(lengths), read)
+    return steps
+
+
+def _cuts(memory: MemoryConfig, day: int, read: int, length: int) -> list[tuple[int, int]]:
+    """Where a day's reading pauses: (tokens into the day, clock then); the clock is 0 where no
+    period ends."""
+    if memory.unit == "episodes" or memory.depth < 2:
+        return [(length, day + 1 if memory.unit == "episodes" else 0)]
+    tokens = 1 if memory.unit == "tokens" else memory.stride
+    period = memory.level(1).chunk * tokens
+    first = (read // period + 1) * period
+    cuts = [(at - read, at // tokens) for at in range(first, read + length + 1, period)]
+    return cuts if cuts and cuts[-1][0] == length else [*cuts, (length, 0)]
+
+
+def _check_periods(memory: MemoryConfig, days: int, tokens: int):
+    total = {"episodes": days, "tokens": tokens, "updates": tokens // memory.stride}[memory.unit]
+    for number in range(1, memory.depth):
+        level = memory.level(number)
+        if level.learning_rate and level.chunk > total:
+            raise ValueError(
+                f"level {number} would never learn: its period is {level.chunk} {memory.unit}, the "
+                f"whole stream is {total}; shorten memory.chunks or read more"
+            )

@@ -1,0 +1,183 @@
+"""Consolidate: a level hands what it holds to a newly unlocked slot of the next one (Knowledge
+Seeding), as a transaction.
+
+The context (level 0) is handed over by a teacher that has the day's documents in view and writes
+about them; any other level by a teacher that knows them by heart, over a replay of what was studied
+and read since that level last slept.
+"""
+
+import dataclasses
+
+import jax
+
+from sleep_jax import config as settings
+from sleep_jax.itinerary import Step
+from sleep_jax.phases.evaluate import anchor_perplexity
+from sleep_jax.phases.night import Desk, Night, awake, key_of
+from sleep_jax.seeding import self_study
+from sleep_jax.seeding.consolidate import carry_out
+from sleep_jax.seeding.self_study import Study, from_memory, reread
+from sleep_jax.seeding.sequences import Exchange
+from sleep_jax.seeding.transaction import Self, TeacherIsStudent, begin, begin_merge, check_room
+from sleep_jax.sleeper import Sleeper
+from sleep_jax.wake.context import read
+
+GATED = "anchor_perplexity"  # the anchor set that a night may not lose
+PROBE = 8  # sequences that measure the divergence where there are no held-out questions
+
+
+def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+    """Unlocks a slot and seeds it with what the sender holds, or leaves all as it was."""
+    c, cfg, level = sleeper.config, sleeper.cfg, step.sender + 1
+    key = key_of(sleeper, step)
+    night = night.note(step.label, levels=f"{step.sender} -> {level}", tokens=0)
+    room = check_room(cfg.memory, night.now.slots, level)
+    if room == "skip":
+        return _asleep(night, night.now).note(step.label, skipped=f"level {level} is full")
+    seeding = settings.seeding_config(c, sleeper.prompts.opening)
+    with desk.bar(seeding.steps * (1 + (room == "merge")) + 3, "step") as bar:
+        if room == "merge":
+            night = _merge(sleeper, night, desk, step, bar, jax.random.fold_in(key, 1))
+        transaction = begin(
+            cfg,
+            settings.wake_config(c),
+            night.now,
+            step.sender,
+            c.seeding.protocol,
+            jax.random.fold_in(key, 2),
+        )
+        if step.sender:
+            teacher, context = _by_heart(sleeper, transaction.teacher)
+            exchanges, probe = _replay(sleeper, night, step, teacher, jax.random.fold_in(key, 3))
+        else:
+            teacher, context = awake(sleeper, night, sleeper.days[step.day])
+            night, exchanges, probe = _study(
+                sleeper, night, step, teacher, context, bar, jax.random.fold_in(key, 3)
+            )
+        try:
+            now, figures = _seed(
+                sleeper, desk, step, bar, transaction, teacher, context, exchanges, probe, key
+            )
+        except TeacherIsStudent as nothing:
+            if not step.sender:
+                raise
+            return _asleep(night, night.now).note(step.label, skipped=str(nothing))
+    if not step.sender and "rolled_back" not in figures:
+        night = night.note_day(step.day, slot=transaction.index)
+    figures |= {"sequences": len(exchanges), "tokens": sum(len(e.completion) for e in exchanges)}
+    return _asleep(night, now).note(step.label, **figures)
+
+
+def _asleep(night: Night, now: Self) -> Night:
+    """The night after a consolidation."""
+    return dataclasses.replace(night, now=now, consolidated=now.replace(wake=None))
+
+
+def _seed(sleeper, desk, step, bar, transaction, teacher, context, exchanges, probe, key):
+    """`carry_out` with this run's settings; its figures go to the desk."""
+    c = sleeper.config
+
+    def log(number, metrics):
+        if number < 0:
+            return bar.advance(1, **metrics)
+        desk.scalars(number, metrics)
+        bar.advance(1, kl=metrics["kl_off"], reward=metrics.get("reward", 0.0))
+
+    now, figures = carry_out(
+        sleeper.cfg,
+        sleeper.params,
+        sleeper.tokenizer,
+        sleeper.judge,
+        settings.seeding_config(c, sleeper.prompts.opening),
+        settings.gate_config(c),
+        transaction,
+        teacher=teacher,
+        context=context,
+        exchanges=exchanges,
+        probe=probe,
+        anchors=lambda variables: anchor_perplexity(sleeper, variables, GATED),
+        rng=jax.random.fold_in(key, 4),
+        log=log,
+    )
+    held_out = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
+    desk.scalars(c.seeding.steps, held_out)
+    return now, figures
+
+
+def _by_heart(sleeper: Sleeper, teacher: Self):
+    """A teacher with no document in view: (collections, an empty context)."""
+    variables = teacher.on(sleeper.params)
+    return variables, read(sleeper.cfg, variables, [()])[0]
+
+
+def _study(sleeper: Sleeper, night: Night, step: Step, teacher, context, bar, key):
+    """The teacher writes about the day: (night with the study on record, exchanges, probe)."""
+    c, day, prompts = sleeper.config, sleeper.days[step.day], sleeper.prompts
+    study = settings.study_config(c)
+    questions, drawn = self_study.ask(
+        sleeper.cfg,
+        teacher,
+        sleeper.tokenizer,
+        day.documents,
+        context,
+        study,
+        {q.text for q in sleeper.questions},
+        jax.random.fold_in(key, 0),
+    )
+    bar.advance(1, questions=len(questions))
+    rehearsed = _rehearse(sleeper, teacher, jax.random.fold_in(key, 1))
+    bar.advance(1, rehearsed=len(rehearsed))
+    held_out, learnt = self_study.hold_out(questions, c.dreaming.held_out)
+    written = Study(tuple(held_out), tuple(learnt), tuple(rehearsed))
+    night = night.note_day(step.day, study=written.record())
+    night = night.note(step.label, questions_drawn=drawn, questions_kept=len(questions))
+    probe = self_study.answer(held_out, prompts) or self_study.recite(day.documents, prompts, 1)
+    return night, studied(sleeper, night, step.day), probe
+
+
+def _rehearse(sleeper: Sleeper, teacher, key) -> list[Exchange]:
+    study = settings.study_config(sleeper.config)
+    return self_study.rehearse(sleeper.cfg, teacher, sleeper.tokenizer, sleeper.topics, study, key)
+
+
+def studied(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
+    """All teacher-written sequences of a day's night, from its record."""
+    study, c = Study.of(night.day(day)["study"]), sleeper.config
+    documents = sleeper.days[day].documents
+    return study.exchanges(documents, sleeper.prompts, settings.study_config(c), c.seed)
+
+
+def _replay(sleeper: Sleeper, night: Night, step: Step, teacher, key):
+    """What a level hands over, as (exchanges, probe): the days it holds, told by heart."""
+    prompts = sleeper.prompts
+    days = [d for d in range(step.since, step.day + 1) if "study" in night.day(d)]
+    exchanges = [e for d in days for e in from_memory(studied(sleeper, night, d))]
+    if night.now.wake is not None:
+        read_days = sleeper.days[step.since : step.day + 1]
+        exchanges += reread([prompts.page(page) for day in read_days for page in day.documents])
+    probe = from_memory(
+        [
+            exchange
+            for d in days
+            for exchange in self_study.answer(Study.of(night.day(d)["study"]).held_out, prompts)
+        ]
+    )
+    probe = probe or exchanges[:PROBE]
+    return [*exchanges, *_rehearse(sleeper, teacher, key)], probe
+
+
+def _merge(sleeper: Sleeper, night: Night, desk: Desk, step: Step, bar, key) -> Night:
+    """Makes room in the receiver: its sealed slots are seeded into one."""
+    merging = dataclasses.replace(step, since=0)
+    transaction = begin_merge(sleeper.cfg, night.now, step.sender + 1, jax.random.fold_in(key, 0))
+    teacher, context = _by_heart(sleeper, transaction.teacher)
+    exchanges, probe = _replay(sleeper, night, merging, teacher, jax.random.fold_in(key, 1))
+    now, figures = _seed(
+        sleeper, desk, step, bar, transaction, teacher, context, exchanges, probe, key
+    )
+    if objection := figures.get("rolled_back"):
+        raise RuntimeError(
+            f"level {step.sender + 1} is full and merging its slots was rolled back: {objection}; "
+            "start a new run with more memory.slots, or set memory.on_full='skip'"
+        )
+    return _asleep(night, now).note(step.label, merged_kl_after=figures["kl_after"])

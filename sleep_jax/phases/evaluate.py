@@ -1,0 +1,92 @@
+"""Evaluate: what the model knows now without the documents, and what that cost elsewhere."""
+
+from collections.abc import Sequence
+
+from sleep_jax.evals.metrics import perplexity
+from sleep_jax.evals.recall import negative_log_likelihood, reply, share_right
+from sleep_jax.itinerary import Step
+from sleep_jax.phases.night import Desk, Night, awake
+from sleep_jax.seeding import prompts as requests
+from sleep_jax.sleeper import Sleeper, TestQuestion
+
+STAGES = ("before sleep", "after consolidation", "after dreaming", "with the document in context")
+
+
+def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+    """Asks the day's questions at every stage of its night, those of earlier days after it, and
+    measures the anchor set.
+
+    Documents that came without questions are asked about in the model's own words; replies are
+    kept, there is no score.
+    """
+    day, earlier = sleeper.days[step.day], sleeper.days[: step.day]
+    asked = [(q.document, q.text) for q in day.questions] or [
+        (q["document"], q["question"])
+        for q in night.day(step.day).get("study", {}).get("held_out", [])
+    ]
+    selves = dict(zip(STAGES, (night.evening, night.consolidated, night.now)))
+    scores, replies = {}, {}
+    with desk.bar(len(STAGES) + len(earlier), "stage") as bar:
+        for number, stage in enumerate(STAGES):
+            if stage in selves:
+                variables, context = selves[stage].on(sleeper.params), None
+            else:
+                variables, context = awake(sleeper, night, day)
+            replies[stage] = ask(sleeper, variables, asked, context)
+            scores[stage] = marks(day.questions, replies[stage])
+            if stage in selves:
+                scores[stage] |= {
+                    name: anchor_perplexity(sleeper, variables, name) for name in sleeper.anchors
+                }
+            desk.scalars(number, scores[stage])
+            bar.advance(1, **scores[stage])
+        recall = []
+        for before in earlier:
+            questions = [(q.document, q.text) for q in before.questions]
+            answers = ask(sleeper, night.now.on(sleeper.params), questions)
+            recall.append(marks(before.questions, answers))
+            bar.advance(1, **recall[-1])
+        recall.append(marks(day.questions, replies[STAGES[2]]))
+    shares = {f"day_{i + 1}": r["questions"] for i, r in enumerate(recall) if "questions" in r}
+    desk.scalars(len(STAGES), shares)
+    night = night.note_day(step.day, scores=scores, replies=replies, recall=recall)
+    return night.note(step.label, tokens=0, questions=len(asked))
+
+
+def marks(questions: Sequence[TestQuestion], replies: Sequence[str]) -> dict[str, float]:
+    """Shares of right replies, to the questions and to their held-out wordings."""
+    shares = {}
+    for name, is_paraphrase in (("questions", False), ("paraphrases", True)):
+        mine = [
+            (r, q.answers) for r, q in zip(replies, questions) if q.is_paraphrase == is_paraphrase
+        ]
+        if mine:
+            shares[name] = share_right(*zip(*mine))
+    return shares
+
+
+def anchor_perplexity(sleeper: Sleeper, variables, name: str) -> float:
+    """Perplexity of one anchor set."""
+    anchors = sleeper.anchors[name]
+    return perplexity(
+        *negative_log_likelihood(sleeper.cfg, variables, anchors.tokens, anchors.mask)
+    )
+
+
+def ask(sleeper: Sleeper, variables, asked: list[tuple[int, str]], context=None) -> list[str]:
+    """Greedy replies to (document, question) pairs, from the weights alone or with the context."""
+    if not asked:
+        return []
+    prompts = sleeper.prompts
+    return reply(
+        sleeper.cfg,
+        variables,
+        sleeper.tokenizer,
+        [
+            prompts.alone(text) if context is None else prompts.beside(requests.answer(text))
+            for _, text in asked
+        ],
+        max_new_tokens=sleeper.config.evaluation.max_new_tokens,
+        context=context,
+        documents=None if context is None else [document for document, _ in asked],
+    )

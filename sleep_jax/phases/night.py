@@ -1,0 +1,84 @@
+"""What passes from phase to phase: the model's memory and the facts on record."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from sleep_jax.itinerary import Step
+from sleep_jax.runtime.metrics import MetricWriter
+from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.seeding.transaction import Self
+from sleep_jax.sleeper import Day, Sleeper
+from sleep_jax.wake.context import read
+
+
+@dataclasses.dataclass(frozen=True)
+class Night:
+    """What a phase leaves to the next; a checkpoint holds just this.
+
+    Attributes:
+      now: the model's memory as it is.
+      evening: as it was when the last day ended: with its documents, the teacher of the night.
+      consolidated: as it was before the last dreams.
+      record: JSON-able facts: `phases` by label, and `days`, for each its `study`, the `slot` that
+        holds it, `scores`, `replies` and `recall`.
+    """
+
+    now: Self
+    evening: Self
+    consolidated: Self
+    record: dict[str, Any]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The arrays."""
+        return {name: getattr(self, name) for name in ("now", "evening", "consolidated")}
+
+    def day(self, index: int) -> dict[str, Any]:
+        """What is on record of a day; empty before its first phase has written."""
+        days = self.record["days"]
+        return days[index] if index < len(days) else {}
+
+    def note(self, label: str, **facts) -> "Night":
+        """The night with facts of a phase on record."""
+        phases = self.record["phases"]
+        phases = phases | {label: phases.get(label, {}) | facts}
+        return dataclasses.replace(self, record=self.record | {"phases": phases})
+
+    def note_day(self, index: int, **facts) -> "Night":
+        """The night with facts of a day on record."""
+        days = [self.day(i) for i in range(max(index + 1, len(self.record["days"])))]
+        days[index] = days[index] | facts
+        return dataclasses.replace(self, record=self.record | {"days": days})
+
+
+@dataclasses.dataclass(frozen=True)
+class Desk:
+    """Where a phase reports to: figures go to the writer and onto the progress bar."""
+
+    writer: MetricWriter
+    label: str
+    quiet: bool | None = None
+
+    def bar(self, total: int, unit: str):
+        """The progress bar of the phase."""
+        return phase_progress(self.label, total, unit, quiet=self.quiet)
+
+    def scalars(self, step: int, figures: dict[str, Any]) -> None:
+        """Records figures of a step."""
+        self.writer.scalars(self.label, step, figures)
+
+
+def awake(sleeper: Sleeper, night: Night, day: Day):
+    """The self that has read: (collections as in the evening, context with one row a document and a
+    last, empty one)."""
+    variables = night.evening.on(sleeper.params)
+    contexts = [*map(sleeper.prompts.context, day.documents), ()]
+    return variables, read(sleeper.cfg, variables, contexts)[0]
+
+
+def key_of(sleeper: Sleeper, step: Step):
+    """A PRNG key of its own for every phase of a run."""
+    number = [s.label for s in sleeper.steps].index(step.label)
+    return jax.random.fold_in(jax.random.key(sleeper.config.seed), number)

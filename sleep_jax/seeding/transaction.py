@@ -1,0 +1,261 @@
+"""Consolidation of level l into level l + 1 as a transaction (paper 3.3; design, section 4).
+
+    compute    the sender's pending update (Eq. 2); not applied
+    expand     one slot of the receiver unlocks, B = 0
+    seed       only that slot learns (`consolidate.seed_slot`)
+    gate       accept it if the student came close to its teacher and the anchors held
+    update     apply the pending update, clear the sender, seal the slot
+
+Teacher and student are two `Self`s over one base, and nothing is ever changed in place: to roll
+back is to keep the self that there was, every byte of it. Two protocols say who teaches whom:
+
+    commit_then_clear   teacher: the sender after its update, experts on; student: the sender's wake
+                        weights and experts cleared, and the new slot
+    paper               teacher: the sender before its update, experts on; student: the sender after
+                        its update, experts cleared, and the new slot
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.memory.slots import (
+    SlotsExhausted,
+    clear_experts,
+    clear_wake,
+    put_slot,
+    put_wake,
+    take_slot,
+    take_wake,
+    unlock,
+    used,
+)
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder
+from sleep_jax.wake.stream import WakeConfig, WakeState, apply_due
+
+PROTOCOLS = ("commit_then_clear", "paper")
+
+
+class TeacherIsStudent(RuntimeError):
+    """Teacher and student agree before the night, so nothing would be learnt."""
+
+
+@flax.struct.dataclass
+class Self:
+    """All of a model that ever changes.
+
+    Attributes:
+      memory, slots: the collections.
+      wake: the reader's state, whose wake weights `memory` holds as well; None: nothing learns by
+        day.
+    """
+
+    memory: Any
+    slots: Any
+    wake: WakeState | None = None
+
+    def on(self, params) -> dict[str, Any]:
+        """The collections of the model, for the decoder."""
+        return {"params": params, "memory": self.memory, "slots": self.slots}
+
+    def having_read(self, state: WakeState) -> "Self":
+        """The same with another state of the reader."""
+        return self.replace(memory=put_wake(self.memory, state.wake), wake=state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transaction:
+    """A consolidation that has begun; it ends with `commit` or `before`.
+
+    Attributes:
+      before: the self that there was, and is again after a roll-back.
+      teacher, student: who teaches whom; the student's slot is silent.
+      level, index: the slot that is to be seeded.
+      is_merge: the slot takes over from all others of its level.
+    """
+
+    before: Self
+    teacher: Self
+    student: Self
+    level: int
+    index: int
+    is_merge: bool = False
+
+    def commit(self, memory) -> Self:
+        """The self after the night.
+
+        Args:
+          memory: the student's, with the slot seeded.
+        """
+        slot = take_slot(memory, self.level, self.index)
+        if not self.is_merge:
+            return self.student.replace(
+                memory=put_slot(self.student.memory, self.level, self.index, slot)
+            )
+        # The merged slot moves to the front of the bank that it replaced.
+        slots, index = unlock(_without(self.student.slots, self.level), self.level)
+        memory = put_slot(self.student.memory, self.level, self.index, _silent(slot))
+        return self.student.replace(memory=put_slot(memory, self.level, index, slot), slots=slots)
+
+
+def check_room(memory: MemoryConfig, slots, level: int) -> str:
+    """What a night that seeds a slot of `level` has to do first, before any compute.
+
+    Returns:
+      `seed`: there is room. `merge`: the one free slot is needed to merge the others. `skip`: there
+      is no room and the night is to leave the fast memory as it is.
+
+    Raises:
+      SlotsExhausted: there is no room and memory.on_full='error', or a single slot to merge.
+    """
+    capacity, held = memory.level(level).slots, used(slots, level)
+    if memory.on_full == "merge" and capacity > 1 and held == capacity - 1 and held > 1:
+        return "merge"
+    if held < capacity:
+        return "seed"
+    if memory.on_full == "skip":
+        return "skip"
+    raise SlotsExhausted(level, capacity)
+
+
+def begin(
+    cfg: DecoderConfig, wake: WakeConfig, self: Self, sender: int, protocol: str, rng
+) -> Transaction:
+    """Begins the consolidation of a level into the next one.
+
+    For the context (sender 0) the caller gives it to the teacher and keeps it from the student.
+
+    Args:
+      cfg, wake: of the model.
+      self: who sleeps.
+      sender: level l; l + 1 receives.
+      protocol: one of `PROTOCOLS`.
+      rng: PRNG key, for what is redrawn.
+
+    Raises:
+      ValueError: no such protocol.
+      SlotsExhausted: the receiver has no free slot.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r}; choose from {', '.join(PROTOCOLS)}")
+    slots, index = unlock(self.slots, sender + 1)
+    if not sender:
+        return Transaction(self, self, self.replace(slots=slots), 1, index)
+    # Should the period not be over, what it gathered so far stays gathered.
+    updated = _updated(cfg.memory, wake, self, sender)
+    experts_key, wake_key = jax.random.split(rng)
+    memory, slots = clear_experts(experts_key, cfg.memory, updated.memory, slots, sender)
+    if protocol == "paper":
+        teacher = self
+    else:
+        teacher = updated
+        memory = clear_wake(wake_key, cfg.memory, memory, sender)
+    state = updated.wake
+    if state is not None:
+        state = state.replace(wake=take_wake(memory))
+    return Transaction(self, teacher, Self(memory, slots, state), sender + 1, index)
+
+
+def begin_merge(cfg: DecoderConfig, self: Self, level: int, rng) -> Transaction:
+    """Begins to merge all sealed slots of a level into a fresh one: the teacher has them, the
+    student has the fresh one instead.
+
+    Raises:
+      SlotsExhausted: there is no free slot to merge into.
+    """
+    slots, index = unlock(self.slots, level)
+    memory, empty = clear_experts(rng, cfg.memory, self.memory, slots, level)
+    name = f"level_{level}"
+    active = slots["layers"][name]["active"]
+    alone = active & ~self.slots["layers"][name]["active"]
+    student = {"layers": empty["layers"] | {name: empty["layers"][name] | {"active": alone}}}
+    return Transaction(self, self, self.replace(memory=memory, slots=student), level, index, True)
+
+
+def _updated(memory: MemoryConfig, wake: WakeConfig, self: Self, level: int) -> Self:
+    """The self after the pending update of one level, if one is due, the others still pending."""
+    if self.wake is None:
+        return self
+    name, due = f"level_{level}", self.wake.is_due
+    alone = {n: is_due & (n == name) for n, is_due in due.items()}
+    state = apply_due(memory, wake, self.wake.replace(is_due=alone))
+    return self.having_read(state.replace(is_due=due | {name: jnp.zeros((), bool)}))
+
+
+def _without(slots, level: int):
+    name = f"level_{level}"
+    held = slots["layers"][name]
+    held = held | {"active": jnp.zeros_like(held["active"])}
+    return {"layers": slots["layers"] | {name: held}}
+
+
+def _silent(slot):
+    return slot | {"down": jnp.zeros_like(slot["down"])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """When a seeded slot is accepted.
+
+    Attributes:
+      divergence: largest KL(teacher || student) after the night as a share of that before it.
+      anchors: largest rise of the anchor perplexity, as a share.
+    """
+
+    divergence: float = 0.8
+    anchors: float = 0.1
+
+    def __post_init__(self):
+        for name in ("divergence", "anchors"):
+            if (value := getattr(self, name)) <= 0:
+                raise ValueError(f"gate.{name}={value}; it must be above 0 (inf: no gate)")
+
+    def objection(
+        self, kl_before: float, kl_after: float, anchors_before: float, anchors_after: float
+    ) -> str | None:
+        """Why the night is to be rolled back, in words; None: accept it."""
+        # Written so that NaN is refused.
+        if not kl_after <= self.divergence * kl_before:
+            return (
+                f"the divergence from the teacher went from {kl_before:.3g} to {kl_after:.3g}, "
+                f"above gate.divergence={self.divergence} of it"
+            )
+        if not anchors_after <= (1 + self.anchors) * anchors_before:
+            return (
+                f"the anchor perplexity rose from {anchors_before:.4g} to {anchors_after:.4g}, by "
+                f"more than gate.anchors={self.anchors} of it"
+            )
+        return None
+
+
+def aim_router(cfg: DecoderConfig, params, student: Self, level: int, index: int, tokens, mask):
+    """The student with the new slot's router key at the mean hidden state of its sleep's replay.
+
+    Args:
+      cfg: the decoder; without a router the student comes back as it is.
+      params: the base.
+      student: who will learn.
+      level, index: the new slot.
+      tokens, mask: int32 [batch, time] of the replay; 1 on real tokens.
+    """
+    if cfg.memory.router == "none":
+        return student
+    means = mean_inputs(cfg, student.on(params), level, tokens, mask)
+    slot = take_slot(student.memory, level, index) | {"key": means}
+    return student.replace(memory=put_slot(student.memory, level, index, slot))
+
+
+@jax.jit(static_argnames=("cfg", "level"))
+def mean_inputs(cfg: DecoderConfig, variables, level: int, tokens, mask):
+    """Mean over tokens of what a level sees in each layer that is stacked with it: [layers, d]."""
+    _, seen = Decoder(cfg.replace(remat="none")).apply(
+        variables, tokens, mask, mutable=["intermediates"]
+    )
+    [h] = seen["intermediates"]["layers"][f"level_{level}"]["input"]
+    weight = mask[..., None].astype(jnp.float32)
+    return jnp.sum(h * weight, (1, 2)) / jnp.maximum(weight.sum(), 1.0)

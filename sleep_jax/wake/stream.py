@@ -1,0 +1,277 @@
+"""The stream in, Eq. 2 out: while awake, the wake weights of every level learn at its own period.
+
+    theta_l <- theta_l - eta_l * clip(mean gradient over the window (i - C, i])   at i = 0 mod C^(l)
+
+The stream is cut into strides. One gradient is taken of each, of the next-token loss, through the
+keys and values of that stride alone: what earlier strides left in the context was written by the
+weights of its time. An update that has come due is applied when the next stride begins, so that a
+night in between finds it pending. Only wake weights change; nothing else even has a gradient.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sleep_jax.data.batches import bucket
+from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.memory.slots import level_of, put_wake, take_wake
+from sleep_jax.models.cache import init_cache
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.head import masked_sum, token_log_probs
+
+MAX_STRIDES = 32  # of one program; a longer stream takes several
+
+
+@dataclasses.dataclass(frozen=True)
+class WakeConfig:
+    """How a stream is read.
+
+    Attributes:
+      context: tokens that the context holds at most; then, and when an episode begins, it is wiped.
+      clip: largest global norm of a level's mean gradient.
+    """
+
+    context: int = 1024
+    clip: float = 1.0
+
+
+@flax.struct.dataclass
+class WakeState:
+    """All that reading changes.
+
+    Attributes:
+      wake: the wake weights, {level_l: {gate, up, down}}, float32.
+      gradient: their gradient summed over the window.
+      scored: per level the tokens that the window's gradient is of, int32.
+      is_due: per level, its period is over and the update is pending, bool.
+      updates: per level the updates so far, int32.
+      clock: units since birth, int32.
+      episode: number of the current episode, from 1, int32.
+      context: the `cache` collection of one row.
+      last: the token read last and its episode, int32 [2]; 0, 0 at the start.
+      rest: tokens that do not yet fill a stride, int32 [stride], and their episodes.
+      held: how many those are, int32.
+    """
+
+    wake: dict
+    gradient: dict
+    scored: dict
+    is_due: dict
+    updates: dict
+    clock: jax.Array
+    episode: jax.Array
+    context: dict
+    last: jax.Array
+    rest: jax.Array
+    held: jax.Array
+
+
+def init_wake(cfg: DecoderConfig, wake: WakeConfig, memory) -> WakeState:
+    """The state before the first token.
+
+    Args:
+      cfg, wake: static.
+      memory: the collection whose wake weights will learn.
+
+    Raises:
+      ValueError: a stride does not fit the context.
+    """
+    stride = cfg.memory.stride
+    if stride > wake.context:
+        raise ValueError(
+            f"wake.context={wake.context} holds less than memory.stride={stride} tokens; raise the "
+            "one or lower the other"
+        )
+    weights = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), take_wake(memory))
+
+    def each(value, dtype):
+        return {name: jnp.full((), value, dtype) for name in weights}
+
+    return WakeState(
+        wake=weights,
+        gradient=jax.tree.map(jnp.zeros_like, weights),
+        scored=each(0, jnp.int32),
+        is_due=each(False, bool),
+        updates=each(0, jnp.int32),
+        clock=jnp.zeros((), jnp.int32),
+        episode=jnp.ones((), jnp.int32),
+        context=init_cache(cfg, 1, wake.context),
+        last=jnp.zeros((2,), jnp.int32),
+        rest=jnp.zeros((2, stride), jnp.int32),
+        held=jnp.zeros((), jnp.int32),
+    )
+
+
+def apply_due(memory: MemoryConfig, wake: WakeConfig, state: WakeState) -> WakeState:
+    """Applies every update that has come due (Eq. 2) and opens those levels' next windows."""
+
+    def update(level, due, weights, gradient, scored):
+        mean = jax.tree.map(lambda g: g / jnp.maximum(scored, 1), gradient)
+        clip = jnp.minimum(1.0, wake.clip / jnp.maximum(optax.tree.norm(mean), 1e-30))
+        step = memory.level(level).learning_rate * clip
+        return jax.tree.map(lambda w, g: jnp.where(due, w - step * g, w), weights, mean)
+
+    def zero_where(due, tree):
+        return jax.tree.map(lambda x: jnp.where(due, jnp.zeros_like(x), x), tree)
+
+    due, weights = state.is_due, state.wake
+    windows = {name: (state.gradient[name], state.scored[name]) for name in weights}
+    return state.replace(
+        wake={n: update(level_of(n), due[n], w, *windows[n]) for n, w in weights.items()},
+        gradient={n: zero_where(due[n], gradient) for n, (gradient, _) in windows.items()},
+        scored={n: zero_where(due[n], scored) for n, (_, scored) in windows.items()},
+        is_due={n: jnp.zeros((), bool) for n in weights},
+        updates={n: state.updates[n] + due[n] for n in weights},
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "wake"))
+def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, strides, ticks):
+    """Reads whole strides, one after the other, in one program.
+
+    Args:
+      cfg, wake: static.
+      base: collections params, memory and slots; its wake weights are not read.
+      state: of the reader; its `rest` is passed on.
+      strides: int32 [n, 2, stride], tokens and their episodes; 0 is padding. A stride of nothing
+        but padding changes nothing.
+      ticks: int32 [n], units of the clock that end with each stride.
+
+    Returns:
+      (state, (nats, scored)): float32 [n] each: the loss of every stride, summed over its scored
+      tokens, and their number.
+    """
+
+    def loss(weights, context, inputs, targets, mask):
+        memory = put_wake(base["memory"], weights)
+        hidden, grown = Decoder(cfg).apply(
+            {**base, "memory": memory, "cache": context}, inputs[:1], inputs[1:], mutable=["cache"]
+        )
+        head = lm_head(cfg, base["params"])
+        log_probs = token_log_probs(hidden[0], targets, mask, head)
+        nats, scored = masked_sum(-log_probs, mask)
+        return nats, (scored, grown["cache"])
+
+    def read(state, tick, stride):
+        state = apply_due(cfg.memory, wake, state)
+        inputs = jnp.concatenate([state.last[:, None], stride[:, :-1]], axis=1)
+        targets, episodes = stride
+        mask = (inputs[1] == episodes) & (episodes > 0)
+        is_new = (episodes[0] != state.last[1]) | (
+            state.context["index"] + stride.shape[1] > wake.context
+        )
+        context = state.context | {
+            name: jnp.where(is_new, 0, state.context[name]) for name in ("index", "segment_ids")
+        }
+        (nats, (scored, context)), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.wake, context, inputs, targets, mask
+        )
+        clock = state.clock + tick
+        ends = {
+            name: (tick > 0) & (clock % cfg.memory.level(level_of(name)).chunk == 0)
+            for name in state.wake
+        }
+        state = state.replace(
+            gradient=jax.tree.map(jnp.add, state.gradient, gradient),
+            scored={name: n + scored.astype(jnp.int32) for name, n in state.scored.items()},
+            is_due=ends,
+            clock=clock,
+            context=context,
+            last=stride[:, -1],
+        )
+        return state, (nats, scored)
+
+    def step(state, item):
+        stride, tick = item
+        nothing = (jnp.zeros((), jnp.float32),) * 2
+        return jax.lax.cond(
+            jnp.any(stride[1] > 0),
+            lambda state: read(state, tick, stride),
+            lambda state: (state, nothing),
+            state,
+        )
+
+    return jax.lax.scan(step, state, (strides, ticks))
+
+
+def read_episode(
+    cfg: DecoderConfig,
+    wake: WakeConfig,
+    base,
+    state: WakeState,
+    tokens: Sequence[int],
+    *,
+    is_end: bool = True,
+) -> tuple[WakeState, np.ndarray]:
+    """Reads the next tokens of the current episode; any segmentation gives the same updates.
+
+    Tokens that do not fill a stride wait in the state for those that follow. Where chunks count
+    episodes, the end of an episode fills its last stride with padding instead.
+
+    Args:
+      cfg, wake, base, state: as for `read_strides`.
+      tokens: what comes next.
+      is_end: the episode ends with it.
+
+    Returns:
+      (state, losses): the loss of every stride read, nats a token, float32 [strides].
+    """
+    memory, held = cfg.memory, int(state.held)
+    number = int(state.episode)
+    new = np.stack([np.asarray(tokens, np.int32), np.full(len(tokens), number, np.int32)])
+    waiting = np.concatenate([np.asarray(state.rest)[:, :held], new], axis=1)
+    if is_end and memory.unit == "episodes":
+        waiting = np.pad(waiting, ((0, 0), (0, -waiting.shape[1] % memory.stride)))
+    n = waiting.shape[1] // memory.stride
+    whole, rest = np.split(waiting, [n * memory.stride], axis=1)
+    strides = whole.reshape(2, n, memory.stride).swapaxes(0, 1)
+    ticks = np.full(n, {"tokens": memory.stride, "updates": 1, "episodes": 0}[memory.unit])
+    if is_end and memory.unit == "episodes" and n:
+        ticks[-1] = 1
+    losses = []
+    for start in range(0, n, MAX_STRIDES):
+        part, tick = (a[start : start + MAX_STRIDES] for a in (strides, ticks))
+        fill = min(bucket(len(part), 4), MAX_STRIDES) - len(part)
+        part = np.pad(part, ((0, fill), (0, 0), (0, 0)))
+        tick = np.pad(tick, (0, fill)).astype(np.int32)
+        state, (nats, scored) = read_strides(cfg, wake, base, state, part, tick)
+        losses.append(np.asarray(nats / jnp.maximum(scored, 1))[: len(part) - fill])
+    state = state.replace(
+        rest=jnp.asarray(np.pad(rest, ((0, 0), (0, memory.stride - rest.shape[1])))),
+        held=jnp.asarray(rest.shape[1], jnp.int32),
+        episode=jnp.asarray(number + is_end, jnp.int32),
+    )
+    return state, np.concatenate([*losses, np.zeros(0, np.float32)])
+
+
+def until_due(memory: MemoryConfig, state: WakeState) -> int | None:
+    """Tokens until the fastest level's period is over; None where periods count episodes."""
+    if memory.unit == "episodes":
+        return None
+    stride = {"tokens": 1, "updates": memory.stride}[memory.unit]
+    period = memory.level(1).chunk * stride
+    return period - (int(state.clock) * stride + int(state.held)) % period
+
+
+def check_updates(memory: MemoryConfig, state: WakeState) -> dict[str, int]:
+    """Updates of each level so far.
+
+    Raises:
+      RuntimeError: a level that should learn has not had a single one.
+    """
+    counts = {name: int(n) for name, n in state.updates.items()}
+    for name, count in counts.items():
+        level = memory.level(level_of(name))
+        if level.learning_rate and not count:
+            raise RuntimeError(
+                f"memory {name} has never learnt: its period is {level.chunk} {memory.unit}, the "
+                f"stream so far is {int(state.clock)} {memory.unit} long; shorten the period"
+            )
+    return counts
