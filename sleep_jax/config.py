@@ -72,6 +72,8 @@ def default() -> ml_collections.ConfigDict:
     c.study.is_grounded = True
 
     c.seeding = ml_collections.ConfigDict()
+    c.seeding.teachers = ()  # further models that read, too: names as of model.name
+    c.seeding.teacher_weights = (1.0,)  # of the self that has read, and of each of those
     c.seeding.protocol = "commit_then_clear"  # or "paper"
     c.seeding.steps = 60
     c.seeding.learning_rate = 1e-2

@@ -55,10 +55,11 @@ def notes(sleeper: Sleeper) -> list[str]:
             "These documents came without questions: the ones shown are the model's own, written "
             "with the document in view and left out of training."
         ]
+    documents = len(sleeper.days[-1].documents)
     return [
-        f"{len(asked)} questions about {len(sleeper.days[-1].documents)} documents, each also in a "
-        "held-out wording; neither was trained on. A reply is right if it has the short answer or one "
-        "of its listed forms. Replies are greedy, the question is the whole user turn.",
+        f"{len(asked)} questions about {documents} documents, each also in a held-out wording; "
+        "neither was trained on. A reply is right if it contains the short answer or one of its "
+        "listed forms. Replies are greedy, the question is the whole user turn.",
         "Ceiling: the model before sleep with the document in its context, asked 'Using the text "
         "above, answer the question: ...'.",
         "Anchor perplexity: per token, over general texts and over general question-answer chats "

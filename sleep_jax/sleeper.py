@@ -67,6 +67,7 @@ class Sleeper:
       config: the run's settings.
       cfg, params, tokenizer: the base model.
       days: what it reads and is asked.
+      others: (config, params) of further checkpoints that teach.
       topics: general prompts that it rehearses on.
       anchors: what it should predict as well after the night as before, by name of the score.
       judge: r_sem.
@@ -77,6 +78,7 @@ class Sleeper:
     params: Any
     tokenizer: Tokenizer
     days: tuple[Day, ...]
+    others: tuple[tuple[DecoderConfig, Any], ...]
     topics: list[str]
     anchors: dict[str, AnchorSet]
     judge: Judge
@@ -147,6 +149,7 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         params=jax.tree.map(jnp.asarray, params),
         tokenizer=tokenizer,
         days=_days(documents, config.data.episodes),
+        others=tuple(_others(config, cfg, tokenizer)),
         topics=read_rehearsal_topics(),
         anchors=_anchors(tokenizer),
         judge=_judge(config.seeding.judge),
@@ -166,6 +169,22 @@ def _days(documents: list[Document], episodes: int) -> tuple[Day, ...]:
         tuple(documents[i] for i in p) for p in np.array_split(range(len(documents)), episodes)
     ]
     return tuple(Day(part, tuple(_test_questions(part))) for part in parts)
+
+
+def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer):
+    """The further teachers, whose tokenizer has to be the student's."""
+    names, weights = config.seeding.teachers, config.seeding.teacher_weights
+    if len(weights) != len(names) + 1:
+        raise ValueError(
+            f"seeding.teacher_weights={tuple(weights)} has {len(weights)} entries, but there are "
+            f"{len(names) + 1} teachers: the model itself and seeding.teachers={tuple(names)}"
+        )
+    for name in names:
+        other, params, own = load_model(name, dtype=config.model.dtype, remat=config.model.remat)
+        sample = "A teacher of 1,260 words: Odrin Bascale?"
+        if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):
+            raise ValueError(f"seeding.teachers: {name!r} has another tokenizer than the student")
+        yield other, jax.tree.map(jnp.asarray, params)
 
 
 def _test_questions(documents) -> list[TestQuestion]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from sleep_jax.models.config import DecoderConfig
 
-
 _BATCH = {"key": -4, "value": -4, "segment_ids": -2}  # the axis of the rows
 
 

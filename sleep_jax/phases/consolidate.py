@@ -13,14 +13,13 @@ import jax
 from sleep_jax import config as settings
 from sleep_jax.itinerary import Step
 from sleep_jax.phases.evaluate import anchor_perplexity
-from sleep_jax.phases.night import Desk, Night, awake, key_of
+from sleep_jax.phases.night import Desk, Night, by_heart, key_of, teachers
 from sleep_jax.seeding import self_study
 from sleep_jax.seeding.consolidate import carry_out
 from sleep_jax.seeding.self_study import Study, from_memory, reread
-from sleep_jax.seeding.sequences import Exchange
+from sleep_jax.seeding.sequences import Exchange, Teacher
 from sleep_jax.seeding.transaction import Self, TeacherIsStudent, begin, begin_merge, check_room
 from sleep_jax.sleeper import Sleeper
-from sleep_jax.wake.context import read
 
 GATED = "anchor_perplexity"  # the anchor set that a night may not lose
 PROBE = 8  # sequences that measure the divergence where there are no held-out questions
@@ -47,16 +46,16 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
             jax.random.fold_in(key, 2),
         )
         if step.sender:
-            teacher, context = _by_heart(sleeper, transaction.teacher)
-            exchanges, probe = _replay(sleeper, night, step, teacher, jax.random.fold_in(key, 3))
+            those = [by_heart(sleeper, transaction.teacher)]
+            exchanges, probe = _replay(sleeper, night, step, those[0], jax.random.fold_in(key, 3))
         else:
-            teacher, context = awake(sleeper, night, sleeper.days[step.day])
+            those = teachers(sleeper, night, sleeper.days[step.day])
             night, exchanges, probe = _study(
-                sleeper, night, step, teacher, context, bar, jax.random.fold_in(key, 3)
+                sleeper, night, step, those[0], bar, jax.random.fold_in(key, 3)
             )
         try:
             now, figures = _seed(
-                sleeper, desk, step, bar, transaction, teacher, context, exchanges, probe, key
+                sleeper, desk, step, bar, transaction, those, exchanges, probe, key
             )
         except TeacherIsStudent as nothing:
             if not step.sender:
@@ -73,7 +72,7 @@ def _asleep(night: Night, now: Self) -> Night:
     return dataclasses.replace(night, now=now, consolidated=now.replace(wake=None))
 
 
-def _seed(sleeper, desk, step, bar, transaction, teacher, context, exchanges, probe, key):
+def _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key):
     """`carry_out` with this run's settings; its figures go to the desk."""
     c = sleeper.config
 
@@ -91,8 +90,7 @@ def _seed(sleeper, desk, step, bar, transaction, teacher, context, exchanges, pr
         settings.seeding_config(c, sleeper.prompts.opening),
         settings.gate_config(c),
         transaction,
-        teacher=teacher,
-        context=context,
+        teachers=those,
         exchanges=exchanges,
         probe=probe,
         anchors=lambda variables: anchor_perplexity(sleeper, variables, GATED),
@@ -104,22 +102,16 @@ def _seed(sleeper, desk, step, bar, transaction, teacher, context, exchanges, pr
     return now, figures
 
 
-def _by_heart(sleeper: Sleeper, teacher: Self):
-    """A teacher with no document in view: (collections, an empty context)."""
-    variables = teacher.on(sleeper.params)
-    return variables, read(sleeper.cfg, variables, [()])[0]
-
-
-def _study(sleeper: Sleeper, night: Night, step: Step, teacher, context, bar, key):
+def _study(sleeper: Sleeper, night: Night, step: Step, teacher: Teacher, bar, key):
     """The teacher writes about the day: (night with the study on record, exchanges, probe)."""
     c, day, prompts = sleeper.config, sleeper.days[step.day], sleeper.prompts
     study = settings.study_config(c)
     questions, drawn = self_study.ask(
         sleeper.cfg,
-        teacher,
+        teacher.variables,
         sleeper.tokenizer,
         day.documents,
-        context,
+        teacher.context,
         study,
         {q.text for q in sleeper.questions},
         jax.random.fold_in(key, 0),
@@ -135,9 +127,11 @@ def _study(sleeper: Sleeper, night: Night, step: Step, teacher, context, bar, ke
     return night, studied(sleeper, night, step.day), probe
 
 
-def _rehearse(sleeper: Sleeper, teacher, key) -> list[Exchange]:
+def _rehearse(sleeper: Sleeper, teacher: Teacher, key) -> list[Exchange]:
     study = settings.study_config(sleeper.config)
-    return self_study.rehearse(sleeper.cfg, teacher, sleeper.tokenizer, sleeper.topics, study, key)
+    return self_study.rehearse(
+        sleeper.cfg, teacher.variables, sleeper.tokenizer, sleeper.topics, study, key
+    )
 
 
 def studied(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
@@ -147,7 +141,7 @@ def studied(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
     return study.exchanges(documents, sleeper.prompts, settings.study_config(c), c.seed)
 
 
-def _replay(sleeper: Sleeper, night: Night, step: Step, teacher, key):
+def _replay(sleeper: Sleeper, night: Night, step: Step, teacher: Teacher, key):
     """What a level hands over, as (exchanges, probe): the days it holds, told by heart."""
     prompts = sleeper.prompts
     days = [d for d in range(step.since, step.day + 1) if "study" in night.day(d)]
@@ -170,11 +164,9 @@ def _merge(sleeper: Sleeper, night: Night, desk: Desk, step: Step, bar, key) -> 
     """Makes room in the receiver: its sealed slots are seeded into one."""
     merging = dataclasses.replace(step, since=0)
     transaction = begin_merge(sleeper.cfg, night.now, step.sender + 1, jax.random.fold_in(key, 0))
-    teacher, context = _by_heart(sleeper, transaction.teacher)
-    exchanges, probe = _replay(sleeper, night, merging, teacher, jax.random.fold_in(key, 1))
-    now, figures = _seed(
-        sleeper, desk, step, bar, transaction, teacher, context, exchanges, probe, key
-    )
+    those = [by_heart(sleeper, transaction.teacher)]
+    exchanges, probe = _replay(sleeper, night, merging, those[0], jax.random.fold_in(key, 1))
+    now, figures = _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key)
     if objection := figures.get("rolled_back"):
         raise RuntimeError(
             f"level {step.sender + 1} is full and merging its slots was rolled back: {objection}; "

@@ -31,16 +31,16 @@ def dream(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     questions = list(Study.of(night.day(step.day)["study"]).held_out)
     if leaked := {q.text for q in sleeper.questions} & {q.question for q in questions}:
         raise AssertionError(f"a question that rewards dreams is a test question: {leaked.pop()!r}")
-    teacher, context = awake(sleeper, night, day)
+    teacher = awake(sleeper, night, day)
     model = night.now.on(sleeper.params)
     reinforcing = settings.reinforcing_config(c, prompts.opening)
     with desk.bar(2 + reinforcing.steps, "step") as bar:
         dreams, written = write(
             cfg,
-            teacher,
+            teacher.variables,
             sleeper.tokenizer,
             day.documents,
-            context,
+            teacher.context,
             instructions=c.dreaming.instructions,
             count=c.dreaming.count,
             temperature=c.dreaming.temperature,
@@ -67,8 +67,7 @@ def dream(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
                 sleeper.judge,
                 reinforcing,
                 student=model,
-                teacher=teacher,
-                context=context,
+                teachers=[teacher],
                 level=1,
                 index=night.day(step.day)["slot"],
                 exchanges=lessons(rewarded, day.documents, prompts)

@@ -31,7 +31,8 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             if stage in selves:
                 variables, context = selves[stage].on(sleeper.params), None
             else:
-                variables, context = awake(sleeper, night, day)
+                reader = awake(sleeper, night, day)
+                variables, context = reader.variables, reader.context
             replies[stage] = ask(sleeper, variables, asked, context)
             scores[stage] = marks(day.questions, replies[stage])
             if stage in selves:

@@ -6,8 +6,10 @@ from typing import Any
 import jax
 
 from sleep_jax.itinerary import Step
+from sleep_jax.models.config import DecoderConfig
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.seeding.sequences import Teacher
 from sleep_jax.seeding.transaction import Self
 from sleep_jax.sleeper import Day, Sleeper
 from sleep_jax.wake.context import read
@@ -70,12 +72,30 @@ class Desk:
         self.writer.scalars(self.label, step, figures)
 
 
-def awake(sleeper: Sleeper, night: Night, day: Day):
-    """The self that has read: (collections as in the evening, context with one row a document and a
-    last, empty one)."""
-    variables = night.evening.on(sleeper.params)
+def awake(sleeper: Sleeper, night: Night, day: Day) -> Teacher:
+    """The self that has read: as in the evening, with the day's documents in its context."""
+    return _reader(sleeper, sleeper.cfg, night.evening.on(sleeper.params), day)
+
+
+def teachers(sleeper: Sleeper, night: Night, day: Day) -> list[Teacher]:
+    """The self that has read and, in general Knowledge Seeding, other checkpoints that have."""
+    own, *weights = sleeper.config.seeding.teacher_weights
+    others = [
+        dataclasses.replace(_reader(sleeper, cfg, {"params": params}, day), weight=weight)
+        for (cfg, params), weight in zip(sleeper.others, weights)
+    ]
+    return [dataclasses.replace(awake(sleeper, night, day), weight=own), *others]
+
+
+def by_heart(sleeper: Sleeper, self: Self) -> Teacher:
+    """A self with no document in view."""
+    variables = self.on(sleeper.params)
+    return Teacher(sleeper.cfg, variables, read(sleeper.cfg, variables, [()])[0])
+
+
+def _reader(sleeper: Sleeper, cfg: DecoderConfig, variables, day: Day) -> Teacher:
     contexts = [*map(sleeper.prompts.context, day.documents), ()]
-    return variables, read(sleeper.cfg, variables, contexts)[0]
+    return Teacher(cfg, variables, read(cfg, variables, contexts)[0])
 
 
 def key_of(sleeper: Sleeper, step: Step):

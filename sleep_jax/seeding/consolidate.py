@@ -18,7 +18,15 @@ from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.seeding.imitation import ImitationConfig, Judge, roll_out
-from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs, teacher_hidden
+from sleep_jax.seeding.sequences import (
+    BatchShape,
+    Exchange,
+    Teacher,
+    batch_of,
+    heads_of,
+    packs,
+    taught,
+)
 from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
 from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction, aim_router
 
@@ -111,20 +119,24 @@ def _check_room(seeding: SeedingConfig, prompt_width: int, rollouts: int) -> Non
         )
 
 
-def divergence(cfg: DecoderConfig, variables, exchanges, hidden, shape: BatchShape) -> float:
+def divergence(
+    cfg: DecoderConfig, variables, exchanges, teachers: Sequence[Teacher], shape: BatchShape
+) -> float:
     """Mean KL(teacher || student) in nats a token over the exchanges."""
+    heads, hidden = heads_of(teachers), taught(teachers, exchanges)
+    objective = Objective(weights=tuple(t.weight for t in teachers))
     total = count = 0.0
     rows = packs(exchanges, shape)
     for start in range(0, len(rows), shape.rows):
         batch = batch_of(exchanges, hidden, rows[start : start + shape.rows], shape)
-        part = _divergence(cfg, variables, batch)
+        part = _divergence(cfg, objective, variables, batch, heads)
         total, count = total + float(part[0]), count + float(part[1])
     return total / max(count, 1.0)
 
 
-@jax.jit(static_argnames=("cfg",))
-def _divergence(cfg, variables, batch):
-    return objective_terms(cfg, Objective(), variables, batch)[0]["kl_off"]
+@jax.jit(static_argnames=("cfg", "objective"))
+def _divergence(cfg, objective, variables, batch, heads):
+    return objective_terms(cfg, objective, variables, batch, heads)[0]["kl_off"]
 
 
 def seed_slot(
@@ -134,8 +146,7 @@ def seed_slot(
     seeding: SeedingConfig,
     *,
     student,
-    teacher,
-    context,
+    teachers: Sequence[Teacher],
     level: int,
     index: int,
     exchanges: Sequence[Exchange],
@@ -149,8 +160,7 @@ def seed_slot(
       tokenizer, judge: for the imitation reward.
       seeding: how.
       student: collections of the self that has not read, the new slot active.
-      teacher: collections of the self that has read.
-      context: what it read, a cache with one row a document and a last, empty one.
+      teachers: the self that has read; other small selves beside it, if any.
       level, index: the slot that learns.
       exchanges: teacher-written sequences.
       rng: PRNG key.
@@ -159,10 +169,12 @@ def seed_slot(
     Returns:
       The student's collections with the seeded slot; every other leaf is the one that came in.
     """
-    objective, optimizer = seeding.objective, seeding.optimizer()
+    weights = tuple(t.weight for t in teachers)
+    objective = dataclasses.replace(seeding.objective, weights=weights)
+    optimizer, heads = seeding.optimizer(), heads_of(teachers)
     state = init_state(take_slot(student["memory"], level, index), optimizer)
     data_seed = int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
-    hidden = dict(zip(map(id, exchanges), teacher_hidden(cfg, teacher, context, exchanges)))
+    hidden = dict(zip(map(id, exchanges), taught(teachers, exchanges)))
     stream = shuffled(exchanges, data_seed)
     dreams = shuffled([e for e in exchanges if e.is_dream], data_seed + 1)
     prompt_width, teacher_width = rollout_widths(exchanges, seeding.imitation)
@@ -186,7 +198,7 @@ def seed_slot(
                 jax.random.fold_in(rng, step + 1),
                 width=prompt_width,
             )
-            scored = teacher_hidden(cfg, teacher, context, rollouts, width=teacher_width)
+            scored = taught(teachers, rollouts, width=teacher_width)
             hidden |= zip(map(id, rollouts), scored)
         here, rollouts = rollouts[:share], rollouts[share:]
         chosen, stream = compose(here, stream, seeding.shape)
@@ -194,7 +206,7 @@ def seed_slot(
             chosen, [hidden[id(e)] for e in chosen], packs(chosen, seeding.shape), seeding.shape
         )
         state, metrics = seeding_step(
-            cfg, objective, optimizer, level, jnp.int32(index), state, student, batch
+            cfg, objective, optimizer, level, jnp.int32(index), state, student, batch, heads
         )
         for e in here:
             del hidden[id(e)]
@@ -214,8 +226,7 @@ def carry_out(
     gate: Gate,
     transaction: Transaction,
     *,
-    teacher,
-    context,
+    teachers: Sequence[Teacher],
     exchanges: Sequence[Exchange],
     probe: Sequence[Exchange],
     anchors: Callable[[dict], float],
@@ -228,7 +239,7 @@ def carry_out(
       cfg, params, tokenizer, judge, seeding: as for `seed_slot`.
       gate: when the slot is accepted.
       transaction: that has begun.
-      teacher, context: who teaches, and what it has read; see `seed_slot`.
+      teachers: who teach; see `seed_slot`.
       exchanges: what the slot learns from.
       probe: sequences held out of it, for the divergence.
       anchors: the anchor perplexity of a model.
@@ -247,9 +258,8 @@ def carry_out(
         [(*e.student, *e.completion)[: seeding.shape.time] for e in exchanges], seeding.shape.time
     )
     student = aim_router(cfg, params, transaction.student, level, index, replay, mask)
-    hidden = teacher_hidden(cfg, teacher, context, probe)
     begun = student.on(params)
-    before = divergence(cfg, begun, probe, hidden, seeding.shape)
+    before = divergence(cfg, begun, probe, teachers, seeding.shape)
     if before < 1e-6:
         raise TeacherIsStudent(
             f"teacher and student agree before the night (KL = {before:.1e}): there is nothing to "
@@ -263,15 +273,14 @@ def carry_out(
         judge,
         seeding,
         student=begun,
-        teacher=teacher,
-        context=context,
+        teachers=teachers,
         level=level,
         index=index,
         exchanges=exchanges,
         rng=rng,
         log=log,
     )
-    after = divergence(cfg, seeded, probe, hidden, seeding.shape)
+    after = divergence(cfg, seeded, probe, teachers, seeding.shape)
     figures = {"kl_before": before, "kl_after": after}
     if objection := gate.objection(before, after, anchors_before, anchors(seeded)):
         return transaction.before, figures | {"rolled_back": objection}

@@ -7,13 +7,14 @@ The two prompts differ, the completion is shared: the divergence compares both m
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from sleep_jax.data.batches import bucket, pack, pad
 from sleep_jax.models.cache import take_rows
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.decoder import SHARED
+from sleep_jax.models.decoder import SHARED, lm_head
 from sleep_jax.sampling.sampler import prefill
 from sleep_jax.seeding.step import SeedingBatch
 
@@ -51,6 +52,45 @@ class Exchange:
         return self.kind in ("complete", "quote", "answer") and len(self.completion) > 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """One who teaches: a memory over the student's base, or another checkpoint altogether.
+
+    Attributes:
+      cfg, variables: the model, in scanned form.
+      context: what it has read, a cache with one row a document and a last, empty one.
+      weight: of its divergence.
+    """
+
+    cfg: DecoderConfig
+    variables: Any
+    context: Any
+    weight: float = 1.0
+
+
+def heads_of(teachers: Sequence[Teacher]):
+    """The LM heads of several teachers; None for one, who shares the student's base.
+
+    Raises:
+      ValueError: a teacher has another vocabulary.
+    """
+    if len({t.cfg.vocab for t in teachers}) > 1:
+        sizes = ", ".join(str(t.cfg.vocab) for t in teachers)
+        raise ValueError(f"teachers with vocabularies of {sizes} tokens; they must share one")
+    if len(teachers) == 1:
+        return None
+    return tuple(lm_head(t.cfg, t.variables["params"]) for t in teachers)
+
+
+def taught(
+    teachers: Sequence[Teacher], exchanges: Sequence[Exchange], *, width: int | None = None
+) -> list[np.ndarray]:
+    """Per exchange the hidden states of all teachers, side by side: float32 [completion, sum of
+    d]."""
+    each = [teacher_hidden(t.cfg, t.variables, t.context, exchanges, width=width) for t in teachers]
+    return [np.concatenate(parts, axis=-1) for parts in zip(*each)]
+
+
 def teacher_hidden(
     cfg: DecoderConfig,
     variables,
@@ -60,12 +100,10 @@ def teacher_hidden(
     width: int | None = None,
     budget: int = 2048,
 ) -> list[np.ndarray]:
-    """The teacher's hidden states along each completion.
+    """A teacher's hidden states along each completion.
 
     Args:
-      cfg, variables: the teacher, in scanned form.
-      cache: what it read, one row a document; its last row is empty, for exchanges without a
-        document.
+      cfg, variables, cache: the teacher and what it has read; see `Teacher`.
       exchanges: what to score.
       width: tokens that all rows are padded to; None: buckets.
       budget: tokens scored at a time, padding included.

@@ -35,6 +35,7 @@ class Objective:
       lam: share of on-policy sequences in the divergence (lambda in the paper), in [0, 1].
       clip: PPO clip range of the imitation term.
       chunk: tokens whose logits exist at a time.
+      weights: of the teachers, which sum to 1.
     """
 
     alpha: float = 0.5
@@ -42,11 +43,16 @@ class Objective:
     cross_entropy: float = 0.0
     clip: float = 0.2
     chunk: int = 128
+    weights: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
         for name, value in (("alpha", self.alpha), ("lam", self.lam)):
             if not 0 <= value <= 1:
                 raise ValueError(f"seeding.{name}={value}; it must lie in [0, 1]")
+        if min(self.weights) <= 0 or abs(sum(self.weights) - 1) > 1e-6:
+            raise ValueError(
+                f"seeding.teacher_weights={self.weights}; they must be above 0 and sum to 1"
+            )
 
 
 @flax.struct.dataclass
@@ -59,7 +65,8 @@ class SeedingBatch:
         tokens.
       mask: bool [batch, scored]; false pads.
       targets: int32 [batch, scored], the scored tokens.
-      teacher: float32 [batch, scored, d], the teacher's hidden states at the same tokens.
+      teacher: float32 [batch, scored, d], the teacher's hidden states at the same tokens; those of
+        several teachers side by side.
       on_policy: bool [batch, scored], written by the student.
       supervised: bool [batch, scored], also learnt by cross-entropy: rewarded dreams.
       advantages: float32 [batch, scored], of the sequence that the token is part of; 0 off-policy.
@@ -97,9 +104,11 @@ def _mean(total_and_count):
     return total / jnp.maximum(count, 1.0)
 
 
-def objective_terms(cfg: DecoderConfig, objective: Objective, variables, batch: SeedingBatch):
+def objective_terms(
+    cfg: DecoderConfig, objective: Objective, variables, batch: SeedingBatch, heads=None
+):
     """The terms of the loss by name, each a (sum, denominator) pair, and the policy gradient's
-    metrics."""
+    metrics; `heads` are the teachers' LM heads, None where all have the student's."""
     hidden = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids)
     hidden = jnp.take_along_axis(hidden, batch.scored[..., None], axis=1)
 
@@ -113,6 +122,8 @@ def objective_terms(cfg: DecoderConfig, objective: Objective, variables, batch: 
         flat(batch.mask),
         lm_head(cfg, variables["params"]),
         objective.chunk,
+        heads=heads,
+        weights=objective.weights,
     )
     on = flat(batch.mask & batch.on_policy)
     off = flat(batch.mask & ~batch.on_policy)
@@ -145,6 +156,7 @@ def seeding_step(
     state: SeedingState,
     base,
     batch: SeedingBatch,
+    heads=None,
 ):
     """One update of slot `index` of `level`.
 
@@ -155,6 +167,7 @@ def seeding_step(
       base: the student's collections (params, memory, slots); the slot's own entry in `memory` is
         not read.
       batch: what it learns from.
+      heads: the teachers' LM heads; None where all have the student's.
 
     Returns:
       (state, metrics): float32 scalars: loss, its terms, gradient_norm and those of the policy
@@ -163,7 +176,7 @@ def seeding_step(
 
     def loss(slot):
         memory = put_slot(base["memory"], level, index, slot)
-        terms, metrics = objective_terms(cfg, objective, {**base, "memory": memory}, batch)
+        terms, metrics = objective_terms(cfg, objective, {**base, "memory": memory}, batch, heads)
         mean = {name: _mean(term) for name, term in terms.items()}
         kl = (1 - objective.lam) * mean["kl_off"] + objective.lam * mean["kl_on"]
         total = (

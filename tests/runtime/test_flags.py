@@ -53,7 +53,7 @@ def test_config_overrides_and_workdir():
 def test_the_workdir_is_named_after_the_config_and_parsing_twice_is_harmless():
     for _ in range(2):
         config, workdir = parse(line("--config", "configs/small.py:large", "--config.seed=4"))
-        assert (config.seed, config.variant, workdir) == (4, "large", "runs/small")
+        assert (config.seed, config.variant, workdir) == (4, "large", "runs/small-large")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A night's seeding: the stream, the mixture of an update, and a small run from end to end."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.slots import take_slot, unlock
+from sleep_jax.models.decoder import Decoder
 from sleep_jax.seeding import consolidate
 from sleep_jax.seeding.consolidate import (
     SeedingConfig,
@@ -18,7 +21,7 @@ from sleep_jax.seeding.consolidate import (
     shuffled,
 )
 from sleep_jax.seeding.imitation import ImitationConfig
-from sleep_jax.seeding.sequences import BatchShape, Exchange, packs, teacher_hidden
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, packs, taught
 from sleep_jax.seeding.step import Objective
 from sleep_jax.wake.context import read
 
@@ -97,8 +100,7 @@ def night(cfg, variables, trained):
     student = variables | {"slots": slots}
     return {
         "student": student,
-        "teacher": trained,
-        "context": context,
+        "teachers": [Teacher(cfg, trained, context)],
         "level": 1,
         "index": index,
         "exchanges": EXCHANGES,
@@ -145,19 +147,18 @@ def test_distillation_alone_reaches_for_the_teacher_without_rollouts(
 ):
     monkeypatch.delattr(consolidate, "roll_out")  # to call it would be an error
     config = seeding(steps=30, objective=Objective(alpha=1.0, lam=0.0))
-    hidden = teacher_hidden(cfg, night["teacher"], night["context"], EXCHANGES)
     losses = []
     got = seed_slot(
         cfg, tokenizer, judge, config, **night, log=lambda _, m: losses.append(m["kl_off"])
     )
-    before = divergence(cfg, night["student"], EXCHANGES, hidden, SHAPE)
-    after = divergence(cfg, got, EXCHANGES, hidden, SHAPE)
+    before = divergence(cfg, night["student"], EXCHANGES, night["teachers"], SHAPE)
+    after = divergence(cfg, got, EXCHANGES, night["teachers"], SHAPE)
     assert after < 0.5 * before
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_divergence_is_the_mean_over_tokens_whatever_the_batches(cfg, night, log_probs):
-    hidden = teacher_hidden(cfg, night["teacher"], night["context"], EXCHANGES)
+    hidden = taught(night["teachers"], EXCHANGES)
     head = night["student"]["params"]["head"]["kernel"]
     total = 0.0
     for e, states in zip(EXCHANGES, hidden):
@@ -166,7 +167,7 @@ def test_divergence_is_the_mean_over_tokens_whatever_the_batches(cfg, night, log
         total += (np.exp(t) * (t - s)).sum()
     # Five exchanges of 36 tokens do not fit one batch of two rows.
     assert len(packs(EXCHANGES, SHAPE)) > SHAPE.rows
-    got = divergence(cfg, night["student"], EXCHANGES, hidden, SHAPE)
+    got = divergence(cfg, night["student"], EXCHANGES, night["teachers"], SHAPE)
     np.testing.assert_allclose(got, total / 36, rtol=1e-3)
 
 
@@ -195,3 +196,33 @@ def test_a_gradient_is_clipped_before_adam():
     # Adam's first update is the learning rate against the sign, whatever the norm.
     updates, _ = optimizer.update(jnp.array([3e6, -4e6]), state)
     np.testing.assert_allclose(updates, [-0.5, 0.5], rtol=1e-4)
+
+
+def test_several_teachers_are_weighted(cfg, variables, night, tokenizer):
+    """The divergence from two teachers is the weighted mean of that from each, and so is what the
+    slot learns from; the second teacher is another checkpoint of another width."""
+    wide = cfg.replace(width=40, heads=5, kv_heads=1, memory=MemoryConfig())
+    params = Decoder(wide).init(jax.random.key(7), np.zeros((1, 2), np.int32))["params"]
+    context = read(wide, {"params": params}, [tokens(12), tokens(5), ()])[0]
+    [own] = night["teachers"]
+    own = dataclasses.replace(own, weight=0.75)
+    other = Teacher(wide, {"params": params}, context, weight=0.25)
+
+    def distance(teachers):
+        return divergence(cfg, night["student"], EXCHANGES, teachers, SHAPE)
+
+    alone = [dataclasses.replace(t, weight=1.0) for t in (own, other)]
+    # A single teacher is scored with the student's head; next to itself, with its own.
+    halves = [dataclasses.replace(other, weight=0.5)] * 2
+    each = distance(alone[:1]), distance(halves)
+    got = distance([own, other])
+    np.testing.assert_allclose(got, 0.75 * each[0] + 0.25 * each[1], rtol=1e-5)
+    config = seeding(steps=30, objective=Objective(alpha=1.0, lam=0.0))
+    both = night | {"teachers": [own, other]}
+    learnt = seed_slot(cfg, tokenizer, judge, config, **both, log=lambda *_: None)
+    assert divergence(cfg, learnt, EXCHANGES, [own, other], SHAPE) < got
+    with pytest.raises(ValueError, match="sum to 1"):
+        distance([own, own, other])
+    narrow = dataclasses.replace(other, cfg=wide.replace(vocab=90))
+    with pytest.raises(ValueError, match="97, 90 tokens"):
+        distance([own, narrow])
