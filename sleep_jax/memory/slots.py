@@ -119,18 +119,20 @@ def unlock(slots, level: int):
     index = used(slots, level)
     if index == held["active"].shape[1]:
         raise SlotsExhausted(level, index)
-    active = held["active"].at[:, index].set(held["carries"])
+    # An index in an array, so that the next slot does not take another program.
+    active = held["active"].at[:, jnp.asarray(index)].set(held["carries"])
     return {"layers": slots["layers"] | {name: held | {"active": active}}}, index
 
 
 def take_slot(memory, level: int, index):
     """One slot of a level: {gate, up: [layers, d, r], down: [layers, r, d], ...}."""
-    return jax.tree.map(lambda x: x[:, index], memory["layers"][f"level_{level}"]["experts"])
+    index, bank = jnp.asarray(index), memory["layers"][f"level_{level}"]["experts"]
+    return jax.tree.map(lambda x: x[:, index], bank)
 
 
 def put_slot(memory, level: int, index, slot):
     """The memory with one slot replaced; every other entry is bit-identical."""
-    bank = memory["layers"][f"level_{level}"]["experts"]
+    index, bank = jnp.asarray(index), memory["layers"][f"level_{level}"]["experts"]
     bank = jax.tree.map(lambda x, s: x.at[:, index].set(s), bank, slot)
     return _with(memory, level, experts=bank)
 

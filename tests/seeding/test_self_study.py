@@ -1,5 +1,7 @@
 """Self-study: sentences, what is asked about them, and which answers are kept."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -11,15 +13,20 @@ from sleep_jax.seeding import self_study
 from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.seeding.self_study import (
     Question,
+    Study,
     StudyConfig,
     answer,
     ask,
     complete,
+    from_memory,
+    hold_out,
     is_about,
     recite,
     rehearse,
+    reread,
     sentences,
 )
+from sleep_jax.seeding.sequences import Exchange
 
 DOCUMENTS = [
     Document("mill", "The Mill", "Anna built the mill in 1832. It ground oats."),
@@ -195,3 +202,26 @@ def test_rehearsal_is_its_own_teacher_without_a_document(prompts, tokenizer, scr
     assert out[0].student == prompts.alone("Greet me.") and out[2].student == prompts.plain("Sky?")
     assert all(e.student == e.teacher for e in out)
     assert rehearse(cfg, {}, tokenizer, [], study, jax.random.key(0)) == []
+
+
+def test_held_out_questions_are_not_learnt():
+    questions = [Question(i // 4, "s", f"q{i}?", "a" if i % 2 else None) for i in range(8)]
+    held, learnt = hold_out(questions, 1)
+    assert [q.question for q in held] == ["q1?", "q5?"]
+    assert [q.question for q in learnt] == [f"q{i}?" for i in range(8) if i not in (1, 5)]
+
+
+def test_a_study_comes_back_from_its_record():
+    rehearsed = Exchange(None, (1, 2), (1, 2), (3, 4), "rehearse")
+    study = Study((Question(0, "s", "q?", "a"),), (Question(1, "t", "r?", None),), (rehearsed,))
+    assert Study.of(json.loads(json.dumps(study.record()))) == study
+
+
+def test_what_is_told_by_heart_has_no_document():
+    seen = Exchange(3, (1, 2), (9, 9, 2), (4, 5), "answer")
+    rehearsed = Exchange(None, (1, 2), (1, 2), (3,), "rehearse")
+    [told] = from_memory([seen, rehearsed])
+    assert (told.document, told.teacher, told.completion) == (None, (1, 2), (4, 5))
+    assert told.is_dream
+    [page] = reread([(5, 6, 7), (8,)])
+    assert (page.student, page.teacher, page.completion) == ((5,), (5,), (6, 7))

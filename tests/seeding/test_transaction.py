@@ -1,0 +1,248 @@
+"""Consolidation as a transaction: who teaches whom, what changes, what never does."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import (
+    SlotsExhausted,
+    init_memory,
+    put_slot,
+    take_slot,
+    take_wake,
+    unlock,
+    used,
+)
+from sleep_jax.models.decoder import Decoder
+from sleep_jax.seeding.transaction import (
+    Gate,
+    Self,
+    aim_router,
+    begin,
+    begin_merge,
+    check_room,
+    mean_inputs,
+)
+from sleep_jax.wake.stream import WakeConfig, init_wake, read_episode
+
+WAKE = WakeConfig(context=32)
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(1, 97, (2, 12)).astype(np.int32)
+LEVELS = (
+    LevelConfig(chunk=1, slots=1, rank=4, learning_rate=2.0),
+    LevelConfig(chunk=2, slots=2, rank=4, learning_rate=2.0),
+    LevelConfig(slots=3, rank=4),
+)
+KEY = jax.random.key(9)
+
+
+def equal(a, b):
+    return jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b))
+
+
+def noise(tree, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), tree)
+
+
+@pytest.fixture(scope="module")
+def chain(cfg):
+    """A decoder with three levels whose periods count episodes."""
+    return cfg.replace(memory=MemoryConfig(LEVELS, unit="episodes", stride=12))
+
+
+@pytest.fixture(scope="module")
+def read_once(chain, variables):
+    """Level 1 has an expert of an earlier night and has read one episode: its update is pending."""
+    memory, slots = init_memory(jax.random.key(3), chain.memory, layers=2, width=32)
+    slots, index = unlock(slots, 1)
+    memory = put_slot(memory, 1, index, noise(take_slot(memory, 1, index), 1))
+    self = Self(memory, slots, init_wake(chain, WAKE, memory))
+    state, _ = read_episode(chain, WAKE, self.on(variables["params"]), self.wake, TOKENS[0])
+    return self.having_read(state)
+
+
+@pytest.fixture(scope="module")
+def say(chain, variables, logits):
+    """Logits of a self."""
+    return lambda self: np.asarray(logits(chain, self.on(variables["params"]), TOKENS))
+
+
+def frozen(before, after, level, index):
+    """Every leaf of memory but the levels that took part is bit-identical."""
+    for number in (1, 2, 3):
+        for slot in range(LEVELS[number - 1].slots):
+            if (number == level and slot == index) or number == level - 1:
+                continue
+            assert equal(take_slot(before, number, slot), take_slot(after, number, slot))
+
+
+def test_commit_then_clear(chain, read_once, say):
+    """The teacher is the sender after its update; the student is the sender cleared."""
+    t = begin(chain, WAKE, read_once, 1, "commit_then_clear", KEY)
+    assert (t.level, t.index) == (2, 0) and t.before is read_once
+    old, new = (take_wake(s.memory)["level_1"] for s in (read_once, t.teacher))
+    assert not old["down"].any() and new["down"].any()
+    # The teacher has its expert, the student neither that nor the wake weights.
+    assert used(t.teacher.slots, 1) == 1 and used(t.student.slots, 1) == 0
+    assert not take_wake(t.student.memory)["level_1"]["down"].any()
+    assert not take_slot(t.student.memory, 1, 0)["down"].any()
+    assert np.abs(say(t.teacher) - say(t.student)).max() > 1e-3
+    # Eq. 2 has been applied once; the window is open again.
+    state = t.student.wake
+    assert int(state.updates["level_1"]) == 1 and not state.is_due["level_1"]
+    assert not any(g.any() for g in jax.tree.leaves(state.gradient["level_1"]))
+    assert equal(state.wake, take_wake(t.student.memory))
+    # Level 2 is in the midst of its period and goes on gathering.
+    assert equal(state.gradient["level_2"], read_once.wake.gradient["level_2"])
+
+
+def test_the_protocol_of_the_paper(chain, read_once):
+    """The teacher is the sender before its update; the student has the update, not the experts."""
+    t = begin(chain, WAKE, read_once, 1, "paper", KEY)
+    committed = begin(chain, WAKE, read_once, 1, "commit_then_clear", KEY).teacher
+    assert equal(t.teacher, read_once)
+    assert equal(take_wake(t.student.memory), take_wake(committed.memory))
+    assert used(t.student.slots, 1) == 0 and used(t.student.slots, 2) == 1
+    with pytest.raises(ValueError, match="protocol='letter'; choose from commit_then_clear, paper"):
+        begin(chain, WAKE, read_once, 1, "letter", KEY)
+
+
+def test_commit_changes_the_new_slot_and_rollback_nothing(chain, read_once):
+    before = jax.tree.map(np.array, read_once)
+    t = begin(chain, WAKE, read_once, 1, "commit_then_clear", KEY)
+    seeded = noise(take_slot(t.student.memory, 2, t.index), 5)
+    after = t.commit(put_slot(t.student.memory, 2, t.index, seeded))
+    assert equal(take_slot(after.memory, 2, 0), seeded)
+    frozen(before.memory, after.memory, 2, 0)
+    assert equal(after.wake, t.student.wake) and used(after.slots, 2) == 1
+    # Rolling back is keeping the self before, which nothing has touched.
+    assert equal(t.before, before)
+
+
+def test_the_context_hands_over_without_clearing_anything(chain, read_once, say):
+    emptied = begin(chain, WAKE, read_once, 1, "commit_then_clear", KEY).student
+    t = begin(chain, WAKE, emptied, 0, "commit_then_clear", KEY)
+    assert (t.level, t.index) == (1, 0)
+    assert t.teacher is emptied and equal(t.student.memory, emptied.memory)
+    np.testing.assert_array_equal(say(t.student), say(t.teacher))
+
+
+def test_oracle(chain, read_once, say):
+    """A slot that is a copy of the wake weights makes the student its teacher."""
+    memory, slots = init_memory(jax.random.key(3), chain.memory, layers=2, width=32)
+    self = Self(memory, slots, None).having_read(read_once.wake)
+    t = begin(chain, WAKE, self, 1, "commit_then_clear", KEY)
+    assert np.abs(say(t.teacher) - say(t.student)).max() > 1e-3
+    copied = t.commit(
+        put_slot(t.student.memory, 2, t.index, take_wake(t.teacher.memory)["level_1"])
+    )
+    np.testing.assert_allclose(say(copied), say(t.teacher), rtol=0, atol=1e-5)
+
+
+def test_slow_pairs_first_lets_nothing_climb_twice(chain, read_once):
+    """When 2 -> 3 and 1 -> 2 sleep in one night, what level 1 hands over stays in level 2."""
+    state = read_once.wake.replace(
+        is_due=jax.tree.map(lambda x: jnp.ones_like(x), read_once.wake.is_due)
+    )
+    slow = begin(chain, WAKE, read_once.having_read(state), 2, "commit_then_clear", KEY)
+    assert slow.student.wake.is_due == {"level_1": True, "level_2": False}
+    fast = begin(chain, WAKE, slow.student, 1, "commit_then_clear", KEY)
+    assert [used(fast.student.slots, level) for level in (1, 2, 3)] == [0, 1, 1]
+
+
+def test_room(chain, read_once):
+    slots = read_once.slots
+    policies = {p: dataclasses.replace(chain.memory, on_full=p) for p in ("error", "skip", "merge")}
+    assert {p: check_room(m, slots, 2) for p, m in policies.items()} == dict.fromkeys(
+        policies, "seed"
+    )
+    for _ in range(2):
+        slots, _ = unlock(slots, 2)
+    assert check_room(policies["skip"], slots, 2) == "skip"
+    for policy in ("error", "merge"):
+        with pytest.raises(SlotsExhausted, match=r"levels\[2\].slots=2 are all in use"):
+            check_room(policies[policy], slots, 2)
+    for _ in range(2):
+        slots, _ = unlock(slots, 3)
+    assert check_room(policies["merge"], slots, 3) == "merge"
+    assert check_room(policies["error"], slots, 3) == "seed"
+    with pytest.raises(SlotsExhausted):
+        begin(chain, WAKE, read_once.replace(slots=slots), 1, "paper", KEY)
+
+
+def test_merging_frees_all_slots_but_one(chain, read_once, say):
+    slots, memory = read_once.slots, read_once.memory
+    for seed in (1, 2):
+        slots, index = unlock(slots, 3)
+        memory = put_slot(memory, 3, index, noise(take_slot(memory, 3, index), seed))
+    self = read_once.replace(memory=memory, slots=slots)
+    t = begin_merge(chain, self, 3, KEY)
+    assert t.is_merge and (t.level, t.index) == (3, 2) and t.teacher is self
+    active = np.asarray(t.student.slots["layers"]["level_3"]["active"])
+    np.testing.assert_array_equal(active, [[False, False, True]] * 2)
+    seeded = noise(take_slot(t.student.memory, 3, t.index), 5)
+    trained = t.student.replace(memory=put_slot(t.student.memory, 3, t.index, seeded))
+    after = t.commit(trained.memory)
+    # The seeded slot has moved to the front; it says what it said, and the rest is free.
+    assert used(after.slots, 3) == 1 and equal(take_slot(after.memory, 3, 0), seeded)
+    np.testing.assert_allclose(say(after), say(trained), rtol=0, atol=1e-4)
+    assert not take_slot(after.memory, 3, 2)["down"].any()
+    for level, slot in ((1, 0), (2, 0), (2, 1)):
+        assert equal(take_slot(memory, level, slot), take_slot(after.memory, level, slot))
+
+
+def test_the_gate():
+    gate = Gate(divergence=0.5, anchors=0.1)
+    assert gate.objection(2.0, 1.0, 10.0, 11.0) is None
+    assert "from 2 to 1.01, above gate.divergence=0.5" in gate.objection(2.0, 1.01, 10.0, 10.0)
+    assert "from 10 to 11.1" in gate.objection(2.0, 1.0, 10.0, 11.1)
+    assert gate.objection(2.0, float("nan"), 10.0, 10.0)
+    assert gate.objection(2.0, 1.0, 10.0, float("nan"))
+    with pytest.raises(ValueError, match=r"gate\.anchors=0; it must be above 0"):
+        Gate(anchors=0)
+
+
+def test_the_router_is_aimed_at_the_mean_of_the_replay(chain, read_once, variables, say):
+    cfg = chain.replace(memory=dataclasses.replace(chain.memory, router="sigmoid"))
+    memory, slots = init_memory(jax.random.key(3), cfg.memory, layers=2, width=32)
+    slots, index = unlock(slots, 2)
+    student = Self(memory, slots)
+    mask = np.arange(12)[None] < np.array([[12], [7]])
+    aimed = aim_router(cfg, variables["params"], student, 2, index, TOKENS, mask.astype(np.int32))
+    slot, born = take_slot(aimed.memory, 2, index), take_slot(memory, 2, index)
+    assert equal({k: slot[k] for k in slot if k != "key"}, {k: born[k] for k in born if k != "key"})
+    np.testing.assert_array_equal(slot["bias"], [3.0, 3.0])
+    # Layer 0 sees the same in a decoder of one layer.
+    _, seen = Decoder(cfg.replace(remat="none", scan_layers=True)).apply(
+        student.on(variables["params"]), TOKENS, mask.astype(np.int32), mutable=["intermediates"]
+    )
+    [h] = seen["intermediates"]["layers"]["level_2"]["input"]
+    np.testing.assert_allclose(slot["key"], np.asarray(h)[:, mask].mean(1), rtol=1e-4, atol=1e-5)
+    assert mean_inputs(cfg, student.on(variables["params"]), 2, TOKENS, mask).shape == (2, 32)
+    # Without a router nothing is aimed.
+    assert aim_router(chain, variables["params"], read_once, 2, 0, TOKENS, mask) is read_once
+
+
+def test_ten_nights_compile_once(chain, variables, logits, compilations):
+    """Waking, beginning and committing, over and over, run the programs of the first days."""
+    memory = dataclasses.replace(
+        chain.memory, levels=(*LEVELS[:1], LevelConfig(slots=12, rank=4)), on_full="error"
+    )
+    cfg = chain.replace(memory=memory)
+    held, slots = init_memory(jax.random.key(3), memory, layers=2, width=32)
+    self = Self(held, slots, init_wake(cfg, WAKE, held))
+    for night in range(12):
+        state, _ = read_episode(cfg, WAKE, self.on(variables["params"]), self.wake, TOKENS[0])
+        t = begin(cfg, WAKE, self.having_read(state), 1, "commit_then_clear", KEY)
+        slot = jax.tree.map(lambda x: x + 0.1, take_slot(t.student.memory, 2, t.index))
+        self = t.commit(put_slot(t.student.memory, 2, t.index, slot))
+        logits(cfg, self.on(variables["params"]), TOKENS)
+        if night == 1:
+            compilations.clear()
+    assert used(self.slots, 2) == 12
+    assert not compilations

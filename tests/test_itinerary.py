@@ -1,0 +1,73 @@
+"""The order of a run: when the day is cut, who sleeps then, and what each one holds."""
+
+import pytest
+
+from sleep_jax.itinerary import itinerary
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+
+
+def chain(*chunks, slots=8, rate=0.0, **fields):
+    levels = tuple(LevelConfig(chunk=c, slots=slots, learning_rate=rate) for c in chunks)
+    return MemoryConfig((*levels, LevelConfig(slots=slots)), **fields)
+
+
+def told(steps):
+    """`wake 0:300` and `sleep 1>2` in words."""
+    words = {
+        "wake": lambda s: f"wake {s.start}:{s.stop}",
+        "consolidate": lambda s: f"sleep {s.sender}>{s.sender + 1}",
+    }
+    return [words.get(s.phase, lambda s: s.phase)(s) for s in steps]
+
+
+def test_one_day_and_one_level():
+    steps = itinerary(chain(unit="episodes"), [300])
+    assert told(steps) == ["wake 0:300", "sleep 0>1", "dream", "evaluate"]
+    assert [s.label for s in steps] == ["wake", "consolidate", "dream", "evaluate"]
+
+
+def test_slow_levels_sleep_first_and_the_context_last():
+    steps = itinerary(chain(1, 2, unit="episodes"), [300, 200])
+    sleeps = [[w for w in told(steps) if "sleep" in w][i] for i in range(5)]
+    assert sleeps == ["sleep 1>2", "sleep 0>1", "sleep 2>3", "sleep 1>2", "sleep 0>1"]
+    assert [s.label for s in steps if s.phase == "consolidate"][-1] == "consolidate-5"
+
+
+def test_a_day_is_cut_where_a_period_ends():
+    memory = chain(100, 200, unit="tokens", stride=50, from_context=False)
+    steps = itinerary(memory, [150, 100])
+    assert told(steps) == [
+        "wake 0:100",
+        "sleep 1>2",
+        "wake 100:150",
+        "dream",
+        "evaluate",
+        "wake 0:50",
+        "sleep 2>3",
+        "sleep 1>2",
+        "wake 50:100",
+        "dream",
+        "evaluate",
+    ]
+    assert [s.is_end for s in steps if s.phase == "wake"] == [False, True, False, True]
+
+
+def test_a_period_that_ends_with_the_day_cuts_nothing_off():
+    memory = chain(2, unit="updates", stride=50)
+    assert told(itinerary(memory, [100, 100]))[:3] == ["wake 0:100", "sleep 1>2", "sleep 0>1"]
+
+
+def test_a_sender_holds_what_came_since_its_last_sleep():
+    """Level 1 slept on day 1 before the context of that day came into it."""
+    steps = itinerary(chain(2, unit="episodes"), [10] * 5)
+    assert [(s.day, s.since) for s in steps if s.sender == 1] == [(1, 0), (3, 1)]
+
+
+def test_a_level_that_would_never_learn_is_an_error():
+    memory = chain(2, 4, unit="episodes", rate=0.1)
+    assert itinerary(memory, [10] * 4)
+    with pytest.raises(
+        ValueError, match="level 2 would never learn: its period is 4 episodes, the"
+    ):
+        itinerary(memory, [10] * 3)
+    assert itinerary(chain(2, 4, unit="episodes"), [10])  # one that should not may stay as it is
