@@ -227,13 +227,19 @@ def read_episode(
     number = int(state.episode)
     new = np.stack([np.asarray(tokens, np.int32), np.full(len(tokens), number, np.int32)])
     waiting = np.concatenate([np.asarray(state.rest)[:, :held], new], axis=1)
-    if is_end and memory.unit == "episodes":
-        waiting = np.pad(waiting, ((0, 0), (0, -waiting.shape[1] % memory.stride)))
     n = waiting.shape[1] // memory.stride
+    if memory.unit == "episodes":
+        if is_end and not waiting.size:
+            raise ValueError(f"episode {number} ends without a token; it needs at least one")
+        if is_end:
+            waiting = np.pad(waiting, ((0, 0), (0, -waiting.shape[1] % memory.stride)))
+        # The end may yet come without a token: the stride that ticks waits for it.
+        n = -(-waiting.shape[1] // memory.stride) - (not is_end)
+        n = max(n, 0)
     whole, rest = np.split(waiting, [n * memory.stride], axis=1)
     strides = whole.reshape(2, n, memory.stride).swapaxes(0, 1)
     ticks = np.full(n, {"tokens": memory.stride, "updates": 1, "episodes": 0}[memory.unit])
-    if is_end and memory.unit == "episodes" and n:
+    if is_end and memory.unit == "episodes":
         ticks[-1] = 1
     losses = []
     for start in range(0, n, MAX_STRIDES):

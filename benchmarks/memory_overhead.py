@@ -1,0 +1,126 @@
+"""What memory costs: time of a model with levels against the bare base, and of wake against a
+forward pass, at the shape of SmolLM2-135M with random weights.
+
+    python benchmarks/memory_overhead.py [--levels 3] [--rounds 7]
+
+Prints one JSON line a comparison; `ratio` is with memory over without.
+"""
+
+import argparse
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from timing import interleaved, report
+
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import init_memory, unlock
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder
+from sleep_jax.sampling.sampler import SamplingConfig, sample
+from sleep_jax.wake.stream import WakeConfig, init_wake, read_strides
+
+SMOLLM2 = DecoderConfig(
+    vocab=49152,
+    width=576,
+    hidden=1536,
+    layers=30,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    rope_theta=1e5,
+    tie_embeddings=True,
+    dtype=jnp.bfloat16,
+    remat="none",
+)
+
+
+def chain(levels: int, slots: int, layers) -> MemoryConfig:
+    """`levels` levels of rank 16 that learn by day, each with `slots` slots."""
+    learning = LevelConfig(slots=slots, rank=16, learning_rate=0.1)
+    chunks = [256 * slots**i for i in range(levels - 1)]
+    fast = tuple(
+        LevelConfig(c, learning.slots, learning.rank, learning.learning_rate) for c in chunks
+    )
+    return MemoryConfig((*fast, LevelConfig(0, slots, 16)), layers=layers, stride=256)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg",))
+def forward(cfg, variables, tokens):
+    """Final hidden states."""
+    return Decoder(cfg).apply(variables, tokens)
+
+
+def split(cfg: DecoderConfig, params):
+    """The base's parameters in the stacks of a config."""
+    held = dict(params)
+    stacked = held.pop("layers")
+    return held | {
+        name: jax.tree.map(lambda x, r=r: x[r.start : r.stop], stacked)
+        for name, r in cfg.stacks.items()
+    }
+
+
+def main():
+    """Runs every comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--levels", type=int, default=3)
+    parser.add_argument("--slots", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    params = Decoder(SMOLLM2).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    setting = vars(args)
+
+    def model(slots, layers="all"):
+        cfg = SMOLLM2.replace(memory=chain(args.levels, slots, layers))
+        memory, active = init_memory(jax.random.key(1), cfg.memory, layers=30, width=576)
+        for level in range(1, args.levels + 1):
+            active, _ = unlock(active, level)
+        held = {"params": split(cfg, params), "memory": memory, "slots": active}
+        return cfg, held
+
+    tokens = np.random.default_rng(0).integers(0, 49152, (8, 256)).astype(np.int32)
+    bare = (SMOLLM2, {"params": params})
+    full, alone = model(args.slots), model(1)
+    contestants = {"bare": bare, f"{args.slots} slots, 1 active": full, "1 slot, active": alone}
+    seconds = interleaved(
+        {n: functools.partial(forward, *m, tokens) for n, m in contestants.items()}, args.rounds
+    )
+    for name in list(contestants)[1:]:
+        report("forward 8x256 with memory", seconds, name, "bare", **setting)
+
+    sampling = SamplingConfig(32, (-1,))
+    for batch in (1, 8):
+        prompts = tokens[:batch, :16]
+        mask = np.ones_like(prompts)
+
+        def draw(cfg, held, prompts=prompts, mask=mask):
+            unrolled = cfg.replace(scan_layers=False)
+            return sample(unrolled, sampling, held, prompts, mask, jax.random.key(0)).tokens
+
+        seconds = interleaved(
+            {n: functools.partial(draw, *m) for n, m in contestants.items()}, args.rounds
+        )
+        for name in list(contestants)[1:]:
+            report(f"decode at batch {batch} with memory", seconds, name, "bare", **setting)
+
+    for layers in ("all", "last_quarter"):
+        cfg, held = model(args.slots, layers)
+        wake = WakeConfig(context=1024)
+        state = init_wake(cfg, wake, held["memory"])
+        strides = np.stack([tokens[:4], np.ones((4, 256), np.int32)], axis=1)
+        ticks = np.full(4, 256, np.int32)
+
+        def learn(cfg=cfg, held=held, state=state, strides=strides, ticks=ticks, wake=wake):
+            return read_strides(cfg, wake, held, state, strides, ticks)[1]
+
+        def only_read(cfg=cfg, held=held):
+            return forward(cfg, held, tokens[:4])
+
+        seconds = interleaved({"wake": learn, "forward": only_read}, args.rounds)
+        report(f"wake, 1024 tokens, layers {layers}", seconds, "wake", "forward", **setting)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+import dataclasses
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "long_horizon"
+MODULES = ("facts", "writing", "base", "night", "arms", "figures", "run")
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """The experiment's modules, imported as its script does."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        modules = {name: __import__(name) for name in MODULES}
+    finally:
+        sys.path.remove(str(FOLDER))
+    yield type("Lab", (), modules)
+    for name in MODULES:
+        sys.modules.pop(name)
+
+
+def test_sentences_are_of_one_length_and_prompts_end_before_the_home(lab):
+    facts = lab.facts
+    [fact] = facts.invent(np.random.default_rng(0), 1)
+    for template in facts.STATEMENTS + facts.QUESTIONS:
+        assert len(fact.tokens(template)) == facts.SENTENCE
+        assert fact.tokens(template)[-1] == facts.END
+    for question in facts.QUESTIONS:
+        prompt = fact.prompt(question)
+        assert fact.tokens(question)[len(prompt)] == facts.INDEX[fact.home]
+    assert facts.HELD_OUT not in facts.ASKED + facts.STATEMENTS
+
+
+def test_no_name_comes_twice(lab):
+    episodes = lab.run.episodes_of(3, 20)
+    names = [fact.name for fact in sum(episodes, lab.base.known_facts())]
+    assert len(set(names)) == len(names)
+    assert lab.run.episodes_of(3, 4) == episodes[:4]
+
+
+@pytest.fixture(scope="module")
+def params(lab):
+    """A random base."""
+    cfg = lab.base.CFG
+    rngs = {"params": jax.random.key(0), "memory": jax.random.key(0)}
+    return lab.base.Decoder(cfg).init(rngs, jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+def test_one_slot_is_the_first_one_every_night(lab, params):
+    night = lab.night.NightConfig()
+    life = lab.arms.Life.born(lab.arms.ONE_SLOT, params, night, 0)
+    for expected in (0, 1):  # slots in use before the night
+        assert lab.arms.used(life.self.slots, 2) == expected
+        transaction = lab.arms.begin(
+            lab.base.CFG, lab.base.WAKE, life.self, 1, "commit_then_clear", jax.random.key(1)
+        )
+        transaction = lab.arms.into_first_slot(transaction)
+        assert transaction.index == 0
+        assert lab.arms.used(transaction.student.slots, 2) == 1
+        life.self = transaction.commit(transaction.student.memory)
+
+
+def test_updates_wait_for_the_night_and_sleep_clears_the_sender(lab, params, monkeypatch):
+    config = dataclasses.replace(lab.night.NightConfig(), steps=(10, 20), rows=2, rehearsal=6)
+    life = lab.arms.Life.born("commit_then_clear", params, config, 0)
+    [episode] = lab.run.episodes_of(0, 1)
+    awake = life.read(episode)["memory"]["layers"]["level_1"]["wake"]["down"]
+    assert jnp.any(awake != 0)
+    assert not jnp.any(life.variables["memory"]["layers"]["level_1"]["wake"]["down"])
+    life.sleep()
+    assert not jnp.any(life.variables["memory"]["layers"]["level_1"]["wake"]["down"])
+    assert lab.arms.used(life.self.slots, 2) == 1
+    [line] = life.log
+    assert line["after"] < line["before"]
+
+
+def test_a_report_has_the_means_of_its_lives(lab, tmp_path):
+    lives = [
+        {
+            "arm": "paper",
+            "seed": seed,
+            "retention": [[1.0, None], [recall, recall]],
+            "awake": [1.0, 1.0],
+            "anchors": [1.0, 0.9],
+            "nights": [],
+            "seconds": 1.0,
+        }
+        for seed, recall in enumerate((0.4, 0.6))
+    ]
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{lab.figures.BEGIN}\nold\n{lab.figures.END}\nafter\n")
+    lab.figures.report(tmp_path, lives, readme)
+    assert "| paper | 100 ± 0 | 75 ± 7 | 50 ± 14 |" in readme.read_text()
+    assert readme.read_text().startswith("before") and readme.read_text().endswith("after\n")
+    assert json.loads((tmp_path / "results.json").read_text()) == lives
+    assert (tmp_path / "retention.svg").exists() and (tmp_path / "curves.png").exists()

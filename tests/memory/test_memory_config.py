@@ -1,0 +1,161 @@
+"""A memory that cannot work is an error that names the field, its value and what would work."""
+
+import re
+
+import pytest
+
+from sleep_jax.config import default, memory_config
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+
+LADDER = (
+    LevelConfig(chunk=1000, slots=0),
+    LevelConfig(chunk=5000, slots=5),
+    LevelConfig(chunk=10000, slots=2),
+    LevelConfig(slots=8),
+)
+
+
+def ladder(number, **changes):
+    """The ladder with one level changed, in updates so that no stride has to divide it."""
+    levels = list(LADDER)
+    fields = {"chunk": levels[number - 1].chunk, "slots": levels[number - 1].slots} | changes
+    levels[number - 1] = LevelConfig(**fields)
+    return {"levels": tuple(levels), "unit": "updates", "from_context": False}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"unit": "steps"}, "memory.unit='steps'; choose from tokens, updates, episodes"),
+        ({"layout": "serial"}, "memory.layout='serial'; choose from parallel, chain"),
+        ({"expert": "glu"}, "memory.expert='glu'; choose from swiglu, bottleneck"),
+        ({"router": "softmax"}, "memory.router='softmax'; choose from none, sigmoid"),
+        ({"on_full": "wrap"}, "memory.on_full='wrap'; choose from error, skip, merge"),
+        ({"stride": 0}, "memory.stride=0; a gradient needs at least one token"),
+        ({"top_k": 2}, "memory.top_k=2 needs a router .*; set memory.router='sigmoid' or"),
+        (
+            {"top_k": -1, "router": "sigmoid"},
+            "memory.top_k=-1; choose 0 (all) or a number of slots",
+        ),
+        (ladder(2, rank=0), "memory.levels[2].rank=0; an expert needs at least one unit"),
+        (ladder(1, slots=-1), "memory.levels[1].slots=-1; it cannot be negative"),
+        (ladder(3, learning_rate=-0.1), "memory.levels[3].learning_rate=-0.1; it cannot be"),
+        (
+            ladder(4, chunk=20000),
+            "memory.levels[4].chunk=20000, but the slowest level never updates: .*; set 0",
+        ),
+        (ladder(2, chunk=0), "memory.levels[2].chunk=0; every level but the slowest needs a"),
+        (ladder(1, chunk=-4), "memory.levels[1].chunk=-4; every level but the slowest needs a"),
+        (
+            {"levels": LADDER, "unit": "tokens", "stride": 256, "from_context": False},
+            "memory.levels[1].chunk=1000 is no multiple of memory.stride=256 tokens",
+        ),
+        (
+            ladder(4, slots=0),
+            "memory.levels[4].slots=0, but level 3 consolidates into it; it needs one slot a",
+        ),
+        (
+            ladder(3, chunk=12000),
+            "memory.levels[3].chunk=12000 is no larger multiple of the 5000 of the level below",
+        ),
+        (ladder(2, chunk=1000), "memory.levels[2].chunk=1000 is no larger multiple of the 1000"),
+        (ladder(3, chunk=2500), "memory.levels[3].chunk=2500 is no larger multiple of the 5000"),
+        (
+            ladder(2, slots=4),
+            "memory.levels[2].slots=4, but level 1 hands up 5 times in its period of 5000; raise "
+            "it to 5 or shorten the period",
+        ),
+        (ladder(3, slots=1), "memory.levels[3].slots=1, but level 2 hands up 2 times .* to 2 or"),
+        (
+            {"levels": (LevelConfig(chunk=4, slots=3), LevelConfig()), "unit": "episodes"},
+            "memory.levels[1].slots=3, but level 0 hands up 4 times in its period of 4; raise it",
+        ),
+    ],
+)
+def test_what_cannot_work(fields, says):
+    with pytest.raises(ValueError, match=re.escape(says).replace(r"\.\*", ".*")):
+        MemoryConfig(**fields)
+
+
+def test_what_just_works():
+    """The same fields, one step from the errors above."""
+    MemoryConfig(**ladder(1))
+    MemoryConfig(LADDER, unit="tokens", stride=250, from_context=False)
+    MemoryConfig(top_k=2, router="sigmoid")
+    MemoryConfig((LevelConfig(rank=1, slots=0),), from_context=False)
+    once = (LevelConfig(chunk=1, slots=1), LevelConfig(slots=1))  # every episode a night
+    MemoryConfig(once, unit="episodes")
+    # No context is handed up, so level 1 needs no slots.
+    alone = (LevelConfig(chunk=4, slots=0), LevelConfig())
+    MemoryConfig(alone, unit="episodes", from_context=False)
+
+
+def test_levels_count_from_one_and_all_but_the_slowest_have_wake_weights():
+    memory = MemoryConfig(**ladder(1))
+    assert memory.depth == 4 and MemoryConfig().depth == 0
+    assert [memory.level(n).chunk for n in (1, 2, 3, 4)] == [1000, 5000, 10000, 0]
+    assert [memory.has_wake(n) for n in (1, 2, 3, 4)] == [True, True, True, False]
+    assert not MemoryConfig((LevelConfig(),)).has_wake(1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "depth", "carriers"),
+    [
+        ("all", 3, (0, 1, 2)),
+        ("last_quarter", 8, (6, 7)),
+        ("last_quarter", 30, (23, 24, 25, 26, 27, 28, 29)),
+        ("last_quarter", 2, (1,)),
+        ((4, 1, 4), 5, (1, 4)),
+    ],
+)
+def test_carriers(layers, depth, carriers):
+    assert MemoryConfig(layers=layers).carriers(depth) == carriers
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        ("first", "memory.layers='first'; choose 'all', 'last_quarter' or indices"),
+        ((), "memory.layers=(); the decoder has layers 0 to 3"),
+        ((1, 4), "memory.layers=(1, 4); the decoder has layers 0 to 3"),
+        ((-1, 2), "memory.layers=(-1, 2); the decoder has layers 0 to 3"),
+    ],
+)
+def test_layers_that_the_decoder_does_not_have(layers, says, cfg):
+    memory = MemoryConfig(layers=layers)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        memory.carriers(4)
+    with pytest.raises(ValueError, match=r"memory\.layers"):
+        cfg.replace(memory=memory)
+
+
+def test_the_default_of_a_run_is_one_level_that_only_receives():
+    assert memory_config(default()) == MemoryConfig(
+        (LevelConfig(chunk=0, slots=5, rank=16, learning_rate=0.0),), unit="episodes"
+    )
+
+
+def test_a_single_entry_counts_for_all_levels():
+    c = default()
+    c.memory.chunks, c.memory.slots = (512, 1024, 0), (3, 2, 7)
+    c.memory.unit, c.memory.learning_rates = "tokens", (0.1,)
+    c.memory.layout, c.memory.scale = "chain", 0.5
+    assert memory_config(c) == MemoryConfig(
+        (
+            LevelConfig(512, 3, 16, 0.1),
+            LevelConfig(1024, 2, 16, 0.1),
+            LevelConfig(0, 7, 16, 0.1),
+        ),
+        unit="tokens",
+        layout="chain",
+        scale=0.5,
+    )
+
+
+@pytest.mark.parametrize("values", [(5, 5), (5, 5, 5, 5), ()])
+def test_a_table_of_the_wrong_length(values):
+    c = default()
+    c.memory.chunks, c.memory.slots = (512, 1024, 0), values
+    says = f"memory.slots={values} has {len(values)} entries, memory.chunks has 3; give one for"
+    with pytest.raises(ValueError, match=re.escape(says)):
+        memory_config(c)

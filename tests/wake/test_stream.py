@@ -1,0 +1,536 @@
+"""Eq. 2: what learns, when, by which gradient, and what it must not see."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import init_memory, put_slot, put_wake, take_slot, take_wake, unlock
+from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.wake import stream
+from sleep_jax.wake.stream import (
+    WakeConfig,
+    apply_due,
+    check_updates,
+    init_wake,
+    read_episode,
+    read_strides,
+    until_due,
+)
+
+STRIDE = 8
+PERIODS = {"tokens": (16, 32), "updates": (2, 4), "episodes": (2, 4)}
+TOKENS = np.random.default_rng(0).integers(0, 97, 400).astype(np.int32)
+WAKE = WakeConfig(context=32)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_program():
+    """Strides are read by fours, so a config has one program to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "MAX_STRIDES", 4)
+        yield
+
+
+def three_levels(unit="tokens", periods=None, rate=0.02, layers="all"):
+    """Two levels that learn and one that is the base."""
+    fast, slow = periods or PERIODS[unit]
+    levels = (
+        LevelConfig(fast, slots=0, rank=4, learning_rate=rate),
+        LevelConfig(slow, slots=4, rank=3, learning_rate=rate / 2),
+        LevelConfig(slots=2, rank=2),
+    )
+    return MemoryConfig(levels, unit=unit, stride=STRIDE, layers=layers, from_context=False)
+
+
+def noise(tree, seed, scale=0.3):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), x.dtype), tree)
+
+
+@pytest.fixture(scope="module")
+def setting(cfg, variables):
+    """memory config -> (cfg, base) in use: wake weights that speak and a sealed slot of level 2."""
+
+    def of(memory):
+        own = cfg.replace(memory=memory, remat="none")
+        held, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
+        held = put_wake(held, noise(take_wake(held), 2))
+        if memory.depth > 1:
+            slots, index = unlock(slots, 2)
+            held = put_slot(held, 2, index, noise(take_slot(held, 2, index), 3))
+        params = dict(variables["params"])
+        stacked = params.pop("layers")
+        for name, layers in own.stacks.items():
+            part = slice(layers.start, layers.stop)
+            params[name] = jax.tree.map(lambda x, part=part: x[part], stacked)
+        return own, {"params": params, "memory": held, "slots": slots}
+
+    return functools.cache(of)
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _surprise(cfg, base, wake, tokens):
+    held = base | {"memory": put_wake(base["memory"], wake)}
+    logits = lm_logits(cfg, base["params"], Decoder(cfg).apply(held, tokens[None]))[0, :-1]
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[1:, None], 1)[:, 0]
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _gradient(cfg, base, wake, tokens, mask):
+    return jax.grad(lambda wake: (mask * _surprise(cfg, base, wake, tokens)).sum())(wake)
+
+
+def filled_up(tokens):
+    """To one length; nothing sees what comes later."""
+    return np.pad(tokens, (0, 49 - len(tokens)))
+
+
+def surprise(cfg, base, wake, tokens):
+    """-log p of tokens [1:] given those before: one pass of the plain decoder, without a cache."""
+    return np.asarray(_surprise(cfg, base, wake, filled_up(tokens)))[: len(tokens) - 1]
+
+
+def gradient_by_hand(cfg, base, wake, tokens):
+    """d/d wake of their sum."""
+    mask = (np.arange(48) < len(tokens) - 1).astype(np.float32)
+    return _gradient(cfg, base, wake, filled_up(tokens), mask)
+
+
+def updated_by_hand(weights, gradient, scored, rate, clip):
+    """(w - eta clip(mean gradient), is clipped) of one level."""
+    mean = {name: np.asarray(g) / scored for name, g in gradient.items()}
+    norm = np.sqrt(sum((g**2).sum() for g in mean.values()))
+    scale = rate * min(1, clip / norm)
+    return {name: w - scale * mean[name] for name, w in weights.items()}, norm > clip
+
+
+def same(tree, other):
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def close(tree, other, rtol=1e-4, atol=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), tree, other)
+
+
+def differ(tree, other):
+    """Every leaf has changed."""
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x != y).any()), tree, other)))
+
+
+def strides_of(tokens, ticks=STRIDE):
+    """Whole strides of episode 1 and their ticks, as `read_strides` takes them."""
+    rows = np.reshape(tokens, (-1, STRIDE))
+    strides = np.stack([rows, np.ones_like(rows)], axis=1)
+    return strides, np.full(len(rows), ticks, np.int32)
+
+
+@pytest.mark.parametrize("unit", PERIODS)
+def test_every_level_updates_at_its_own_period_and_never_between(setting, unit):
+    cfg, base = setting(three_levels(unit))
+    state = init_wake(cfg, WAKE, base["memory"])
+    seen = {"level_1": [], "level_2": []}
+    for j in range(9):  # one stride at a time; where episodes count, each is one
+        before = state
+        piece = TOKENS[STRIDE * j : STRIDE * (j + 1)]
+        state, _ = read_episode(cfg, WAKE, base, state, piece, is_end=unit == "episodes")
+        for name, when in seen.items():
+            if differ(state.wake[name], before.wake[name]):
+                when.append(j)
+            else:
+                same(state.wake[name], before.wake[name])
+            assert state.updates[name] == len(when)
+            period = {"level_1": 2, "level_2": 4}[name]
+            assert state.is_due[name] == ((j + 1) % period == 0)
+        if unit != "episodes":  # the context is wiped when its 32 tokens are full
+            assert state.context["index"] == STRIDE * (j % 4 + 1)
+    # An update that is due after stride j is applied when the next one begins.
+    assert seen == {"level_1": [2, 4, 6, 8], "level_2": [4, 8]}
+    assert state.clock == 9 * (STRIDE if unit == "tokens" else 1)
+    assert check_updates(cfg.memory, state) == {"level_1": 4, "level_2": 2}
+
+
+@pytest.mark.parametrize(("clip", "is_active", "layers"), [(0.7, True, "all"), (1e6, False, (1,))])
+def test_the_first_update_is_a_clipped_step_down_the_mean_gradient(
+    setting, clip, is_active, layers
+):
+    cfg, base = setting(three_levels(periods=(8, 32), layers=layers))
+    wake = WakeConfig(context=STRIDE, clip=clip)
+    born = init_wake(cfg, wake, base["memory"])
+    # Layers below the first that carries memory have no weights here.
+    depth = {"all": 2, (1,): 1}[layers]
+    assert {x.shape[0] for x in jax.tree.leaves((born.wake, born.gradient))} == {depth}
+    state, _ = read_episode(cfg, wake, base, born, TOKENS[:16])
+    gradient = gradient_by_hand(cfg, base, take_wake(base["memory"]), TOKENS[:8])
+    want, is_clipped = updated_by_hand(
+        born.wake["level_1"], gradient["level_1"], scored=7, rate=0.02, clip=clip
+    )
+    assert is_clipped == is_active
+    step, moved = (
+        jax.tree.map(lambda a, b: a - b, after, born.wake["level_1"])
+        for after in (want, state.wake["level_1"])
+    )
+    close(moved, step, rtol=1e-2, atol=1e-6)
+    assert state.updates == {"level_1": 1, "level_2": 0}
+    same(state.wake["level_2"], born.wake["level_2"])
+
+
+def test_a_window_sums_the_gradients_of_its_strides(setting):
+    cfg, base = setting(three_levels(periods=(8, 32)))
+    wake = WakeConfig(context=STRIDE, clip=0.7)  # every stride is its own context
+    born = init_wake(cfg, wake, base["memory"])
+    first, _ = read_episode(cfg, wake, base, born, TOKENS[:8], is_end=False)
+    state, losses = read_episode(cfg, wake, base, first, TOKENS[8:16])
+    # Of the second stride every token is scored: the last of the first is its first input.
+    weights = apply_due(cfg.memory, wake, first).wake  # level 1 has learnt in between
+    one = gradient_by_hand(cfg, base, born.wake, TOKENS[:8])
+    other = gradient_by_hand(cfg, base, weights, TOKENS[7:16])
+    total = jax.tree.map(jnp.add, one, other)
+    close(state.gradient["level_2"], total["level_2"], rtol=1e-3, atol=1e-3)
+    close(state.gradient["level_1"], other["level_1"], rtol=1e-3, atol=1e-3)
+    assert state.scored == {"level_1": 8, "level_2": 15}
+    want = surprise(cfg, base, weights, TOKENS[7:16]).mean()
+    np.testing.assert_allclose(losses, [want], rtol=1e-4)
+
+
+def test_a_day_by_hand(setting):
+    """Both levels over nine strides: eight updates of the fast one, two of the slow one."""
+    cfg, base = setting(three_levels(periods=(8, 32)))
+    wake = WakeConfig(context=STRIDE, clip=0.7)
+    state, losses = read_episode(cfg, wake, base, init_wake(cfg, wake, base["memory"]), TOKENS[:72])
+    weights = jax.tree.map(np.asarray, take_wake(base["memory"]))
+    zeros = jax.tree.map(np.zeros_like, weights)
+    windows, scored, want = dict(zeros), dict.fromkeys(weights, 0), []
+    for j in range(9):
+        for name, period, rate in (("level_1", 1, 0.02), ("level_2", 4, 0.01)):
+            if j and j % period == 0:
+                weights[name], _ = updated_by_hand(
+                    weights[name], windows[name], scored[name], rate, clip=0.7
+                )
+                windows[name], scored[name] = zeros[name], 0
+        piece = TOKENS[max(STRIDE * j - 1, 0) : STRIDE * (j + 1)]
+        want.append(surprise(cfg, base, weights, piece).mean())
+        windows = jax.tree.map(np.add, windows, gradient_by_hand(cfg, base, weights, piece))
+        scored = {name: n + len(piece) - 1 for name, n in scored.items()}
+    np.testing.assert_allclose(losses, want, rtol=1e-4)
+    close(state.wake, weights, atol=1e-5)
+    close(state.gradient, windows, rtol=1e-2, atol=1e-2)
+    assert state.scored == scored == {"level_1": 8, "level_2": 8}
+    assert state.updates == {"level_1": 8, "level_2": 2}
+
+
+def test_with_a_context_the_gradient_is_that_of_the_stride_alone(setting):
+    """Against differences of the loss, with the keys and values of the first stride fixed."""
+    cfg, base = setting(three_levels())
+    born = init_wake(cfg, WAKE, base["memory"])
+    read = functools.partial(read_episode, cfg, WAKE, base, is_end=False)
+    first, _ = read(born, TOKENS[:8])
+    second, _ = read(first, TOKENS[8:16])
+    gradient = jax.tree.map(jnp.subtract, second.gradient, first.gradient)
+    for seed in range(3):
+        along = noise(first.wake, seed, scale=1e-3)
+        steps = (
+            jax.tree.map(lambda w, v, sign=sign: w + sign * v, first.wake, along)
+            for sign in (1, -1)
+        )
+        up, down = (read(first.replace(wake=wake), TOKENS[8:16])[1][0] for wake in steps)
+        slope = sum(np.vdot(g, v) for g, v in zip(*map(jax.tree.leaves, (gradient, along))))
+        np.testing.assert_allclose(STRIDE * (up - down) / 2, slope, rtol=0.02, atol=1e-4)
+
+
+def test_without_learning_the_losses_are_those_of_a_plain_pass_over_the_context(setting):
+    """A context of 44 tokens holds five strides and is wiped before the sixth."""
+    cfg, base = setting(three_levels(rate=0.0))
+    wake = WakeConfig(context=44)
+    born = init_wake(cfg, wake, base["memory"])
+    state, losses = read_episode(cfg, wake, base, born, TOKENS[:64])
+    one = surprise(cfg, base, born.wake, TOKENS[:40])
+    other = surprise(cfg, base, born.wake, TOKENS[39:64])  # the last token is read again
+    want = [one[:7].mean(), *one[7:].reshape(4, 8).mean(1), *other.reshape(3, 8).mean(1)]
+    np.testing.assert_allclose(losses, want, rtol=1e-4)
+    assert state.context["index"] == 24
+    # A rate of zero counts updates but changes nothing.
+    same(state.wake, born.wake)
+    assert state.updates == {"level_1": 3, "level_2": 1}
+
+
+def test_a_single_level_reads_and_learns_nothing(setting):
+    cfg, base = setting(MemoryConfig((LevelConfig(slots=1, rank=2),), stride=STRIDE))
+    born = init_wake(cfg, WAKE, base["memory"])
+    state, losses = read_episode(cfg, WAKE, base, born, TOKENS[:35])
+    want = surprise(cfg, base, {}, TOKENS[:32])
+    want = [want[:7].mean(), *want[7:].reshape(3, 8).mean(1)]
+    np.testing.assert_allclose(losses, want, rtol=1e-4)
+    assert state.wake == state.gradient == state.updates == {} and state.clock == 32
+    assert check_updates(cfg.memory, state) == {}
+
+
+def test_only_the_weights_of_the_state_are_read_and_changed(setting):
+    """The wake weights of the base are not looked at; the base is as it was."""
+    cfg, base = setting(three_levels())
+    before = jax.tree.map(np.array, base)
+    born = init_wake(cfg, WAKE, base["memory"])
+    want = read_episode(cfg, WAKE, base, born, TOKENS[:40])
+    same(base, before)
+    unread = jax.tree.map(lambda x: x * jnp.nan, take_wake(base["memory"]))
+    other = base | {"memory": put_wake(base["memory"], unread)}
+    same(read_episode(cfg, WAKE, other, born, TOKENS[:40]), want)
+    mute = base | {"slots": jax.tree.map(jnp.zeros_like, base["slots"])}
+    assert differ(read_episode(cfg, WAKE, mute, born, TOKENS[:40])[0].wake, want[0].wake)
+
+
+def test_accumulators_are_float32_whatever_the_base_computes_in(setting):
+    cfg, base = setting(three_levels())
+    cfg = cfg.replace(dtype=jnp.bfloat16)
+    held = put_wake(base["memory"], jax.tree.map(jnp.bfloat16, take_wake(base["memory"])))
+    born = init_wake(cfg, WAKE, held)
+    state, _ = jax.eval_shape(
+        functools.partial(read_strides, cfg, WAKE), base, born, *strides_of(TOKENS[:16])
+    )
+    for tree in (born, state):
+        leaves = jax.tree.leaves((tree.wake, tree.gradient))
+        assert all(x.dtype == jnp.float32 for x in leaves)
+    assert born.context["layers"]["attention"]["key"].dtype == jnp.bfloat16
+
+
+EPISODES = (19, 37, 8, 30, 5)  # tokens each
+CUTS = {
+    "halves": lambda n: (n // 2,),
+    "at strides": lambda n: tuple(range(STRIDE, n, STRIDE)),
+    "here and there": lambda n: (1, 2, max(2, n - 9), n - 1),
+    "an empty piece": lambda n: (3, 3),
+}
+
+
+def read_in_pieces(cfg, base, cuts, wake=WAKE):
+    """All EPISODES, each cut at the tokens that `cuts` says: (state, losses of each episode)."""
+    state, losses, start = init_wake(cfg, wake, base["memory"]), [], 0
+    for n in EPISODES:
+        tokens = TOKENS[start : start + n]
+        edges, mine = [0, *cuts(n), n], []
+        for i, (left, right) in enumerate(itertools.pairwise(edges)):
+            is_end = i == len(edges) - 2
+            state, new = read_episode(cfg, wake, base, state, tokens[left:right], is_end=is_end)
+            mine.append(new)
+        losses.append(np.concatenate(mine))
+        start += n
+    return state, losses
+
+
+@pytest.fixture(params=PERIODS, scope="module")
+def at_once(request, setting):
+    """(cfg, base, what reading EPISODES in one piece each gives)."""
+    cfg, base = setting(three_levels(request.param))
+    return cfg, base, read_in_pieces(cfg, base, lambda n: ())
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+def test_any_segmentation_gives_the_same_updates_bitwise(at_once, cuts):
+    cfg, base, want = at_once
+    assert all(n > 0 for n in want[0].updates.values())
+    same(read_in_pieces(cfg, base, CUTS[cuts]), want)
+
+
+def test_an_end_that_comes_alone_is_the_same_end(at_once):
+    """The last tokens are read before it is known that they are the last."""
+    cfg, base, want = at_once
+    same(read_in_pieces(cfg, base, lambda n: (n,)), want)
+
+
+def test_a_stream_of_several_programs_is_read_as_by_one(setting, monkeypatch):
+    cfg, base = setting(three_levels())
+    want = read_in_pieces(cfg, base, lambda n: ())
+    monkeypatch.setattr(stream, "MAX_STRIDES", 32)  # the longest episode is five strides
+    same(read_in_pieces(cfg, base, lambda n: ()), want)
+
+
+@pytest.mark.parametrize("token", [3, 16, 31])
+def test_later_tokens_change_and_earlier_ones_do_not(setting, token):
+    cfg, base = setting(three_levels())
+    born = init_wake(cfg, WAKE, base["memory"])
+    other = TOKENS[:72].copy()
+    other[token] = (other[token] + 1) % 97
+    want_state, want = read_episode(cfg, WAKE, base, born, TOKENS[:72])
+    got_state, got = read_episode(cfg, WAKE, base, born, other)
+    first = token // STRIDE
+    np.testing.assert_array_equal(got[:first], want[:first])
+    # Strides beyond the context (four strides) see it through the weights alone.
+    assert np.all(got[first:] != want[first:])
+    assert differ(got_state.wake, want_state.wake)
+
+
+@pytest.mark.parametrize("unit", ["tokens", "episodes"])
+def test_episodes_do_not_see_each_other(setting, unit):
+    """With weights that stay, an episode is the same whatever was read before."""
+    # No update comes due in the first two episodes; where tokens count, none changes anything.
+    memory, context = (three_levels(unit), 32) if unit == "episodes" else (three_levels(rate=0), 44)
+    cfg, base = setting(memory)
+    wake = WakeConfig(context=context)
+    first, other, episode = TOKENS[:12], TOKENS[100:112], TOKENS[200:220]
+    born = init_wake(cfg, wake, base["memory"])
+    read = functools.partial(read_episode, cfg, wake, base)
+    (_, one), (_, two) = (read(read(born, before)[0], episode) for before in (first, other))
+    alone = surprise(cfg, base, born.wake, episode)
+    if unit == "episodes":
+        want = [alone[:7], alone[7:15], alone[15:]]
+    else:  # the first stride also holds what was left of the episode before
+        want, one, two = [alone[3:11], alone[11:]], one[1:], two[1:]
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one, [nats.mean() for nats in want], rtol=1e-4)
+
+
+def test_the_first_token_of_an_episode_is_not_scored(setting):
+    cfg, base = setting(three_levels(rate=0.0))
+    wake = WakeConfig(context=44)
+    born = init_wake(cfg, wake, base["memory"])
+    strides, ticks = strides_of(TOKENS[:32])
+    strides[1, 1, 4:] = strides[2, 1] = 2  # the second episode begins inside a stride,
+    strides[3, 1] = 3  # the third with one
+    _, (nats, scored) = read_strides(cfg, wake, base, born, strides, ticks)
+    np.testing.assert_array_equal(scored, [7, 7, 8, 7])
+    one, two, three = (
+        surprise(cfg, base, born.wake, TOKENS[left:right])
+        for left, right in ((0, 12), (12, 24), (24, 32))
+    )
+    want = [one[:7].sum(), one[7:].sum() + two[:3].sum(), two[3:].sum(), three.sum()]
+    np.testing.assert_allclose(nats, want, rtol=1e-4)
+
+
+def test_a_pending_update_waits_for_the_next_stride(setting):
+    cfg, base = setting(three_levels())
+    born = init_wake(cfg, WAKE, base["memory"])
+    read = functools.partial(read_episode, cfg, WAKE, base, is_end=False)
+    pending, _ = read(born, TOKENS[:16])
+    pending, _ = read(pending, TOKENS[16:23])  # no stride yet
+    assert pending.is_due == {"level_1": True, "level_2": False}
+    assert pending.updates == {"level_1": 0, "level_2": 0}
+    same(pending.wake, born.wake)
+    after, _ = read(pending, TOKENS[23:24])
+    assert after.is_due == {"level_1": False, "level_2": False}
+    assert after.updates == {"level_1": 1, "level_2": 0}
+    # What a night would apply is what the stride applied, and a window begins with it.
+    night = apply_due(cfg.memory, WAKE, pending)
+    close(night.wake, after.wake, rtol=1e-6, atol=1e-6)
+    assert not any(np.any(g) for g in jax.tree.leaves(night.gradient["level_1"]))
+    assert night.scored == {"level_1": 0, "level_2": 15}
+    same(night.gradient["level_2"], pending.gradient["level_2"])
+    assert after.scored == {"level_1": 8, "level_2": 23}
+    # Applied once: a second time changes nothing, and the day goes on as if there was no night.
+    same(apply_due(cfg.memory, WAKE, night), night)
+    later, _ = read(night, TOKENS[23:24])
+    close(later.wake, after.wake, rtol=1e-6, atol=1e-6)
+    close(later.gradient, after.gradient, rtol=1e-3, atol=1e-3)
+
+
+def test_strides_of_padding_change_nothing(setting):
+    cfg, base = setting(three_levels())
+    born = init_wake(cfg, WAKE, base["memory"])
+    strides, ticks = strides_of(TOKENS[:32])
+    want, (nats, scored) = read_strides(cfg, WAKE, base, born, strides, ticks)
+    for where in (0, 2, 4):  # at 2 an update is pending
+        padded, late = (np.insert(x, where, 0, axis=0) for x in (strides, ticks))
+        got, (more, count) = read_strides(cfg, WAKE, base, born, padded, late)
+        same(got, want)
+        same((more, count), (np.insert(nats, where, 0), np.insert(scored, where, 0)))
+    same(read_strides(cfg, WAKE, base, got, strides * 0, ticks * 0)[0], got)
+
+
+def test_sessions_learn_apart(setting):
+    """Three sessions in one batch, each with weights, a clock and a context of its own."""
+    cfg, base = setting(three_levels())
+    sessions, strides, ticks = [], [], []
+    for i in range(3):
+        own = put_wake(base["memory"], noise(take_wake(base["memory"]), 20 + i))
+        state = init_wake(cfg, WAKE, own)
+        part, tick = strides_of(TOKENS[100 * i : 100 * i + 32])
+        for j in range(4 - i, 4):  # a session that is done waits
+            part[j], tick[j] = 0, 0
+        sessions.append(state), strides.append(part), ticks.append(tick)
+
+    @jax.jit
+    @jax.vmap
+    def read(state, strides, ticks):
+        return read_strides(cfg, WAKE, base, state, strides, ticks)
+
+    def together(strides):
+        state = jax.tree.map(lambda *x: jnp.stack(x), *sessions)
+        return read(state, np.stack(strides), np.stack(ticks))
+
+    got = together(strides)
+    for i in range(3):
+        alone = read_strides(cfg, WAKE, base, sessions[i], strides[i], ticks[i])
+        mine = jax.tree.map(lambda x, i=i: x[i], got)
+        close(mine[0].wake, alone[0].wake, rtol=1e-5, atol=1e-6)
+        close(mine[1], alone[1], rtol=1e-5)
+        for count in ("scored", "is_due", "updates", "clock", "last"):
+            same(getattr(mine[0], count), getattr(alone[0], count))
+        assert mine[0].clock == STRIDE * (4 - i)
+    other = [part.copy() for part in strides]
+    other[1][0, 0] = (other[1][0, 0] + 1) % 97
+    changed = together(other)
+    before, after = (
+        [jax.tree.map(lambda x, i=i: x[i], p) for i in range(3)] for p in (got, changed)
+    )
+    same((before[0], before[2]), (after[0], after[2]))
+    assert differ(before[1][0].wake["level_1"], after[1][0].wake["level_1"])
+
+
+def test_a_level_that_never_learnt_is_an_error(setting):
+    cfg, base = setting(three_levels())
+    state = init_wake(cfg, WAKE, base["memory"])
+    state, _ = read_episode(cfg, WAKE, base, state, TOKENS[:26])
+    says = "level_2 has never learnt: its period is 32 tokens, the stream so far is 24 tokens long"
+    with pytest.raises(RuntimeError, match=says):
+        check_updates(cfg.memory, state)
+    still = dataclasses.replace(cfg.memory.levels[1], learning_rate=0.0)
+    levels = (cfg.memory.levels[0], still, cfg.memory.levels[2])
+    memory = dataclasses.replace(cfg.memory, levels=levels)
+    assert check_updates(memory, state) == {"level_1": 1, "level_2": 0}
+
+
+def test_a_stride_longer_than_the_context_is_an_error(setting):
+    cfg, base = setting(three_levels())
+    with pytest.raises(ValueError, match=r"wake\.context=7 holds less than memory\.stride=8"):
+        init_wake(cfg, WakeConfig(context=7), base["memory"])
+
+
+@pytest.mark.parametrize("unit", ["tokens", "updates"])
+@pytest.mark.parametrize("read_so_far", [0, 3, 16, 21])
+def test_until_due_is_what_is_missing_to_the_last_token(setting, unit, read_so_far):
+    cfg, base = setting(three_levels(unit))
+    state = init_wake(cfg, WAKE, base["memory"])
+    read = functools.partial(read_episode, cfg, WAKE, base, is_end=False)
+    state, _ = read(state, TOKENS[:read_so_far])
+    n = until_due(cfg.memory, state)
+    assert n == 16 - read_so_far % 16
+    state, _ = read(state, TOKENS[: n - 1])
+    assert until_due(cfg.memory, state) == 1 and state.clock == (
+        (read_so_far + n - 1) // STRIDE * (STRIDE if unit == "tokens" else 1)
+    )
+    state, _ = read(state, TOKENS[:1])
+    assert state.is_due["level_1"] and until_due(cfg.memory, state) == 16
+    assert int(state.held) == 0
+
+
+def test_nobody_knows_how_long_episodes_will_be(setting):
+    cfg, base = setting(three_levels("episodes"))
+    assert until_due(cfg.memory, init_wake(cfg, WAKE, base["memory"])) is None
+
+
+@pytest.mark.parametrize("unit", PERIODS)
+def test_episodes_of_one_length_compile_once(setting, compilations, unit):
+    cfg, base = setting(three_levels(unit))
+    state = init_wake(cfg, WAKE, base["memory"])
+    read = functools.partial(read_episode, cfg, WAKE, base)
+    for i in range(2):
+        state, _ = read(state, TOKENS[21 * i : 21 * (i + 1)])
+    seen = len(compilations)
+    for i in range(2, 8):  # through updates, full contexts and strides of two episodes
+        state, _ = read(state, TOKENS[21 * i : 21 * (i + 1)])
+    assert len(compilations) == seen
+    assert all(n > 0 for n in state.updates.values())
