@@ -30,7 +30,7 @@ from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.seeding.transaction import Self
 from sleep_jax.sleeper import Sleeper
-from sleep_jax.wake.stream import init_wake
+from sleep_jax.wake.stream import check_updates, init_wake
 
 PHASES: dict[str, Callable[[Sleeper, Night, Desk, Step], Night]] = {
     "wake": wake,
@@ -61,6 +61,10 @@ def live(sleeper: Sleeper, workdir: str, quiet: bool | None = None) -> Night:
 
     Returns:
       What the last phase left.
+
+    Raises:
+      SlotsExhausted: a level is full; the phases before are saved.
+      RuntimeError: a level that should learn by day never did.
     """
     config = sleeper.config.to_dict()
     with MetricWriter(workdir) as writer, PhaseCheckpoints(f"{workdir}/checkpoints") as saved:
@@ -78,4 +82,6 @@ def live(sleeper: Sleeper, workdir: str, quiet: bool | None = None) -> Night:
             night = night.note(step.label, seconds=time.monotonic() - start)
             record = {"config": config, "night": night.record}
             saved.save(index, step.label, state=night.state, record=record)
+    if night.now.wake is not None:
+        check_updates(sleeper.cfg.memory, night.now.wake)
     return night

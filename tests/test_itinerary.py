@@ -66,8 +66,6 @@ def test_a_sender_holds_what_came_since_its_last_sleep():
 def test_a_level_that_would_never_learn_is_an_error():
     memory = chain(2, 4, unit="episodes", rate=0.1)
     assert itinerary(memory, [10] * 4)
-    with pytest.raises(
-        ValueError, match="level 2 would never learn: its period is 4 episodes"
-    ):
+    with pytest.raises(ValueError, match="level 2 would never learn: its period is 4 episodes"):
         itinerary(memory, [10] * 3)
     assert itinerary(chain(2, 4, unit="episodes"), [10])  # one that should not may stay as it is

@@ -13,10 +13,12 @@ from sleep_jax import config as settings
 from sleep_jax import lifecycle, morning
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.schedule import plan
+from sleep_jax.memory.slots import SlotsExhausted, unlock
+from sleep_jax.phases import consolidate
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
-from sleep_jax.runtime.report import write_report
 from sleep_jax.runtime.metrics import MetricWriter
+from sleep_jax.runtime.report import write_report
 from sleep_jax.seeding.self_study import Question, Study
 from sleep_jax.sleeper import wake_up
 
@@ -151,6 +153,25 @@ def test_a_night_that_the_gate_refuses_leaves_every_byte(sleeper, lived, tmp_pat
         dreamt = lifecycle.dream(strict, after, desk, step_of(sleeper, "dream"))
     assert "no slot" in dreamt.record["phases"]["dream"]["skipped"]
     assert equal(dreamt.now, night.now)
+
+
+def test_a_full_level_stops_the_night_before_any_compute(sleeper, tmp_path, monkeypatch):
+    monkeypatch.setattr(consolidate.self_study, "ask", None)  # to call it would be an error
+    night = lifecycle.birth(sleeper)
+    slots = night.now.slots
+    for _ in range(sleeper.cfg.memory.level(1).slots):
+        slots, _ = unlock(slots, 1)
+    night = dataclasses.replace(night, now=night.now.replace(slots=slots))
+    step = step_of(sleeper, "consolidate")
+    with MetricWriter(tmp_path) as writer:
+        desk = Desk(writer, "consolidate", quiet=True)
+        with pytest.raises(SlotsExhausted, match=r"set memory\.on_full to 'skip'"):
+            lifecycle.consolidate(sleeper, night, desk, step)
+        memory = dataclasses.replace(sleeper.cfg.memory, on_full="skip")
+        lenient = dataclasses.replace(sleeper, cfg=sleeper.cfg.replace(memory=memory))
+        after = lifecycle.consolidate(lenient, night, desk, step)
+    assert after.record["phases"]["consolidate"]["skipped"] == "level 1 is full"
+    assert equal(after.now, night.now)
 
 
 def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp_path):

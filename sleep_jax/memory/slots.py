@@ -18,14 +18,18 @@ ROUTING = ("key", "bias")
 
 
 class SlotsExhausted(RuntimeError):
-    """A level has no free slot left. Raised before any compute; nothing was changed."""
+    """A level has no free slot left. Raised before any compute; nothing was changed.
+
+    Attributes:
+      level, capacity: which level, and its slots, all of them in use.
+    """
 
     def __init__(self, level: int, capacity: int):
         super().__init__(
             f"memory.levels[{level}].slots={capacity} are all in use; start a new run with more, "
             "or set memory.on_full to 'skip' or 'merge'"
         )
-        self.level, self.used, self.capacity = level, capacity, capacity
+        self.level, self.capacity = level, capacity
 
 
 def expert_at_birth(rng, memory: MemoryConfig, level: int, width: int, stack=(), routed=False):

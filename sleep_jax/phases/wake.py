@@ -25,7 +25,8 @@ def wake(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     stream = sleeper.stream(step.day)[step.start : step.stop]
     facts = {"tokens": len(stream)}
     if now.wake is None:
-        pages = [sleeper.prompts.context(document) for document in day.documents]
+        # A day that is cut is skimmed at its beginning.
+        pages = [sleeper.prompts.context(d) for d in day.documents if not step.start]
         facts |= {"documents": len(pages), "surprise": _skim(sleeper, night, desk, pages)}
     else:
         now, losses = _learn(sleeper, now, desk, stream, step.is_end)
@@ -35,8 +36,10 @@ def wake(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     return dataclasses.replace(night, now=now, evening=evening).note(step.label, **facts)
 
 
-def _skim(sleeper: Sleeper, night: Night, desk: Desk, pages) -> float:
+def _skim(sleeper: Sleeper, night: Night, desk: Desk, pages) -> float | None:
     """Reads without learning: how surprising each page is, in nats a token."""
+    if not pages:
+        return None
     variables = night.now.on(sleeper.params)
     tokens, mask = pad(pages, bucket(max(map(len, pages))))
     surprises, read_tokens = [], 0

@@ -5,6 +5,7 @@ Each update mixes teacher-written sequences with fresh student rollouts; only th
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -73,9 +74,13 @@ class SeedingConfig:
 
     def optimizer(self) -> optax.GradientTransformation:
         """Adam behind a clipped gradient."""
-        peak = self.learning_rate
-        rate = optax.warmup_cosine_decay_schedule(0.0, peak, self.warmup, self.steps, peak / 10)
-        return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+        return _optimizer(self.learning_rate, self.warmup, self.steps)
+
+
+@functools.cache  # one object a setting: for any other, the step would compile anew every night
+def _optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
+    rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 10)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
 def shuffled(exchanges: Sequence[Exchange], seed: int) -> Iterator[Exchange]:

@@ -16,6 +16,7 @@ back is to keep the self that there was, every byte of it. Two protocols say who
 """
 
 import dataclasses
+import warnings
 from typing import Any
 
 import flax.struct
@@ -38,6 +39,7 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.wake.stream import WakeConfig, WakeState, apply_due
 
+NEARLY_FULL = 0.8  # share of slots in use from which a night warns
 PROTOCOLS = ("commit_then_clear", "paper")
 
 
@@ -117,6 +119,12 @@ def check_room(memory: MemoryConfig, slots, level: int) -> str:
     if memory.on_full == "merge" and capacity > 1 and held == capacity - 1 and held > 1:
         return "merge"
     if held < capacity:
+        if level == memory.depth and held + 1 >= NEARLY_FULL * capacity and capacity > 1:
+            warnings.warn(
+                f"level {level}, the slowest, will have {held + 1} of its {capacity} slots in use; "
+                f"memory.on_full={memory.on_full!r} says what happens after the last one",
+                stacklevel=2,
+            )
         return "seed"
     if memory.on_full == "skip":
         return "skip"

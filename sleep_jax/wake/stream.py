@@ -201,6 +201,12 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
     return jax.lax.scan(step, state, (strides, ticks))
 
 
+def read_sessions(cfg: DecoderConfig, wake: WakeConfig, base, states: WakeState, strides, ticks):
+    """`read_strides` of several sessions over one base, each with wake weights and a context of its
+    own: states, strides and ticks have a leading axis [sessions], and so has what is returned."""
+    return jax.vmap(functools.partial(read_strides, cfg, wake, base))(states, strides, ticks)
+
+
 def read_episode(
     cfg: DecoderConfig,
     wake: WakeConfig,
@@ -257,22 +263,13 @@ def read_episode(
     return state, np.concatenate([*losses, np.zeros(0, np.float32)])
 
 
-def until_due(memory: MemoryConfig, state: WakeState) -> int | None:
-    """Tokens until the fastest level's period is over; None where periods count episodes."""
-    if memory.unit == "episodes":
-        return None
-    stride = {"tokens": 1, "updates": memory.stride}[memory.unit]
-    period = memory.level(1).chunk * stride
-    return period - (int(state.clock) * stride + int(state.held)) % period
-
-
 def check_updates(memory: MemoryConfig, state: WakeState) -> dict[str, int]:
-    """Updates of each level so far.
+    """Updates of each level so far, pending ones included.
 
     Raises:
       RuntimeError: a level that should learn has not had a single one.
     """
-    counts = {name: int(n) for name, n in state.updates.items()}
+    counts = {name: int(n) + int(state.is_due[name]) for name, n in state.updates.items()}
     for name, count in counts.items():
         level = memory.level(level_of(name))
         if level.learning_rate and not count:

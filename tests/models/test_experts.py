@@ -83,7 +83,7 @@ def test_wake_weights_and_gated_bottlenecks(cfg):
     levels = (LevelConfig(chunk=1, slots=2, rank=3), LevelConfig(slots=1, rank=2))
     memory = MemoryConfig(levels, unit="episodes", expert="bottleneck", router="sigmoid")
     h = np.random.default_rng(1).normal(size=(2, 5, 32)).astype(np.float32)
-    held, slots = init_memory(jax.random.key(0), memory, layers=1, width=32)
+    held, _ = init_memory(jax.random.key(0), memory, layers=1, width=32)
     held = jax.tree.map(lambda x: np.asarray(x[0]), noise(held, 2)["layers"]["level_1"])
     active = jnp.array([False, True])
     got = Level(cfg.replace(memory=memory), 1).apply(

@@ -18,6 +18,10 @@ from sleep_jax.memory.slots import (
     used,
 )
 from sleep_jax.models.decoder import Decoder
+from sleep_jax.seeding.consolidate import SeedingConfig, seed_slot
+from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher
+from sleep_jax.seeding.step import Objective
 from sleep_jax.seeding.transaction import (
     Gate,
     Self,
@@ -27,6 +31,7 @@ from sleep_jax.seeding.transaction import (
     check_room,
     mean_inputs,
 )
+from sleep_jax.wake.context import read
 from sleep_jax.wake.stream import WakeConfig, init_wake, read_episode
 
 WAKE = WakeConfig(context=32)
@@ -170,7 +175,8 @@ def test_room(chain, read_once):
     for _ in range(2):
         slots, _ = unlock(slots, 3)
     assert check_room(policies["merge"], slots, 3) == "merge"
-    assert check_room(policies["error"], slots, 3) == "seed"
+    with pytest.warns(UserWarning, match="level 3, the slowest, will have 3 of its 3 slots in use"):
+        assert check_room(policies["error"], slots, 3) == "seed"
     with pytest.raises(SlotsExhausted):
         begin(chain, WAKE, read_once.replace(slots=slots), 1, "paper", KEY)
 
@@ -229,7 +235,22 @@ def test_the_router_is_aimed_at_the_mean_of_the_replay(chain, read_once, variabl
 
 
 def test_ten_nights_compile_once(chain, variables, logits, compilations):
-    """Waking, beginning and committing, over and over, run the programs of the first days."""
+    """Waking and sleeping, over and over, run the programs of the first two days."""
+    params = variables["params"]
+    exchanges = [
+        Exchange(None, (3, 4), (3, 4), tuple(range(5, 5 + n)), "answer") for n in (4, 6, 5)
+    ]
+    seeding = SeedingConfig(
+        steps=2,
+        learning_rate=1e-2,
+        warmup=1,
+        shape=BatchShape(rows=1, time=32, scored=16),
+        dreams=0,
+        updates_per_rollout=1,
+        rollouts_from=1.0,
+        objective=Objective(alpha=1.0, lam=0.0),
+        imitation=ImitationConfig(),
+    )
     memory = dataclasses.replace(
         chain.memory, levels=(*LEVELS[:1], LevelConfig(slots=12, rank=4)), on_full="error"
     )
@@ -237,11 +258,24 @@ def test_ten_nights_compile_once(chain, variables, logits, compilations):
     held, slots = init_memory(jax.random.key(3), memory, layers=2, width=32)
     self = Self(held, slots, init_wake(cfg, WAKE, held))
     for night in range(12):
-        state, _ = read_episode(cfg, WAKE, self.on(variables["params"]), self.wake, TOKENS[0])
+        state, _ = read_episode(cfg, WAKE, self.on(params), self.wake, TOKENS[0])
         t = begin(cfg, WAKE, self.having_read(state), 1, "commit_then_clear", KEY)
-        slot = jax.tree.map(lambda x: x + 0.1, take_slot(t.student.memory, 2, t.index))
-        self = t.commit(put_slot(t.student.memory, 2, t.index, slot))
-        logits(cfg, self.on(variables["params"]), TOKENS)
+        teacher = t.teacher.on(params)
+        seeded = seed_slot(
+            cfg,
+            None,
+            None,
+            dataclasses.replace(seeding),
+            student=t.student.on(params),
+            teachers=[Teacher(cfg, teacher, read(cfg, teacher, [()])[0])],
+            level=2,
+            index=t.index,
+            exchanges=exchanges,
+            rng=jax.random.key(night),
+            log=lambda *_: None,
+        )
+        self = t.commit(seeded["memory"])
+        logits(cfg, self.on(params), TOKENS)
         if night == 1:
             compilations.clear()
     assert used(self.slots, 2) == 12

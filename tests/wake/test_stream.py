@@ -19,8 +19,8 @@ from sleep_jax.wake.stream import (
     check_updates,
     init_wake,
     read_episode,
+    read_sessions,
     read_strides,
-    until_due,
 )
 
 STRIDE = 8
@@ -452,14 +452,9 @@ def test_sessions_learn_apart(setting):
             part[j], tick[j] = 0, 0
         sessions.append(state), strides.append(part), ticks.append(tick)
 
-    @jax.jit
-    @jax.vmap
-    def read(state, strides, ticks):
-        return read_strides(cfg, WAKE, base, state, strides, ticks)
-
     def together(strides):
         state = jax.tree.map(lambda *x: jnp.stack(x), *sessions)
-        return read(state, np.stack(strides), np.stack(ticks))
+        return read_sessions(cfg, WAKE, base, state, np.stack(strides), np.stack(ticks))
 
     got = together(strides)
     for i in range(3):
@@ -497,29 +492,6 @@ def test_a_stride_longer_than_the_context_is_an_error(setting):
     cfg, base = setting(three_levels())
     with pytest.raises(ValueError, match=r"wake\.context=7 holds less than memory\.stride=8"):
         init_wake(cfg, WakeConfig(context=7), base["memory"])
-
-
-@pytest.mark.parametrize("unit", ["tokens", "updates"])
-@pytest.mark.parametrize("read_so_far", [0, 3, 16, 21])
-def test_until_due_is_what_is_missing_to_the_last_token(setting, unit, read_so_far):
-    cfg, base = setting(three_levels(unit))
-    state = init_wake(cfg, WAKE, base["memory"])
-    read = functools.partial(read_episode, cfg, WAKE, base, is_end=False)
-    state, _ = read(state, TOKENS[:read_so_far])
-    n = until_due(cfg.memory, state)
-    assert n == 16 - read_so_far % 16
-    state, _ = read(state, TOKENS[: n - 1])
-    assert until_due(cfg.memory, state) == 1 and state.clock == (
-        (read_so_far + n - 1) // STRIDE * (STRIDE if unit == "tokens" else 1)
-    )
-    state, _ = read(state, TOKENS[:1])
-    assert state.is_due["level_1"] and until_due(cfg.memory, state) == 16
-    assert int(state.held) == 0
-
-
-def test_nobody_knows_how_long_episodes_will_be(setting):
-    cfg, base = setting(three_levels("episodes"))
-    assert until_due(cfg.memory, init_wake(cfg, WAKE, base["memory"])) is None
 
 
 @pytest.mark.parametrize("unit", PERIODS)
