@@ -48,7 +48,7 @@ def default() -> ml_collections.ConfigDict:
     c.memory.expert = "swiglu"  # or "bottleneck"
     c.memory.router = "none"  # or "sigmoid", with top_k slots on
     c.memory.top_k = 0
-    c.memory.layers = "all"  # or "last_quarter", or a tuple of indices
+    c.memory.layers = "all"  # or "last_quarter", or indices such as "20,21,25"
     c.memory.scale = 1.0
     c.memory.from_context = True  # consolidate the context into level 1 when an episode ends
     c.memory.on_full = "error"  # or "skip", "merge"
@@ -135,6 +135,8 @@ def memory_config(c) -> MemoryConfig:
                 "give one for each level, or one for all"
             )
         tables[name] = values if len(values) == depth else values * depth
+    if fields["layers"].replace(",", "").isdigit():
+        fields["layers"] = tuple(int(i) for i in fields["layers"].split(",") if i)
     levels = tuple(map(LevelConfig, *tables.values()))
     return MemoryConfig(levels=levels, **fields)
 

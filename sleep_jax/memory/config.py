@@ -89,6 +89,11 @@ class MemoryConfig:
         """What one level and its neighbours have to satisfy."""
         name = f"memory.levels[{number}]"
         last = number == self.depth
+        if number == 1 and self.from_context and not level.slots:
+            raise ValueError(
+                f"{name}.slots=0, but the context is consolidated into level 1; give it a slot for "
+                "every episode of its period, or set memory.from_context=False"
+            )
         if level.rank < 1:
             raise ValueError(f"{name}.rank={level.rank}; an expert needs at least one unit")
         if level.slots < 0:

@@ -52,7 +52,8 @@ class Sleep:
 def plan(memory: MemoryConfig, length: int, episodes: tuple[int, ...] = ()) -> list[Sleep]:
     """Every consolidation of a stream, without running any.
 
-    A receiver that has no slot left is listed with more slots used than it has.
+    A receiver that has no slot left is listed with more slots used than it has; what comes after
+    depends on memory.on_full and is listed as if there had been room.
 
     Args:
       memory: the levels.

@@ -34,7 +34,9 @@ class WakeConfig:
     """How a stream is read.
 
     Attributes:
-      context: tokens that the context holds at most; then, and when an episode begins, it is wiped.
+      context: tokens that the context holds at most. It is wiped when the next stride would not
+        fit, and where an episode begins with a stride; one that begins within a stride never sees
+        the one before, but shares its room.
       clip: largest global norm of a level's mean gradient.
     """
 

@@ -152,6 +152,20 @@ def test_a_single_entry_counts_for_all_levels():
     )
 
 
+def test_layers_may_be_given_as_indices():
+    c = default()
+    for given, want in (("1", (1,)), ("20,21,25", (20, 21, 25)), ("last_quarter",) * 2):
+        c.memory.layers = given
+        assert memory_config(c).layers == want
+
+
+@pytest.mark.parametrize("unit", ["tokens", "updates", "episodes"])
+def test_a_context_that_is_handed_on_needs_a_slot(unit):
+    says = "memory.levels[1].slots=0, but the context is consolidated into level 1; give it a slot"
+    with pytest.raises(ValueError, match=re.escape(says)):
+        MemoryConfig((LevelConfig(256, slots=0), LevelConfig()), unit=unit)
+
+
 @pytest.mark.parametrize("values", [(5, 5), (5, 5, 5, 5), ()])
 def test_a_table_of_the_wrong_length(values):
     c = default()

@@ -486,6 +486,18 @@ def test_a_level_that_never_learnt_is_an_error(setting):
     levels = (cfg.memory.levels[0], still, cfg.memory.levels[2])
     memory = dataclasses.replace(cfg.memory, levels=levels)
     assert check_updates(memory, state) == {"level_1": 1, "level_2": 0}
+    # One that is pending counts.
+    state, _ = read_episode(cfg, WAKE, base, state, TOKENS[26:32])
+    assert state.is_due["level_2"] and not state.updates["level_2"]
+    assert check_updates(cfg.memory, state) == {"level_1": 2, "level_2": 1}
+
+
+def test_an_episode_without_a_token_is_an_error_where_episodes_count(setting):
+    cfg, base = setting(three_levels("episodes"))
+    born = init_wake(cfg, WAKE, base["memory"])
+    with pytest.raises(ValueError, match="episode 1 ends without a token"):
+        read_episode(cfg, WAKE, base, born, [])
+    same(read_episode(cfg, WAKE, base, born, [], is_end=False)[0], born)
 
 
 def test_a_stride_longer_than_the_context_is_an_error(setting):
