@@ -5,12 +5,16 @@ Fields keep the names of the paper where it has one: `alpha`, `lam` (lambda), `g
   `threshold` (z0, Eq. 4).
 """
 
+import dataclasses
+
 import ml_collections
 
 from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.models.config import LoraConfig
+from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding.consolidate import SeedingConfig
+from sleep_jax.seeding.divergence import Divergence
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.self_study import StudyConfig
 from sleep_jax.seeding.sequences import BatchShape
@@ -86,6 +90,13 @@ def default() -> ml_collections.ConfigDict:
     c.seeding.rollouts_from = 0.0  # share of the steps after which rollouts join
     c.seeding.alpha = 0.5
     c.seeding.lam = 0.5
+    c.seeding.divergence = "forward"  # or "reverse", "jsd", "top_k", "sampled" (with lam = 1)
+    c.seeding.beta = 0.5  # of jsd: 0 is forward KL, 1 reverse
+    c.seeding.top_k = 64  # of top_k
+    c.seeding.divergence_temperature = 1.0
+    c.seeding.cap = 0.0  # nats that a token's divergence counts at most; 0: no cap
+    c.seeding.estimator = "group"  # or reinforce, rloo, grpo, dr_grpo, dapo, gspo
+    c.seeding.skip_truncated = False  # rollouts that were cut off earn and cost nothing
     c.seeding.gamma = 0.5
     c.seeding.group = 8
     c.seeding.cut = (0.1, 0.9)
@@ -165,12 +176,21 @@ def study_config(c) -> StudyConfig:
 def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
     """Consolidation; `opening` is what the model's prompts begin with (`BatchShape`)."""
     s = c.seeding
+    estimator = surrogate(s.estimator, length=s.max_new_tokens, skip_truncated=s.skip_truncated)
     imitation = ImitationConfig(
         gamma=s.gamma,
         group=s.group,
         cut=tuple(s.cut),
         threshold=s.threshold,
         max_new_tokens=s.max_new_tokens,
+        surrogate=estimator,
+    )
+    divergence = Divergence(
+        kind=s.divergence,
+        beta=s.beta,
+        top_k=s.top_k,
+        temperature=s.divergence_temperature,
+        cap=s.cap or None,
     )
     return SeedingConfig(
         steps=s.steps,
@@ -180,7 +200,7 @@ def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
         dreams=s.dreams,
         updates_per_rollout=s.updates_per_rollout,
         rollouts_from=s.rollouts_from,
-        objective=Objective(alpha=s.alpha, lam=s.lam),
+        objective=Objective(alpha=s.alpha, lam=s.lam, divergence=divergence, surrogate=estimator),
         imitation=imitation,
     )
 
@@ -188,6 +208,9 @@ def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
 def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
     """Learning from rewarded dreams: their cross-entropy beside the divergence, no rollouts."""
     d, seeding = c.dreaming, seeding_config(c, opening)
+    divergence = seeding.objective.divergence
+    if divergence.kind == "sampled":  # without rollouts: what it estimates, in full
+        divergence = dataclasses.replace(divergence, kind="reverse")
     return SeedingConfig(
         steps=d.steps,
         learning_rate=d.learning_rate,
@@ -196,7 +219,9 @@ def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
         dreams=0,
         updates_per_rollout=1,
         rollouts_from=1.0,
-        objective=Objective(alpha=1.0, lam=0.0, cross_entropy=d.cross_entropy),
+        objective=Objective(
+            alpha=1.0, lam=0.0, cross_entropy=d.cross_entropy, divergence=divergence
+        ),
         imitation=seeding.imitation,
     )
 

@@ -1,118 +1,106 @@
-"""Group advantages and the clipped policy-gradient loss: REINFORCE, GRPO, Dr. GRPO, RLOO.
+"""The clipped policy-gradient loss, by token or by sequence.
 
 Pure functions over arrays. Sources: PPO (Schulman et al. 2017, arXiv 1707.06347, Eq. 7), GRPO
-(Shao et al. 2024, arXiv 2402.03300), Dr. GRPO (Liu et al. 2025, arXiv 2503.20783), RLOO (Ahmadian
-et al. 2024, arXiv 2402.14740), asymmetric clipping from DAPO (Yu et al. 2025, arXiv 2503.14476).
+(Shao et al. 2024, arXiv 2402.03300, Eq. 3), Dr. GRPO (Liu et al. 2025, arXiv 2503.20783), DAPO (Yu
+et al. 2025, arXiv 2503.14476, Eq. 8), GSPO (Zheng et al. 2025, arXiv 2507.18071, Eq. 5). Which
+choices make which algorithm: `algorithms.py`.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sleep_jax.rl.aggregation import aggregate
+from sleep_jax.rl.importance import log_ratio
+from sleep_jax.rl.kl import kl_estimate
 
-def group_advantages(
-    rewards: jax.Array, *, scale: str = "none", baseline: str = "mean"
-) -> tuple[jax.Array, jax.Array]:
-    """Rewards of several rollouts of one prompt, compared with each other.
 
-        mean:  A_i = r_i - mean(r)                       Dr. GRPO, the default
-        loo:   A_i = r_i - mean(r without r_i)           RLOO
-        none:  A_i = r_i                                 REINFORCE
-        std:   the above, divided by std(r) + 1e-4       GRPO; std with n - 1, as in TRL
+def drop_truncated(mask: jax.Array, finished: jax.Array) -> jax.Array:
+    """The mask without completions that were cut off, whose rewards say little.
 
     Args:
-      rewards: [groups, size], one row a prompt.
-      scale: "none" or "std".
-      baseline: "mean", "loo" or "none".
-
-    Returns:
-      advantages: [groups, size] float32. With a baseline, a tied group gives exactly 0.
-      tied: [groups] bool, all rewards of the group are equal: it teaches nothing under a
-        baseline, so the caller can count it and leave it out of the denominator.
-
-    Raises:
-      ValueError: for an unknown option, for "std" without a baseline (a constant reward would be
-        divided by almost zero), or a group of one where others are needed.
+      mask: [batch, time] bool or 0/1.
+      finished: [batch] bool, the completion ended by itself.
     """
-    if scale not in ("none", "std"):
-        raise ValueError(f"scale={scale!r}; choose 'none' or 'std'")
-    if baseline not in ("mean", "loo", "none"):
-        raise ValueError(f"baseline={baseline!r}; choose 'mean', 'loo' or 'none'")
-    if scale == "std" and baseline == "none":
-        raise ValueError("scale='std' needs a baseline; set baseline='mean' or 'loo'")
-    size = rewards.shape[1]
-    if size < 2 and (scale == "std" or baseline == "loo"):
-        raise ValueError(
-            f"rewards have group size {size}; scale={scale!r}, baseline={baseline!r} compare "
-            "rollouts of one prompt: sample at least 2"
-        )
-    rewards = rewards.astype(jnp.float32)
-    tied = jnp.all(rewards == rewards[:, :1], axis=1)
-    if baseline == "none":
-        return rewards, tied
-    advantages = rewards - jnp.mean(rewards, axis=1, keepdims=True)
-    if baseline == "loo":
-        advantages = advantages * (size / (size - 1))  # r_i - (sum r - r_i) / (n - 1)
-    if scale == "std":
-        advantages = advantages / (jnp.std(rewards, axis=1, ddof=1, keepdims=True) + 1e-4)
-    # A rounded mean leaves a residue in a tied group: remove it, do not train on it.
-    return jnp.where(tied[:, None], 0.0, advantages), tied
+    return mask.astype(bool) & finished[:, None]
 
 
 def policy_gradient_loss(
     log_probs: jax.Array,
-    old_log_probs: jax.Array,
+    old_log_probs: jax.Array | None,
     advantages: jax.Array,
     mask: jax.Array,
     *,
     clip: float = 0.2,
     clip_high: float | None = None,
+    level: str = "token",
+    aggregation: str = "token",
+    length: int | None = None,
+    weights: jax.Array | None = None,
+    sequences: jax.Array | None = None,
+    entropy: jax.Array | None = None,
 ) -> tuple[tuple[jax.Array, jax.Array], dict[str, jax.Array]]:
     """The clipped surrogate over tokens, to be minimised.
 
-        rho_{b,t} = exp(log_probs_{b,t} - old_log_probs_{b,t})
-        sum   = - sum_{b,t} mask_{b,t} min(rho A_b, clip(rho, 1 - clip, 1 + clip_high) A_b)
-        denominator = sum_{b,t} mask_{b,t}
+        rho_t = exp(log_probs_t - old_log_probs_t), or of the sequence: `log_ratio`
+        x_t   = - w_t min(rho_t A_t, clip(rho_t, 1 - clip, 1 + clip_high) A_t)
+        (sum, denominator) = aggregate(x)
 
-    With one update per rollout pass `old_log_probs = stop_gradient(log_probs)`: rho is 1 and the
-    gradient is REINFORCE's, - sum mask A grad log_probs. No gradient flows through
-    `old_log_probs` and `advantages`.
+    With one update per rollout rho is 1 and the gradient is REINFORCE's, - w A grad log_probs. No
+    gradient flows through `old_log_probs`, `advantages` and `weights`.
 
     Args:
       log_probs: [batch, time] of the sampled tokens under the policy that learns.
-      old_log_probs: [batch, time] under the policy that the ratio compares with.
-      advantages: [batch], one a sequence.
+      old_log_probs: [batch, time] under the policy that the ratio compares with: kept from the
+        rollout where it serves several updates. None, one update: the learner's own, detached.
+      advantages: [batch], one a sequence, or [batch, time].
       mask: [batch, time] bool or 0/1, the tokens that the policy wrote. What stands elsewhere,
         NaN included, touches neither loss nor gradient.
-      clip: how far rho may fall below 1.
+      clip: how far rho may fall below 1; infinite for none.
       clip_high: how far it may rise above 1; None means `clip`.
+      level: of rho: "token", "sequence" or "product". Under the latter two one min decides for a
+        sequence, whose tokens should then share one advantage.
+      aggregation, length: as in `aggregate`.
+      weights: [batch, time] of `truncated_weights`; None: 1.
+      sequences: of packed rows, as in `sequence_sum`.
+      entropy: [batch, time] of the learner's next-token distribution, if at hand; only logged.
 
     Returns:
       (sum, denominator): float32 scalars, to be added up over microbatches and hosts and divided
         once.
-      metrics: float32 scalars, means over the masked tokens: `ratio`, `clip_fraction` (tokens whose
-        gradient the clip cut off) and `kl` = mean(rho - 1 - log rho) >= 0, an estimate of
-        KL(old || learner).
+      metrics: float32 scalars over the masked tokens: `ratio` and `ratio_max`, `clip_fraction`
+        (tokens whose gradient the clip cut off), `kl` = mean(exp(d) - 1 - d) >= 0 with d the log
+        ratio of a token, an estimate of KL(old || learner), and `entropy` if given.
+
+    Raises:
+      ValueError: for an unknown option, or "constant" without a length.
     """
     clip_high = clip if clip_high is None else clip_high
     mask = mask.astype(bool)
-    # Masked before exp and before the product: 0 * NaN in the backward pass would be NaN.
-    delta = jnp.where(mask, log_probs - lax.stop_gradient(old_log_probs), 0.0).astype(jnp.float32)
-    advantages = lax.stop_gradient(jnp.where(mask, advantages[:, None], 0.0)).astype(jnp.float32)
-    ratio = jnp.exp(delta)
+    old = lax.stop_gradient(log_probs if old_log_probs is None else old_log_probs)
+    if advantages.ndim == 1:
+        advantages = advantages[:, None]
+    advantages = lax.stop_gradient(jnp.where(mask, advantages, 0.0)).astype(jnp.float32)
+    ratio = jnp.exp(log_ratio(log_probs, old, mask, level=level, sequences=sequences))
     clipped = jnp.clip(ratio, 1.0 - clip, 1.0 + clip_high)
     gain = jnp.minimum(ratio * advantages, clipped * advantages)
+    if weights is not None:
+        gain = gain * lax.stop_gradient(jnp.where(mask, weights, 0.0)).astype(jnp.float32)
+    loss = aggregate(-gain, mask, aggregation=aggregation, length=length, sequences=sequences)
 
-    denominator = jnp.sum(mask, dtype=jnp.float32)
+    count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
     cut = jnp.where(advantages > 0, ratio > 1.0 + clip_high, ratio < 1.0 - clip)
     cut = cut & (advantages != 0)
 
     def mean(x):
-        return lax.stop_gradient(jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(denominator, 1.0))
+        return jnp.sum(jnp.where(mask, x, 0.0)) / count
 
     metrics = {
         "ratio": mean(ratio),
+        "ratio_max": jnp.max(jnp.where(mask, ratio, 0.0)),
         "clip_fraction": mean(cut),
-        "kl": mean(ratio - 1.0 - delta),
+        "kl": mean(kl_estimate(old, log_probs, mask)),
     }
-    return (-jnp.sum(gain), denominator), metrics
+    if entropy is not None:
+        metrics["entropy"] = mean(entropy.astype(jnp.float32))
+    return loss, lax.stop_gradient(metrics)

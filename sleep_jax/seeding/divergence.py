@@ -1,16 +1,29 @@
-"""Forward KL between teacher and student fused with the LM head: no [batch, time, vocab] array ever
-exists.
+"""Divergence between teacher and student fused with the LM head: no [batch, time, vocab] array ever
+exists. With u = h_S W / temperature, S = softmax(u), and T that of the teacher:
 
-    KL(T || S) = sum_v T(v) (log T(v) - log S(v)),     T = softmax(h_T W), S = softmax(h_S W)
+    kind     D                                                     dD / du
+    forward  KL(T || S) = sum_v T(v) (log T(v) - log S(v))         S - T
+    reverse  KL(S || T)                                            S (log S - log T - D)
+    jsd      beta KL(T || M) + (1 - beta) KL(S || M),              (1 - beta) S
+             M = beta T + (1 - beta) S                               (log S - log M - KL(S || M))
+    top_k    KL(Q || S); Q is T on the teacher's k most likely     S - Q
+             tokens and shares the rest of T's mass as S would
+    sampled  log S(y) - log T(y), y ~ S                            D (1_y - S)
 
-Its gradient with respect to h_S is (S - T) W^T, and that of log S(y) is (1_y - S) W^T. A cotangent
-of either is one number a token, so both gradients are formed while a chunk's logits are at hand and
-only scaled in the backward pass: the head is applied twice forward and twice for gradients, and
-nothing is recomputed. Several teachers (general Knowledge Seeding) add up, each with its weight.
+jsd is that of GKD (Agarwal et al., 2024, Eq. 1): D / beta tends to KL(T || S) for beta -> 0 and
+D / (1 - beta) to KL(S || T) for beta -> 1. D itself tends to 0, so the two ends are defined as
+forward and reverse KL, as in TRL. Q makes top_k the forward KL over k tokens and a bucket.
+
+A cotangent is one number a token, so gradients with respect to h_S are formed while a chunk's
+logits are at hand, dD/du W^T / temperature and (1_y - S) W^T for log S(y), and only scaled in the
+backward pass: the head is applied once a model forward and once a gradient; nothing is recomputed.
+Several teachers (general Knowledge Seeding) add up, each with its weight.
 """
 
+import dataclasses
 import functools
 import itertools
+import math
 
 import flax.struct
 import jax
@@ -19,38 +32,160 @@ import jax.numpy as jnp
 from sleep_jax.models.head import map_chunks
 from sleep_jax.models.linear import matmul
 
+KINDS = ("forward", "reverse", "jsd", "top_k", "sampled")
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+    """Which divergence; static.
+
+    Attributes:
+      kind: one of KINDS. `sampled` is an estimate of KL(S || T) whose mean gradient is that of
+        KL(S || T), but only over targets that the student itself has sampled, at `temperature`;
+        anywhere else it means nothing.
+      beta: of jsd, in [0, 1].
+      top_k: of top_k; tokens as likely as the k-th count, too. From the whole vocabulary on it is
+        forward KL.
+      temperature: both models' logits are divided by it. The gradient is that of what is computed:
+        no factor temperature^2 is put in front.
+      cap: in nats; a token's divergence, summed over vocabulary and teachers, is min(D, cap), and
+        where that is the cap, nothing is learnt. None: no cap.
+    """
+
+    kind: str = "forward"
+    beta: float = 0.5
+    top_k: int = 64
+    temperature: float = 1.0
+    cap: float | None = None
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"seeding.divergence={self.kind!r}; choose one of {', '.join(KINDS)}")
+        if not 0 <= self.beta <= 1:
+            raise ValueError(
+                f"seeding.beta={self.beta}; it must lie in [0, 1]: 0 is forward KL, 1 reverse"
+            )
+        if self.top_k < 1:
+            raise ValueError(
+                f"seeding.top_k={self.top_k}; give at least 1, or seeding.divergence='forward' for "
+                "the whole vocabulary"
+            )
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(
+                f"seeding.divergence_temperature={self.temperature}; it must be above 0 and finite"
+            )
+        if self.cap is not None and not self.cap > 0:
+            raise ValueError(
+                f"seeding.cap={self.cap}; give nats above 0, or no cap (None; 0 in a config)"
+            )
+        if self.cap is not None and self.kind == "sampled":
+            raise ValueError(
+                f"seeding.cap={self.cap} with seeding.divergence='sampled', one term of a sum that "
+                "may be below 0; only whole sums are capped: choose another or no cap"
+            )
+
 
 @flax.struct.dataclass
 class TokenScores:
     """Per token, float32 [tokens].
 
     Attributes:
-      kl: KL(teacher || student), full vocabulary, in nats.
-      log_prob: the student's log-probability of the target token.
+      kl: the divergence, in nats. Finite logits give finite values; forward KL is inf where the
+        student's logit of a token with teacher's mass is -inf, reverse KL the other way round.
+      log_prob: the student's log-probability of the target token, at temperature 1.
     """
 
     kl: jax.Array
     log_prob: jax.Array
 
 
-def _score(student, teacher, target, head, heads, weights):
+def _expected(p, x):
+    """sum_v p(v) x(v) with 0 * inf = 0."""
+    return jnp.sum(jnp.where(p > 0, p * x, 0.0), axis=-1, keepdims=True)
+
+
+def _forward_kl(log_s, log_t):
+    s, t = jnp.exp(log_s), jnp.exp(log_t)
+    return _expected(t, log_t - log_s), s - t
+
+
+def _reverse_kl(log_s, log_t):
+    s, gap = jnp.exp(log_s), log_s - log_t
+    kl = _expected(s, gap)
+    return kl, jnp.where(s > 0, s * (gap - kl), 0.0)
+
+
+def _jsd(log_s, log_t, beta: float):
+    if beta in (0, 1):
+        return (_reverse_kl if beta else _forward_kl)(log_s, log_t)
+    log_m = jnp.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
+    kl, gradient = _reverse_kl(log_s, log_m)
+    value = beta * _expected(jnp.exp(log_t), log_t - log_m) + (1 - beta) * kl
+    return value, (1 - beta) * gradient
+
+
+def _top_k(log_s, log_t, k: int):
+    best, _ = jax.lax.top_k(log_t, min(k, log_t.shape[-1]))
+    # Their minimum rather than the last: XLA would make a slice of it a sort of the vocabulary.
+    is_tail = log_t < jnp.min(best, axis=-1, keepdims=True)
+    rest_t, rest_s = (
+        jax.nn.logsumexp(jnp.where(is_tail, x, -jnp.inf), axis=-1, keepdims=True)
+        for x in (log_t, log_s)
+    )
+    return _forward_kl(log_s, jnp.where(is_tail, log_s + (rest_t - rest_s), log_t))
+
+
+def _sampled(log_s, log_t, target):
+    gap = jnp.take_along_axis(log_s - log_t, target[:, None], -1)
+    is_target = jnp.arange(log_s.shape[-1]) == target[:, None]
+    return gap, gap * (is_target - jnp.exp(log_s))
+
+
+def _from_one(divergence: Divergence, log_s, log_t, target):
+    """D [tokens, 1] from one teacher and dD/du [tokens, vocab]."""
+    match divergence.kind:
+        case "forward":
+            return _forward_kl(log_s, log_t)
+        case "reverse":
+            return _reverse_kl(log_s, log_t)
+        case "jsd":
+            return _jsd(log_s, log_t, divergence.beta)
+        case "top_k":
+            return _top_k(log_s, log_t, divergence.top_k)
+    return _sampled(log_s, log_t, target)
+
+
+def _score(student, teacher, target, head, heads, weights, divergence):
     """Scores of one chunk and the gradients of both with respect to `student`."""
-    log_s = jax.nn.log_softmax(matmul(student, head), axis=-1)
-    mean_s = matmul(jnp.exp(log_s), head.T)
-    kl, gradient = jnp.zeros(target.shape), jnp.zeros_like(mean_s)
+    logits, temperature = matmul(student, head), divergence.temperature
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    log_s = log_p if temperature == 1 else jax.nn.log_softmax(logits / temperature, axis=-1)
+    kl, slope = jnp.zeros((len(target), 1)), jnp.zeros_like(logits)
     ends = list(itertools.accumulate(h.shape[0] for h in heads))
     for hidden, own, weight in zip(jnp.split(teacher, ends[:-1], axis=-1), heads, weights):
-        log_t = jax.nn.log_softmax(matmul(hidden, own), axis=-1)
-        t = jnp.exp(log_t)
-        kl = kl + weight * jnp.sum(t * (log_t - log_s), axis=-1)
-        gradient = gradient + weight * (mean_s - matmul(t, head.T))
-    log_prob = jnp.take_along_axis(log_s, target[:, None], -1)[:, 0]
-    towards = head.T[target].astype(jnp.float32) - mean_s
-    return TokenScores(kl, log_prob), TokenScores(gradient, towards)
+        log_t = jax.nn.log_softmax(matmul(hidden, own) / temperature, axis=-1)
+        value, towards = _from_one(divergence, log_s, log_t, target)
+        kl, slope = kl + weight * value, slope + weight * towards
+    gradient = matmul(slope / temperature, head.T)
+    if divergence.cap is not None:
+        gradient = jnp.where(kl < divergence.cap, gradient, 0.0)
+        kl = jnp.minimum(kl, divergence.cap)
+    log_prob = jnp.take_along_axis(log_p, target[:, None], -1)[:, 0]
+    towards = head.T[target].astype(jnp.float32) - matmul(jnp.exp(log_p), head.T)
+    return TokenScores(kl[:, 0], log_prob), TokenScores(gradient, towards)
 
 
 def token_scores(
-    student, teacher, targets, mask, head, chunk: int = 128, *, heads=None, weights=(1.0,)
+    student,
+    teacher,
+    targets,
+    mask,
+    head,
+    chunk: int = 128,
+    *,
+    heads=None,
+    weights=(1.0,),
+    divergence: Divergence = Divergence(),
 ) -> TokenScores:
     """Divergence and log-probability of every token.
 
@@ -66,23 +201,24 @@ def token_scores(
       chunk: tokens whose logits exist at a time.
       heads: the teachers' own LM heads [their d, vocab]; None: the student's.
       weights: of the teachers' divergences, which are summed.
+      divergence: which.
     """
-    heads = (head,) * len(weights) if heads is None else tuple(heads)
-    return _token_scores(student, teacher, targets, mask, head, heads, tuple(weights), chunk)
+    heads, weights = (head,) * len(weights) if heads is None else tuple(heads), tuple(weights)
+    return _token_scores(student, teacher, targets, mask, head, heads, weights, chunk, divergence)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
-def _token_scores(student, teacher, targets, mask, head, heads, weights, chunk):
-    parts = (student, teacher, targets)
-    return map_chunks(lambda *parts: _score(*parts, head, heads, weights)[0], parts, mask, chunk)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _token_scores(student, teacher, targets, mask, head, heads, weights, chunk, divergence):
+    parts, rest = (student, teacher, targets), (head, heads, weights, divergence)
+    return map_chunks(lambda *parts: _score(*parts, *rest)[0], parts, mask, chunk)
 
 
-def _forward(student, teacher, targets, mask, head, heads, weights, chunk):
-    parts = (student, teacher, targets)
-    return map_chunks(lambda *parts: _score(*parts, head, heads, weights), parts, mask, chunk)
+def _forward(student, teacher, targets, mask, head, heads, weights, chunk, divergence):
+    parts, rest = (student, teacher, targets), (head, heads, weights, divergence)
+    return map_chunks(lambda *parts: _score(*parts, *rest), parts, mask, chunk)
 
 
-def _backward(weights, chunk, gradients, g):
+def _backward(weights, chunk, divergence, gradients, g):
     student = g.kl[:, None] * gradients.kl + g.log_prob[:, None] * gradients.log_prob
     return student, None, None, None, None, None
 

@@ -19,7 +19,7 @@ from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.rewards.levenshtein import similarity
-from sleep_jax.rl.policy_gradient import group_advantages
+from sleep_jax.rl.algorithms import Surrogate
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.sequences import Exchange
@@ -41,6 +41,7 @@ class ImitationConfig:
       cut: range of the share of a sequence that is given as its prefix.
       threshold: z0 of Eq. 4 as a share of the longer continuation.
       max_new_tokens: longest rollout.
+      surrogate: says how rewards become advantages and which rollouts learn.
     """
 
     gamma: float = 0.5
@@ -48,6 +49,7 @@ class ImitationConfig:
     cut: tuple[float, float] = (0.1, 0.9)
     threshold: float = 0.5
     max_new_tokens: int = 32
+    surrogate: Surrogate = dataclasses.field(default_factory=Surrogate)
 
     def __post_init__(self):
         if not 0 <= self.gamma <= 1:
@@ -142,7 +144,10 @@ def roll_out(
         [tokenizer.decode(c.tokens) for c in written], [tokenizer.decode(w) for w in wanted]
     )
     reward = imitation.gamma * r_sem + (1 - imitation.gamma) * r_abs
-    advantages, tied = group_advantages(jnp.asarray(reward).reshape(len(dreams), -1))
+    advantages, tied = imitation.surrogate.advantages(jnp.asarray(reward).reshape(len(dreams), -1))
+    finished = jnp.asarray([c.finished for c in written])
+    ones = jnp.ones((len(written), 1), bool)
+    learns = np.asarray(imitation.surrogate.mask(ones, tied, finished))[:, 0]
     rollouts = [
         dataclasses.replace(
             begun[i // imitation.group],
@@ -151,6 +156,7 @@ def roll_out(
             kind="rollout",
             on_policy=True,
             advantage=float(advantage),
+            rewarded=bool(learns[i]),
         )
         for i, (c, advantage) in enumerate(zip(written, np.asarray(advantages).reshape(-1)))
     ]

@@ -33,6 +33,7 @@ class Exchange:
       on_policy: the student wrote the completion.
       advantage: of the completion, for the policy gradient.
       log_probs: of the completion when it was sampled, [completion].
+      rewarded: the policy gradient learns from it, where it is on-policy.
       supervised: the completion is also learnt by cross-entropy.
     """
 
@@ -44,6 +45,7 @@ class Exchange:
     on_policy: bool = False
     advantage: float = 0.0
     log_probs: np.ndarray | None = None
+    rewarded: bool = True
     supervised: bool = False
 
     @property
@@ -183,7 +185,8 @@ def batch_of(
     grid, scored = (shape.rows, shape.time), (shape.rows, shape.scored)
     tokens, segments = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
     where, targets = np.zeros(scored, np.int32), np.zeros(scored, np.int32)
-    mask, on_policy, supervised = (np.zeros(scored, bool) for _ in range(3))
+    mask, on_policy, supervised, rewarded = (np.zeros(scored, bool) for _ in range(4))
+    sequence = np.zeros(scored, np.int32)
     advantages, old = np.zeros(scored, np.float32), np.zeros(scored, np.float32)
     teacher = np.zeros((*scored, hidden[0].shape[-1]), np.float32)
     for row, items in enumerate(packed):
@@ -201,6 +204,8 @@ def batch_of(
             teacher[row, s : s + c] = hidden[i]
             on_policy[row, s : s + c] = e.on_policy
             supervised[row, s : s + c] = e.supervised
+            rewarded[row, s : s + c] = e.on_policy and e.rewarded
+            sequence[row, s : s + c] = i
             advantages[row, s : s + c] = e.advantage
             if e.log_probs is not None:
                 old[row, s : s + c] = e.log_probs
@@ -216,4 +221,6 @@ def batch_of(
         supervised=supervised,
         advantages=advantages,
         old_log_probs=old,
+        rewarded=rewarded,
+        sequence=sequence,
     )

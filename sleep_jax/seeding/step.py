@@ -1,12 +1,12 @@
 """The seeding step: one pure update of the newly unlocked slot by J_KS (paper 3.3).
 
-    loss = alpha * D + (1 - alpha) * PG + beta * CE,
+    loss = alpha * D + (1 - alpha) * PG + c * CE,
     D    = (1 - lambda) mean_off KL(T || S) + lambda mean_on KL(T || S)
 
-`off` are the tokens of teacher-written sequences and `on` those of student rollouts; PG is the
-clipped policy gradient of the imitation reward on the same rollouts; CE, off by default, is the
-cross-entropy of the supervised tokens. No gradient flows through sampling, and nothing but the slot
-learns.
+KL(T || S) stands for the divergence, of which there are others (divergence.py). `off` are the
+tokens of teacher-written sequences and `on` those of student rollouts; PG is the clipped policy
+gradient of the imitation reward on the same rollouts; CE, off by default, is the cross-entropy of
+the supervised tokens. No gradient flows through sampling, and nothing but the slot learns.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from sleep_jax.memory.slots import put_slot
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.head import masked_sum
-from sleep_jax.rl.policy_gradient import policy_gradient_loss
-from sleep_jax.seeding.divergence import token_scores
+from sleep_jax.rl.algorithms import Surrogate
+from sleep_jax.seeding.divergence import Divergence, token_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,19 +31,22 @@ class Objective:
 
     Attributes:
       alpha: distillation against imitation, in [0, 1].
-      cross_entropy: weight of the plain cross-entropy of the supervised tokens.
+      cross_entropy: weight c of the plain cross-entropy of the supervised tokens.
       lam: share of on-policy sequences in the divergence (lambda in the paper), in [0, 1].
-      clip: PPO clip range of the imitation term.
+      surrogate: policy-gradient loss of the imitation term.
       chunk: tokens whose logits exist at a time.
       weights: of the teachers, which sum to 1.
+      divergence: between teacher and student; `sampled` knows only what the student has sampled, so
+        it needs lam = 1 and the rollouts' temperature, 1.
     """
 
     alpha: float = 0.5
     lam: float = 0.5
     cross_entropy: float = 0.0
-    clip: float = 0.2
+    surrogate: Surrogate = dataclasses.field(default_factory=Surrogate)
     chunk: int = 128
     weights: tuple[float, ...] = (1.0,)
+    divergence: Divergence = dataclasses.field(default_factory=Divergence)
 
     def __post_init__(self):
         for name, value in (("alpha", self.alpha), ("lam", self.lam)):
@@ -52,6 +55,16 @@ class Objective:
         if min(self.weights) <= 0 or abs(sum(self.weights) - 1) > 1e-6:
             raise ValueError(
                 f"seeding.teacher_weights={self.weights}; they must be above 0 and sum to 1"
+            )
+        if self.divergence.kind == "sampled" and self.lam < 1:
+            raise ValueError(
+                f"seeding.lam={self.lam} with seeding.divergence='sampled', which means nothing on "
+                "a teacher's tokens; set seeding.lam=1 or choose 'reverse', which it estimates"
+            )
+        if self.divergence.kind == "sampled" and self.divergence.temperature != 1:
+            raise ValueError(
+                f"seeding.divergence_temperature={self.divergence.temperature} with "
+                "seeding.divergence='sampled'; rollouts are sampled at 1, so it must be 1"
             )
 
 
@@ -71,6 +84,8 @@ class SeedingBatch:
       supervised: bool [batch, scored], also learnt by cross-entropy: rewarded dreams.
       advantages: float32 [batch, scored], of the sequence that the token is part of; 0 off-policy.
       old_log_probs: float32 [batch, scored], at sampling time; read on-policy only.
+      rewarded: bool [batch, scored], on-policy tokens that the policy gradient learns from.
+      sequence: int32 [batch, scored], which exchange of the batch the token is part of.
     """
 
     tokens: jax.Array
@@ -83,6 +98,8 @@ class SeedingBatch:
     supervised: jax.Array
     advantages: jax.Array
     old_log_probs: jax.Array
+    rewarded: jax.Array
+    sequence: jax.Array
 
 
 @flax.struct.dataclass
@@ -108,7 +125,8 @@ def objective_terms(
     cfg: DecoderConfig, objective: Objective, variables, batch: SeedingBatch, heads=None
 ):
     """The terms of the loss by name, each a (sum, denominator) pair, and the policy gradient's
-    metrics; `heads` are the teachers' LM heads, None where all have the student's."""
+    metrics; `kl_off` and `kl_on` are of whichever divergence the objective has, and `heads` are the
+    teachers' LM heads, None where all have the student's."""
     hidden = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids)
     hidden = jnp.take_along_axis(hidden, batch.scored[..., None], axis=1)
 
@@ -124,16 +142,17 @@ def objective_terms(
         objective.chunk,
         heads=heads,
         weights=objective.weights,
+        divergence=objective.divergence,
     )
     on = flat(batch.mask & batch.on_policy)
     off = flat(batch.mask & ~batch.on_policy)
     # Rows hold several sequences: for the policy gradient every token is a row of its own.
-    policy, metrics = policy_gradient_loss(
+    policy, metrics = objective.surrogate.loss(
         scores.log_prob[:, None],
         flat(batch.old_log_probs)[:, None],
         flat(batch.advantages),
-        on[:, None],
-        clip=objective.clip,
+        flat(batch.mask & batch.rewarded)[:, None],
+        sequences=flat(batch.sequence)[:, None],
     )
     terms = {
         "kl_off": masked_sum(scores.kl, off),

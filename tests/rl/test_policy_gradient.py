@@ -1,64 +1,17 @@
-"""Advantages and the clipped loss: hand values, a numpy reference, gradient direction."""
+"""The clipped loss: hand values, numpy references, gradient direction, masks."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax.rl.policy_gradient import group_advantages, policy_gradient_loss
+from sleep_jax.rl import policy_gradient
+from sleep_jax.rl.policy_gradient import drop_truncated
 
-REWARDS = jnp.array([[1.0, 0.0, 0.0, 1.0], [0.2, 0.4, 0.6, 0.8], [0.3, 0.3, 0.3, 0.3]])
-
-
-def test_mean_baseline_by_hand():
-    advantages, tied = jax.jit(group_advantages)(REWARDS)
-    np.testing.assert_allclose(advantages[0], [0.5, -0.5, -0.5, 0.5], atol=1e-7)
-    np.testing.assert_allclose(advantages[1], [-0.3, -0.1, 0.1, 0.3], atol=1e-6)
-    np.testing.assert_array_equal(tied, [False, False, True])
-
-
-def test_leave_one_out_baseline():
-    advantages, _ = group_advantages(REWARDS, baseline="loo")
-    r = np.asarray(REWARDS)
-    for g in range(2):
-        want = [r[g, i] - np.delete(r[g], i).mean() for i in range(4)]
-        np.testing.assert_allclose(advantages[g], want, atol=1e-6)
-
-
-def test_std_scale_by_hand():
-    advantages, _ = group_advantages(REWARDS, scale="std")
-    # Sample std of (1, 0, 0, 1) is sqrt(1 / 3).
-    want = 0.5 / (np.sqrt(1 / 3) + 1e-4)
-    np.testing.assert_allclose(advantages[0], [want, -want, -want, want], rtol=1e-5)
-
-
-@pytest.mark.parametrize("scale", ["none", "std"])
-@pytest.mark.parametrize("baseline", ["mean", "loo"])
-def test_tied_groups_give_exact_zeros(scale, baseline):
-    # The float32 mean of equal rewards need not equal them; seven times 0.1 is such a case.
-    rewards = jnp.full((5, 7), 0.1) * jnp.arange(1.0, 6.0)[:, None]
-    advantages, tied = group_advantages(rewards, scale=scale, baseline=baseline)
-    assert not np.asarray(advantages).any() and np.asarray(tied).all()
-
-
-def test_without_baseline_the_reward_stays():
-    advantages, tied = group_advantages(REWARDS, baseline="none")
-    np.testing.assert_array_equal(advantages, REWARDS)
-    np.testing.assert_array_equal(tied, [False, False, True])
-
-
-@pytest.mark.parametrize(
-    ("shape", "options", "message"),
-    [
-        ((2, 4), {"scale": "mad"}, "scale='mad'"),
-        ((2, 4), {"baseline": "median"}, "baseline='median'"),
-        ((2, 4), {"scale": "std", "baseline": "none"}, "needs a baseline"),
-        ((2, 1), {"baseline": "loo"}, "group size 1"),
-    ],
+policy_gradient_loss = jax.jit(
+    policy_gradient.policy_gradient_loss,
+    static_argnames=("clip", "clip_high", "level", "aggregation", "length"),
 )
-def test_options_that_make_no_sense_are_rejected(shape, options, message):
-    with pytest.raises(ValueError, match=message):
-        group_advantages(jnp.zeros(shape), **options)
 
 
 def random_case(seed=0, batch=5, time=7):
@@ -71,9 +24,9 @@ def random_case(seed=0, batch=5, time=7):
 @pytest.mark.parametrize("clip_high", [None, 0.28])
 def test_matches_numpy_reference(clip_high):
     new, old, advantages, mask = random_case()
-    (total, denominator), metrics = jax.jit(
-        policy_gradient_loss, static_argnames=("clip", "clip_high")
-    )(new, old, advantages, mask, clip=0.2, clip_high=clip_high)
+    (total, denominator), metrics = policy_gradient_loss(
+        new, old, advantages, mask, clip=0.2, clip_high=clip_high
+    )
     high, want, clipped, kl = clip_high or 0.2, 0.0, 0, 0.0
     for b, t in zip(*np.nonzero(mask)):
         ratio, a = np.exp(new[b, t] - old[b, t]), advantages[b]
@@ -159,3 +112,150 @@ def test_empty_mask_gives_zero_over_zero_tokens():
     (total, denominator), metrics = policy_gradient_loss(new, old, advantages, np.zeros_like(mask))
     assert total == 0 and denominator == 0
     assert all(np.isfinite(v) for v in metrics.values())
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+def test_microbatches_add_up(aggregation):
+    options = {"aggregation": aggregation, "length": 7}
+    new, old, advantages, mask = random_case(batch=4)
+    whole, _ = policy_gradient_loss(new, old, advantages, mask, **options)
+    parts = [
+        policy_gradient_loss(new[part], old[part], advantages[part], mask[part], **options)[0]
+        for part in (slice(0, 2), slice(2, 4))
+    ]
+    np.testing.assert_allclose(np.sum(parts, axis=0), whole, rtol=1e-5)
+
+
+def test_by_hand_on_sequences():
+    # Ratios (2, 1/2) and (2, 2): as sequences 1 and 2, as products 1 and 4.
+    log_probs = jnp.log(jnp.array([[2.0, 0.5], [2.0, 2.0]]))
+    for level, ratio in (("sequence", 2.0), ("product", 4.0)):
+        for advantage, gain in ((1.0, 1.2), (-1.0, -ratio)):
+            (total, sequences), metrics = policy_gradient_loss(
+                log_probs,
+                jnp.zeros((2, 2)),
+                jnp.array([0.5, advantage]),
+                jnp.ones((2, 2)),
+                level=level,
+                aggregation="sequence",
+            )
+            np.testing.assert_allclose(total, -(0.5 + gain), rtol=1e-6)
+            np.testing.assert_allclose(metrics["ratio_max"], ratio, rtol=1e-6)
+            assert sequences == 2 and metrics["clip_fraction"] == (0.5 if advantage > 0 else 0)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "product"])
+def test_one_update_is_reinforce_at_every_level(level):
+    new, _, advantages, mask = random_case()
+
+    def loss(log_probs, old):
+        options = {"level": level, "aggregation": "sequence", "weights": jnp.full_like(new, 0.5)}
+        return policy_gradient_loss(log_probs, old, advantages, mask, **options)[0][0]
+
+    # A product's gradient is that of a sequence's log-probability, the others' its mean by token.
+    each = 1.0 if level == "product" else 1 / mask.sum(1, keepdims=True)
+    want = -0.5 * advantages[:, None] * mask * each
+    slope = jax.jit(jax.grad(loss))(jnp.asarray(new), None)
+    np.testing.assert_allclose(slope, want, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_scale_tokens_after_the_clip_and_get_no_gradient():
+    new, old, advantages, mask = random_case()
+    weights = np.random.default_rng(1).random(mask.shape).astype(np.float32)
+
+    def loss(weights):
+        return policy_gradient_loss(new, old, advantages, mask, weights=weights)[0][0]
+
+    total, slope = jax.value_and_grad(loss)(jnp.asarray(weights))
+    want = 0.0
+    for b, t in zip(*np.nonzero(mask)):
+        ratio, a = np.exp(new[b, t] - old[b, t]), advantages[b]
+        want -= weights[b, t] * min(ratio * a, np.clip(ratio, 0.8, 1.2) * a)
+    np.testing.assert_allclose(total, want, rtol=1e-5)
+    assert not np.asarray(slope).any()
+    np.testing.assert_array_equal(loss(jnp.where(mask, weights, jnp.nan)), total)
+
+
+def test_advantages_may_differ_by_token():
+    new, old, advantages, mask = random_case()
+    spread = np.repeat(advantages[:, None], mask.shape[1], 1)
+    one = policy_gradient_loss(new, old, advantages, mask)
+    jax.tree.map(np.testing.assert_array_equal, one, policy_gradient_loss(new, old, spread, mask))
+    only = np.where(np.arange(mask.shape[1]) == 2, spread, 0)
+    slope = jax.grad(lambda lp: policy_gradient_loss(lp, None, only, mask)[0][0])(jnp.asarray(new))
+    np.testing.assert_allclose(slope, -only * mask)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "product"])
+@pytest.mark.parametrize("shift", [-200.0, 200.0])
+def test_far_off_policy_values_and_gradients_stay_finite(level, shift):
+    new, _, advantages, mask = random_case()
+    advantages[0] = 0.0  # 0 * inf would be NaN
+    value, slope = jax.value_and_grad(
+        lambda lp: policy_gradient_loss(lp, new + shift, advantages, mask, level=level)[0][0]
+    )(jnp.asarray(new))
+    assert np.isfinite(value) and np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("level", ["sequence", "product"])
+def test_masked_positions_may_hold_anything_in_sequences(level):
+    new, old, advantages, mask = random_case()
+    mask[3] = False
+    bad = np.where(mask, 0.0, np.nan)
+
+    def loss(lp, bad):
+        (total, count), metrics = policy_gradient_loss(
+            lp,
+            old + bad,
+            advantages + np.where(mask.any(1), 0, bad[:, 0]),
+            mask,
+            level=level,
+            aggregation="sequence",
+            weights=1 + bad,
+            entropy=2 + bad,
+        )
+        return total, (count, metrics)
+
+    grad = jax.value_and_grad(loss, has_aux=True)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        grad(jnp.asarray(new), np.zeros_like(bad)),
+        grad(jnp.asarray(new + bad), bad),
+    )
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "product"])
+def test_every_token_may_be_a_row_of_its_own(level):
+    # As the seeding step passes packed sequences; their numbers need not be dense.
+    new, old, advantages, mask = random_case()
+    numbers = np.repeat(3 * np.arange(5)[:, None], 7, 1)
+    options = {"level": level, "aggregation": "sequence"}
+    rows = policy_gradient_loss(new, old, advantages, mask, **options)
+    flat = [x.reshape(-1, 1) for x in (new, old, np.repeat(advantages, 7), mask, numbers)]
+    flat[2] = flat[2][:, 0]
+    tokens = policy_gradient_loss(*flat[:4], sequences=flat[4], **options)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), tokens, rows)
+
+
+def test_entropy_is_a_mean_over_the_mask():
+    new, old, advantages, mask = random_case()
+    entropy = np.random.default_rng(2).random(mask.shape)
+    _, metrics = policy_gradient_loss(new, old, advantages, mask, entropy=jnp.asarray(entropy))
+    np.testing.assert_allclose(metrics["entropy"], entropy[mask].mean(), rtol=1e-6)
+
+
+def test_completions_that_were_cut_off_leave_the_mask():
+    got = drop_truncated(jnp.array([[1, 1], [1, 0]]), jnp.array([False, True]))
+    np.testing.assert_array_equal(got, [[False, False], [True, False]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": "word"}, "level='word'; choose from token, sequence, product"),
+        ({"aggregation": "sum"}, "aggregation='sum'; choose from token, sequence, constant"),
+    ],
+)
+def test_options_that_make_no_sense_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        policy_gradient_loss(*random_case(), **options)

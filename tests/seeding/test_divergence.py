@@ -1,4 +1,7 @@
-"""Forward KL fused with the LM head: hand values, the naive formula, and its direction."""
+"""Divergences fused with the LM head: hand values, the naive formulae, directions, and TRL's."""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +9,17 @@ import numpy as np
 import pytest
 
 from sleep_jax.models.head import masked_sum
-from sleep_jax.seeding.divergence import token_scores
+from sleep_jax.seeding.divergence import KINDS, Divergence, token_scores
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = (jnp.asarray(RNG.normal(size=(11, 6)), jnp.float32) for _ in range(2))
 HEAD = jnp.asarray(RNG.normal(size=(6, 13)), jnp.float32)
 TARGETS = jnp.asarray(RNG.integers(0, 13, 11), jnp.int32)
 EVERY = jnp.ones(11, bool)
+# A second teacher of another width, with a head of its own.
+OTHER = jnp.asarray(RNG.normal(size=(11, 4)), jnp.float32)
+HEADS = HEAD, jnp.asarray(RNG.normal(size=(4, 13)), jnp.float32)
+LOG_S, LOG_T = jax.nn.log_softmax(STUDENT @ HEAD), jax.nn.log_softmax(TEACHER @ HEAD)
 
 
 def naive(student, teacher=TEACHER):
@@ -107,3 +114,251 @@ def test_narrow_operands_stay_near():
     assert narrow.kl.dtype == narrow.log_prob.dtype == jnp.float32
     np.testing.assert_allclose(narrow.kl, kl, rtol=0.1, atol=0.1)
     np.testing.assert_allclose(narrow.log_prob, log_prob, rtol=0.1, atol=0.1)
+
+
+def divergence_of(log_s, log_t, d, targets=TARGETS):
+    """The definition, in probabilities; its gradient is autodiff's."""
+    s, t = jnp.exp(log_s), jnp.exp(log_t)
+    if d.kind == "forward":
+        return (t * jnp.log(t / s)).sum(-1)
+    if d.kind == "reverse":
+        return (s * jnp.log(s / t)).sum(-1)
+    if d.kind == "jsd":
+        m = d.beta * t + (1 - d.beta) * s
+        return (d.beta * t * jnp.log(t / m) + (1 - d.beta) * s * jnp.log(s / m)).sum(-1)
+    if d.kind == "top_k":
+        best = jnp.argsort(-t)[:, : d.top_k]
+        s, t = (jnp.take_along_axis(x, best, -1) for x in (s, t))
+        s, t = (jnp.append(x, 1 - x.sum(-1, keepdims=True), -1) for x in (s, t))
+        return (t * jnp.log(t / s)).sum(-1)
+    fixed = jax.lax.stop_gradient
+    log_s, log_t = (jnp.take_along_axis(x, targets[:, None], -1)[:, 0] for x in (log_s, log_t))
+    gap = fixed(log_s - log_t)
+    return gap + gap * (log_s - fixed(log_s))
+
+
+@functools.partial(jax.jit, static_argnames=("divergence", "chunk"))
+def value_and_gradient(divergence, student=STUDENT, targets=TARGETS, chunk=4):
+    """Of the fused divergence with one teacher, per token."""
+    kl, pull = jax.vjp(
+        lambda s: token_scores(s, TEACHER, targets, EVERY, HEAD, chunk, divergence=divergence).kl,
+        student,
+    )
+    return kl, pull(jnp.ones(11))[0]
+
+
+# T = (1/2, 1/4, 1/4), S = (1/8, 1/2, 3/8), y = 1. M of beta = 1/4 is (7, 14, 11) / 32.
+S, T, LOG = np.array([1, 4, 3]) / 8, np.array([2, 1, 1]) / 4, np.log
+REVERSE = -LOG(4) / 8 + LOG(2) / 2 + LOG(3 / 2) * 3 / 8
+TO_M = LOG(4 / 7) / 8 + LOG(8 / 7) / 2 + LOG(12 / 11) * 3 / 8  # KL(S || M)
+BY_HAND = [
+    ("forward", LOG(4) / 2 + LOG(1 / 2) / 4 + LOG(2 / 3) / 4, np.array([-3, 2, 1]) / 8),
+    ("reverse", REVERSE, S * (LOG([1 / 4, 2, 3 / 2]) - REVERSE)),
+    (
+        "jsd",
+        (LOG(16 / 7) / 2 + LOG(4 / 7) / 4 + LOG(8 / 11) / 4) / 4 + TO_M * 3 / 4,
+        0.75 * S * (LOG([4 / 7, 8 / 7, 12 / 11]) - TO_M),
+    ),
+    # Word 0 and a bucket: (1/2, 1/2) against (1/8, 7/8), in which S shares as 4 to 3.
+    ("top_k", LOG(4) / 2 + LOG(4 / 7) / 2, S - np.array([7, 4, 3]) / 14),
+    ("sampled", LOG(2), LOG(2) * np.array([-1, 4, -3]) / 8),
+]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("kind", "value", "gradient"), BY_HAND)
+def test_each_divergence_by_hand(kind, value, gradient, temperature):
+    # At temperature 2 the logits are twice as large: the same S and T, half the gradient.
+    divergence = Divergence(kind, beta=0.25, top_k=1, temperature=temperature)
+    student, teacher = (jnp.log(jnp.asarray(x[None], jnp.float32)) * temperature for x in (S, T))
+    rest = teacher, jnp.array([1]), jnp.ones(1, bool), jnp.eye(3)
+    got, pull = jax.vjp(lambda s: token_scores(s, *rest, divergence=divergence), student)
+    np.testing.assert_allclose(got.kl, [value], rtol=1e-5)
+    # The target's log-probability stays at temperature 1, where S is (1, 16, 9) / 26.
+    np.testing.assert_allclose(got.log_prob, LOG([0.5 if temperature == 1 else 16 / 26]), rtol=1e-5)
+    one, zero = jnp.ones(1), jnp.zeros(1)
+    (towards,) = pull(dataclasses.replace(got, kl=one, log_prob=zero))
+    np.testing.assert_allclose(towards[0], gradient / temperature, atol=1e-6)
+    (towards,) = pull(dataclasses.replace(got, kl=zero, log_prob=one))
+    p = np.exp(student[0]) / np.exp(student[0]).sum()
+    np.testing.assert_allclose(towards[0], np.eye(3)[1] - p, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_capped"),
+    [(kind, False) for kind in KINDS] + [(kind, True) for kind in KINDS if kind != "sampled"],
+)
+def test_values_and_gradients_are_those_of_the_definition(kind, is_capped):
+    # Two teachers, a temperature, and a cap that about half of the tokens reach.
+    weights, divergence = (0.75, 0.25), Divergence(kind, beta=0.3, top_k=4, temperature=0.7)
+
+    def definition(student, cap=jnp.inf):
+        logs = [
+            jax.nn.log_softmax(h @ w / 0.7)
+            for h, w in zip((student, TEACHER, OTHER), (HEAD, *HEADS))
+        ]
+        parts = (w * divergence_of(logs[0], t, divergence) for w, t in zip(weights, logs[1:]))
+        return jnp.minimum(sum(parts), cap)
+
+    values = definition(STUDENT)
+    cap = float(values[np.argsort(values)[5:7]].mean())
+    if is_capped:
+        divergence = dataclasses.replace(divergence, cap=cap)
+    got, pull = jax.vjp(
+        lambda s: (
+            token_scores(
+                s,
+                jnp.hstack([TEACHER, OTHER]),
+                TARGETS,
+                EVERY,
+                HEAD,
+                4,
+                heads=HEADS,
+                weights=weights,
+                divergence=divergence,
+            ).kl
+        ),
+        STUDENT,
+    )
+    want, pull_want = jax.vjp(lambda s: definition(s, cap if is_capped else jnp.inf), STUDENT)
+    cotangent = jnp.asarray(RNG.normal(size=11), jnp.float32)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+    (gradient,) = pull(cotangent)
+    np.testing.assert_allclose(gradient, pull_want(cotangent)[0], rtol=1e-4, atol=1e-5)
+    learns = gradient.any(-1)
+    assert learns.tolist() == ((values < cap) if is_capped else EVERY).tolist()
+    assert learns.sum() == (6 if is_capped else 11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_chunks_nor_what_is_masked_out_matter(kind):
+    mask = jnp.asarray([1, 1, 0, 1, 0, 0, 0, 0, 1, 1, 0], bool)
+    divergence = Divergence(kind, beta=0.3, top_k=4, temperature=0.7)
+    values, gradients = value_and_gradient(divergence, chunk=64)
+    student, teacher = (jnp.where(mask[:, None], x, jnp.nan) for x in (STUDENT, TEACHER))
+
+    def total(student):
+        rest = teacher, TARGETS, mask, HEAD, 4
+        return masked_sum(token_scores(student, *rest, divergence=divergence).kl, mask)[0]
+
+    value, gradient = jax.value_and_grad(total)(student)
+    np.testing.assert_allclose(value, values[mask].sum(), rtol=1e-5)
+    np.testing.assert_allclose(gradient[mask], gradients[mask], rtol=1e-4, atol=1e-6)
+    assert not gradient[4:8].any()
+
+
+@pytest.mark.parametrize(("beta", "end"), [(0.0, "forward"), (1.0, "reverse")])
+def test_jsd_ends_in_forward_and_reverse(beta, end):
+    want = value_and_gradient(Divergence(end))
+    for g, w in zip(value_and_gradient(Divergence("jsd", beta=beta)), want):
+        np.testing.assert_array_equal(g, w)
+    # Nearby it is that times the distance to the end; S and T are mild, so that 1e-3 is near.
+    want = value_and_gradient(Divergence(end, temperature=5.0))
+    near = value_and_gradient(Divergence("jsd", beta=abs(beta - 1e-3), temperature=5.0))
+    for g, w in zip(near, want):
+        np.testing.assert_allclose(g / 1e-3, w, rtol=0.01, atol=0.002)
+
+
+@pytest.mark.parametrize(("beta", "temperature"), [(0.0, 1.0), (0.1, 0.9), (0.5, 1.0), (1.0, 0.9)])
+def test_jsd_is_that_of_trl(beta, temperature):
+    """The reference says in torch what `GKDTrainer.generalized_jsd_loss` does."""
+    torch = pytest.importorskip("torch")
+
+    def kl(p, q):  # KL(p || q); torch's own order is the other one
+        terms = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True)
+        return terms.sum(-1)
+
+    logits = torch.tensor(np.asarray(STUDENT @ HEAD), requires_grad=True)
+    s = torch.log_softmax(logits / temperature, -1)
+    t = torch.log_softmax(torch.tensor(np.asarray(TEACHER @ HEAD)) / temperature, -1)
+    if beta in (0, 1):
+        want = kl(s, t) if beta else kl(t, s)
+    else:
+        m = torch.logsumexp(torch.stack([s + np.log(1 - beta), t + np.log(beta)]), 0)
+        want = beta * kl(t, m) + (1 - beta) * kl(s, m)
+    want.sum().backward()
+    value, gradient = value_and_gradient(Divergence("jsd", beta=beta, temperature=temperature))
+    np.testing.assert_allclose(value, want.detach(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradient, logits.grad @ np.asarray(HEAD).T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [13, 64])
+def test_top_k_of_the_whole_vocabulary_is_forward(k):
+    want = value_and_gradient(Divergence())
+    for g, w in zip(value_and_gradient(Divergence("top_k", top_k=k)), want):
+        np.testing.assert_array_equal(g, w)
+
+
+def test_top_k_grows_with_k_towards_forward():
+    # Merging words can only hide divergence (data processing).
+    values = [value_and_gradient(Divergence("top_k", top_k=k))[0] for k in (1, 3, 6, 13)]
+    assert (np.diff(values, axis=0) > -1e-6).all() and values[0].sum() < 0.8 * values[-1].sum()
+
+
+def test_the_expected_sample_is_reverse_kl():
+    value, gradient = value_and_gradient(Divergence("reverse"))
+    each = jax.vmap(lambda y: value_and_gradient(Divergence("sampled"), targets=jnp.full(11, y)))
+    values, gradients = each(jnp.arange(13))
+    s = np.exp(LOG_S)
+    np.testing.assert_allclose(np.einsum("nv,vn->n", s, values), value, rtol=1e-4)
+    got = np.einsum("nv,vnd->nd", s, gradients)
+    np.testing.assert_allclose(got, gradient, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(values[3], (LOG_S - LOG_T)[:, 3], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extreme_logits_are_no_nan(kind):
+    student, teacher = jnp.array([[1e4, -1e4, 0.0]]), jnp.array([[-1e4, 1e4, 0.0]])
+    rest = jnp.array([0]), jnp.ones(1, bool), jnp.eye(3)
+    # Of two distributions that share no word.
+    wants = {"forward": 2e4, "reverse": 2e4, "jsd": np.log(2), "top_k": 2e4, "sampled": 2e4}
+
+    def value(student, **settings):
+        divergence = Divergence(kind, top_k=1, **settings)
+        return token_scores(student, teacher, *rest, divergence=divergence).kl[0]
+
+    for settings in ({}, {"temperature": 0.5}) + (({"cap": 3.0},) if kind != "sampled" else ()):
+        got, gradient = jax.value_and_grad(lambda s: value(s, **settings))(student)  # noqa: B023
+        want = wants[kind] / (settings.get("temperature", 1.0) if kind != "jsd" else 1.0)
+        np.testing.assert_allclose(got, min(want, settings.get("cap", np.inf)), rtol=1e-5)
+        assert np.isfinite(gradient).all()
+
+
+def test_a_word_that_the_student_rules_out_is_infinitely_far():
+    # The third logit is -1e40, which is -inf.
+    head, rest = jnp.diag(jnp.array([1.0, 1.0, 1e20])), (jnp.array([0]), jnp.ones(1, bool))
+    student, teacher = jnp.array([[0.0, 0.0, -1e20]]), jnp.zeros((1, 3))
+
+    def value(student, teacher, **settings):
+        return token_scores(student, teacher, *rest, head, divergence=Divergence(**settings)).kl[0]
+
+    got, gradient = jax.value_and_grad(value)(student, teacher)
+    assert got == np.inf and np.isfinite(gradient).all() and gradient[0, 2] < 0
+    got, gradient = jax.value_and_grad(lambda s: value(s, teacher, cap=5.0))(student)
+    assert got == 5 and not gradient.any()
+    # What both rule out counts for nothing, and no mixture is infinitely far.
+    assert value(student, student) == value(student, student, kind="reverse") == 0
+    np.testing.assert_allclose(value(student, teacher, kind="reverse"), np.log(3 / 2), rtol=1e-6)
+    assert value(teacher, student, kind="reverse") == np.inf
+    assert 0 < value(student, teacher, kind="jsd") < np.log(2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"kind": "forwards"},
+            "seeding.divergence='forwards'; choose one of forward, reverse, jsd",
+        ),
+        ({"beta": -0.1}, r"seeding.beta=-0.1; it must lie in \[0, 1\]: 0 is forward KL"),
+        ({"beta": 1.5}, "seeding.beta=1.5"),
+        ({"top_k": 0}, "seeding.top_k=0; give at least 1"),
+        ({"temperature": 0.0}, "seeding.divergence_temperature=0.0; it must be above 0"),
+        ({"temperature": float("nan")}, "seeding.divergence_temperature=nan"),
+        ({"cap": -1.0}, "seeding.cap=-1.0; give nats above 0, or no cap"),
+        ({"cap": 1.0, "kind": "sampled"}, "seeding.cap=1.0 with seeding.divergence='sampled'"),
+    ],
+)
+def test_bad_settings_are_rejected(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Divergence(**settings)

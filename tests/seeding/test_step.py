@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from sleep_jax.config import default, reinforcing_config, seeding_config
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot
-from sleep_jax.models.decoder import Decoder
+from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.seeding.divergence import Divergence
 from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs
 from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
 
@@ -96,7 +98,7 @@ def test_the_loss_is_the_formula(cfg, trained, student, batch, run):
     }
     mean = {name: float(total / count) for name, (total, count) in terms.items()}
     _, metrics = run(MIXED, student, batch)
-    # alpha = 1/4, lambda = 3/4, beta = 1/2.
+    # alpha = 1/4, lambda = 3/4, c = 1/2.
     want = (
         0.25 * (0.25 * mean["kl_off"] + 0.75 * mean["kl_on"])
         + 0.75 * mean["policy_loss"]
@@ -189,3 +191,43 @@ def test_without_rollouts_there_is_no_nan(student, batch, run):
 def test_shares_outside_0_to_1_are_rejected(name, value):
     with pytest.raises(ValueError, match=rf"seeding.{name}={value}; it must lie in \[0, 1\]"):
         Objective(**{name: value})
+
+
+def test_the_divergence_is_the_one_chosen(cfg, trained, student, batch, run):
+    objective = dataclasses.replace(MIXED, divergence=Divergence("reverse", temperature=2.0))
+    assert hash(objective) == hash(dataclasses.replace(objective)) and objective != MIXED
+    hidden = Decoder(cfg).apply(student, batch.tokens, batch.segment_ids)
+    hidden = jnp.take_along_axis(hidden, batch.scored[..., None], axis=1)
+    log_s, log_t = (
+        jax.nn.log_softmax(lm_logits(cfg, trained["params"], x) / 2)
+        for x in (hidden, batch.teacher)
+    )
+    kl = np.asarray((jnp.exp(log_s) * (log_s - log_t)).sum(-1))
+    _, metrics = run(objective, student, batch)
+    for name, which in (("kl_on", batch.on_policy), ("kl_off", ~batch.on_policy)):
+        np.testing.assert_allclose(metrics[name], kl[batch.mask & which].mean(), rtol=1e-3)
+
+
+def test_what_is_sampled_needs_rollouts_at_their_temperature():
+    assert Objective(lam=1.0, divergence=Divergence("sampled"))
+    with pytest.raises(ValueError, match=r"seeding.lam=0.5 with seeding.divergence='sampled'"):
+        Objective(divergence=Divergence("sampled"))
+    with pytest.raises(ValueError, match=r"seeding.divergence_temperature=0.9 with seeding.div"):
+        Objective(lam=1.0, divergence=Divergence("sampled", temperature=0.9))
+
+
+def test_the_config_says_which_divergence():
+    c = default()
+    for build in (seeding_config, reinforcing_config):
+        assert build(c).objective.divergence == Divergence()
+    s = c.seeding
+    s.divergence, s.beta, s.top_k, s.divergence_temperature, s.cap = "jsd", 0.25, 8, 2.0, 3.0
+    for build in (seeding_config, reinforcing_config):
+        assert build(c).objective.divergence == Divergence("jsd", 0.25, 8, 2.0, 3.0)
+    # Rewarded dreams come without rollouts.
+    s.divergence, s.lam, s.divergence_temperature, s.cap = "sampled", 1.0, 1.0, 0.0
+    assert seeding_config(c).objective.divergence == Divergence("sampled", 0.25, 8)
+    assert reinforcing_config(c).objective.divergence == Divergence("reverse", 0.25, 8)
+    s.cap = -1.0
+    with pytest.raises(ValueError, match=r"seeding.cap=-1.0"):
+        seeding_config(c)
