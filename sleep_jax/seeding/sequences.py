@@ -186,7 +186,7 @@ def batch_of(
     tokens, segments = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
     where, targets = np.zeros(scored, np.int32), np.zeros(scored, np.int32)
     mask, on_policy, supervised, rewarded = (np.zeros(scored, bool) for _ in range(4))
-    sequence = np.zeros(scored, np.int32)
+    members = np.zeros(scored, np.int32)
     advantages, old = np.zeros(scored, np.float32), np.zeros(scored, np.float32)
     teacher = np.zeros((*scored, hidden[0].shape[-1]), np.float32)
     for row, items in enumerate(packed):
@@ -205,7 +205,7 @@ def batch_of(
             on_policy[row, s : s + c] = e.on_policy
             supervised[row, s : s + c] = e.supervised
             rewarded[row, s : s + c] = e.on_policy and e.rewarded
-            sequence[row, s : s + c] = i
+            members[row, s : s + c] = i
             advantages[row, s : s + c] = e.advantage
             if e.log_probs is not None:
                 old[row, s : s + c] = e.log_probs
@@ -222,5 +222,5 @@ def batch_of(
         advantages=advantages,
         old_log_probs=old,
         rewarded=rewarded,
-        sequence=sequence,
+        sequence=members,
     )

@@ -47,9 +47,10 @@ def test_no_name_comes_twice(lab):
 @pytest.fixture(scope="module")
 def params(lab):
     """A random base."""
-    cfg = lab.base.CFG
     rngs = {"params": jax.random.key(0), "memory": jax.random.key(0)}
-    return lab.base.Decoder(cfg).init(rngs, jnp.zeros((1, 1), jnp.int32))["params"]
+    decoder, rng = lab.base.Decoder(lab.base.CFG), np.random.default_rng(0)
+    shapes = jax.eval_shape(decoder.init, rngs, jnp.zeros((1, 1), jnp.int32))["params"]
+    return jax.tree.map(lambda x: jnp.asarray(0.1 * rng.normal(size=x.shape), x.dtype), shapes)
 
 
 def test_one_slot_is_the_first_one_every_night(lab, params):
@@ -66,7 +67,8 @@ def test_one_slot_is_the_first_one_every_night(lab, params):
         life.self = transaction.commit(transaction.student.memory)
 
 
-def test_updates_wait_for_the_night_and_sleep_clears_the_sender(lab, params, monkeypatch):
+@pytest.mark.slow
+def test_updates_wait_for_the_night_and_sleep_clears_the_sender(lab, params):
     config = dataclasses.replace(lab.night.NightConfig(), steps=(10, 20), rows=2, rehearsal=6)
     life = lab.arms.Life.born("commit_then_clear", params, config, 0)
     [episode] = lab.run.episodes_of(0, 1)
@@ -96,7 +98,7 @@ def test_a_report_has_the_means_of_its_lives(lab, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{lab.figures.BEGIN}\nold\n{lab.figures.END}\nafter\n")
     lab.figures.report(tmp_path, lives, readme)
-    assert "| paper | 100 ± 0 | 75 ± 7 | 50 ± 14 |" in readme.read_text()
+    assert "| paper | 2 | 100 ± 0 | 75 ± 7 | 50 ± 14 |" in readme.read_text()
     assert readme.read_text().startswith("before") and readme.read_text().endswith("after\n")
     assert json.loads((tmp_path / "results.json").read_text()) == lives
     assert (tmp_path / "retention.svg").exists() and (tmp_path / "curves.png").exists()

@@ -1,9 +1,12 @@
 """Learning to imitate: the cut, the rewards, and the rollouts with their advantages."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
+from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.sampling.generate import Completion
 from sleep_jax.seeding import imitation
 from sleep_jax.seeding.imitation import ImitationConfig, absolute_reward, roll_out, split
@@ -92,6 +95,17 @@ def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
         assert r.completion == written[i]
         assert r.document == (1, None)[i // 2] and r.on_policy and not r.is_dream
         np.testing.assert_array_equal(r.log_probs, np.arange(5) - 8.0)
+    # The second group is tied, the first was cut off.
+    for estimator, learns in (
+        (Surrogate(), [True] * 4),
+        (surrogate("dapo"), [True, True, False, False]),
+        (Surrogate(skip_truncated=True), [False, False, True, True]),
+    ):
+        chosen = dataclasses.replace(config, surrogate=estimator)
+        rollouts, _ = roll_out(
+            cfg, "student", tokenizer, judge, chosen, dreams, jax.random.key(0), width=24
+        )
+        assert [r.rewarded for r in rollouts] == learns
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from sleep_jax.config import default, reinforcing_config, seeding_config
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot
 from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.rl.algorithms import ALGORITHMS, surrogate
 from sleep_jax.seeding.divergence import Divergence
 from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs
 from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
@@ -231,3 +232,27 @@ def test_the_config_says_which_divergence():
     s.cap = -1.0
     with pytest.raises(ValueError, match=r"seeding.cap=-1.0"):
         seeding_config(c)
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_every_estimator_sees_sequences_and_not_rows(cfg, student, batch, log_probs, name):
+    """Packed into rows, rollouts weigh what they weigh one a row; one that is left out, nothing."""
+    estimator = surrogate(name, length=8)
+    objective = Objective(surrogate=estimator)
+    rollouts = [e for e in EXCHANGES if e.on_policy]
+    new, old, mask = (np.zeros((2, 8), np.float32) for _ in range(3))
+    for i, e in enumerate(rollouts):
+        scored = log_probs(student, e.student + e.completion[:-1])[len(e.student) - 1 :]
+        n = len(e.completion)
+        new[i, :n] = scored[np.arange(n), e.completion]
+        old[i, :n], mask[i, :n] = e.log_probs, 1
+    advantages = np.array([e.advantage for e in rollouts], np.float32)
+    (total, count), _ = estimator.loss(new, old, advantages, mask)
+    got, weight = terms_of(cfg, objective, student, batch)[0]["policy_loss"]
+    np.testing.assert_allclose([got, weight], [total, count], rtol=1e-3, atol=1e-5)
+
+    mine = batch.sequence == EXCHANGES.index(rollouts[0])
+    alone = batch.replace(rewarded=batch.rewarded & ~mine)
+    (total, count), _ = estimator.loss(new[1:], old[1:], advantages[1:], mask[1:])
+    got, weight = terms_of(cfg, objective, student, alone)[0]["policy_loss"]
+    np.testing.assert_allclose([got, weight], [total, count], rtol=1e-3, atol=1e-5)

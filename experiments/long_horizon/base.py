@@ -1,0 +1,100 @@
+"""The tiny decoder, its memory of k = 3 levels, and the few minutes that teach it its language."""
+
+import functools
+import pathlib
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from facts import HELD_OUT, INDEX, SENTENCE, WORDS, Fact, invent, pages
+from writing import learn_to_be_written, page_loss
+
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.wake.stream import WakeConfig
+
+PAGE = 60  # tokens: six sentences
+KNOWN = 100  # facts that the base is taught
+STEPS = (300, 120)  # of pre-training, and of learning to be written
+LENGTH = 16.0  # of the one step of Eq. 2 that writes an episode, in norm
+# Gradients are always clipped, so the length of an update is `clip` times the learning rate.
+WAKE = WakeConfig(context=PAGE, clip=1e-6)
+MEMORY = MemoryConfig(
+    levels=(
+        LevelConfig(chunk=1, slots=0, rank=128, learning_rate=1e6 * LENGTH),
+        LevelConfig(chunk=5, slots=5, rank=16, learning_rate=4e6),
+        LevelConfig(chunk=0, slots=4, rank=32),
+    ),
+    unit="episodes",
+    stride=PAGE,
+    from_context=False,
+)
+CFG = DecoderConfig(
+    vocab=len(WORDS),
+    width=128,
+    hidden=384,
+    layers=4,
+    heads=4,
+    kv_heads=4,
+    head_dim=32,
+    tie_embeddings=True,
+    remat="none",
+    memory=MEMORY,
+)
+
+
+def known_facts() -> list[Fact]:
+    """What the base is taught; the anchors of every later day."""
+    return invent(np.random.default_rng(0), KNOWN)
+
+
+def base_at(path: pathlib.Path):
+    """The parameters of the pre-trained base; taught now unless `path` holds them."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        params = learn_to_be_written(CFG, pretrain(STEPS[0]), known_facts(), LENGTH, STEPS[1])
+        np.savez(path, **flax.traverse_util.flatten_dict(params, sep="/"))
+    with np.load(path) as held:
+        return flax.traverse_util.unflatten_dict(dict(held), sep="/")
+
+
+def pretrain(steps: int, rows: int = 32, at_once: int = 25):
+    """Teaches a new base its language: next-token loss on pages, Adam, a cosine to zero."""
+    cfg, rng = CFG.replace(memory=MemoryConfig()), np.random.default_rng(1)
+    params = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
+    rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 10, steps)
+    optimizer, known = optax.adam(rate), known_facts()
+    state = (params["params"], optimizer.init(params["params"]))
+
+    def step(state, tokens):
+        params, held = state
+        value, gradient = jax.value_and_grad(lambda p: page_loss(cfg, {"params": p}, tokens))(
+            params
+        )
+        updates, held = optimizer.update(gradient, held)
+        return (optax.apply_updates(params, updates), held), value
+
+    several = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
+    with phase_progress("pre-train", steps) as bar:
+        for _ in range(steps // at_once):
+            tokens = pages(rng, known, at_once * rows, PAGE // SENTENCE)
+            state, values = several(state, tokens.reshape(at_once, rows, PAGE))
+            bar.advance(at_once, loss=float(values[-1]))
+    return state[0]
+
+
+def is_recalled(cfg: DecoderConfig, variables, facts: list[Fact]) -> np.ndarray:
+    """Which homes the model names when asked, greedily and without any context: bool [facts]."""
+    prompts = np.asarray([fact.prompt(HELD_OUT) for fact in facts], np.int32)
+    homes = np.asarray([INDEX[fact.home] for fact in facts])
+    return np.asarray(_next_token(cfg, variables, prompts)) == homes
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _next_token(cfg, variables, prompts):
+    hidden = Decoder(cfg).apply(variables, prompts)[:, -1]
+    return jnp.argmax(lm_logits(cfg, variables["params"], hidden), axis=-1)

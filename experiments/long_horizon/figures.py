@@ -1,0 +1,137 @@
+"""What the lives add up to: retention matrices, curves, and the table of the README."""
+
+import json
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+README = pathlib.Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
+COLUMNS = (
+    ("read", "newest episode, awake"),
+    ("newest", "newest episode, after its night"),
+    ("five", "the last five, at the end"),
+    ("oldest", "the first five, at the end"),
+    ("all", "all, at the end"),
+    ("anchors", "known before, at the end"),
+)
+
+
+def matrix(life: dict) -> np.ndarray:
+    """Recall of episode j after night i, [nights, episodes]; NaN where j is yet to come."""
+    return np.asarray(life["retention"], float)
+
+
+def figures_of(life: dict) -> dict[str, float]:
+    """The figures of one life that the table has columns for."""
+    retention = matrix(life)
+    last = retention[-1]
+    return {
+        "read": np.mean(life["awake"]),
+        "newest": np.mean(np.diag(retention)),
+        "five": np.mean(last[-5:]),
+        "oldest": np.mean(last[:5]),
+        "all": np.mean(last),
+        "anchors": life["anchors"][-1],
+    }
+
+
+def by_arm(lives: list[dict]) -> dict[str, list[dict]]:
+    """The lives of each arm, in the order in which arms first come."""
+    arms: dict[str, list[dict]] = {}
+    for life in lives:
+        arms.setdefault(life["arm"], []).append(life)
+    return arms
+
+
+def table(lives: list[dict]) -> str:
+    """Mean and, of several seeds, standard deviation of every figure, per cent, as Markdown."""
+    titles = ["seeds", *(title for _, title in COLUMNS)]
+    lines = ["| arm | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for arm, same in by_arm(lives).items():
+        figures = [figures_of(life) for life in same]
+        cells = [str(len(same))]
+        for name, _ in COLUMNS:
+            values = 100 * np.asarray([f[name] for f in figures])
+            spread = f" ± {np.std(values, ddof=1):.0f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.0f}{spread}")
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw_retention(lives: list[dict], path: pathlib.Path) -> None:
+    """One panel an arm: rows are nights, columns episodes, colour the mean recall over seeds."""
+    arms = by_arm(lives)
+    figure, panels = plt.subplots(
+        1, len(arms), figsize=(2.6 * len(arms) + 0.8, 3.1), layout="constrained", squeeze=False
+    )
+    for axes, (arm, same) in zip(panels[0], arms.items()):
+        mean = np.mean([matrix(life) for life in same], axis=0)
+        edge = len(mean) + 0.5
+        image = axes.imshow(
+            mean, vmin=0, vmax=1, cmap="viridis", extent=(0.5, edge, edge, 0.5), aspect="equal"
+        )
+        axes.set_title(arm.replace("_", " "), fontsize=10)
+        axes.set_xlabel("episode")
+        axes.locator_params(integer=True, nbins=5)
+    panels[0][0].set_ylabel("night")
+    figure.colorbar(image, ax=list(panels[0]), label="recall", shrink=0.9)
+    _save(figure, path)
+
+
+def draw_curves(lives: list[dict], path: pathlib.Path) -> None:
+    """Mean recall of all episodes so far, and of the anchors, after each night; band: one standard
+    deviation over seeds."""
+    figure, (new, old) = plt.subplots(1, 2, figsize=(9.6, 3.3), layout="constrained", sharey=True)
+    for arm, same in by_arm(lives).items():
+        for axes, curves in (
+            (new, [np.nanmean(matrix(life), axis=1) for life in same]),
+            (old, [life["anchors"] for life in same]),
+        ):
+            mean, spread = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=len(curves) > 1)
+            nights = np.arange(1, len(mean) + 1)
+            [line] = axes.plot(nights, mean, lw=1.6, label=arm.replace("_", " "))
+            axes.fill_between(
+                nights, mean - spread, mean + spread, color=line.get_color(), alpha=0.18, lw=0
+            )
+    for axes, title in ((new, "all episodes so far"), (old, "facts the base was taught")):
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("night")
+        axes.set_ylim(0, 1.02)
+        axes.locator_params(axis="x", integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    new.set_ylabel("recall")
+    old.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure, path: pathlib.Path) -> None:
+    for ending in ("svg", "png"):
+        figure.savefig(
+            path.with_suffix(f".{ending}"),
+            dpi=150,
+            metadata={"Date": None} if ending == "svg" else None,
+        )
+    plt.close(figure)
+
+
+def report(folder: pathlib.Path, lives: list[dict], readme: pathlib.Path | None = None) -> str:
+    """Writes results.json and the figures into a folder, and the table into a README.
+
+    Returns:
+      The table.
+    """
+    text = table(lives)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(lives))
+    draw_retention(lives, folder / "retention")
+    draw_curves(lives, folder / "curves")
+    if readme is not None:
+        whole = readme.read_text()
+        head, rest = whole.split(BEGIN)
+        readme.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+    return text

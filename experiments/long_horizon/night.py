@@ -1,0 +1,134 @@
+"""One night of a level: what its teacher writes about the window, and how the new slot learns it.
+
+The sequences are the window's text, the teacher's answers to questions about the people in it, and
+rehearsal: sentences that the teacher says unprompted. Nothing from before the window is stored.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from base import PAGE
+from facts import ASKED, END, SENTENCE, START, STATEMENTS, Fact
+
+from sleep_jax.memory.slots import put_slot, take_slot
+from sleep_jax.sampling.generate import generate
+from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs, teacher_hidden
+from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
+from sleep_jax.wake.context import read
+
+OBJECTIVE = Objective(alpha=1.0, lam=0.0, chunk=1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class NightConfig:
+    """How a night is spent.
+
+    Attributes:
+      steps: updates of a night of level 1, of level 2, whose window is longer.
+      rows: pages of an update; half of them are about the window, half rehearsal.
+      rehearsal: sentences that the teacher says unprompted.
+      learning_rate: Adam's peak; it decays along a cosine to a tenth.
+      tuning_rate: the peak rate of plain fine-tuning.
+      objective: distillation on teacher-written sequences alone: no rollouts, no imitation.
+    """
+
+    steps: tuple[int, int] = (40, 80)
+    rows: int = 6
+    rehearsal: int = 144
+    learning_rate: float = 2e-3
+    tuning_rate: float = 2e-4
+    objective: Objective = OBJECTIVE
+
+
+@functools.lru_cache  # One object a setting: jit compiles anew for every other.
+def optimizer_of(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """Adam behind a clipped gradient."""
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, steps // 10, steps, learning_rate / 10
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
+def generator_of(rng) -> np.random.Generator:
+    """The same randomness for what is drawn on the host."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(rng)))
+
+
+def statements(window: Sequence[Fact]) -> list[tuple[int, ...]]:
+    """The text that states some facts, a page a wording: what was read of them."""
+    return [fact.tokens(template) for template in STATEMENTS for fact in window]
+
+
+def study(cfg, teacher, window: Sequence[Fact], rehearsal: int, rng) -> list[Exchange]:
+    """The night's sequences, written by the teacher where they are not the window's own text.
+
+    Args:
+      cfg, teacher: the decoder and the teacher's collections.
+      window: what was read since the sender last slept.
+      rehearsal: how many unprompted sentences.
+      rng: PRNG key.
+    """
+    replay = [((START,), sentence[1:]) for sentence in statements(window)]
+    asked = [fact.prompt(question) for question in ASKED for fact in window]
+    answers = _write(cfg, teacher, asked, 2, 0.0, rng)
+    said = _write(cfg, teacher, [(START,)] * rehearsal, SENTENCE - 1, 1.0, rng)
+    dreams = replay + list(zip(asked, answers)) + [((START,), words) for words in said]
+    kinds = ["recite"] * len(replay) + ["answer"] * len(asked) + ["rehearse"] * len(said)
+    return [Exchange(None, p, p, c, kind) for (p, c), kind in zip(dreams, kinds)]
+
+
+def _write(cfg, variables, prompts, new: int, temperature: float, rng):
+    sampling = SamplingConfig(new, (END,), temperature)
+    drawn = generate(cfg, sampling, variables, prompts, rng, width=SENTENCE, batch=128)
+    return [completion.tokens for [completion] in drawn]
+
+
+def seed(cfg, night: NightConfig, transaction, params, exchanges: Sequence[Exchange], rng):
+    """Seeds the slot of a transaction: `seed_slot` without rollouts, all steps in one program.
+
+    Returns:
+      (memory, (before, after)): the student's, and KL(teacher || student) in nats a token on the
+      night's sequences.
+    """
+    teacher, student = transaction.teacher.on(params), transaction.student.on(params)
+    level, index = transaction.level, transaction.index
+    hidden = teacher_hidden(cfg, teacher, read(cfg, teacher, [()])[0], exchanges, budget=4096)
+    shape = BatchShape(rows=-(-len(exchanges) * SENTENCE // PAGE), time=PAGE, scored=PAGE)
+    rows = packs(exchanges, shape)
+    batch = batch_of(exchanges, hidden, rows, shape)
+    steps = night.steps[level - 2]
+    optimizer = optimizer_of(night.learning_rate, steps)
+    state = init_state(take_slot(student["memory"], level, index), optimizer)
+    # Sentences are packed in order: first those about the window, then rehearsal.
+    about = [row for row, items in enumerate(rows) if exchanges[items[0]].kind != "rehearse"]
+    other = sorted(set(range(len(rows))) - set(about))
+    draw, half = generator_of(rng), (steps, night.rows // 2)
+    order = np.concatenate([draw.choice(about, half), draw.choice(other, half)], axis=1)
+    before = _divergence(cfg, night.objective, student, batch)
+    state = _seed(
+        cfg, night.objective, optimizer, level, jnp.int32(index), state, student, batch, order
+    )
+    memory = put_slot(student["memory"], level, index, state.slot)
+    after = _divergence(cfg, night.objective, student | {"memory": memory}, batch)
+    return memory, (float(before), float(after))
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "objective", "optimizer", "level"))
+def _seed(cfg, objective, optimizer, level, index, state, student, batch, order):
+    def step(state, rows):
+        chosen = jax.tree.map(lambda x: x[rows], batch)
+        return seeding_step(cfg, objective, optimizer, level, index, state, student, chosen)
+
+    return jax.lax.scan(step, state, order)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "objective"))
+def _divergence(cfg, objective, variables, batch):
+    total, count = objective_terms(cfg, objective, variables, batch)[0]["kl_off"]
+    return total / count

@@ -1,0 +1,126 @@
+"""A base that can be written to: one update of Eq. 2 has to do for an episode, so the base learns
+to be updated (Nested Learning meta-learns the initial state of its fast levels in the same way).
+
+    minimise   L(base; pages) + L(homes | base + one step on new facts) + L(known pages | the same)
+
+The gradient goes through the step. The fast weights are those of `init_memory`, drawn anew for
+every episode; only the base is learnt.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from facts import END, HOMES, INDEX, QUESTIONS, STATEMENTS, Fact, anybody, pages
+
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import init_memory, put_wake, take_wake
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.runtime.progress import phase_progress
+
+EPISODES, FACTS, ROWS = 6, 6, 12  # of an update: episodes, new facts in each, pages without any
+HOME_WEIGHT = 5.0  # of a home in the loss; most other words cannot be foreseen
+
+
+def is_home(tokens):
+    """Which tokens are homes."""
+    first = INDEX[HOMES[0]]
+    return (tokens >= first) & (tokens < first + len(HOMES))
+
+
+def page_loss(cfg: DecoderConfig, variables, tokens, home: float = HOME_WEIGHT, other: float = 1.0):
+    """Next-token loss of pages int32 [rows, time], homes weighed apart from all other words."""
+    hidden = Decoder(cfg).apply(variables, tokens[:, :-1])
+    targets = tokens[:, 1:]
+    weight = jnp.where(is_home(targets), home, other)
+    nats = optax.softmax_cross_entropy_with_integer_labels(
+        lm_logits(cfg, variables["params"], hidden), targets
+    )
+    return jnp.sum(weight * nats) / jnp.sum(weight)
+
+
+def written_loss(cfg, length: float, params, slots, rng, text, questions, known):
+    """What a base is worth once an episode has been written to its level 1.
+
+    Args:
+      cfg: with the memory of `only_fast`.
+      length: of the step, in norm.
+      params, slots: the base and its silent slots.
+      rng: PRNG key of the fast weights.
+      text: int32 [pages, time], read.
+      questions: int32 [n, time], sentences about it; only homes count.
+      known: int32 [rows, time], pages that have to be as likely as before.
+    """
+    memory, _ = init_memory(rng, cfg.memory, layers=cfg.layers, width=cfg.width)
+    before = jnp.concatenate([jnp.full_like(text[:, :1], END), text], axis=1)
+
+    def collections(wake):
+        return {"params": params, "slots": slots, "memory": put_wake(memory, wake)}
+
+    wake = take_wake(memory)
+    gradient = jax.grad(lambda wake: page_loss(cfg, collections(wake), before, 1.0))(wake)
+    scale = length / jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradient)) + 1e-12)
+    after = collections(jax.tree.map(lambda w, g: w - scale * g, wake, gradient))
+    return page_loss(cfg, after, questions, 1.0, 0.0) + page_loss(cfg, after, known)
+
+
+def only_fast(cfg: DecoderConfig) -> DecoderConfig:
+    """The decoder with level 1 alone (the slowest level has no wake weights)."""
+    fast = LevelConfig(chunk=1, slots=0, rank=cfg.memory.level(1).rank)
+    levels = (fast, LevelConfig(chunk=0, slots=1, rank=1))
+    return cfg.replace(
+        memory=MemoryConfig(levels=levels, unit="episodes", stride=60, from_context=False)
+    )
+
+
+def learn_to_be_written(
+    cfg: DecoderConfig, params, known: list[Fact], length: float, steps: int, learning_rate=1.5e-3
+):
+    """The base after `steps` updates of the loss above."""
+    cfg, rng = only_fast(cfg), np.random.default_rng(2)
+    memory, slots = init_memory(jax.random.key(0), cfg.memory, layers=cfg.layers, width=cfg.width)
+    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 20, steps, 0.0)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+    def loss(params, rows, keys, *episodes):
+        plain = page_loss(cfg, {"params": params, "slots": slots, "memory": memory}, rows)
+        each = functools.partial(written_loss, cfg, length, params, slots)
+        return plain + jnp.mean(jax.vmap(each)(keys, *episodes))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, *batch):
+        value, gradient = jax.value_and_grad(loss)(state[0], *batch)
+        updates, held = optimizer.update(gradient, state[1], state[0])
+        return (optax.apply_updates(state[0], updates), held), value
+
+    state = jax.tree.map(jnp.array, (params, optimizer.init(params)))
+    with phase_progress("learn to be written", steps) as bar:
+        for i in range(steps):
+            new = [anybody(rng, FACTS) for _ in range(EPISODES)]
+            text = [[_page(facts, t) for t in STATEMENTS] for facts in new]
+            asked = [[f.tokens(t) for f in facts for t in _some(rng)] for facts in new]
+            about_known = pages(rng, known, 2 * EPISODES, 6).reshape(EPISODES, 2, -1)
+            keys = jax.random.split(jax.random.key(i), EPISODES)
+            state, value = step(
+                state,
+                pages(rng, known, ROWS, 6),
+                keys,
+                np.array(text),
+                np.array(asked),
+                about_known,
+            )
+            bar.advance(loss=float(value))
+    return jax.tree.map(np.asarray, state[0])
+
+
+def _page(facts: list[Fact], template: str) -> tuple[int, ...]:
+    return sum((fact.tokens(template) for fact in facts), ())
+
+
+def _some(rng: np.random.Generator) -> list[str]:
+    """Two wordings."""
+    every = STATEMENTS + QUESTIONS
+    return [every[i] for i in rng.integers(len(every), size=2)]
