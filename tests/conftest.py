@@ -54,7 +54,7 @@ def variables(cfg):
         return jnp.asarray(normal, x.dtype)
 
     params = jax.tree_util.tree_map_with_path(fill, shapes)
-    memory, slots = init_memory(jax.random.key(1), cfg.memory, layers=cfg.layers, width=cfg.width)
+    memory, slots = init_memory(jax.random.key(2), cfg.memory, layers=cfg.layers, width=cfg.width)
     return {"params": params, "memory": memory, "slots": slots}
 
 

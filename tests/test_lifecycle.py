@@ -206,6 +206,7 @@ def several_days(tmp_path_factory):
     return sleeper, workdir, lifecycle.live(sleeper, str(workdir), quiet=True)
 
 
+@pytest.mark.slow
 def test_knowledge_climbs_one_level_a_night(several_days):
     sleeper, workdir, night = several_days
     levels = [f["levels"] for name, f in night.record["phases"].items() if "consol" in name]

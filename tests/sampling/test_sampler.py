@@ -50,7 +50,9 @@ def test_greedy_is_step_by_step_argmax(cfg, trained, step_by_step, log_probs):
 
 
 def test_an_end_of_turn_stops_a_row_and_is_part_of_it(decode_cfg, trained, step_by_step):
-    ends = step_by_step[0][2], step_by_step[1][0]
+    first = step_by_step[0]
+    latest = max(j for j, token in enumerate(first) if token not in first[:j])
+    ends = first[latest], step_by_step[1][0]
     config = SamplingConfig(NEW, ends, temperature=0.0)
     out = sample(decode_cfg, config, trained, *pad(PROMPTS, 16, side="left"), KEY, None)
     out = jax.tree.map(np.asarray, out)
@@ -61,7 +63,8 @@ def test_an_end_of_turn_stops_a_row_and_is_part_of_it(decode_cfg, trained, step_
         assert out.tokens[i].tolist() == row[:n] + [0] * (NEW - n)
         assert out.mask[i].tolist() == [True] * n + [False] * (NEW - n)
         assert (out.log_probs[i, :n] < 0).all() and not out.log_probs[i, n:].any()
-    assert lengths == [3, 1, NEW]  # the last one runs into the limit
+    assert lengths == [latest + 1, 1, NEW]  # the last one runs into the limit
+    assert latest > 0
 
 
 def test_context_in_the_cache_is_context_in_the_prompt(cfg, decode_cfg, trained, step_by_step):
