@@ -78,7 +78,7 @@ class Life:
             return
         clock = len(self.past)
         for sender in due(CFG.memory, clock):
-            episodes = self.past[-CFG.memory.level(sender).chunk :]
+            episodes = self.past[-held_by(sender, clock) :]
             window = [fact for episode in episodes for fact in episode]
             rng = jax.random.fold_in(jax.random.fold_in(self.rng, clock), sender)
             if self.arm == "fine-tuning":
@@ -97,6 +97,16 @@ class Life:
             )
             self.self = transaction.commit(memory)
             self.log.append({"clock": clock, "sender": sender, "before": before, "after": after})
+
+
+def held_by(level: int, clock: int) -> int:
+    """Of how many episodes a level that sleeps now holds something.
+
+    A level with slots was given one on the night of its last sleep, too, after it had been cleared:
+    slow levels sleep first.
+    """
+    period = CFG.memory.level(level).chunk
+    return period + (CFG.memory.level(level).slots > 0 and clock > period)
 
 
 def into_first_slot(transaction: Transaction) -> Transaction:

@@ -102,3 +102,9 @@ def test_a_report_has_the_means_of_its_lives(lab, tmp_path):
     assert readme.read_text().startswith("before") and readme.read_text().endswith("after\n")
     assert json.loads((tmp_path / "results.json").read_text()) == lives
     assert (tmp_path / "retention.svg").exists() and (tmp_path / "curves.png").exists()
+
+
+def test_a_level_holds_what_came_after_it_was_cleared(lab):
+    """Level 2 got the fifth episode on the night in which it had handed on the first five."""
+    assert [lab.arms.held_by(1, clock) for clock in (1, 7)] == [1, 1]
+    assert [lab.arms.held_by(2, clock) for clock in (5, 10)] == [5, 6]
