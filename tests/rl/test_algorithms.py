@@ -40,7 +40,7 @@ def advantages_by_hand(name, rewards):
                 out[g, i] = rewards[g, i] - np.delete(rewards[g], i).mean()
             else:
                 out[g, i] = rewards[g, i] - rewards[g].mean()
-                if name != "dr_grpo":
+                if name not in ("group", "dr_grpo"):
                     out[g, i] /= rewards[g].std(ddof=1) + 1e-4
     return out.reshape(-1)
 
@@ -72,7 +72,8 @@ def loss_by_hand(name, new, old, rewards, mask):
             total -= by_token
         tokens += len(gaps)
         sequences += 1
-    return total / {"dapo": tokens, "dr_grpo": sequences * LENGTH}.get(name, sequences)
+    shares = {"group": tokens, "dapo": tokens, "dr_grpo": sequences * LENGTH}
+    return total / shares.get(name, sequences)
 
 
 def differences(function, x, step=1e-6):
