@@ -1,7 +1,7 @@
 """What memory costs: time of a model with levels against the bare base, and of wake against a
 forward pass, at the shape of SmolLM2-135M with random weights.
 
-    python benchmarks/memory_overhead.py [--levels 3] [--rounds 7]
+    python benchmarks/memory_overhead.py [--levels 3] [--rounds 7] [--batches 1 8]
 
 Prints one JSON line a comparison; `ratio` is with memory over without.
 """
@@ -38,11 +38,7 @@ SMOLLM2 = DecoderConfig(
 
 def chain(levels: int, slots: int, layers) -> MemoryConfig:
     """`levels` levels of rank 16 that learn by day, each with `slots` slots."""
-    learning = LevelConfig(slots=slots, rank=16, learning_rate=0.1)
-    chunks = [256 * slots**i for i in range(levels - 1)]
-    fast = tuple(
-        LevelConfig(c, learning.slots, learning.rank, learning.learning_rate) for c in chunks
-    )
+    fast = tuple(LevelConfig(256 * 2**i, slots, 16, 0.1) for i in range(levels - 1))
     return MemoryConfig((*fast, LevelConfig(0, slots, 16)), layers=layers, stride=256)
 
 
@@ -68,6 +64,7 @@ def main():
     parser.add_argument("--levels", type=int, default=3)
     parser.add_argument("--slots", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8], help="of decoding")
     args = parser.parse_args()
     params = Decoder(SMOLLM2).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     setting = vars(args)
@@ -82,8 +79,8 @@ def main():
 
     tokens = np.random.default_rng(0).integers(0, 49152, (8, 256)).astype(np.int32)
     bare = (SMOLLM2, {"params": params})
-    full, alone = model(args.slots), model(1)
-    contestants = {"bare": bare, f"{args.slots} slots, 1 active": full, "1 slot, active": alone}
+    full, small = model(args.slots), model(2)
+    contestants = {"bare": bare, f"{args.slots} slots, 1 active": full, "2 slots, 1 active": small}
     seconds = interleaved(
         {n: functools.partial(forward, *m, tokens) for n, m in contestants.items()}, args.rounds
     )
@@ -91,7 +88,7 @@ def main():
         report("forward 8x256 with memory", seconds, name, "bare", **setting)
 
     sampling = SamplingConfig(32, (-1,))
-    for batch in (1, 8):
+    for batch in args.batches:
         prompts = tokens[:batch, :16]
         mask = np.ones_like(prompts)
 
