@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from timing import interleaved, report
 
+from sleep_jax.evals.recall import negative_log_likelihood
+from sleep_jax.interop.tensors import split_stacks
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, unlock
 from sleep_jax.models.config import DecoderConfig
@@ -48,16 +50,6 @@ def forward(cfg, variables, tokens):
     return Decoder(cfg).apply(variables, tokens)
 
 
-def split(cfg: DecoderConfig, params):
-    """The base's parameters in the stacks of a config."""
-    held = dict(params)
-    stacked = held.pop("layers")
-    return held | {
-        name: jax.tree.map(lambda x, r=r: x[r.start : r.stop], stacked)
-        for name, r in cfg.stacks.items()
-    }
-
-
 def main():
     """Runs every comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -74,7 +66,7 @@ def main():
         memory, active = init_memory(jax.random.key(1), cfg.memory, layers=30, width=576)
         for level in range(1, args.levels + 1):
             active, _ = unlock(active, level)
-        held = {"params": split(cfg, params), "memory": memory, "slots": active}
+        held = {"params": split_stacks(cfg, params), "memory": memory, "slots": active}
         return cfg, held
 
     tokens = np.random.default_rng(0).integers(0, 49152, (8, 256)).astype(np.int32)
@@ -113,10 +105,10 @@ def main():
             return read_strides(cfg, wake, held, state, strides, ticks)[1]
 
         def only_read(cfg=cfg, held=held):
-            return forward(cfg, held, tokens[:4])
+            return negative_log_likelihood(cfg, held, tokens[:4], np.ones_like(tokens[:4]))
 
-        seconds = interleaved({"wake": learn, "forward": only_read}, args.rounds)
-        report(f"wake, 1024 tokens, layers {layers}", seconds, "wake", "forward", **setting)
+        seconds = interleaved({"wake": learn, "loss alone": only_read}, args.rounds)
+        report(f"wake, 1024 tokens, layers {layers}", seconds, "wake", "loss alone", **setting)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 need.
 
 Fields keep the names of the paper where it has one: `alpha`, `lam` (lambda), `gamma` (Eq. 3),
-  `threshold` (z0, Eq. 4).
+`threshold` (z0, Eq. 4).
 """
 
 import dataclasses

@@ -21,7 +21,8 @@ class Step:
       label: its name, numbered from the second time on: `wake`, `consolidate-2`.
       phase: wake, consolidate, dream or evaluate.
       day: index of its day, from 0.
-      start, stop: of wake, the tokens of the day's stream that it reads.
+      start, stop: of wake, the tokens of the day's stream that it reads; of consolidate, where the
+        sender last slept, in tokens of the day `since`, and how far this day has been read.
       is_end: of wake, the day ends with it.
       sender: of consolidate, the level that hands over.
       since: of consolidate, index of the first day that the sender holds something of.
@@ -56,15 +57,16 @@ def itinerary(memory: MemoryConfig, lengths: Sequence[int]) -> list[Step]:
         steps.append(Step(label, phase, day, **facts))
 
     read = 0  # tokens before this day
-    last = dict.fromkeys(range(1, memory.depth), 0)  # the day of each level's last sleep
+    last = dict.fromkeys(range(1, memory.depth), (0, 0))  # each level's last sleep: day, token
     for day, length in enumerate(lengths):
         start = 0
         for stop, clock in _cuts(memory, day, read, length):
             is_end = stop == length
             add("wake", day, start=start, stop=stop, is_end=is_end)
             for sender in due(memory, clock, is_end):
-                add("consolidate", day, sender=sender, since=last.get(sender, day))
-                last |= {sender: day} if sender else {}
+                since, slept = last.get(sender, (day, 0))
+                add("consolidate", day, start=slept, stop=stop, sender=sender, since=since)
+                last |= {sender: (day, stop)} if sender else {}
             start = stop
         add("dream", day)
         add("evaluate", day)

@@ -2,6 +2,7 @@
 through a run."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -103,7 +104,20 @@ class Sleeper:
         pages = map(self.prompts.page, self.days[day].documents)
         return tuple(token for page in pages for token in page)
 
-    @property
+    def pages(self, step: Step) -> list[tuple[int, ...]]:
+        """What was read between a level's last sleep and this one, document by document."""
+        out = []
+        for day in range(step.since, step.day + 1):
+            start = step.start if day == step.since else 0
+            stop = step.stop if day == step.day else None
+            offset = 0
+            for page in map(self.prompts.page, self.days[day].documents):
+                end = None if stop is None else max(stop - offset, 0)
+                out.append(page[max(start - offset, 0) : end])
+                offset += len(page)
+        return [page for page in out if page]
+
+    @functools.cached_property
     def steps(self) -> list[Step]:
         """Its phases."""
         lengths = [len(self.stream(day)) for day in range(len(self.days))]

@@ -61,6 +61,10 @@ def test_a_sender_holds_what_came_since_its_last_sleep():
     """Level 1 slept on day 1 before the context of that day came into it."""
     steps = itinerary(chain(2, unit="episodes"), [10] * 5)
     assert [(s.day, s.since) for s in steps if s.sender == 1] == [(1, 0), (3, 1)]
+    # Within a day, what comes after the cut has not been read.
+    steps = itinerary(chain(100, unit="tokens", stride=50, from_context=False), [150, 100])
+    sleeps = [(s.since, s.start, s.day, s.stop) for s in steps if s.phase == "consolidate"]
+    assert sleeps == [(0, 0, 0, 100), (0, 100, 1, 50)]
 
 
 def test_a_level_that_would_never_learn_is_an_error():

@@ -192,6 +192,20 @@ def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp
     assert "own" in summary["notes"][0]
 
 
+def test_pages_are_what_was_read_since_the_last_sleep(sleeper):
+    first, second = (sleeper.prompts.page(d) for d in sleeper.documents)
+    step = step_of(sleeper, "consolidate")
+
+    def pages(start, stop):
+        return sleeper.pages(dataclasses.replace(step, since=0, start=start, stop=stop))
+
+    n = len(first)
+    assert pages(0, n + len(second)) == [first, second]
+    assert pages(5, n) == [first[5:]]
+    assert pages(5, n + 3) == [first[5:], second[:3]]
+    assert pages(n + 2, n + 9) == [second[2:9]]
+
+
 @pytest.fixture(scope="module")
 def several_days(tmp_path_factory):
     """Two days and two levels that learn by day, one slot each."""

@@ -153,8 +153,9 @@ def read_params(cfg: DecoderConfig, checkpoint: Checkpoint, dtype) -> dict:
 
 def split_stacks(cfg: DecoderConfig, params: dict) -> dict:
     """The `params` of one stack of layers as those of `cfg.stacks`: views, nothing is copied."""
-    stacked = params.pop("layers")
-    return params | {
+    stacked = params["layers"]
+    rest = {name: held for name, held in params.items() if name != "layers"}
+    return rest | {
         name: jax.tree.map(lambda x, r=layers: x[r.start : r.stop], stacked)
         for name, layers in cfg.stacks.items()
     }

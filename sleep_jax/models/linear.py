@@ -4,7 +4,7 @@ on them.
 A product of bfloat16 operands that is accumulated and kept in float32 is the fast path of TPUs,
 GPUs and CPUs with matrix
 units. Autodiff alone would leave it: the cotangent is float32, so the backward products would mix
-  dtypes.
+dtypes.
 """
 
 import flax.linen as nn

@@ -34,7 +34,8 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
     if room == "skip":
         return _asleep(night, night.now).note(step.label, skipped=f"level {level} is full")
     seeding = settings.seeding_config(c, sleeper.prompts.opening)
-    with desk.bar(seeding.steps * (1 + (room == "merge")) + 3, "step") as bar:
+    measured = seeding.steps + 1  # and the divergence before them
+    with desk.bar(measured * (1 + (room == "merge")) + 2 * (not step.sender), "step") as bar:
         if room == "merge":
             night = _merge(sleeper, night, desk, step, bar, jax.random.fold_in(key, 1))
         transaction = begin(
@@ -147,8 +148,8 @@ def _replay(sleeper: Sleeper, night: Night, step: Step, teacher: Teacher, key):
     days = [d for d in range(step.since, step.day + 1) if "study" in night.day(d)]
     exchanges = [e for d in days for e in from_memory(studied(sleeper, night, d))]
     if night.now.wake is not None:
-        read_days = sleeper.days[step.since : step.day + 1]
-        exchanges += reread([prompts.page(page) for day in read_days for page in day.documents])
+        longest = sleeper.config.seeding.scored
+        exchanges += reread([page[:longest] for page in sleeper.pages(step)])
     probe = from_memory(
         [
             exchange
@@ -162,7 +163,7 @@ def _replay(sleeper: Sleeper, night: Night, step: Step, teacher: Teacher, key):
 
 def _merge(sleeper: Sleeper, night: Night, desk: Desk, step: Step, bar, key) -> Night:
     """Makes room in the receiver: its sealed slots are seeded into one."""
-    merging = dataclasses.replace(step, since=0)
+    merging = dataclasses.replace(step, since=0, start=0)
     transaction = begin_merge(sleeper.cfg, night.now, step.sender + 1, jax.random.fold_in(key, 0))
     those = [by_heart(sleeper, transaction.teacher)]
     exchanges, probe = _replay(sleeper, night, merging, those[0], jax.random.fold_in(key, 1))

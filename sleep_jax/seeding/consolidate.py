@@ -249,7 +249,7 @@ def carry_out(
       probe: sequences held out of it, for the divergence.
       anchors: the anchor perplexity of a model.
       rng: PRNG key.
-      log: is given every step's metrics.
+      log: is given every step's metrics, and before the first, as step -1, kl_before.
 
     Returns:
       (self, figures): the self after the night, or the one before it, byte for byte, where the gate
@@ -259,10 +259,9 @@ def carry_out(
       TeacherIsStudent: there is nothing to learn.
     """
     level, index = transaction.level, transaction.index
-    replay, mask = pad(
-        [(*e.student, *e.completion)[: seeding.shape.time] for e in exchanges], seeding.shape.time
-    )
-    student = aim_router(cfg, params, transaction.student, level, index, replay, mask)
+    replay = [(*e.student, *e.completion)[: seeding.shape.time] for e in exchanges]
+    rows = pad(replay, seeding.shape.time)
+    student = aim_router(cfg, params, transaction.student, level, index, *rows)
     begun = student.on(params)
     before = divergence(cfg, begun, probe, teachers, seeding.shape)
     if before < 1e-6:

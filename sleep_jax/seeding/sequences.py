@@ -2,7 +2,7 @@
 view, what was written.
 
 The two prompts differ, the completion is shared: the divergence compares both models token by token
-  along it.
+along it.
 """
 
 import dataclasses

@@ -22,6 +22,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.slots import (
@@ -40,6 +41,7 @@ from sleep_jax.models.decoder import Decoder
 from sleep_jax.wake.stream import WakeConfig, WakeState, apply_due
 
 NEARLY_FULL = 0.8  # share of slots in use from which a night warns
+ROWS = 4  # of a replay whose hidden states exist at a time
 PROTOCOLS = ("commit_then_clear", "paper")
 
 
@@ -253,17 +255,22 @@ def aim_router(cfg: DecoderConfig, params, student: Self, level: int, index: int
     """
     if cfg.memory.router == "none":
         return student
-    means = mean_inputs(cfg, student.on(params), level, tokens, mask)
-    slot = take_slot(student.memory, level, index) | {"key": means}
+    seen = tokens_seen = 0.0
+    for start in range(0, len(tokens), ROWS):
+        part = slice(start, start + ROWS)
+        fill = ((0, ROWS - len(tokens[part])), (0, 0))
+        rows = np.pad(tokens[part], fill), np.pad(mask[part], fill)
+        seen = seen + sum_inputs(cfg, student.on(params), level, *rows)
+        tokens_seen += float(np.sum(mask[part]))
+    slot = take_slot(student.memory, level, index) | {"key": seen / max(tokens_seen, 1.0)}
     return student.replace(memory=put_slot(student.memory, level, index, slot))
 
 
 @jax.jit(static_argnames=("cfg", "level"))
-def mean_inputs(cfg: DecoderConfig, variables, level: int, tokens, mask):
-    """Mean over tokens of what a level sees in each layer that is stacked with it: [layers, d]."""
+def sum_inputs(cfg: DecoderConfig, variables, level: int, tokens, mask):
+    """What a level sees, summed over real tokens, for each layer stacked with it: [layers, d]."""
     _, seen = Decoder(cfg.replace(remat="none")).apply(
         variables, tokens, mask, mutable=["intermediates"]
     )
     [h] = seen["intermediates"]["layers"][f"level_{level}"]["input"]
-    weight = mask[..., None].astype(jnp.float32)
-    return jnp.sum(h * weight, (1, 2)) / jnp.maximum(weight.sum(), 1.0)
+    return jnp.sum(h * mask[..., None], (1, 2))

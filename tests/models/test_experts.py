@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sleep_jax.interop.tensors import split_stacks
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, put_wake, take_slot, take_wake, unlock
 from sleep_jax.models.decoder import Block, Decoder
@@ -229,12 +230,7 @@ def test_layers_without_memory_are_those_of_the_base(cfg, variables, logits, lay
     if chosen[0]:  # the trunk has no entry
         whole = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x), x]), slots)
     want = logits(everywhere, {**variables, "memory": held, "slots": whole}, TOKENS)
-    params = dict(variables["params"])
-    stacked = params.pop("layers")
-    parts = {
-        name: jax.tree.map(lambda x, r=r: x[r.start : r.stop], stacked)
-        for name, r in some.stacks.items()
-    }
+    params = split_stacks(some, variables["params"])
     held = jax.tree.map(lambda x: x[chosen[0] :], held)
-    got = logits(some, {"params": params | parts, "memory": held, "slots": slots}, TOKENS)
+    got = logits(some, {"params": params, "memory": held, "slots": slots}, TOKENS)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-4)
