@@ -15,6 +15,7 @@ import numpy as np
 from timing import interleaved, report
 
 from sleep_jax.evals.recall import negative_log_likelihood
+from sleep_jax.interop.absorb import absorb
 from sleep_jax.interop.tensors import split_stacks
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, unlock
@@ -72,7 +73,13 @@ def main():
     tokens = np.random.default_rng(0).integers(0, 49152, (8, 256)).astype(np.int32)
     bare = (SMOLLM2, {"params": params})
     full, small = model(args.slots), model(2)
-    contestants = {"bare": bare, f"{args.slots} slots, 1 active": full, "2 slots, 1 active": small}
+    plain, absorbed = absorb(*full)
+    contestants = {
+        "bare": bare,
+        f"{args.slots} slots, 1 active": full,
+        "2 slots, 1 active": small,
+        "absorbed, 1 active": (plain, {"params": absorbed}),
+    }
     seconds = interleaved(
         {n: functools.partial(forward, *m, tokens) for n, m in contestants.items()}, args.rounds
     )

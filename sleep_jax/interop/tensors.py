@@ -8,6 +8,7 @@ import dataclasses
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -159,6 +160,13 @@ def split_stacks(cfg: DecoderConfig, params: dict) -> dict:
         name: jax.tree.map(lambda x, r=layers: x[r.start : r.stop], stacked)
         for name, layers in cfg.stacks.items()
     }
+
+
+def join_stacks(cfg: DecoderConfig, params: dict) -> dict:
+    """What `split_stacks` has split, in one stack again."""
+    rest = {name: held for name, held in params.items() if name not in cfg.stacks}
+    stacks = [params[name] for name in cfg.stacks]
+    return rest | {"layers": jax.tree.map(lambda *x: jnp.concatenate(x), *stacks)}
 
 
 def _reject_unknown(cfg: DecoderConfig, checkpoint: Checkpoint, used: set[str]):

@@ -1,0 +1,67 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.interop.absorb import absorb
+from sleep_jax.interop.tensors import join_stacks, split_stacks
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import init_memory, put_wake, take_wake, unlock
+
+LEVELS = (LevelConfig(8, 3, 4, 0.1), LevelConfig(16, 2, 3, 0.1), LevelConfig(slots=2, rank=2))
+TOKENS = np.random.default_rng(0).integers(0, 97, (2, 12)).astype(np.int32)
+
+
+def noise(tree, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), tree)
+
+
+@pytest.fixture
+def slept(cfg, variables):
+    """layers -> (cfg, variables): wake weights that speak, two slots of level 1 and one of level 3,
+    rubbish in every slot that is not in use."""
+
+    def of(layers):
+        memory = MemoryConfig(LEVELS, stride=8, scale=0.5, layers=layers, from_context=False)
+        own = cfg.replace(memory=memory)
+        held, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
+        held = put_wake(noise(held, 1), noise(take_wake(held), 2))
+        for level in (1, 1, 3):
+            slots, _ = unlock(slots, level)
+        params = split_stacks(own, variables["params"])
+        return own, {"params": params, "memory": held, "slots": slots}
+
+    return of
+
+
+@pytest.mark.parametrize("layers", ["all", (1,), (0,)])
+def test_absorbed_memory_says_the_same(slept, logits, layers):
+    cfg, variables = slept(layers)
+    plain, params = absorb(cfg, variables)
+    assert (plain.hidden, plain.memory.depth) == (cfg.hidden + 2 * 4 + 2 + 4 + 3, 0)
+    assert params["layers"]["mlp"]["gate"]["kernel"].shape == (2, 32, plain.hidden)
+    expected = logits(cfg, variables, TOKENS)
+    np.testing.assert_allclose(logits(plain, {"params": params}, TOKENS), expected, atol=2e-5)
+    bare = {"params": join_stacks(cfg, variables["params"])}
+    base = logits(plain.replace(hidden=cfg.hidden), bare, TOKENS)
+    assert np.abs(base - expected).max() > 0.1
+
+
+def test_nothing_active_leaves_the_base(cfg, variables, logits):
+    plain, params = absorb(cfg, variables)
+    assert plain.hidden == cfg.hidden
+    np.testing.assert_array_equal(
+        logits(plain, {"params": params}, TOKENS), logits(cfg, variables, TOKENS)
+    )
+
+
+@pytest.mark.parametrize(
+    "field, value", [("layout", "chain"), ("expert", "bottleneck"), ("router", "sigmoid")]
+)
+def test_what_no_ffn_can_hold(cfg, variables, field, value):
+    memory = dataclasses.replace(cfg.memory, **{field: value})
+    with pytest.raises(ValueError, match=f"memory.{field}={value!r} is no part of an ordinary FFN"):
+        absorb(cfg.replace(memory=memory), variables)
