@@ -9,11 +9,14 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.linear import Linear, RMSNorm, matmul
+from sleep_jax.models.linear import Linear, RMSNorm, product
 
 MASKED = -1e30  # finite, so a row that may attend to nothing stays free of NaN
+MAPPED = 64  # queries from which on a CPU attends row by row
+ATTENDED = "attended"  # checkpoint name of what the backward pass of attention needs
 
 
 def rope_frequencies(cfg: DecoderConfig):
@@ -40,6 +43,84 @@ def rotate(x, positions, frequencies):
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     low, high = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+@jax.custom_vjp
+def attend(q, key, value, mask):
+    """softmax(q key) value, over the keys that the mask shows.
+
+    The backward pass computes the weights anew from the largest score and the normaliser of each
+    query: nothing of [time, keys] outlives the call (Dao et al. 2022, arXiv 2205.14135).
+
+    Args:
+      q: scaled queries [batch, kv, group * time, h].
+      key: [batch, kv, h, keys]; its dtype is the operand dtype.
+      value: [batch, kv, keys, h].
+      mask: bool [batch, time, keys].
+
+    Returns:
+      float32 [batch, kv, group * time, h].
+    """
+    return _attend_forward(q, key, value, mask)[0]
+
+
+def _unnormalised(q, key, mask, peak=None):
+    """exp(scores - peak) float32 [batch, kv, group * time, keys] and the peak, each query's largest
+    score."""
+    b, k, rows, _ = q.shape
+    scores = product(q, key).reshape(b, k, -1, *mask.shape[1:])
+    scores = jnp.where(mask[:, None, None], scores, MASKED).reshape(b, k, rows, -1)
+    peak = scores.max(-1, keepdims=True) if peak is None else peak
+    return jnp.exp(scores - peak), peak
+
+
+def _forward_rows(q, key, value, mask):
+    weights, peak = _unnormalised(q, key, mask)
+    total = weights.sum(-1, keepdims=True)
+    return product(weights.astype(value.dtype), value) / total, peak, total
+
+
+def _backward_rows(q, key, value, mask, out, peak, total, g):
+    weights = _unnormalised(q, key, mask, peak)[0] / total
+    g = g.astype(value.dtype)
+    # Of the rounded cotangent: a query that sees one key alone has exactly no gradient.
+    along = (g.astype(jnp.float32) * out).sum(-1, keepdims=True)
+    d_scores = (weights * (product(g, value.swapaxes(-1, -2)) - along)).astype(key.dtype)
+    d_value = product(weights.astype(key.dtype).swapaxes(-1, -2), g)
+    d_key = product(q.swapaxes(-1, -2), d_scores)
+    return product(d_scores, key.swapaxes(-1, -2)), d_key, d_value
+
+
+def _by_rows(function, *arrays):
+    """`function` of a whole batch, or on a CPU, whose caches do not hold that much, row by row."""
+
+    def mapped(*arrays):
+        def row(arrays):
+            return jax.tree.map(lambda x: x[0], function(*(a[None] for a in arrays)))
+
+        return jax.lax.map(row, arrays)
+
+    q, mask = arrays[0], arrays[3]
+    if mask.shape[1] < MAPPED or q.shape[0] == 1:
+        return function(*arrays)
+    return jax.lax.platform_dependent(*arrays, cpu=mapped, default=function)
+
+
+def _attend_forward(q, key, value, mask):
+    q = q.astype(key.dtype)
+    out, peak, total = (
+        checkpoint_name(x, ATTENDED) for x in _by_rows(_forward_rows, q, key, value, mask)
+    )
+    return out, (q, key, value, mask, out, peak, total)
+
+
+def _attend_backward(residuals, g):
+    d_q, d_key, d_value = _by_rows(_backward_rows, *residuals, g)
+    key, value = residuals[1:3]
+    return d_q, d_key.astype(key.dtype), d_value.astype(value.dtype), None
+
+
+attend.defvjp(_attend_forward, _attend_backward)
 
 
 class Attention(nn.Module):
@@ -86,9 +167,6 @@ class Attention(nn.Module):
 
         # The query heads of a group share their keys: fold them into the time axis.
         q = q.reshape(b, t, k, group, h).transpose(0, 2, 3, 1, 4).reshape(b, k, group * t, h)
-        scores = matmul(q, key).reshape(b, k, group, t, -1)
-        scores = jnp.where(mask[:, None, None], scores, MASKED)
-        weights = jax.nn.softmax(scores, axis=-1).reshape(b, k, group * t, -1)
-        out = matmul(weights, value).reshape(b, k, group, t, h)
+        out = attend(q, key, value, mask).reshape(b, k, group, t, h)
         out = out.transpose(0, 3, 1, 2, 4).reshape(b, t, cfg.heads * h)
         return Linear(cfg, cfg.width, name="o")(out)

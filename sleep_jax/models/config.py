@@ -41,7 +41,8 @@ class DecoderConfig:
       qk_norm: RMSNorm over each head of q and k (Qwen 3).
       max_position: longest sequence the base was trained on.
       dtype: operand dtype of every matmul; products are accumulated and kept in float32.
-      remat: `full` recomputes each layer in the backward pass, `none` keeps everything.
+      remat: `full` recomputes each layer in the backward pass, all but what attention returned;
+        `none` keeps everything.
       scan_layers: one stacked, scanned layer (training) or unrolled layers (CPU decode).
       memory: the memory beside each FFN.
       lora: the trial adapter read from the `lora` collection when it is given.

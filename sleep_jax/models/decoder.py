@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.models.attention import Attention
+from sleep_jax.models.attention import ATTENDED, Attention
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.experts import Level
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
@@ -98,7 +98,8 @@ class Decoder(nn.Module):
 
         block = Block
         if cfg.remat == "full" and not self.has_variable("cache", "index"):
-            block = nn.remat(Block, prevent_cse=not cfg.scan_layers)
+            keep = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+            block = nn.remat(Block, prevent_cse=not cfg.scan_layers, policy=keep)
         for name, layers in cfg.stacks.items():
             has_memory = name != "trunk"
             if cfg.scan_layers:

@@ -2,9 +2,8 @@
 on them.
 
 A product of bfloat16 operands that is accumulated and kept in float32 is the fast path of TPUs,
-GPUs and CPUs with matrix
-units. Autodiff alone would leave it: the cotangent is float32, so the backward products would mix
-dtypes.
+GPUs and CPUs with matrix units. Autodiff alone would leave it: the cotangent is float32, so the
+backward products would mix dtypes.
 """
 
 import flax.linen as nn
@@ -14,7 +13,8 @@ import jax.numpy as jnp
 from sleep_jax.models.config import DecoderConfig
 
 
-def _product(x, y):
+def product(x, y):
+    """x @ y of operands of one dtype, kept in float32; `matmul` is for what is differentiated."""
     return jnp.matmul(x, y, preferred_element_type=jnp.float32)
 
 
@@ -29,21 +29,21 @@ def matmul(x, w):
     Returns:
       float32 [..., m, n].
     """
-    return _product(x.astype(w.dtype), w)
+    return product(x.astype(w.dtype), w)
 
 
 def _matmul_forward(x, w):
     narrow = x.astype(w.dtype)
-    return _product(narrow, w), (narrow, w, jnp.zeros((), x.dtype))
+    return product(narrow, w), (narrow, w, jnp.zeros((), x.dtype))
 
 
 def _matmul_backward(residuals, g):
     x, w, like_x = residuals
     g = g.astype(w.dtype)
-    dx = _product(g, jnp.swapaxes(w, -1, -2))
+    dx = product(g, jnp.swapaxes(w, -1, -2))
     if w.ndim == 2:
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    dw = _product(jnp.swapaxes(x, -1, -2), g)
+    dw = product(jnp.swapaxes(x, -1, -2), g)
     return dx.astype(like_x.dtype), dw.astype(w.dtype)
 
 

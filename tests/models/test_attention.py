@@ -1,43 +1,84 @@
-"""Rotary positions; attention itself is held against transformers in test_parity."""
+"""`attend` against softmax attention written out, its gradient against autodiff's."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from sleep_jax.models.attention import rope_frequencies, rotate
-from sleep_jax.models.config import RopeScaling
-
-RNG = np.random.default_rng(0)
-
-
-def test_rotation_by_hand():
-    # Head width 4, pairs (x0, x2) and (x1, x3); frequencies pi/2 and 0 at position 1.
-    x = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
-    y = rotate(x, jnp.array([[1]]), jnp.array([np.pi / 2, 0.0]))
-    np.testing.assert_allclose(y.ravel(), [-3, 2, 1, 4], atol=1e-6)
+from sleep_jax.models import attention
+from sleep_jax.models.attention import MASKED, attend
 
 
-def test_scores_depend_on_the_distance_alone(cfg):
-    q, k = (jnp.asarray(RNG.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
-    frequencies = rope_frequencies(cfg)
+def operands(time, keys, dtype=jnp.float32, batch=2, kv=2, group=3, h=8):
+    rng = np.random.default_rng(0)
+    q, key, value, g = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in (
+            (batch, kv, group * time, h),
+            (batch, kv, h, keys),
+            (batch, kv, keys, h),
+            (batch, kv, group * time, h),
+        )
+    )
+    past = keys - time
+    mask = np.arange(keys) <= past + np.arange(time)[:, None]
+    mask = np.broadcast_to(mask, (batch, time, keys)).copy()
+    mask[1, :, 1] = False  # row 1 has padding
+    mask[1, 2] = False  # and a query that sees nothing: nobody sees it either
+    g = g * mask.any(-1).reshape(batch, 1, 1, time, 1).repeat(kv, 1).repeat(group, 2).reshape(
+        batch, kv, group * time, 1
+    )
+    return (q, key.astype(dtype), value.astype(dtype), jnp.asarray(mask)), g
 
-    def score(at, other):
-        turned = (rotate(x, jnp.array([[p]]), frequencies) for x, p in ((q, at), (k, other)))
-        return float(jnp.vdot(*turned))
 
-    np.testing.assert_allclose(score(9, 5), score(104, 100), rtol=1e-4)
-    assert abs(score(9, 5) - score(9, 4)) > 1e-2
+def by_hand(q, key, value, mask):
+    b, k, rows, _ = q.shape
+    scores = (q @ key).reshape(b, k, -1, *mask.shape[1:])
+    scores = jnp.where(mask[:, None, None], scores, MASKED)
+    return jax.nn.softmax(scores, -1).reshape(b, k, rows, -1) @ value
 
 
-def test_llama3_scaling_by_hand(cfg):
-    plain = np.asarray(rope_frequencies(cfg.replace(head_dim=4, rope_theta=100.0)))
-    np.testing.assert_allclose(plain, [1.0, 0.1], rtol=1e-6)  # wavelengths 6.28 and 62.8
+def both(function, operands, g):
+    *floats, mask = operands
+    return jax.jit(lambda *x: jax.vjp(lambda *x: function(*x, mask), *x)[1](g))(*floats)
 
-    def scaled(original):
-        scaling = RopeScaling(8.0, 1.0, 4.0, original)
-        scaled_cfg = cfg.replace(head_dim=4, rope_theta=100.0, rope_scaling=scaling)
-        return np.asarray(rope_frequencies(scaled_cfg)) / plain
 
-    # Kept where original / wavelength > high = 4, divided by 8 where it is < low = 1.
-    np.testing.assert_allclose(scaled(32), [1, 1 / 8], rtol=1e-6)
-    # Between them: original / wavelength = 2.5 is half way, so half 1 and half 1 / 8.
-    np.testing.assert_allclose(scaled(5.0 * np.pi), [(1 + 1 / 8) / 2, 1 / 8], rtol=1e-5)
+@pytest.mark.parametrize("time, keys", [(6, 6), (4, 9), (80, 80)])  # the last: row by row on a CPU
+def test_attention_and_its_gradient_are_those_of_softmax(time, keys):
+    given, g = operands(time, keys)
+    np.testing.assert_allclose(jax.jit(attend)(*given), by_hand(*given), atol=1e-5)
+    for got, expected in zip(both(attend, given, g), both(by_hand, given, g)):
+        np.testing.assert_allclose(got, expected, atol=3e-5)
+
+
+def test_row_by_row_is_the_whole_batch(monkeypatch):
+    given, g = operands(80, 80)
+    mapped = jax.jit(attend)(*given), both(attend, given, g)
+    monkeypatch.setattr(attention, "MAPPED", 1000)
+    whole = jax.jit(lambda *x: attend(*x))(*given), both(attend, given, g)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mapped, whole)
+
+
+def test_narrow_operands_have_narrow_gradients():
+    given, g = operands(6, 6, jnp.bfloat16)
+    wide = [x.astype(jnp.float32) for x in given[:3]] + [given[3]]
+    d_q, d_key, d_value = both(attend, given, g)
+    assert (d_q.dtype, d_key.dtype, d_value.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
+    for got, expected in zip((d_q, d_key, d_value), both(by_hand, wide, g)):
+        difference = np.abs(np.asarray(got, np.float32) - expected)
+        assert difference.max() < 0.03 * np.abs(expected).max()
+
+
+def test_a_query_with_one_key_has_no_gradient():
+    given, g = operands(6, 6, jnp.bfloat16)
+    d_q = both(attend, given, g)[0].reshape(2, 2, 3, 6, 8)
+    np.testing.assert_allclose(d_q[:, :, :, 0], 0, atol=1e-6)
+    assert np.abs(d_q[0, :, :, 1]).min() > 0
+
+
+def test_nothing_of_all_scores_is_kept():
+    given, _ = operands(80, 80)
+    *floats, mask = given
+    _, backward = jax.vjp(lambda *x: attend(*x, mask), *floats)
+    kept = [x.size for x in jax.tree.leaves(backward) if x.dtype == jnp.float32]
+    assert kept and max(kept) < 2 * 2 * 3 * 80 * 80
