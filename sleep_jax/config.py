@@ -102,7 +102,9 @@ def default() -> ml_collections.ConfigDict:
     c.seeding.cut = (0.1, 0.9)
     c.seeding.threshold = 0.5
     c.seeding.max_new_tokens = 32
-    c.seeding.judge = "embedding"  # or "agreement": names, numbers and negation alone
+    # r_sem: "embedding" (cosine, and agreement of the facts); either of them alone, "cosine" or
+    # "agreement"; "exact"; "model", the frozen initial model, asked yes or no in both orders.
+    c.seeding.judge = "embedding"
 
     c.dreaming = ml_collections.ConfigDict()
     c.dreaming.instructions = ("implications", "rewrite")

@@ -25,8 +25,11 @@ from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.itinerary import Step, itinerary
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
-from sleep_jax.rewards.semantic import SemanticJudge, agreement
-from sleep_jax.seeding.imitation import Judge
+from sleep_jax.rewards.agreement import agreement
+from sleep_jax.rewards.calibration import calibrated
+from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
+from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
+from sleep_jax.rewards.yes_no import YesNo
 from sleep_jax.seeding.prompts import Prompts
 
 
@@ -157,16 +160,17 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
     )
     documents = documents[: config.data.limit or None]
     _check_lengths(config, Prompts(tokenizer), documents)
+    params = jax.tree.map(jnp.asarray, params)
     sleeper = Sleeper(
         config=ml_collections.FrozenConfigDict(config),
         cfg=cfg,
-        params=jax.tree.map(jnp.asarray, params),
+        params=params,
         tokenizer=tokenizer,
         days=_days(documents, config.data.episodes),
         others=tuple(_others(config, cfg, tokenizer)),
         topics=read_rehearsal_topics(),
         anchors=_anchors(tokenizer),
-        judge=_judge(config.seeding.judge),
+        judge=_judge(config.seeding.judge, cfg, params, tokenizer),
     )
     _ = sleeper.steps  # raises where a level would never learn
     return sleeper
@@ -222,14 +226,18 @@ def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:
     }
 
 
-def _judge(name: str) -> Judge:
-    if name == "embedding":
-        return SemanticJudge(load_encoder(resolve("all-MiniLM-L6-v2")))
+def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge:
+    """r_sem by its name; the base model is that of the judge `model`."""
+    if name in ("embedding", "cosine"):
+        encoder = load_encoder(resolve("all-MiniLM-L6-v2"))
+        return embedding_judge(encoder) if name == "embedding" else cosine_judge(encoder)
     if name == "agreement":
-        return lambda candidates, references: np.array(
-            [agreement(c, r) for c, r in zip(candidates, references)], np.float32
-        )
-    raise ValueError(f"seeding.judge={name!r}; choose 'embedding' or 'agreement'")
+        return rule_judge(agreement)
+    if name == "exact":
+        return rule_judge(is_exact)
+    if name == "model":
+        return calibrated(YesNo(cfg, params, tokenizer))
+    raise ValueError(f"seeding.judge={name!r}; choose from {', '.join(JUDGES)}")
 
 
 def _check_lengths(config, prompts: Prompts, documents) -> None:

@@ -46,7 +46,7 @@ def f1(prediction: str, answers: str | Sequence[str]) -> float:
     return max(_f1(words, normalize_answer(answer).split()) for answer in _list_of(answers))
 
 
-def _answer_words(text: str) -> list[str]:
+def answer_words(text: str) -> list[str]:
     """SQuAD normalisation that keeps what a number means and splits compounds."""
     text = normalize_numbers(text)
     # Outside string.punctuation, so they survive: 3.5 is not 35, and -5 is not 5.
@@ -63,9 +63,9 @@ def contains_answer(prediction: str, answers: str | Sequence[str]) -> bool:
     "1250"), so a longer reply that states the answer counts. An answer of articles and punctuation
     alone never occurs. It does not read: "not Paris" contains "Paris".
     """
-    words = _answer_words(prediction)
+    words = answer_words(prediction)
     for answer in _list_of(answers):
-        wanted = _answer_words(answer)
+        wanted = answer_words(answer)
         starts = range(len(words) - len(wanted) + 1)
         if wanted and any(words[i : i + len(wanted)] == wanted for i in starts):
             return True

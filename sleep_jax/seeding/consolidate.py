@@ -18,7 +18,8 @@ from sleep_jax.data.batches import bucket, pack, pad
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.seeding.imitation import ImitationConfig, Judge, roll_out
+from sleep_jax.rewards.judge import Judge
+from sleep_jax.seeding.imitation import ImitationConfig, roll_out
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,

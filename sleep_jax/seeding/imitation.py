@@ -9,7 +9,6 @@ The teacher's sequence is cut at a random place; what follows the cut is scored,
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +17,12 @@ import numpy as np
 from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
+from sleep_jax.rewards.judge import Judge
 from sleep_jax.rewards.levenshtein import similarity
 from sleep_jax.rl.algorithms import Surrogate
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.sequences import Exchange
-
-
-class Judge(Protocol):
-    """Says which candidates mean the same as their references: float32 [n] of 0 or 1."""
-
-    def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)

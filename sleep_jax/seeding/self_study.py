@@ -20,7 +20,7 @@ import numpy as np
 from sleep_jax.data.documents import Document
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.rewards.semantic import ungrounded
+from sleep_jax.rewards.agreement import ungrounded
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding import prompts as requests

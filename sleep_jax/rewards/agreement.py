@@ -1,0 +1,210 @@
+"""Rules of agreement: what two texts may not differ in if they are to say the same.
+
+They read surface forms of English. A changed common noun is seen only where the texts have the same
+frame; in other words it passes.
+"""
+
+import difflib
+import re
+import unicodedata
+from typing import NamedTuple
+
+from sleep_jax.rewards.numerals import numbers
+from sleep_jax.rewards.units import normalize_quantities, units
+
+# Capitalised in titles, labels and greetings without naming anything.
+_COMMON_WORDS = """
+a about after all also although an and another any approximately are around as at be because been
+before being both but by can could did do does during each either even every few finally for from
+had has have he her here hers him his how however i i'd i'll i'm i've if in instead into is it its
+just later like many may me might more most mr mrs ms dr prof much must my neither next no nor not
+now of off ok okay on once only or other our out over per please question answer passage context
+roughly summary several shall she should since so some still such sure than that the their them
+then there therefore these they they're this those though thus to too under until up upon us very
+was we were what when where whether which while who whoever whom whose why will with within
+without would yes yet you your
+"""
+_COMMON = frozenset(_COMMON_WORDS.split())
+# Words that may be exchanged without changing a fact.
+_EMPTY_WORDS = """
+1 and as at be been by did do does for from had has have he her his if in is it its of on or our she
+that their there these they this those to was we were which who with you your
+"""
+_EMPTY = frozenset(_EMPTY_WORDS.split())
+_EVEN = frozenset(("is", "are", "was", "were", "and", "or", "it"))  # both sides of them alike
+_SILENT = frozenset(("a", "an", "the", "mr", "mrs", "ms", "dr", "doctor", "prof", "professor"))
+_SENTENCE = 3  # words, from which on a text is more than a short answer
+_NEGATION = re.compile(
+    r"\b(?:not(?!\s+only\b)|no(?!\.\s*\d)|never|none|nobody|nothing|nowhere|neither|without|cannot"
+    r"|lack(?:s|ed|ing)?|unable|fail(?:s|ed)?\s+to|\w+n['’]t)\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\b[DMS][rst])(?<!\bMrs)\.(?!\d)|[!?;:\n\"“”(]")
+_LIST_MARKER = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+(?=\S)", re.MULTILINE)
+_TOKEN = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)*|[^\w\s]|\n")
+
+
+class _Name(NamedTuple):
+    """A run of capitalised words: `certain` ones, and one that may only open its sentence."""
+
+    certain: tuple[str, ...]
+    opening: tuple[str, ...]
+
+
+def _fold(word: str) -> str:
+    """Lower case, no accents, no possessive: "Zürich's" -> "zurich"."""
+    word = unicodedata.normalize("NFKD", word.replace("’", "'").casefold())
+    word = "".join(c for c in word if not unicodedata.combining(c))
+    return word.removesuffix("'s")
+
+
+def _words(text: str) -> set[str]:
+    return {_fold(word) for word in _TOKEN.findall(normalize_quantities(text))}
+
+
+def _without_markers(text: str) -> str:
+    """List numbering and bullets become sentence ends: they are no facts."""
+    return _LIST_MARKER.sub(". ", text)
+
+
+def _names(text: str) -> list[_Name]:
+    """Runs of capitalised words, in order. A word that opens a sentence is not a certain name."""
+    text = normalize_quantities(_without_markers(text))
+    ends = {match.start() for match in _SENTENCE_END.finditer(text)}
+    names, certain, opening = [], [], []
+    is_opening = True
+    for match in [*_TOKEN.finditer(text), None]:
+        token = match[0] if match else ""
+        is_end = match is None or match.start() in ends
+        is_name = token[:1].isupper() and _fold(token) not in _COMMON
+        if is_name:
+            (opening if is_opening else certain).append(_fold(token))
+        elif (certain or opening) and (is_end or token not in "-."):  # "Anglo-Saxon", "J. Smith"
+            names.append(_Name(tuple(certain), tuple(opening)))
+            certain, opening = [], []
+        if is_end or token not in "'‘*#":  # marks that may stand before a first word
+            is_opening = is_end
+    return names
+
+
+def _required_numbers(text: str) -> tuple[list[str], set[str]]:
+    """The numbers that must be matched, and all: "one", "first", "second" often count nothing."""
+    text = _without_markers(text)
+    found = numbers(text)
+    vague = set()
+    for words, value in ((r"one|first", "1"), (r"second", "2")):
+        if re.search(rf"\b(?:{words})\b", text, re.IGNORECASE):
+            vague.add(value)
+    vague -= set(re.findall(r"\d+", text))
+    return [number for number in found if number not in vague], set(found)
+
+
+def _negated_sentences(text: str) -> int:
+    return sum(bool(_NEGATION.search(part)) for part in _SENTENCE_END.split(text))
+
+
+def _names_agree(candidate: str, reference: str) -> bool:
+    """No name was exchanged; one side may shorten a name ("Ada Lovelace", "Lovelace")."""
+    missing = []  # per side: words of its names that the other side lacks
+    for text, other in ((candidate, reference), (reference, candidate)):
+        known, unknown = _words(other), set()
+        # "Paris", "Ada Lovelace": no sentence, so the first word is a name like the others.
+        is_fragment = not any(token[0].islower() for token in _TOKEN.findall(text))
+        for name in _names(text):
+            words = name.opening + name.certain
+            if known.isdisjoint(words) and (name.certain or is_fragment):
+                return False
+            unknown |= set(words) - known
+        missing.append(unknown)
+    return not (missing[0] and missing[1])
+
+
+def _units_agree(candidate: str, reference: str) -> bool:
+    """No number that both texts measure something with has other units in each."""
+    ours, theirs = units(candidate), units(reference)
+    return all(ours[number] & theirs[number] for number in ours.keys() & theirs.keys())
+
+
+def _frame_words(text: str) -> list[str]:
+    """The words of a text, singular and plural alike, without articles and titles."""
+    words = map(_fold, _TOKEN.findall(normalize_quantities(_without_markers(text))))
+    words = [word for word in words if word[0].isalnum() and word not in _SILENT]
+    return [w if w in _EMPTY or len(w) <= 3 else w.removesuffix("s") for w in words]
+
+
+def _is_swapped(a: list[str], b: list[str]) -> bool:
+    """The same words, changed places around one that stayed: "fox bit dog", "dog bit fox".
+
+    Around "is" or "and" nothing changes: "Oslen is the capital", "The capital is Oslen".
+    """
+    moved = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
+    if not moved:
+        return False
+    stayed = set(range(moved[0], moved[-1])) - set(moved)
+    return any(a[i] not in _EVEN for i in stayed)
+
+
+def _is_refilled(candidate: str, reference: str) -> bool:
+    """The texts are one frame with other content words in it, or one goes on where the other ends.
+
+    "The gate is of oak", "The gate is of iron". At least half of the longer text must be common to
+    both, in order, and nothing but replaced words tell them apart: who puts a thing in other words
+    hardly ever keeps the rest as it was.
+    """
+    a, b = _frame_words(candidate), _frame_words(reference)
+    if sorted(a) == sorted(b):
+        return _is_swapped(a, b)
+    short, long = sorted((a, b), key=lambda words: (len(words), words))  # the same both ways
+    if len(short) >= _SENTENCE and long[: len(short)] == short:
+        return not _EMPTY.issuperset(long[len(short) :])
+    common, is_refilled = 0, False
+    matcher = difflib.SequenceMatcher(None, short, long, autojunk=False)
+    for kind, i, j, k, m in matcher.get_opcodes():
+        if kind == "equal":
+            common += j - i
+        elif not _EMPTY.issuperset(short[i:j] + long[k:m]):
+            if _EMPTY.issuperset(short[i:j]) or _EMPTY.issuperset(long[k:m]):
+                return False  # said at another place, or left out
+            is_refilled = True
+    return is_refilled and 2 * common >= len(long)
+
+
+def agreement(candidate: str, reference: str) -> bool:
+    """Whether the facts of two texts agree as far as their surface tells, in both directions.
+
+    Numbers: the same set of values ("seven" = "7" = "7.0"; 1,234 = 1234), however often each is
+    said; a bare "one", "first" or "second" need not be matched. Units: a number that both texts
+    give a known unit has the same one. Names: every capitalised name shares a word with the other
+    text, compared without case and accents, and not both texts have name words that the other
+    lacks. The word that opens a sentence counts as a name only in that last rule ("Paris is the
+    capital", "Lyon is the capital") and in texts without a lower-case word ("Paris").
+    Negation: the same number of sentences carry one. Frame: texts of the same frame are filled with
+    the same words, and neither text goes on where the other, a sentence, ends. So a synonym in
+    an otherwise equal text is refused, too.
+    """
+    required, found = _required_numbers(candidate)
+    required_reference, found_reference = _required_numbers(reference)
+    return (
+        found_reference.issuperset(required)
+        and found.issuperset(required_reference)
+        and _units_agree(candidate, reference)
+        and _negated_sentences(candidate) == _negated_sentences(reference)
+        and _names_agree(candidate, reference)
+        and not _is_refilled(candidate, reference)
+    )
+
+
+def ungrounded(text: str, source: str) -> list[str]:
+    """Names and numbers of `text` that `source` lacks: what its writer made up.
+
+    A capitalised word is a name unless it opens a sentence or is a common word; it is grounded if
+    it occurs in `source` in any case. Numbers compare by value; list markers and a bare "one",
+    "first" or "second" are ignored.
+
+    Returns:
+      The folded names (lower case, no accents), then the numbers in digits, each once, in order.
+    """
+    known, known_numbers = _words(source), set(numbers(source))
+    names = [word for name in _names(text) for word in name.certain if word not in known]
+    values = [value for value in _required_numbers(text)[0] if value not in known_numbers]
+    return list(dict.fromkeys(names + values))

@@ -1,0 +1,94 @@
+"""The frozen initial model as a judge: asked whether two texts say the same, in both orders.
+
+The score is logit(yes) - logit(no) of the first word of its reply, the smaller of both orders, so
+that a pair is accepted only where (a, b) and (b, a) both are. A model that likes to say yes says it
+to every pair: the threshold, found on the probe (`calibration`), takes that bias out.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sleep_jax.data.batches import bucket, pad
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import init_memory
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.linear import matmul
+
+REQUEST = (  # of four wordings the one by which SmolLM2-135M tells most (experiments/judges)
+    "A student was asked to repeat this sentence in other words:\n{a}\n"
+    "The student wrote:\n{b}\n"
+    "Is that correct? Answer Yes or No."
+)
+SHORTEST = 128  # tokens that a prompt is padded to at least: few programs
+ROWS = 8  # prompts in a batch
+
+
+@jax.jit(static_argnames=("cfg",))
+def _lean(cfg, variables, tokens, mask, words):
+    """logit(words[0]) - logit(words[1]) of the token after each prompt, float32 [rows]."""
+    hidden = Decoder(cfg).apply(variables, tokens, mask)
+    last = jnp.take_along_axis(hidden, mask.sum(1)[:, None, None] - 1, axis=1)[:, 0]
+    logits = matmul(last, lm_head(cfg, variables["params"])[:, words])
+    return logits[:, 0] - logits[:, 1]
+
+
+class YesNo:
+    """Scores pairs by what the model answers; asks about no pair of texts twice."""
+
+    def __init__(self, cfg: DecoderConfig, params, tokenizer: Tokenizer):
+        """Binds the model as it was before any sleep.
+
+        Args:
+          cfg, params: the base; what `cfg` says of memory is left out.
+          tokenizer: with a chat template.
+
+        Raises:
+          ValueError: yes and no begin with the same token.
+        """
+        self._cfg, self._variables = _initial(cfg, params)
+        self._tokenizer = tokenizer
+        self._words = np.array([tokenizer.encode(word)[0] for word in ("Yes", "No")])
+        if self._words[0] == self._words[1]:
+            raise ValueError(
+                "seeding.judge='model': the tokenizer begins 'Yes' and 'No' with the same token; "
+                "choose another judge"
+            )
+        self._held: dict[tuple[str, str], float] = {}
+
+    def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
+        """The smaller lean of both orders: float32 [n]."""
+        pairs = list(zip(candidates, references))
+        orders = [*pairs, *((b, a) for a, b in pairs)]
+        new = [pair for pair in dict.fromkeys(orders) if pair not in self._held]
+        self._held.update(zip(new, self.lean(new).tolist()))
+        leans = np.array([self._held[pair] for pair in orders], np.float32)
+        return leans.reshape(2, -1).min(axis=0)
+
+    def lean(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """logit(yes) - logit(no) for ordered pairs, float32 [n]; always asks the model."""
+        prompts = [self._prompt(a, b) for a, b in pairs]
+        width = bucket(max(map(len, prompts), default=0), SHORTEST)
+        out = []
+        for start in range(0, len(prompts), ROWS):
+            chosen = prompts[start : start + ROWS]
+            tokens, mask = pad(chosen + chosen[:1] * (ROWS - len(chosen)), width)
+            leans = _lean(self._cfg, self._variables, tokens, mask, self._words)
+            out.append(np.asarray(leans)[: len(chosen)])
+        return np.concatenate([np.zeros(0, np.float32), *out])
+
+    def _prompt(self, a: str, b: str) -> list[int]:
+        return self._tokenizer.chat([{"role": "user", "content": REQUEST.format(a=a, b=b)}])
+
+
+def _initial(cfg: DecoderConfig, params):
+    """The base beside one silent slot, which keeps its layers stacked as `cfg` has them."""
+    if not cfg.memory.levels:
+        return cfg, {"params": params}
+    silent = MemoryConfig((LevelConfig(slots=1, rank=1),), layers=cfg.memory.layers)
+    memory, slots = init_memory(jax.random.key(0), silent, layers=cfg.layers, width=cfg.width)
+    return cfg.replace(memory=silent), {"params": params, "memory": memory, "slots": slots}

@@ -1,0 +1,64 @@
+"""The measures of the judges' experiment, by hand."""
+
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "judges"
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """The experiment's modules, imported as its script does."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        modules = {name: __import__(name) for name in ("roc", "calibrate")}
+    finally:
+        sys.path.remove(str(FOLDER))
+    yield type("Lab", (), modules)
+    for name in modules:
+        sys.modules.pop(name)
+
+
+SCORES, SAME = np.array([3.0, 1.0, 1.0, -np.inf]), np.array([True, True, False, False])
+
+
+def test_rates_area_and_curve(lab):
+    assert lab.roc.rates(SCORES, SAME, 1.0) == (1.0, 0.5)
+    assert lab.roc.rates(SCORES, SAME, 1.5) == (0.5, 0.0)
+    # 3 beats both, 1 ties with one and beats the other.
+    assert lab.roc.area(SCORES, SAME) == 3.5 / 4
+    points = lab.roc.curve(SCORES, SAME)
+    np.testing.assert_array_equal(points, [(0, 0), (0, 0.5), (0.5, 1), (1, 1)])
+    x, y = points.T
+    assert np.trapezoid(y, x) == lab.roc.area(SCORES, SAME)
+
+
+def test_an_interval_holds_its_measure_and_is_a_point_where_all_are_alike(lab):
+    low, high = lab.calibrate.interval(lab.roc.area, SCORES, SAME)
+    assert low < lab.roc.area(SCORES, SAME) <= high
+    assert lab.calibrate.interval(lambda s, _: np.mean(s > 0), np.ones(5), SAME[:1].repeat(5)) == [
+        1.0,
+        1.0,
+    ]
+
+
+def test_every_kind_is_counted(lab):
+    halves = lab.calibrate.read_probe()
+    labels = {(p.a, p.b): p.same for half in halves for p in half}
+
+    def knowing(candidates, references):
+        return np.array([float(labels[pair]) for pair in zip(candidates, references)])
+
+    results = {"cosine": lab.calibrate.measure("cosine", knowing, halves)}
+    row = results["cosine"]
+    assert (row["threshold"], row["true"], row["false"], row["area"]) == (0.5, 1.0, 0.0, 1.0)
+    for kind, counts in row["kinds"].items():
+        is_same = "area" not in counts
+        assert counts["passed"] == is_same * counts["of"], kind
+    assert sum(counts["of"] for counts in row["kinds"].values()) == len(halves[1])
+    assert "| cosine | 0.500 | 100 % (100-100) | 0 % (0-0) |" in lab.calibrate.tables(
+        results, halves
+    )

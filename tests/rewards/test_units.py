@@ -1,0 +1,30 @@
+"""Units of measure must meet in any spelling, and different ones must not."""
+
+import pytest
+
+from sleep_jax.rewards.units import normalize_quantities, units
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It is 8 km, eight kilometers or 8-kilometre long.",
+         "It is 8 kilometre, 8 kilometre or 8 kilometre long."),
+        ("60 °C, 60°C, sixty degrees Celsius", "60 celsius, 60 celsius, 60 celsius"),
+        ("12 % and twelve per cent", "12 percent and 12 percent"),
+        ("2.5kg, 3 m, 4 mm, 5 min", "2.5 kilogram, 3 metre, 4 millimetre, 5 minute"),
+        ("seven arches and some metres", "7 arches and some metres"),
+        ("3 million years", "3000000 year"),
+        ("8 minutely drawn maps, 4 marks", "8 minutely drawn maps, 4 marks"),
+    ],
+)  # fmt: skip
+def test_normalize_quantities(text, expected):
+    assert normalize_quantities(text) == expected
+    assert normalize_quantities(expected) == expected
+
+
+def test_units_of_each_number():
+    assert units("8 km in 8 hours, 9 cats and 2.50 l") == {
+        "8": {"kilometre", "hour"},
+        "2.5": {"litre"},
+    }

@@ -1,0 +1,85 @@
+"""The model as a judge: both orders, what it holds in mind, and the base it asks."""
+
+import jax
+import numpy as np
+import pytest
+
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.rewards import yes_no
+from sleep_jax.rewards.judge import ScoreJudge
+from sleep_jax.rewards.yes_no import YesNo
+
+PAIRS = [("a red lamp", "the lamp is red"), ("a goat", "a boat"), ("x", "a much longer text")]
+
+
+@pytest.fixture(scope="module")
+def model(cfg, variables, tokenizer):
+    """The tiny decoder with memory in its second layer alone, so in two stacks."""
+    cfg = cfg.replace(memory=MemoryConfig((LevelConfig(slots=2, rank=4),), layers="last_quarter"))
+    params = dict(variables["params"])
+    layers = params.pop("layers")
+    params["trunk"] = jax.tree.map(lambda x: x[:1], layers)
+    params["layers"] = jax.tree.map(lambda x: x[1:], layers)
+    return cfg, params, tokenizer
+
+
+def test_a_pair_passes_only_if_both_orders_lean_to_yes(model, monkeypatch):
+    judge = YesNo(*model)
+    leans = {"ab": 2.0, "ba": 0.5, "cd": 3.0, "dc": -1.0, "ef": -2.0, "fe": -3.0}
+    asked = []
+
+    def lean(pairs):
+        asked.extend(a + b for a, b in pairs)
+        return np.array([leans[a + b] for a, b in pairs])
+
+    monkeypatch.setattr(judge, "lean", lean)
+    np.testing.assert_array_equal(judge("ace", "bdf"), [0.5, -1, -3])
+    assert sorted(asked) == sorted(leans)
+    np.testing.assert_array_equal(judge("bdf", "ace"), [0.5, -1, -3])
+    np.testing.assert_array_equal(ScoreJudge(judge, 0.0)("ace", "bdf"), [1, 0, 0])
+    np.testing.assert_array_equal(ScoreJudge(judge, 0.6)("ace", "bdf"), [0, 0, 0])
+    assert len(asked) == len(leans)  # nothing was asked again
+
+
+def test_a_pair_seen_before_costs_no_call_of_the_model(model, monkeypatch):
+    calls = []
+    program = yes_no._lean
+    monkeypatch.setattr(yes_no, "_lean", lambda *a: calls.append(1) or program(*a))
+    judge = YesNo(*model)
+    a, b = zip(*PAIRS)
+    first = judge([*a, a[0]], [*b, b[0]])
+    assert len(calls) == 1 and first[0] == first[-1]
+    np.testing.assert_array_equal(judge(b, a), first[:3])
+    assert len(calls) == 1
+    assert judge([], []).shape == (0,)
+
+
+def test_the_lean_is_the_difference_of_two_logits_of_the_base(model, cfg, variables, logits):
+    judge, tokenizer = YesNo(*model), model[2]
+    yes, no = (tokenizer.encode(word)[0] for word in ("Yes", "No"))
+    bare = cfg.replace(memory=MemoryConfig())
+    for got, (a, b) in zip(judge.lean(PAIRS), PAIRS):
+        request = yes_no.REQUEST.format(a=a, b=b)
+        prompt = tokenizer.chat([{"role": "user", "content": request}])
+        tokens = np.zeros((1, 256), np.int32)  # one shape, so one program
+        tokens[0, : len(prompt)] = prompt
+        last = logits(bare, {"params": variables["params"]}, tokens)[0, len(prompt) - 1]
+        np.testing.assert_allclose(got, last[yes] - last[no], rtol=1e-4, atol=1e-4)
+
+
+def test_many_pairs_are_one_program(model, compilations):
+    judge = YesNo(*model)
+    judge.lean(PAIRS)
+    count = len(compilations)
+    judge.lean([(f"text {i}", "another") for i in range(2 * yes_no.ROWS + 1)])
+    assert len(compilations) == count
+
+
+def test_yes_and_no_have_to_differ(model):
+    cfg, params, _ = model
+
+    class Mute:
+        encode = staticmethod(lambda text: [0])
+
+    with pytest.raises(ValueError, match="'Yes' and 'No' with the same token"):
+        YesNo(cfg, params, Mute())

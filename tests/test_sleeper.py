@@ -1,0 +1,25 @@
+"""What wakes up: the judge by its name."""
+
+import pytest
+
+from sleep_jax.rewards.judge import JUDGES
+from sleep_jax.sleeper import _judge
+
+
+def test_rules_by_name():
+    pairs = ["The lamp is red at 5 km.", "a Lamp"], ["At 5 km, the lamp is red.", "The lamp!"]
+    assert _judge("agreement", None, None, None)(*pairs).tolist() == [1, 1]
+    assert _judge("exact", None, None, None)(*pairs).tolist() == [0, 1]
+
+
+def test_the_initial_model_judges_and_says_that_it_is_a_poor_judge(cfg, variables, tokenizer):
+    with pytest.warns(UserWarning, match="this judge accepts"):  # its weights are random
+        judge = _judge("model", cfg, variables["params"], tokenizer)
+    assert judge(["the same", "the red lamp"], ["the same", ""]).tolist() == [1, 0]
+    assert judge.score(["a lamp"], ["a goat"]) == judge.score(["a goat"], ["a lamp"])
+
+
+def test_an_unknown_judge_is_refused():
+    with pytest.raises(ValueError, match=r"seeding.judge='jury'; choose from ") as error:
+        _judge("jury", None, None, None)
+    assert all(name in str(error.value) for name in JUDGES)
