@@ -128,7 +128,7 @@ def compare(
     try:
         with runner(*ours) as a, runner(*peer) as b:
             found = in_turns({"sleep_jax": a, name: b}, rounds)
-    except RunnerFailed as failure:
+    except (OSError, RunnerFailed) as failure:
         print(f"{title} against {name}: not measured\n{failure}", file=sys.stderr)
         return
     seconds = {k: v["seconds"] for k, v in found.items()}

@@ -21,11 +21,12 @@ MANY = 4096  # prompts, and steps that the loop would take
 
 
 def words(spec) -> PreTrainedTokenizerFast:
-    """A tokenizer whose word `t7` is token 7."""
-    backend = Tokenizer(models.WordLevel({f"t{i}": i for i in range(spec.vocab)}, unk_token="t2"))
+    """A tokenizer whose word `t7` is token 7; 0 pads and 1 ends."""
+    vocabulary = {"<pad>": 0, "<end>": 1} | {f"t{i}": i for i in range(2, spec.vocab)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="t0", eos_token="t1", padding_side="left"
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<end>", padding_side="left"
     )
 
 
