@@ -46,14 +46,15 @@ def main():
     parser.add_argument("--chunk", type=int, default=128)
     parser.add_argument("--kind", choices=("forward", "reverse", "jsd"), default="forward")
     parser.add_argument("--dtype", choices=sorted(AGREE), default="bfloat16")
+    parser.add_argument("--untied", action="store_true", help="the head is no embedding")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     if args.tokens % args.chunk:
         parser.error(f"--tokens={args.tokens} is no multiple of --chunk={args.chunk}")
     beta, keys = 0.5, jax.random.split(jax.random.key(0), 5)
     student, teacher = (jax.random.normal(k, (args.tokens, args.width)) for k in keys[:2])
-    head = (2 * args.width**-0.5 * jax.random.normal(keys[2], (args.vocab, args.width))).T
-    head = head.astype(args.dtype)
+    table = 2 * args.width**-0.5 * jax.random.normal(keys[2], (args.vocab, args.width))
+    table = jnp.copy(table.T if args.untied else table).astype(args.dtype)
     targets = jax.random.randint(keys[3], (args.tokens,), 0, args.vocab)
     weights = jax.random.normal(keys[4], (2, args.tokens))
     divergence = Divergence(args.kind, beta=beta)
@@ -72,13 +73,14 @@ def main():
         return tuple(x.reshape(-1) for x in jax.lax.map(one, tuple(chunks)))
 
     def with_gradient(scores):
-        def loss(student, teacher, targets, head, weights):
+        def loss(student, teacher, targets, table, weights):
+            head = table if args.untied else table.T  # transposed in the program, as a model's is
             kl, log_prob = scores(student, teacher, targets, head)
             return jnp.vdot(weights[0], kl) + jnp.vdot(weights[1], log_prob)
 
         return jax.jit(jax.value_and_grad(loss))
 
-    inputs = (student, teacher, targets, head, weights)
+    inputs = (student, teacher, targets, table, weights)
     programs = {
         "custom vjp": with_gradient(fused),
         "full logits": with_gradient(formula),
