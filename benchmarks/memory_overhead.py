@@ -10,8 +10,8 @@ import argparse
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from shapes import SMOLLM2, random_params
 from timing import interleaved, report
 
 from sleep_jax.evals.recall import negative_log_likelihood
@@ -19,24 +19,9 @@ from sleep_jax.interop.absorb import absorb
 from sleep_jax.interop.tensors import split_stacks
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, unlock
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.sampling.sampler import SamplingConfig, sample
 from sleep_jax.wake.stream import WakeConfig, init_wake, read_strides
-
-SMOLLM2 = DecoderConfig(
-    vocab=49152,
-    width=576,
-    hidden=1536,
-    layers=30,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    rope_theta=1e5,
-    tie_embeddings=True,
-    dtype=jnp.bfloat16,
-    remat="none",
-)
 
 
 def chain(levels: int, slots: int, layers) -> MemoryConfig:
@@ -59,7 +44,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8], help="of decoding")
     args = parser.parse_args()
-    params = Decoder(SMOLLM2).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = random_params(SMOLLM2)
     setting = vars(args)
 
     def model(slots, layers="all"):

@@ -1,0 +1,137 @@
+"""Our side: the sampler, or one on-policy seeding update (rollout, teacher's scoring, update)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from turns import Turns
+
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder
+from sleep_jax.sampling.generate import generate
+from sleep_jax.sampling.sampler import SamplingConfig, prefill
+from sleep_jax.seeding.imitation import ImitationConfig, roll_out
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs, taught
+from sleep_jax.seeding.step import Objective, init_state, seeding_step
+
+
+class NoTokenizer:
+    """Tokens stay numbers and none of them ends a turn."""
+
+    eos_ids = (-1,)
+
+    def decode(self, tokens) -> str:
+        """No text."""
+        return ""
+
+
+def decoder_of(spec) -> tuple[DecoderConfig, dict]:
+    """The shape of the spec and random weights of it."""
+    cfg = DecoderConfig(
+        vocab=spec.vocab,
+        width=spec.width,
+        hidden=spec.hidden,
+        layers=spec.layers,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        rope_theta=spec.rope_theta,
+        tie_embeddings=True,
+        dtype=jnp.dtype(spec.dtype),
+    )
+    return cfg, Decoder(cfg).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+
+
+def tokens_of(rng, spec, count: int) -> tuple[int, ...]:
+    """Random tokens."""
+    return tuple(int(t) for t in rng.integers(2, spec.vocab, count))
+
+
+def sampler(turns: Turns):
+    """Completes `rows` prompts."""
+    spec, rng = turns.spec, np.random.default_rng(0)
+    cfg, params = decoder_of(spec)
+    sampling = SamplingConfig(spec.new, (-1,), temperature=spec.temperature)
+    prompts = [tokens_of(rng, spec, spec.prompt) for _ in range(spec.rows)]
+    key, count = jax.random.key(0), iter(range(1 << 30))
+
+    def step():
+        # What is drawn is handed over as lists, so it is computed by then.
+        generate(
+            cfg,
+            sampling,
+            {"params": params},
+            prompts,
+            jax.random.fold_in(key, next(count)),
+            width=spec.prompt,
+        )
+
+    return step
+
+
+def seeding(turns: Turns):
+    """One update on rollouts alone, as `seed_slot` does it; half of each prompt is the teacher's
+    beginning that the student goes on with."""
+    spec, rng = turns.spec, np.random.default_rng(0)
+    cfg, params = decoder_of(spec)
+    cfg = cfg.replace(memory=MemoryConfig((LevelConfig(slots=spec.slots, rank=spec.rank),)))
+    memory, slots = init_memory(jax.random.key(1), cfg.memory, layers=cfg.layers, width=cfg.width)
+    before = {"params": params, "memory": memory, "slots": slots}
+    student = before | {"slots": unlock(slots, 1)[0]}
+
+    document = np.asarray([tokens_of(rng, spec, spec.document)], np.int32)
+    context, _ = prefill(cfg, before, document, np.ones_like(document))
+    teachers = [Teacher(cfg, before, context)]
+
+    begun = spec.prompt // 2
+    prompts = [tokens_of(rng, spec, spec.prompt - begun) for _ in range(spec.rows // spec.group)]
+    dreams = [
+        Exchange(0, prompt, prompt, tokens_of(rng, spec, begun + spec.new), "quote")
+        for prompt in prompts
+    ]
+    share = begun / (begun + spec.new)
+    imitation = ImitationConfig(group=spec.group, cut=(share, share), max_new_tokens=spec.new)
+    objective, optimizer = Objective(lam=1.0), optax.adam(1e-4)
+    shape = BatchShape(spec.rows, spec.prompt + spec.new, spec.new)
+    index, key, count = jnp.int32(0), jax.random.key(2), iter(range(1 << 30))
+    state = init_state(take_slot(memory, 1, 0), optimizer)
+
+    def judge(candidates, references):
+        return np.zeros(len(candidates), np.float32)
+
+    def write():
+        current = {**student, "memory": put_slot(memory, 1, index, state.slot)}
+        return roll_out(
+            cfg,
+            current,
+            NoTokenizer(),
+            judge,
+            imitation,
+            dreams,
+            jax.random.fold_in(key, next(count)),
+            width=spec.prompt,
+        )[0]
+
+    def score(rollouts):
+        return taught(teachers, rollouts, width=spec.prompt + spec.new)
+
+    def update(rollouts, hidden):
+        batch = batch_of(rollouts, hidden, packs(rollouts, shape), shape)
+        return seeding_step(cfg, objective, optimizer, 1, index, state, student, batch)
+
+    write, score = turns.timed("rollout", write), turns.timed("teacher", score)
+    update = turns.timed("update", update, jax.block_until_ready)
+
+    def step():
+        nonlocal state
+        rollouts = write()
+        state, _ = update(rollouts, score(rollouts))
+
+    return step
+
+
+if __name__ == "__main__":
+    turns = Turns("jax")
+    turns.serve({"sampler": sampler, "seeding": seeding}[turns.spec.task](turns))

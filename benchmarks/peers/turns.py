@@ -1,0 +1,62 @@
+"""A runner's end of a comparison: it does one step whenever it is asked to, and times it.
+
+A runner is a process of its own, in the environment of what it measures. It is given a spec, JSON
+in its only argument; each line on its standard input asks for one step, each line of JSON on its
+standard output answers for one. The standard library is all that this needs.
+"""
+
+import importlib.metadata
+import json
+import os
+import resource
+import sys
+import time
+from types import SimpleNamespace
+
+
+class Turns:
+    """Waits for its turn, and times what is done in it.
+
+    Whatever else is printed goes to standard error: standard output is for the answers.
+    """
+
+    def __init__(self, *packages: str):
+        """`packages`: whose versions go with the answers."""
+        self.spec = SimpleNamespace(**json.loads(sys.argv[1]))
+        self._versions = {name: importlib.metadata.version(name) for name in packages}
+        self._answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self._begun = None
+        self._phases: dict[str, float] = {}
+
+    def next(self) -> bool:
+        """Ends the step under way, if there is one, and waits for the next; False: no more."""
+        if self._begun is not None:
+            answer = {
+                "seconds": time.perf_counter() - self._begun,
+                "phases": self._phases,
+                "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                "versions": self._versions,
+            }
+            print(json.dumps(answer), file=self._answers, flush=True)
+        is_asked = bool(sys.stdin.readline())
+        self._phases, self._begun = {}, time.perf_counter()
+        return is_asked
+
+    def serve(self, step) -> None:
+        """Does `step`, a function without arguments, as often as asked."""
+        while self.next():
+            step()
+
+    def timed(self, phase: str, function, wait=lambda result: result):
+        """`function`, its calls counted into a phase; `wait` is given what it returns and comes
+        back when that is computed."""
+
+        def run(*args, **kwargs):
+            start = time.perf_counter()
+            result = wait(function(*args, **kwargs))
+            taken = time.perf_counter() - start
+            self._phases[phase] = self._phases.get(phase, 0.0) + taken
+            return result
+
+        return run

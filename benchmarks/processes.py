@@ -1,0 +1,146 @@
+"""Contestants that cannot live in one process: each in an environment of its own, in turns.
+
+What `timing.interleaved` is for functions, this is for runners (peers/). The same allocator
+settings hold for all of them, and two at a time are alive: theirs and ours.
+"""
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from timing import report
+
+PEERS = Path(__file__).parent / "peers"
+# Huge pages, and memory that is kept: worth up to twice the speed on either side.
+MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=40000000000"
+
+
+class RunnerFailed(RuntimeError):
+    """A runner ended before its time; the message has the end of what it printed."""
+
+
+class Runner:
+    """A process that does one step whenever it is asked to."""
+
+    def __init__(self, python: str, script: str, spec: dict, errors):
+        """Starts `script` of peers/ under the interpreter `python`; `errors` takes what it says."""
+        self._errors = errors
+        environment = os.environ | {"GLIBC_TUNABLES": MALLOC, "HF_HUB_OFFLINE": "1"}
+        self._process = subprocess.Popen(
+            [python, str(PEERS / script), json.dumps(spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+        )
+
+    def step(self) -> dict:
+        """Does one step: its seconds, phases, peak_rss_bytes and versions.
+
+        Raises:
+          RunnerFailed: it ended instead.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            print("step", file=self._process.stdin, flush=True)
+        if line := self._process.stdout.readline():
+            return json.loads(line)
+        self._process.wait()
+        self._errors.seek(0)
+        raise RunnerFailed("".join(self._errors.readlines()[-15:]))
+
+    def close(self) -> None:
+        """Ends the process."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+@contextlib.contextmanager
+def runner(python: str, script: str, spec: dict) -> Iterator[Runner]:
+    """A runner that is ended with the block."""
+    with tempfile.TemporaryFile("w+") as errors:
+        running = Runner(python, script, spec, errors)
+        try:
+            yield running
+        finally:
+            running.close()
+
+
+def in_turns(runners: dict[str, Runner], rounds: int) -> dict[str, dict]:
+    """Steps of all runners, one after the other, round by round.
+
+    Returns:
+      By name: `first`, the seconds of the first step (compilation, warm-up), which is not counted
+      elsewhere; `seconds` of each round and its `phases`; `peak_rss_bytes` and `versions`.
+    """
+    firsts = {name: running.step() for name, running in runners.items()}
+    rest = {name: [] for name in runners}
+    for _ in range(rounds):
+        for name, running in runners.items():
+            rest[name].append(running.step())
+    return {
+        name: {
+            "first": firsts[name]["seconds"],
+            "seconds": [a["seconds"] for a in answers],
+            "phases": [a["phases"] for a in answers],
+            "peak_rss_bytes": answers[-1]["peak_rss_bytes"],
+            "versions": answers[-1]["versions"],
+        }
+        for name, answers in rest.items()
+    }
+
+
+def _medians(rounds: Sequence[dict[str, float]], seconds: Sequence[float]) -> dict[str, float]:
+    """Median seconds of each phase, and of what is in none."""
+    each = [p | {"rest": total - sum(p.values())} for p, total in zip(rounds, seconds)]
+    return {name: round(statistics.median(p[name] for p in each), 3) for name in each[0]}
+
+
+def compare(
+    title: str,
+    ours: tuple[str, str, dict],
+    peer: tuple[str, str, dict],
+    *,
+    name: str,
+    rounds: int,
+    **setting,
+) -> None:
+    """Runs two contestants in turns and prints a line for time and one for memory.
+
+    Args:
+      title: what is done.
+      ours, peer: (interpreter, runner's script, spec) of each.
+      name: the peer's.
+      rounds: steps of each that count; one more comes before.
+      setting: goes with the lines.
+    """
+    try:
+        with runner(*ours) as a, runner(*peer) as b:
+            found = in_turns({"sleep_jax": a, name: b}, rounds)
+    except (OSError, RunnerFailed) as failure:
+        print(f"{title} against {name}: not measured\n{failure}", file=sys.stderr)
+        return
+    seconds = {k: v["seconds"] for k, v in found.items()}
+    setting |= {
+        "first": {k: round(v["first"], 2) for k, v in found.items()},
+        "phases": {k: _medians(v["phases"], v["seconds"]) for k, v in found.items()},
+        "versions": {k: v["versions"] for k, v in found.items()},
+        "spec": ours[2],
+        "differs": {k: v for k, v in peer[2].items() if ours[2].get(k) != v},
+        "rounds": rounds,
+    }
+    report(f"{title}, time", seconds, "sleep_jax", name, **setting)
+    peak = {k: [v["peak_rss_bytes"]] for k, v in found.items()}
+    report(f"{title}, peak resident bytes", peak, "sleep_jax", name, **setting)
