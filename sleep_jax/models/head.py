@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.models.linear import matmul
+from sleep_jax.models.linear import matmul, transposed
 
 
 def map_chunks(function, arrays, mask, chunk: int):
@@ -43,14 +43,18 @@ def map_chunks(function, arrays, mask, chunk: int):
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], out)
 
 
-def _log_probs(hidden, targets, head):
+def both_ways(head):
+    """The head [d, vocab] and its transpose, laid out for products with either."""
+    return transposed(head.T), transposed(head)
+
+
+def _log_probs(hidden, targets, head, table):
     """Log-probabilities of one chunk and their gradients with respect to `hidden`."""
     log_p = jax.nn.log_softmax(matmul(hidden, head), axis=-1)
     chosen = jnp.take_along_axis(log_p, targets[:, None], -1)[:, 0]
-    return chosen, head.T[targets].astype(jnp.float32) - matmul(jnp.exp(log_p), head.T)
+    return chosen, table[targets].astype(jnp.float32) - matmul(jnp.exp(log_p), table)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def token_log_probs(hidden, targets, mask, head, chunk: int = 128):
     """Log-probability of each target token, float32 [tokens]; only `hidden` receives a gradient.
 
@@ -61,18 +65,27 @@ def token_log_probs(hidden, targets, mask, head, chunk: int = 128):
       head: the frozen LM head [d, vocab], its dtype the operand dtype.
       chunk: tokens whose logits exist at a time.
     """
-    return map_chunks(lambda *parts: _log_probs(*parts, head)[0], (hidden, targets), mask, chunk)
+    return _token_log_probs(hidden, targets, mask, *both_ways(head), chunk)
 
 
-def _forward(hidden, targets, mask, head, chunk):
-    return map_chunks(lambda *parts: _log_probs(*parts, head), (hidden, targets), mask, chunk)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _token_log_probs(hidden, targets, mask, head, table, chunk):
+    return map_chunks(
+        lambda *parts: _log_probs(*parts, head, table)[0], (hidden, targets), mask, chunk
+    )
+
+
+def _forward(hidden, targets, mask, head, table, chunk):
+    return map_chunks(
+        lambda *parts: _log_probs(*parts, head, table), (hidden, targets), mask, chunk
+    )
 
 
 def _backward(chunk, gradient, g):
-    return g[:, None] * gradient, None, None, None
+    return g[:, None] * gradient, None, None, None, None
 
 
-token_log_probs.defvjp(_forward, _backward)
+_token_log_probs.defvjp(_forward, _backward)
 
 
 def masked_sum(values, mask):

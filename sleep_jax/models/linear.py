@@ -9,13 +9,29 @@ backward products would mix dtypes.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from sleep_jax.models.config import DecoderConfig
+
+RELAID = 128  # rows and columns from which on a transpose is worth its copy
 
 
 def product(x, y):
     """x @ y of operands of one dtype, kept in float32; `matmul` is for what is differentiated."""
     return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+
+
+def transposed(w):
+    """w^T, float [n, k], of a matrix [k, n].
+
+    On a CPU it is laid out anew: a product with the transpose as a mere view of bfloat16 would be
+    made in float32, four times as slow.
+    """
+
+    def copied(w):
+        return jax.lax.optimization_barrier(with_layout_constraint(w.T, Layout((0, 1))))
+
+    return jax.lax.platform_dependent(w, cpu=copied, default=jnp.transpose)
 
 
 @jax.custom_vjp
@@ -40,7 +56,8 @@ def _matmul_forward(x, w):
 def _matmul_backward(residuals, g):
     x, w, like_x = residuals
     g = g.astype(w.dtype)
-    dx = product(g, jnp.swapaxes(w, -1, -2))
+    is_large = w.ndim == 2 and min(w.shape) >= RELAID
+    dx = product(g, transposed(w) if is_large else jnp.swapaxes(w, -1, -2))
     if w.ndim == 2:
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     dw = product(jnp.swapaxes(x, -1, -2), g)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from sleep_jax.models.cache import grow, init_cache
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.decoder import Decoder, lm_logits, unstack_layers
+from sleep_jax.models.decoder import Decoder, lm_head, unstack_layers
+from sleep_jax.models.linear import matmul, transposed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +157,12 @@ def sample(
     if not cfg.scan_layers:
         variables = unstack_layers(cfg, variables)
         cache = unstack_layers(cfg, {"cache": cache})["cache"]
-    rows = hidden.shape[0]
+    rows, head = hidden.shape[0], lm_head(cfg, params)
+    if rows > 1:  # laid out once; for a single row it would only be more to read
+        head = transposed(head.T)
 
     def pick(step, hidden):
-        logits = truncate(lm_logits(cfg, params, hidden), config)
+        logits = truncate(matmul(hidden, head), config)
         log_probs = jax.nn.log_softmax(logits, axis=-1)
         if config.temperature == 0:
             token = jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -29,8 +29,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.models.head import map_chunks
-from sleep_jax.models.linear import matmul
+from sleep_jax.models.head import both_ways, map_chunks
+from sleep_jax.models.linear import matmul, transposed
 
 KINDS = ("forward", "reverse", "jsd", "top_k", "sampled")
 
@@ -155,7 +155,7 @@ def _from_one(divergence: Divergence, log_s, log_t, target):
     return _sampled(log_s, log_t, target)
 
 
-def _score(student, teacher, target, head, heads, weights, divergence):
+def _score(student, teacher, target, head, table, heads, weights, divergence):
     """Scores of one chunk and the gradients of both with respect to `student`."""
     logits, temperature = matmul(student, head), divergence.temperature
     log_p = jax.nn.log_softmax(logits, axis=-1)
@@ -166,12 +166,12 @@ def _score(student, teacher, target, head, heads, weights, divergence):
         log_t = jax.nn.log_softmax(matmul(hidden, own) / temperature, axis=-1)
         value, towards = _from_one(divergence, log_s, log_t, target)
         kl, slope = kl + weight * value, slope + weight * towards
-    gradient = matmul(slope / temperature, head.T)
+    gradient = matmul(slope / temperature, table)
     if divergence.cap is not None:
         gradient = jnp.where(kl < divergence.cap, gradient, 0.0)
         kl = jnp.minimum(kl, divergence.cap)
     log_prob = jnp.take_along_axis(log_p, target[:, None], -1)[:, 0]
-    towards = head.T[target].astype(jnp.float32) - matmul(jnp.exp(log_p), head.T)
+    towards = table[target].astype(jnp.float32) - matmul(jnp.exp(log_p), table)
     return TokenScores(kl[:, 0], log_prob), TokenScores(gradient, towards)
 
 
@@ -203,24 +203,28 @@ def token_scores(
       weights: of the teachers' divergences, which are summed.
       divergence: which.
     """
-    heads, weights = (head,) * len(weights) if heads is None else tuple(heads), tuple(weights)
-    return _token_scores(student, teacher, targets, mask, head, heads, weights, chunk, divergence)
+    weights = tuple(weights)
+    head, table = both_ways(head)
+    heads = (head,) * len(weights) if heads is None else tuple(transposed(h.T) for h in heads)
+    return _token_scores(
+        student, teacher, targets, mask, head, table, heads, weights, chunk, divergence
+    )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
-def _token_scores(student, teacher, targets, mask, head, heads, weights, chunk, divergence):
-    parts, rest = (student, teacher, targets), (head, heads, weights, divergence)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9))
+def _token_scores(student, teacher, targets, mask, head, table, heads, weights, chunk, divergence):
+    parts, rest = (student, teacher, targets), (head, table, heads, weights, divergence)
     return map_chunks(lambda *parts: _score(*parts, *rest)[0], parts, mask, chunk)
 
 
-def _forward(student, teacher, targets, mask, head, heads, weights, chunk, divergence):
-    parts, rest = (student, teacher, targets), (head, heads, weights, divergence)
+def _forward(student, teacher, targets, mask, head, table, heads, weights, chunk, divergence):
+    parts, rest = (student, teacher, targets), (head, table, heads, weights, divergence)
     return map_chunks(lambda *parts: _score(*parts, *rest), parts, mask, chunk)
 
 
 def _backward(weights, chunk, divergence, gradients, g):
     student = g.kl[:, None] * gradients.kl + g.log_prob[:, None] * gradients.log_prob
-    return student, None, None, None, None, None
+    return student, None, None, None, None, None, None
 
 
 _token_scores.defvjp(_forward, _backward)

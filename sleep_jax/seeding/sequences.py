@@ -119,7 +119,7 @@ def teacher_hidden(
     while order:
         # The longest left decide the width; all rows of one width are one program.
         columns = width or bucket(length[order[-1]])
-        count = max(1, budget // columns)
+        count = max(1, min(budget // columns, bucket(len(order), 4)))
         chosen, order = order[-count:], order[:-count]
         picked = [exchanges[i] for i in chosen]
         picked += [picked[0]] * (count - len(picked))
