@@ -88,6 +88,7 @@ def default() -> ml_collections.ConfigDict:
     c.seeding.dreams = 1  # sequences imitated in each update, `group` rollouts each
     c.seeding.updates_per_rollout = 4
     c.seeding.rollouts_from = 0.0  # share of the steps after which rollouts join
+    c.seeding.max_skipped = 5  # updates in a row that are not finite before the night stops
     c.seeding.alpha = 0.5
     c.seeding.lam = 0.5
     c.seeding.divergence = "forward"  # or "reverse", "jsd", "top_k", "sampled" (with lam = 1)
@@ -202,6 +203,7 @@ def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
         rollouts_from=s.rollouts_from,
         objective=Objective(alpha=s.alpha, lam=s.lam, divergence=divergence, surrogate=estimator),
         imitation=imitation,
+        max_skipped=s.max_skipped,
     )
 
 
@@ -223,6 +225,7 @@ def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
             alpha=1.0, lam=0.0, cross_entropy=d.cross_entropy, divergence=divergence
         ),
         imitation=seeding.imitation,
+        max_skipped=seeding.max_skipped,
     )
 
 

@@ -7,6 +7,7 @@ Each update mixes teacher-written sequences with fresh student rollouts; only th
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import grain.python as grain
@@ -34,6 +35,10 @@ from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transact
 Log = Callable[[int, dict[str, float]], None]
 
 
+class NotFinite(RuntimeError):
+    """What a night computes are no numbers; the memory stays what it was before."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SeedingConfig:
     """One night's seeding.
@@ -47,6 +52,8 @@ class SeedingConfig:
       updates_per_rollout: updates whose rollouts are sampled at once.
       rollouts_from: share of the steps after which rollouts join; before, the student knows too
         little for them to earn anything.
+      max_skipped: updates in a row that may be left out because they are not finite; one more, and
+        the night stops.
       objective, imitation: what is optimised.
     """
 
@@ -59,6 +66,7 @@ class SeedingConfig:
     rollouts_from: float
     objective: Objective
     imitation: ImitationConfig
+    max_skipped: int = 5
 
     def __post_init__(self):
         if self.steps <= self.warmup:
@@ -66,7 +74,8 @@ class SeedingConfig:
                 f"seeding.steps={self.steps} does not exceed seeding.warmup={self.warmup}; "
                 "raise the one or lower the other"
             )
-
+        if self.max_skipped < 0:
+            raise ValueError(f"seeding.max_skipped={self.max_skipped}; give 0 or more updates")
         if not 0 <= self.rollouts_from <= 1:
             raise ValueError(
                 f"seeding.rollouts_from={self.rollouts_from}; it is a share of the steps, in [0, 1]"
@@ -173,7 +182,16 @@ def seed_slot(
 
     Returns:
       The student's collections with the seeded slot; every other leaf is the one that came in.
+
+    Raises:
+      NotFinite: more than `seeding.max_skipped` updates in a row were not finite.
+      ValueError: nothing was written that could be learnt.
     """
+    if not any(e.completion for e in exchanges):
+        raise ValueError(
+            f"{len(exchanges)} sequences to learn from, all of them empty; let the teacher write "
+            "some (study.recitations, study.questions), or longer ones (study.max_answer_tokens)"
+        )
     weights = tuple(t.weight for t in teachers)
     objective = dataclasses.replace(seeding.objective, weights=weights)
     optimizer, heads = seeding.optimizer(), heads_of(teachers)
@@ -190,6 +208,7 @@ def seed_slot(
     first = round(seeding.rollouts_from * seeding.steps)
     rollouts: list[Exchange] = []
     rewards: dict[str, float] = {}
+    skipped = 0  # updates in a row
     for step in range(seeding.steps):
         if is_on_policy and step >= first and not rollouts:
             current = {**student, "memory": put_slot(student["memory"], level, index, state.slot)}
@@ -219,6 +238,14 @@ def seed_slot(
         if not here:  # what rollouts alone have is no figure of this update
             figures = {k: v for k, v in figures.items() if not k.startswith(("kl_on", "policy_"))}
         log(step, figures | rewards)
+        skipped = skipped + 1 if figures["skipped"] else 0
+        if skipped > seeding.max_skipped:
+            raise NotFinite(
+                f"update {step} is number {skipped} in a row that is not finite, more than "
+                f"seeding.max_skipped={seeding.max_skipped}; lower seeding.learning_rate "
+                "(dreaming.learning_rate in a dream) or set model.dtype='float32'. The memory is "
+                "what it was before this phase"
+            )
     return {**student, "memory": put_slot(student["memory"], level, index, state.slot)}
 
 
@@ -257,6 +284,7 @@ def carry_out(
 
     Raises:
       TeacherIsStudent: there is nothing to learn.
+      NotFinite: the divergence is no number, or updates are not.
     """
     level, index = transaction.level, transaction.index
     replay = [(*e.student, *e.completion)[: seeding.shape.time] for e in exchanges]
@@ -264,6 +292,12 @@ def carry_out(
     student = aim_router(cfg, params, transaction.student, level, index, *rows)
     begun = student.on(params)
     before = divergence(cfg, begun, probe, teachers, seeding.shape)
+    if not math.isfinite(before):
+        raise NotFinite(
+            f"teacher and student diverge by {before} nats a token before the night of level "
+            f"{level}: the logits of one are not finite; set model.dtype='float32', or load finite "
+            "weights"
+        )
     if before < 1e-6:
         raise TeacherIsStudent(
             f"teacher and student agree before the night (KL = {before:.1e}): there is nothing to "

@@ -100,8 +100,8 @@ class TokenScores:
 
 
 def _expected(p, x):
-    """sum_v p(v) x(v) with 0 * inf = 0."""
-    return jnp.sum(jnp.where(p > 0, p * x, 0.0), axis=-1, keepdims=True)
+    """sum_v p(v) x(v) with 0 * inf = 0; NaN where p is NaN."""
+    return jnp.sum(jnp.where(p == 0, 0.0, p * x), axis=-1, keepdims=True)
 
 
 def _forward_kl(log_s, log_t):
@@ -112,7 +112,7 @@ def _forward_kl(log_s, log_t):
 def _reverse_kl(log_s, log_t):
     s, gap = jnp.exp(log_s), log_s - log_t
     kl = _expected(s, gap)
-    return kl, jnp.where(s > 0, s * (gap - kl), 0.0)
+    return kl, jnp.where(s == 0, 0.0, s * (gap - kl))
 
 
 def _jsd(log_s, log_t, beta: float):

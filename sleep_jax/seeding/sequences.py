@@ -114,7 +114,7 @@ def teacher_hidden(
       Per exchange float32 [completion, d]; row i predicts token i.
     """
     out: list[np.ndarray] = [None] * len(exchanges)
-    length = [len(e.teacher) + len(e.completion) - 1 for e in exchanges]
+    length = [len(e.teacher + e.completion[:-1]) for e in exchanges]
     order = sorted(range(len(exchanges)), key=length.__getitem__)
     while order:
         # The longest left decide the width; all rows of one width are one program.
@@ -162,8 +162,7 @@ def packs(exchanges: Sequence[Exchange], shape: BatchShape) -> list[list[int]]:
       ValueError: an exchange is longer than a row.
     """
     sizes = [
-        (len(e.student) + len(e.completion) - 1 - shape.shared(e), len(e.completion))
-        for e in exchanges
+        (len(e.student + e.completion[:-1]) - shape.shared(e), len(e.completion)) for e in exchanges
     ]
     return pack(sizes, (shape.time - len(shape.opening), shape.scored))
 

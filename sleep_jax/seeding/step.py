@@ -189,8 +189,9 @@ def seeding_step(
       heads: the teachers' LM heads; None where all have the student's.
 
     Returns:
-      (state, metrics): float32 scalars: loss, its terms, gradient_norm and those of the policy
-      gradient.
+      (state, metrics): float32 scalars: loss, its terms, gradient_norm, those of the policy
+      gradient, and skipped, 1 where gradient or update was not finite: slot and optimizer state
+      are then, bit for bit, those that came in (`optax.apply_if_finite` gives in after a while).
     """
 
     def loss(slot):
@@ -208,6 +209,11 @@ def seeding_step(
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.slot)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.slot)
-    slot = optax.apply_updates(state.slot, updates)
-    metrics["gradient_norm"] = optax.tree.norm(gradient)
+    learnt = (optax.apply_updates(state.slot, updates), opt_state)
+    norm = optax.tree.norm(gradient)
+    is_finite = jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
+    slot, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(is_finite, new, old), learnt, (state.slot, state.opt_state)
+    )
+    metrics |= {"gradient_norm": norm, "skipped": 1.0 - is_finite}
     return SeedingState(slot, opt_state, state.step + 1), metrics
