@@ -16,9 +16,9 @@ from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding.consolidate import SeedingConfig
 from sleep_jax.seeding.divergence import Divergence
 from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.self_study import StudyConfig
 from sleep_jax.seeding.sequences import BatchShape
-from sleep_jax.seeding.step import Objective
 from sleep_jax.seeding.transaction import Gate
 from sleep_jax.wake.stream import WakeConfig
 

@@ -17,10 +17,12 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 
 from sleep_jax.rl.advantages import check_options, drop_tied, group_advantages
-from sleep_jax.rl.aggregation import AGGREGATIONS
-from sleep_jax.rl.importance import LEVELS
+from sleep_jax.rl.aggregation import AGGREGATIONS, aggregate
+from sleep_jax.rl.importance import LEVELS, truncated_weights
+from sleep_jax.rl.kl import KINDS, kl_estimate
 from sleep_jax.rl.policy_gradient import drop_truncated, policy_gradient_loss
 
 ALGORITHMS = {
@@ -56,6 +58,10 @@ class Surrogate:
       aggregation, length: of the tokens, as in `aggregate`.
       skip_tied: groups whose rewards all agree leave the mask.
       skip_truncated: completions that were cut off leave the mask.
+      penalty, penalty_weight: estimate of KL(policy || reference) as in `kl_estimate`, and its
+        weight; k2 and k3 join the loss, k1 is taken off the reward.
+      importance_cap: largest weight of `truncated_weights`; None: no weights.
+      entropy_weight: of the entropy of the policy's distributions, which is maximised.
     """
 
     baseline: str = "mean"
@@ -67,10 +73,18 @@ class Surrogate:
     length: int | None = None
     skip_tied: bool = False
     skip_truncated: bool = False
+    penalty: str = "k3"
+    penalty_weight: float = 0.0
+    importance_cap: float | None = None
+    entropy_weight: float = 0.0
 
     def __post_init__(self):
         check_options(self.baseline, self.scale)
-        for name, choices in (("level", LEVELS), ("aggregation", AGGREGATIONS)):
+        for name, choices in (
+            ("level", LEVELS),
+            ("aggregation", AGGREGATIONS),
+            ("penalty", KINDS),
+        ):
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name}={value!r}; choose from {', '.join(choices)}")
@@ -78,6 +92,14 @@ class Surrogate:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value}; give a distance from 1 above 0")
+        for name in ("penalty_weight", "entropy_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}; it must be 0 or above and finite")
+        if self.importance_cap is not None and not self.importance_cap > 0:
+            raise ValueError(
+                f"importance_cap={self.importance_cap}; give a weight above 0 (2 is usual), or no "
+                "weights (None; 0 in a config)"
+            )
         if self.aggregation == "constant" and (self.length is None or self.length <= 0):
             raise ValueError(
                 f"length={self.length}; aggregation='constant' divides by it: give the longest "
@@ -104,9 +126,61 @@ class Surrogate:
         mask = drop_tied(mask, tied) if self.skip_tied else mask.astype(bool)
         return drop_truncated(mask, finished) if self.skip_truncated else mask
 
-    def loss(self, log_probs, old_log_probs, advantages, mask, **given):
-        """`policy_gradient_loss` with these choices; `given`: its weights, sequences, entropy."""
-        return policy_gradient_loss(
+    @property
+    def needs_reference(self) -> bool:
+        """There is a penalty, so rollouts are scored under the reference, too."""
+        return self.penalty_weight > 0
+
+    def rewards(self, rewards, log_probs, reference_log_probs, mask):
+        """r_i - penalty_weight * sum_t k1_t: float32 [batch]; under k2 and k3 the rewards as given.
+
+        Args:
+          rewards: [batch], one a completion.
+          log_probs, reference_log_probs, mask: [batch, time], as for `kl_estimate`.
+        """
+        if self.penalty != "k1" or not self.needs_reference:
+            return rewards
+        k1 = kl_estimate(log_probs, reference_log_probs, mask, "k1")
+        return rewards - self.penalty_weight * jnp.sum(k1, axis=1)
+
+    def loss(
+        self,
+        log_probs,
+        old_log_probs,
+        advantages,
+        mask,
+        *,
+        weights=None,
+        sampler_log_probs=None,
+        reference_log_probs=None,
+        entropy=None,
+        sequences=None,
+    ):
+        """`policy_gradient_loss` with these choices.
+
+        Args:
+          log_probs, old_log_probs, advantages, mask, weights, sequences: as there.
+          sampler_log_probs: [batch, time], for `importance_cap`, which makes weights of them.
+          reference_log_probs: [batch, time], for the penalty.
+          entropy: [batch, time], for `entropy_weight`; without it, only logged.
+
+        Returns:
+          ((sum, denominator), metrics) as there. The sum holds penalty_weight * k2 or k3, and
+          - entropy_weight * entropy, aggregated as the surrogate is; the metrics, over the masked
+          tokens, the mean `penalty` and those of `truncated_weights`, as `importance_...`.
+        """
+        more = {}
+        if self.importance_cap is not None:
+            weights, importance = truncated_weights(
+                old_log_probs,
+                sampler_log_probs,
+                mask,
+                cap=self.importance_cap,
+                level=self.level,
+                sequences=sequences,
+            )
+            more = {f"importance_{name}": value for name, value in importance.items()}
+        (total, denominator), metrics = policy_gradient_loss(
             log_probs,
             old_log_probs,
             advantages,
@@ -116,8 +190,24 @@ class Surrogate:
             level=self.level,
             aggregation=self.aggregation,
             length=self.length,
-            **given,
+            weights=weights,
+            sequences=sequences,
+            entropy=entropy,
         )
+
+        def summed(values):
+            choices = {"aggregation": self.aggregation, "length": self.length}
+            return aggregate(values, mask, sequences=sequences, **choices)[0]
+
+        if self.needs_reference:
+            estimate = kl_estimate(log_probs, reference_log_probs, mask, self.penalty)
+            count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
+            more["penalty"] = jax.lax.stop_gradient(jnp.sum(estimate) / count)
+            if self.penalty != "k1":
+                total = total + self.penalty_weight * summed(estimate)
+        if self.entropy_weight:
+            total = total - self.entropy_weight * summed(entropy)
+        return (total, denominator), metrics | more
 
 
 def surrogate(name: str, **changes) -> Surrogate:

@@ -20,6 +20,7 @@ from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.seeding.imitation import ImitationConfig, Judge, roll_out
+from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -29,7 +30,7 @@ from sleep_jax.seeding.sequences import (
     packs,
     taught,
 )
-from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
+from sleep_jax.seeding.step import init_state, seeding_step
 from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction, aim_router
 
 Log = Callable[[int, dict[str, float]], None]

@@ -21,8 +21,8 @@ from sleep_jax.seeding.consolidate import (
     shuffled,
 )
 from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, packs, taught
-from sleep_jax.seeding.step import Objective
 from sleep_jax.wake.context import read
 
 RNG = np.random.default_rng(0)

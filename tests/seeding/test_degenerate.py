@@ -11,8 +11,9 @@ import pytest
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
 from sleep_jax.seeding.consolidate import NotFinite, SeedingConfig, carry_out, seed_slot
 from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs, taught
-from sleep_jax.seeding.step import Objective, init_state, seeding_step
+from sleep_jax.seeding.step import init_state, seeding_step
 from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction
 from sleep_jax.wake.context import read
 
