@@ -1,4 +1,4 @@
-"""REINFORCE, RLOO, GRPO, Dr. GRPO, DAPO and GSPO as choices of one surrogate.
+"""REINFORCE, RLOO, GRPO, Dr. GRPO, DAPO, GSPO and PPO as choices of one surrogate.
 
                baseline  scale  clip          ratio      mean over
     group      group     -      0.2           token      tokens: the default of seeding
@@ -8,6 +8,7 @@
     dr_grpo    group     -      0.2           token      sequences, a constant length each
     dapo       group     std    0.2, 0.28     token      tokens; tied groups dropped
     gspo       group     std    3e-4, 4e-4    sequence   tokens, then sequences
+    ppo        values    -      0.2           token      tokens
 
 What the papers say, and where they leave a choice open what TRL's trainers do. RLOO's clipped ratio
 of whole sequences is TRL's: on the first update it is 1, and the gradient that of the paper.
@@ -44,6 +45,7 @@ ALGORITHMS = {
         "level": "sequence",
         "aggregation": "sequence",
     },
+    "ppo": {"baseline": "none", "gae": 0.95},
 }
 
 
@@ -62,6 +64,9 @@ class Surrogate:
         weight; k2 and k3 join the loss, k1 is taken off the reward.
       importance_cap: largest weight of `truncated_weights`; None: no weights.
       entropy_weight: of the entropy of the policy's distributions, which is maximised.
+      gae: lambda of the generalised advantage estimates that spread a completion's reward over its
+        tokens, by a value head that learns beside the policy (PPO); None: rewards are compared.
+      value_learning_rate: Adam's, of that head.
     """
 
     baseline: str = "mean"
@@ -77,6 +82,8 @@ class Surrogate:
     penalty_weight: float = 0.0
     importance_cap: float | None = None
     entropy_weight: float = 0.0
+    gae: float | None = None
+    value_learning_rate: float = 1e-3
 
     def __post_init__(self):
         check_options(self.baseline, self.scale)
@@ -105,6 +112,17 @@ class Surrogate:
                 f"length={self.length}; aggregation='constant' divides by it: give the longest "
                 "completion"
             )
+        if self.gae is not None and not 0 <= self.gae <= 1:
+            raise ValueError(f"gae={self.gae}; lambda of the advantage estimates lies in [0, 1]")
+        if self.gae is not None and self.baseline != "none":
+            raise ValueError(
+                f"gae={self.gae} with baseline={self.baseline!r}; values are the baseline: set "
+                "baseline='none'"
+            )
+        if not 0 < self.value_learning_rate < math.inf:
+            raise ValueError(
+                f"value_learning_rate={self.value_learning_rate}; it must be above 0 and finite"
+            )
         if self.skip_tied and self.baseline not in ("mean", "loo"):
             raise ValueError(
                 f"skip_tied=True with baseline={self.baseline!r}, under which a tied group still "
@@ -132,13 +150,14 @@ class Surrogate:
         return self.penalty_weight > 0
 
     def rewards(self, rewards, log_probs, reference_log_probs, mask):
-        """r_i - penalty_weight * sum_t k1_t: float32 [batch]; under k2 and k3 the rewards as given.
+        """r_i - penalty_weight * sum_t k1_t: float32 [batch]; under k2 and k3, and where tokens are
+        rewarded one by one (`gae`), the rewards as given.
 
         Args:
           rewards: [batch], one a completion.
           log_probs, reference_log_probs, mask: [batch, time], as for `kl_estimate`.
         """
-        if self.penalty != "k1" or not self.needs_reference:
+        if self.penalty != "k1" or not self.needs_reference or self.gae is not None:
             return rewards
         k1 = kl_estimate(log_probs, reference_log_probs, mask, "k1")
         return rewards - self.penalty_weight * jnp.sum(k1, axis=1)

@@ -42,9 +42,10 @@ class SeedingBatch:
       advantages: float32 [batch, scored], of the token or the sequence that it is part of; 0
         off-policy.
       old_log_probs: float32 [batch, scored], which ratios start from; read on-policy only, like the
-        next two.
+        next four.
       sampler_log_probs: float32 [batch, scored], of the token when it was drawn.
       reference_log_probs: float32 [batch, scored], under the student before the night.
+      old_values, returns: float32 [batch, scored], for a value head.
       rewarded: bool [batch, scored], on-policy tokens that the policy gradient learns from.
       sequence: int32 [batch, scored], which exchange the token is part of; those of a row stand one
         after the other.
@@ -62,6 +63,8 @@ class SeedingBatch:
     old_log_probs: jax.Array
     sampler_log_probs: jax.Array
     reference_log_probs: jax.Array
+    old_values: jax.Array
+    returns: jax.Array
     rewarded: jax.Array
     sequence: jax.Array
 

@@ -31,11 +31,12 @@ class Exchange:
       completion: tokens written, end of turn included.
       kind: how it came about, e.g. `recite` or `answer`.
       on_policy: the student wrote the completion.
-      advantage: of the completion, for the policy gradient.
+      advantage: of the completion, for the policy gradient, or of its tokens, [completion].
       log_probs: of the completion when it was sampled, [completion].
       old_log_probs: of the completion by the scorer at that time, [completion], where ratios start
         from these; None: from `log_probs`.
       reference_log_probs: of the completion under the student before the night, [completion].
+      old_values, returns: of its tokens, for a value head, [completion].
       rewarded: the policy gradient learns from it, where it is on-policy.
       supervised: the completion is also learnt by cross-entropy.
     """
@@ -46,10 +47,12 @@ class Exchange:
     completion: tuple[int, ...]
     kind: str
     on_policy: bool = False
-    advantage: float = 0.0
+    advantage: float | np.ndarray = 0.0
     log_probs: np.ndarray | None = None
     old_log_probs: np.ndarray | None = None
     reference_log_probs: np.ndarray | None = None
+    old_values: np.ndarray | None = None
+    returns: np.ndarray | None = None
     rewarded: bool = True
     supervised: bool = False
 
@@ -143,6 +146,7 @@ SCORED = {
     **dict.fromkeys(("mask", "on_policy", "supervised", "rewarded"), bool),
     **dict.fromkeys(("advantages", "old_log_probs"), np.float32),
     **dict.fromkeys(("sampler_log_probs", "reference_log_probs"), np.float32),
+    **dict.fromkeys(("old_values", "returns"), np.float32),
 }
 
 
@@ -230,4 +234,6 @@ def _facts(e: Exchange) -> dict:
         "old_log_probs": e.log_probs if e.old_log_probs is None else e.old_log_probs,
         "sampler_log_probs": e.log_probs,
         "reference_log_probs": e.reference_log_probs,
+        "old_values": e.old_values,
+        "returns": e.returns,
     }

@@ -6,6 +6,9 @@ whose gradients add up, each term being divided by the tokens of the whole batch
 update is that of the whole batch. And every term's gradient with respect to the student's last
 hidden states is formed on its own before their sum goes back through the decoder once: what
 distillation and imitation pull with is known without a second backward pass.
+
+With PPO a value head over the same hidden states learns beside the slot, from its own loss and with
+its own optimizer: it reads the student and does not move it.
 """
 
 import functools
@@ -18,22 +21,44 @@ import optax
 from sleep_jax.memory.slots import put_slot
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import lm_head
+from sleep_jax.rl.ppo import apply_value_head, init_value_head, value_loss
 from sleep_jax.seeding.divergence import TokenScores, scores_and_slopes
 from sleep_jax.seeding.objective import Objective, SeedingBatch, flat, scored_hidden
 
 
 @flax.struct.dataclass
+class Critic:
+    """The value head of PPO and its optimizer state; no part of the memory."""
+
+    head: dict
+    opt_state: optax.OptState
+
+
+@flax.struct.dataclass
 class SeedingState:
-    """What learns: the slot, its optimizer state and the step counter."""
+    """What learns: the slot, its optimizer state, the step counter, and with PPO a critic."""
 
     slot: dict
     opt_state: optax.OptState
     step: jax.Array
+    critic: Critic | None = None
 
 
 def init_state(slot, optimizer: optax.GradientTransformation) -> SeedingState:
     """The state before the first step of a slot."""
     return SeedingState(slot, optimizer.init(slot), jnp.zeros((), jnp.int32))
+
+
+def init_critic(rng, width: int, learning_rate: float) -> Critic:
+    """A critic at birth.
+
+    Args:
+      rng: PRNG key.
+      width: of the decoder.
+      learning_rate: Adam's.
+    """
+    head = init_value_head(rng, width)
+    return Critic(head, optax.adam(learning_rate).init(head))
 
 
 @functools.partial(
@@ -64,9 +89,9 @@ def seeding_step(
     Returns:
       (state, metrics): float32 scalars:
         loss, kl_off, kl_on, policy_loss, cross_entropy: the loss and the means of its terms.
-        policy_...: those of the policy gradient; policy_sampler_gap is the mean |log-prob now -
-          when drawn| of the rollouts' tokens: on the first update after they were sampled, the gap
-          between sampler and scorer, later also what the slot has learnt since.
+        policy_...: those of the policy gradient and of the value head; policy_sampler_gap is the
+          mean |log-prob now - when drawn| of the rollouts' tokens: on the first update after they
+          were sampled, the gap between sampler and scorer, later also what the slot has learnt.
         tokens_off, tokens_on: tokens that the divergence is the mean of.
         gradient_norm: with respect to the slot, before clipping.
         hidden_gradient_distillation, hidden_gradient_policy: of both terms as they enter the loss,
@@ -77,6 +102,7 @@ def seeding_step(
     head = lm_head(cfg, base["params"])
     counts = _counts(objective, batch)
     lam = objective.share_on_policy(state.step, counts["kl_on"])
+    learners = jnp.sum(batch.mask & batch.rewarded, dtype=jnp.float32)
 
     def shares(scores, part):
         terms, _ = objective.terms(scores, part)
@@ -101,18 +127,25 @@ def seeding_step(
         towards = jax.jacrev(shares)(scores, part)
         pulls = {name: _scaled(slopes, factors) for name, factors in towards.items()}
         (gradient,) = pull_back(sum(pulls.values()))
-        return gradient, (scores, {name: jnp.sum(pull**2) for name, pull in pulls.items()})
+        squares = {name: jnp.sum(pull**2) for name, pull in pulls.items()}
+        value_gradient, values = _value_gradient(state.critic, hidden, part, learners)
+        return (gradient, value_gradient), (scores, squares, values)
 
-    gradient, (scores, squares) = _added_up(gradient_of, batch, objective.accumulate)
+    gradients, (scores, squares, values) = _added_up(gradient_of, batch, objective.accumulate)
+    gradient, value_gradient = gradients
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.slot)
-    learnt = (optax.apply_updates(state.slot, updates), opt_state)
-    norm = optax.tree.norm(gradient)
-    is_finite = jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
-    slot, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(is_finite, new, old), learnt, (state.slot, state.opt_state)
+    learnt = state.replace(
+        slot=optax.apply_updates(state.slot, updates),
+        opt_state=opt_state,
+        critic=_advanced(objective, state.critic, value_gradient),
     )
+    norm = optax.tree.norm(gradient)
+    is_finite = jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm((updates, value_gradient)))
+    kept = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), learnt, state)
 
     terms, policy = objective.terms(scores, batch)
+    if values is not None:
+        policy |= _value_loss(values, batch)[1]
     mean = {name: total / jnp.maximum(count, 1.0) for name, (total, count) in terms.items()}
     metrics = {
         "loss": sum(objective.shares(mean, lam).values()),
@@ -125,7 +158,7 @@ def seeding_step(
         "hidden_gradient_policy": jnp.sqrt(squares["policy"]),
         "skipped": 1.0 - is_finite,
     }
-    return SeedingState(slot, opt_state, state.step + 1), metrics
+    return kept.replace(step=state.step + 1), metrics
 
 
 def _counts(objective: Objective, batch: SeedingBatch) -> dict[str, jax.Array]:
@@ -141,17 +174,47 @@ def _scaled(slopes: TokenScores, factors: TokenScores):
     return sum(slope * factor[:, None] for slope, factor in pairs)
 
 
+def _value_loss(values, batch: SeedingBatch):
+    """`value_loss` of the tokens that the policy gradient learns from; values are [tokens]."""
+    old, returns, mask = batch.old_values, batch.returns, batch.mask & batch.rewarded
+    return value_loss(values[None], *(flat(x)[None] for x in (old, returns, mask)))
+
+
+def _value_gradient(critic: Critic | None, hidden, part: SeedingBatch, learners):
+    """Of the value loss, a mean over `learners` tokens, with respect to the head; and the values,
+    float32 [tokens]."""
+    if critic is None:
+        return None, None
+
+    def loss(head):
+        values = apply_value_head(head, hidden[None])[0]
+        return _value_loss(values, part)[0][0] / jnp.maximum(learners, 1.0), values
+
+    return jax.grad(loss, has_aux=True)(critic.head)
+
+
+def _advanced(objective: Objective, critic: Critic | None, gradient) -> Critic | None:
+    """The critic after an update of its own."""
+    if critic is None:
+        return None
+    optimizer = optax.adam(objective.surrogate.value_learning_rate)
+    updates, opt_state = optimizer.update(gradient, critic.opt_state)
+    return Critic(optax.apply_updates(critic.head, updates), opt_state)
+
+
 def _added_up(gradient_of, batch: SeedingBatch, parts: int):
-    """`gradient_of` the whole batch, a part of its rows at a time; scores come row after row."""
+    """`gradient_of` the whole batch, a part of its rows at a time; what it says of tokens comes row
+    after row."""
     if parts == 1:
         return gradient_of(batch)
     cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
 
     def add(total, part):
-        gradient, rest = gradient_of(part)
-        return jax.tree.map(jnp.add, total, gradient), rest
+        gradients, rest = gradient_of(part)
+        return jax.tree.map(jnp.add, total, gradients), rest
 
     shapes = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], cut))[0]
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    gradient, (scores, squares) = jax.lax.scan(add, nothing, cut)
-    return gradient, (jax.tree.map(jnp.ravel, scores), jax.tree.map(jnp.sum, squares))
+    gradients, (scores, squares, values) = jax.lax.scan(add, nothing, cut)
+    scores, values = jax.tree.map(jnp.ravel, (scores, values))
+    return gradients, (scores, jax.tree.map(jnp.sum, squares), values)

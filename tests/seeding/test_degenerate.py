@@ -9,9 +9,11 @@ import optax
 import pytest
 
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
-from sleep_jax.seeding.consolidate import NotFinite, SeedingConfig, carry_out, seed_slot
+from sleep_jax.seeding.config import SeedingConfig
+from sleep_jax.seeding.consolidate import carry_out, seed_slot
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
+from sleep_jax.seeding.record import NotFinite
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs, taught
 from sleep_jax.seeding.step import init_state, seeding_step
 from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction
