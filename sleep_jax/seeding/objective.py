@@ -193,7 +193,26 @@ def _numbered(sequence):
 
 def scored_hidden(cfg: DecoderConfig, variables, batch: SeedingBatch):
     """The student's hidden states that predict the scored tokens, [batch * scored, d]."""
-    hidden = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids)
+    return _scored(Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids), batch)
+
+
+def scored_hidden_and_gates(cfg: DecoderConfig, variables, batch: SeedingBatch, level: int):
+    """`scored_hidden`, and each slot's gate in a level, summed over the batch's tokens and averaged
+    over the layers that carry memory: float32 [slots]; None without a router."""
+    if cfg.memory.router == "none":
+        return scored_hidden(cfg, variables, batch), None
+    hidden, seen = Decoder(cfg).apply(
+        variables, batch.tokens, batch.segment_ids, mutable=["intermediates"]
+    )
+    name = f"level_{level}"
+    [gates] = seen["intermediates"]["layers"][name]["gates"]  # [layers, batch, time, slots]
+    carries = variables["slots"]["layers"][name]["carries"]
+    gates = jnp.mean(gates, axis=0, where=carries[:, None, None, None])
+    is_token = (batch.segment_ids != 0)[..., None]
+    return _scored(hidden, batch), jnp.sum(gates, axis=(0, 1), where=is_token)
+
+
+def _scored(hidden, batch: SeedingBatch):
     return flat(jnp.take_along_axis(hidden, batch.scored[..., None], axis=1))
 
 

@@ -23,7 +23,7 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import lm_head
 from sleep_jax.rl.ppo import apply_value_head, init_value_head, value_loss
 from sleep_jax.seeding.divergence import TokenScores, scores_and_slopes
-from sleep_jax.seeding.objective import Objective, SeedingBatch, flat, scored_hidden
+from sleep_jax.seeding.objective import Objective, SeedingBatch, flat, scored_hidden_and_gates
 
 
 @flax.struct.dataclass
@@ -96,6 +96,8 @@ def seeding_step(
         gradient_norm: with respect to the slot, before clipping.
         hidden_gradient_distillation, hidden_gradient_policy: of both terms as they enter the loss,
           with respect to the student's last hidden states.
+        gate_0, gate_1, ...: with a router, the mean gate of each slot of the level: the share of
+          the batch's tokens that an expert gets.
         skipped: 1 where gradient or update was not finite: slot and optimizer state are then, bit
           for bit, those that came in (`optax.apply_if_finite` gives in after a while).
     """
@@ -112,9 +114,9 @@ def seeding_step(
     def gradient_of(part):
         def states(slot):
             memory = put_slot(base["memory"], level, index, slot)
-            return scored_hidden(cfg, {**base, "memory": memory}, part)
+            return scored_hidden_and_gates(cfg, {**base, "memory": memory}, part, level)
 
-        hidden, pull_back = jax.vjp(states, state.slot)
+        hidden, pull_back, gates = jax.vjp(states, state.slot, has_aux=True)
         scores, slopes = scores_and_slopes(
             hidden,
             flat(part.teacher),
@@ -127,11 +129,11 @@ def seeding_step(
         towards = jax.jacrev(shares)(scores, part)
         pulls = {name: _scaled(slopes, factors) for name, factors in towards.items()}
         (gradient,) = pull_back(sum(pulls.values()))
-        squares = {name: jnp.sum(pull**2) for name, pull in pulls.items()}
+        sums = {name: jnp.sum(pull**2) for name, pull in pulls.items()} | {"gates": gates}
         value_gradient, values = _value_gradient(state.critic, hidden, part, learners)
-        return (gradient, value_gradient), (scores, squares, values)
+        return (gradient, value_gradient), (scores, values), sums
 
-    gradients, (scores, squares, values) = _added_up(gradient_of, batch, objective.accumulate)
+    gradients, (scores, values), sums = _added_up(gradient_of, batch, objective.accumulate)
     gradient, value_gradient = gradients
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.slot)
     learnt = state.replace(
@@ -154,10 +156,13 @@ def seeding_step(
         "tokens_off": counts["kl_off"],
         "tokens_on": counts["kl_on"],
         "gradient_norm": norm,
-        "hidden_gradient_distillation": jnp.sqrt(squares["distillation"]),
-        "hidden_gradient_policy": jnp.sqrt(squares["policy"]),
+        "hidden_gradient_distillation": jnp.sqrt(sums["distillation"]),
+        "hidden_gradient_policy": jnp.sqrt(sums["policy"]),
         "skipped": 1.0 - is_finite,
     }
+    if (gates := sums["gates"]) is not None:
+        tokens = jnp.maximum(jnp.sum(batch.segment_ids != 0), 1)
+        metrics |= {f"gate_{slot}": total / tokens for slot, total in enumerate(gates)}
     return kept.replace(step=state.step + 1), metrics
 
 
@@ -203,18 +208,17 @@ def _advanced(objective: Objective, critic: Critic | None, gradient) -> Critic |
 
 
 def _added_up(gradient_of, batch: SeedingBatch, parts: int):
-    """`gradient_of` the whole batch, a part of its rows at a time; what it says of tokens comes row
-    after row."""
+    """`gradient_of` the whole batch, a part of its rows at a time: (gradients, what it says of
+    tokens, row after row, and sums)."""
     if parts == 1:
         return gradient_of(batch)
     cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
 
     def add(total, part):
-        gradients, rest = gradient_of(part)
-        return jax.tree.map(jnp.add, total, gradients), rest
+        gradients, of_tokens, sums = gradient_of(part)
+        return jax.tree.map(jnp.add, total, (gradients, sums)), of_tokens
 
-    shapes = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], cut))[0]
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    gradients, (scores, squares, values) = jax.lax.scan(add, nothing, cut)
-    scores, values = jax.tree.map(jnp.ravel, (scores, values))
-    return gradients, (scores, jax.tree.map(jnp.sum, squares), values)
+    gradients, _, sums = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], cut))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradients, sums))
+    (gradients, sums), of_tokens = jax.lax.scan(add, nothing, cut)
+    return gradients, jax.tree.map(jnp.ravel, of_tokens), sums

@@ -362,3 +362,17 @@ def test_a_critic_learns_beside_the_slot_and_does_not_move_it(cfg, student, batc
     assert metrics["skipped"] == 0
     slot, _ = run(ppo, student, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.slot, slot)
+
+
+def test_a_router_says_how_much_each_slot_gets(cfg, student, batch):
+    """Keys of 0: a gate is the sigmoid of its bias for every token, and 0 where a slot is off."""
+    routed = cfg.replace(memory=dataclasses.replace(cfg.memory, router="sigmoid"))
+    bank = student["memory"]["layers"]["level_1"]["experts"]
+    key, bias = np.zeros((2, 3, 32), np.float32), np.log([[3.0, 1.0, 9.0]] * 2).astype(np.float32)
+    memory = {"layers": {"level_1": {"experts": bank | {"key": key, "bias": bias}}}}
+    base = student | {"memory": memory}
+    objective = dataclasses.replace(MIXED, accumulate=2)
+    state = init_state(take_slot(memory, 1, 1), ADAM)
+    _, metrics = seeding_step(routed, objective, ADAM, 1, jnp.int32(1), state, base, batch)
+    got = [metrics[f"gate_{slot}"] for slot in range(3)]
+    np.testing.assert_allclose(got, [0.75, 0.5, 0.0], rtol=1e-5)
