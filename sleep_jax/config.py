@@ -13,12 +13,12 @@ from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.models.config import LoraConfig
 from sleep_jax.rl.algorithms import surrogate
-from sleep_jax.seeding.consolidate import SeedingConfig
+from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.divergence import Divergence
 from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.self_study import StudyConfig
 from sleep_jax.seeding.sequences import BatchShape
-from sleep_jax.seeding.step import Objective
 from sleep_jax.seeding.transaction import Gate
 from sleep_jax.wake.stream import WakeConfig
 
@@ -86,22 +86,38 @@ def default() -> ml_collections.ConfigDict:
     c.seeding.time = 448
     c.seeding.scored = 320
     c.seeding.dreams = 1  # sequences imitated in each update, `group` rollouts each
-    c.seeding.updates_per_rollout = 4
+    c.seeding.updates_per_rollout = 4  # updates whose rollouts are sampled at once
+    c.seeding.reuse = 1  # passes of the updates over these rollouts
+    c.seeding.accumulate = 1  # parts that an update's rows are cut into, to save memory
     c.seeding.rollouts_from = 0.0  # share of the steps after which rollouts join
+    c.seeding.max_skipped = 5  # updates in a row that are not finite before the night stops
+    c.seeding.mode = "joint"  # or "staged": distil, then imitate
+    c.seeding.stage = 0.5  # of staged: share of the steps that distil
     c.seeding.alpha = 0.5
     c.seeding.lam = 0.5
+    c.seeding.coin = False  # lam as the odds of a coin for each batch, not as a mixture
     c.seeding.divergence = "forward"  # or "reverse", "jsd", "top_k", "sampled" (with lam = 1)
     c.seeding.beta = 0.5  # of jsd: 0 is forward KL, 1 reverse
     c.seeding.top_k = 64  # of top_k
     c.seeding.divergence_temperature = 1.0
     c.seeding.cap = 0.0  # nats that a token's divergence counts at most; 0: no cap
-    c.seeding.estimator = "group"  # or reinforce, rloo, grpo, dr_grpo, dapo, gspo
+    c.seeding.estimator = "group"  # or reinforce, rloo, grpo, dr_grpo, dapo, gspo, ppo
     c.seeding.skip_truncated = False  # rollouts that were cut off earn and cost nothing
+    c.seeding.penalty = "k3"  # or k1, k2: KL to the student before the night
+    c.seeding.penalty_weight = 0.0
+    c.seeding.entropy_weight = 0.0
+    c.seeding.importance_cap = 0.0  # of weights against the sampler's log-probs; 0: no weights
+    c.seeding.value_learning_rate = 1e-3  # of PPO's value head
     c.seeding.gamma = 0.5
     c.seeding.group = 8
     c.seeding.cut = (0.1, 0.9)
+    c.seeding.cut_beta = (1.0, 1.0)  # the law of the cut over that range: uniform
     c.seeding.threshold = 0.5
+    c.seeding.is_relative = True  # the threshold is a share of the longer one, not edits
+    c.seeding.unit = "tokens"  # or "characters": what is compared
     c.seeding.max_new_tokens = 32
+    c.seeding.rollout_temperature = 1.0
+    c.seeding.rollout_top_p = 1.0
     # r_sem: "embedding" (cosine, and agreement of the facts); either of them alone, "cosine" or
     # "agreement"; "exact"; "model", the frozen initial model, asked yes or no in both orders.
     c.seeding.judge = "embedding"
@@ -178,13 +194,27 @@ def study_config(c) -> StudyConfig:
 def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
     """Consolidation; `opening` is what the model's prompts begin with (`BatchShape`)."""
     s = c.seeding
-    estimator = surrogate(s.estimator, length=s.max_new_tokens, skip_truncated=s.skip_truncated)
+    estimator = surrogate(
+        s.estimator,
+        length=s.max_new_tokens,
+        skip_truncated=s.skip_truncated,
+        penalty=s.penalty,
+        penalty_weight=s.penalty_weight,
+        entropy_weight=s.entropy_weight,
+        importance_cap=s.importance_cap or None,
+        value_learning_rate=s.value_learning_rate,
+    )
     imitation = ImitationConfig(
         gamma=s.gamma,
         group=s.group,
         cut=tuple(s.cut),
+        cut_beta=tuple(s.cut_beta),
         threshold=s.threshold,
+        is_relative=s.is_relative,
+        unit=s.unit,
         max_new_tokens=s.max_new_tokens,
+        temperature=s.rollout_temperature,
+        top_p=s.rollout_top_p,
         surrogate=estimator,
     )
     divergence = Divergence(
@@ -194,6 +224,14 @@ def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
         temperature=s.divergence_temperature,
         cap=s.cap or None,
     )
+    objective = Objective(
+        alpha=s.alpha,
+        lam=s.lam,
+        coin=s.coin,
+        divergence=divergence,
+        surrogate=estimator,
+        accumulate=s.accumulate,
+    )
     return SeedingConfig(
         steps=s.steps,
         learning_rate=s.learning_rate,
@@ -202,8 +240,12 @@ def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
         dreams=s.dreams,
         updates_per_rollout=s.updates_per_rollout,
         rollouts_from=s.rollouts_from,
-        objective=Objective(alpha=s.alpha, lam=s.lam, divergence=divergence, surrogate=estimator),
+        objective=objective,
         imitation=imitation,
+        max_skipped=s.max_skipped,
+        reuse=s.reuse,
+        mode=s.mode,
+        stage=s.stage,
     )
 
 
@@ -222,9 +264,14 @@ def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
         updates_per_rollout=1,
         rollouts_from=1.0,
         objective=Objective(
-            alpha=1.0, lam=0.0, cross_entropy=d.cross_entropy, divergence=divergence
+            alpha=1.0,
+            lam=0.0,
+            cross_entropy=d.cross_entropy,
+            divergence=divergence,
+            accumulate=seeding.objective.accumulate,
         ),
         imitation=seeding.imitation,
+        max_skipped=seeding.max_skipped,
     )
 
 

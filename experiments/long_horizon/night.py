@@ -18,8 +18,9 @@ from facts import ASKED, END, SENTENCE, START, STATEMENTS, Fact
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs, teacher_hidden
-from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
+from sleep_jax.seeding.step import init_state, seeding_step
 from sleep_jax.wake.context import read
 
 OBJECTIVE = Objective(alpha=1.0, lam=0.0, chunk=1024)

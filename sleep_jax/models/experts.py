@@ -115,4 +115,5 @@ class Level(nn.Module):
         bias = jnp.where(active, bank["bias"], 0)
         is_silent = ~jnp.any(units["down"], axis=(1, 2))
         gates = route(h, key, bias, active, is_silent, memory.top_k)
+        self.sow("intermediates", "gates", gates)
         return expert(h, wide, jnp.repeat(gates, memory.level(self.number).rank, axis=-1))

@@ -1,4 +1,4 @@
-"""REINFORCE, RLOO, GRPO, Dr. GRPO, DAPO and GSPO as choices of one surrogate.
+"""REINFORCE, RLOO, GRPO, Dr. GRPO, DAPO, GSPO and PPO as choices of one surrogate.
 
                baseline  scale  clip          ratio      mean over
     group      group     -      0.2           token      tokens: the default of seeding
@@ -8,6 +8,7 @@
     dr_grpo    group     -      0.2           token      sequences, a constant length each
     dapo       group     std    0.2, 0.28     token      tokens; tied groups dropped
     gspo       group     std    3e-4, 4e-4    sequence   tokens, then sequences
+    ppo        values    -      0.2           token      tokens
 
 What the papers say, and where they leave a choice open what TRL's trainers do. RLOO's clipped ratio
 of whole sequences is TRL's: on the first update it is 1, and the gradient that of the paper.
@@ -17,10 +18,12 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 
 from sleep_jax.rl.advantages import check_options, drop_tied, group_advantages
-from sleep_jax.rl.aggregation import AGGREGATIONS
-from sleep_jax.rl.importance import LEVELS
+from sleep_jax.rl.aggregation import AGGREGATIONS, aggregate
+from sleep_jax.rl.importance import LEVELS, truncated_weights
+from sleep_jax.rl.kl import KINDS, kl_estimate
 from sleep_jax.rl.policy_gradient import drop_truncated, policy_gradient_loss
 
 ALGORITHMS = {
@@ -42,6 +45,7 @@ ALGORITHMS = {
         "level": "sequence",
         "aggregation": "sequence",
     },
+    "ppo": {"baseline": "none", "gae": 0.95},
 }
 
 
@@ -56,6 +60,13 @@ class Surrogate:
       aggregation, length: of the tokens, as in `aggregate`.
       skip_tied: groups whose rewards all agree leave the mask.
       skip_truncated: completions that were cut off leave the mask.
+      penalty, penalty_weight: estimate of KL(policy || reference) as in `kl_estimate`, and its
+        weight; k2 and k3 join the loss, k1 is taken off the reward.
+      importance_cap: largest weight of `truncated_weights`; None: no weights.
+      entropy_weight: of the entropy of the policy's distributions, which is maximised.
+      gae: lambda of the generalised advantage estimates that spread a completion's reward over its
+        tokens, by a value head that learns beside the policy (PPO); None: rewards are compared.
+      value_learning_rate: Adam's, of that head.
     """
 
     baseline: str = "mean"
@@ -67,10 +78,20 @@ class Surrogate:
     length: int | None = None
     skip_tied: bool = False
     skip_truncated: bool = False
+    penalty: str = "k3"
+    penalty_weight: float = 0.0
+    importance_cap: float | None = None
+    entropy_weight: float = 0.0
+    gae: float | None = None
+    value_learning_rate: float = 1e-3
 
     def __post_init__(self):
         check_options(self.baseline, self.scale)
-        for name, choices in (("level", LEVELS), ("aggregation", AGGREGATIONS)):
+        for name, choices in (
+            ("level", LEVELS),
+            ("aggregation", AGGREGATIONS),
+            ("penalty", KINDS),
+        ):
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name}={value!r}; choose from {', '.join(choices)}")
@@ -78,10 +99,29 @@ class Surrogate:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value}; give a distance from 1 above 0")
+        for name in ("penalty_weight", "entropy_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}; it must be 0 or above and finite")
+        if self.importance_cap is not None and not self.importance_cap > 0:
+            raise ValueError(
+                f"importance_cap={self.importance_cap}; give a weight above 0 (2 is usual), or no "
+                "weights (None; 0 in a config)"
+            )
         if self.aggregation == "constant" and (self.length is None or self.length <= 0):
             raise ValueError(
                 f"length={self.length}; aggregation='constant' divides by it: give the longest "
                 "completion"
+            )
+        if self.gae is not None and not 0 <= self.gae <= 1:
+            raise ValueError(f"gae={self.gae}; lambda of the advantage estimates lies in [0, 1]")
+        if self.gae is not None and self.baseline != "none":
+            raise ValueError(
+                f"gae={self.gae} with baseline={self.baseline!r}; values are the baseline: set "
+                "baseline='none'"
+            )
+        if not 0 < self.value_learning_rate < math.inf:
+            raise ValueError(
+                f"value_learning_rate={self.value_learning_rate}; it must be above 0 and finite"
             )
         if self.skip_tied and self.baseline not in ("mean", "loo"):
             raise ValueError(
@@ -104,9 +144,62 @@ class Surrogate:
         mask = drop_tied(mask, tied) if self.skip_tied else mask.astype(bool)
         return drop_truncated(mask, finished) if self.skip_truncated else mask
 
-    def loss(self, log_probs, old_log_probs, advantages, mask, **given):
-        """`policy_gradient_loss` with these choices; `given`: its weights, sequences, entropy."""
-        return policy_gradient_loss(
+    @property
+    def needs_reference(self) -> bool:
+        """There is a penalty, so rollouts are scored under the reference, too."""
+        return self.penalty_weight > 0
+
+    def rewards(self, rewards, log_probs, reference_log_probs, mask):
+        """r_i - penalty_weight * sum_t k1_t: float32 [batch]; under k2 and k3, and where tokens are
+        rewarded one by one (`gae`), the rewards as given.
+
+        Args:
+          rewards: [batch], one a completion.
+          log_probs, reference_log_probs, mask: [batch, time], as for `kl_estimate`.
+        """
+        if self.penalty != "k1" or not self.needs_reference or self.gae is not None:
+            return rewards
+        k1 = kl_estimate(log_probs, reference_log_probs, mask, "k1")
+        return rewards - self.penalty_weight * jnp.sum(k1, axis=1)
+
+    def loss(
+        self,
+        log_probs,
+        old_log_probs,
+        advantages,
+        mask,
+        *,
+        weights=None,
+        sampler_log_probs=None,
+        reference_log_probs=None,
+        entropy=None,
+        sequences=None,
+    ):
+        """`policy_gradient_loss` with these choices.
+
+        Args:
+          log_probs, old_log_probs, advantages, mask, weights, sequences: as there.
+          sampler_log_probs: [batch, time], for `importance_cap`, which makes weights of them.
+          reference_log_probs: [batch, time], for the penalty.
+          entropy: [batch, time], for `entropy_weight`; without it, only logged.
+
+        Returns:
+          ((sum, denominator), metrics) as there. The sum holds penalty_weight * k2 or k3, and
+          - entropy_weight * entropy, aggregated as the surrogate is; the metrics, over the masked
+          tokens, the mean `penalty` and those of `truncated_weights`, as `importance_...`.
+        """
+        more = {}
+        if self.importance_cap is not None:
+            weights, importance = truncated_weights(
+                old_log_probs,
+                sampler_log_probs,
+                mask,
+                cap=self.importance_cap,
+                level=self.level,
+                sequences=sequences,
+            )
+            more = {f"importance_{name}": value for name, value in importance.items()}
+        (total, denominator), metrics = policy_gradient_loss(
             log_probs,
             old_log_probs,
             advantages,
@@ -116,8 +209,24 @@ class Surrogate:
             level=self.level,
             aggregation=self.aggregation,
             length=self.length,
-            **given,
+            weights=weights,
+            sequences=sequences,
+            entropy=entropy,
         )
+
+        def summed(values):
+            choices = {"aggregation": self.aggregation, "length": self.length}
+            return aggregate(values, mask, sequences=sequences, **choices)[0]
+
+        if self.needs_reference:
+            estimate = kl_estimate(log_probs, reference_log_probs, mask, self.penalty)
+            count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
+            more["penalty"] = jax.lax.stop_gradient(jnp.sum(estimate) / count)
+            if self.penalty != "k1":
+                total = total + self.penalty_weight * summed(estimate)
+        if self.entropy_weight:
+            total = total - self.entropy_weight * summed(entropy)
+        return (total, denominator), metrics | more
 
 
 def surrogate(name: str, **changes) -> Surrogate:

@@ -5,21 +5,24 @@ Each update mixes teacher-written sequences with fresh student rollouts; only th
 """
 
 import dataclasses
-import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import grain.python as grain
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
-from sleep_jax.data.batches import bucket, pack, pad
+from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.rewards.judge import Judge
-from sleep_jax.seeding.imitation import ImitationConfig, roll_out
+from sleep_jax.seeding.config import SeedingConfig
+from sleep_jax.seeding.objective import Objective, objective_terms
+from sleep_jax.seeding.record import Log, NotFinite, Record
+from sleep_jax.seeding.rollouts import check_room, play, rollout_widths
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -29,59 +32,8 @@ from sleep_jax.seeding.sequences import (
     packs,
     taught,
 )
-from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
+from sleep_jax.seeding.step import init_critic, init_state, seeding_step
 from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction, aim_router
-
-Log = Callable[[int, dict[str, float]], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class SeedingConfig:
-    """One night's seeding.
-
-    Attributes:
-      steps: updates of the slot.
-      learning_rate, warmup: Adam's peak rate, reached after `warmup` steps; it decays along a
-        cosine to a tenth.
-      shape: packed rows of an update.
-      dreams: teacher-written sequences that the student imitates in each update.
-      updates_per_rollout: updates whose rollouts are sampled at once.
-      rollouts_from: share of the steps after which rollouts join; before, the student knows too
-        little for them to earn anything.
-      objective, imitation: what is optimised.
-    """
-
-    steps: int
-    learning_rate: float
-    warmup: int
-    shape: BatchShape
-    dreams: int
-    updates_per_rollout: int
-    rollouts_from: float
-    objective: Objective
-    imitation: ImitationConfig
-
-    def __post_init__(self):
-        if self.steps <= self.warmup:
-            raise ValueError(
-                f"seeding.steps={self.steps} does not exceed seeding.warmup={self.warmup}; "
-                "raise the one or lower the other"
-            )
-
-        if not 0 <= self.rollouts_from <= 1:
-            raise ValueError(
-                f"seeding.rollouts_from={self.rollouts_from}; it is a share of the steps, in [0, 1]"
-            )
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """Adam behind a clipped gradient."""
-        return _optimizer(self.learning_rate, self.warmup, self.steps)
-
-
-@functools.cache  # one object a setting: for any other, the step would compile anew every night
-def _optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
-    rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 10)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
 def shuffled(exchanges: Sequence[Exchange], seed: int) -> Iterator[Exchange]:
@@ -103,26 +55,6 @@ def compose(
             return chosen, itertools.chain([exchange], stream)
         chosen.append(exchange)
     return chosen, stream
-
-
-def rollout_widths(exchanges: Sequence[Exchange], imitation: ImitationConfig) -> tuple[int, int]:
-    """Tokens of the longest prompt of a rollout, and of its row before the teacher."""
-    dreams = [e for e in exchanges if e.is_dream]
-    student = max((len(e.student) + len(e.completion) for e in dreams), default=1)
-    teacher = max((len(e.teacher) + len(e.completion) for e in dreams), default=1)
-    return bucket(student), bucket(teacher + imitation.max_new_tokens)
-
-
-def _check_room(seeding: SeedingConfig, prompt_width: int, rollouts: int) -> None:
-    """Raises where an update's rollouts, all as long as can be, would not fit its rows."""
-    shape, new = seeding.shape, seeding.imitation.max_new_tokens
-    size = (min(prompt_width + new - len(shape.opening), shape.time - len(shape.opening)), new)
-    needed = len(pack([size] * rollouts, (shape.time - len(shape.opening), shape.scored)))
-    if needed > shape.rows:
-        raise ValueError(
-            f"{rollouts} rollouts of an update (seeding.dreams x seeding.group) may need {needed} "
-            f"rows, more than seeding.rows={shape.rows}; raise it or lower one of the two"
-        )
 
 
 def divergence(
@@ -174,52 +106,72 @@ def seed_slot(
 
     Returns:
       The student's collections with the seeded slot; every other leaf is the one that came in.
+
+    Raises:
+      NotFinite: more than `seeding.max_skipped` updates in a row were not finite.
+      ValueError: nothing was written that could be learnt.
     """
+    if not any(e.completion for e in exchanges):
+        raise ValueError(
+            f"{len(exchanges)} sequences to learn from, all of them empty; let the teacher write "
+            "some (study.recitations, study.questions), or longer ones (study.max_answer_tokens)"
+        )
     weights = tuple(t.weight for t in teachers)
-    objective = dataclasses.replace(seeding.objective, weights=weights)
+    seeding = dataclasses.replace(
+        seeding, objective=dataclasses.replace(seeding.objective, weights=weights)
+    )
     optimizer, heads = seeding.optimizer(), heads_of(teachers)
     state = init_state(take_slot(student["memory"], level, index), optimizer)
+    surrogate = seeding.imitation.surrogate
+    if surrogate.gae is not None and seeding.dreams > 0:
+        key = jax.random.fold_in(rng, seeding.steps + 1)
+        state = state.replace(critic=init_critic(key, cfg.width, surrogate.value_learning_rate))
     data_seed = int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
     hidden = dict(zip(map(id, exchanges), taught(teachers, exchanges)))
     stream = shuffled(exchanges, data_seed)
     dreams = shuffled([e for e in exchanges if e.is_dream], data_seed + 1)
-    prompt_width, teacher_width = rollout_widths(exchanges, seeding.imitation)
+    widths = rollout_widths(exchanges, seeding.imitation)
     share = seeding.dreams * seeding.imitation.group
-    _check_room(seeding, prompt_width, share)
+    check_room(seeding.shape, widths.prompt, share, seeding.imitation.max_new_tokens)
     can_imitate = seeding.dreams > 0 and any(e.is_dream for e in exchanges)
-    is_on_policy = can_imitate and (objective.alpha < 1 or objective.lam > 0)
     first = round(seeding.rollouts_from * seeding.steps)
     rollouts: list[Exchange] = []
+    heard: dict[int, np.ndarray] = {}
     rewards: dict[str, float] = {}
+    record = Record(log, seeding.max_skipped)
     for step in range(seeding.steps):
+        objective = seeding.objective_at(step)
+        is_on_policy = can_imitate and (objective.alpha < 1 or objective.lam > 0)
         if is_on_policy and step >= first and not rollouts:
             current = {**student, "memory": put_slot(student["memory"], level, index, state.slot)}
-            rollouts, rewards = roll_out(
+            rollouts, states, rewards = play(
                 cfg,
-                current,
                 tokenizer,
                 judge,
                 seeding.imitation,
-                list(itertools.islice(dreams, seeding.updates_per_rollout * seeding.dreams)),
-                jax.random.fold_in(rng, step + 1),
-                width=prompt_width,
+                seeding.shape,
+                student=current,
+                initial=student,
+                teachers=teachers,
+                dreams=list(itertools.islice(dreams, seeding.updates_per_rollout * seeding.dreams)),
+                rng=jax.random.fold_in(rng, step + 1),
+                widths=widths,
+                is_rescored=seeding.is_rescored,
+                value_head=None if state.critic is None else state.critic.head,
             )
-            scored = taught(teachers, rollouts, width=teacher_width)
-            hidden |= zip(map(id, rollouts), scored)
+            heard = dict(zip(map(id, rollouts), states))
+            rollouts = rollouts * seeding.reuse
         here, rollouts = rollouts[:share], rollouts[share:]
         chosen, stream = compose(here, stream, seeding.shape)
-        batch = batch_of(
-            chosen, [hidden[id(e)] for e in chosen], packs(chosen, seeding.shape), seeding.shape
-        )
+        states = [heard[id(e)] if id(e) in heard else hidden[id(e)] for e in chosen]
+        batch = batch_of(chosen, states, packs(chosen, seeding.shape), seeding.shape)
         state, metrics = seeding_step(
             cfg, objective, optimizer, level, jnp.int32(index), state, student, batch, heads
         )
-        for e in here:
-            del hidden[id(e)]
-        figures = {name: float(value) for name, value in metrics.items()}
         if not here:  # what rollouts alone have is no figure of this update
-            figures = {k: v for k, v in figures.items() if not k.startswith(("kl_on", "policy_"))}
-        log(step, figures | rewards)
+            metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
+        record.add(step, metrics, rewards)
+    record.flush()
     return {**student, "memory": put_slot(student["memory"], level, index, state.slot)}
 
 
@@ -258,6 +210,7 @@ def carry_out(
 
     Raises:
       TeacherIsStudent: there is nothing to learn.
+      NotFinite: the divergence is no number, or updates are not.
     """
     level, index = transaction.level, transaction.index
     replay = [(*e.student, *e.completion)[: seeding.shape.time] for e in exchanges]
@@ -265,6 +218,12 @@ def carry_out(
     student = aim_router(cfg, params, transaction.student, level, index, *rows)
     begun = student.on(params)
     before = divergence(cfg, begun, probe, teachers, seeding.shape)
+    if not math.isfinite(before):
+        raise NotFinite(
+            f"teacher and student diverge by {before} nats a token before the night of level "
+            f"{level}: the logits of one are not finite; set model.dtype='float32', or load finite "
+            "weights"
+        )
     if before < 1e-6:
         raise TeacherIsStudent(
             f"teacher and student agree before the night (KL = {before:.1e}): there is nothing to "

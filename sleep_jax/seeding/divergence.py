@@ -15,8 +15,9 @@ D / (1 - beta) to KL(S || T) for beta -> 1. D itself tends to 0, so the two ends
 forward and reverse KL, as in TRL. Q makes top_k the forward KL over k tokens and a bucket.
 
 A cotangent is one number a token, so gradients with respect to h_S are formed while a chunk's
-logits are at hand, dD/du W^T / temperature and (1_y - S) W^T for log S(y), and only scaled in the
-backward pass: the head is applied once a model forward and once a gradient; nothing is recomputed.
+logits are at hand, dD/du W^T / temperature, (1_y - S) W^T for log S(y) and, where it is asked for,
+- S (log S + H) W^T for the entropy H, and only scaled in the backward pass: the head is applied
+once a model forward and once a gradient; nothing is recomputed.
 Several teachers (general Knowledge Seeding) add up, each with its weight.
 """
 
@@ -93,15 +94,17 @@ class TokenScores:
       kl: the divergence, in nats. Finite logits give finite values; forward KL is inf where the
         student's logit of a token with teacher's mass is -inf, reverse KL the other way round.
       log_prob: the student's log-probability of the target token, at temperature 1.
+      entropy: of the student's distribution, in nats, at temperature 1; None: not asked for.
     """
 
     kl: jax.Array
     log_prob: jax.Array
+    entropy: jax.Array | None = None
 
 
 def _expected(p, x):
-    """sum_v p(v) x(v) with 0 * inf = 0."""
-    return jnp.sum(jnp.where(p > 0, p * x, 0.0), axis=-1, keepdims=True)
+    """sum_v p(v) x(v) with 0 * inf = 0; NaN where p is NaN."""
+    return jnp.sum(jnp.where(p == 0, 0.0, p * x), axis=-1, keepdims=True)
 
 
 def _forward_kl(log_s, log_t):
@@ -112,7 +115,7 @@ def _forward_kl(log_s, log_t):
 def _reverse_kl(log_s, log_t):
     s, gap = jnp.exp(log_s), log_s - log_t
     kl = _expected(s, gap)
-    return kl, jnp.where(s > 0, s * (gap - kl), 0.0)
+    return kl, jnp.where(s == 0, 0.0, s * (gap - kl))
 
 
 def _jsd(log_s, log_t, beta: float):
@@ -155,7 +158,7 @@ def _from_one(divergence: Divergence, log_s, log_t, target):
     return _sampled(log_s, log_t, target)
 
 
-def _score(student, teacher, target, head, table, heads, weights, divergence):
+def _score(student, teacher, target, head, table, heads, weights, divergence, has_entropy):
     """Scores of one chunk and the gradients of both with respect to `student`."""
     logits, temperature = matmul(student, head), divergence.temperature
     log_p = jax.nn.log_softmax(logits, axis=-1)
@@ -171,8 +174,15 @@ def _score(student, teacher, target, head, table, heads, weights, divergence):
         gradient = jnp.where(kl < divergence.cap, gradient, 0.0)
         kl = jnp.minimum(kl, divergence.cap)
     log_prob = jnp.take_along_axis(log_p, target[:, None], -1)[:, 0]
-    towards = table[target].astype(jnp.float32) - matmul(jnp.exp(log_p), table)
-    return TokenScores(kl[:, 0], log_prob), TokenScores(gradient, towards)
+    p = jnp.exp(log_p)
+    towards = table[target].astype(jnp.float32) - matmul(p, table)
+    scores, slopes = TokenScores(kl[:, 0], log_prob), TokenScores(gradient, towards)
+    if has_entropy:
+        entropy = -_expected(p, log_p)
+        slope = jnp.where(p == 0, 0.0, -p * (log_p + entropy))
+        scores = scores.replace(entropy=entropy[:, 0])
+        slopes = slopes.replace(entropy=matmul(slope, table))
+    return scores, slopes
 
 
 def token_scores(
@@ -186,6 +196,7 @@ def token_scores(
     heads=None,
     weights=(1.0,),
     divergence: Divergence = Divergence(),
+    has_entropy: bool = False,
 ) -> TokenScores:
     """Divergence and log-probability of every token.
 
@@ -202,28 +213,55 @@ def token_scores(
       heads: the teachers' own LM heads [their d, vocab]; None: the student's.
       weights: of the teachers' divergences, which are summed.
       divergence: which.
+      has_entropy: the entropy, too.
     """
+    given = _laid_out(head, heads, weights)
+    options = (chunk, divergence, has_entropy)
+    return _token_scores(student, teacher, targets, mask, *given, *options)
+
+
+def scores_and_slopes(
+    student,
+    teacher,
+    targets,
+    mask,
+    head,
+    chunk: int = 128,
+    *,
+    heads=None,
+    weights=(1.0,),
+    divergence: Divergence = Divergence(),
+    has_entropy: bool = False,
+) -> tuple[TokenScores, TokenScores]:
+    """`token_scores`, and of each score its gradient with respect to the hidden state it comes
+    from, [tokens, d]: what autodiff through `token_scores` would scale and add up."""
+    given = _laid_out(head, heads, weights)
+    options = (chunk, divergence, has_entropy)
+    return _forward(student, teacher, targets, mask, *given, *options)
+
+
+def _laid_out(head, heads, weights):
+    """(head, its transpose, the teachers' heads, weights), once for all chunks."""
     weights = tuple(weights)
     head, table = both_ways(head)
     heads = (head,) * len(weights) if heads is None else tuple(transposed(h.T) for h in heads)
-    return _token_scores(
-        student, teacher, targets, mask, head, table, heads, weights, chunk, divergence
-    )
+    return head, table, heads, weights
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9))
-def _token_scores(student, teacher, targets, mask, head, table, heads, weights, chunk, divergence):
-    parts, rest = (student, teacher, targets), (head, table, heads, weights, divergence)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9, 10))
+def _token_scores(student, teacher, targets, mask, head, table, heads, weights, chunk, *options):
+    parts, rest = (student, teacher, targets), (head, table, heads, weights, *options)
     return map_chunks(lambda *parts: _score(*parts, *rest)[0], parts, mask, chunk)
 
 
-def _forward(student, teacher, targets, mask, head, table, heads, weights, chunk, divergence):
-    parts, rest = (student, teacher, targets), (head, table, heads, weights, divergence)
+def _forward(student, teacher, targets, mask, head, table, heads, weights, chunk, *options):
+    parts, rest = (student, teacher, targets), (head, table, heads, weights, *options)
     return map_chunks(lambda *parts: _score(*parts, *rest), parts, mask, chunk)
 
 
-def _backward(weights, chunk, divergence, gradients, g):
-    student = g.kl[:, None] * gradients.kl + g.log_prob[:, None] * gradients.log_prob
+def _backward(weights, chunk, divergence, has_entropy, slopes, g):
+    pairs = zip(jax.tree.leaves(g), jax.tree.leaves(slopes))
+    student = sum(towards[:, None] * slope for towards, slope in pairs)
     return student, None, None, None, None, None, None
 
 

@@ -8,13 +8,13 @@ The teacher's sequence is cut at a random place; what follows the cut is scored,
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sleep_jax.data.batches import pad
+from sleep_jax.data.batches import bucket, pad
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.rewards.judge import Judge
@@ -23,6 +23,8 @@ from sleep_jax.rl.algorithms import Surrogate
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.sequences import Exchange
+
+UNITS = ("tokens", "characters")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +35,25 @@ class ImitationConfig:
       gamma: share of r_sem in the reward, in [0, 1].
       group: rollouts per prefix.
       cut: range of the share of a sequence that is given as its prefix.
-      threshold: z0 of Eq. 4 as a share of the longer continuation.
+      cut_beta: the two parameters of the Beta law of that share over its range; (1, 1) is uniform.
+      threshold: z0 of Eq. 4.
+      is_relative: z0 is a share of the longer continuation, not a number of edits.
+      unit: what r_abs compares: tokens or characters.
       max_new_tokens: longest rollout.
+      temperature, top_p: of the sampling.
       surrogate: says how rewards become advantages and which rollouts learn.
     """
 
     gamma: float = 0.5
     group: int = 8
     cut: tuple[float, float] = (0.1, 0.9)
+    cut_beta: tuple[float, float] = (1.0, 1.0)
     threshold: float = 0.5
+    is_relative: bool = True
+    unit: str = "tokens"
     max_new_tokens: int = 32
+    temperature: float = 1.0
+    top_p: float = 1.0
     surrogate: Surrogate = dataclasses.field(default_factory=Surrogate)
 
     def __post_init__(self):
@@ -50,11 +61,32 @@ class ImitationConfig:
             raise ValueError(f"seeding.gamma={self.gamma}; it must lie in [0, 1]")
         if not 0 <= self.cut[0] <= self.cut[1] <= 1:
             raise ValueError(f"seeding.cut={self.cut}; give 0 <= low <= high <= 1")
+        if not min(self.cut_beta) > 0:
+            raise ValueError(
+                f"seeding.cut_beta={self.cut_beta}; give two numbers above 0: (1, 1) is uniform"
+            )
+        if not self.threshold >= 0:
+            raise ValueError(f"seeding.threshold={self.threshold}; z0 is 0 or above")
+        if self.unit not in UNITS:
+            raise ValueError(f"seeding.unit={self.unit!r}; choose from {', '.join(UNITS)}")
+        if not self.temperature > 0:
+            raise ValueError(
+                f"seeding.rollout_temperature={self.temperature}; a group needs chance: give more "
+                "than 0"
+            )
         if self.group < 2:
             raise ValueError(f"seeding.group={self.group}; a group is compared, give at least 2")
 
 
 _similarity = jax.jit(similarity, static_argnames=("threshold", "relative"))
+
+
+def shares(imitation: ImitationConfig, rng, count: int) -> np.ndarray:
+    """Where sequences are cut: `count` shares of their lengths."""
+    low, high = imitation.cut
+    if imitation.cut_beta == (1, 1):
+        return np.asarray(jax.random.uniform(rng, (count,), minval=low, maxval=high))
+    return low + (high - low) * np.asarray(jax.random.beta(rng, *imitation.cut_beta, (count,)))
 
 
 def split(dream: Exchange, share: float) -> tuple[Exchange, tuple[int, ...]]:
@@ -74,19 +106,43 @@ def split(dream: Exchange, share: float) -> tuple[Exchange, tuple[int, ...]]:
 
 
 def absolute_reward(
-    candidates, references, eos_ids, *, threshold: float, max_tokens: int
+    candidates, references, eos_ids, *, threshold: float, max_tokens: int, relative: bool = True
 ) -> np.ndarray:
     """r_abs of Eq. 4 for pairs of sequences of at most `max_tokens`: float32 [pairs].
 
-    Ends of turn are stripped; `threshold` is z0 as a share of the longer one.
+    Ends of turn are stripped; `threshold` is z0, if `relative` as a share of the longer one.
     """
     strip = functools.partial(filter, lambda t: t not in eos_ids)
     pairs = [[tuple(strip(side)) for side in pair] for pair in zip(candidates, references)]
     a, a_mask = pad([p[0] for p in pairs], max_tokens)
     b, b_mask = pad([p[1] for p in pairs], max_tokens)
     return np.asarray(
-        _similarity(a, a_mask.sum(1), b, b_mask.sum(1), threshold=threshold, relative=True)
+        _similarity(a, a_mask.sum(1), b, b_mask.sum(1), threshold=threshold, relative=relative)
     )
+
+
+def _absolute(imitation: ImitationConfig, tokens, texts, eos_ids) -> np.ndarray:
+    """r_abs of what was written against what was wanted, in the unit that the config names."""
+    if imitation.unit == "tokens":
+        pairs, longest = tokens, imitation.max_new_tokens
+    else:
+        pairs, eos_ids = [[tuple(map(ord, text)) for text in side] for side in texts], ()
+        longest = bucket(max(len(text) for side in texts for text in side))
+    return absolute_reward(
+        *pairs,
+        eos_ids,
+        threshold=imitation.threshold,
+        max_tokens=longest,
+        relative=imitation.is_relative,
+    )
+
+
+def stack(rows: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged rows of floats as (float32 [rows, length], bool mask of the same shape)."""
+    out, mask = np.zeros((len(rows), length), np.float32), np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        out[i, : len(row)], mask[i, : len(row)] = row, True
+    return out, mask
 
 
 def roll_out(
@@ -99,6 +155,7 @@ def roll_out(
     rng,
     *,
     width: int,
+    reference: Callable[[list[Exchange]], list[np.ndarray]] | None = None,
 ) -> tuple[list[Exchange], dict[str, float]]:
     """Lets the student complete teacher-written sequences and rewards it.
 
@@ -110,38 +167,32 @@ def roll_out(
       dreams: sequences to imitate, of two tokens or more.
       rng: PRNG key.
       width: tokens that prompts are padded to: those of the longest dream that may come.
+      reference: log-probabilities of completions under the reference of `surrogate.penalty`.
 
     Returns:
       (rollouts, metrics): `imitation.group` on-policy exchanges a dream with their advantages, next
       to each other; and the means reward, reward_sem, reward_abs, tied (share of groups whose
-      rewards are all equal) and rollout_length.
+      rewards are all equal), rollout_length and rollout_unfinished (share of those cut off).
     """
     cut_key, sample_key = jax.random.split(rng)
-    low, high = imitation.cut
-    shares = np.asarray(jax.random.uniform(cut_key, (len(dreams),), minval=low, maxval=high))
-    begun, rest = zip(*(split(d, float(s)) for d, s in zip(dreams, shares)))
+    at = shares(imitation, cut_key, len(dreams))
+    begun, rest = zip(*(split(d, float(s)) for d, s in zip(dreams, at)))
     sampling = SamplingConfig(
-        imitation.max_new_tokens, tokenizer.eos_ids, temperature=1.0, group=imitation.group
+        imitation.max_new_tokens,
+        tokenizer.eos_ids,
+        temperature=imitation.temperature,
+        top_p=imitation.top_p,
+        group=imitation.group,
     )
     drawn = generate(cfg, sampling, variables, [e.student for e in begun], sample_key, width=width)
     written = [c for group in drawn for c in group]
     # A rollout that ran into its limit is compared with as much of the reference.
     wanted = [r[: imitation.max_new_tokens] for r in rest for _ in range(imitation.group)]
-    r_abs = absolute_reward(
-        [c.tokens for c in written],
-        wanted,
-        tokenizer.eos_ids,
-        threshold=imitation.threshold,
-        max_tokens=imitation.max_new_tokens,
-    )
-    r_sem = judge(
-        [tokenizer.decode(c.tokens) for c in written], [tokenizer.decode(w) for w in wanted]
-    )
+    spoken = [c.tokens for c in written]
+    texts = [[tokenizer.decode(tokens) for tokens in side] for side in (spoken, wanted)]
+    r_abs = _absolute(imitation, (spoken, wanted), texts, tokenizer.eos_ids)
+    r_sem = judge(*texts)
     reward = imitation.gamma * r_sem + (1 - imitation.gamma) * r_abs
-    advantages, tied = imitation.surrogate.advantages(jnp.asarray(reward).reshape(len(dreams), -1))
-    finished = jnp.asarray([c.finished for c in written])
-    ones = jnp.ones((len(written), 1), bool)
-    learns = np.asarray(imitation.surrogate.mask(ones, tied, finished))[:, 0]
     rollouts = [
         dataclasses.replace(
             begun[i // imitation.group],
@@ -149,10 +200,22 @@ def roll_out(
             log_probs=c.log_probs,
             kind="rollout",
             on_policy=True,
-            advantage=float(advantage),
-            rewarded=bool(learns[i]),
         )
-        for i, (c, advantage) in enumerate(zip(written, np.asarray(advantages).reshape(-1)))
+        for i, c in enumerate(written)
+    ]
+    paid, surrogate = jnp.asarray(reward), imitation.surrogate
+    if reference is not None:
+        known = reference(rollouts)
+        rollouts = [dataclasses.replace(e, reference_log_probs=x) for e, x in zip(rollouts, known)]
+        log_probs, mask = stack([e.log_probs for e in rollouts], imitation.max_new_tokens)
+        paid = surrogate.rewards(paid, log_probs, stack(known, imitation.max_new_tokens)[0], mask)
+    advantages, tied = surrogate.advantages(paid.reshape(len(dreams), -1))
+    finished = jnp.asarray([c.finished for c in written])
+    ones = jnp.ones((len(written), 1), bool)
+    learns = np.asarray(surrogate.mask(ones, tied, finished))[:, 0]
+    rollouts = [
+        dataclasses.replace(e, advantage=float(advantage), rewarded=bool(is_rewarded))
+        for e, advantage, is_rewarded in zip(rollouts, np.ravel(advantages), learns)
     ]
     metrics = {
         "reward": reward.mean(),
@@ -160,5 +223,6 @@ def roll_out(
         "reward_abs": r_abs.mean(),
         "tied": np.mean(tied),
         "rollout_length": np.mean([len(c.tokens) for c in written]),
+        "rollout_unfinished": 1 - np.mean(finished),
     }
     return rollouts, {name: float(value) for name, value in metrics.items()}

@@ -16,7 +16,7 @@ from sleep_jax.models.cache import take_rows
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import SHARED, lm_head
 from sleep_jax.sampling.sampler import prefill
-from sleep_jax.seeding.step import SeedingBatch
+from sleep_jax.seeding.objective import SeedingBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,12 @@ class Exchange:
       completion: tokens written, end of turn included.
       kind: how it came about, e.g. `recite` or `answer`.
       on_policy: the student wrote the completion.
-      advantage: of the completion, for the policy gradient.
+      advantage: of the completion, for the policy gradient, or of its tokens, [completion].
       log_probs: of the completion when it was sampled, [completion].
+      old_log_probs: of the completion by the scorer at that time, [completion], where ratios start
+        from these; None: from `log_probs`.
+      reference_log_probs: of the completion under the student before the night, [completion].
+      old_values, returns: of its tokens, for a value head, [completion].
       rewarded: the policy gradient learns from it, where it is on-policy.
       supervised: the completion is also learnt by cross-entropy.
     """
@@ -43,8 +47,12 @@ class Exchange:
     completion: tuple[int, ...]
     kind: str
     on_policy: bool = False
-    advantage: float = 0.0
+    advantage: float | np.ndarray = 0.0
     log_probs: np.ndarray | None = None
+    old_log_probs: np.ndarray | None = None
+    reference_log_probs: np.ndarray | None = None
+    old_values: np.ndarray | None = None
+    returns: np.ndarray | None = None
     rewarded: bool = True
     supervised: bool = False
 
@@ -114,7 +122,7 @@ def teacher_hidden(
       Per exchange float32 [completion, d]; row i predicts token i.
     """
     out: list[np.ndarray] = [None] * len(exchanges)
-    length = [len(e.teacher) + len(e.completion) - 1 for e in exchanges]
+    length = [len(e.teacher + e.completion[:-1]) for e in exchanges]
     order = sorted(range(len(exchanges)), key=length.__getitem__)
     while order:
         # The longest left decide the width; all rows of one width are one program.
@@ -130,6 +138,16 @@ def teacher_hidden(
             first = len(exchanges[i].teacher) - 1
             out[i] = hidden[row, first : first + len(exchanges[i].completion)]
     return out
+
+
+# Fields of a batch with one entry a scored token.
+SCORED = {
+    **dict.fromkeys(("scored", "targets", "sequence"), np.int32),
+    **dict.fromkeys(("mask", "on_policy", "supervised", "rewarded"), bool),
+    **dict.fromkeys(("advantages", "old_log_probs"), np.float32),
+    **dict.fromkeys(("sampler_log_probs", "reference_log_probs"), np.float32),
+    **dict.fromkeys(("old_values", "returns"), np.float32),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +180,7 @@ def packs(exchanges: Sequence[Exchange], shape: BatchShape) -> list[list[int]]:
       ValueError: an exchange is longer than a row.
     """
     sizes = [
-        (len(e.student) + len(e.completion) - 1 - shape.shared(e), len(e.completion))
-        for e in exchanges
+        (len(e.student + e.completion[:-1]) - shape.shared(e), len(e.completion)) for e in exchanges
     ]
     return pack(sizes, (shape.time - len(shape.opening), shape.scored))
 
@@ -184,11 +201,8 @@ def batch_of(
     """
     grid, scored = (shape.rows, shape.time), (shape.rows, shape.scored)
     tokens, segments = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
-    where, targets = np.zeros(scored, np.int32), np.zeros(scored, np.int32)
-    mask, on_policy, supervised, rewarded = (np.zeros(scored, bool) for _ in range(4))
-    members = np.zeros(scored, np.int32)
-    advantages, old = np.zeros(scored, np.float32), np.zeros(scored, np.float32)
-    teacher = np.zeros((*scored, hidden[0].shape[-1]), np.float32)
+    out = {name: np.zeros(scored, dtype) for name, dtype in SCORED.items()}
+    out["teacher"] = np.zeros((*scored, hidden[0].shape[-1]), np.float32)
     for row, items in enumerate(packed):
         t, s = len(shape.opening), 0
         tokens[row, :t], segments[row, :t] = shape.opening, SHARED
@@ -199,28 +213,27 @@ def batch_of(
             n, c = len(sequence), len(e.completion)
             tokens[row, t : t + n] = sequence
             segments[row, t : t + n] = segment if shape.shared(e) else SHARED - segment
-            where[row, s : s + c] = t + len(prompt) - 1 + np.arange(c)
-            targets[row, s : s + c], mask[row, s : s + c] = e.completion, True
-            teacher[row, s : s + c] = hidden[i]
-            on_policy[row, s : s + c] = e.on_policy
-            supervised[row, s : s + c] = e.supervised
-            rewarded[row, s : s + c] = e.on_policy and e.rewarded
-            members[row, s : s + c] = i
-            advantages[row, s : s + c] = e.advantage
-            if e.log_probs is not None:
-                old[row, s : s + c] = e.log_probs
+            facts = _facts(e) | {"teacher": hidden[i], "sequence": i}
+            facts["scored"] = t + len(prompt) - 1 + np.arange(c)
+            for name, fact in facts.items():
+                if fact is not None:
+                    out[name][row, s : s + c] = fact
             t, s = t + n, s + c
-    return SeedingBatch(
-        tokens=tokens,
-        segment_ids=segments,
-        scored=where,
-        mask=mask,
-        targets=targets,
-        teacher=teacher,
-        on_policy=on_policy,
-        supervised=supervised,
-        advantages=advantages,
-        old_log_probs=old,
-        rewarded=rewarded,
-        sequence=members,
-    )
+    return SeedingBatch(tokens=tokens, segment_ids=segments, **out)
+
+
+def _facts(e: Exchange) -> dict:
+    """What a batch says of an exchange's completion, of each token or of all alike."""
+    return {
+        "mask": True,
+        "targets": e.completion,
+        "on_policy": e.on_policy,
+        "supervised": e.supervised,
+        "rewarded": e.on_policy and e.rewarded,
+        "advantages": e.advantage,
+        "old_log_probs": e.log_probs if e.old_log_probs is None else e.old_log_probs,
+        "sampler_log_probs": e.log_probs,
+        "reference_log_probs": e.reference_log_probs,
+        "old_values": e.old_values,
+        "returns": e.returns,
+    }

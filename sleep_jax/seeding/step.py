@@ -1,15 +1,16 @@
-"""The seeding step: one pure update of the newly unlocked slot by J_KS (paper 3.3).
+"""The seeding step: one pure update of the newly unlocked slot by J_KS (objective.py). Nothing but
+the slot learns.
 
-    loss = alpha * D + (1 - alpha) * PG + c * CE,
-    D    = (1 - lambda) mean_off KL(T || S) + lambda mean_on KL(T || S)
+Two things make the gradient here more than one call of `jax.grad`. The batch may be cut into parts
+whose gradients add up, each term being divided by the tokens of the whole batch: accumulated, an
+update is that of the whole batch. And every term's gradient with respect to the student's last
+hidden states is formed on its own before their sum goes back through the decoder once: what
+distillation and imitation pull with is known without a second backward pass.
 
-KL(T || S) stands for the divergence, of which there are others (divergence.py). `off` are the
-tokens of teacher-written sequences and `on` those of student rollouts; PG is the clipped policy
-gradient of the imitation reward on the same rollouts; CE, off by default, is the cross-entropy of
-the supervised tokens. No gradient flows through sampling, and nothing but the slot learns.
+With PPO a value head over the same hidden states learns beside the slot, from its own loss and with
+its own optimizer: it reads the student and does not move it.
 """
 
-import dataclasses
 import functools
 
 import flax.struct
@@ -19,96 +20,28 @@ import optax
 
 from sleep_jax.memory.slots import put_slot
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.decoder import Decoder, lm_head
-from sleep_jax.models.head import masked_sum
-from sleep_jax.rl.algorithms import Surrogate
-from sleep_jax.seeding.divergence import Divergence, token_scores
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """Weights of the seeding objective.
-
-    Attributes:
-      alpha: distillation against imitation, in [0, 1].
-      cross_entropy: weight c of the plain cross-entropy of the supervised tokens.
-      lam: share of on-policy sequences in the divergence (lambda in the paper), in [0, 1].
-      surrogate: policy-gradient loss of the imitation term.
-      chunk: tokens whose logits exist at a time.
-      weights: of the teachers, which sum to 1.
-      divergence: between teacher and student; `sampled` knows only what the student has sampled, so
-        it needs lam = 1 and the rollouts' temperature, 1.
-    """
-
-    alpha: float = 0.5
-    lam: float = 0.5
-    cross_entropy: float = 0.0
-    surrogate: Surrogate = dataclasses.field(default_factory=Surrogate)
-    chunk: int = 128
-    weights: tuple[float, ...] = (1.0,)
-    divergence: Divergence = dataclasses.field(default_factory=Divergence)
-
-    def __post_init__(self):
-        for name, value in (("alpha", self.alpha), ("lam", self.lam)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"seeding.{name}={value}; it must lie in [0, 1]")
-        if min(self.weights) <= 0 or abs(sum(self.weights) - 1) > 1e-6:
-            raise ValueError(
-                f"seeding.teacher_weights={self.weights}; they must be above 0 and sum to 1"
-            )
-        if self.divergence.kind == "sampled" and self.lam < 1:
-            raise ValueError(
-                f"seeding.lam={self.lam} with seeding.divergence='sampled', which means nothing on "
-                "a teacher's tokens; set seeding.lam=1 or choose 'reverse', which it estimates"
-            )
-        if self.divergence.kind == "sampled" and self.divergence.temperature != 1:
-            raise ValueError(
-                f"seeding.divergence_temperature={self.divergence.temperature} with "
-                "seeding.divergence='sampled'; rollouts are sampled at 1, so it must be 1"
-            )
+from sleep_jax.models.decoder import lm_head
+from sleep_jax.rl.ppo import apply_value_head, init_value_head, value_loss
+from sleep_jax.seeding.divergence import TokenScores, scores_and_slopes
+from sleep_jax.seeding.objective import Objective, SeedingBatch, flat, scored_hidden_and_gates
 
 
 @flax.struct.dataclass
-class SeedingBatch:
-    """Packed sequences as the student sees them, and what is scored in them.
+class Critic:
+    """The value head of PPO and its optimizer state; no part of the memory."""
 
-    Attributes:
-      tokens, segment_ids: int32 [batch, time]; segment 0 is padding.
-      scored: int32 [batch, scored], time indices of the hidden states that predict the scored
-        tokens.
-      mask: bool [batch, scored]; false pads.
-      targets: int32 [batch, scored], the scored tokens.
-      teacher: float32 [batch, scored, d], the teacher's hidden states at the same tokens; those of
-        several teachers side by side.
-      on_policy: bool [batch, scored], written by the student.
-      supervised: bool [batch, scored], also learnt by cross-entropy: rewarded dreams.
-      advantages: float32 [batch, scored], of the sequence that the token is part of; 0 off-policy.
-      old_log_probs: float32 [batch, scored], at sampling time; read on-policy only.
-      rewarded: bool [batch, scored], on-policy tokens that the policy gradient learns from.
-      sequence: int32 [batch, scored], which exchange of the batch the token is part of.
-    """
-
-    tokens: jax.Array
-    segment_ids: jax.Array
-    scored: jax.Array
-    mask: jax.Array
-    targets: jax.Array
-    teacher: jax.Array
-    on_policy: jax.Array
-    supervised: jax.Array
-    advantages: jax.Array
-    old_log_probs: jax.Array
-    rewarded: jax.Array
-    sequence: jax.Array
+    head: dict
+    opt_state: optax.OptState
 
 
 @flax.struct.dataclass
 class SeedingState:
-    """What learns: the slot, its optimizer state and the step counter."""
+    """What learns: the slot, its optimizer state, the step counter, and with PPO a critic."""
 
     slot: dict
     opt_state: optax.OptState
     step: jax.Array
+    critic: Critic | None = None
 
 
 def init_state(slot, optimizer: optax.GradientTransformation) -> SeedingState:
@@ -116,51 +49,16 @@ def init_state(slot, optimizer: optax.GradientTransformation) -> SeedingState:
     return SeedingState(slot, optimizer.init(slot), jnp.zeros((), jnp.int32))
 
 
-def _mean(total_and_count):
-    total, count = total_and_count
-    return total / jnp.maximum(count, 1.0)
+def init_critic(rng, width: int, learning_rate: float) -> Critic:
+    """A critic at birth.
 
-
-def objective_terms(
-    cfg: DecoderConfig, objective: Objective, variables, batch: SeedingBatch, heads=None
-):
-    """The terms of the loss by name, each a (sum, denominator) pair, and the policy gradient's
-    metrics; `kl_off` and `kl_on` are of whichever divergence the objective has, and `heads` are the
-    teachers' LM heads, None where all have the student's."""
-    hidden = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids)
-    hidden = jnp.take_along_axis(hidden, batch.scored[..., None], axis=1)
-
-    def flat(x):
-        return x.reshape(-1, *x.shape[2:])
-
-    scores = token_scores(
-        flat(hidden),
-        flat(batch.teacher),
-        flat(batch.targets),
-        flat(batch.mask),
-        lm_head(cfg, variables["params"]),
-        objective.chunk,
-        heads=heads,
-        weights=objective.weights,
-        divergence=objective.divergence,
-    )
-    on = flat(batch.mask & batch.on_policy)
-    off = flat(batch.mask & ~batch.on_policy)
-    # Rows hold several sequences: for the policy gradient every token is a row of its own.
-    policy, metrics = objective.surrogate.loss(
-        scores.log_prob[:, None],
-        flat(batch.old_log_probs)[:, None],
-        flat(batch.advantages),
-        flat(batch.mask & batch.rewarded)[:, None],
-        sequences=flat(batch.sequence)[:, None],
-    )
-    terms = {
-        "kl_off": masked_sum(scores.kl, off),
-        "kl_on": masked_sum(scores.kl, on),
-        "policy_loss": policy,
-        "cross_entropy": masked_sum(-scores.log_prob, flat(batch.mask & batch.supervised)),
-    }
-    return terms, metrics
+    Args:
+      rng: PRNG key.
+      width: of the decoder.
+      learning_rate: Adam's.
+    """
+    head = init_value_head(rng, width)
+    return Critic(head, optax.adam(learning_rate).init(head))
 
 
 @functools.partial(
@@ -185,29 +83,142 @@ def seeding_step(
       state: what learns; donated.
       base: the student's collections (params, memory, slots); the slot's own entry in `memory` is
         not read.
-      batch: what it learns from.
+      batch: what it learns from; its rows are a multiple of `objective.accumulate`.
       heads: the teachers' LM heads; None where all have the student's.
 
     Returns:
-      (state, metrics): float32 scalars: loss, its terms, gradient_norm and those of the policy
-      gradient.
+      (state, metrics): float32 scalars:
+        loss, kl_off, kl_on, policy_loss, cross_entropy: the loss and the means of its terms.
+        policy_...: those of the policy gradient and of the value head; policy_sampler_gap is the
+          mean |log-prob now - when drawn| of the rollouts' tokens: on the first update after they
+          were sampled, the gap between sampler and scorer, later also what the slot has learnt.
+        tokens_off, tokens_on: tokens that the divergence is the mean of.
+        gradient_norm: with respect to the slot, before clipping.
+        hidden_gradient_distillation, hidden_gradient_policy: of both terms as they enter the loss,
+          with respect to the student's last hidden states.
+        gate_0, gate_1, ...: with a router, the mean gate of each slot of the level: the share of
+          the batch's tokens that an expert gets.
+        skipped: 1 where gradient or update was not finite: slot and optimizer state are then, bit
+          for bit, those that came in (`optax.apply_if_finite` gives in after a while).
     """
+    head = lm_head(cfg, base["params"])
+    counts = _counts(objective, batch)
+    lam = objective.share_on_policy(state.step, counts["kl_on"])
+    learners = jnp.sum(batch.mask & batch.rewarded, dtype=jnp.float32)
 
-    def loss(slot):
-        memory = put_slot(base["memory"], level, index, slot)
-        terms, metrics = objective_terms(cfg, objective, {**base, "memory": memory}, batch, heads)
-        mean = {name: _mean(term) for name, term in terms.items()}
-        kl = (1 - objective.lam) * mean["kl_off"] + objective.lam * mean["kl_on"]
-        total = (
-            objective.alpha * kl
-            + (1 - objective.alpha) * mean["policy_loss"]
-            + objective.cross_entropy * mean["cross_entropy"]
+    def shares(scores, part):
+        terms, _ = objective.terms(scores, part)
+        mean = {name: total / jnp.maximum(counts[name], 1.0) for name, (total, _) in terms.items()}
+        return objective.shares(mean, lam)
+
+    def gradient_of(part):
+        def states(slot):
+            memory = put_slot(base["memory"], level, index, slot)
+            return scored_hidden_and_gates(cfg, {**base, "memory": memory}, part, level)
+
+        hidden, pull_back, gates = jax.vjp(states, state.slot, has_aux=True)
+        scores, slopes = scores_and_slopes(
+            hidden,
+            flat(part.teacher),
+            flat(part.targets),
+            flat(part.mask),
+            head,
+            **objective.scoring(heads),
         )
-        policy = {f"policy_{name}": value for name, value in metrics.items()}
-        return total, {"loss": total, **mean, **policy}
+        # One number for a token and a score; times the score's slope it is d share / d hidden.
+        towards = jax.jacrev(shares)(scores, part)
+        pulls = {name: _scaled(slopes, factors) for name, factors in towards.items()}
+        (gradient,) = pull_back(sum(pulls.values()))
+        sums = {name: jnp.sum(pull**2) for name, pull in pulls.items()} | {"gates": gates}
+        value_gradient, values = _value_gradient(state.critic, hidden, part, learners)
+        return (gradient, value_gradient), (scores, values), sums
 
-    gradient, metrics = jax.grad(loss, has_aux=True)(state.slot)
+    gradients, (scores, values), sums = _added_up(gradient_of, batch, objective.accumulate)
+    gradient, value_gradient = gradients
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.slot)
-    slot = optax.apply_updates(state.slot, updates)
-    metrics["gradient_norm"] = optax.tree.norm(gradient)
-    return SeedingState(slot, opt_state, state.step + 1), metrics
+    learnt = state.replace(
+        slot=optax.apply_updates(state.slot, updates),
+        opt_state=opt_state,
+        critic=_advanced(objective, state.critic, value_gradient),
+    )
+    norm = optax.tree.norm(gradient)
+    is_finite = jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm((updates, value_gradient)))
+    kept = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), learnt, state)
+
+    terms, policy = objective.terms(scores, batch)
+    if values is not None:
+        policy |= _value_loss(values, batch)[1]
+    mean = {name: total / jnp.maximum(count, 1.0) for name, (total, count) in terms.items()}
+    metrics = {
+        "loss": sum(objective.shares(mean, lam).values()),
+        **mean,
+        **{f"policy_{name}": value for name, value in policy.items()},
+        "tokens_off": counts["kl_off"],
+        "tokens_on": counts["kl_on"],
+        "gradient_norm": norm,
+        "hidden_gradient_distillation": jnp.sqrt(sums["distillation"]),
+        "hidden_gradient_policy": jnp.sqrt(sums["policy"]),
+        "skipped": 1.0 - is_finite,
+    }
+    if (gates := sums["gates"]) is not None:
+        tokens = jnp.maximum(jnp.sum(batch.segment_ids != 0), 1)
+        metrics |= {f"gate_{slot}": total / tokens for slot, total in enumerate(gates)}
+    return kept.replace(step=state.step + 1), metrics
+
+
+def _counts(objective: Objective, batch: SeedingBatch) -> dict[str, jax.Array]:
+    """The denominators of the terms, which no score has a part in."""
+    nothing = jnp.zeros(batch.mask.size)
+    terms, _ = objective.terms(TokenScores(nothing, nothing, nothing), batch)
+    return {name: count for name, (_, count) in terms.items()}
+
+
+def _scaled(slopes: TokenScores, factors: TokenScores):
+    """The sum over scores of slope times factor: [tokens, d]."""
+    pairs = zip(jax.tree.leaves(slopes), jax.tree.leaves(factors))
+    return sum(slope * factor[:, None] for slope, factor in pairs)
+
+
+def _value_loss(values, batch: SeedingBatch):
+    """`value_loss` of the tokens that the policy gradient learns from; values are [tokens]."""
+    old, returns, mask = batch.old_values, batch.returns, batch.mask & batch.rewarded
+    return value_loss(values[None], *(flat(x)[None] for x in (old, returns, mask)))
+
+
+def _value_gradient(critic: Critic | None, hidden, part: SeedingBatch, learners):
+    """Of the value loss, a mean over `learners` tokens, with respect to the head; and the values,
+    float32 [tokens]."""
+    if critic is None:
+        return None, None
+
+    def loss(head):
+        values = apply_value_head(head, hidden[None])[0]
+        return _value_loss(values, part)[0][0] / jnp.maximum(learners, 1.0), values
+
+    return jax.grad(loss, has_aux=True)(critic.head)
+
+
+def _advanced(objective: Objective, critic: Critic | None, gradient) -> Critic | None:
+    """The critic after an update of its own."""
+    if critic is None:
+        return None
+    optimizer = optax.adam(objective.surrogate.value_learning_rate)
+    updates, opt_state = optimizer.update(gradient, critic.opt_state)
+    return Critic(optax.apply_updates(critic.head, updates), opt_state)
+
+
+def _added_up(gradient_of, batch: SeedingBatch, parts: int):
+    """`gradient_of` the whole batch, a part of its rows at a time: (gradients, what it says of
+    tokens, row after row, and sums)."""
+    if parts == 1:
+        return gradient_of(batch)
+    cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+    def add(total, part):
+        gradients, of_tokens, sums = gradient_of(part)
+        return jax.tree.map(jnp.add, total, (gradients, sums)), of_tokens
+
+    gradients, _, sums = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], cut))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradients, sums))
+    (gradients, sums), of_tokens = jax.lax.scan(add, nothing, cut)
+    return gradients, jax.tree.map(jnp.ravel, of_tokens), sums

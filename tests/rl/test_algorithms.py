@@ -36,6 +36,8 @@ def advantages_by_hand(name, rewards):
         for i in range(SIZE):
             if name == "reinforce":
                 out[g, i] = rewards[g, i] - rewards.mean()
+            elif name == "ppo":  # a value head is to know what is to be expected
+                out[g, i] = rewards[g, i]
             elif name == "rloo":
                 out[g, i] = rewards[g, i] - np.delete(rewards[g], i).mean()
             else:
@@ -72,7 +74,7 @@ def loss_by_hand(name, new, old, rewards, mask):
             total -= by_token
         tokens += len(gaps)
         sequences += 1
-    shares = {"group": tokens, "dapo": tokens, "dr_grpo": sequences * LENGTH}
+    shares = {"group": tokens, "dapo": tokens, "ppo": tokens, "dr_grpo": sequences * LENGTH}
     return total / shares.get(name, sequences)
 
 
@@ -109,7 +111,7 @@ def test_loss_and_gradient_equal_the_formula(name):
     assert metrics["clip_fraction"] < 0.7
 
 
-@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"reinforce"}))
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"reinforce", "ppo"}))
 def test_tied_groups_give_no_gradient(name):
     new, old, rewards, mask = map(jnp.asarray, random_case())
     _, slope = grad(name, new, old, rewards, mask)
@@ -156,6 +158,51 @@ def test_penalty_and_sampler_correction_as_in_trl():
             row.append(-gain + beta * (math.exp(back) - back - 1))
         want += sum(row) / len(row) / len(mask)
     np.testing.assert_allclose((total + beta * penalty) / count, want, rtol=2e-5)
+    algorithm = surrogate("grpo", penalty_weight=beta, importance_cap=1.3)
+    (total, count), metrics = algorithm.loss(
+        jnp.asarray(new),
+        old,
+        advantages.reshape(-1),
+        mask,
+        sampler_log_probs=jnp.asarray(sampler),
+        reference_log_probs=jnp.asarray(reference),
+    )
+    np.testing.assert_allclose(total / count, want, rtol=2e-5)
+    back = (reference - new)[mask]
+    np.testing.assert_allclose(metrics["penalty"], np.mean(np.exp(back) - back - 1), rtol=1e-4)
+    gap = np.abs(old - sampler)[mask].mean()
+    np.testing.assert_allclose(metrics["importance_gap"], gap, rtol=1e-4)
+
+
+def test_a_k1_penalty_is_taken_off_the_reward():
+    log_probs = np.array([[-1.0, -2.0, -9.0], [-3.0, -1.0, -1.0]])
+    reference = np.array([[-2.0, -2.5, -1.0], [-1.0, -1.0, -1.0]])
+    mask = np.array([[1, 1, 0], [1, 1, 1]], bool)
+    penalised = surrogate("rloo", penalty="k1", penalty_weight=0.1)
+    got = penalised.rewards(np.array([1.0, 0.5]), log_probs, reference, mask)
+    np.testing.assert_allclose(got, [1 - 0.1 * 1.5, 0.5 + 0.1 * 2], rtol=1e-6)
+    for other in (surrogate("rloo"), surrogate("rloo", penalty_weight=0.1)):
+        assert other.rewards(mask, None, None, None) is mask
+    # And is no part of the loss.
+    given = log_probs, log_probs, np.array([1.0, -1.0]), mask
+    (value, _), metrics = penalised.loss(*given, reference_log_probs=reference)
+    np.testing.assert_allclose(value, surrogate("rloo").loss(*given)[0][0])
+    np.testing.assert_allclose(metrics["penalty"], (1.5 - 2) / 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["group", "grpo", "dr_grpo"])
+def test_entropy_is_maximised_as_the_surrogate_is_aggregated(name):
+    new, old, _, mask = random_case()
+    entropy = np.random.default_rng(2).random(new.shape)
+    given = jnp.asarray(new), old, np.zeros(len(new)), mask
+    changes = CHANGES.get(name, {})
+    (total, count), _ = surrogate(name, entropy_weight=0.5, **changes).loss(*given, entropy=entropy)
+    per = {
+        "group": entropy[mask].mean(),
+        "grpo": np.mean([row[on].mean() for row, on in zip(entropy, mask)]),
+        "dr_grpo": entropy[mask].sum() / len(new) / LENGTH,
+    }
+    np.testing.assert_allclose(total / count, -0.5 * per[name], rtol=1e-5)
 
 
 def test_masks_of_a_surrogate():
@@ -184,6 +231,13 @@ def test_masks_of_a_surrogate():
         ("dapo", {"clip_high": -0.1}, "clip_high=-0.1; give a distance"),
         ("dr_grpo", {}, "length=None; aggregation='constant' divides by it"),
         ("reinforce", {"skip_tied": True}, "skip_tied=True with baseline='batch'"),
+        ("grpo", {"penalty": "k4"}, "penalty='k4'; choose from k1, k2, k3"),
+        ("grpo", {"penalty_weight": -0.1}, "penalty_weight=-0.1; it must be 0 or above"),
+        ("grpo", {"entropy_weight": math.inf}, "entropy_weight=inf; it must be 0 or above"),
+        ("ppo", {"gae": 1.5}, "gae=1.5; lambda of the advantage estimates"),
+        ("ppo", {"baseline": "mean"}, "gae=0.95 with baseline='mean'; values are the baseline"),
+        ("ppo", {"value_learning_rate": 0.0}, "value_learning_rate=0.0; it must be above 0"),
+        ("grpo", {"importance_cap": 0.0}, "importance_cap=0.0; give a weight above 0"),
     ],
 )
 def test_choices_that_make_no_sense_are_rejected(name, changes, message):

@@ -11,18 +11,19 @@ import pytest
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.slots import take_slot, unlock
 from sleep_jax.models.decoder import Decoder
+from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding import consolidate
+from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.consolidate import (
-    SeedingConfig,
     compose,
     divergence,
-    rollout_widths,
     seed_slot,
     shuffled,
 )
 from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.objective import Objective
+from sleep_jax.seeding.rollouts import rollout_widths
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, packs, taught
-from sleep_jax.seeding.step import Objective
 from sleep_jax.wake.context import read
 
 RNG = np.random.default_rng(0)
@@ -145,7 +146,7 @@ def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
 def test_distillation_alone_reaches_for_the_teacher_without_rollouts(
     cfg, tokenizer, night, monkeypatch
 ):
-    monkeypatch.delattr(consolidate, "roll_out")  # to call it would be an error
+    monkeypatch.delattr(consolidate, "play")  # to call it would be an error
     config = seeding(steps=30, objective=Objective(alpha=1.0, lam=0.0))
     losses = []
     got = seed_slot(
@@ -226,3 +227,76 @@ def test_several_teachers_are_weighted(cfg, variables, night, tokenizer):
     narrow = dataclasses.replace(other, cfg=wide.replace(vocab=90))
     with pytest.raises(ValueError, match="97, 90 tokens"):
         distance([own, narrow])
+
+
+def logged_night(cfg, tokenizer, night, **changes):
+    """(the log of a night, the slot that it leaves)."""
+    log = []
+    got = seed_slot(
+        cfg,
+        tokenizer,
+        judge,
+        seeding(**changes),
+        **night,
+        log=lambda _, figures: log.append(figures),
+    )
+    slot = take_slot(got["memory"], night["level"], night["index"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(slot))
+    assert all(np.isfinite(v) for figures in log for v in figures.values())
+    return log, slot
+
+
+def test_rollouts_serve_several_updates(cfg, tokenizer, night, monkeypatch):
+    """Truncated sampling, corrected: two passes over the rollouts of two updates."""
+    rounds, play = [], consolidate.play
+    monkeypatch.setattr(
+        consolidate, "play", lambda *a, **k: rounds.append(out := play(*a, **k)) or out
+    )
+    policy = surrogate("group", penalty="k2", penalty_weight=0.1, importance_cap=1.2)
+    log, _ = logged_night(
+        cfg,
+        tokenizer,
+        night,
+        reuse=2,
+        objective=Objective(surrogate=policy),
+        imitation=ImitationConfig(group=2, max_new_tokens=4, surrogate=policy, top_p=0.7),
+    )
+    # Four updates, one round: 0 and 2 have the same rollouts, as have 1 and 3.
+    [(rollouts, _, _)] = rounds
+    assert len(rollouts) == 4
+    ratios = [figures["policy_ratio"] for figures in log]
+    np.testing.assert_allclose(ratios[0], 1, atol=1e-5)  # ratios start from the scorer
+    assert min(abs(ratio - 1) for ratio in ratios[1:]) > 1e-4
+    for key in ("tokens_on", "policy_importance_gap", "policy_importance_weight"):
+        values = [figures[key] for figures in log]
+        assert values[0] == values[2] and values[1] == values[3], key
+    old, sampler = (
+        np.concatenate([getattr(e, name) for e in rollouts])
+        for name in ("old_log_probs", "log_probs")
+    )
+    # What top-p leaves is likelier when it is drawn than under the model itself.
+    assert (sampler >= old - 1e-5).all() and (sampler - old).max() > 0.01
+    # Before the first update of the night the student is the reference.
+    np.testing.assert_allclose(log[0]["policy_penalty"], 0, atol=1e-8)
+    assert log[3]["policy_penalty"] > 1e-6
+
+
+def test_a_staged_night_of_ppo(cfg, tokenizer, night):
+    """Distil, then imitate, with a value head, in parts: what no other test puts together."""
+    policy = surrogate("ppo", penalty="k1", penalty_weight=0.1, entropy_weight=0.01)
+    log, slot = logged_night(
+        cfg,
+        tokenizer,
+        night,
+        mode="staged",
+        objective=Objective(surrogate=policy, lam=0.0, accumulate=2),
+        imitation=ImitationConfig(group=2, max_new_tokens=4, surrogate=policy),
+    )
+    for step, figures in enumerate(log):
+        imitates = step >= 2
+        assert (figures["hidden_gradient_distillation"] == 0) == imitates
+        assert ("policy_explained_variance" in figures) == ("reward" in figures) == imitates
+        assert (figures["hidden_gradient_policy"] > 0) == imitates
+        assert figures["gradient_norm"] > 0
+    born = take_slot(night["student"]["memory"], night["level"], night["index"])
+    assert slot.keys() == born.keys()  # the value head is no part of it

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.models.head import masked_sum
-from sleep_jax.seeding.divergence import KINDS, Divergence, token_scores
+from sleep_jax.seeding.divergence import KINDS, Divergence, scores_and_slopes, token_scores
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = (jnp.asarray(RNG.normal(size=(11, 6)), jnp.float32) for _ in range(2))
@@ -362,3 +362,24 @@ def test_a_word_that_the_student_rules_out_is_infinitely_far():
 def test_bad_settings_are_rejected(settings, words):
     with pytest.raises(ValueError, match=words):
         Divergence(**settings)
+
+
+def test_entropy_and_its_gradient_are_the_naive_ones():
+    def naive_entropy(student):
+        log_s = jax.nn.log_softmax(student @ HEAD)
+        return -(jnp.exp(log_s) * log_s).sum(-1)
+
+    def fused(student):
+        return token_scores(student, TEACHER, TARGETS, EVERY, HEAD, 4, has_entropy=True)
+
+    np.testing.assert_allclose(fused(STUDENT).entropy, naive_entropy(STUDENT), rtol=1e-5)
+    weights = jnp.arange(11.0)
+    got, want = (
+        jax.grad(lambda s, f=f: (weights * f(s)).sum())(STUDENT)
+        for f in (lambda s: fused(s).entropy, naive_entropy)
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
+    scores, slopes = scores_and_slopes(STUDENT, TEACHER, TARGETS, EVERY, HEAD, 4, has_entropy=True)
+    jax.tree.map(np.testing.assert_array_equal, scores, fused(STUDENT))
+    np.testing.assert_allclose(weights[:, None] * slopes.entropy, want, rtol=1e-3, atol=1e-5)
+    assert token_scores(STUDENT, TEACHER, TARGETS, EVERY, HEAD).entropy is None

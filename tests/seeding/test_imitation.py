@@ -9,7 +9,7 @@ import pytest
 from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.sampling.generate import Completion
 from sleep_jax.seeding import imitation
-from sleep_jax.seeding.imitation import ImitationConfig, absolute_reward, roll_out, split
+from sleep_jax.seeding.imitation import ImitationConfig, absolute_reward, roll_out, shares, split
 from sleep_jax.seeding.sequences import Exchange
 
 
@@ -31,6 +31,30 @@ def test_both_sides_of_a_cut_keep_a_token(n, share):
     assert begun.student[2:] + rest == tuple(range(10, 10 + n))
     assert len(begun.student) > 2 and len(rest) > 0
     assert abs(len(begun.student) - 2 - share * n) <= 1
+
+
+def test_cuts_follow_their_law():
+    def mean_and_spread(**options):
+        at = shares(ImitationConfig(**options), jax.random.key(0), 4000)
+        assert (
+            at.shape == (4000,) and options["cut"][0] <= at.min() <= at.max() <= options["cut"][1]
+        )
+        return at.mean(), at.std()
+
+    # Uniform over a width w has a deviation of w / sqrt(12); Beta(a, b) a mean of a / (a + b) and a
+    # variance of ab / (a + b)^2 (a + b + 1), here 3 / 80.
+    np.testing.assert_allclose(mean_and_spread(cut=(0.1, 0.9)), (0.5, 0.8 / 12**0.5), rtol=0.03)
+    got = mean_and_spread(cut=(0.2, 0.8), cut_beta=(3.0, 1.0))
+    np.testing.assert_allclose(got, (0.2 + 0.6 * 0.75, 0.6 * (3 / 80) ** 0.5), rtol=0.03)
+    for law in ((1.0, 1.0), (2.0, 5.0)):
+        fixed = mean_and_spread(cut=(0.4, 0.4), cut_beta=law)
+        np.testing.assert_allclose(fixed, (0.4, 0.0), atol=1e-6)
+
+
+def test_an_absolute_limit_counts_edits():
+    pairs = [([5, 6, 7, 8], [5, 6, 9, 9]), ([5, 6, 7, 8], [5, 9, 9, 9]), ([5], [9])]
+    got = absolute_reward(*zip(*pairs), (2,), threshold=2, max_tokens=5, relative=False)
+    np.testing.assert_allclose(got, [0.5, 0.0, 0.0])  # 2, 3 and 1 edits of 4, 4 and 1
 
 
 @pytest.mark.parametrize(
@@ -108,12 +132,71 @@ def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
         assert [r.rewarded for r in rollouts] == learns
 
 
+@pytest.fixture
+def written(cfg, tokenizer, monkeypatch):
+    """(words of two rollouts of "abcdefgh" cut in the middle, config) -> (rollouts, metrics)."""
+
+    def run(words, config, **given):
+        drawn = [
+            Completion(tuple(tokenizer.encode(w)), np.arange(len(w)) - 3.0, False) for w in words
+        ]
+        monkeypatch.setattr(imitation, "generate", lambda *_, **__: [drawn])
+        return roll_out(
+            cfg,
+            None,
+            tokenizer,
+            lambda c, r: np.zeros(len(c), np.float32),
+            dataclasses.replace(config, group=2, cut=(0.5, 0.5), gamma=0.0, max_new_tokens=4),
+            [dream(tokenizer.encode("abcdefgh"))],
+            jax.random.key(0),
+            width=24,
+            **given,
+        )
+
+    return run
+
+
+def test_characters_are_compared_where_the_config_says_so(written, tokenizer, monkeypatch):
+    # A tokenizer that writes two characters a token.
+    monkeypatch.setattr(
+        type(tokenizer), "decode", lambda self, ids: "".join(f"{i % 7}-" for i in ids)
+    )
+    _, by_token = written(["efgx", "xfgx"], ImitationConfig())
+    _, by_character = written(["efgx", "xfgx"], ImitationConfig(unit="characters"))
+    np.testing.assert_allclose(by_token["reward_abs"], (3 / 4 + 2 / 4) / 2)
+    np.testing.assert_allclose(by_character["reward_abs"], (7 / 8 + 6 / 8) / 2)
+
+
+def test_a_penalty_enters_the_advantages_through_the_reward(written):
+    config = ImitationConfig(surrogate=surrogate("group", penalty="k1", penalty_weight=0.1))
+    asked = []
+
+    def reference(rollouts):
+        asked.extend(rollouts)
+        return [e.log_probs - 1.0 for e in rollouts]
+
+    rollouts, metrics = written(["efgh", "ef"], config, reference=reference)
+    assert [e.completion for e in asked] == [e.completion for e in rollouts]
+    # r_abs 1 and 1/2; k1 sums to 4 and 2.
+    rewards = np.array([1.0 - 0.4, 0.5 - 0.2])
+    got = [e.advantage for e in rollouts]
+    np.testing.assert_allclose(got, rewards - rewards.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["reward"], 0.75)
+    assert metrics["rollout_unfinished"] == 1
+    for e in rollouts:
+        np.testing.assert_array_equal(e.reference_log_probs, e.log_probs - 1)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"gamma": 1.1}, r"seeding.gamma=1.1; it must lie in \[0, 1\]"),
         ({"cut": (0.9, 0.1)}, r"seeding.cut=\(0.9, 0.1\)"),
         ({"cut": (-0.1, 0.5)}, "give 0 <= low <= high <= 1"),
+        ({"cut_beta": (0.0, 1.0)}, r"seeding.cut_beta=\(0.0, 1.0\); give two numbers above 0"),
+        ({"threshold": -1.0}, "seeding.threshold=-1.0; z0 is 0 or above"),
+        ({"unit": "words"}, "seeding.unit='words'; choose from tokens, characters"),
+        ({"temperature": 0.0}, "seeding.rollout_temperature=0.0; a group needs chance"),
         ({"group": 1}, "seeding.group=1; a group is compared"),
     ],
 )

@@ -10,8 +10,8 @@ import pytest
 
 from sleep_jax.models.decoder import Decoder, lm_head, lm_logits
 from sleep_jax.seeding.divergence import token_scores
+from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs, teacher_hidden
-from sleep_jax.seeding.step import Objective, objective_terms
 from sleep_jax.wake.context import read
 
 RNG = np.random.default_rng(0)

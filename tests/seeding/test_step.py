@@ -10,11 +10,12 @@ import pytest
 
 from sleep_jax.config import default, reinforcing_config, seeding_config
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot
-from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.models.decoder import Decoder, lm_head, lm_logits
 from sleep_jax.rl.algorithms import ALGORITHMS, surrogate
-from sleep_jax.seeding.divergence import Divergence
+from sleep_jax.seeding.divergence import Divergence, token_scores
+from sleep_jax.seeding.objective import Objective, flat, objective_terms, scored_hidden
 from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs
-from sleep_jax.seeding.step import Objective, init_state, objective_terms, seeding_step
+from sleep_jax.seeding.step import init_critic, init_state, seeding_step
 
 RNG = np.random.default_rng(0)
 SHAPE = BatchShape(rows=2, time=24, scored=12)
@@ -256,3 +257,122 @@ def test_every_estimator_sees_sequences_and_not_rows(cfg, student, batch, log_pr
     (total, count), _ = estimator.loss(new[1:], old[1:], advantages[1:], mask[1:])
     got, weight = terms_of(cfg, objective, student, alone)[0]["policy_loss"]
     np.testing.assert_allclose([got, weight], [total, count], rtol=1e-3, atol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_loss(cfg, student, batch, run):
+    """What autodiff makes of the formula, and of each term at the student's last hidden states."""
+    base, slot = student, take_slot(student["memory"], 1, 1)
+    objective = dataclasses.replace(MIXED, surrogate=surrogate("grpo", entropy_weight=0.3))
+    head = lm_head(cfg, base["params"])
+
+    def hidden(slot):
+        memory = put_slot(base["memory"], 1, 1, slot)
+        return scored_hidden(cfg, base | {"memory": memory}, batch)
+
+    def shares(hidden):
+        parts = map(flat, (batch.teacher, batch.targets, batch.mask))
+        terms, _ = objective.terms(token_scores(hidden, *parts, head, has_entropy=True), batch)
+        mean = {name: total / count for name, (total, count) in terms.items()}
+        return objective.shares(mean, objective.lam)
+
+    @jax.jit
+    def by_autodiff(slot):
+        loss = jax.grad(lambda slot: sum(shares(hidden(slot)).values()))(slot)
+        return loss, jax.jacrev(shares)(hidden(slot))
+
+    want, at_hidden = by_autodiff(slot)
+    after, metrics = run(objective, base, batch, optimizer=optax.sgd(1.0))
+    for name, gradient in want.items():
+        np.testing.assert_allclose(slot[name] - after[name], gradient, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(want), rtol=1e-4)
+    for name in ("distillation", "policy"):
+        norm = jnp.linalg.norm(at_hidden[name])
+        np.testing.assert_allclose(metrics[f"hidden_gradient_{name}"], norm, rtol=1e-4)
+        assert norm > 1e-3
+    assert (metrics["tokens_off"], metrics["tokens_on"]) == (10, 9)
+    # 1.0 nats of entropy cannot be missing from the loss of 97 words.
+    plain = dataclasses.replace(objective, surrogate=surrogate("grpo"))
+    without = terms_of(cfg, plain, student, batch)[0]["policy_loss"]
+    np.testing.assert_allclose(
+        without[0] / without[1] - metrics["policy_loss"], 0.3 * metrics["policy_entropy"], rtol=0.2
+    )
+    assert metrics["policy_entropy"] > 1
+
+
+def test_accumulated_parts_are_the_whole_batch(student, batch, run):
+    """One part is all the teacher's and the other all the student's; how sequences are numbered
+    does not matter."""
+    assert batch.on_policy.any(1).tolist() == [False, True]
+    whole = dataclasses.replace(MIXED, surrogate=surrogate("gspo"))
+    sgd = optax.sgd(1.0)
+    slot, metrics = run(whole, student, batch, optimizer=sgd)
+    parts = dataclasses.replace(whole, accumulate=2)
+    renamed = batch.replace(sequence=batch.sequence + 500)
+    same, accumulated = run(parts, student, renamed, optimizer=sgd)
+    assert metrics.keys() == accumulated.keys()
+    for name, value in metrics.items():
+        np.testing.assert_allclose(accumulated[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    for name in slot:
+        np.testing.assert_allclose(same[name], slot[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_coin_decides_whose_sequences_an_update_distils(student, batch, run):
+    objective = dataclasses.replace(MIXED, coin=True)
+    flips = np.array([float(objective.share_on_policy(step, 9.0)) for step in range(300)])
+    assert set(flips) == {0.0, 1.0} and abs(flips.mean() - 0.75) < 0.08
+    assert objective.share_on_policy(int(flips.argmax()), 0.0) == 0  # nothing on-policy to distil
+    assert MIXED.share_on_policy(0, 9.0) == 0.75
+    _, metrics = run(objective, student, batch)
+    kl = metrics["kl_on"] if flips[0] else metrics["kl_off"]
+    want = 0.25 * kl + 0.75 * metrics["policy_loss"] + 0.5 * metrics["cross_entropy"]
+    np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
+
+
+def test_a_critic_learns_beside_the_slot_and_does_not_move_it(cfg, student, batch, run):
+    ppo = dataclasses.replace(MIXED, surrogate=surrogate("ppo"), accumulate=2)
+    returns = np.where(batch.on_policy, RNG.normal(size=batch.mask.shape), np.nan)
+    batch = batch.replace(returns=returns.astype(np.float32))
+    critic = jax.tree.map(np.array, init_critic(jax.random.key(3), cfg.width, 1e-3))
+    on = batch.mask & batch.rewarded
+    hidden = scored_hidden(cfg, student, batch).reshape(*on.shape, -1)[on]
+    error = hidden @ critic.head["kernel"] - returns[on]
+    # The mean over tokens of half the squared error; old values of 0 bound how far these may move.
+    value = error + returns[on]
+    free = (abs(value) <= 0.2) | (error**2 > (np.clip(value, -0.2, 0.2) - returns[on]) ** 2)
+    assert 0 < free.sum() < len(free)
+    gradient = (np.where(free, error, 0)[:, None] * hidden).mean(0)
+
+    state = init_state(jax.tree.map(jnp.array, take_slot(student["memory"], 1, 1)), ADAM)
+    after, metrics = seeding_step(
+        cfg,
+        ppo,
+        ADAM,
+        1,
+        jnp.int32(1),
+        state.replace(critic=jax.tree.map(jnp.array, critic)),
+        student,
+        batch,
+    )
+    # Adam's first update is the rate against the sign.
+    moved = after.critic.head["kernel"] - critic.head["kernel"]
+    clear = np.abs(gradient) > 1e-3
+    np.testing.assert_allclose(moved[clear], -1e-3 * np.sign(gradient[clear]), rtol=1e-2)
+    np.testing.assert_allclose(after.critic.opt_state[0].mu["kernel"], 0.1 * gradient, atol=1e-4)
+    np.testing.assert_allclose(metrics["policy_value"], value.mean(), rtol=1e-3, atol=1e-5)
+    assert metrics["skipped"] == 0
+    slot, _ = run(ppo, student, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.slot, slot)
+
+
+def test_a_router_says_how_much_each_slot_gets(cfg, student, batch):
+    """Keys of 0: a gate is the sigmoid of its bias for every token, and 0 where a slot is off."""
+    routed = cfg.replace(memory=dataclasses.replace(cfg.memory, router="sigmoid"))
+    bank = student["memory"]["layers"]["level_1"]["experts"]
+    key, bias = np.zeros((2, 3, 32), np.float32), np.log([[3.0, 1.0, 9.0]] * 2).astype(np.float32)
+    memory = {"layers": {"level_1": {"experts": bank | {"key": key, "bias": bias}}}}
+    base = student | {"memory": memory}
+    objective = dataclasses.replace(MIXED, accumulate=2)
+    state = init_state(take_slot(memory, 1, 1), ADAM)
+    _, metrics = seeding_step(routed, objective, ADAM, 1, jnp.int32(1), state, base, batch)
+    got = [metrics[f"gate_{slot}"] for slot in range(3)]
+    np.testing.assert_allclose(got, [0.75, 0.5, 0.0], rtol=1e-5)

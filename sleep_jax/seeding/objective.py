@@ -1,0 +1,233 @@
+"""The seeding objective J_KS (paper 3.3): what an update is to lower, in terms of what every token
+scores.
+
+    loss = alpha * D + (1 - alpha) * PG + c * CE,
+    D    = (1 - lambda) mean_off KL(T || S) + lambda mean_on KL(T || S)
+
+KL(T || S) stands for the divergence, of which there are others (divergence.py). `off` are the
+tokens of teacher-written sequences and `on` those of student rollouts; PG is the clipped policy
+gradient of the imitation reward on the same rollouts; CE, off by default, is the cross-entropy of
+the supervised tokens. No gradient flows through sampling.
+"""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.head import masked_sum
+from sleep_jax.rl.algorithms import Surrogate
+from sleep_jax.seeding.divergence import Divergence, TokenScores, token_scores
+
+COIN = 20  # seed of the coin that one flips for a batch
+
+
+@flax.struct.dataclass
+class SeedingBatch:
+    """Packed sequences as the student sees them, and what is scored in them.
+
+    Attributes:
+      tokens, segment_ids: int32 [batch, time]; segment 0 is padding.
+      scored: int32 [batch, scored], time indices of the hidden states that predict the scored
+        tokens.
+      mask: bool [batch, scored]; false pads.
+      targets: int32 [batch, scored], the scored tokens.
+      teacher: float32 [batch, scored, d], the teacher's hidden states at the same tokens; those of
+        several teachers side by side.
+      on_policy: bool [batch, scored], written by the student.
+      supervised: bool [batch, scored], also learnt by cross-entropy: rewarded dreams.
+      advantages: float32 [batch, scored], of the token or the sequence that it is part of; 0
+        off-policy.
+      old_log_probs: float32 [batch, scored], which ratios start from; read on-policy only, like the
+        next four.
+      sampler_log_probs: float32 [batch, scored], of the token when it was drawn.
+      reference_log_probs: float32 [batch, scored], under the student before the night.
+      old_values, returns: float32 [batch, scored], for a value head.
+      rewarded: bool [batch, scored], on-policy tokens that the policy gradient learns from.
+      sequence: int32 [batch, scored], which exchange the token is part of; those of a row stand one
+        after the other.
+    """
+
+    tokens: jax.Array
+    segment_ids: jax.Array
+    scored: jax.Array
+    mask: jax.Array
+    targets: jax.Array
+    teacher: jax.Array
+    on_policy: jax.Array
+    supervised: jax.Array
+    advantages: jax.Array
+    old_log_probs: jax.Array
+    sampler_log_probs: jax.Array
+    reference_log_probs: jax.Array
+    old_values: jax.Array
+    returns: jax.Array
+    rewarded: jax.Array
+    sequence: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Weights of the seeding objective.
+
+    Attributes:
+      alpha: distillation against imitation, in [0, 1].
+      cross_entropy: weight c of the plain cross-entropy of the supervised tokens.
+      lam: share of on-policy sequences in the divergence (lambda in the paper), in [0, 1].
+      surrogate: policy-gradient loss of the imitation term.
+      chunk: tokens whose logits exist at a time.
+      weights: of the teachers, which sum to 1.
+      divergence: between teacher and student; `sampled` knows only what the student has sampled, so
+        it needs lam = 1 and the rollouts' temperature, 1.
+      coin: the divergence of an update is wholly of the student's sequences, with probability lam,
+        or wholly of the teacher's, rather than the mixture of both (Agarwal et al., 2024).
+      accumulate: parts that a batch is cut into, by rows; the activations of one exist at a time.
+    """
+
+    alpha: float = 0.5
+    lam: float = 0.5
+    cross_entropy: float = 0.0
+    surrogate: Surrogate = dataclasses.field(default_factory=Surrogate)
+    chunk: int = 128
+    weights: tuple[float, ...] = (1.0,)
+    divergence: Divergence = dataclasses.field(default_factory=Divergence)
+    coin: bool = False
+    accumulate: int = 1
+
+    def __post_init__(self):
+        for name, value in (("alpha", self.alpha), ("lam", self.lam)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"seeding.{name}={value}; it must lie in [0, 1]")
+        if self.accumulate < 1:
+            raise ValueError(f"seeding.accumulate={self.accumulate}; give 1 part or more")
+        if min(self.weights) <= 0 or abs(sum(self.weights) - 1) > 1e-6:
+            raise ValueError(
+                f"seeding.teacher_weights={self.weights}; they must be above 0 and sum to 1"
+            )
+        if self.divergence.kind == "sampled" and self.lam < 1:
+            raise ValueError(
+                f"seeding.lam={self.lam} with seeding.divergence='sampled', which means nothing on "
+                "a teacher's tokens; set seeding.lam=1 or choose 'reverse', which it estimates"
+            )
+        if self.divergence.kind == "sampled" and self.divergence.temperature != 1:
+            raise ValueError(
+                f"seeding.divergence_temperature={self.divergence.temperature} with "
+                "seeding.divergence='sampled'; rollouts are sampled at 1, so it must be 1"
+            )
+
+    def scoring(self, heads=None) -> dict:
+        """Keywords of `token_scores`."""
+        return {
+            "chunk": self.chunk,
+            "heads": heads,
+            "weights": self.weights,
+            "divergence": self.divergence,
+            "has_entropy": self.surrogate.entropy_weight > 0,
+        }
+
+    def terms(self, scores: TokenScores, batch: SeedingBatch):
+        """The terms of the loss by name, each a (sum, denominator) pair, and the metrics of the
+        policy gradient.
+
+        Args:
+          scores: of all scored tokens of the batch, row after row.
+          batch: whose tokens they are.
+        """
+        on = flat(batch.mask & batch.on_policy)
+        # Rows hold several sequences: for the policy gradient every token is a row of its own.
+        column = {
+            name: flat(getattr(batch, name))[:, None]
+            for name in ("old_log_probs", "sampler_log_probs", "reference_log_probs")
+        }
+        policy, metrics = self.surrogate.loss(
+            scores.log_prob[:, None],
+            column.pop("old_log_probs"),
+            flat(batch.advantages)[:, None],
+            flat(batch.mask & batch.rewarded)[:, None],
+            entropy=None if scores.entropy is None else scores.entropy[:, None],
+            sequences=flat(_numbered(batch.sequence))[:, None],
+            **column,
+        )
+        gap, count = masked_sum(jnp.abs(scores.log_prob - flat(batch.sampler_log_probs)), on)
+        metrics["sampler_gap"] = jax.lax.stop_gradient(gap / jnp.maximum(count, 1.0))
+        terms = {
+            "kl_off": masked_sum(scores.kl, flat(batch.mask & ~batch.on_policy)),
+            "kl_on": masked_sum(scores.kl, on),
+            "policy_loss": policy,
+            "cross_entropy": masked_sum(-scores.log_prob, flat(batch.mask & batch.supervised)),
+        }
+        return terms, metrics
+
+    def shares(self, mean: dict[str, jax.Array], lam) -> dict[str, jax.Array]:
+        """What the loss is the sum of, from the means of its terms and lambda."""
+        kl = (1 - lam) * mean["kl_off"] + lam * mean["kl_on"]
+        return {
+            "distillation": self.alpha * kl,
+            "policy": (1 - self.alpha) * mean["policy_loss"],
+            "cross_entropy": self.cross_entropy * mean["cross_entropy"],
+        }
+
+    def share_on_policy(self, step, count_on):
+        """Lambda of an update: `lam`, or what the coin says where there is anything on-policy."""
+        if not self.coin:
+            return self.lam
+        flip = jax.random.bernoulli(jax.random.fold_in(jax.random.key(COIN), step), self.lam)
+        return jnp.where(flip & (count_on > 0), 1.0, 0.0)
+
+
+def flat(x):
+    """[batch, scored, ...] as [batch * scored, ...]."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _numbered(sequence):
+    """Numbers of their own, below batch * scored, for the sequences of every row, whatever the
+    other rows hold and whichever of them are here."""
+    begins = jnp.pad(sequence[:, 1:] != sequence[:, :-1], ((0, 0), (1, 0)))
+    rows, width = sequence.shape
+    return jnp.cumsum(begins, axis=1) + width * jnp.arange(rows)[:, None]
+
+
+def scored_hidden(cfg: DecoderConfig, variables, batch: SeedingBatch):
+    """The student's hidden states that predict the scored tokens, [batch * scored, d]."""
+    return _scored(Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids), batch)
+
+
+def scored_hidden_and_gates(cfg: DecoderConfig, variables, batch: SeedingBatch, level: int):
+    """`scored_hidden`, and each slot's gate in a level, summed over the batch's tokens and averaged
+    over the layers that carry memory: float32 [slots]; None without a router."""
+    if cfg.memory.router == "none":
+        return scored_hidden(cfg, variables, batch), None
+    hidden, seen = Decoder(cfg).apply(
+        variables, batch.tokens, batch.segment_ids, mutable=["intermediates"]
+    )
+    name = f"level_{level}"
+    [gates] = seen["intermediates"]["layers"][name]["gates"]  # [layers, batch, time, slots]
+    carries = variables["slots"]["layers"][name]["carries"]
+    gates = jnp.mean(gates, axis=0, where=carries[:, None, None, None])
+    is_token = (batch.segment_ids != 0)[..., None]
+    return _scored(hidden, batch), jnp.sum(gates, axis=(0, 1), where=is_token)
+
+
+def _scored(hidden, batch: SeedingBatch):
+    return flat(jnp.take_along_axis(hidden, batch.scored[..., None], axis=1))
+
+
+def objective_terms(
+    cfg: DecoderConfig, objective: Objective, variables, batch: SeedingBatch, heads=None
+):
+    """`Objective.terms` of a batch under a student; `kl_off` and `kl_on` are of whichever
+    divergence the objective has, and `heads` are the teachers' LM heads, None where all have the
+    student's."""
+    scores = token_scores(
+        scored_hidden(cfg, variables, batch),
+        flat(batch.teacher),
+        flat(batch.targets),
+        flat(batch.mask),
+        lm_head(cfg, variables["params"]),
+        **objective.scoring(heads),
+    )
+    return objective.terms(scores, batch)

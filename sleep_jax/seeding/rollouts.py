@@ -1,0 +1,190 @@
+"""A round of rollouts: the student completes dreams, is rewarded, and all that the updates to come
+compare it with is scored while the slot is still the one that wrote.
+
+    sampler     log-probabilities of the tokens when they were drawn
+    old         those of the scorer, the same slot: what ratios start from where several updates
+                share a round's rollouts or the sampler is not quite the policy; else the sampler's
+    reference   those of the student before the night, for a penalty
+    values      of a value head, for PPO: rewards become advantages of tokens
+    teachers    hidden states, for the divergence
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sleep_jax.data.batches import bucket, pack
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import lm_head
+from sleep_jax.models.head import token_log_probs
+from sleep_jax.rewards.judge import Judge
+from sleep_jax.rl.algorithms import Surrogate
+from sleep_jax.rl.kl import kl_estimate
+from sleep_jax.rl.ppo import apply_value_head, gae, token_rewards, whiten
+from sleep_jax.seeding.imitation import ImitationConfig, roll_out, stack
+from sleep_jax.seeding.objective import SeedingBatch, flat, scored_hidden
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs, taught
+
+
+class Widths(NamedTuple):
+    """Tokens that rows of a round are padded to: the longest prompt of a rollout, and the longest
+    row before a teacher."""
+
+    prompt: int
+    teacher: int
+
+
+def rollout_widths(exchanges: Sequence[Exchange], imitation: ImitationConfig) -> Widths:
+    """Widths that hold every rollout from the dreams among the exchanges."""
+    dreams = [e for e in exchanges if e.is_dream]
+    student = max((len(e.student) + len(e.completion) for e in dreams), default=1)
+    teacher = max((len(e.teacher) + len(e.completion) for e in dreams), default=1)
+    return Widths(bucket(student), bucket(teacher + imitation.max_new_tokens))
+
+
+def check_room(shape: BatchShape, prompt_width: int, rollouts: int, new: int) -> None:
+    """Raises where an update's rollouts, all as long as can be, would not fit its rows.
+
+    Args:
+      shape: of the batch.
+      prompt_width: tokens of the longest prompt.
+      rollouts: how many an update has.
+      new: tokens of the longest rollout.
+    """
+    size = (min(prompt_width + new - len(shape.opening), shape.time - len(shape.opening)), new)
+    needed = len(pack([size] * rollouts, (shape.time - len(shape.opening), shape.scored)))
+    if needed > shape.rows:
+        raise ValueError(
+            f"{rollouts} rollouts of an update (seeding.dreams x seeding.group) may need {needed} "
+            f"rows, more than seeding.rows={shape.rows}; raise it or lower one of the two"
+        )
+
+
+def play(
+    cfg: DecoderConfig,
+    tokenizer: Tokenizer,
+    judge: Judge,
+    imitation: ImitationConfig,
+    shape: BatchShape,
+    *,
+    student,
+    initial,
+    teachers: Sequence[Teacher],
+    dreams: Sequence[Exchange],
+    rng,
+    widths: Widths,
+    is_rescored: bool,
+    value_head=None,
+) -> tuple[list[Exchange], list[np.ndarray], dict[str, float]]:
+    """Rolls out and scores.
+
+    Args:
+      cfg, tokenizer, judge, imitation: as for `roll_out`.
+      shape: rows that rollouts are scored in.
+      student: collections of the student as it is.
+      initial: as it was before the night.
+      teachers: whose hidden states are kept.
+      dreams: to imitate.
+      rng: PRNG key.
+      widths: of the night.
+      is_rescored: ratios start from the scorer's log-probabilities.
+      value_head: of PPO; None: another estimator.
+
+    Returns:
+      (rollouts, hidden, metrics): on-policy exchanges, the teachers' hidden states along each, and
+      the figures of `roll_out`.
+    """
+    surrogate = imitation.surrogate
+
+    def reference(rollouts):
+        return score(cfg, initial, rollouts, shape)[0]
+
+    rollouts, metrics = roll_out(
+        cfg,
+        student,
+        tokenizer,
+        judge,
+        imitation,
+        dreams,
+        rng,
+        width=widths.prompt,
+        reference=reference if surrogate.needs_reference else None,
+    )
+    if is_rescored or value_head is not None:
+        log_probs, values = score(cfg, student, rollouts, shape, value_head)
+        rollouts = [dataclasses.replace(e, old_log_probs=x) for e, x in zip(rollouts, log_probs)]
+        if value_head is not None:
+            rollouts = spread(surrogate, rollouts, values, imitation.max_new_tokens)
+    return rollouts, taught(teachers, rollouts, width=widths.teacher), metrics
+
+
+def score(
+    cfg: DecoderConfig,
+    variables,
+    exchanges: Sequence[Exchange],
+    shape: BatchShape,
+    value_head=None,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What a student gives every token of the completions: (log-probabilities, values), a list of
+    float32 [completion] each; values are 0 without a value head."""
+    out: list[np.ndarray] = [None] * len(exchanges)
+    hidden, rows = [np.zeros((len(e.completion), 0)) for e in exchanges], packs(exchanges, shape)
+    for start in range(0, len(rows), shape.rows):
+        part = rows[start : start + shape.rows]
+        batch = batch_of(exchanges, hidden, part, shape)
+        scores = np.asarray(_score(cfg, variables, batch, value_head))
+        for row, items in zip(scores, part):
+            ends = np.cumsum([len(exchanges[i].completion) for i in items])
+            for i, piece in zip(items, np.split(row, ends)):
+                out[i] = piece
+    return [x[:, 0] for x in out], [x[:, 1] for x in out]
+
+
+@jax.jit(static_argnames=("cfg",))
+def _score(cfg: DecoderConfig, variables, batch: SeedingBatch, value_head):
+    hidden = scored_hidden(cfg, variables, batch)
+    head = lm_head(cfg, variables["params"])
+    log_probs = token_log_probs(hidden, flat(batch.targets), flat(batch.mask), head)
+    values = jnp.zeros_like(log_probs)
+    if value_head is not None:
+        values = apply_value_head(value_head, hidden[None])[0]
+    return jnp.stack([log_probs, values], axis=-1).reshape(*batch.mask.shape, 2)
+
+
+def spread(
+    surrogate: Surrogate,
+    rollouts: Sequence[Exchange],
+    values: Sequence[np.ndarray],
+    longest: int,
+) -> list[Exchange]:
+    """Rollouts with the advantages and returns of their tokens (GAE), whitened over the round.
+
+    A completion's reward, `advantage` as it comes in, belongs to its last token, also where it was
+    cut off: it was compared with as much of the reference. A k1 penalty is paid token by token.
+
+    Args:
+      surrogate: with `gae`.
+      rollouts: with `old_log_probs`, and with `reference_log_probs` for a penalty.
+      values: of their tokens.
+      longest: tokens of the longest completion.
+    """
+    old, mask = stack([e.old_log_probs for e in rollouts], longest)
+    reference, beta = old, 0.0
+    if surrogate.needs_reference and surrogate.penalty == "k1":
+        beta = surrogate.penalty_weight
+        reference = stack([e.reference_log_probs for e in rollouts], longest)[0]
+    earned = jnp.asarray([e.advantage for e in rollouts])
+    rewards = token_rewards(earned, kl_estimate(old, reference, mask, "k1"), mask, beta=beta)
+    advantages, returns = gae(rewards, stack(values, longest)[0], mask, lam=surrogate.gae)
+    # What learns nothing has no part in the mean and the scale of the others either.
+    learns = mask & np.array([e.rewarded for e in rollouts])[:, None]
+    parts = map(np.asarray, (whiten(advantages, learns), returns))
+    return [
+        dataclasses.replace(e, advantage=a[: len(v)], returns=r[: len(v)], old_values=v)
+        for e, v, a, r in zip(rollouts, values, *parts)
+    ]

@@ -1,0 +1,246 @@
+"""Degenerate input to a night: defined results or clear errors, and never NaN in what learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
+from sleep_jax.seeding.config import SeedingConfig
+from sleep_jax.seeding.consolidate import carry_out, seed_slot
+from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.objective import Objective
+from sleep_jax.seeding.record import NotFinite
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs, taught
+from sleep_jax.seeding.step import init_state, seeding_step
+from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction
+from sleep_jax.wake.context import read
+
+RNG = np.random.default_rng(0)
+SHAPE = BatchShape(rows=2, time=24, scored=16)
+ADAM = optax.adam(0.02)
+
+
+def tokens(n):
+    return tuple(RNG.integers(3, 97, n).tolist())
+
+
+def rollout(n, advantage):
+    log_probs = np.full(n, -4.0)
+    return Exchange(
+        None, tokens(3), tokens(3), tokens(n), "rollout", True, advantage, log_probs=log_probs
+    )
+
+
+EXCHANGES = [
+    Exchange(0, tokens(3), tokens(4), tokens(8), "answer"),
+    Exchange(1, tokens(3), tokens(4), tokens(6), "recite"),
+    rollout(5, 0.5),
+    rollout(4, -0.5),
+]
+
+
+@pytest.fixture(scope="module")
+def teacher(cfg, trained):
+    return Teacher(cfg, trained, read(cfg, trained, [tokens(12), tokens(5), ()])[0])
+
+
+@pytest.fixture(scope="module")
+def batch(teacher):
+    return batch_of(EXCHANGES, taught([teacher], EXCHANGES), packs(EXCHANGES, SHAPE), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def student(cfg, trained):
+    """The trained model with slot 1 as at birth."""
+    fresh, _ = init_memory(jax.random.key(5), cfg.memory, layers=2, width=32)
+    return trained | {"memory": put_slot(trained["memory"], 1, 1, take_slot(fresh, 1, 1))}
+
+
+@pytest.fixture
+def advance(cfg, student):
+    """(state=that at birth, batch, base) -> (state, metrics), all as NumPy."""
+
+    def step(batch, state=None, base=student):
+        state = init_state(take_slot(student["memory"], 1, 1), ADAM) if state is None else state
+        state = jax.tree.map(jnp.array, state)  # it is donated
+        out = seeding_step(cfg, Objective(), ADAM, 1, jnp.int32(1), state, base, batch)
+        return jax.tree.map(np.asarray, out)
+
+    return step
+
+
+def damaged(student, batch, how):
+    """(base, batch) whose logits are not finite."""
+    match how:
+        case "a teacher's state is NaN":
+            return student, batch.replace(teacher=np.full_like(batch.teacher, np.nan))
+        case "a teacher's logits are inf":
+            teacher = batch.teacher.copy()
+            teacher[0, 0] = np.inf
+            return student, batch.replace(teacher=teacher)
+        case "the student's logits are inf":
+            norm = {"scale": student["params"]["final_norm"]["scale"].at[0].set(jnp.inf)}
+            return student | {"params": student["params"] | {"final_norm": norm}}, batch
+        case "an advantage is NaN":
+            return student, batch.replace(advantages=np.full_like(batch.advantages, np.nan))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a teacher's state is NaN",
+        "a teacher's logits are inf",
+        "the student's logits are inf",
+        "an advantage is NaN",
+    ],
+)
+def test_an_update_that_is_not_finite_changes_no_bit_and_is_counted(student, batch, advance, how):
+    before, metrics = advance(batch)
+    assert metrics["skipped"] == 0
+    base, bad = damaged(student, batch, how)
+    after, metrics = advance(bad, before, base)
+    assert metrics["skipped"] == 1
+    for part in ("slot", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(before, part))
+    healed, metrics = advance(batch, after)
+    assert metrics["skipped"] == 0 and (healed.slot["down"] != before.slot["down"]).any()
+    # As if the bad one had never been.
+    jax.tree.map(np.testing.assert_array_equal, healed.slot, advance(batch, before)[0].slot)
+
+
+def test_padding_alone_teaches_nothing(batch, advance):
+    before, _ = advance(batch)
+    empty = jax.tree.map(np.zeros_like, batch)
+    fresh, metrics = advance(empty)
+    assert metrics["loss"] == metrics["gradient_norm"] == metrics["skipped"] == 0
+    untouched, _ = advance(empty, jax.tree.map(np.zeros_like, before))
+    assert all(not x.any() for x in jax.tree.leaves(untouched.slot))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(fresh))
+
+
+def test_tied_rewards_weigh_as_much_as_none(batch, advance):
+    tied, _ = advance(batch.replace(advantages=np.zeros_like(batch.advantages)))
+    dropped, metrics = advance(batch.replace(rewarded=np.zeros_like(batch.rewarded)))
+    jax.tree.map(np.testing.assert_array_equal, tied.slot, dropped.slot)
+    assert metrics["policy_loss"] == 0 and metrics["gradient_norm"] > 0
+
+
+def test_an_empty_completion_is_as_good_as_absent(teacher):
+    # Its prompt fills a row to the last token, in both views.
+    empty = Exchange(0, tokens(SHAPE.time), tokens(SHAPE.time), (), "rollout", True, 1.0)
+    both = [*EXCHANGES[:1], empty]
+    hidden = taught([teacher], both)
+    assert hidden[1].shape == (0, 32)
+    np.testing.assert_allclose(hidden[0], taught([teacher], both[:1])[0], atol=1e-5)
+    rows = packs(both, SHAPE)
+    assert len(rows) == 2
+    batch = batch_of(both, hidden, rows, SHAPE)
+    assert batch.mask.sum() == 8 and not batch.rewarded.any()
+
+
+def seeding(**changes):
+    settings = {
+        "steps": 3,
+        "learning_rate": 0.02,
+        "warmup": 0,
+        "shape": SHAPE,
+        "dreams": 1,
+        "updates_per_rollout": 1,
+        "rollouts_from": 0.0,
+        "objective": Objective(),
+        "imitation": ImitationConfig(group=2, max_new_tokens=4),
+    }
+    return SeedingConfig(**settings | changes)
+
+
+@pytest.fixture
+def night(cfg, tokenizer, variables, teacher):
+    """(judge, seeding, exchanges) -> (collections after a night, its log)."""
+    slots, index = unlock(variables["slots"], 1)
+
+    def run(judge, seeding, exchanges, log):
+        return seed_slot(
+            cfg,
+            tokenizer,
+            judge,
+            seeding,
+            student=variables | {"slots": slots},
+            teachers=[teacher],
+            level=1,
+            index=index,
+            exchanges=exchanges,
+            rng=jax.random.key(0),
+            log=lambda step, metrics: log.append(metrics),
+        )
+
+    return run
+
+
+def test_a_night_without_numbers_stops_and_says_what_to_lower(variables, night):
+    before, log = jax.tree.map(np.array, variables), []
+
+    def silent(candidates, references):
+        return np.full(len(candidates), np.nan, np.float32)
+
+    with pytest.raises(NotFinite, match=r"update 1 is number 2 in a row.*lower seeding.learning_"):
+        night(silent, seeding(max_skipped=1), EXCHANGES[:2], log)
+    assert [metrics["skipped"] for metrics in log] == [1, 1]
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
+    with pytest.raises(ValueError, match=r"seeding.max_skipped=-1; give 0 or more"):
+        seeding(max_skipped=-1)
+
+
+def test_a_prefix_that_leaves_one_token(night):
+    log = []
+    short = [dataclasses.replace(e, completion=e.completion[:2]) for e in EXCHANGES[:2]]
+
+    def judge(candidates, references):
+        assert all(len(r) <= 1 for r in references)
+        return np.ones(len(candidates), np.float32)
+
+    got = night(judge, seeding(), short, log)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(take_slot(got["memory"], 1, 0)))
+    assert [metrics["skipped"] for metrics in log] == [0, 0, 0]
+
+
+def test_a_night_about_nothing_is_refused(night):
+    for nothing in ([], [dataclasses.replace(EXCHANGES[0], completion=())]):
+        with pytest.raises(ValueError, match=f"{len(nothing)} sequences to learn from, all of the"):
+            night(lambda *_: None, seeding(), nothing, [])
+
+
+@pytest.mark.parametrize(
+    "weight, error, message",
+    [
+        (1.0, TeacherIsStudent, "nothing to hand to level 1"),
+        (np.nan, NotFinite, "diverge by nan nats a token before the night of level 1"),
+    ],
+)
+def test_nothing_starts_without_a_divergence(cfg, tokenizer, trained, weight, error, message):
+    """The teacher is the student; or its weights are no numbers."""
+    now = Self(trained["memory"], trained["slots"])
+    same = jax.tree.map(lambda x: x * weight, trained["memory"])
+    variables = trained | {"memory": same}
+    teacher = Teacher(cfg, variables, read(cfg, variables, [()])[0])
+    prompt = tokens(4)
+    exchanges = [Exchange(None, prompt, prompt, tokens(6), "rehearse")]
+    with pytest.raises(error, match=message):
+        carry_out(
+            cfg,
+            trained["params"],
+            tokenizer,
+            None,
+            seeding(),
+            Gate(),
+            Transaction(now, now, now, level=1, index=2),
+            teachers=[teacher],
+            exchanges=exchanges,
+            probe=exchanges,
+            anchors=None,
+            rng=jax.random.key(0),
+            log=None,
+        )

@@ -1,0 +1,81 @@
+"""A round's scores: of the student, of the one before the night, of a value head."""
+
+import numpy as np
+import pytest
+
+from sleep_jax.models.decoder import Decoder
+from sleep_jax.rl.algorithms import surrogate
+from sleep_jax.seeding.rollouts import check_room, score, spread
+from sleep_jax.seeding.sequences import BatchShape, Exchange
+
+RNG = np.random.default_rng(0)
+SHAPE = BatchShape(rows=2, time=24, scored=16)
+
+
+def tokens(n):
+    return tuple(RNG.integers(3, 97, n).tolist())
+
+
+def test_packed_completions_are_scored_as_each_alone(cfg, trained, log_probs):
+    exchanges = [Exchange(None, tokens(3), (), tokens(n), "rollout") for n in (9, 4, 7, 1, 12, 6)]
+    head = {"kernel": RNG.normal(size=32).astype(np.float32), "bias": np.float32(0.5)}
+    got, values = score(cfg, trained, exchanges, SHAPE, head)
+    for e, scored, value in zip(exchanges, got, values):
+        sequence = e.student + e.completion[:-1]
+        alone = log_probs(trained, sequence)[len(e.student) - 1 :]
+        want = alone[np.arange(len(e.completion)), e.completion]
+        np.testing.assert_allclose(scored, want, atol=1e-4)
+        hidden = Decoder(cfg).apply(trained, np.array([sequence]))[0, len(e.student) - 1 :]
+        np.testing.assert_allclose(value, hidden @ head["kernel"] + 0.5, atol=1e-3)
+    again, values = score(cfg, trained, exchanges, SHAPE)
+    np.testing.assert_array_equal(np.concatenate(again), np.concatenate(got))
+    assert not np.concatenate(values).any()
+
+
+def rollout(n, reward, rewarded=True):
+    old = RNG.normal(size=n).astype(np.float32) - 2
+    reference = RNG.normal(size=n).astype(np.float32) - 2
+    return Exchange(
+        None,
+        (5,),
+        (),
+        tokens(n),
+        "rollout",
+        True,
+        advantage=reward,
+        old_log_probs=old,
+        reference_log_probs=reference,
+        rewarded=rewarded,
+    )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_a_reward_is_spread_over_its_tokens(beta):
+    """GAE as a double sum; the reward comes with the last token, k1 with each."""
+    rollouts = [rollout(4, 1.0), rollout(2, 0.25), rollout(3, 0.5, rewarded=False)]
+    values = [RNG.normal(size=len(e.completion)).astype(np.float32) for e in rollouts]
+    ppo = surrogate("ppo", penalty="k1", penalty_weight=beta)
+    got = spread(ppo, rollouts, values, 5)
+    raw = []
+    for e, v in zip(rollouts, values):
+        n = len(v)
+        r = -beta * (e.old_log_probs - e.reference_log_probs)
+        r[-1] += e.advantage
+        delta = r + np.append(v[1:], 0) - v
+        raw.append(
+            np.array([sum(0.95 ** (s - t) * delta[s] for s in range(t, n)) for t in range(n)])
+        )
+    learns = np.concatenate(raw[:2])
+    for e, new, v, a in zip(rollouts, got, values, raw):
+        np.testing.assert_allclose(new.returns, a + v, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(new.old_values, v)
+        if e.rewarded:
+            want = (a - learns.mean()) / learns.std(ddof=1)
+            np.testing.assert_allclose(new.advantage, want, rtol=1e-3, atol=1e-5)
+        assert new.completion == e.completion
+
+
+def test_rollouts_that_may_not_fit_are_refused_before_the_night():
+    check_room(SHAPE, 8, 4, 4)
+    with pytest.raises(ValueError, match=r"5 rollouts of an update .* may need 3 rows"):
+        check_room(SHAPE, 8, 5, 4)

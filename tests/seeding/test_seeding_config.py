@@ -1,0 +1,98 @@
+"""The settings of a night: what they build, and what they refuse."""
+
+import dataclasses
+
+import pytest
+
+from sleep_jax.config import default, reinforcing_config, seeding_config
+from sleep_jax.rl.algorithms import surrogate
+from sleep_jax.seeding.divergence import Divergence
+from sleep_jax.seeding.objective import Objective
+
+
+def build(**changes):
+    c = default()
+    c.seeding.update(changes)
+    return seeding_config(c)
+
+
+def test_defaults_are_the_plain_method():
+    night = build()
+    assert night.objective == Objective(surrogate=surrogate("group", length=32))
+    assert night.imitation.surrogate is night.objective.surrogate
+    assert night.objective_at(0) == night.objective_at(59) == night.objective
+    assert not night.is_rescored and night.reuse == 1
+
+
+def test_every_choice_reaches_its_place():
+    night = build(
+        estimator="ppo",
+        penalty="k1",
+        penalty_weight=0.02,
+        entropy_weight=0.01,
+        importance_cap=2.0,
+        value_learning_rate=3e-4,
+        coin=True,
+        accumulate=2,
+        reuse=3,
+        cut_beta=(2.0, 5.0),
+        threshold=4.0,
+        is_relative=False,
+        unit="characters",
+        rollout_temperature=0.7,
+        rollout_top_p=0.9,
+        max_skipped=2,
+    )
+    policy = surrogate(
+        "ppo",
+        length=32,
+        penalty="k1",
+        penalty_weight=0.02,
+        entropy_weight=0.01,
+        importance_cap=2.0,
+        value_learning_rate=3e-4,
+    )
+    assert night.objective == Objective(surrogate=policy, coin=True, accumulate=2)
+    assert night.is_rescored and (night.reuse, night.max_skipped) == (3, 2)
+    i = night.imitation
+    assert (i.cut_beta, i.threshold, i.is_relative, i.unit) == ((2, 5), 4, False, "characters")
+    assert (i.temperature, i.top_p) == (0.7, 0.9)
+    c = default()
+    c.seeding.accumulate = 4
+    assert reinforcing_config(c).objective.accumulate == 4
+
+
+def test_a_staged_night_distils_and_then_imitates():
+    night = build(mode="staged", stage=0.25, steps=8, warmup=1, alpha=0.3)
+    alphas = [night.objective_at(step).alpha for step in range(8)]
+    assert alphas == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert dataclasses.replace(night.objective_at(7), alpha=0.3) == night.objective
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mode": "stages"}, "seeding.mode='stages'; choose from joint, staged"),
+        ({"stage": 1.0}, "seeding.stage=1.0; it must lie between 0 and 1"),
+        ({"reuse": 0}, "seeding.reuse=0; give at least 1"),
+        ({"updates_per_rollout": 0}, "seeding.updates_per_rollout=0; give at least 1"),
+        ({"accumulate": 3}, "seeding.rows=4 cannot be cut into seeding.accumulate=3"),
+        ({"accumulate": 0}, "seeding.accumulate=0; give 1"),
+        ({"importance_cap": -1.0}, "importance_cap=-1.0; give a weight above 0"),
+        ({"rollout_top_p": 0.9}, "correct for it with seeding.importance_cap=2"),
+        (
+            {"rollout_temperature": 0.5},
+            "seeding.rollout_temperature=0.5, seeding",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        build(**changes)
+
+
+def test_a_sampled_divergence_takes_rollouts_as_they_come():
+    sampled = {"divergence": "sampled", "lam": 1.0, "importance_cap": 2.0}
+    assert build(**sampled).objective.divergence == Divergence("sampled")
+    with pytest.raises(ValueError, match=r"seeding.rollout_top_p=0.5 with seeding.divergence='sam"):
+        build(**sampled, rollout_top_p=0.5)
