@@ -88,6 +88,7 @@ def main():
 
     for layers in ("all", "last_quarter"):
         cfg, held = model(args.slots, layers)
+        cfg = cfg.replace(remat="full")  # as in the presets
         wake = WakeConfig(context=1024)
         state = init_wake(cfg, wake, held["memory"])
         strides = np.stack([tokens[:4], np.ones((4, 256), np.int32)], axis=1)
