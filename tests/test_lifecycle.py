@@ -11,10 +11,12 @@ import pytest
 
 from sleep_jax import config as settings
 from sleep_jax import lifecycle, morning
+from sleep_jax.dreaming import write
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.schedule import plan
 from sleep_jax.memory.slots import SlotsExhausted, unlock
 from sleep_jax.phases import consolidate
+from sleep_jax.phases import dream as dreaming
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
 from sleep_jax.runtime.metrics import MetricWriter
@@ -115,7 +117,13 @@ def dream(sleeper, night, workdir):
         return lifecycle.dream(sleeper, night, desk, step_of(sleeper, "dream"))
 
 
-def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, tmp_path):
+@pytest.fixture
+def articulate(monkeypatch):
+    """What a random model dreams passes for language."""
+    monkeypatch.setattr(write, "degenerates", lambda text: False)
+
+
+def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, articulate, tmp_path):
     own = [
         Question(i, "A sentence.", f"What is {i}?", "A reply.")
         for i in range(len(sleeper.documents))
@@ -124,13 +132,29 @@ def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, tmp_path)
     dreamt = dream(sleeper, night, tmp_path)
     facts = dreamt.record["phases"]["dream"]
     assert facts["written"] == len(sleeper.documents) * sleeper.config.dreaming.count
-    assert facts["kept"] >= facts["rewarded"]
+    assert facts["kept"] >= max(1, facts["rewarded"])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     tried = [line for line in lines if line["phase"] == "dream" and "gain" in line]
     assert len(tried) == facts["kept"]
     assert all((line["gain"] > 0) == (line["reward"] == 1.0) for line in tried)
     changed = not equal(dreamt.now.memory, night.now.memory)
     assert changed == (facts["rewarded"] > 0)
+
+
+def test_dreams_that_cost_the_anchors_too_much_are_forgotten(
+    sleeper, lived, articulate, tmp_path, monkeypatch
+):
+    config = tiny_config()
+    config.gate.anchors = 0.5
+    strict = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
+    night = with_questions(lived[1], [Question(0, "A sentence.", "What is it?", "A reply.")])
+    monkeypatch.setattr(dreaming, "try_out", lambda *given: (given[2], given[2]))  # all rewarded
+    for after, is_kept in ((16.0, False), (15.0, True)):
+        measured = iter((10.0, after))
+        monkeypatch.setattr(dreaming, "anchor_perplexity", lambda *_, m=measured: next(m))
+        dreamt = dream(strict, night, tmp_path)
+        assert equal(dreamt.now, night.now) != is_kept
+        assert ("rolled_back" in dreamt.record["phases"]["dream"]) != is_kept
 
 
 def test_a_reward_question_that_is_a_test_question_is_refused(sleeper, lived, tmp_path):

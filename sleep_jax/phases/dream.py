@@ -12,7 +12,8 @@ from sleep_jax.dreaming.select import importance, select
 from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.dreaming.write import Dream, write
 from sleep_jax.itinerary import Step
-from sleep_jax.phases.consolidate import studied
+from sleep_jax.phases.consolidate import GATED, studied
+from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.night import Desk, Night, awake, key_of
 from sleep_jax.seeding.consolidate import seed_slot
 from sleep_jax.seeding.self_study import Question, Study
@@ -21,7 +22,7 @@ from sleep_jax.sleeper import Day, Sleeper
 
 def dream(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     """Writes dreams about the day, selects, tries and rewards them, and learns the rewarded ones
-    into the slot that holds the day."""
+    into the slot that holds the day, unless the gate says that they cost too much."""
     cfg, c, prompts, day = sleeper.cfg, sleeper.config, sleeper.prompts, sleeper.days[step.day]
     if "slot" not in night.day(step.day):
         with desk.bar(1, "step") as bar:
@@ -60,8 +61,14 @@ def dream(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             desk.scalars(number, metrics)
             bar.advance(1, loss=metrics["loss"])
 
+        figures = {
+            "written": written,
+            "kept": len(kept),
+            "rewarded": len(rewarded),
+            "tokens": sum(len(x.tokens) for x in dreams),
+        }
         if rewarded:
-            model = seed_slot(
+            dreamt = seed_slot(
                 cfg,
                 sleeper.tokenizer,
                 sleeper.judge,
@@ -75,12 +82,11 @@ def dream(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
                 rng=jax.random.fold_in(key, 2),
                 log=log,
             )
-    figures = {
-        "written": written,
-        "kept": len(kept),
-        "rewarded": len(rewarded),
-        "tokens": sum(len(x.tokens) for x in dreams),
-    }
+            before, after = (anchor_perplexity(sleeper, x, GATED) for x in (model, dreamt))
+            if objection := settings.gate_config(c).anchors_objection(before, after):
+                figures["rolled_back"] = objection
+            else:
+                model = dreamt
     now = night.now.replace(memory=model["memory"])
     return dataclasses.replace(night, now=now).note(step.label, **figures)
 

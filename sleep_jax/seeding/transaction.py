@@ -235,10 +235,14 @@ class Gate:
                 f"the divergence from the teacher went from {kl_before:.3g} to {kl_after:.3g}, "
                 f"above gate.divergence={self.divergence} of it"
             )
-        if not anchors_after <= (1 + self.anchors) * anchors_before:
+        return self.anchors_objection(anchors_before, anchors_after)
+
+    def anchors_objection(self, before: float, after: float) -> str | None:
+        """The same of the anchor perplexity alone."""
+        if not after <= (1 + self.anchors) * before:
             return (
-                f"the anchor perplexity rose from {anchors_before:.4g} to {anchors_after:.4g}, by "
-                f"more than gate.anchors={self.anchors} of it"
+                f"the anchor perplexity rose from {before:.4g} to {after:.4g}, by more than "
+                f"gate.anchors={self.anchors} of it"
             )
         return None
 
