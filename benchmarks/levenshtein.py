@@ -3,8 +3,8 @@
     python benchmarks/levenshtein.py [--batch 256] [--length 512]
 
 Half of each pair's tokens agree by default (`--edited`). Prints one JSON line a comparison: seconds
-a batch, `per_pair_us` for a pair; `ratio` is ours over rapidfuzz. Exact distances, and those banded
-to half the length as in the imitation reward, where rapidfuzz stops at the same limit.
+a batch, `per_pair_us` for a pair; `ratio` is ours over rapidfuzz. Exact distances, and those cut
+off at half the length, the limit of the imitation reward, where rapidfuzz stops, ours does not.
 """
 
 import argparse

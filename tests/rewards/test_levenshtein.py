@@ -56,6 +56,61 @@ def test_exact_without_band(swap):
     np.testing.assert_array_equal(jax.jit(levenshtein.distance)(*a, *b), TRUE)
 
 
+def word_boundary_pairs():
+    """Lengths around one and two words of 32 rows; runs and shifts make carries cross them."""
+    rng = np.random.default_rng(1)
+    lengths = (0, 1, 31, 32, 33, 63, 64, 65)
+    found = []
+    for n in lengths:
+        text = list(rng.integers(0, 4, n))
+        edited = [t if rng.random() < 0.8 else 9 for t in text]
+        found += [
+            (text, text),
+            (text, edited),
+            (text, text[7:] + [9] * 7),
+            (text, [9] * 40 + text[:25]),
+            (text, text[::-1]),
+            ([0, 1] * (n // 2), [1, 0] * (n // 2)),
+        ]
+        found += [([5] * n, [5] * m) for m in lengths]
+        found += [(text, list(rng.integers(0, 3, m))) for m in lengths]
+    return found
+
+
+@pytest.mark.parametrize("width", [72, 96])  # a part of the third word, all of it
+def test_exact_across_words(width):
+    found = word_boundary_pairs()
+    true = [Levenshtein.distance(a, b) for a, b in found]
+    a, b = pack([p[0] for p in found], width), pack([p[1] for p in found], width)
+    got = jax.jit(levenshtein.distance)
+    np.testing.assert_array_equal(got(*a, *b), true)
+    np.testing.assert_array_equal(got(*b, *a), true)
+
+
+def test_no_token_id_is_special():
+    """Ids that a padding could be made of count in the text and never past the lengths."""
+    extremes = np.array([0, -1, -2, 2**31 - 1, -(2**31)], np.int32)
+    rng = np.random.default_rng(2)
+    a, b = rng.choice(extremes, (40, 35)), rng.choice(extremes, (40, 33))
+    a_length, b_length = rng.integers(0, 36, 40), rng.integers(0, 34, 40)
+    true = [
+        Levenshtein.distance(x[:n].tolist(), y[:m].tolist())
+        for x, n, y, m in zip(a, a_length, b, b_length)
+    ]
+    got = jax.jit(levenshtein.distance)(a, a_length, b, b_length)
+    np.testing.assert_array_equal(got, true)
+
+
+def test_vmap_and_a_batch_of_one():
+    found = [p for p in word_boundary_pairs() if len(p[0]) == 33]
+    true = [Levenshtein.distance(a, b) for a, b in found]
+    a, b = pack([p[0] for p in found], 33), pack([p[1] for p in found], 65)
+    alone = [x[:, None] for x in (*a, *b)]
+    np.testing.assert_array_equal(jax.vmap(levenshtein.distance)(*alone)[:, 0], true)
+    one = levenshtein.distance(*(x[0] for x in alone))
+    np.testing.assert_array_equal(one, true[:1])
+
+
 @pytest.mark.parametrize("band", [0, 1, 2, 5, 9, 13, 18, 40])
 def test_band_is_exact_up_to_itself_and_saturates_above(band):
     a, b = pack([p[0] for p in PAIRS], 13), pack([p[1] for p in PAIRS], 18)
