@@ -69,7 +69,7 @@ def default() -> ml_collections.ConfigDict:
     c.study.recitations = 1
     c.study.completions = 2
     c.study.questions = 4
-    c.study.rehearsals = 2
+    c.study.rehearsals = 3
     c.study.temperature = 0.8
     c.study.max_question_tokens = 24
     c.study.max_answer_tokens = 48
@@ -79,7 +79,7 @@ def default() -> ml_collections.ConfigDict:
     c.seeding.teachers = ()  # further models that read, too: names as of model.name
     c.seeding.teacher_weights = (1.0,)  # of the self that has read, and of each of those
     c.seeding.protocol = "commit_then_clear"  # or "paper"
-    c.seeding.steps = 80
+    c.seeding.steps = 100
     c.seeding.learning_rate = 1e-2
     c.seeding.warmup = 4
     c.seeding.rows = 4

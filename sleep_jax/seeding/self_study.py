@@ -45,7 +45,7 @@ class StudyConfig:
     recitations: int = 1
     completions: int = 2
     questions: int = 4
-    rehearsals: int = 2
+    rehearsals: int = 3
     temperature: float = 0.8
     max_question_tokens: int = 24
     max_answer_tokens: int = 48
