@@ -5,6 +5,7 @@ from absl import flags
 from sleep_jax import lifecycle, morning
 from sleep_jax.config import memory_config
 from sleep_jax.memory.schedule import describe, plan
+from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints, check_same_config, check_writable
 from sleep_jax.runtime.flags import run_with_config
 from sleep_jax.runtime.report import write_report
@@ -29,6 +30,7 @@ def prepare(config, workdir):
     """Checks the directory, the run in it, the documents and the model, before any long work."""
     if PLAN.value is not None:
         return memory_config(config), PLAN.value
+    keep_freed_memory()
     check_writable(workdir)
     with PhaseCheckpoints(f"{workdir}/checkpoints") as saved:
         if (latest := saved.latest()) is not None:
