@@ -23,6 +23,14 @@ CHAT_TEMPLATE = (
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Programs of one file do not outlive it: a process may hold only so many (vm.max_map_count),
+    and beyond that the compiler crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def cfg():
     """Two layers, grouped queries, one memory level of three slots."""
