@@ -198,6 +198,7 @@ def test_a_full_level_stops_the_night_before_any_compute(sleeper, tmp_path, monk
     assert equal(after.now, night.now)
 
 
+@pytest.mark.slow
 def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp_path):
     notes = tmp_path / "notes.txt"
     notes.write_text("The kettle of Aunt Brenna whistles in D minor. It was made in Orlo.")

@@ -246,6 +246,7 @@ def logged_night(cfg, tokenizer, night, **changes):
     return log, slot
 
 
+@pytest.mark.slow
 def test_rollouts_serve_several_updates(cfg, tokenizer, night, monkeypatch):
     """Truncated sampling, corrected: two passes over the rollouts of two updates."""
     rounds, play = [], consolidate.play
@@ -281,6 +282,7 @@ def test_rollouts_serve_several_updates(cfg, tokenizer, night, monkeypatch):
     assert log[3]["policy_penalty"] > 1e-6
 
 
+@pytest.mark.slow
 def test_a_staged_night_of_ppo(cfg, tokenizer, night):
     """Distil, then imitate, with a value head, in parts: what no other test puts together."""
     policy = surrogate("ppo", penalty="k1", penalty_weight=0.1, entropy_weight=0.01)

@@ -236,6 +236,7 @@ def test_the_router_is_aimed_at_the_mean_of_the_replay(chain, read_once, variabl
     assert aim_router(chain, variables["params"], read_once, 2, 0, TOKENS, mask) is read_once
 
 
+@pytest.mark.slow
 def test_ten_nights_compile_once(chain, variables, logits, compilations):
     """Waking and sleeping, over and over, run the programs of the first two days."""
     params = variables["params"]

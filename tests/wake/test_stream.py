@@ -342,6 +342,7 @@ def test_an_end_that_comes_alone_is_the_same_end(at_once):
     same(read_in_pieces(cfg, base, lambda n: (n,)), want)
 
 
+@pytest.mark.slow
 def test_a_stream_of_several_programs_is_read_as_by_one(setting, monkeypatch):
     cfg, base = setting(three_levels())
     want = read_in_pieces(cfg, base, lambda n: ())
