@@ -142,6 +142,8 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         settings.gate_config,
     ):
         build(config)
+    if (judge := config.seeding.judge) not in JUDGES:
+        raise ValueError(f"seeding.judge={judge!r}; choose from {', '.join(JUDGES)}")
     overrides = {
         "memory": settings.memory_config(config),
         "lora": settings.lora_config(config),
@@ -170,7 +172,7 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         others=tuple(_others(config, cfg, tokenizer)),
         topics=read_rehearsal_topics(),
         anchors=_anchors(tokenizer),
-        judge=_judge(config.seeding.judge, cfg, params, tokenizer),
+        judge=_judge(judge, cfg, params, tokenizer),
     )
     _ = sleeper.steps  # raises where a level would never learn
     return sleeper
@@ -235,9 +237,7 @@ def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge
         return rule_judge(agreement)
     if name == "exact":
         return rule_judge(is_exact)
-    if name == "model":
-        return calibrated(YesNo(cfg, params, tokenizer))
-    raise ValueError(f"seeding.judge={name!r}; choose from {', '.join(JUDGES)}")
+    return calibrated(YesNo(cfg, params, tokenizer))
 
 
 def _check_lengths(config, prompts: Prompts, documents) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from sleep_jax import config as settings
+from sleep_jax import sleeper
 from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.sleeper import _judge
 
@@ -19,7 +21,10 @@ def test_the_initial_model_judges_and_says_that_it_is_a_poor_judge(cfg, variable
     assert judge.score(["a lamp"], ["a goat"]) == judge.score(["a goat"], ["a lamp"])
 
 
-def test_an_unknown_judge_is_refused():
+def test_an_unknown_judge_is_refused_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(sleeper, "load_model", None)  # to call it would be another error
+    config = settings.default()
+    config.seeding.judge = "jury"
     with pytest.raises(ValueError, match=r"seeding.judge='jury'; choose from ") as error:
-        _judge("jury", None, None, None)
+        sleeper.wake_up(config)
     assert all(name in str(error.value) for name in JUDGES)

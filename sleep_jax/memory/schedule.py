@@ -8,6 +8,8 @@ import dataclasses
 
 from sleep_jax.memory.config import MemoryConfig
 
+NEARLY_FULL = 0.8  # share of slots in use from which a plan and a night warn
+
 
 def due(memory: MemoryConfig, clock: int, ends_episode: bool = False) -> tuple[int, ...]:
     """The levels that consolidate at this time, slowest first.
@@ -93,7 +95,7 @@ def describe(memory: MemoryConfig, length: int, sleeps: list[Sleep]) -> list[str
         )
         if full := next((s for s in mine if s.is_too_much), None):
             line += f"; FULL at {full.clock} (memory.on_full={memory.on_full!r})"
-        elif peak >= 0.8 * slots and sender + 1 == memory.depth:
+        elif peak >= NEARLY_FULL * slots and sender + 1 == memory.depth:
             line += "; nearly full"
         lines.append(line)
     return lines

@@ -127,7 +127,7 @@ def teacher_hidden(
     while order:
         # The longest left decide the width; all rows of one width are one program.
         columns = width or bucket(length[order[-1]])
-        count = max(1, min(budget // columns, bucket(len(order), 4)))
+        count = max(1, min(budget // columns, bucket(len(exchanges), 4)))
         chosen, order = order[-count:], order[:-count]
         picked = [exchanges[i] for i in chosen]
         picked += [picked[0]] * (count - len(picked))

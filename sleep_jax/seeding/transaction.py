@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.memory.schedule import NEARLY_FULL
 from sleep_jax.memory.slots import (
     SlotsExhausted,
     clear_experts,
@@ -40,7 +41,6 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.wake.stream import WakeConfig, WakeState, apply_due
 
-NEARLY_FULL = 0.8  # share of slots in use from which a night warns
 ROWS = 4  # of a replay whose hidden states exist at a time
 PROTOCOLS = ("commit_then_clear", "paper")
 
