@@ -98,7 +98,8 @@ def main():
             return read_strides(cfg, wake, held, state, strides, ticks)[1]
 
         def only_read(cfg=cfg, held=held):
-            return negative_log_likelihood(cfg, held, tokens[:4], np.ones_like(tokens[:4]))
+            row = tokens[:4].reshape(1, -1)  # the same tokens, which see as much
+            return negative_log_likelihood(cfg, held, row, np.ones_like(row))
 
         seconds = interleaved({"wake": learn, "loss alone": only_read}, args.rounds)
         report(f"wake, 1024 tokens, layers {layers}", seconds, "wake", "loss alone", **setting)

@@ -4,6 +4,7 @@ Keys are kept as [batch, kv, head_dim, time] and values as [batch, kv, time, hea
 products of a decode step are plain batched matrix products.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -46,22 +47,24 @@ def rotate(x, positions, frequencies):
 
 
 @jax.custom_vjp
-def attend(q, key, value, mask):
+def attend(q, key, value, mask, start=0):
     """softmax(q key) value, over the keys that the mask shows.
 
     The backward pass computes the weights anew from the largest score and the normaliser of each
-    query: nothing of [time, keys] outlives the call (Dao et al. 2022, arXiv 2205.14135).
+    query: nothing of [time, keys] outlives the call (Dao et al. 2022, arXiv 2205.14135). Only the
+    queries' own keys and values get a gradient; those cached before them are constants.
 
     Args:
       q: scaled queries [batch, kv, group * time, h].
       key: [batch, kv, h, keys]; its dtype is the operand dtype.
       value: [batch, kv, keys, h].
       mask: bool [batch, time, keys].
+      start: which of the keys is the first query's own.
 
     Returns:
       float32 [batch, kv, group * time, h].
     """
-    return _attend_forward(q, key, value, mask)[0]
+    return _attend_forward(q, key, value, mask, start)[0]
 
 
 def _unnormalised(q, key, mask, peak=None):
@@ -80,15 +83,22 @@ def _forward_rows(q, key, value, mask):
     return product(weights.astype(value.dtype), value) / total, peak, total
 
 
-def _backward_rows(q, key, value, mask, out, peak, total, g):
+def _backward_rows(q, key, value, mask, out, peak, total, g, *, start):
+    def own(x):
+        return jax.lax.dynamic_slice_in_dim(x, start, mask.shape[1], -1)
+
+    def among(x, own, axis):
+        return jax.lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), own, start, axis)
+
     weights = _unnormalised(q, key, mask, peak)[0] / total
     g = g.astype(value.dtype)
     # Of the rounded cotangent: a query that sees one key alone has exactly no gradient.
     along = (g.astype(jnp.float32) * out).sum(-1, keepdims=True)
     d_scores = (weights * (product(g, value.swapaxes(-1, -2)) - along)).astype(key.dtype)
-    d_value = product(weights.astype(key.dtype).swapaxes(-1, -2), g)
-    d_key = product(q.swapaxes(-1, -2), d_scores)
-    return product(d_scores, key.swapaxes(-1, -2)), d_key, d_value
+    d_value = product(own(weights).astype(key.dtype).swapaxes(-1, -2), g).astype(value.dtype)
+    d_key = product(q.swapaxes(-1, -2), own(d_scores)).astype(key.dtype)
+    d_q = product(d_scores, key.swapaxes(-1, -2))
+    return d_q, among(key, d_key, -1), among(value, d_value, -2)
 
 
 def _by_rows(function, *arrays):
@@ -106,18 +116,18 @@ def _by_rows(function, *arrays):
     return jax.lax.platform_dependent(*arrays, cpu=mapped, default=function)
 
 
-def _attend_forward(q, key, value, mask):
+def _attend_forward(q, key, value, mask, start):
     q = q.astype(key.dtype)
     out, peak, total = (
         checkpoint_name(x, ATTENDED) for x in _by_rows(_forward_rows, q, key, value, mask)
     )
-    return out, (q, key, value, mask, out, peak, total)
+    return out, ((q, key, value, mask, out, peak, total), start)
 
 
 def _attend_backward(residuals, g):
-    d_q, d_key, d_value = _by_rows(_backward_rows, *residuals, g)
-    key, value = residuals[1:3]
-    return d_q, d_key.astype(key.dtype), d_value.astype(value.dtype), None
+    rows, start = residuals
+    backward = functools.partial(_backward_rows, start=start)
+    return *_by_rows(backward, *rows, g), None, None
 
 
 attend.defvjp(_attend_forward, _attend_backward)
@@ -167,6 +177,6 @@ class Attention(nn.Module):
 
         # The query heads of a group share their keys: fold them into the time axis.
         q = q.reshape(b, t, k, group, h).transpose(0, 2, 3, 1, 4).reshape(b, k, group * t, h)
-        out = attend(q, key, value, mask).reshape(b, k, group, t, h)
+        out = attend(q, key, value, mask, index).reshape(b, k, group, t, h)
         out = out.transpose(0, 3, 1, 2, 4).reshape(b, t, cfg.heads * h)
         return Linear(cfg, cfg.width, name="o")(out)

@@ -28,19 +28,22 @@ def operands(time, keys, dtype=jnp.float32, batch=2, kv=2, group=3, h=8):
     g = g * mask.any(-1).reshape(batch, 1, 1, time, 1).repeat(kv, 1).repeat(group, 2).reshape(
         batch, kv, group * time, 1
     )
-    return (q, key.astype(dtype), value.astype(dtype), jnp.asarray(mask)), g
+    return (q, key.astype(dtype), value.astype(dtype), jnp.asarray(mask), past), g
 
 
-def by_hand(q, key, value, mask):
+def by_hand(q, key, value, mask, start):
     b, k, rows, _ = q.shape
+    held = jnp.arange(key.shape[-1]) < start  # constants
+    key = jnp.where(held, jax.lax.stop_gradient(key), key)
+    value = jnp.where(held[:, None], jax.lax.stop_gradient(value), value)
     scores = (q @ key).reshape(b, k, -1, *mask.shape[1:])
     scores = jnp.where(mask[:, None, None], scores, MASKED)
     return jax.nn.softmax(scores, -1).reshape(b, k, rows, -1) @ value
 
 
 def both(function, operands, g):
-    *floats, mask = operands
-    return jax.jit(lambda *x: jax.vjp(lambda *x: function(*x, mask), *x)[1](g))(*floats)
+    *floats, mask, start = operands
+    return jax.jit(lambda *x: jax.vjp(lambda *x: function(*x, mask, start), *x)[1](g))(*floats)
 
 
 @pytest.mark.parametrize("time, keys", [(6, 6), (4, 9), (80, 80)])  # the last: row by row on a CPU
@@ -61,7 +64,7 @@ def test_row_by_row_is_the_whole_batch(monkeypatch):
 
 def test_narrow_operands_have_narrow_gradients():
     given, g = operands(6, 6, jnp.bfloat16)
-    wide = [x.astype(jnp.float32) for x in given[:3]] + [given[3]]
+    wide = [x.astype(jnp.float32) for x in given[:3]] + [*given[3:]]
     d_q, d_key, d_value = both(attend, given, g)
     assert (d_q.dtype, d_key.dtype, d_value.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
     for got, expected in zip((d_q, d_key, d_value), both(by_hand, wide, g)):
@@ -78,7 +81,7 @@ def test_a_query_with_one_key_has_no_gradient():
 
 def test_nothing_of_all_scores_is_kept():
     given, _ = operands(80, 80)
-    *floats, mask = given
+    *floats, mask, _ = given
     _, backward = jax.vjp(lambda *x: attend(*x, mask), *floats)
     kept = [x.size for x in jax.tree.leaves(backward) if x.dtype == jnp.float32]
     assert kept and max(kept) < 2 * 2 * 3 * 80 * 80
