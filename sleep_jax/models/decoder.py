@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from sleep_jax.models.attention import ATTENDED, Attention
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.experts import Level
+from sleep_jax.models.experts import Level, contribution
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
 
 SHARED = -1  # segment id of a row's prefix that its segments above 0 continue
@@ -60,12 +60,12 @@ class Block(nn.Module):
         norm = RMSNorm(cfg.norm_eps, name="mlp_norm")
         if cfg.memory.layout == "chain":
             for level in levels[:-1]:
-                x = x + level(norm(x))
+                x = x + contribution(cfg.memory, [level], norm(x))
             levels = levels[-1:]
         h = norm(x)
         x = x + MLP(cfg, name="mlp")(h)
-        for level in levels:
-            x = x + level(h)
+        if levels:
+            x = x + contribution(cfg.memory, levels, h)
         return x, None
 
 

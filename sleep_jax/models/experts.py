@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.slots import ROUTING, level_at_birth
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.linear import matmul
@@ -25,12 +26,27 @@ def expert(h, weights, gates=None):
     Returns:
       float32 [batch, time, d].
     """
-    y = jax.nn.silu(matmul(h, weights["gate"]))
     if "up" in weights:
-        y = y * matmul(h, weights["up"])
+        both = matmul(h, jnp.concatenate([weights["gate"], weights["up"]], axis=-1))
+        gate, up = jnp.split(both, 2, axis=-1)
+        y = jax.nn.silu(gate) * up
+    else:
+        y = jax.nn.silu(matmul(h, weights["gate"]))
     if gates is not None:
         y = y * gates
     return matmul(y, weights["down"])
+
+
+def side_by_side(experts):
+    """Several experts as one of their joint width, which sums them.
+
+    Args:
+      experts: list of (weights, gates or None), as for `expert`; all with gates or none.
+    """
+    weights, gates = zip(*experts)
+    axes = {"gate": -1, "up": -1, "down": -2}
+    joint = {leaf: jnp.concatenate([w[leaf] for w in weights], axes[leaf]) for leaf in weights[0]}
+    return joint, None if gates[0] is None else jnp.concatenate(gates, axis=-1)
 
 
 def route(h, key, bias, active, is_silent, top_k: int):
@@ -73,24 +89,30 @@ class Level(nn.Module):
 
     @nn.compact
     def __call__(self, h):
-        """Maps normalised hidden states [batch, time, d] to float32 [batch, time, d]."""
-        memory, slots = self.cfg.memory, self.cfg.memory.level(self.number).slots
+        """What the level adds to normalised hidden states [batch, time, d].
+
+        Returns:
+          (wake, slots): its experts, each None where the level has none, or (weights, gates) as
+          for `expert`; all its slots are one expert of width S * r.
+        """
+        memory, count = self.cfg.memory, self.cfg.memory.level(self.number).slots
         self.sow("intermediates", "input", h)
 
         def birth(part):
             rng = self.make_rng("memory")
             return level_at_birth(rng, memory, self.number, self.cfg.width)[part]
 
-        out = jnp.zeros(h.shape, jnp.float32)
         carries = self.variable("slots", "carries", jnp.ones, (), bool).value
-        active = self.variable("slots", "active", jnp.zeros, (slots,), bool).value
-        if slots:
-            bank = self.variable("memory", "experts", birth, "experts").value
-            out = out + self._bank(h, bank, active)
+        active = self.variable("slots", "active", jnp.zeros, (count,), bool).value
+        wake = slots = None
         if memory.has_wake(self.number):
-            wake = self.variable("memory", "wake", birth, "wake").value
-            out = out + expert(h, self._masked(wake, carries))
-        return memory.scale * out
+            held = self.variable("memory", "wake", birth, "wake").value
+            wake = self._masked(held, carries), None
+        if count:
+            slots = self._bank(
+                h, self.variable("memory", "experts", birth, "experts").value, active
+            )
+        return wake, slots
 
     def _masked(self, weights, on):
         """Weights as operands, zero where they are off; `on` has their leading axes."""
@@ -102,7 +124,7 @@ class Level(nn.Module):
         }
 
     def _bank(self, h, bank, active):
-        """All slots side by side: one expert of width S * r."""
+        """All slots side by side and the gates of their units."""
         memory, d = self.cfg.memory, self.cfg.width
         units = self._masked({k: w for k, w in bank.items() if k not in ROUTING}, active)
         wide = {
@@ -110,10 +132,28 @@ class Level(nn.Module):
             for leaf, w in units.items()
         }
         if memory.router == "none":
-            return expert(h, wide)
+            return wide, None
         key = jnp.where(active[:, None], bank["key"], 0)
         bias = jnp.where(active, bank["bias"], 0)
         is_silent = ~jnp.any(units["down"], axis=(1, 2))
         gates = route(h, key, bias, active, is_silent, memory.top_k)
         self.sow("intermediates", "gates", gates)
-        return expert(h, wide, jnp.repeat(gates, memory.level(self.number).rank, axis=-1))
+        return wide, jnp.repeat(gates, memory.level(self.number).rank, axis=-1)
+
+
+def contribution(memory: MemoryConfig, levels, h):
+    """The sum of what levels add to h: all their wake weights are one expert, all slots another.
+
+    Args:
+      memory: which they are levels of.
+      levels: modules `Level`.
+      h: normalised hidden states [batch, time, d].
+
+    Returns:
+      float32 [batch, time, d].
+    """
+    out = jnp.zeros(h.shape, jnp.float32)
+    for experts in zip(*(level(h) for level in levels)):
+        if experts := [e for e in experts if e is not None]:
+            out = out + expert(h, *side_by_side(experts))
+    return memory.scale * out

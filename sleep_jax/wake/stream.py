@@ -190,17 +190,18 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
         )
         return state, (nats, scored)
 
-    def step(state, item):
-        stride, tick = item
-        nothing = (jnp.zeros((), jnp.float32),) * 2
-        return jax.lax.cond(
-            jnp.any(stride[1] > 0),
-            lambda state: read(state, tick, stride),
-            lambda state: (state, nothing),
-            state,
-        )
+    # Those with tokens are read, one after the other. A branch around each instead would keep what
+    # is the same for all, such as weights in another layout, from being made once.
+    is_filled = jnp.any(strides[:, 1] > 0, axis=-1)
+    order = jnp.argsort(~is_filled, stable=True)
 
-    return jax.lax.scan(step, state, (strides, ticks))
+    def step(i, carry):
+        state, out = carry
+        state, new = read(state, ticks[order[i]], strides[order[i]])
+        return state, jax.tree.map(lambda a, x: a.at[order[i]].set(x), out, new)
+
+    nothing = (jnp.zeros(len(strides), jnp.float32),) * 2
+    return jax.lax.fori_loop(0, is_filled.sum(), step, (state, nothing))
 
 
 def read_sessions(cfg: DecoderConfig, wake: WakeConfig, base, states: WakeState, strides, ticks):

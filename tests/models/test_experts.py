@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from sleep_jax.interop.tensors import split_stacks
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, put_wake, take_slot, take_wake, unlock
 from sleep_jax.models.decoder import Block, Decoder
-from sleep_jax.models.experts import Level, route
+from sleep_jax.models.experts import Level, contribution, route
 
 TOKENS = np.random.default_rng(0).integers(0, 97, (2, 12)).astype(np.int32)
 LEVELS = (
@@ -64,6 +65,15 @@ def as_dtype(variables, dtype):
     return variables | {"params": params}
 
 
+def added(cfg, number, variables, h):
+    """What one level adds to h."""
+
+    def add(level, h):
+        return contribution(cfg.memory, [level], h)
+
+    return nn.apply(add, Level(cfg, number))(variables, h)
+
+
 def test_the_formula(cfg, trained):
     h = np.random.default_rng(1).normal(size=(2, 5, 32)).astype(np.float32)
     bank = jax.tree.map(lambda x: np.asarray(x[0]), trained["memory"]["layers"]["level_1"])
@@ -72,8 +82,8 @@ def test_the_formula(cfg, trained):
     active = jnp.array([True, False, True])
     bank["down"] = bank["down"] + 1.0  # slot 2 speaks too
     slots = {"active": active, "carries": jnp.array(True)}
-    level = Level(cfg.replace(memory=memory), 1)
-    got = level.apply({"memory": {"experts": bank}, "slots": slots}, h)
+    held = {"memory": {"experts": bank}, "slots": slots}
+    got = added(cfg.replace(memory=memory), 1, held, h)
     want = 0.0
     for s in (0, 2):
         want = want + 0.5 * (silu(h @ bank["gate"][s]) * (h @ bank["up"][s])) @ bank["down"][s]
@@ -87,9 +97,8 @@ def test_wake_weights_and_gated_bottlenecks(cfg):
     held, _ = init_memory(jax.random.key(0), memory, layers=1, width=32)
     held = jax.tree.map(lambda x: np.asarray(x[0]), noise(held, 2)["layers"]["level_1"])
     active = jnp.array([False, True])
-    got = Level(cfg.replace(memory=memory), 1).apply(
-        {"memory": held, "slots": {"active": active, "carries": jnp.array(True)}}, h
-    )
+    slots = {"active": active, "carries": jnp.array(True)}
+    got = added(cfg.replace(memory=memory), 1, {"memory": held, "slots": slots}, h)
     bank, wake = held["experts"], held["wake"]
     gate = 1 / (1 + np.exp(-(h @ bank["key"][1] / np.sqrt(32) + bank["bias"][1])))
     want = gate[..., None] * (silu(h @ bank["gate"][1]) @ bank["down"][1])
@@ -134,7 +143,7 @@ def test_the_layouts(cfg, variables):
         scale = one["params"]["mlp_norm"]["scale"]
         h = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + cfg.norm_eps) * scale
         own = {part: one[part][f"level_{number}"] for part in ("memory", "slots")}
-        return np.asarray(Level(cfg.replace(memory=memory), number).apply(own, h))
+        return np.asarray(added(cfg.replace(memory=memory), number, own, h))
 
     bare = np.asarray(
         Block(cfg.replace(memory=MemoryConfig())).apply(one, x, positions, mask, 0)[0]
