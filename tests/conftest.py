@@ -114,6 +114,21 @@ def tokenizer():
     return Tokenizer(backend, special_tokens={"eos_token": "<|im_end|>"}, template=CHAT_TEMPLATE)
 
 
+@pytest.fixture(scope="session")
+def operations():
+    """(function, *arguments) -> every operation of its jaxpr, those of inner jaxprs too."""
+
+    def inside(jaxpr):
+        for operation in jaxpr.eqns:
+            yield operation
+            for value in jax.tree.leaves(operation.params, is_leaf=lambda x: hasattr(x, "eqns")):
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from inside(inner)
+
+    return lambda function, *given: list(inside(jax.make_jaxpr(function)(*given).jaxpr))
+
+
 @pytest.fixture
 def compilations():
     """A list that grows by one entry with every program XLA compiles."""

@@ -1,12 +1,29 @@
 """The LM head applied a chunk of tokens at a time: log-probabilities without a [batch, time, vocab]
-array."""
+array.
+
+Under a mesh (`jax.set_mesh`) with axes of the names below, tokens stay where they are and a head
+that is cut along the vocabulary, P(None, "tensor"), is never put together: what passes between
+devices are sums over the vocabulary.
+"""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from sleep_jax.models.linear import matmul, transposed
+
+ROWS, VOCAB = ("data", "fsdp"), ("tensor",)  # the axes of a mesh that cut each of them
+
+
+def mesh_axes(length: int, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the axes along which the mesh of the context cuts a dimension of this length; none
+    without a mesh, or where the parts would not be equal."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    axes = tuple(name for name in names if sizes.get(name, 1) > 1)
+    return () if length % math.prod(sizes[name] for name in axes) else axes
 
 
 def map_chunks(function, arrays, mask, chunk: int):
@@ -17,18 +34,27 @@ def map_chunks(function, arrays, mask, chunk: int):
       function: takes one chunk of each array, returns a pytree of arrays [chunk, ...].
       arrays: tuple of [tokens, ...].
       mask: bool [tokens].
-      chunk: tokens in a chunk; the last one is filled up.
+      chunk: tokens in a chunk, of every shard of a mesh; the last one is filled up.
 
     Returns:
       What `function` returns for all tokens, [tokens, ...]; zeros for chunks that were left out.
     """
     n = mask.shape[0]
-    chunk = min(chunk, n)
+    axes, sizes = mesh_axes(n, ROWS), jax.sharding.get_abstract_mesh().shape
+    ways = math.prod(sizes[name] for name in axes)
+    chunk = min(chunk, n // ways)
 
     def split(a):
-        return jnp.pad(a, [(0, -n % chunk)] + [(0, 0)] * (a.ndim - 1)).reshape(
-            -1, chunk, *a.shape[1:]
-        )
+        # A chunk has tokens of every shard: none waits for the chunks of another.
+        a = a.reshape(ways, -1, *a.shape[1:])
+        a = jnp.pad(a, [(0, 0), (0, -a.shape[1] % chunk)] + [(0, 0)] * (a.ndim - 2))
+        a = a.reshape(ways, -1, chunk, *a.shape[2:]).swapaxes(0, 1)
+        a = a.reshape(-1, ways * chunk, *a.shape[3:])
+        return jax.lax.with_sharding_constraint(a, PartitionSpec(None, axes)) if axes else a
+
+    def join(a):
+        a = a.reshape(-1, ways, chunk, *a.shape[2:]).swapaxes(0, 1)
+        return a.reshape(ways, -1, *a.shape[3:])[:, : n // ways].reshape(n, *a.shape[3:])
 
     def compute(parts):
         return function(*parts)
@@ -40,7 +66,7 @@ def map_chunks(function, arrays, mask, chunk: int):
     out = jax.lax.map(
         lambda item: jax.lax.cond(jnp.any(item[1]), compute, leave_out, item[0]), (parts, masks)
     )
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], out)
+    return jax.tree.map(join, out)
 
 
 def both_ways(head):

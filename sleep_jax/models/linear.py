@@ -25,8 +25,11 @@ def transposed(w):
     """w^T, float [n, k], of a matrix [k, n].
 
     On a CPU it is laid out anew: a product with the transpose as a mere view of bfloat16 would be
-    made in float32, four times as slow.
+    made in float32, four times as slow. Not under a mesh of several devices, where that would put
+    the pieces of a matrix together.
     """
+    if jax.sharding.get_abstract_mesh().size > 1:
+        return w.T
 
     def copied(w):
         return jax.lax.optimization_barrier(with_layout_constraint(w.T, Layout((0, 1))))

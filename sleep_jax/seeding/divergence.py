@@ -29,8 +29,9 @@ import math
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from sleep_jax.models.head import both_ways, map_chunks
+from sleep_jax.models.head import ROWS, VOCAB, both_ways, map_chunks, mesh_axes
 from sleep_jax.models.linear import matmul, transposed
 
 KINDS = ("forward", "reverse", "jsd", "top_k", "sampled")
@@ -102,6 +103,9 @@ class TokenScores:
     entropy: jax.Array | None = None
 
 
+SCORES = tuple(field.name for field in dataclasses.fields(TokenScores))
+
+
 def _expected(p, x):
     """sum_v p(v) x(v) with 0 * inf = 0; NaN where p is NaN."""
     return jnp.sum(jnp.where(p == 0, 0.0, p * x), axis=-1, keepdims=True)
@@ -127,10 +131,30 @@ def _jsd(log_s, log_t, beta: float):
     return value, (1 - beta) * gradient
 
 
+def _kth_largest(x, k: int):
+    """The k-th largest of every row of [tokens, vocab]: [tokens, 1].
+
+    Left to the compiler, a mesh would gather the rows; the k best of all shards of a vocabulary are
+    among the k best of each.
+    """
+    rows, vocab = (mesh_axes(n, names) for n, names in zip(x.shape, (ROWS, VOCAB)))
+
+    def of_shard(x):
+        best, _ = jax.lax.top_k(x, min(k, x.shape[-1]))
+        if vocab:
+            best = jax.lax.all_gather(best, vocab, axis=1, tiled=True)
+            best, _ = jax.lax.top_k(best, min(k, best.shape[-1]))
+        # Their minimum rather than the last: XLA would make a slice of it a sort of the vocabulary.
+        return jnp.min(best, axis=-1, keepdims=True)
+
+    if not rows + vocab:
+        return of_shard(x)
+    whole, each = PartitionSpec(rows, vocab), PartitionSpec(rows)
+    return jax.shard_map(of_shard, in_specs=whole, out_specs=each, check_vma=False)(x)
+
+
 def _top_k(log_s, log_t, k: int):
-    best, _ = jax.lax.top_k(log_t, min(k, log_t.shape[-1]))
-    # Their minimum rather than the last: XLA would make a slice of it a sort of the vocabulary.
-    is_tail = log_t < jnp.min(best, axis=-1, keepdims=True)
+    is_tail = log_t < _kth_largest(log_t, k)
     rest_t, rest_s = (
         jax.nn.logsumexp(jnp.where(is_tail, x, -jnp.inf), axis=-1, keepdims=True)
         for x in (log_t, log_s)
@@ -158,8 +182,8 @@ def _from_one(divergence: Divergence, log_s, log_t, target):
     return _sampled(log_s, log_t, target)
 
 
-def _score(student, teacher, target, head, table, heads, weights, divergence, has_entropy):
-    """Scores of one chunk and the gradients of both with respect to `student`."""
+def _score(student, teacher, target, head, table, heads, weights, divergence, has_entropy, learns):
+    """Scores of one chunk and, of those in `learns`, the gradients with respect to `student`."""
     logits, temperature = matmul(student, head), divergence.temperature
     log_p = jax.nn.log_softmax(logits, axis=-1)
     log_s = log_p if temperature == 1 else jax.nn.log_softmax(logits / temperature, axis=-1)
@@ -169,19 +193,21 @@ def _score(student, teacher, target, head, table, heads, weights, divergence, ha
         log_t = jax.nn.log_softmax(matmul(hidden, own) / temperature, axis=-1)
         value, towards = _from_one(divergence, log_s, log_t, target)
         kl, slope = kl + weight * value, slope + weight * towards
-    gradient = matmul(slope / temperature, table)
     if divergence.cap is not None:
-        gradient = jnp.where(kl < divergence.cap, gradient, 0.0)
-        kl = jnp.minimum(kl, divergence.cap)
-    log_prob = jnp.take_along_axis(log_p, target[:, None], -1)[:, 0]
-    p = jnp.exp(log_p)
-    towards = table[target].astype(jnp.float32) - matmul(p, table)
-    scores, slopes = TokenScores(kl[:, 0], log_prob), TokenScores(gradient, towards)
+        slope, kl = jnp.where(kl < divergence.cap, slope, 0.0), jnp.minimum(kl, divergence.cap)
+    log_prob, p = jnp.take_along_axis(log_p, target[:, None], -1)[:, 0], jnp.exp(log_p)
+    scores, slopes = TokenScores(kl[:, 0], log_prob), TokenScores(None, None)
+    if "kl" in learns:
+        slopes = slopes.replace(kl=matmul(slope / temperature, table))
+    if "log_prob" in learns:
+        towards = table[target].astype(jnp.float32) - matmul(p, table)
+        slopes = slopes.replace(log_prob=towards)
     if has_entropy:
         entropy = -_expected(p, log_p)
-        slope = jnp.where(p == 0, 0.0, -p * (log_p + entropy))
         scores = scores.replace(entropy=entropy[:, 0])
-        slopes = slopes.replace(entropy=matmul(slope, table))
+        if "entropy" in learns:
+            slope = jnp.where(p == 0, 0.0, -p * (log_p + entropy))
+            slopes = slopes.replace(entropy=matmul(slope, table))
     return scores, slopes
 
 
@@ -216,7 +242,7 @@ def token_scores(
       has_entropy: the entropy, too.
     """
     given = _laid_out(head, heads, weights)
-    options = (chunk, divergence, has_entropy)
+    options = (chunk, divergence, has_entropy, SCORES)
     return _token_scores(student, teacher, targets, mask, *given, *options)
 
 
@@ -232,11 +258,13 @@ def scores_and_slopes(
     weights=(1.0,),
     divergence: Divergence = Divergence(),
     has_entropy: bool = False,
+    learns: tuple[str, ...] = SCORES,
 ) -> tuple[TokenScores, TokenScores]:
-    """`token_scores`, and of each score its gradient with respect to the hidden state it comes
-    from, [tokens, d]: what autodiff through `token_scores` would scale and add up."""
+    """`token_scores`, and of each score in `learns` its gradient with respect to the hidden state
+    it comes from, [tokens, d]: what autodiff through `token_scores` would scale and add up. It
+    costs a product with the head; of the other scores it is None."""
     given = _laid_out(head, heads, weights)
-    options = (chunk, divergence, has_entropy)
+    options = (chunk, divergence, has_entropy, learns)
     return _forward(student, teacher, targets, mask, *given, *options)
 
 
@@ -248,7 +276,7 @@ def _laid_out(head, heads, weights):
     return head, table, heads, weights
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9, 10))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9, 10, 11))
 def _token_scores(student, teacher, targets, mask, head, table, heads, weights, chunk, *options):
     parts, rest = (student, teacher, targets), (head, table, heads, weights, *options)
     return map_chunks(lambda *parts: _score(*parts, *rest)[0], parts, mask, chunk)
@@ -259,7 +287,7 @@ def _forward(student, teacher, targets, mask, head, table, heads, weights, chunk
     return map_chunks(lambda *parts: _score(*parts, *rest), parts, mask, chunk)
 
 
-def _backward(weights, chunk, divergence, has_entropy, slopes, g):
+def _backward(weights, chunk, divergence, has_entropy, learns, slopes, g):
     pairs = zip(jax.tree.leaves(g), jax.tree.leaves(slopes))
     student = sum(towards[:, None] * slope for towards, slope in pairs)
     return student, None, None, None, None, None, None

@@ -118,6 +118,17 @@ class Objective:
                 "seeding.divergence='sampled'; rollouts are sampled at 1, so it must be 1"
             )
 
+    @property
+    def learns(self) -> tuple[str, ...]:
+        """The scores that the loss can have a gradient in; that of the others is not formed."""
+        imitates = self.alpha < 1
+        weighs = {
+            "kl": self.alpha > 0,
+            "log_prob": imitates or self.cross_entropy != 0,
+            "entropy": imitates and self.surrogate.entropy_weight > 0,
+        }
+        return tuple(name for name, is_learnt in weighs.items() if is_learnt)
+
     def scoring(self, heads=None) -> dict:
         """Keywords of `token_scores`."""
         return {

@@ -123,6 +123,7 @@ def seeding_step(
             flat(part.targets),
             flat(part.mask),
             head,
+            learns=objective.learns,
             **objective.scoring(heads),
         )
         # One number for a token and a score; times the score's slope it is d share / d hidden.
@@ -174,9 +175,9 @@ def _counts(objective: Objective, batch: SeedingBatch) -> dict[str, jax.Array]:
 
 
 def _scaled(slopes: TokenScores, factors: TokenScores):
-    """The sum over scores of slope times factor: [tokens, d]."""
-    pairs = zip(jax.tree.leaves(slopes), jax.tree.leaves(factors))
-    return sum(slope * factor[:, None] for slope, factor in pairs)
+    """The sum over the scores that are learnt of slope times factor: [tokens, d]."""
+    learnt = {name: slope for name, slope in vars(slopes).items() if slope is not None}
+    return sum(slope * getattr(factors, name)[:, None] for name, slope in learnt.items())
 
 
 def _value_loss(values, batch: SeedingBatch):

@@ -68,6 +68,24 @@ def test_values_and_gradients_are_the_naive_ones(chunk):
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_not_learnt_costs_no_product(operations):
+    """Every product with a head is one of [.., 13]: of the student, the teacher, each gradient."""
+    given = (STUDENT, TEACHER, TARGETS, EVERY, HEAD, 4)
+    whole, slopes = scores_and_slopes(*given, has_entropy=True)
+    for learns in (("kl",), ("log_prob",), ("kl", "log_prob"), ("log_prob", "entropy")):
+        run = functools.partial(scores_and_slopes, has_entropy=True, learns=learns)
+        scores, some = run(*given)
+        jax.tree.map(np.testing.assert_array_equal, scores, whole)
+        for name, slope in vars(some).items():
+            if name in learns:
+                np.testing.assert_allclose(slope, getattr(slopes, name), rtol=1e-5, atol=1e-7)
+            else:
+                assert slope is None
+        products = operations(lambda *given: run(*given, 4), *given[:-1])  # noqa: B023
+        products = [x for x in products if x.primitive.name == "dot_general"]
+        assert len(products) == 2 + len(learns)
+
+
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     def loss(student):
         return token_scores(student, STUDENT, TARGETS, EVERY, HEAD, 4).kl
