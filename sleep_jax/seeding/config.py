@@ -18,8 +18,8 @@ class SeedingConfig:
 
     Attributes:
       steps: updates of the slot.
-      learning_rate, warmup: Adam's peak rate, reached after `warmup` steps; it decays along a
-        cosine to a tenth.
+      learning_rate, warmup: Adam's peak rate, reached after `warmup` steps, the first of which
+        learns already; it decays along a cosine to a tenth.
       shape: packed rows of an update.
       dreams: teacher-written sequences that the student imitates in each update.
       updates_per_rollout: updates whose rollouts are sampled at once.
@@ -112,5 +112,6 @@ class SeedingConfig:
 
 @functools.cache  # one object a setting: for any other, the step would compile anew every night
 def _optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
-    rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 10)
+    first = peak / (warmup + 1)  # from 0 the first update would be lost
+    rate = optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, peak / 10)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))

@@ -123,16 +123,15 @@ def absolute_reward(
 
 def _absolute(imitation: ImitationConfig, tokens, texts, eos_ids) -> np.ndarray:
     """r_abs of what was written against what was wanted, in the unit that the config names."""
-    if imitation.unit == "tokens":
-        pairs, longest = tokens, imitation.max_new_tokens
-    else:
+    pairs = tokens
+    if imitation.unit == "characters":
         pairs, eos_ids = [[tuple(map(ord, text)) for text in side] for side in texts], ()
-        longest = bucket(max(len(text) for side in texts for text in side))
+    longest = max(len(sequence) for side in pairs for sequence in side)
     return absolute_reward(
         *pairs,
         eos_ids,
         threshold=imitation.threshold,
-        max_tokens=longest,
+        max_tokens=bucket(max(longest, imitation.max_new_tokens)),
         relative=imitation.is_relative,
     )
 
@@ -186,8 +185,13 @@ def roll_out(
     )
     drawn = generate(cfg, sampling, variables, [e.student for e in begun], sample_key, width=width)
     written = [c for group in drawn for c in group]
-    # A rollout that ran into its limit is compared with as much of the reference.
-    wanted = [r[: imitation.max_new_tokens] for r in rest for _ in range(imitation.group)]
+    # What ended by itself is compared with the whole reference, what ran into its limit with as
+    # much of it.
+    wanted = [
+        r if c.finished else r[: imitation.max_new_tokens]
+        for r, group in zip(rest, drawn)
+        for c in group
+    ]
     spoken = [c.tokens for c in written]
     texts = [[tokenizer.decode(tokens) for tokens in side] for side in (spoken, wanted)]
     r_abs = _absolute(imitation, (spoken, wanted), texts, tokenizer.eos_ids)

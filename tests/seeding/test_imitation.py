@@ -104,13 +104,14 @@ def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
     assert (sampling.group, sampling.max_new_tokens) == (2, 5)
     assert sampling.eos_ids == tokenizer.eos_ids
     assert asked["candidates"] == words
-    assert asked["references"] == ["efghi"] * 2 + ["opqrs"] * 2  # cut at the limit
+    # Cut at the limit for what ran into it; what ended by itself owes every word.
+    assert asked["references"] == ["efghi"] * 2 + ["opqrst"] * 2
 
-    # r = 1/4 r_sem + 3/4 r_abs, with r_abs = 1 and 3/5, then 4/5 twice.
-    rewards = [1.0, 0.75 * 0.6, 0.25 + 0.75 * 0.8, 0.25 + 0.75 * 0.8]
+    # r = 1/4 r_sem + 3/4 r_abs, with r_abs = 1 and 3/5, then 4/6 twice.
+    rewards = [1.0, 0.75 * 0.6, 0.25 + 0.75 * 4 / 6, 0.25 + 0.75 * 4 / 6]
     np.testing.assert_allclose(metrics["reward"], np.mean(rewards), rtol=1e-5)
     np.testing.assert_allclose(metrics["reward_sem"], 0.75)
-    np.testing.assert_allclose(metrics["reward_abs"], 0.8, rtol=1e-5)
+    np.testing.assert_allclose(metrics["reward_abs"], (1 + 3 / 5 + 8 / 6) / 4, rtol=1e-5)
     assert (metrics["tied"], metrics["rollout_length"]) == (0.5, 5)
     half = (rewards[0] - rewards[1]) / 2
     np.testing.assert_allclose([r.advantage for r in rollouts], [half, -half, 0, 0], atol=1e-6)
