@@ -2,9 +2,12 @@
 update of the same base, rows and scored tokens, with and without the teacher's scoring pass.
 
     python benchmarks/seeding_step.py [--layers 30] [--vocab 152064] [--rows 4] [--time 512]
+    python benchmarks/seeding_step.py --memory-layers last_quarter
 
-Prints one JSON line a comparison; `ratio` is seeding over SFT. Memory is what the compiler assigns
-(arguments, temporaries, results), the base's weights included; its lines say bytes.
+Prints one JSON line a comparison; `ratio` is seeding over SFT. Where some layers carry no memory,
+`stored trunk` is the update that goes on from their stored output over one that runs them. Memory
+is what the compiler assigns (arguments, temporaries, results), the base's weights included; its
+lines say bytes.
 """
 
 import argparse
@@ -18,14 +21,16 @@ from shapes import compiled_bytes, dtype_flag, random_params, shape_flags, shape
 from timing import interleaved, report
 
 from sleep_jax.dreaming.trial import init_lora
+from sleep_jax.interop.tensors import split_stacks
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, take_slot, unlock
 from sleep_jax.models.config import LoraConfig
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.head import masked_sum, token_log_probs
 from sleep_jax.sampling.sampler import prefill
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs, taught
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs
 from sleep_jax.seeding.step import Objective, init_state, seeding_step
+from sleep_jax.seeding.trunk import precompute
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "optimizer"), donate_argnames=("state",))
@@ -92,6 +97,8 @@ def main():
     )
     parser.add_argument("--rank", type=int, default=16, help="of the slot and of the adapter")
     parser.add_argument("--slots", type=int, default=5, help="preallocated; one is active")
+    parser.add_argument("--alpha", type=float, default=0.5, help="1 distils, 0 imitates alone")
+    parser.add_argument("--memory-layers", choices=("all", "last_quarter"), default="all")
     parser.add_argument("--remat", choices=("full", "none"), default="full")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -99,9 +106,10 @@ def main():
 
     bare = shaped(args, remat=args.remat, lora=LoraConfig(args.rank, 2 * args.rank))
     params = random_params(bare)
-    cfg = bare.replace(memory=MemoryConfig((LevelConfig(slots=args.slots, rank=args.rank),)))
+    levels = (LevelConfig(slots=args.slots, rank=args.rank),)
+    cfg = bare.replace(memory=MemoryConfig(levels, layers=args.memory_layers))
     memory, slots = init_memory(jax.random.key(1), cfg.memory, layers=cfg.layers, width=cfg.width)
-    teacher_self = {"params": params, "memory": memory, "slots": slots}
+    teacher_self = {"params": split_stacks(cfg, params), "memory": memory, "slots": slots}
     student = teacher_self | {"slots": unlock(slots, 1)[0]}
 
     document = rng.integers(0, args.vocab, (1, args.document)).astype(np.int32)
@@ -111,10 +119,11 @@ def main():
     shape = BatchShape(args.rows, args.time, args.scored)
 
     def score():
-        hidden = taught(teachers, exchanges, width=args.time)
-        return batch_of(exchanges, hidden, packs(exchanges, shape), shape)
+        states = precompute(cfg, student, teachers, exchanges, shape, width=args.time)
+        return batch_of(exchanges, states, packs(exchanges, shape), shape)
 
-    batch, optimizer, objective = jax.tree.map(jnp.asarray, score()), optax.adam(1e-3), Objective()
+    batch, optimizer = jax.tree.map(jnp.asarray, score()), optax.adam(1e-3)
+    objective = Objective(alpha=args.alpha)
     index = jnp.int32(0)
     slot = jax.tree.map(jnp.copy, take_slot(memory, 1, 0))
     seed = functools.partial(seeding_step, cfg, objective, optimizer, 1, index)
@@ -134,9 +143,16 @@ def main():
         ),
         "teacher": score,
     }
+    if batch.trunk is not None:
+        whole = batch.replace(trunk=None)
+        contestants["seeding, trunk run"] = repeated(
+            lambda s: seed(s, student, whole), init_state(jax.tree.map(jnp.copy, slot), optimizer)
+        )
     seconds = interleaved(contestants, args.rounds)
     for ours in ("seeding", "seeding and teacher", "teacher"):
         report("seeding step, time", seconds, ours, "lora sft", aim=2.0, **setting)
+    if batch.trunk is not None:
+        report("stored trunk, time", seconds, "seeding", "seeding, trunk run", **setting)
 
     state = init_state(slot, optimizer)
     fresh = init_lora(bare, params, jax.random.key(2))

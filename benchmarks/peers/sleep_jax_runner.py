@@ -13,8 +13,9 @@ from sleep_jax.models.decoder import Decoder
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
 from sleep_jax.seeding.imitation import ImitationConfig, roll_out
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs, taught
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs
 from sleep_jax.seeding.step import Objective, init_state, seeding_step
+from sleep_jax.seeding.trunk import precompute
 
 
 class NoTokenizer:
@@ -115,10 +116,11 @@ def seeding(turns: Turns):
         )[0]
 
     def score(rollouts):
-        return taught(teachers, rollouts, width=spec.prompt + spec.new)
+        width = spec.prompt + spec.new
+        return precompute(cfg, student, teachers, rollouts, shape, width=width)
 
-    def update(rollouts, hidden):
-        batch = batch_of(rollouts, hidden, packs(rollouts, shape), shape)
+    def update(rollouts, states):
+        batch = batch_of(rollouts, states, packs(rollouts, shape), shape)
         return seeding_step(cfg, objective, optimizer, 1, index, state, student, batch)
 
     write, score = turns.timed("rollout", write), turns.timed("teacher", score)

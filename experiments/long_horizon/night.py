@@ -19,7 +19,14 @@ from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.objective import Objective, objective_terms
-from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs, teacher_hidden
+from sleep_jax.seeding.sequences import (
+    BatchShape,
+    Exchange,
+    States,
+    batch_of,
+    packs,
+    teacher_hidden,
+)
 from sleep_jax.seeding.step import init_state, seeding_step
 from sleep_jax.wake.context import read
 
@@ -102,7 +109,7 @@ def seed(cfg, night: NightConfig, transaction, params, exchanges: Sequence[Excha
     hidden = teacher_hidden(cfg, teacher, read(cfg, teacher, [()])[0], exchanges, budget=4096)
     shape = BatchShape(rows=-(-len(exchanges) * SENTENCE // PAGE), time=PAGE, scored=PAGE)
     rows = packs(exchanges, shape)
-    batch = batch_of(exchanges, hidden, rows, shape)
+    batch = batch_of(exchanges, list(map(States, hidden)), rows, shape)
     steps = night.steps[level - 2]
     optimizer = optimizer_of(night.learning_rate, steps)
     state = init_state(take_slot(student["memory"], level, index), optimizer)

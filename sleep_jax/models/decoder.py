@@ -6,6 +6,8 @@ returns hidden states; the LM head is a function of its own, so that losses can 
 (`sleep_jax.seeding.divergence`).
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -75,7 +77,7 @@ class Decoder(nn.Module):
     cfg: DecoderConfig
 
     @nn.compact
-    def __call__(self, tokens, segment_ids=None):
+    def __call__(self, tokens, segment_ids=None, trunk=None):
         """Runs the decoder, over packed sequences or on top of a cache.
 
         Args:
@@ -84,6 +86,8 @@ class Decoder(nn.Module):
             SHARED is a prefix at the row's start that segments above 0 continue; those below it
             stand alone. Default: all one segment. With a cache the same ids continue the segments
               that it holds.
+          trunk: what `run_trunk` gave for the same tokens and segments; these layers are then not
+            run. Only without a cache, which would lack their keys.
 
         Returns:
           Normalised hidden states, float32 [batch, time, d]; `lm_logits` turns them into logits.
@@ -93,7 +97,7 @@ class Decoder(nn.Module):
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
         embedding = self._table("embed", "embedding", (cfg.vocab, cfg.width))
-        x = embedding[tokens].astype(jnp.float32)
+        x = embedding[tokens].astype(jnp.float32) if trunk is None else trunk
         positions, mask, index = self._visibility(segment_ids)
 
         block = Block
@@ -102,6 +106,8 @@ class Decoder(nn.Module):
             block = nn.remat(Block, prevent_cse=not cfg.scan_layers, policy=keep)
         for name, layers in cfg.stacks.items():
             has_memory = name != "trunk"
+            if not has_memory and trunk is not None:
+                continue
             if cfg.scan_layers:
                 x, _ = nn.scan(
                     block,
@@ -113,6 +119,8 @@ class Decoder(nn.Module):
             else:
                 for i in layers:
                     x, _ = block(cfg, has_memory, name=f"layer_{i}")(x, positions, mask, index)
+            if not has_memory:
+                self.sow("intermediates", "residual", x)
         x = RMSNorm(cfg.norm_eps, name="final_norm")(x)
         if not cfg.tie_embeddings:
             self._table("head", "kernel", (cfg.width, cfg.vocab))
@@ -138,6 +146,21 @@ class Decoder(nn.Module):
         visible = related & (jnp.arange(keys.shape[1]) <= time[:, None])
         # A token's position is how much it sees before itself.
         return visible.sum(-1) - 1, visible, start
+
+
+@functools.partial(jax.jit, static_argnames=("cfg",))
+def run_trunk(cfg: DecoderConfig, variables, tokens, segment_ids):
+    """The residual stream after the layers that carry no memory, float32 [batch, time, d]: the same
+    for all models that differ in memory alone.
+
+    Args:
+      cfg: a decoder with a trunk (`DecoderConfig.stacks`).
+      variables: its collections.
+      tokens, segment_ids: as for `Decoder`.
+    """
+    _, seen = Decoder(cfg).apply(variables, tokens, segment_ids, mutable=["intermediates"])
+    [residual] = seen["intermediates"]["residual"]  # what follows it is dead code
+    return residual
 
 
 def unstack_layers(cfg: DecoderConfig, variables):

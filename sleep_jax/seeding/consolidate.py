@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 import grain.python as grain
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
@@ -26,14 +25,16 @@ from sleep_jax.seeding.rollouts import check_room, play, rollout_widths
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
+    States,
     Teacher,
     batch_of,
+    batches,
     heads_of,
     packs,
-    taught,
 )
 from sleep_jax.seeding.step import init_critic, init_state, seeding_step
 from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction, aim_router
+from sleep_jax.seeding.trunk import precompute
 
 
 def shuffled(exchanges: Sequence[Exchange], seed: int) -> Iterator[Exchange]:
@@ -58,15 +59,18 @@ def compose(
 
 
 def divergence(
-    cfg: DecoderConfig, variables, exchanges, teachers: Sequence[Teacher], shape: BatchShape
+    cfg: DecoderConfig,
+    variables,
+    exchanges: Sequence[Exchange],
+    states: Sequence[States],
+    teachers: Sequence[Teacher],
+    shape: BatchShape,
 ) -> float:
-    """Mean KL(teacher || student) in nats a token over the exchanges."""
-    heads, hidden = heads_of(teachers), taught(teachers, exchanges)
+    """Mean KL(teacher || student) in nats a token over the exchanges, whose states are known."""
+    heads = heads_of(teachers)
     objective = Objective(weights=tuple(t.weight for t in teachers))
     total = count = 0.0
-    rows = packs(exchanges, shape)
-    for start in range(0, len(rows), shape.rows):
-        batch = batch_of(exchanges, hidden, rows[start : start + shape.rows], shape)
+    for _, batch in batches(exchanges, states, shape):
         part = _divergence(cfg, objective, variables, batch, heads)
         total, count = total + float(part[0]), count + float(part[1])
     return total / max(count, 1.0)
@@ -127,7 +131,8 @@ def seed_slot(
         key = jax.random.fold_in(rng, seeding.steps + 1)
         state = state.replace(critic=init_critic(key, cfg.width, surrogate.value_learning_rate))
     data_seed = int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
-    hidden = dict(zip(map(id, exchanges), taught(teachers, exchanges)))
+    states = precompute(cfg, student, teachers, exchanges, seeding.shape)
+    known = dict(zip(map(id, exchanges), states))
     stream = shuffled(exchanges, data_seed)
     dreams = shuffled([e for e in exchanges if e.is_dream], data_seed + 1)
     widths = rollout_widths(exchanges, seeding.imitation)
@@ -136,7 +141,7 @@ def seed_slot(
     can_imitate = seeding.dreams > 0 and any(e.is_dream for e in exchanges)
     first = round(seeding.rollouts_from * seeding.steps)
     rollouts: list[Exchange] = []
-    heard: dict[int, np.ndarray] = {}
+    heard: dict[int, States] = {}
     rewards: dict[str, float] = {}
     record = Record(log, seeding.max_skipped)
     for step in range(seeding.steps):
@@ -163,7 +168,7 @@ def seed_slot(
             rollouts = rollouts * seeding.reuse
         here, rollouts = rollouts[:share], rollouts[share:]
         chosen, stream = compose(here, stream, seeding.shape)
-        states = [heard[id(e)] if id(e) in heard else hidden[id(e)] for e in chosen]
+        states = [heard[id(e)] if id(e) in heard else known[id(e)] for e in chosen]
         batch = batch_of(chosen, states, packs(chosen, seeding.shape), seeding.shape)
         state, metrics = seeding_step(
             cfg, objective, optimizer, level, jnp.int32(index), state, student, batch, heads
@@ -217,7 +222,8 @@ def carry_out(
     rows = pad(replay, seeding.shape.time)
     student = aim_router(cfg, params, transaction.student, level, index, *rows)
     begun = student.on(params)
-    before = divergence(cfg, begun, probe, teachers, seeding.shape)
+    states = precompute(cfg, begun, teachers, probe, seeding.shape)
+    before = divergence(cfg, begun, probe, states, teachers, seeding.shape)
     if not math.isfinite(before):
         raise NotFinite(
             f"teacher and student diverge by {before} nats a token before the night of level "
@@ -244,7 +250,7 @@ def carry_out(
         rng=rng,
         log=log,
     )
-    after = divergence(cfg, seeded, probe, teachers, seeding.shape)
+    after = divergence(cfg, seeded, probe, states, teachers, seeding.shape)
     figures = {"kl_before": before, "kl_after": after}
     if objection := gate.objection(before, after, anchors_before, anchors(seeded)):
         return transaction.before, figures | {"rolled_back": objection}

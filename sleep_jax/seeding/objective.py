@@ -49,6 +49,8 @@ class SeedingBatch:
       rewarded: bool [batch, scored], on-policy tokens that the policy gradient learns from.
       sequence: int32 [batch, scored], which exchange the token is part of; those of a row stand one
         after the other.
+      trunk: float32 [batch, time, d], the student's residual stream after the layers that carry no
+        memory (`run_trunk`), from which it goes on; None: from the tokens.
     """
 
     tokens: jax.Array
@@ -67,6 +69,7 @@ class SeedingBatch:
     returns: jax.Array
     rewarded: jax.Array
     sequence: jax.Array
+    trunk: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +207,8 @@ def _numbered(sequence):
 
 def scored_hidden(cfg: DecoderConfig, variables, batch: SeedingBatch):
     """The student's hidden states that predict the scored tokens, [batch * scored, d]."""
-    return _scored(Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids), batch)
+    hidden = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids, batch.trunk)
+    return _scored(hidden, batch)
 
 
 def scored_hidden_and_gates(cfg: DecoderConfig, variables, batch: SeedingBatch, level: int):
@@ -213,7 +217,7 @@ def scored_hidden_and_gates(cfg: DecoderConfig, variables, batch: SeedingBatch, 
     if cfg.memory.router == "none":
         return scored_hidden(cfg, variables, batch), None
     hidden, seen = Decoder(cfg).apply(
-        variables, batch.tokens, batch.segment_ids, mutable=["intermediates"]
+        variables, batch.tokens, batch.segment_ids, batch.trunk, mutable=["intermediates"]
     )
     name = f"level_{level}"
     [gates] = seen["intermediates"]["layers"][name]["gates"]  # [layers, batch, time, slots]

@@ -7,6 +7,7 @@ compare it with is scored while the slot is still the one that wrote.
     reference   those of the student before the night, for a penalty
     values      of a value head, for PPO: rewards become advantages of tokens
     teachers    hidden states, for the divergence
+    trunk       of the student, which all of these and the updates go on from
 """
 
 import dataclasses
@@ -28,7 +29,8 @@ from sleep_jax.rl.kl import kl_estimate
 from sleep_jax.rl.ppo import apply_value_head, gae, token_rewards, whiten
 from sleep_jax.seeding.imitation import ImitationConfig, roll_out, stack
 from sleep_jax.seeding.objective import SeedingBatch, flat, scored_hidden
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs, taught
+from sleep_jax.seeding.sequences import BatchShape, Exchange, States, Teacher, along, batches
+from sleep_jax.seeding.trunk import precompute, trunks_of, untaught
 
 
 class Widths(NamedTuple):
@@ -80,7 +82,7 @@ def play(
     widths: Widths,
     is_rescored: bool,
     value_head=None,
-) -> tuple[list[Exchange], list[np.ndarray], dict[str, float]]:
+) -> tuple[list[Exchange], list[States], dict[str, float]]:
     """Rolls out and scores.
 
     Args:
@@ -88,7 +90,7 @@ def play(
       shape: rows that rollouts are scored in.
       student: collections of the student as it is.
       initial: as it was before the night.
-      teachers: whose hidden states are kept.
+      teachers: for the divergence.
       dreams: to imitate.
       rng: PRNG key.
       widths: of the night.
@@ -96,13 +98,15 @@ def play(
       value_head: of PPO; None: another estimator.
 
     Returns:
-      (rollouts, hidden, metrics): on-policy exchanges, the teachers' hidden states along each, and
-      the figures of `roll_out`.
+      (rollouts, states, metrics): on-policy exchanges, the states of each, and the figures of
+      `roll_out`.
     """
     surrogate = imitation.surrogate
+    trunks: list[np.ndarray | None] = []
 
     def reference(rollouts):
-        return score(cfg, initial, rollouts, shape)[0]
+        trunks.extend(trunks_of(cfg, initial, rollouts, shape))
+        return score(cfg, initial, rollouts, shape, trunks=trunks)[0]
 
     rollouts, metrics = roll_out(
         cfg,
@@ -115,12 +119,16 @@ def play(
         width=widths.prompt,
         reference=reference if surrogate.needs_reference else None,
     )
+    trunks = trunks or trunks_of(cfg, student, rollouts, shape)
     if is_rescored or value_head is not None:
-        log_probs, values = score(cfg, student, rollouts, shape, value_head)
+        log_probs, values = score(cfg, student, rollouts, shape, value_head, trunks)
         rollouts = [dataclasses.replace(e, old_log_probs=x) for e, x in zip(rollouts, log_probs)]
         if value_head is not None:
             rollouts = spread(surrogate, rollouts, values, imitation.max_new_tokens)
-    return rollouts, taught(teachers, rollouts, width=widths.teacher), metrics
+    states = precompute(
+        cfg, student, teachers, rollouts, shape, width=widths.teacher, trunks=trunks
+    )
+    return rollouts, states, metrics
 
 
 def score(
@@ -129,19 +137,16 @@ def score(
     exchanges: Sequence[Exchange],
     shape: BatchShape,
     value_head=None,
+    trunks: Sequence[np.ndarray | None] | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """What a student gives every token of the completions: (log-probabilities, values), a list of
     float32 [completion] each; values are 0 without a value head."""
     out: list[np.ndarray] = [None] * len(exchanges)
-    hidden, rows = [np.zeros((len(e.completion), 0)) for e in exchanges], packs(exchanges, shape)
-    for start in range(0, len(rows), shape.rows):
-        part = rows[start : start + shape.rows]
-        batch = batch_of(exchanges, hidden, part, shape)
+    states = untaught(exchanges, trunks or [None] * len(exchanges))
+    for packed, batch in batches(exchanges, states, shape):
         scores = np.asarray(_score(cfg, variables, batch, value_head))
-        for row, items in zip(scores, part):
-            ends = np.cumsum([len(exchanges[i].completion) for i in items])
-            for i, piece in zip(items, np.split(row, ends)):
-                out[i] = piece
+        for i, piece in along(exchanges, packed, scores):
+            out[i] = piece
     return [x[:, 0] for x in out], [x[:, 1] for x in out]
 
 

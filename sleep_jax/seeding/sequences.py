@@ -6,8 +6,8 @@ along it.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,9 +57,28 @@ class Exchange:
     supervised: bool = False
 
     @property
+    def is_by_heart(self) -> bool:
+        """Teacher and student are asked the same, with nothing else in view."""
+        return self.document is None and self.teacher == self.student
+
+    @property
     def is_dream(self) -> bool:
         """The student can imitate it: a reply about a document that can be cut in two."""
         return self.kind in ("complete", "quote", "answer") and len(self.completion) > 1
+
+
+class States(NamedTuple):
+    """What models make of an exchange, whatever the slot learns.
+
+    Attributes:
+      teacher: float32 [completion, sum of d], the hidden states of all teachers, side by side; row
+        i predicts token i.
+      trunk: float32 [student's prompt and completion but its last token, d], the student's residual
+        stream after the layers that carry no memory; None: not known, or there are none.
+    """
+
+    teacher: np.ndarray
+    trunk: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,26 +98,10 @@ class Teacher:
 
 
 def heads_of(teachers: Sequence[Teacher]):
-    """The LM heads of several teachers; None for one, who shares the student's base.
-
-    Raises:
-      ValueError: a teacher has another vocabulary.
-    """
-    if len({t.cfg.vocab for t in teachers}) > 1:
-        sizes = ", ".join(str(t.cfg.vocab) for t in teachers)
-        raise ValueError(f"teachers with vocabularies of {sizes} tokens; they must share one")
+    """The LM heads of several teachers; None for one, who shares the student's base."""
     if len(teachers) == 1:
         return None
     return tuple(lm_head(t.cfg, t.variables["params"]) for t in teachers)
-
-
-def taught(
-    teachers: Sequence[Teacher], exchanges: Sequence[Exchange], *, width: int | None = None
-) -> list[np.ndarray]:
-    """Per exchange the hidden states of all teachers, side by side: float32 [completion, sum of
-    d]."""
-    each = [teacher_hidden(t.cfg, t.variables, t.context, exchanges, width=width) for t in teachers]
-    return [np.concatenate(parts, axis=-1) for parts in zip(*each)]
 
 
 def teacher_hidden(
@@ -187,7 +190,7 @@ def packs(exchanges: Sequence[Exchange], shape: BatchShape) -> list[list[int]]:
 
 def batch_of(
     exchanges: Sequence[Exchange],
-    hidden: Sequence[np.ndarray],
+    states: Sequence[States],
     packed: Sequence[Sequence[int]],
     shape: BatchShape,
 ) -> SeedingBatch:
@@ -195,31 +198,57 @@ def batch_of(
 
     Args:
       exchanges: what to learn from.
-      hidden: the teacher's hidden states along their completions.
+      states: of each; the trunk of all of them is known, or of none.
       packed: at most `shape.rows` rows, from `packs`; missing ones are padding.
       shape: of the batch.
     """
     grid, scored = (shape.rows, shape.time), (shape.rows, shape.scored)
     tokens, segments = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
     out = {name: np.zeros(scored, dtype) for name, dtype in SCORED.items()}
-    out["teacher"] = np.zeros((*scored, hidden[0].shape[-1]), np.float32)
+    out["teacher"] = np.zeros((*scored, states[0].teacher.shape[-1]), np.float32)
+    trunk = None
+    if states[0].trunk is not None:
+        trunk = np.zeros((*grid, states[0].trunk.shape[-1]), np.float32)
     for row, items in enumerate(packed):
         t, s = len(shape.opening), 0
         tokens[row, :t], segments[row, :t] = shape.opening, SHARED
         for segment, i in enumerate(items, start=1):
             e = exchanges[i]
-            prompt = e.student[shape.shared(e) :]
+            held = shape.shared(e)
+            prompt = e.student[held:]
             sequence = prompt + e.completion[:-1]
             n, c = len(sequence), len(e.completion)
             tokens[row, t : t + n] = sequence
-            segments[row, t : t + n] = segment if shape.shared(e) else SHARED - segment
-            facts = _facts(e) | {"teacher": hidden[i], "sequence": i}
+            segments[row, t : t + n] = segment if held else SHARED - segment
+            if trunk is not None:
+                trunk[row, :held], trunk[row, t : t + n] = np.split(states[i].trunk, [held])
+            facts = _facts(e) | {"teacher": states[i].teacher, "sequence": i}
             facts["scored"] = t + len(prompt) - 1 + np.arange(c)
             for name, fact in facts.items():
                 if fact is not None:
                     out[name][row, s : s + c] = fact
             t, s = t + n, s + c
-    return SeedingBatch(tokens=tokens, segment_ids=segments, **out)
+    return SeedingBatch(tokens=tokens, segment_ids=segments, trunk=trunk, **out)
+
+
+def batches(
+    exchanges: Sequence[Exchange], states: Sequence[States], shape: BatchShape
+) -> Iterator[tuple[list[list[int]], SeedingBatch]]:
+    """All exchanges, a batch at a time: its rows, as indices of the exchanges in them, and it."""
+    rows = packs(exchanges, shape)
+    for start in range(0, len(rows), shape.rows):
+        packed = rows[start : start + shape.rows]
+        yield packed, batch_of(exchanges, states, packed, shape)
+
+
+def along(
+    exchanges: Sequence[Exchange], packed: Sequence[Sequence[int]], values
+) -> Iterator[tuple[int, np.ndarray]]:
+    """What a batch's scored tokens got, [rows, scored, ...], as (index of an exchange, what its
+    completion got)."""
+    for row, items in zip(values, packed):
+        ends = np.cumsum([len(exchanges[i].completion) for i in items])
+        yield from zip(items, np.split(row, ends))
 
 
 def _facts(e: Exchange) -> dict:

@@ -9,7 +9,7 @@ import pytest
 
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory
-from sleep_jax.models.decoder import SHARED, Decoder, lm_head, lm_logits, unstack_layers
+from sleep_jax.models.decoder import SHARED, Decoder, lm_head, lm_logits, run_trunk, unstack_layers
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 97, (2, 12)).astype(np.int32)
@@ -103,6 +103,28 @@ def test_every_form_has_the_same_loss_and_gradients(cfg, trained):
     for scan in (True, False):
         got = run(cfg.replace(scan_layers=scan, remat="full"), trained["memory"])
         jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-3, atol=1e-5), got, want)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_what_goes_on_from_the_trunk_is_the_whole(cfg, scan):
+    """And the one part reads nothing of the other."""
+    memory = MemoryConfig((LevelConfig(slots=2, rank=3),), layers=(2, 3))
+    cfg = cfg.replace(layers=4, memory=memory, scan_layers=True)
+    rngs = {"params": jax.random.key(0), "memory": jax.random.key(1)}
+    whole = jax.jit(Decoder(cfg).init)(rngs, TOKENS)
+    segments = np.repeat([[SHARED, 1, 2, 0]], (3, 4, 3, 2), axis=1).repeat(2, axis=0)
+
+    def without(*names):
+        nothing = {k: jax.tree.map(lambda x: x * np.nan, whole["params"][k]) for k in names}
+        out = whole | {"params": whole["params"] | nothing}
+        return out if scan else unstack_layers(cfg, out)
+
+    form = cfg.replace(scan_layers=scan)
+    trunk = run_trunk(form, without("layers", "final_norm"), TOKENS, segments)
+    want = Decoder(form).apply(without(), TOKENS, segments)
+    got = Decoder(form).apply(without("trunk", "embed"), TOKENS, segments, trunk)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+    assert np.isfinite(want).all() and np.abs(trunk - want).max() > 0.1
 
 
 def test_tied_head_is_the_embedding(cfg, variables):

@@ -23,7 +23,8 @@ from sleep_jax.seeding.consolidate import (
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.rollouts import rollout_widths
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, packs, taught
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, packs
+from sleep_jax.seeding.trunk import precompute
 from sleep_jax.wake.context import read
 
 RNG = np.random.default_rng(0)
@@ -109,6 +110,12 @@ def night(cfg, variables, trained):
     }
 
 
+def distance(cfg, student, teachers):
+    """`divergence` over all exchanges."""
+    states = precompute(cfg, student, teachers, EXCHANGES, SHAPE)
+    return divergence(cfg, student, EXCHANGES, states, teachers, SHAPE)
+
+
 def judge(candidates, references):
     return np.array([float(len(c) % 2) for c in candidates], np.float32)
 
@@ -152,23 +159,22 @@ def test_distillation_alone_reaches_for_the_teacher_without_rollouts(
     got = seed_slot(
         cfg, tokenizer, judge, config, **night, log=lambda _, m: losses.append(m["kl_off"])
     )
-    before = divergence(cfg, night["student"], EXCHANGES, night["teachers"], SHAPE)
-    after = divergence(cfg, got, EXCHANGES, night["teachers"], SHAPE)
+    before, after = (distance(cfg, x, night["teachers"]) for x in (night["student"], got))
     assert after < 0.5 * before
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_divergence_is_the_mean_over_tokens_whatever_the_batches(cfg, night, log_probs):
-    hidden = taught(night["teachers"], EXCHANGES)
+    known = precompute(cfg, night["student"], night["teachers"], EXCHANGES, SHAPE)
     head = night["student"]["params"]["head"]["kernel"]
     total = 0.0
-    for e, states in zip(EXCHANGES, hidden):
+    for e, states in zip(EXCHANGES, known):
         s = log_probs(night["student"], e.student + e.completion[:-1])[len(e.student) - 1 :]
-        t = np.asarray(jax.nn.log_softmax(jnp.asarray(states) @ head))
+        t = np.asarray(jax.nn.log_softmax(jnp.asarray(states.teacher) @ head))
         total += (np.exp(t) * (t - s)).sum()
     # Five exchanges of 36 tokens do not fit one batch of two rows.
     assert len(packs(EXCHANGES, SHAPE)) > SHAPE.rows
-    got = divergence(cfg, night["student"], EXCHANGES, night["teachers"], SHAPE)
+    got = distance(cfg, night["student"], night["teachers"])
     np.testing.assert_allclose(got, total / 36, rtol=1e-3)
 
 
@@ -199,6 +205,17 @@ def test_a_gradient_is_clipped_before_adam():
     np.testing.assert_allclose(updates, [-0.5, 0.5], rtol=1e-4)
 
 
+def test_the_first_update_learns_and_the_peak_comes_after_the_warmup():
+    optimizer = seeding(steps=9, learning_rate=0.5, warmup=4).optimizer()
+    state, rates = optimizer.init(jnp.zeros(1)), []
+    for _ in range(10):  # of one gradient: each of Adam's updates is the rate
+        update, state = optimizer.update(jnp.ones(1), state)
+        rates.append(-float(update[0]))
+    np.testing.assert_allclose(rates[:5], [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-4)
+    assert np.all(np.diff(rates[4:]) < 0)
+    np.testing.assert_allclose(rates[-1], 0.05, rtol=1e-4)
+
+
 def test_several_teachers_are_weighted(cfg, variables, night, tokenizer):
     """The divergence from two teachers is the weighted mean of that from each, and so is what the
     slot learns from; the second teacher is another checkpoint of another width."""
@@ -209,24 +226,21 @@ def test_several_teachers_are_weighted(cfg, variables, night, tokenizer):
     own = dataclasses.replace(own, weight=0.75)
     other = Teacher(wide, {"params": params}, context, weight=0.25)
 
-    def distance(teachers):
-        return divergence(cfg, night["student"], EXCHANGES, teachers, SHAPE)
-
     alone = [dataclasses.replace(t, weight=1.0) for t in (own, other)]
     # A single teacher is scored with the student's head; next to itself, with its own.
     halves = [dataclasses.replace(other, weight=0.5)] * 2
-    each = distance(alone[:1]), distance(halves)
-    got = distance([own, other])
+    each = [distance(cfg, night["student"], those) for those in (alone[:1], halves)]
+    got = distance(cfg, night["student"], [own, other])
     np.testing.assert_allclose(got, 0.75 * each[0] + 0.25 * each[1], rtol=1e-5)
     config = seeding(steps=30, objective=Objective(alpha=1.0, lam=0.0))
     both = night | {"teachers": [own, other]}
     learnt = seed_slot(cfg, tokenizer, judge, config, **both, log=lambda *_: None)
-    assert divergence(cfg, learnt, EXCHANGES, [own, other], SHAPE) < got
+    assert distance(cfg, learnt, [own, other]) < got
     with pytest.raises(ValueError, match="sum to 1"):
-        distance([own, own, other])
+        distance(cfg, night["student"], [own, own, other])
     narrow = dataclasses.replace(other, cfg=wide.replace(vocab=90))
     with pytest.raises(ValueError, match="97, 90 tokens"):
-        distance([own, narrow])
+        distance(cfg, night["student"], [own, narrow])
 
 
 def logged_night(cfg, tokenizer, night, **changes):

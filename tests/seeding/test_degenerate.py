@@ -14,9 +14,10 @@ from sleep_jax.seeding.consolidate import carry_out, seed_slot
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.record import NotFinite
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs, taught
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs
 from sleep_jax.seeding.step import init_state, seeding_step
 from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction
+from sleep_jax.seeding.trunk import precompute
 from sleep_jax.wake.context import read
 
 RNG = np.random.default_rng(0)
@@ -49,8 +50,9 @@ def teacher(cfg, trained):
 
 
 @pytest.fixture(scope="module")
-def batch(teacher):
-    return batch_of(EXCHANGES, taught([teacher], EXCHANGES), packs(EXCHANGES, SHAPE), SHAPE)
+def batch(cfg, trained, teacher):
+    states = precompute(cfg, trained, [teacher], EXCHANGES, SHAPE)
+    return batch_of(EXCHANGES, states, packs(EXCHANGES, SHAPE), SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -129,16 +131,16 @@ def test_tied_rewards_weigh_as_much_as_none(batch, advance):
     assert metrics["policy_loss"] == 0 and metrics["gradient_norm"] > 0
 
 
-def test_an_empty_completion_is_as_good_as_absent(teacher):
+def test_an_empty_completion_is_as_good_as_absent(cfg, trained, teacher):
     # Its prompt fills a row to the last token, in both views.
     empty = Exchange(0, tokens(SHAPE.time), tokens(SHAPE.time), (), "rollout", True, 1.0)
     both = [*EXCHANGES[:1], empty]
-    hidden = taught([teacher], both)
-    assert hidden[1].shape == (0, 32)
-    np.testing.assert_allclose(hidden[0], taught([teacher], both[:1])[0], atol=1e-5)
+    states, alone = (precompute(cfg, trained, [teacher], x, SHAPE) for x in (both, both[:1]))
+    assert states[1].teacher.shape == (0, 32)
+    np.testing.assert_allclose(states[0].teacher, alone[0].teacher, atol=1e-5)
     rows = packs(both, SHAPE)
     assert len(rows) == 2
-    batch = batch_of(both, hidden, rows, SHAPE)
+    batch = batch_of(both, states, rows, SHAPE)
     assert batch.mask.sum() == 8 and not batch.rewarded.any()
 
 

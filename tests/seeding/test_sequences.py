@@ -11,7 +11,14 @@ import pytest
 from sleep_jax.models.decoder import Decoder, lm_head, lm_logits
 from sleep_jax.seeding.divergence import token_scores
 from sleep_jax.seeding.objective import Objective, objective_terms
-from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs, teacher_hidden
+from sleep_jax.seeding.sequences import (
+    BatchShape,
+    Exchange,
+    States,
+    batch_of,
+    packs,
+    teacher_hidden,
+)
 from sleep_jax.wake.context import read
 
 RNG = np.random.default_rng(0)
@@ -67,7 +74,7 @@ def shape(request):
 
 @pytest.fixture(scope="module")
 def batch(hidden, shape):
-    return batch_of(EXCHANGES, hidden, packs(EXCHANGES, shape), shape)
+    return batch_of(EXCHANGES, list(map(States, hidden)), packs(EXCHANGES, shape), shape)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +174,8 @@ def test_a_row_holds_the_opening_once(hidden):
         shape = BatchShape(1, wide + 6, 23, opening)
         assert len(packs(three, shape)) == 1
         assert len(packs(three, dataclasses.replace(shape, time=wide + 5))) == 2
-    batch = batch_of(EXCHANGES, hidden, packs(EXCHANGES, SHARING), SHARING)
+    states = list(map(States, hidden))
+    batch = batch_of(EXCHANGES, states, packs(EXCHANGES, SHARING), SHARING)
     used = [row for row in batch.tokens if row[2:].any()]
     assert all(tuple(row[:2]) == OPENING for row in used)
 

@@ -12,9 +12,9 @@ from sleep_jax.config import default, reinforcing_config, seeding_config
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot
 from sleep_jax.models.decoder import Decoder, lm_head, lm_logits
 from sleep_jax.rl.algorithms import ALGORITHMS, surrogate
-from sleep_jax.seeding.divergence import Divergence, token_scores
+from sleep_jax.seeding.divergence import SCORES, Divergence, token_scores
 from sleep_jax.seeding.objective import Objective, flat, objective_terms, scored_hidden
-from sleep_jax.seeding.sequences import BatchShape, Exchange, batch_of, packs
+from sleep_jax.seeding.sequences import BatchShape, Exchange, States, batch_of, packs
 from sleep_jax.seeding.step import init_critic, init_state, seeding_step
 
 RNG = np.random.default_rng(0)
@@ -60,10 +60,9 @@ def batch(cfg, trained):
 
     def states(e):
         hidden = Decoder(cfg).apply(trained, np.array([e.student + e.completion[:-1]]))
-        return np.asarray(hidden[0, len(e.student) - 1 :])
+        return States(np.asarray(hidden[0, len(e.student) - 1 :]))
 
-    hidden = [states(e) for e in EXCHANGES]
-    return batch_of(EXCHANGES, hidden, packs(EXCHANGES, SHAPE), SHAPE)
+    return batch_of(EXCHANGES, list(map(states, EXCHANGES)), packs(EXCHANGES, SHAPE), SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +296,38 @@ def test_the_gradient_is_that_of_the_loss(cfg, student, batch, run):
         without[0] / without[1] - metrics["policy_loss"], 0.3 * metrics["policy_entropy"], rtol=0.2
     )
     assert metrics["policy_entropy"] > 1
+
+
+class Learning(Objective):
+    """One that forms the gradient of every score."""
+
+    learns = SCORES
+
+
+ENTROPIC = surrogate("grpo", entropy_weight=0.3)
+WEIGHTLESS = [
+    (Objective(alpha=1.0, surrogate=ENTROPIC), {"kl"}),
+    (Objective(alpha=1.0, cross_entropy=0.5), {"kl", "log_prob"}),
+    (Objective(alpha=0.0, surrogate=ENTROPIC), {"log_prob", "entropy"}),
+]
+
+
+def test_what_weighs_nothing_is_not_learnt():
+    for objective, learns in (*WEIGHTLESS, (Objective(), {"kl", "log_prob"})):
+        assert set(objective.learns) == learns
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", [objective for objective, _ in WEIGHTLESS])
+def test_what_is_not_learnt_would_change_nothing(student, batch, run, objective):
+    """Forming it all the same, at a weight of 0, is the same update."""
+    slot, metrics = run(objective, student, batch)
+    same, general = run(Learning(**vars(objective)), student, batch)
+    assert metrics.keys() == general.keys() and metrics["gradient_norm"] > 0
+    for name, value in general.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+    for name in slot:
+        np.testing.assert_allclose(slot[name], same[name], rtol=1e-5, atol=1e-7)
 
 
 def test_accumulated_parts_are_the_whole_batch(student, batch, run):

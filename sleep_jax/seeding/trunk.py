@@ -1,0 +1,111 @@
+"""What no update of a night changes, computed once: how the teachers continue every exchange, and
+what the student's trunk makes of it.
+
+The trunk, the layers below the first that carries memory, is base alone: no gradient goes through
+it, and all models that differ in memory alone share it. So it is run once a sequence, and what goes
+on from there is every update, every score of a rollout, and a teacher over the student's base whose
+context agrees with the student's: one without a document, asked in the same words. What it made of
+a token is kept on the host, 4 d bytes.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder import SHARED, run_trunk
+from sleep_jax.seeding.objective import SeedingBatch, scored_hidden
+from sleep_jax.seeding.sequences import (
+    BatchShape,
+    Exchange,
+    States,
+    Teacher,
+    along,
+    batches,
+    teacher_hidden,
+)
+
+
+def untaught(exchanges: Sequence[Exchange], trunks: Sequence[np.ndarray | None]) -> list[States]:
+    """States without a teacher, for a pass that needs none."""
+    return [States(np.zeros((len(e.completion), 0)), trunk) for e, trunk in zip(exchanges, trunks)]
+
+
+def trunks_of(
+    cfg: DecoderConfig, variables, exchanges: Sequence[Exchange], shape: BatchShape
+) -> list[np.ndarray | None]:
+    """`States.trunk` of every exchange.
+
+    Args:
+      cfg, variables: the student.
+      exchanges: in its view.
+      shape: of the batches in which they are run.
+    """
+    out: list[np.ndarray | None] = [None] * len(exchanges)
+    if "trunk" not in cfg.stacks:
+        return out
+    for packed, batch in batches(exchanges, untaught(exchanges, out), shape):
+        residual = np.asarray(run_trunk(cfg, variables, batch.tokens, batch.segment_ids))
+        for states, segments, items in zip(residual, batch.segment_ids, packed):
+            for segment, i in enumerate(items, start=1):
+                continues = bool(shape.shared(exchanges[i]))
+                own = (SHARED, segment) if continues else (SHARED - segment,)
+                out[i] = states[np.isin(segments, own)]
+    return out
+
+
+def precompute(
+    cfg: DecoderConfig,
+    student,
+    teachers: Sequence[Teacher],
+    exchanges: Sequence[Exchange],
+    shape: BatchShape,
+    *,
+    width: int | None = None,
+    trunks: Sequence[np.ndarray | None] | None = None,
+) -> list[States]:
+    """The states of every exchange.
+
+    Args:
+      cfg, student: the student and its collections.
+      teachers: who teach.
+      exchanges: what is learnt from.
+      shape: of the batches.
+      width: tokens that a teacher's rows are padded to; None: buckets.
+      trunks: of the exchanges, where they are known.
+
+    Raises:
+      ValueError: a teacher has another vocabulary.
+    """
+    if len({t.cfg.vocab for t in teachers}) > 1:
+        sizes = ", ".join(str(t.cfg.vocab) for t in teachers)
+        raise ValueError(f"teachers with vocabularies of {sizes} tokens; they must share one")
+    trunks = trunks_of(cfg, student, exchanges, shape) if trunks is None else trunks
+    agree = "trunk" in cfg.stacks and all(e.is_by_heart for e in exchanges)
+
+    def hidden(teacher: Teacher) -> list[np.ndarray]:
+        has_base = teacher.cfg == cfg and teacher.variables["params"] is student["params"]
+        if agree and has_base:
+            return _from_trunk(cfg, teacher.variables, exchanges, trunks, shape)
+        return teacher_hidden(
+            teacher.cfg, teacher.variables, teacher.context, exchanges, width=width
+        )
+
+    each = zip(*map(hidden, teachers))
+    return [States(np.concatenate(parts, axis=-1), trunk) for parts, trunk in zip(each, trunks)]
+
+
+def _from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:
+    """A teacher's hidden states along each completion, from the trunk on."""
+    out: list[np.ndarray] = [None] * len(exchanges)
+    for packed, batch in batches(exchanges, untaught(exchanges, trunks), shape):
+        hidden = np.asarray(_hidden(cfg, variables, batch))
+        for i, states in along(exchanges, packed, hidden.reshape(*batch.mask.shape, -1)):
+            out[i] = states
+    return out
+
+
+@jax.jit(static_argnames=("cfg",))
+def _hidden(cfg: DecoderConfig, variables, batch: SeedingBatch):
+    return scored_hidden(cfg, variables, batch)
