@@ -2,10 +2,12 @@
 computation over full logits and against the same chunks under `jax.checkpoint` (remat).
 
     python benchmarks/fused_head.py [--tokens 1024] [--vocab 152064] [--kind forward]
+    python benchmarks/fused_head.py --chunk 128 64 256 --alone
 
 Times value and gradient with respect to the student's hidden states, after asserting that all three
 agree. Prints one JSON line a comparison; `ratio` is the fused one over the peer, in time and in
-bytes that the compiler assigns.
+bytes that the compiler assigns. Of several sizes of a chunk the first is compared with the peers,
+the others with the first, in the same rounds.
 """
 
 import argparse
@@ -43,14 +45,15 @@ def main():
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--width", type=int, default=SMOLLM2.width)
     parser.add_argument("--vocab", type=int, default=152064)
-    parser.add_argument("--chunk", type=int, default=128)
+    parser.add_argument("--chunk", type=int, nargs="+", default=[128], help="tokens in a chunk")
+    parser.add_argument("--alone", action="store_true", help="leave the peers out")
     parser.add_argument("--kind", choices=("forward", "reverse", "jsd"), default="forward")
     parser.add_argument("--dtype", choices=sorted(AGREE), default="bfloat16")
     parser.add_argument("--untied", action="store_true", help="the head is no embedding")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    if args.tokens % args.chunk:
-        parser.error(f"--tokens={args.tokens} is no multiple of --chunk={args.chunk}")
+    if args.tokens % args.chunk[0]:
+        parser.error(f"--tokens={args.tokens} is no multiple of --chunk={args.chunk[0]}")
     beta, keys = 0.5, jax.random.split(jax.random.key(0), 5)
     student, teacher = (jax.random.normal(k, (args.tokens, args.width)) for k in keys[:2])
     table = 2 * args.width**-0.5 * jax.random.normal(keys[2], (args.vocab, args.width))
@@ -60,15 +63,13 @@ def main():
     divergence = Divergence(args.kind, beta=beta)
     formula = functools.partial(definition, args.kind, beta)
 
-    def fused(student, teacher, targets, head):
+    def fused(chunk, student, teacher, targets, head):
         mask = jnp.ones(targets.shape, bool)
-        scores = token_scores(
-            student, teacher, targets, mask, head, args.chunk, divergence=divergence
-        )
+        scores = token_scores(student, teacher, targets, mask, head, chunk, divergence=divergence)
         return scores.kl, scores.log_prob
 
     def remat(student, teacher, targets, head):
-        chunks = (x.reshape(-1, args.chunk, *x.shape[1:]) for x in (student, teacher, targets))
+        chunks = (x.reshape(-1, args.chunk[0], *x.shape[1:]) for x in (student, teacher, targets))
         one = jax.checkpoint(lambda parts: formula(*parts, head))
         return tuple(x.reshape(-1) for x in jax.lax.map(one, tuple(chunks)))
 
@@ -81,13 +82,14 @@ def main():
         return jax.jit(jax.value_and_grad(loss))
 
     inputs = (student, teacher, targets, table, weights)
-    programs = {
-        "custom vjp": with_gradient(fused),
-        "full logits": with_gradient(formula),
-        "remat": with_gradient(remat),
+    peers = {"full logits": with_gradient(formula), "remat": with_gradient(remat)}
+    _, want = peers["full logits"](*inputs)
+    ours = {
+        f"custom vjp, chunk {chunk}": with_gradient(functools.partial(fused, chunk))
+        for chunk in args.chunk
     }
+    programs = ours | ({} if args.alone else peers)
     results = {name: run(*inputs) for name, run in programs.items()}
-    _, want = results["full logits"]
     errors = {
         name: float(jnp.linalg.norm(gradient - want) / jnp.linalg.norm(want))
         for name, (_, gradient) in results.items()
@@ -99,15 +101,17 @@ def main():
     seconds = interleaved(
         {n: functools.partial(run, *inputs) for n, run in programs.items()}, args.rounds
     )
-    error = errors["custom vjp"]
-    for peer in ("full logits", "remat"):
+    first, *others = ours
+    pairs = [(other, first) for other in others]
+    pairs += [(first, peer) for peer in programs if peer in peers]
+    for name, peer in pairs:
         for what, measured in (("bytes", size), ("time", seconds)):
             report(
                 f"divergence with LM head, {what}",
                 measured,
-                "custom vjp",
+                name,
                 peer,
-                gradient_error=error,
+                gradient_error=errors[name],
                 **vars(args),
             )
 
