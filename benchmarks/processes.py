@@ -32,7 +32,11 @@ class Runner:
         """Starts `script` of peers/ under the interpreter `python`; `errors` takes what it says."""
         self._errors = errors
         # Worth up to twice the speed on either side.
-        environment = os.environ | {"GLIBC_TUNABLES": MALLOC, "HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {
+            "GLIBC_TUNABLES": MALLOC,
+            "HF_HUB_OFFLINE": "1",
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two processes share an accelerator
+        }
         self._process = subprocess.Popen(
             [python, str(PEERS / script), json.dumps(spec)],
             stdin=subprocess.PIPE,
@@ -43,7 +47,7 @@ class Runner:
         )
 
     def step(self) -> dict:
-        """Does one step: its seconds, phases, peak_rss_bytes and versions.
+        """Does one step: its seconds, phases, peak_bytes and versions.
 
         Raises:
           RunnerFailed: it ended instead.
@@ -84,7 +88,7 @@ def in_turns(runners: dict[str, Runner], rounds: int) -> dict[str, dict]:
 
     Returns:
       By name: `first`, the seconds of the first step (compilation, warm-up), which is not counted
-      elsewhere; `seconds` of each round and its `phases`; `peak_rss_bytes` and `versions`.
+      elsewhere; `seconds` of each round and its `phases`; `peak_bytes` and `versions`.
     """
     firsts = {name: running.step() for name, running in runners.items()}
     rest = {name: [] for name in runners}
@@ -96,7 +100,7 @@ def in_turns(runners: dict[str, Runner], rounds: int) -> dict[str, dict]:
             "first": firsts[name]["seconds"],
             "seconds": [a["seconds"] for a in answers],
             "phases": [a["phases"] for a in answers],
-            "peak_rss_bytes": answers[-1]["peak_rss_bytes"],
+            "peak_bytes": answers[-1]["peak_bytes"],
             "versions": answers[-1]["versions"],
         }
         for name, answers in rest.items()
@@ -117,7 +121,7 @@ def compare(
     name: str,
     rounds: int,
     **setting,
-) -> None:
+) -> dict[str, dict]:
     """Runs two contestants in turns and prints a line for time and one for memory.
 
     Args:
@@ -126,13 +130,16 @@ def compare(
       name: the peer's.
       rounds: steps of each that count; one more comes before.
       setting: goes with the lines.
+
+    Returns:
+      What `in_turns` found of `sleep_jax` and of the peer; nothing if one of them failed.
     """
     try:
         with runner(*ours) as a, runner(*peer) as b:
             found = in_turns({"sleep_jax": a, name: b}, rounds)
     except (OSError, RunnerFailed) as failure:
         print(f"{title} against {name}: not measured\n{failure}", file=sys.stderr)
-        return
+        return {}
     seconds = {k: v["seconds"] for k, v in found.items()}
     setting |= {
         "first": {k: round(v["first"], 2) for k, v in found.items()},
@@ -143,5 +150,6 @@ def compare(
         "rounds": rounds,
     }
     report(f"{title}, time", seconds, "sleep_jax", name, **setting)
-    peak = {k: [v["peak_rss_bytes"]] for k, v in found.items()}
-    report(f"{title}, peak resident bytes", peak, "sleep_jax", name, **setting)
+    peak = {k: [v["peak_bytes"]] for k, v in found.items()}
+    report(f"{title}, peak bytes", peak, "sleep_jax", name, **setting)
+    return found

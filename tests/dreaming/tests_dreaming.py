@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.dreaming.trial import Examples
+from sleep_jax.data.examples import Examples
 from sleep_jax.models.config import DecoderConfig, LoraConfig
 from sleep_jax.models.decoder import Decoder
 
