@@ -19,6 +19,7 @@ from timing import report
 from sleep_jax.runtime.allocator import MALLOC
 
 PEERS = Path(__file__).parent / "peers"
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share an accelerator
 
 
 class RunnerFailed(RuntimeError):
@@ -32,11 +33,7 @@ class Runner:
         """Starts `script` of peers/ under the interpreter `python`; `errors` takes what it says."""
         self._errors = errors
         # Worth up to twice the speed on either side.
-        environment = os.environ | {
-            "GLIBC_TUNABLES": MALLOC,
-            "HF_HUB_OFFLINE": "1",
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two processes share an accelerator
-        }
+        environment = os.environ | {"GLIBC_TUNABLES": MALLOC, "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
             [python, str(PEERS / script), json.dumps(spec)],
             stdin=subprocess.PIPE,
@@ -121,7 +118,7 @@ def compare(
     name: str,
     rounds: int,
     **setting,
-) -> dict[str, dict]:
+) -> None:
     """Runs two contestants in turns and prints a line for time and one for memory.
 
     Args:
@@ -130,16 +127,13 @@ def compare(
       name: the peer's.
       rounds: steps of each that count; one more comes before.
       setting: goes with the lines.
-
-    Returns:
-      What `in_turns` found of `sleep_jax` and of the peer; nothing if one of them failed.
     """
     try:
         with runner(*ours) as a, runner(*peer) as b:
             found = in_turns({"sleep_jax": a, name: b}, rounds)
     except (OSError, RunnerFailed) as failure:
         print(f"{title} against {name}: not measured\n{failure}", file=sys.stderr)
-        return {}
+        return
     seconds = {k: v["seconds"] for k, v in found.items()}
     setting |= {
         "first": {k: round(v["first"], 2) for k, v in found.items()},
@@ -152,4 +146,3 @@ def compare(
     report(f"{title}, time", seconds, "sleep_jax", name, **setting)
     peak = {k: [v["peak_bytes"]] for k, v in found.items()}
     report(f"{title}, peak bytes", peak, "sleep_jax", name, **setting)
-    return found

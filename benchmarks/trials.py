@@ -5,28 +5,50 @@
 A trial trains a fresh LoRA adapter on a dream, `--epochs` updates of one row of `--time` tokens,
 and has the adapted model answer `--questions` greedily. Every contestant is a process of its own;
 `--peft-python` is the interpreter of an environment with peft and transformers. Prints JSON lines:
-for time and for peak memory, `ratio` is ours together over the other; last, the bytes of one more
-trial at a time over those of its adapter, gradient and moments alone.
+for time and for peak memory, where `ratio` is ours together over the other, and for the bytes that
+one more trial takes.
 """
 
 import argparse
 import sys
 
 import jax
+import jax.numpy as jnp
 from processes import compare
-from shapes import dtype_flag, random_params, shape_flags, shape_spec, shaped
+from shapes import (
+    compiled_bytes,
+    dtype_flag,
+    random_params,
+    shape_flags,
+    shape_spec,
+    shaped,
+)
 from timing import report
 
-from sleep_jax.dreaming.trial import init_lora
+from sleep_jax.data.examples import Examples
+from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
 from sleep_jax.models.config import TARGETS, LoraConfig
 
 
-def adapter_bytes(args: argparse.Namespace) -> int:
-    """An adapter, its gradient and Adam's two moments, in float32."""
-    cfg = shaped(args, lora=LoraConfig(args.rank, 2.0 * args.rank, tuple(args.targets)))
-    key = jax.random.key(0)
-    lora = jax.eval_shape(lambda: init_lora(cfg, random_params(cfg), key))
-    return 4 * sum(4 * leaf.size for leaf in jax.tree.leaves(lora))
+def bytes_of_one_more(args: argparse.Namespace, spec: dict, count: int) -> None:
+    """Prints what a trial adds to the program that trains `count` of them, as its compiler assigns
+    memory, over what its adapter, gradient and Adam's two moments hold in float32."""
+    lora = LoraConfig(args.rank, 2.0 * args.rank, tuple(args.targets))
+    cfg = shaped(args, lora=lora).replace(remat="full")
+    params = jax.eval_shape(lambda: random_params(cfg))
+    adapter = jax.eval_shape(lambda: init_lora(cfg, random_params(cfg), jax.random.key(0)))
+    trial = TrialConfig(epochs=args.epochs, chunk=count)
+
+    def held(trials: int) -> int:
+        shape = (trials, 1, args.time)
+        tokens, mask = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, bool))
+        rows = Examples(tokens=tokens, segment_ids=tokens, mask=mask)
+        return compiled_bytes(train_adapters, cfg, trial, {"params": params}, [adapter], rows)
+
+    more = (held(count) - held(1)) / (count - 1)
+    bare = 4 * sum(4 * leaf.size for leaf in jax.tree.leaves(adapter))
+    both = {"a trial": [more], "its adapter": [bare]}
+    report("bytes of one more trial", both, "a trial", "its adapter", spec=spec)
 
 
 def main():
@@ -64,14 +86,14 @@ def main():
             )
         if count == 1:
             continue
-        peer = "one after the other"
-        found = compare(
-            f"{count} trials", (*ours, many), (*ours, one), name=peer, rounds=args.rounds
+        compare(
+            f"{count} trials",
+            (*ours, many),
+            (*ours, one),
+            name="one after the other",
+            rounds=args.rounds,
         )
-        if found:
-            more = found["sleep_jax"]["peak_bytes"] - found[peer]["peak_bytes"]
-            held = {"peak": [more / (count - 1)], "adapter": [adapter_bytes(args)]}
-            report("bytes of one more trial at a time", held, "peak", "adapter", spec=many)
+        bytes_of_one_more(args, many, count)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from sleep_jax.models.config import LoraConfig
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 
-
 loss = jax.jit(mean_nll, static_argnums=0)
 
 
