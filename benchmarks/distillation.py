@@ -7,7 +7,7 @@ Peers, on as many rows, prompt and new tokens: TRL's DistillationTrainer (a teac
 context), its SDFTTrainer (the context beside the prompt) and its GRPOTrainer, and Tunix's GRPO
 learner, the last two with a KL to their reference, which is scored where our teacher is. All train
 a low-rank adapter of the same rank over the FFN. The paths are interpreters of environments that
-have them; what is not given is left out. Prints a JSON line each for time and peak resident memory;
+have them; what is not given is left out. Prints a JSON line each for time and peak memory;
 `ratio` is ours over theirs.
 """
 

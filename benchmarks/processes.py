@@ -19,6 +19,7 @@ from timing import report
 from sleep_jax.runtime.allocator import MALLOC
 
 PEERS = Path(__file__).parent / "peers"
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share an accelerator
 
 
 class RunnerFailed(RuntimeError):
@@ -43,7 +44,7 @@ class Runner:
         )
 
     def step(self) -> dict:
-        """Does one step: its seconds, phases, peak_rss_bytes and versions.
+        """Does one step: its seconds, phases, peak_bytes and versions.
 
         Raises:
           RunnerFailed: it ended instead.
@@ -84,7 +85,7 @@ def in_turns(runners: dict[str, Runner], rounds: int) -> dict[str, dict]:
 
     Returns:
       By name: `first`, the seconds of the first step (compilation, warm-up), which is not counted
-      elsewhere; `seconds` of each round and its `phases`; `peak_rss_bytes` and `versions`.
+      elsewhere; `seconds` of each round and its `phases`; `peak_bytes` and `versions`.
     """
     firsts = {name: running.step() for name, running in runners.items()}
     rest = {name: [] for name in runners}
@@ -96,7 +97,7 @@ def in_turns(runners: dict[str, Runner], rounds: int) -> dict[str, dict]:
             "first": firsts[name]["seconds"],
             "seconds": [a["seconds"] for a in answers],
             "phases": [a["phases"] for a in answers],
-            "peak_rss_bytes": answers[-1]["peak_rss_bytes"],
+            "peak_bytes": answers[-1]["peak_bytes"],
             "versions": answers[-1]["versions"],
         }
         for name, answers in rest.items()
@@ -143,5 +144,5 @@ def compare(
         "rounds": rounds,
     }
     report(f"{title}, time", seconds, "sleep_jax", name, **setting)
-    peak = {k: [v["peak_rss_bytes"]] for k, v in found.items()}
-    report(f"{title}, peak resident bytes", peak, "sleep_jax", name, **setting)
+    peak = {k: [v["peak_bytes"]] for k, v in found.items()}
+    report(f"{title}, peak bytes", peak, "sleep_jax", name, **setting)

@@ -9,7 +9,9 @@ import dataclasses
 
 import ml_collections
 
+from sleep_jax.dreaming.reward import RewardConfig
 from sleep_jax.dreaming.trial import TrialConfig
+from sleep_jax.evals.scorers import IN_WORDS, SCORERS
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.models.config import LoraConfig
 from sleep_jax.rl.algorithms import surrogate
@@ -133,13 +135,20 @@ def default() -> ml_collections.ConfigDict:
     c.dreaming.steps = 20
     c.dreaming.learning_rate = 5e-4
     c.dreaming.cross_entropy = 0.1
+    c.dreaming.scorer = "likelihood"  # tau, of its own answers; or exact_match, f1, contains, judge
+    c.dreaming.reward = "binary"  # or "margin", "top_1": what a rise of tau earns
+    c.dreaming.margin = 0.0  # that a rise has to exceed; SEAL's top_1 asks for none: -inf
     c.dreaming.trial = ml_collections.ConfigDict()
     c.dreaming.trial.rank = 32
     c.dreaming.trial.alpha = 64.0
-    c.dreaming.trial.targets = ("gate", "up", "down")
+    c.dreaming.trial.targets = ("gate", "up", "down")  # and of attention, "q", "k", "v", "o"
     c.dreaming.trial.epochs = 5
     c.dreaming.trial.learning_rate = 1e-3
-    c.dreaming.trial.chunk = 4
+    c.dreaming.trial.schedule = "constant"  # or "linear", to 0
+    c.dreaming.trial.batch = 0  # sequences of an update; 0: all
+    c.dreaming.trial.clip = 0.0  # largest gradient norm; 0: any
+    c.dreaming.trial.seeds = 1  # trials of each dream, over which its reward is a mean
+    c.dreaming.trial.chunk = 4  # adapters trained at a time, as memory allows
 
     c.evaluation = ml_collections.ConfigDict()
     c.evaluation.max_new_tokens = 40
@@ -276,6 +285,21 @@ def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
 
 
 def trial_config(c) -> TrialConfig:
-    """One trial."""
-    t = c.dreaming.trial
-    return TrialConfig(epochs=t.epochs, learning_rate=t.learning_rate, chunk=t.chunk)
+    """One trial; its adapter is `lora_config`."""
+    adapter = {field.name for field in dataclasses.fields(LoraConfig)}
+    return TrialConfig(**{k: v for k, v in c.dreaming.trial.items() if k not in adapter})
+
+
+def reward_config(c) -> RewardConfig:
+    """What a dream earns.
+
+    Raises:
+      ValueError: a scorer that the model's own questions are not made for.
+    """
+    d = c.dreaming
+    if d.scorer in SCORERS and d.scorer not in IN_WORDS:
+        raise ValueError(
+            f"dreaming.scorer={d.scorer!r} needs answers of its kind, but a night asks what the "
+            f"model itself wrote; choose from {', '.join(IN_WORDS)}"
+        )
+    return RewardConfig(scorer=d.scorer, form=d.reward, margin=d.margin)

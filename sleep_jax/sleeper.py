@@ -140,6 +140,8 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         settings.study_config,
         settings.wake_config,
         settings.gate_config,
+        settings.trial_config,
+        settings.reward_config,
     ):
         build(config)
     if (judge := config.seeding.judge) not in JUDGES:

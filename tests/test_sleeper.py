@@ -1,5 +1,7 @@
 """What wakes up: the judge by its name."""
 
+import re
+
 import pytest
 
 from sleep_jax import config as settings
@@ -28,3 +30,21 @@ def test_an_unknown_judge_is_refused_before_a_model_is_loaded(monkeypatch):
     with pytest.raises(ValueError, match=r"seeding.judge='jury'; choose from ") as error:
         sleeper.wake_up(config)
     assert all(name in str(error.value) for name in JUDGES)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("scorer", "bleu", "dreaming.scorer='bleu'; choose from likelihood, "),
+        ("scorer", "grid", "dreaming.scorer='grid' needs answers of its kind"),
+        ("reward", "best", "dreaming.reward='best'; choose from binary, "),
+    ],
+)
+def test_a_reward_that_cannot_be_is_refused_before_a_model_is_loaded(
+    monkeypatch, field, value, message
+):
+    monkeypatch.setattr(sleeper, "load_model", None)
+    config = settings.default()
+    config.dreaming[field] = value
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sleeper.wake_up(config)

@@ -1,4 +1,5 @@
-"""Our side: the sampler, or one on-policy seeding update (rollout, teacher's scoring, update)."""
+"""Our side: the sampler, one on-policy seeding update (rollout, teacher's scoring, update), or
+trials of dreams."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +7,12 @@ import numpy as np
 import optax
 from turns import Turns
 
+from sleep_jax.data.examples import examples
+from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
+from sleep_jax.evals.adapted import Adapted
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.config import DecoderConfig, LoraConfig
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
@@ -134,6 +138,49 @@ def seeding(turns: Turns):
     return step
 
 
+def trials(turns: Turns):
+    """Trains an adapter on each dream and has it answer, `at_a_time` of them together."""
+    spec, rng = turns.spec, np.random.default_rng(0)
+    cfg, params = decoder_of(spec)
+    cfg = cfg.replace(lora=LoraConfig(spec.rank, 2.0 * spec.rank, tuple(spec.targets)))
+    trial = TrialConfig(epochs=spec.epochs, learning_rate=1e-3, chunk=spec.chunk)
+    dreams = examples([[((), tokens_of(rng, spec, spec.time))] for _ in range(spec.trials)])
+    dreams.mask[..., 0] = False  # no row's first token is scored
+    prompts = [
+        [tokens_of(rng, spec, spec.prompt) for _ in range(spec.questions)] for _ in dreams.tokens
+    ]
+    lora = init_lora(cfg, params, jax.random.key(1))
+    base = Adapted(
+        cfg,
+        {"params": params},
+        NoTokenizer(),
+        max_new_tokens=spec.new,
+        batch=spec.at_a_time * spec.questions,
+    )
+
+    def train(mine):
+        return train_adapters(cfg, trial, base.variables, [lora], mine)[0]
+
+    def answer(adapters, asked):
+        return base.wearing(adapters).replies(asked)
+
+    train = turns.timed("train", train, jax.block_until_ready)
+    answer = turns.timed("answer", answer)
+
+    def step():
+        for start in range(0, spec.trials, spec.at_a_time):
+            mine = slice(start, start + spec.at_a_time)
+            answer(train(jax.tree.map(lambda x, mine=mine: x[mine], dreams)), prompts[mine])
+
+    return step
+
+
+def device_peak() -> int:
+    """Most bytes that the accelerator has held."""
+    return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
+
+
 if __name__ == "__main__":
-    turns = Turns("jax")
-    turns.serve({"sampler": sampler, "seeding": seeding}[turns.spec.task](turns))
+    turns = Turns("jax", peak=None if jax.default_backend() == "cpu" else device_peak)
+    tasks = {"sampler": sampler, "seeding": seeding, "trials": trials}
+    turns.serve(tasks[turns.spec.task](turns))

@@ -11,7 +11,13 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
+
+
+def resident() -> int:
+    """Most bytes of this process that were in memory."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Turns:
@@ -20,10 +26,12 @@ class Turns:
     Whatever else is printed goes to standard error: standard output is for the answers.
     """
 
-    def __init__(self, *packages: str):
-        """`packages`: whose versions go with the answers."""
+    def __init__(self, *packages: str, peak: Callable[[], int] | None = None):
+        """`packages`: whose versions go with the answers; `peak`: most bytes that a device has held
+        so far, where it has a memory of its own; None: what was resident."""
         self.spec = SimpleNamespace(**json.loads(sys.argv[1]))
         self._versions = {name: importlib.metadata.version(name) for name in packages}
+        self._peak = peak or resident
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self._begun = None
@@ -35,7 +43,7 @@ class Turns:
             answer = {
                 "seconds": time.perf_counter() - self._begun,
                 "phases": self._phases,
-                "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                "peak_bytes": self._peak(),
                 "versions": self._versions,
             }
             print(json.dumps(answer), file=self._answers, flush=True)

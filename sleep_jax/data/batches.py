@@ -17,6 +17,14 @@ def bucket(n: int, smallest: int = 16) -> int:
     return size
 
 
+def parts(n: int, most: int) -> np.ndarray:
+    """Indices of n items in parts of one size, at most `most`, [parts, size]; the last item fills
+    up the last part."""
+    count = -(-n // most)
+    size = -(-n // count)
+    return np.minimum(np.arange(count * size), n - 1).reshape(count, size)
+
+
 def pad(rows: Sequence[Sequence[int]], length: int, *, value: int = 0, side: str = "right"):
     """Stacks ragged rows into int32 [rows, length].
 

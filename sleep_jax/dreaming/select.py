@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sleep_jax.dreaming.trial import Examples, TrialConfig, mean_nll
+from sleep_jax.data.examples import Examples
+from sleep_jax.dreaming.trial import TrialConfig
+from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.models.config import DecoderConfig
 
 

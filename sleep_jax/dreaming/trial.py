@@ -1,73 +1,126 @@
-"""Try: every dream trains a LoRA adapter of its own, all in one program (paper 4, step 3).
+"""Try: every dream trains LoRA adapters of its own, all in one program (paper 4, step 3).
 
     W x + (alpha / r) B A x,     A ~ U(-1/sqrt(d), 1/sqrt(d)), B = 0 at birth (Hu et al. 2021)
 
-Adapters are stacked on a leading axis and vmapped over one base, so its products batch over the
-dreams. All start from the same
-A: dreams are compared, not their luck.
+The adapters lie side by side and the rows of their dreams form one batch: a base weight meets it in
+one product, and only the low-rank products are one for each adapter. The gradient of the summed
+losses is each adapter's own. All dreams start from the same A: dreams are compared, not their luck.
 """
 
 import dataclasses
 import functools
 import itertools
+from collections.abc import Mapping, Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 
-from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.decoder import Decoder, lm_head
-from sleep_jax.models.head import token_log_probs
+from sleep_jax.data.batches import parts
+from sleep_jax.data.examples import Examples
+from sleep_jax.evals.likelihood import mean_nll
+from sleep_jax.models.config import TARGETS, DecoderConfig, LoraConfig
 
-ATTENTION = ("q", "k", "v", "o")
+DATA = "data"  # the mesh axis that dreams are spread over
 
 
 @dataclasses.dataclass(frozen=True)
 class TrialConfig:
-    """A trial: full-batch Adam on the dream and its passage.
+    """A trial: Adam on the dream and its passage.
 
     Attributes:
-      epochs: updates of each adapter.
+      epochs: passes over the examples.
       learning_rate: Adam's rate.
+      schedule: `constant`, or `linear` to 0 over the trial.
+      batch: sequences of an update, in a random order; 0: all of them, packed, in each.
+      clip: largest norm of an adapter's gradient; 0: no clipping.
+      seeds: trials of each dream, from other adapters at birth.
       chunk: adapters trained at a time; bounds memory.
     """
 
     epochs: int = 10
     learning_rate: float = 1e-3
+    schedule: str = "constant"
+    batch: int = 0
+    clip: float = 0.0
+    seeds: int = 1
     chunk: int = 8
+
+    def __post_init__(self):
+        for name, least in (("epochs", 1), ("batch", 0), ("clip", 0), ("seeds", 1), ("chunk", 1)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"dreaming.trial.{name}={value}; it must be at least {least}")
+        if self.schedule not in ("constant", "linear"):
+            raise ValueError(
+                f"dreaming.trial.schedule={self.schedule!r}; choose 'constant' or 'linear'"
+            )
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of one adapter; the rate is applied outside, since it may differ from dream to dream."""
+        clipping = [optax.clip_by_global_norm(self.clip)] if self.clip else []
+        return optax.chain(*clipping, optax.scale_by_adam())
 
 
 @flax.struct.dataclass
-class Examples:
-    """Token sequences with the positions that count.
+class Hyperparameters:
+    """What may differ from dream to dream, [dreams] each.
 
     Attributes:
-      tokens: int32 [..., rows, time].
-      segment_ids: int32 [..., rows, time]; 0 is padding.
-      mask: bool [..., rows, time]; true on tokens whose prediction is scored (never a row's first).
+      epochs: int32, at most those of the `TrialConfig`.
+      learning_rate: float32.
+      rank: int32, at most that of the `LoraConfig`.
+      alpha: float32; the scale is alpha / rank, each dream's own.
     """
 
-    tokens: jax.Array
-    segment_ids: jax.Array
-    mask: jax.Array
+    epochs: jax.Array
+    learning_rate: jax.Array
+    rank: jax.Array
+    alpha: jax.Array
+
+    @classmethod
+    def of(
+        cls, lora: LoraConfig, trial: TrialConfig, dreams: Sequence[Mapping]
+    ) -> "Hyperparameters":
+        """The hyperparameters that dreams ask for; what one leaves out is as configured.
+
+        Raises:
+          ValueError: an unknown field, or one out of its range.
+        """
+        usual = {
+            "epochs": trial.epochs,
+            "learning_rate": trial.learning_rate,
+            "rank": lora.rank,
+            "alpha": lora.alpha,
+        }
+        most = {"epochs": trial.epochs, "rank": lora.rank}
+        for i, dream in enumerate(dreams):
+            for name, value in dream.items():
+                if name not in usual:
+                    raise ValueError(f"dream {i} sets {name!r}; choose from {', '.join(usual)}")
+                if name in most and not 1 <= value <= most[name]:
+                    raise ValueError(
+                        f"dream {i} asks for {name}={value}; it must lie in [1, {most[name]}], or "
+                        f"raise dreaming.trial.{name}"
+                    )
+        dtypes = {"epochs": np.int32, "rank": np.int32}
+        return cls(
+            **{
+                name: np.array([d.get(name, value) for d in dreams], dtypes.get(name, np.float32))
+                for name, value in usual.items()
+            }
+        )
 
 
 def init_lora(cfg: DecoderConfig, params, rng):
     """One adapter: `lora` collection, per stack of layers {attention, mlp}/target/{a [L, in, r], b
-    [L, r, out]}.
-
-    Raises:
-      ValueError: a target is not a linear of the decoder.
-    """
-    known = (*ATTENTION, "gate", "up", "down")
-    if unknown := [t for t in cfg.lora.targets if t not in known]:
-        raise ValueError(
-            f"dreaming.trial.targets has {unknown[0]!r}; choose from {', '.join(known)}"
-        )
+    [L, r, out]}."""
     lora: dict = {}
     for i, (stack, target) in enumerate(itertools.product(cfg.stacks, cfg.lora.targets)):
-        group = "attention" if target in ATTENTION else "mlp"
+        group = TARGETS[target]
         layers, width, out = params[stack][group][target]["kernel"].shape
         a_shape, b_shape = (layers, width, cfg.lora.rank), (layers, cfg.lora.rank, out)
         bound = width**-0.5
@@ -77,65 +130,162 @@ def init_lora(cfg: DecoderConfig, params, rng):
     return lora
 
 
-def mean_nll(cfg: DecoderConfig, variables, examples: Examples):
-    """Mean negative log-likelihood of the scored tokens, in nats: the SFT loss."""
-    hidden = Decoder(cfg).apply(variables, examples.tokens, examples.segment_ids)
-    mask = examples.mask[:, 1:].reshape(-1)
-    log_probs = token_log_probs(
-        hidden[:, :-1].reshape(-1, cfg.width),
-        examples.tokens[:, 1:].reshape(-1),
-        mask,
-        lm_head(cfg, variables["params"]),
-    )
-    return -jnp.sum(jnp.where(mask, log_probs, 0.0)) / jnp.maximum(mask.sum(), 1)
+def births(cfg: DecoderConfig, params, rng, seeds: int) -> list:
+    """An adapter for every seed; that of the first does not depend on how many there are."""
+    return [init_lora(cfg, params, jax.random.fold_in(rng, i) if i else rng) for i in range(seeds)]
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "trial"))
-def train_adapters(cfg: DecoderConfig, trial: TrialConfig, variables, lora, examples: Examples):
-    """Trains one adapter a dream, each alone with its own examples.
+def train_adapters(
+    cfg: DecoderConfig,
+    trial: TrialConfig,
+    variables,
+    adapters: Sequence,
+    examples: Examples,
+    hyper: Hyperparameters | None = None,
+):
+    """Trains an adapter for every dream and seed, each alone with its dream's examples.
+
+    Under a mesh (`jax.set_mesh`) with an axis `data`, the trials are spread over it; nothing is
+    sent between its devices.
 
     Args:
       cfg, trial: static.
-      variables: the model as it is now, without `lora`.
-      lora: the adapter at birth, shared by all.
-      examples: [dreams, rows, time].
+      variables: the model as it is now, without `lora`; it stays as it is.
+      adapters: one at birth for each seed (`births`), shared by all dreams.
+      examples: [dreams, rows, time], of which a dream with fewer has rows without a scored token.
+      hyper: of each dream; None: as configured.
 
     Returns:
-      (adapters, losses): the `lora` collection with a leading axis [dreams], and the loss before
-      each update [dreams, epochs].
+      (adapters, losses): the `lora` collection of dreams * seeds adapters side by side, the seeds
+      of a dream next to each other, leaves [L, dreams * seeds, ...]; and the loss before each
+      update [dreams * seeds, updates], 0 where there was nothing to learn.
     """
-    optimizer = optax.adam(trial.learning_rate)
+    seeds = len(adapters)
+    at_birth = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *adapters)
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, seeds, axis=0), (examples, hyper))
+    trials = (jnp.tile(jnp.arange(seeds), len(examples.tokens)), *repeated)
 
-    def train(dream: Examples):
-        def update(state, _):
-            adapter, opt_state = state
-            loss, gradient = jax.value_and_grad(
-                lambda adapter: mean_nll(cfg, {**variables, "lora": adapter}, dream)
-            )(adapter)
-            updates, opt_state = optimizer.update(gradient, opt_state)
-            return (optax.apply_updates(adapter, updates), opt_state), loss
+    def train(variables, at_birth, trials):
+        run = functools.partial(_train_side_by_side, cfg, trial, variables, at_birth)
+        return _in_chunks(run, trials, trial.chunk)
 
-        (adapter, _), losses = jax.lax.scan(
-            update, (lora, optimizer.init(lora)), length=trial.epochs
+    count = len(trials[0])
+    mesh = jax.sharding.get_abstract_mesh()
+    if (devices := mesh.shape.get(DATA, 1)) > 1:
+        trials = _take(trials, np.minimum(np.arange(count + -count % devices), count - 1))
+        train = jax.shard_map(
+            train,
+            in_specs=(P(), P(), P(DATA)),
+            out_specs=(P(None, DATA), P(DATA)),
+            axis_names={DATA},
+            check_vma=False,
         )
-        return adapter, losses
+    adapters, losses = train(variables, at_birth, trials)
+    return jax.tree.map(lambda x: x[:, :count], adapters), losses[:count]
 
-    return jax.lax.map(train, examples, batch_size=trial.chunk)
+
+def _take(trials, index):
+    return jax.tree.map(lambda x: x[index], trials)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "trial"))
-def likelihoods(cfg: DecoderConfig, trial: TrialConfig, variables, adapters, examples: Examples):
-    """tau: mean log-likelihood a token of the examples under every adapted model, [dreams].
+def _in_chunks(run, trials, chunk: int):
+    """`run` of all trials, a part of at most `chunk` at a time."""
+    count = len(trials[0])
+    index = parts(count, chunk)
+    if len(index) == 1:
+        return run(trials)
+    adapters, losses = jax.lax.map(lambda i: run(_take(trials, i)), index)
 
-    Args:
-      cfg, trial: static.
-      variables: the model, without `lora`.
-      adapters: the `lora` collection with a leading axis [dreams].
-      examples: [dreams, rows, time], each adapter's own.
-    """
+    def joined(x, axis):
+        return jax.lax.collapse(jnp.moveaxis(x, 0, axis), axis, axis + 2)
 
-    def score(item):
-        adapter, mine = item
-        return -mean_nll(cfg, {**variables, "lora": adapter}, mine)
+    adapters = jax.tree.map(lambda x: joined(x, 1)[:, :count], adapters)
+    return adapters, joined(losses, 0)[:count]
 
-    return jax.lax.map(score, (adapters, examples), batch_size=trial.chunk)
+
+def _train_side_by_side(cfg: DecoderConfig, trial: TrialConfig, variables, at_birth, trials):
+    """Trains the adapters of some trials: (seed [n], examples [n, rows, time], hyper [n])."""
+    seed, examples, hyper = trials
+    adapters = jax.tree.map(lambda x: x[:, seed], at_birth)
+    epochs, rate = jnp.full(seed.shape, trial.epochs), jnp.full(seed.shape, trial.learning_rate)
+    if hyper is not None:
+        epochs, rate = hyper.epochs, hyper.learning_rate
+        adapters = _narrowed(adapters, hyper.rank)
+    # The count of updates is a scalar of each adapter; all else lies beside what it is of.
+    one = jax.eval_shape(trial.optimizer.init, jax.tree.map(lambda x: x[:, 0], adapters))
+    axes = jax.tree.map(lambda x: min(x.ndim, 1), one)
+    moments = jax.vmap(trial.optimizer.init, in_axes=1, out_axes=axes)(adapters)
+
+    batch = trial.batch or examples.tokens.shape[1]
+    filled = -examples.tokens.shape[1] % batch
+    examples = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, filled), (0, 0))), examples)
+    per_epoch = examples.tokens.shape[1] // batch
+    own = -(-examples.mask.any(-1).sum(-1) // batch)  # updates in an epoch of each trial
+
+    def advance(adapter, moments, gradient, rate, is_live):
+        direction, after = trial.optimizer.update(gradient, moments)
+        moved = jax.tree.map(lambda w, u: w - rate * u, adapter, direction)
+        choose = functools.partial(jnp.where, is_live)
+        return jax.tree.map(choose, (moved, after), (adapter, moments))
+
+    def update(state, step):
+        adapters, moments = state
+        epoch, part = step // per_epoch, step % per_epoch
+        rows = examples
+        if per_epoch > 1:
+            rows = _shuffled_part(examples, seed, epoch, part, batch)
+
+        def loss(adapters):
+            worn = adapters if hyper is None else _scaled(cfg.lora, hyper, adapters)
+            each = mean_nll(cfg, {**variables, "lora": worn}, rows)
+            return each.sum(), each
+
+        gradient, each = jax.grad(loss, has_aux=True)(adapters)
+        is_live = (epoch < epochs) & rows.mask.any((1, 2))
+        left = 1 - (epoch * own + part) / (epochs * own) if trial.schedule == "linear" else 1.0
+        state = jax.vmap(advance, in_axes=(1, axes, 1, 0, 0), out_axes=(1, axes))(
+            adapters, moments, gradient, rate * left, is_live
+        )
+        return state, jnp.where(is_live, each, 0.0)
+
+    steps = jnp.arange(trial.epochs * per_epoch)
+    (adapters, _), losses = jax.lax.scan(update, (adapters, moments), steps)
+    adapters = adapters if hyper is None else _scaled(cfg.lora, hyper, adapters)
+    return adapters, losses.T
+
+
+def _narrowed(adapters, rank):
+    """Adapters at birth without their columns of A beyond each one's rank: with B = 0 these never
+    have a gradient."""
+
+    def narrow(path, x):
+        if path[-1].key == "b":
+            return x
+        return jnp.where(jnp.arange(x.shape[-1]) < rank[:, None, None], x, 0.0)
+
+    return jax.tree_util.tree_map_with_path(narrow, adapters)
+
+
+def _scaled(lora: LoraConfig, hyper: Hyperparameters, adapters):
+    """Adapters whose B carries what their own alpha / rank is over the configured one."""
+    ratio = (hyper.alpha / hyper.rank) / (lora.alpha / lora.rank)
+
+    def scale(path, x):
+        return ratio[:, None, None] * x if path[-1].key == "b" else x
+
+    return jax.tree_util.tree_map_with_path(scale, adapters)
+
+
+def _shuffled_part(examples: Examples, seed, epoch, part, batch: int) -> Examples:
+    """The part-th `batch` rows of each trial in the order of its epoch, rows without a scored token
+    last. How many of these there are changes nothing in that order."""
+
+    def shuffled(seed, mine: Examples):
+        key = jax.random.fold_in(jax.random.key(seed), epoch)
+        rows = jnp.arange(mine.mask.shape[0])
+        noise = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row)))(rows)
+        order = jnp.argsort(jnp.where(mine.mask.any(-1), noise, jnp.inf))
+        return _take(mine, jax.lax.dynamic_slice(order, (part * batch,), (batch,)))
+
+    return jax.vmap(shuffled)(seed, examples)

@@ -1,4 +1,4 @@
-"""Scores of short answers (SQuAD exact match and F1, containment) and perplexity.
+"""Scores of short answers (SQuAD exact match and F1, containment, integers, grids) and perplexity.
 
 Exact match and F1 follow the SQuAD v1.1 evaluation (Rajpurkar et al. 2016, arXiv 1606.05250).
 """
@@ -70,6 +70,54 @@ def contains_answer(prediction: str, answers: str | Sequence[str]) -> bool:
         if wanted and any(words[i : i + len(wanted)] == wanted for i in starts):
             return True
     return False
+
+
+_INTEGER = re.compile(r"(?<![\w.])[-−]?\d+(?!\d|\.\d)")
+
+
+def last_integer(text: str) -> int | None:
+    """The last integer of a text, with numbers in words ("seven") and thousands ("1,250") read;
+    None: there is none. The 5 of 3.5 is none."""
+    found = _INTEGER.findall(normalize_numbers(text))
+    return int(found[-1].replace("−", "-")) if found else None
+
+
+def is_integer_right(prediction: str, answers: str | Sequence[str]) -> bool:
+    """Whether the last integer of the prediction is that of an accepted answer.
+
+    Raises:
+      ValueError: an answer has no integer.
+    """
+    wanted = [last_integer(answer) for answer in _list_of(answers)]
+    if None in wanted:
+        raise ValueError(
+            f"no integer in the answer {list(_list_of(answers))[wanted.index(None)]!r}"
+        )
+    return last_integer(prediction) in wanted
+
+
+def first_grid(text: str) -> tuple[tuple[int, ...], ...] | None:
+    """The first grid of a text: lines of as many digits each, which spaces, commas or brackets may
+    separate (ARC, Chollet 2019, arXiv 1911.01547). None: there is none, or its rows differ."""
+    rows: list[tuple[int, ...]] = []
+    for line in re.sub(r"\]\s*,?\s*\[", "\n", text).splitlines():
+        if re.fullmatch(r"[\s\[\],\d]*\d[\s\[\],]*", line):
+            rows.append(tuple(map(int, re.findall(r"\d", line))))
+        elif rows:
+            break
+    return tuple(rows) if rows and len({*map(len, rows)}) == 1 else None
+
+
+def is_grid_right(prediction: str, answers: str | Sequence[str]) -> bool:
+    """Whether the first grid of the prediction equals that of an accepted answer in every cell.
+
+    Raises:
+      ValueError: an answer is no grid.
+    """
+    wanted = [first_grid(answer) for answer in _list_of(answers)]
+    if None in wanted:
+        raise ValueError(f"no grid in the answer {list(_list_of(answers))[wanted.index(None)]!r}")
+    return first_grid(prediction) in wanted
 
 
 def perplexity(sum_nll: float, tokens: float) -> float:

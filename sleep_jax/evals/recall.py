@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from sleep_jax.data.batches import bucket, pad
+from sleep_jax.data.examples import Examples
+from sleep_jax.evals.likelihood import log_probs
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.decoder import Decoder, lm_head
-from sleep_jax.models.head import token_log_probs
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 
@@ -69,15 +69,8 @@ class AnchorSet:
 
 @jax.jit(static_argnames=("cfg",))
 def _nll(cfg, variables, tokens, mask):
-    hidden = Decoder(cfg).apply(variables, tokens, mask)
-    mask = mask[:, 1:].reshape(-1) > 0
-    log_probs = token_log_probs(
-        hidden[:, :-1].reshape(-1, cfg.width),
-        tokens[:, 1:].reshape(-1),
-        mask,
-        lm_head(cfg, variables["params"]),
-    )
-    return -(log_probs * mask).sum(), mask.sum()
+    examples = Examples(tokens=tokens, segment_ids=mask, mask=(mask > 0).at[:, 0].set(False))
+    return -log_probs(cfg, variables, examples).sum(), examples.mask.sum()
 
 
 def negative_log_likelihood(cfg: DecoderConfig, variables, tokens, mask) -> tuple[float, int]:

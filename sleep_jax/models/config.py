@@ -18,6 +18,13 @@ class RopeScaling:
     original_max_position: int
 
 
+# Linears of a layer that may carry an adapter, by the module that they are part of.
+TARGETS = {
+    **dict.fromkeys(("q", "k", "v", "o"), "attention"),
+    **dict.fromkeys(("gate", "up", "down"), "mlp"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
     """A trial adapter: which linears carry one, its rank and its alpha (scale alpha / rank)."""
@@ -25,6 +32,14 @@ class LoraConfig:
     rank: int = 32
     alpha: float = 64.0
     targets: tuple[str, ...] = ("gate", "up", "down")
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"dreaming.trial.rank={self.rank}; it must be at least 1")
+        if unknown := [t for t in self.targets if t not in TARGETS]:
+            raise ValueError(
+                f"dreaming.trial.targets has {unknown[0]!r}; choose from {', '.join(TARGETS)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

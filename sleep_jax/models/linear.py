@@ -73,6 +73,10 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 class Linear(nn.Module):
     """y = x W (+ bias) (+ alpha / rank * (x A) B where the `lora` collection holds A and B for it).
 
+    A [in, r] and B [r, out] are one adapter for all rows. With a leading axis, [n, in, r] and
+    [n, r, out], they are n adapters side by side and the rows of x are n runs of equal length, each
+    run under its own: x W stays one product of all rows.
+
     Attributes:
       cfg: the decoder it is part of.
       features: output width.
@@ -96,7 +100,9 @@ class Linear(nn.Module):
         if self.has_variable("lora", "a"):
             a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
             scale = self.cfg.lora.alpha / self.cfg.lora.rank
-            y = y + scale * matmul(matmul(x, a.astype(dtype)), b.astype(dtype))
+            runs = x.reshape(*a.shape[:-2], -1, x.shape[-1])
+            low = matmul(runs, a.astype(dtype))
+            y = y + scale * matmul(low, b.astype(dtype)).reshape(y.shape)
         return y
 
 

@@ -7,16 +7,22 @@ import jax
 import numpy as np
 
 from sleep_jax import config as settings
-from sleep_jax.dreaming.reinforce import about, examples, lessons, rewards
+from sleep_jax.data.examples import examples
+from sleep_jax.dreaming.reinforce import about, lessons
+from sleep_jax.dreaming.reward import earned, gains
 from sleep_jax.dreaming.select import importance, select
-from sleep_jax.dreaming.trial import init_lora
+from sleep_jax.dreaming.trial import births
 from sleep_jax.dreaming.write import Dream, write
+from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.items import Item, RewardItems
+from sleep_jax.evals.rubric import Rubric
+from sleep_jax.evals.scorers import scorer
 from sleep_jax.itinerary import Step
 from sleep_jax.phases.consolidate import GATED, studied
 from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.night import Desk, Night, awake, key_of
 from sleep_jax.seeding.consolidate import seed_slot
-from sleep_jax.seeding.self_study import Question, Study
+from sleep_jax.seeding.self_study import Study
 from sleep_jax.sleeper import Day, Sleeper
 
 
@@ -29,9 +35,11 @@ def dream(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             bar.advance(1, written=0)
         return night.note(step.label, tokens=0, skipped="no slot of level 1 holds this day")
     key = key_of(sleeper, step)
-    questions = list(Study.of(night.day(step.day)["study"]).held_out)
-    if leaked := {q.text for q in sleeper.questions} & {q.question for q in questions}:
-        raise AssertionError(f"a question that rewards dreams is a test question: {leaked.pop()!r}")
+    held_out = Study.of(night.day(step.day)["study"]).held_out
+    items = RewardItems.apart_from(
+        {q.text for q in sleeper.questions},
+        [Item(q.document, q.question, (q.answer,)) for q in held_out],
+    )
     teacher = awake(sleeper, night, day)
     model = night.now.on(sleeper.params)
     reinforcing = settings.reinforcing_config(c, prompts.opening)
@@ -50,10 +58,9 @@ def dream(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
         )
         bar.advance(1, written=written)
         # A dream about a document that no question of the model's own asks about has no tau.
-        asked = {q.document for q in questions}
-        dreams = [x for x in dreams if x.document in asked]
+        dreams = [x for x in dreams if x.document in items.documents]
         kept, rewarded = try_out(
-            sleeper, model, dreams, day, questions, jax.random.fold_in(key, 1), desk
+            sleeper, model, dreams, day, items, jax.random.fold_in(key, 1), desk
         )
         bar.advance(1, kept=len(kept), rewarded=len(rewarded))
 
@@ -96,30 +103,45 @@ def try_out(
     model,
     dreams: list[Dream],
     day: Day,
-    questions: list[Question],
+    items: RewardItems,
     rng,
     desk: Desk,
 ) -> tuple[list[Dream], list[Dream]]:
     """Selects dreams by gradient and tries each on its own.
 
     Returns:
-      (kept, rewarded): the selected dreams, and those of them that raised tau.
+      (kept, rewarded): the selected dreams, and those of them that earned a reward.
     """
     if not dreams:
         return [], []
     cfg, c, prompts = sleeper.cfg, sleeper.config, sleeper.prompts
     trial = settings.trial_config(c)
-    lora = init_lora(cfg, sleeper.params, rng)
+    adapters = births(cfg, sleeper.params, rng, trial.seeds)
     pages = [day.documents[x.document] for x in dreams]
     alone = examples([[(about(p, prompts), x.tokens)] for x, p in zip(dreams, pages)])
     passages = examples([[(about(p, prompts), prompts.reply(p.text))] for p in pages])
-    scores = np.asarray(importance(cfg, trial, model, lora, alone, passages))
+    scores = np.asarray(importance(cfg, trial, model, adapters[0], alone, passages))
     of = [x.document for x in dreams]
     chosen = select(scores, of, c.dreaming.top, c.dreaming.random, int(c.seed))
     kept = [dreams[i] for i in chosen]
-    reward, gain = rewards(cfg, trial, model, lora, kept, day.documents, questions, prompts)
+    learnt = [
+        [(about(p, prompts), x.tokens), (about(p, prompts), prompts.reply(p.text))]
+        for x, p in ((x, day.documents[x.document]) for x in kept)
+    ]
+    of = [x.document for x in kept]
+    paid = settings.reward_config(c)
+    gain = gains(
+        Adapted(cfg, model, sleeper.tokenizer, max_new_tokens=int(c.evaluation.max_new_tokens)),
+        trial,
+        scorer(paid.scorer, lambda: Rubric(cfg, sleeper.params, sleeper.tokenizer)),
+        adapters,
+        examples(learnt, is_packed=not trial.batch),
+        of,
+        items,
+    )
+    reward = earned(paid, gain, of)
     for i, x in enumerate(kept):
-        figures = {"importance": scores[chosen[i]], "reward": reward[i], "gain": gain[i]}
+        figures = {"importance": scores[chosen[i]], "reward": reward[i], "gain": gain[i].mean()}
         desk.scalars(i, {name: float(value) for name, value in figures.items()})
         desk.writer.text(desk.label, i, x.instruction, x.text)
     return kept, [x for x, r in zip(kept, reward) if r]

@@ -37,11 +37,11 @@ def _lean(cfg, variables, tokens, mask, words):
     return logits[:, 0] - logits[:, 1]
 
 
-class YesNo:
-    """Scores pairs by what the model answers; asks about no pair of texts twice."""
+class Asked:
+    """What the model, as it was before any sleep, leans to when asked for a yes or a no."""
 
     def __init__(self, cfg: DecoderConfig, params, tokenizer: Tokenizer):
-        """Binds the model as it was before any sleep.
+        """Binds the model.
 
         Args:
           cfg, params: the base; what `cfg` says of memory is left out.
@@ -55,9 +55,29 @@ class YesNo:
         self._words = np.array([tokenizer.encode(word)[0] for word in ("Yes", "No")])
         if self._words[0] == self._words[1]:
             raise ValueError(
-                "seeding.judge='model': the tokenizer begins 'Yes' and 'No' with the same token; "
-                "choose another judge"
+                "a model that judges says yes or no, but the tokenizer begins 'Yes' and 'No' with "
+                "the same token; choose another seeding.judge or dreaming.scorer"
             )
+
+    def lean(self, requests: Sequence[str]) -> np.ndarray:
+        """logit(yes) - logit(no) as the first word of the reply to each, float32 [n]."""
+        prompts = [self._tokenizer.chat([{"role": "user", "content": text}]) for text in requests]
+        width = bucket(max(map(len, prompts), default=0), SHORTEST)
+        out = []
+        for start in range(0, len(prompts), ROWS):
+            chosen = prompts[start : start + ROWS]
+            tokens, mask = pad(chosen + chosen[:1] * (ROWS - len(chosen)), width)
+            leans = _lean(self._cfg, self._variables, tokens, mask, self._words)
+            out.append(np.asarray(leans)[: len(chosen)])
+        return np.concatenate([np.zeros(0, np.float32), *out])
+
+
+class YesNo:
+    """Scores pairs by what the model answers; asks about no pair of texts twice."""
+
+    def __init__(self, cfg: DecoderConfig, params, tokenizer: Tokenizer):
+        """Binds the model; arguments and what is raised are those of `Asked`."""
+        self._asked = Asked(cfg, params, tokenizer)
         self._held: dict[tuple[str, str], float] = {}
 
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
@@ -71,18 +91,7 @@ class YesNo:
 
     def lean(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """logit(yes) - logit(no) for ordered pairs, float32 [n]; always asks the model."""
-        prompts = [self._prompt(a, b) for a, b in pairs]
-        width = bucket(max(map(len, prompts), default=0), SHORTEST)
-        out = []
-        for start in range(0, len(prompts), ROWS):
-            chosen = prompts[start : start + ROWS]
-            tokens, mask = pad(chosen + chosen[:1] * (ROWS - len(chosen)), width)
-            leans = _lean(self._cfg, self._variables, tokens, mask, self._words)
-            out.append(np.asarray(leans)[: len(chosen)])
-        return np.concatenate([np.zeros(0, np.float32), *out])
-
-    def _prompt(self, a: str, b: str) -> list[int]:
-        return self._tokenizer.chat([{"role": "user", "content": REQUEST.format(a=a, b=b)}])
+        return self._asked.lean([REQUEST.format(a=a, b=b) for a, b in pairs])
 
 
 def _initial(cfg: DecoderConfig, params):

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from sleep_jax.data.documents import Document
+from sleep_jax.evals.metrics import normalize_answer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.rewards.agreement import ungrounded
@@ -217,8 +218,8 @@ def ask(
       cfg, variables, tokenizer: the teacher.
       documents, context: what it read, and its cache with one row a document.
       study: how much.
-      excluded: test questions; one that the model happens to write itself, word for word, is left
-        out.
+      excluded: test questions; one that the model happens to write itself is left out, whatever
+        its case, articles and punctuation.
       rng: PRNG key.
 
     Returns:
@@ -241,12 +242,13 @@ def ask(
         jax.random.fold_in(rng, 0),
     )
     pages = [f"{d.title} {d.text}" for d in documents]
+    tested = set(map(normalize_answer, excluded))
     written = {
         (i, text): sentence
         for (i, sentence), group in zip(about, drawn)
         for text in (tokenizer.decode(c.tokens).strip() for c in group)
         if is_about(text, sentence)
-        and text not in excluded
+        and normalize_answer(text) not in tested
         and not (study.is_grounded and ungrounded(text, pages[i]))
     }
     answers = generate(

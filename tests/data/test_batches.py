@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sleep_jax.data.batches import bucket, pack, pad
+from sleep_jax.data.batches import bucket, pack, pad, parts
 
 
 def test_bucket_sizes():
@@ -13,6 +13,12 @@ def test_bucket_sizes():
         size = bucket(n)
         assert size >= n and all(s < n for s in sizes if s < size)
         assert n < 16 or size - n < size / 5
+
+
+def test_parts_are_of_one_size():
+    assert parts(5, 8).tolist() == [[0, 1, 2, 3, 4]]
+    assert parts(9, 8).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 8]]
+    assert parts(4, 2).tolist() == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize(

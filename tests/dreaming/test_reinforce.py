@@ -1,23 +1,13 @@
-"""Writing, packing of examples, and what a rewarded dream teaches."""
+"""Writing, and what a rewarded dream teaches."""
 
 import numpy as np
 import pytest
 
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.reinforce import examples, lessons
+from sleep_jax.dreaming.reinforce import lessons
 from sleep_jax.dreaming.write import Dream, degenerates, write
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.seeding.prompts import Prompts
-
-
-def test_examples_score_only_what_is_scored():
-    got = examples([[((1, 2), (3, 4)), ((5,), (6,))], [((7,), (8, 9))]])
-    assert got.tokens.shape == (2, 1, 16)
-    row = slice(0, 6)
-    assert got.tokens[0, 0, row].tolist() == [1, 2, 3, 4, 5, 6]
-    assert got.segment_ids[0, 0, row].tolist() == [1, 1, 1, 1, 2, 2]
-    assert got.mask[0, 0, row].tolist() == [False, False, True, True, False, True]
-    assert got.mask[1, 0].sum() == 2 and not got.mask[0, 0, 6:].any()
 
 
 def test_loops_and_fragments_are_no_dreams():

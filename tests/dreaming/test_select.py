@@ -6,7 +6,8 @@ import numpy as np
 from tests_dreaming import batch_of_rows, model
 
 from sleep_jax.dreaming.select import importance, select
-from sleep_jax.dreaming.trial import TrialConfig, init_lora, mean_nll
+from sleep_jax.dreaming.trial import TrialConfig, init_lora
+from sleep_jax.evals.likelihood import mean_nll
 
 
 def test_the_top_of_each_document_and_some_others_are_kept():

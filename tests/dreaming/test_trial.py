@@ -1,54 +1,201 @@
-"""Trials: silent at birth, isolated, and the same together as alone."""
+"""Trials: silent at birth, isolated, the same together as alone, one product with each base
+weight."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.extend.core import jaxprs_in_params
 from tests_dreaming import batch_of_rows, model
 
-from sleep_jax.dreaming.trial import TrialConfig, init_lora, likelihoods, mean_nll, train_adapters
+from sleep_jax.dreaming.trial import Hyperparameters, TrialConfig, births, init_lora, train_adapters
+from sleep_jax.evals.likelihood import mean_nll
+from sleep_jax.models.config import TARGETS, LoraConfig
 
-TRIAL = TrialConfig(epochs=4, learning_rate=1e-2, chunk=2)
+TRIAL = TrialConfig(epochs=4, learning_rate=1e-2, schedule="linear", clip=0.1, chunk=2)
+
+
+def one(tree, i):
+    return jax.tree.map(lambda x: x[i], tree)
+
+
+def deltas(lora, scale):
+    """What every adapter adds to its weight, [L, ..., in, out]."""
+    held = {path[:-1]: 0 for path, _ in jax.tree_util.tree_leaves_with_path(lora)}
+    for path in held:
+        leaf = lora
+        for key in path:
+            leaf = leaf[key.key]
+        held[path] = scale * leaf["a"] @ leaf["b"]
+    return held
+
+
+nll = jax.jit(mean_nll, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradient(cfg, variables, lora, rows):
+    return jax.grad(lambda lora: mean_nll(cfg, {**variables, "lora": lora}, rows))(lora)
+
+
+def trained_alone(cfg, variables, lora, rows, optimizer, updates):
+    """An adapter as anybody would train it."""
+    state = optimizer.init(lora)
+    for _ in range(updates):
+        step, state = optimizer.update(gradient(cfg, variables, lora, rows), state)
+        lora = optax.apply_updates(lora, step)
+    return lora
 
 
 def test_an_adapter_at_birth_changes_nothing():
-    cfg, variables = model()
+    cfg, variables = model(targets=tuple(TARGETS))
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
-    rows = jax.tree.map(lambda x: x[0], batch_of_rows(0, 1))
-    with_adapter = mean_nll(cfg, {**variables, "lora": lora}, rows)
-    assert jnp.array_equal(with_adapter, mean_nll(cfg, variables, rows))
-
-
-def test_an_unknown_target_is_refused():
-    cfg, variables = model(targets=("gate", "gates"))
-    with pytest.raises(ValueError, match="gates"):
-        init_lora(cfg, variables["params"], jax.random.key(0))
+    rows = one(batch_of_rows(0, 1), 0)
+    with_adapter = nll(cfg, {**variables, "lora": lora}, rows)
+    assert jnp.array_equal(with_adapter, nll(cfg, variables, rows))
 
 
 def test_adapters_trained_together_equal_those_trained_alone():
-    cfg, variables = model()
+    cfg, variables = model(targets=("k", "o", "gate", "down"))
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
     dreams = batch_of_rows(5, 3)
-    together, losses = train_adapters(cfg, TRIAL, variables, lora, dreams)
-    assert np.all(losses[:, -1] < losses[:, 0])
-    for i in range(3):
-        one = jax.tree.map(lambda x, i=i: x[i : i + 1], dreams)
-        alone, _ = train_adapters(cfg, TRIAL, variables, lora, one)
-        for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together)):
-            np.testing.assert_allclose(a[0], b[i], rtol=2e-3, atol=2e-5)
-
-
-def test_tau_rises_on_what_an_adapter_was_trained_on():
-    cfg, variables = model()
-    lora = init_lora(cfg, variables["params"], jax.random.key(0))
-    dreams = batch_of_rows(7, 2)
-    adapters, _ = train_adapters(cfg, TRIAL, variables, lora, dreams)
-    at_birth = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, *x.shape)), lora)
-    before = likelihoods(cfg, TRIAL, variables, at_birth, dreams)
-    after = likelihoods(cfg, TRIAL, variables, adapters, dreams)
-    assert np.all(after > before)
+    own = [{}, {"epochs": 2, "learning_rate": 3e-3}, {"rank": 1, "alpha": 1.0}]
+    hyper = Hyperparameters.of(cfg.lora, TRIAL, own)
+    together, losses = train_adapters(cfg, TRIAL, variables, [lora], dreams, hyper)
+    assert np.all(losses[:, 1] < losses[:, 0])
+    assert losses[1, 2:].tolist() == [0, 0] and np.all(losses[[0, 2], 2:] > 0)
     np.testing.assert_allclose(
-        before[0],
-        -mean_nll(cfg, variables, jax.tree.map(lambda x: x[0], dreams)),
-        rtol=1e-5,
+        losses[:, 0], [nll(cfg, variables, one(dreams, i)) for i in range(3)], rtol=1e-5
     )
+    for i, mine in enumerate(own):
+        epochs = mine.get("epochs", 4)
+        rank, alpha = mine.get("rank", cfg.lora.rank), mine.get("alpha", cfg.lora.alpha)
+        # Only the columns up to its rank.
+        narrow = jax.tree_util.tree_map_with_path(
+            lambda path, x, r=rank: x[..., :r] if path[-1].key == "a" else x[..., :r, :], lora
+        )
+        rate = optax.linear_schedule(mine.get("learning_rate", 1e-2), 0.0, epochs)
+        alone = trained_alone(
+            cfg.replace(lora=LoraConfig(rank, alpha, cfg.lora.targets)),
+            variables,
+            narrow,
+            one(dreams, i),
+            optax.chain(optax.clip_by_global_norm(0.1), optax.adam(rate)),
+            epochs,
+        )
+        want = deltas(alone, alpha / rank)
+        got = deltas(jax.tree.map(lambda x, i=i: x[:, i], together), 2.0)
+        assert len(got) == 4
+        for path in want:
+            np.testing.assert_allclose(got[path], want[path], rtol=5e-3, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_empty_rows_of_a_dream_cost_it_no_update():
+    cfg, variables = model(targets=("v", "up"))
+    trial = TrialConfig(epochs=2, learning_rate=1e-2, schedule="linear", batch=1)
+    pair = births(cfg, variables["params"], jax.random.key(0), 2)
+    rows = batch_of_rows(5, 3)
+    long = jax.tree.map(lambda x: x.reshape(1, 6, -1)[:, :3], rows)
+    short = jax.tree.map(lambda x: x.at[:, 2].set(jnp.zeros((), x.dtype)), long)
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), long, short)
+    together, losses = train_adapters(cfg, trial, variables, pair, both)
+    assert losses.shape == (4, 6) and np.all(losses[:2] > 0)
+    np.testing.assert_array_equal(losses[2:] > 0, [[True, True, False] * 2] * 2)
+    without = jax.tree.map(lambda x: x[:, :2], short)
+    alone, _ = train_adapters(cfg, trial, variables, pair, without)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together)):
+        np.testing.assert_allclose(a, b[:, 2:], rtol=2e-3, atol=2e-5)
+    # Seeds differ in the adapter at birth, candidates of a seed do not.
+    a = together["layers"]["attention"]["v"]["a"]
+    moved = jnp.abs(a[:, 0] - a[:, 2]).max()
+    assert moved < 0.1 < jnp.abs(a[:, 0] - a[:, 1]).max()
+
+
+def products(jaxpr):
+    """(shape, shape, dimension numbers) of every matrix product in a program."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield *(v.aval.shape for v in eqn.invars), eqn.params["dimension_numbers"]
+        for inner in jaxprs_in_params(eqn.params):
+            yield from products(inner)
+
+
+def test_a_base_weight_meets_the_rows_of_all_dreams_in_one_product():
+    cfg, variables = model(targets=("q", "gate", "down"))
+    lora = init_lora(cfg, variables["params"], jax.random.key(0))
+    dreams, trial = batch_of_rows(5, 3), TrialConfig(epochs=1)
+    program = jax.make_jaxpr(lambda *args: train_adapters(cfg, trial, *args))(
+        variables, [lora], dreams
+    )
+    found = [*products(program.jaxpr)]
+    base = {(16, 24): "gate, up", (24, 16): "down"}
+    forward = [(x, w, dims) for x, w, dims in found if w in base]
+    assert {w for _, w, _ in forward} == {*base}
+    for x, w, (contracted, batched) in forward:
+        assert contracted == ((len(x) - 1,), (0,)) and batched == ((), ())
+        assert x == (3 * 2, 12, w[0])  # dreams * rows, time, width
+    low = [(x, w) for x, w, _ in found if len(w) == 3 and 2 in w]
+    assert low and all(w[0] == 3 for _, w in low)  # and each adapter those of its own
+
+
+def test_what_a_trial_may_not_be_is_refused():
+    with pytest.raises(ValueError, match="targets has 'gates'"):
+        LoraConfig(targets=("gate", "gates"))
+    with pytest.raises(ValueError, match="rank=0"):
+        LoraConfig(rank=0)
+    with pytest.raises(ValueError, match="seeds=0"):
+        TrialConfig(seeds=0)
+    with pytest.raises(ValueError, match="schedule='cosine'"):
+        TrialConfig(schedule="cosine")
+    for wrong, word in (
+        ({"epochs": 9}, "epochs=9"),
+        ({"lr": 1.0}, "'lr'"),
+        ({"rank": 0}, "rank=0"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            Hyperparameters.of(LoraConfig(), TRIAL, [{}, wrong])
+
+
+EIGHT = """
+import jax, numpy as np
+from tests_dreaming import batch_of_rows, model
+from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
+
+assert len(jax.devices()) == 8
+cfg, variables = model()
+trial = TrialConfig(epochs=3, learning_rate=1e-2, batch=1, chunk=1)
+lora = init_lora(cfg, variables["params"], jax.random.key(0))
+dreams = batch_of_rows(5, 11)  # two on most of the devices
+args = (cfg, trial, variables, [lora], dreams)
+want, _ = train_adapters(*args)
+with jax.set_mesh(jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))):
+    compiled = train_adapters.lower(*args).compile().as_text()
+    got, losses = train_adapters(*args)
+assert losses.shape == (11, 6)
+for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
+    assert word + "(" not in compiled.split("ENTRY")[0], word
+for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got)):
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+"""
+
+
+@pytest.mark.slow
+def test_trials_are_spread_over_the_data_axis():
+    here = Path(__file__).parent
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

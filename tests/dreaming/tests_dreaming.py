@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.dreaming.trial import Examples
+from sleep_jax.data.examples import Examples
 from sleep_jax.models.config import DecoderConfig, LoraConfig
 from sleep_jax.models.decoder import Decoder
 
@@ -18,6 +18,7 @@ def model(targets=("q", "gate", "down")):
         kv_heads=1,
         head_dim=8,
         tie_embeddings=True,
+        remat="none",  # half the program to compile
         lora=LoraConfig(rank=2, alpha=4.0, targets=targets),
     )
     return cfg, Decoder(cfg).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))

@@ -1,13 +1,21 @@
 """Answer scores and perplexity by hand."""
 
+import collections
 import math
+import re
+import string
 
+import numpy as np
 import pytest
 
 from sleep_jax.evals.metrics import (
     contains_answer,
     exact_match,
     f1,
+    first_grid,
+    is_grid_right,
+    is_integer_right,
+    last_integer,
     normalize_answer,
     perplexity,
 )
@@ -31,6 +39,97 @@ def test_f1_by_hand():
     assert f1("red red red", ["red blue"]) == pytest.approx(2 / 5)  # repeats count once
     assert f1("London", ["Paris"]) == 0.0
     assert f1("the", [""]) == 1.0 and f1("the", ["Paris"]) == 0.0
+
+
+def squad(prediction, answers):
+    """(exact match, F1) as the evaluation of SQuAD v1.1 defines them, step by step."""
+
+    def normal(text):
+        text = "".join(c for c in text.lower() if c not in set(string.punctuation))
+        return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+    def overlap(a, b):
+        a, b = normal(a).split(), normal(b).split()
+        shared = sum((collections.Counter(a) & collections.Counter(b)).values())
+        if not shared:
+            return 0.0
+        precision, recall = shared / len(a), shared / len(b)
+        return 2 * precision * recall / (precision + recall)
+
+    exact = max(normal(prediction) == normal(answer) for answer in answers)
+    return float(exact), max(overlap(prediction, answer) for answer in answers)
+
+
+def test_parity_with_squad_on_random_texts():
+    words = ["the", "a", "An", "U.S.", "tower", "Tower,", "1,250", "(old)", "«", "theatre", "o'er"]
+    rng = np.random.default_rng(0)
+
+    def text(least=1):
+        return " ".join(rng.choice(words, rng.integers(least, 6)))
+
+    seen = set()
+    for _ in range(2000):
+        prediction, answers = text(0), [text() + " end" for _ in range(rng.integers(1, 4))]
+        if rng.random() < 0.3:
+            answers[-1] = prediction.upper() + " end!"
+            prediction = f"the {prediction} End"
+        want = squad(prediction, answers)
+        assert exact_match(prediction, answers) == want[0]
+        assert f1(prediction, answers) == pytest.approx(want[1])
+        seen.add(want[0])
+    assert seen == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("first 3, then 12.", 12),
+        ("It has seven arches", 7),
+        ("1,250 people", 1250),
+        ("from 5-3", 3),
+        ("it was -5", -5),
+        ("x=−12", -12),
+        ("4.0", 4),
+        ("it is 3.5", None),
+        ("A7 and none", None),
+        ("", None),
+    ],
+)
+def test_the_last_integer(text, expected):
+    assert last_integer(text) == expected
+
+
+def test_an_integer_is_right_if_it_is_an_accepted_one():
+    assert is_integer_right("So the answer is 1,250", ["1250", "12"])
+    assert not is_integer_right("1250, or 3", ["1250"])
+    assert not is_integer_right("no idea", ["1250"])
+    with pytest.raises(ValueError, match="no integer in the answer 'Paris'"):
+        is_integer_right("1", ["1", "Paris"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 2\n3 4",
+        "12\n34",
+        "[[1, 2], [3, 4]]",
+        "[[1 2]\n [3 4]]",
+        "Here:\n\n1 2\n3 4\n\n5 6",
+        "1 2\n3 4\nfor 3",
+    ],
+)
+def test_the_first_grid(text):
+    assert first_grid(text) == ((1, 2), (3, 4))
+
+
+def test_a_grid_is_right_in_every_cell_or_not_at_all():
+    assert first_grid("1 2\n3") is None and first_grid("none") is None
+    assert is_grid_right("1 0\n0 1", "10\n01")
+    assert not is_grid_right("1 0\n0 1", "1 0\n0 0")
+    assert not is_grid_right("1 0 0 1", "1 0\n0 1")
+    assert not is_grid_right("none", "1")
+    with pytest.raises(ValueError, match="no grid"):
+        is_grid_right("1", "a house")
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,17 @@ def test_linear_adds_bias_and_adapter(cfg):
     np.testing.assert_allclose(adapted - plain, 3 * (x @ a @ b), rtol=1e-4, atol=1e-5)
 
 
+def test_adapters_side_by_side_each_have_a_run_of_rows(cfg):
+    cfg = cfg.replace(lora=LoraConfig(rank=2, alpha=6.0))
+    x, kernel, a, b = normal(6, 5, 3), normal(3, 4), normal(3, 3, 2), normal(3, 2, 4)
+    layer, params = Linear(cfg, 4), {"kernel": kernel}
+    got = layer.apply({"params": params, "lora": {"a": a, "b": b}}, x)
+    for i in range(3):
+        rows = slice(2 * i, 2 * i + 2)
+        own = {"params": params, "lora": {"a": a[i], "b": b[i]}}
+        np.testing.assert_allclose(got[rows], layer.apply(own, x[rows]), rtol=1e-5, atol=1e-5)
+
+
 def test_rms_norm_by_hand():
     # rms of (3, 4) is sqrt(12.5); eps = 12.5 makes it 5.
     y = RMSNorm(12.5).apply({"params": {"scale": jnp.array([1.0, 2.0])}}, jnp.array([[3.0, 4.0]]))

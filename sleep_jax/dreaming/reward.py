@@ -1,0 +1,99 @@
+"""Reward: a dream earns by how much the model that learnt it answers better (Eq. 5).
+
+    gain_i = mean over seeds of tau(adapted_i) - tau(base), on the same questions
+
+    binary   1 where gain > margin                                    Eq. 5, with margin 0
+    margin   gain where gain > margin, else 0                         a reward of degree
+    top_1    1 for the best of its document where gain > margin       SEAL, with margin -inf
+
+A tie with the margin earns 0.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from sleep_jax.data.examples import Examples
+from sleep_jax.dreaming.trial import Hyperparameters, TrialConfig, train_adapters
+from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.items import RewardItems
+from sleep_jax.evals.scorers import SCORERS, Scorer
+
+FORMS = ("binary", "margin", "top_1")
+ROUNDING = 1e-6  # what a mean of equal scores may differ by
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """What is measured and what it earns.
+
+    Attributes:
+      scorer: tau, one of `SCORERS`.
+      form: one of `FORMS`.
+      margin: gain that a dream has to exceed, in the scorer's units.
+    """
+
+    scorer: str = "likelihood"
+    form: str = "binary"
+    margin: float = 0.0
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("scorer", self.scorer, SCORERS),
+            ("reward", self.form, FORMS),
+        ):
+            if value not in known:
+                raise ValueError(f"dreaming.{name}={value!r}; choose from {', '.join(known)}")
+
+
+def gains(
+    base: Adapted,
+    trial: TrialConfig,
+    score: Scorer,
+    adapters: Sequence,
+    learnt: Examples,
+    documents: Sequence[int],
+    items: RewardItems,
+    hyper: Hyperparameters | None = None,
+) -> np.ndarray:
+    """Trains a trial adapter on every dream for every seed, and sees by how much tau rose.
+
+    Args:
+      base: the model as it is now.
+      trial: how an adapter is trained.
+      score: tau.
+      adapters: one at birth for each seed.
+      learnt: what each dream's trial learns from, [dreams, rows, time].
+      documents: each dream's; it has at least one item.
+      items: what tau asks.
+      hyper: of each dream; None: as configured.
+
+    Returns:
+      tau(adapted) - tau(base), float32 [dreams, seeds].
+    """
+    trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, learnt, hyper)
+    each = {document: items.about(document) for document in sorted(set(documents))}
+    before = {d: marks.mean for d, marks in zip(each, score(base, list(each.values())))}
+    asked = [each[document] for document in documents for _ in adapters]
+    after = np.array([marks.mean for marks in score(base.wearing(trained), asked)])
+    gain = after.reshape(len(documents), -1) - np.array([[before[d]] for d in documents])
+    return gain.astype(np.float32)
+
+
+def earned(config: RewardConfig, gain: np.ndarray, documents: Sequence[int]) -> np.ndarray:
+    """The reward of every dream, float32 [dreams].
+
+    Args:
+      config: its form.
+      gain: [dreams, seeds].
+      documents: each dream's; those of one document compete in `top_1`, the first of equals wins.
+    """
+    gain, documents = gain.mean(axis=1, dtype=np.float64), np.asarray(documents)
+    rose = gain - config.margin > ROUNDING
+    if config.form == "margin":
+        return np.where(rose, gain, 0.0).astype(np.float32)
+    if config.form == "top_1":
+        best = [np.flatnonzero(documents == d)[np.argmax(gain[documents == d])] for d in documents]
+        rose &= np.arange(len(gain)) == best
+    return rose.astype(np.float32)

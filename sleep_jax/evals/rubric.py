@@ -1,0 +1,48 @@
+"""A local judge of answers: the frozen initial model, asked as SEAL asks GPT-4.1 (Zweiger et al.
+2025, arXiv 2506.10943, B.2).
+
+An answer is right if it conveys all of the gold answer and contradicts none of it; more may be
+said. The verdict is the likelier of yes and no as the first word of the reply.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sleep_jax.evals.items import Item
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.rewards.yes_no import Asked
+
+RUBRIC = (
+    "You grade the answer of a student. Go by the gold answer alone, not by what you know. The "
+    "student's answer is right if it conveys all of the gold answer and does not contradict it; "
+    "it may say more, and style does not matter.\n\n"
+    "Question: {question}\n"
+    "Gold answer: {gold}\n"
+    "Student's answer: {reply}\n\n"
+    "Is the student's answer right? Answer Yes or No."
+)
+
+
+class Rubric:
+    """Marks replies by what the judging model says of them."""
+
+    def __init__(self, cfg: DecoderConfig, params, tokenizer: Tokenizer):
+        """Binds the model; arguments and what is raised are those of `Asked`."""
+        self._asked = Asked(cfg, params, tokenizer)
+
+    def __call__(self, replies: Sequence[str], items: Sequence[Item]) -> np.ndarray:
+        """1 for a right reply, else 0: float32 [n]. A blank one is wrong, whatever is said of it;
+        of several accepted answers one that is conveyed will do."""
+        pairs = [
+            (i, RUBRIC.format(question=item.question, gold=gold, reply=reply.strip()))
+            for i, (reply, item) in enumerate(zip(replies, items, strict=True))
+            for gold in item.answers
+            if reply.strip()
+        ]
+        marks = np.zeros(len(items), np.float32)
+        leans = self._asked.lean([text for _, text in pairs])
+        for (i, _), lean in zip(pairs, leans):
+            marks[i] = max(marks[i], float(lean > 0))
+        return marks

@@ -1,0 +1,151 @@
+"""tau: how well models answer. Every scorer is a name and a function of models and items.
+
+    scorer            what counts                                          of
+    likelihood        log-likelihood of the answer, in nats a token        the answer
+    exact_match, f1   as in SQuAD                                          a reply
+    contains          an answer occurs in it                               a reply
+    integer           its last integer is the answer's                     a reply
+    grid              its grid equals the answer's in every cell (ARC)     a reply
+    judge             a model says that it is right (SEAL's rubric)        a reply
+    choice            the likeliest option is an answer                    the options
+    choice_per_token  the option likeliest by the token is an answer       the options
+
+Replies are greedy and, like likelihoods, of the question alone: no document is in view.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.items import Item
+from sleep_jax.evals.metrics import (
+    contains_answer,
+    exact_match,
+    f1,
+    is_grid_right,
+    is_integer_right,
+)
+from sleep_jax.seeding.prompts import Prompts
+
+_BY_REPLY = {
+    "exact_match": exact_match,
+    "f1": f1,
+    "contains": contains_answer,
+    "integer": is_integer_right,
+    "grid": is_grid_right,
+}
+_BY_OPTIONS = ("choice", "choice_per_token")
+SCORERS = ("likelihood", *_BY_REPLY, "judge", *_BY_OPTIONS)
+IN_WORDS = ("likelihood", "exact_match", "f1", "contains", "judge")  # ask for no special answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Marks:
+    """What one model earned.
+
+    Attributes:
+      points: of each item, float32 [items]; sums over its parts.
+      parts: what those are sums over, [items]: tokens of a likelihood, else 1.
+    """
+
+    points: np.ndarray
+    parts: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """tau."""
+        return float(self.points.sum(dtype=np.float64) / self.parts.sum())
+
+
+class Scorer(Protocol):
+    """Marks models, each on items of its own: [models] of `Marks`."""
+
+    def __call__(self, models: Adapted, items: Sequence[Sequence[Item]]) -> list[Marks]: ...
+
+
+Marker = Callable[[Sequence[str], Sequence[Item]], np.ndarray]  # (replies, items) -> float32 [n]
+
+
+def scorer(name: str, judge: Callable[[], Marker] | None = None) -> Scorer:
+    """The scorer of a name.
+
+    Args:
+      name: one of `SCORERS`.
+      judge: makes the marker of replies of `judge`; called for that name alone.
+
+    Raises:
+      ValueError: there is no such scorer.
+    """
+    if name == "likelihood":
+        return by_likelihood
+    if name in _BY_OPTIONS:
+        return by_options(per_token=name == "choice_per_token")
+    if name == "judge" and judge is not None:
+        return by_reply(judge())
+    if name in _BY_REPLY:
+        metric = _BY_REPLY[name]
+        return by_reply(
+            lambda replies, items: np.array(
+                [metric(reply, item.answers) for reply, item in zip(replies, items)], np.float32
+            )
+        )
+    raise ValueError(f"dreaming.scorer={name!r}; choose from {', '.join(SCORERS)}")
+
+
+def by_likelihood(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Marks]:
+    """Log-likelihood of each item's first answer, its end of turn included."""
+    prompts = Prompts(models.tokenizer)
+    found = models.log_likelihoods(
+        [[(prompts.alone(q.question), prompts.reply(q.answers[0])) for q in own] for own in items]
+    )
+    return [Marks(own[:, 0], own[:, 1]) for own in found]
+
+
+def by_reply(marker: Marker) -> Scorer:
+    """The scorer that marks replies; the marker is given those of all models at once."""
+
+    def score(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Marks]:
+        prompts = Prompts(models.tokenizer)
+        replies = models.replies([[prompts.alone(q.question) for q in own] for own in items])
+        marks = marker([r for own in replies for r in own], [q for own in items for q in own])
+        ends = np.cumsum([len(own) for own in items])[:-1]
+        return [Marks(own, np.ones_like(own)) for own in np.split(marks, ends)]
+
+    return score
+
+
+def by_options(per_token: bool) -> Scorer:
+    """The scorer that has the likeliest option chosen, of all options as replies to the question.
+
+    Args:
+      per_token: likelihoods are divided by their tokens, so that a long option is not ruled out.
+    """
+
+    def score(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Marks]:
+        prompts = Prompts(models.tokenizer)
+        for q in (q for own in items for q in own):
+            if not {*q.options} & {*q.answers}:
+                raise ValueError(
+                    f"{q.question!r} has options {q.options}, none of them its answer "
+                    f"{q.answers[0]!r}; choose another dreaming.scorer or give such options"
+                )
+        found = models.log_likelihoods(
+            [
+                [(prompts.alone(q.question), prompts.reply(o)) for q in own for o in q.options]
+                for own in items
+            ]
+        )
+        return [_chosen(own, likelihoods, per_token) for own, likelihoods in zip(items, found)]
+
+    return score
+
+
+def _chosen(items: Sequence[Item], likelihoods: np.ndarray, per_token: bool) -> Marks:
+    nats, tokens = likelihoods.T
+    ends = np.cumsum([len(q.options) for q in items])[:-1]
+    options = np.split(nats / tokens if per_token else nats, ends)
+    right = [q.options[int(np.argmax(of))] in q.answers for q, of in zip(items, options)]
+    return Marks(np.array(right, np.float32), np.ones(len(items), np.float32))

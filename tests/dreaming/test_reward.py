@@ -1,0 +1,73 @@
+"""Rewards: forms by hand, and gains of trials that were trained."""
+
+import jax
+import numpy as np
+import pytest
+from tests_dreaming import batch_of_rows, model
+
+from sleep_jax.dreaming.reward import RewardConfig, earned, gains
+from sleep_jax.dreaming.trial import TrialConfig, births
+from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.items import Item, RewardItems
+from sleep_jax.evals.likelihood import mean_nll
+from sleep_jax.evals.scorers import Marks
+
+GAIN = np.array([[0.3, 0.1], [0.2, 0.2], [0.1, -0.1], [-0.4, 0.2], [0.05, 0.05]], np.float32)
+OF = [0, 0, 1, 1, 2]  # means .2 and .2; 0 and -.1; .05
+
+
+@pytest.mark.parametrize(
+    "form, margin, expected",
+    [
+        ("binary", 0.0, [1, 1, 0, 0, 1]),
+        ("binary", 0.1, [1, 1, 0, 0, 0]),
+        ("binary", 0.2, [0, 0, 0, 0, 0]),  # ties with the margin
+        ("margin", 0.0, [0.2, 0.2, 0, 0, 0.05]),
+        ("top_1", 0.0, [1, 0, 0, 0, 1]),  # the first of equals
+        ("top_1", float("-inf"), [1, 0, 1, 0, 1]),  # SEAL: the best, even if no better
+    ],
+)
+def test_what_a_gain_earns(form, margin, expected):
+    got = earned(RewardConfig(form=form, margin=margin), GAIN, OF)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, atol=1e-7)
+
+
+def test_a_mean_that_is_a_tie_but_for_rounding_earns_nothing():
+    gain = np.array([[-0.1, -0.2, 0.3]], np.float32)
+    assert gain.mean(dtype=np.float64) > 0
+    assert earned(RewardConfig(), gain, [0]) == [0.0]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"scorer='bleu'.*f1"):
+        RewardConfig(scorer="bleu")
+    with pytest.raises(ValueError, match=r"reward='best'.*top_1"):
+        RewardConfig(form="best")
+
+
+def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
+    cfg, variables = model(targets=("down",))
+    pair = births(cfg, variables["params"], jax.random.key(0), 2)
+    dreams = batch_of_rows(7, 3)
+    pages = {0: batch_of_rows(7, 1), 4: jax.tree.map(lambda x: x[1:2], batch_of_rows(7, 3))}
+    loss = jax.jit(mean_nll, static_argnums=0)
+    items = RewardItems.apart_from((), [Item(d, f"{d}?", ("yes",)) for d in (0, 4)])
+
+    def score(models, asked):
+        """Minus the loss on the page of the document: that of 4 is what dream 1 learns."""
+        out = []
+        for i, [item] in enumerate(asked):
+            held = variables
+            if models.adapters is not None:
+                own = jax.tree.map(lambda x, i=i: x[:, i], models.adapters)
+                held = {**variables, "lora": own}
+            nll = loss(cfg, held, jax.tree.map(lambda x: x[0], pages[item.document]))
+            out.append(Marks(np.array([-nll], np.float32), np.ones(1, np.float32)))
+        return out
+
+    trial = TrialConfig(epochs=6, learning_rate=1e-2, seeds=2)
+    base = Adapted(cfg, variables, None)
+    gain = gains(base, trial, score, pair, dreams, [4, 4, 4], items)
+    assert gain.shape == (3, 2)
+    assert np.all(gain[1] > 0) and np.all(gain[1] > gain[0]) and np.all(gain[1] > gain[2])

@@ -1,0 +1,76 @@
+"""Adapted models together: each replies and scores as it does alone, in one program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.data.examples import examples
+from sleep_jax.dreaming.trial import init_lora
+from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.likelihood import mean_nll
+from sleep_jax.models.config import LoraConfig
+from sleep_jax.sampling.generate import generate
+from sleep_jax.sampling.sampler import SamplingConfig
+
+loss = jax.jit(mean_nll, static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def models(cfg, trained, tokenizer):
+    """Five adapters that are far from silent, on all linears."""
+    cfg = cfg.replace(lora=LoraConfig(rank=2, alpha=4.0, targets=("q", "v", "o", "up", "down")))
+    lora = init_lora(cfg, trained["params"], jax.random.key(0))
+    leaves, tree = jax.tree.flatten(lora)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    wide = [0.3 * jax.random.normal(k, (x.shape[0], 5, *x.shape[1:])) for k, x in zip(keys, leaves)]
+    return Adapted(cfg, trained, tokenizer, tree.unflatten(wide), max_new_tokens=6, batch=8)
+
+
+def alone(models, i):
+    return {**models.variables, "lora": jax.tree.map(lambda x: x[:, i], models.adapters)}
+
+
+def test_models_reply_together_as_each_does_alone(models, compilations):
+    prompts = [[(5, 9, 2), (7,)], [(5, 9, 2)], [(8, 8), (7,), (4, 4)], [(7,)], [(5, 9, 2)]]
+    got = models.replies(prompts)
+    # Three rows each, eight in a batch: three parts of two models, one program for all of them.
+    count = len(compilations)
+    models.replies([[(1,)] * 3] * 5)
+    assert len(compilations) == count
+    assert [*map(len, got)] == [2, 1, 3, 1, 1] and got[0][0] != got[1][0]
+    greedy = SamplingConfig(6, models.tokenizer.eos_ids, temperature=0.0)
+    for i, own in enumerate(prompts):
+        drawn = generate(
+            models.cfg, greedy, alone(models, i), own * 3, jax.random.key(0), width=16, batch=3
+        )
+        assert got[i] == [models.tokenizer.decode(c.tokens).strip() for [c] in drawn[: len(own)]]
+
+
+def test_models_score_together_as_each_does_alone(models):
+    sequences = [
+        [((5, 9), (2, 3, 4)), ((7,), (6,))],
+        *[[((5, 9), (2, 3, 4))]] * 4,
+    ]
+    got = models.log_likelihoods(sequences)
+    assert [own[:, 1].tolist() for own in got] == [[3, 1], [3], [3], [3], [3]]
+    for i in range(5):
+        nll = loss(models.cfg, alone(models, i), _one_row((5, 9, 2, 3, 4), 2))
+        np.testing.assert_allclose(got[i][0, 0], -3 * nll, rtol=1e-4)
+
+
+def test_without_adapters_every_model_is_the_base(models):
+    base = models.wearing(None)
+    same = [[((5, 9), (2, 3, 4))]] * 3
+    got = base.log_likelihoods(same)
+    nll = loss(models.cfg, models.variables, _one_row((5, 9, 2, 3, 4), 2))
+    np.testing.assert_allclose([own[0, 0] for own in got], [-3 * nll] * 3, rtol=1e-4)
+    many = [[((5, 9), (2, 3, 4))] * 19]  # more rows than a batch
+    np.testing.assert_allclose(base.log_likelihoods(many)[0][:, 0], -3 * nll, rtol=1e-4)
+    with pytest.raises(ValueError, match="model 1 is asked nothing"):
+        base.replies([[(1,)], []])
+
+
+def _one_row(tokens, given):
+    packed = examples([[(tokens[:given], tokens[given:])]])
+    return jax.tree.map(lambda x: jnp.asarray(x[0]), packed)

@@ -1,0 +1,104 @@
+"""Scorers: marks by hand from what stub models say, and items that keep away from the test."""
+
+import numpy as np
+import pytest
+
+from sleep_jax.evals.items import Item, RewardItems
+from sleep_jax.evals.scorers import SCORERS, scorer
+
+
+class Said:
+    """Models whose replies and likelihoods are written down."""
+
+    def __init__(self, tokenizer, replies=(), nats=None):
+        self.tokenizer, self._replies, self._nats, self.asked = tokenizer, replies, nats, None
+
+    def replies(self, prompts):
+        self.asked = prompts
+        return self._replies
+
+    def log_likelihoods(self, sequences):
+        self.asked = sequences
+        return [
+            np.array([[self._nats[self.tokenizer.decode(s[:-1])], len(s)] for _, s in own])
+            for own in sequences
+        ]
+
+
+ITEMS = [
+    [Item(0, "Where?", ("in Paris", "Paris")), Item(0, "When?", ("1889",))],
+    [Item(1, "Who?", ("Ada",))],
+]
+REPLIES = [["Paris.", "It was in 1889."], ["Bob"]]
+
+
+@pytest.mark.parametrize(
+    "name, points",
+    [
+        ("exact_match", [[1, 0], [0]]),
+        ("f1", [[1, 0.4], [0]]),
+        ("contains", [[1, 1], [0]]),
+    ],
+)
+def test_marks_of_replies(tokenizer, name, points):
+    models = Said(tokenizer, REPLIES)
+    marks = scorer(name)(models, ITEMS)
+    for got, want in zip(marks, points, strict=True):
+        np.testing.assert_allclose(got.points, want)
+        np.testing.assert_array_equal(got.parts, 1)
+    assert marks[0].mean == pytest.approx(np.mean(points[0]))
+    assert "Where?" in tokenizer.decode(models.asked[0][0])
+
+
+def test_integers_and_grids(tokenizer):
+    sums = [[Item(0, "2 + 5?", ("7",)), Item(0, "1 - 3?", ("-2",))]]
+    [marks] = scorer("integer")(Said(tokenizer, [["2 + 5 is seven.", "It is 2."]]), sums)
+    assert marks.points.tolist() == [1, 0]
+    grids = [[Item(0, "?", ("1 2\n3 4",)), Item(0, "??", ("1 2",))]]
+    [marks] = scorer("grid")(Said(tokenizer, [["[[1, 2], [3, 4]]", "1 2\n0 0"]]), grids)
+    assert marks.points.tolist() == [1, 0]
+
+
+def test_a_likelihood_is_the_mean_over_all_tokens(tokenizer):
+    items = [[Item(0, "a?", ("ab", "zz")), Item(0, "b?", ("cdef",))]]
+    models = Said(tokenizer, nats={"ab": -3.0, "cdef": -1.0})
+    [marks] = scorer("likelihood")(models, items)
+    assert marks.parts.tolist() == [3, 5]  # with the end of the turn
+    assert marks.mean == pytest.approx(-4 / 8)
+
+
+def test_the_likeliest_option_is_chosen(tokenizer):
+    nats = {"yes": -4.0, "surely not": -5.0, "no": -6.0}
+    item = Item(0, "Is it?", ("surely not",), options=("yes", "surely not", "no"))
+    models = Said(tokenizer, nats=nats)
+    by_sum, by_token = (scorer(name)(models, [[item]]) for name in ("choice", "choice_per_token"))
+    assert by_sum[0].points == [0]  # -4 is the largest
+    assert by_token[0].points == [1]  # -5 / 11 tokens is
+    with pytest.raises(ValueError, match="none of them its answer 'maybe'"):
+        scorer("choice")(models, [[Item(0, "Is it?", ("maybe",), options=("yes", "no"))]])
+
+
+def test_a_judge_is_given_the_replies_of_all_models_at_once(tokenizer):
+    seen = []
+
+    def marker(replies, items):
+        seen.append((list(replies), list(items)))
+        return np.array([1, 0, 1], np.float32)
+
+    marks = scorer("judge", lambda: marker)(Said(tokenizer, REPLIES), ITEMS)
+    assert seen == [(["Paris.", "It was in 1889.", "Bob"], [*ITEMS[0], *ITEMS[1]])]
+    assert [m.points.tolist() for m in marks] == [[1, 0], [1]]
+
+
+def test_every_name_is_known_and_no_other():
+    for name in SCORERS:
+        assert callable(scorer(name, lambda: None))
+    with pytest.raises(ValueError, match="scorer='bleu'; choose from likelihood"):
+        scorer("bleu")
+
+
+def test_a_test_question_rewards_nothing():
+    kept = RewardItems.apart_from({"Who built it?"}, [Item(3, "When was it built?", ("1832",))])
+    assert kept.documents == {3} and kept.about(3) == list(kept.items) and kept.about(0) == []
+    with pytest.raises(AssertionError, match="is a test question: 'who built it'"):
+        RewardItems.apart_from({"Who built it?"}, [*kept.items, Item(3, "who built it", ("A",))])
