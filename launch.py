@@ -1,18 +1,30 @@
 """The one entry point: `python launch.py --config=configs/sleep_smollm2.py`."""
 
+import functools
+import pathlib
+import sys
+from collections.abc import Callable
+
 from absl import flags
 
-from sleep_jax import lifecycle, morning
+from sleep_jax import comparison, lifecycle, morning
 from sleep_jax.config import memory_config
 from sleep_jax.memory.schedule import describe, plan
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints, check_same_config, check_writable
 from sleep_jax.runtime.flags import run_with_config
 from sleep_jax.runtime.report import write_report
-from sleep_jax.sleeper import wake_up
+from sleep_jax.runtime.sweep_runs import Run, run_all, runs_of
+from sleep_jax.sleeper import Sleeper, check_settings, wake_up
 
 PLAN = flags.DEFINE_integer(
     "plan", None, "print when each level sleeps in a stream this long (in memory.unit), and end"
+)
+SWEEP = flags.DEFINE_string(
+    "sweep", None, "run every element of a sweep file, one after the other, and compare them"
+)
+SWEEP_PRINT = flags.DEFINE_boolean(
+    "sweep_print", False, "with --sweep: print one command an element, and end"
 )
 ABOUT = (
     "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "
@@ -23,30 +35,67 @@ EXAMPLES = (
     "python launch.py --config=configs/sleep_smollm2.py --config.data.documents=my_notes.txt",
     "python launch.py --config=configs/ladder.py --plan=50000",
     "python launch.py --config=configs/sleep_tiny.py --workdir=/tmp/tiny",
+    "python launch.py --sweep=configs/sweeps/seeding_ablation.py",
 )
 
 
-def prepare(config, workdir):
-    """Checks the directory, the run in it, the documents and the model, before any long work."""
+def prepare(config, workdir) -> Callable[[], None]:
+    """Checks all that can be wrong before any long work; returns that work."""
     if PLAN.value is not None:
-        return memory_config(config), PLAN.value
+        return functools.partial(show_plan, memory_config(config), PLAN.value)
+    if SWEEP.value is not None:
+        return prepare_sweep(SWEEP.value, config, workdir)
     keep_freed_memory()
+    check_workdir(config, workdir)
+    return functools.partial(live, wake_up(config), workdir)
+
+
+def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
+    """The same for all runs of a sweep."""
+    runs = runs_of(file, config, workdir)
+    for run in runs:
+        check_settings(run.config)
+    if SWEEP_PRINT.value:
+        return functools.partial(print, "\n".join(run.command for run in runs))
+    check_writable(workdir)
+    for run in runs:
+        if pathlib.Path(run.workdir).exists():
+            check_workdir(run.config, run.workdir)
+    return functools.partial(sweep, runs, pathlib.Path(workdir))
+
+
+def check_workdir(config, workdir: str) -> None:
+    """Checks that a run can be written, or gone on with, there."""
     check_writable(workdir)
     with PhaseCheckpoints(f"{workdir}/checkpoints") as saved:
         if (latest := saved.latest()) is not None:
             check_same_config(saved.record(latest[0])["config"], config.to_dict(), workdir)
-    return wake_up(config), workdir
 
 
-def work(planned):
-    """Lives the days and nights and reports, or prints the plan of them."""
-    if PLAN.value is not None:
-        return print("\n".join(describe(*planned, plan(*planned))))
-    sleeper, workdir = planned
+def show_plan(memory, length: int) -> None:
+    """Prints when each level would sleep."""
+    print("\n".join(describe(memory, length, plan(memory, length))))
+
+
+def live(sleeper: Sleeper, workdir: str) -> None:
+    """Lives the days and nights, and reports."""
     summary = morning.summarise(sleeper, lifecycle.live(sleeper, workdir))
     morning.show(summary)
     print(f"report: {write_report(workdir, summary)}")
 
 
+def sweep(runs: list[Run], workdir: pathlib.Path) -> None:
+    """Runs a sweep and compares what is finished; ends with status 1 where a run failed."""
+    failed = run_all(runs, sys.argv[0])
+    if any(run.is_finished for run in runs):
+        compared = comparison.compare(runs)
+        text = comparison.report(compared)
+        (workdir / "comparison.md").write_text(f"{text}\n", encoding="utf-8")
+        comparison.draw(compared, workdir / "comparison")
+        print(f"\n{text}\n\ncomparison: {workdir / 'comparison.md'}")
+    if failed:
+        raise SystemExit(1)
+
+
 if __name__ == "__main__":
-    run_with_config(prepare, work, about=ABOUT, examples=EXAMPLES)
+    run_with_config(prepare, lambda work: work(), about=ABOUT, examples=EXAMPLES)

@@ -7,6 +7,7 @@ CORE = [
     "jax>=0.10",
     "flax>=0.12.8",
     "optax>=0.2.5",
+    "scipy>=1.13",
     "orbax-checkpoint>=0.11",
     "grain>=0.2.10",
     "seqio>=0.0.20",

@@ -57,7 +57,7 @@ def default() -> ml_collections.ConfigDict:
     c.memory.layers = "all"  # or "last_quarter", or indices such as "20,21,25"
     c.memory.scale = 1.0
     c.memory.from_context = True  # consolidate the context into level 1 when an episode ends
-    c.memory.on_full = "error"  # or "skip", "merge"
+    c.memory.on_full = "error"  # or "skip", "merge", "reuse"
 
     c.wake = ml_collections.ConfigDict()  # the stream, where a learning rate is not 0
     c.wake.context = 1024  # tokens that the stream sees of itself
@@ -132,7 +132,7 @@ def default() -> ml_collections.ConfigDict:
     c.dreaming.top = 1  # kept per document by importance
     c.dreaming.random = 1  # and at random
     c.dreaming.held_out = 2  # own questions per document that reward dreams and are not trained on
-    c.dreaming.steps = 20
+    c.dreaming.steps = 20  # 0: no dreams
     c.dreaming.learning_rate = 5e-4
     c.dreaming.cross_entropy = 0.1
     c.dreaming.scorer = "likelihood"  # tau, of its own answers; or exact_match, f1, contains, judge
@@ -259,7 +259,13 @@ def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
 
 
 def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
-    """Learning from rewarded dreams: their cross-entropy beside the divergence, no rollouts."""
+    """Learning from rewarded dreams: their cross-entropy beside the divergence, no rollouts.
+
+    Raises:
+      ValueError: dreaming.steps is negative.
+    """
+    if c.dreaming.steps < 0:
+        raise ValueError(f"dreaming.steps={c.dreaming.steps}; give updates, or 0 for no dreams")
     d, seeding = c.dreaming, seeding_config(c, opening)
     divergence = seeding.objective.divergence
     if divergence.kind == "sampled":  # without rollouts: what it estimates, in full

@@ -38,12 +38,13 @@ class Step:
     since: int = 0
 
 
-def itinerary(memory: MemoryConfig, lengths: Sequence[int]) -> list[Step]:
+def itinerary(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True) -> list[Step]:
     """All phases of a run.
 
     Args:
       memory: the levels, which say when they sleep.
       lengths: tokens of each day's stream.
+      dreams: whether there are any.
 
     Raises:
       ValueError: a level that should learn by day would never do so; names its period.
@@ -68,7 +69,8 @@ def itinerary(memory: MemoryConfig, lengths: Sequence[int]) -> list[Step]:
                 add("consolidate", day, start=slept, stop=stop, sender=sender, since=since)
                 last |= {sender: (day, stop)} if sender else {}
             start = stop
-        add("dream", day)
+        if dreams:
+            add("dream", day)
         add("evaluate", day)
         read += length
     _check_periods(memory, len(lengths), read)

@@ -4,12 +4,11 @@ import importlib.metadata
 from typing import Any
 
 from sleep_jax.evals.metrics import contains_answer
-from sleep_jax.phases.evaluate import STAGES
+from sleep_jax.phases.evaluate import stages_of
 from sleep_jax.phases.night import Night
 from sleep_jax.runtime.progress import clock, figure, table
 from sleep_jax.sleeper import Sleeper
 
-BEFORE, _, AFTER, CEILING = STAGES
 PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -17,7 +16,7 @@ def summarise(sleeper: Sleeper, night: Night) -> dict[str, Any]:
     """The summary of a run; its keys are those of `runtime.report`."""
     record, last = night.record, night.record["days"][-1]
     return {
-        "scores": [{"stage": stage, **last["scores"][stage]} for stage in STAGES],
+        "scores": [{"stage": stage, **last["scores"][stage]} for stage in stages_of(sleeper)],
         "recall": recall(night),
         "phases": [
             {
@@ -71,7 +70,8 @@ def samples(sleeper: Sleeper, night: Night) -> list[dict[str, Any]]:
     """Some questions with the model's words before and after, one a document, those it learnt
     first."""
     day, record = sleeper.days[-1], night.record["days"][-1]
-    before, after = (record["replies"][stage] for stage in (BEFORE, AFTER))
+    first, *_, final, _ = stages_of(sleeper)
+    before, after = (record["replies"][stage] for stage in (first, final))
     if day.questions:
         asked = [(q.document, q.text, q.answers) for q in day.questions]
     else:

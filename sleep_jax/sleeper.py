@@ -124,7 +124,29 @@ class Sleeper:
     def steps(self) -> list[Step]:
         """Its phases."""
         lengths = [len(self.stream(day)) for day in range(len(self.days))]
-        return itinerary(self.cfg.memory, lengths)
+        return itinerary(self.cfg.memory, lengths, dreams=self.config.dreaming.steps > 0)
+
+
+def check_settings(config: ml_collections.ConfigDict) -> None:
+    """Builds all that needs neither the model nor the documents.
+
+    Raises:
+      ValueError: a value that cannot be; names the field and what could.
+    """
+    for build in (
+        settings.memory_config,
+        settings.seeding_config,
+        settings.reinforcing_config,
+        settings.study_config,
+        settings.wake_config,
+        settings.gate_config,
+        settings.lora_config,
+        settings.trial_config,
+        settings.reward_config,
+    ):
+        build(config)
+    if (judge := config.seeding.judge) not in JUDGES:
+        raise ValueError(f"seeding.judge={judge!r}; choose from {', '.join(JUDGES)}")
 
 
 def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
@@ -134,18 +156,7 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
       ValueError, OSError: a setting, a document or the model is not as it should be; says which and
         what to do.
     """
-    for build in (
-        settings.seeding_config,
-        settings.reinforcing_config,
-        settings.study_config,
-        settings.wake_config,
-        settings.gate_config,
-        settings.trial_config,
-        settings.reward_config,
-    ):
-        build(config)
-    if (judge := config.seeding.judge) not in JUDGES:
-        raise ValueError(f"seeding.judge={judge!r}; choose from {', '.join(JUDGES)}")
+    check_settings(config)
     overrides = {
         "memory": settings.memory_config(config),
         "lora": settings.lora_config(config),
@@ -174,7 +185,7 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         others=tuple(_others(config, cfg, tokenizer)),
         topics=read_rehearsal_topics(),
         anchors=_anchors(tokenizer),
-        judge=_judge(judge, cfg, params, tokenizer),
+        judge=_judge(config.seeding.judge, cfg, params, tokenizer),
     )
     _ = sleeper.steps  # raises where a level would never learn
     return sleeper

@@ -26,6 +26,18 @@ def test_one_day_and_one_level():
     assert [s.label for s in steps] == ["wake", "consolidate", "dream", "evaluate"]
 
 
+def test_a_run_without_dreams_has_no_such_phase():
+    steps = itinerary(chain(unit="episodes"), [300, 200], dreams=False)
+    assert told(steps) == [
+        "wake 0:300",
+        "sleep 0>1",
+        "evaluate",
+        "wake 0:200",
+        "sleep 0>1",
+        "evaluate",
+    ]
+
+
 def test_slow_levels_sleep_first_and_the_context_last():
     steps = itinerary(chain(1, 2, unit="episodes"), [300, 200])
     sleeps = [[w for w in told(steps) if "sleep" in w][i] for i in range(5)]

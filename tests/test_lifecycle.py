@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 import pytest
 
+from sleep_jax import comparison, lifecycle, morning
 from sleep_jax import config as settings
-from sleep_jax import lifecycle, morning
 from sleep_jax.dreaming import write
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.schedule import plan
@@ -102,6 +102,24 @@ def test_a_run_stopped_between_phases_ends_like_one_that_was_not(
     night = lifecycle.live(sleeper, str(tmp_path), quiet=True)
     assert equal(night.state, lived[1].state)
     assert night.record["days"][0]["replies"] == lived[1].record["days"][0]["replies"]
+
+
+def test_without_dreams_there_is_no_phase_and_no_stage_of_them(sleeper, lived, tmp_path):
+    config = tiny_config()
+    config.dreaming.steps = 0
+    dreamless = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
+    assert [s.phase for s in dreamless.steps] == ["wake", "consolidate", "evaluate"]
+    step = step_of(dreamless, "evaluate")
+    with MetricWriter(tmp_path) as writer:
+        night = lifecycle.evaluate(dreamless, lived[1], Desk(writer, "evaluate", quiet=True), step)
+    before, after, _, ceiling = STAGES
+    assert list(night.record["days"][0]["scores"]) == [before, after, ceiling]
+    summary = morning.summarise(dreamless, night)
+    assert [row["stage"] for row in summary["scores"]] == [before, after, ceiling]
+    assert summary["samples"] and comparison.at_the_end(tmp_path)["questions"] == 0.0
+    config.dreaming.steps = -1
+    with pytest.raises(ValueError, match=r"dreaming\.steps=-1; give updates, or 0"):
+        settings.reinforcing_config(config)
 
 
 def with_questions(night, questions):
@@ -265,7 +283,8 @@ def test_knowledge_climbs_one_level_a_night(several_days):
 @pytest.mark.parametrize(
     "name",
     ["sleep_tiny", "sleep_smollm2", "seeding_8b", "ladder"]
-    + [f"levels_{model}:{k}" for model in ("tiny", "smollm2") for k in (2, 3, 4)],
+    + [f"levels_{model}:{k}" for model in ("tiny", "smollm2") for k in (2, 3, 4)]
+    + ["sweeps/alpha_tiny", "sweeps/seeding_ablation"],
 )
 def test_presets_change_only_settings_that_exist(name):
     file, _, variant = name.partition(":")
@@ -280,3 +299,16 @@ def test_presets_change_only_settings_that_exist(name):
     if config.memory.unit == "episodes":
         assert itinerary(memory, [300] * config.data.episodes)
         assert not any(s.is_too_much for s in plan(memory, config.data.episodes))
+
+
+@pytest.mark.slow
+def test_a_second_night_without_expansion_trains_the_slot_of_the_first(tmp_path):
+    config = tiny_config()
+    config.data.episodes, config.dreaming.steps = 2, 0
+    config.memory.slots, config.memory.on_full = (1,), "reuse"
+    sleeper = wake_up(config)
+    night = lifecycle.live(sleeper, str(tmp_path), quiet=True)
+    assert active(night.now) == [1, 1] and active(night.evening) == [1, 1]
+    assert [day["slot"] for day in night.record["days"]] == [0, 0]
+    assert not equal(night.evening.memory, night.now.memory)
+    assert comparison.at_the_end(tmp_path)["earlier"] == 0.0

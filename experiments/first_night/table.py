@@ -8,50 +8,28 @@ python experiments/first_night/table.py runs/night/* --publish
 
 import argparse
 import pathlib
-import statistics
 from collections.abc import Sequence
 
+from sleep_jax.comparison import COLUMNS, cell, scores
 from sleep_jax.phases.evaluate import STAGES
-from sleep_jax.runtime.metrics import read_metrics
+from sleep_jax.runtime.publish import publish
 
 README = pathlib.Path(__file__).with_name("README.md")
 MARKS = ("<!-- table: written by table.py -->", "<!-- end of table -->")
-COLUMNS = {
-    "questions": "questions",
-    "paraphrases": "held-out wordings",
-    "anchor_perplexity": "anchor texts",
-    "chat_perplexity": "anchor chats",
+SHOWN = {
+    name: COLUMNS[name]
+    for name in ("questions", "paraphrases", "anchor_perplexity", "chat_perplexity")
 }
-
-
-def scores(workdir: pathlib.Path) -> list[dict[str, float]]:
-    """What a run scored at every stage."""
-    lines = [line for line in read_metrics(workdir) if line["phase"] == "evaluate"]
-    found = {line["step"]: line for line in lines}
-    if missing := [stage for i, stage in enumerate(STAGES) if i not in found]:
-        raise ValueError(f"{workdir} has no scores {missing[0]}; finish the run first")
-    return [found[i] for i in range(len(STAGES))]
-
-
-def cell(name: str, values: Sequence[float]) -> str:
-    """The mean, and every run's figure where they differ."""
-    if name.endswith("perplexity"):
-        shown = [f"{value:.2f}" for value in values]
-        mean = f"{statistics.mean(values):.2f}"
-    else:
-        shown = [f"{100 * value:.0f}" for value in values]
-        mean = f"{100 * statistics.mean(values):.0f} %"
-    return mean if len(set(shown)) == 1 else f"{mean} ({', '.join(shown)})"
 
 
 def table(workdirs: Sequence[pathlib.Path]) -> str:
     """Markdown: one row a stage, the mean over runs and each run in brackets."""
     runs = [scores(workdir) for workdir in workdirs]
-    lines = [f"| stage | {' | '.join(COLUMNS.values())} |", "|---" * (1 + len(COLUMNS)) + "|"]
-    for i, stage in enumerate(STAGES):
+    lines = [f"| stage | {' | '.join(SHOWN.values())} |", "|---" * (1 + len(SHOWN)) + "|"]
+    for stage in STAGES:
         cells = [
-            cell(name, [run[i][name] for run in runs]) if name in runs[0][i] else ""
-            for name in COLUMNS
+            cell(name, [run[stage][name] for run in runs]) if name in runs[0][stage] else ""
+            for name in SHOWN
         ]
         lines.append(f"| {stage} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -66,10 +44,7 @@ def main() -> None:
     text = table(arguments.workdirs)
     print(text)
     if arguments.publish:
-        page = README.read_text(encoding="utf-8")
-        before, rest = page.split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        README.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+        publish(README, MARKS, text)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from sleep_jax.rewards.calibration import choose_threshold, read_probe, score_pa
 from sleep_jax.rewards.judge import is_exact, rule_judge
 from sleep_jax.rewards.semantic import Cosine, Gated
 from sleep_jax.rewards.yes_no import YesNo
+from sleep_jax.runtime.publish import publish
 
 HERE = pathlib.Path(__file__).parent
 MARKS = ("<!-- tables: written by calibrate.py -->", "<!-- end of tables -->")
@@ -137,11 +138,7 @@ def main() -> None:
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     draw(results, halves[1], folder / "roc")
     if arguments.publish:
-        page = (HERE / "README.md").read_text(encoding="utf-8")
-        before, rest = page.split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        page = f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}"
-        (HERE / "README.md").write_text(page, encoding="utf-8")
+        publish(HERE / "README.md", MARKS, text)
     print(text)
 
 

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from sleep_jax.rewards.calibration import Pair
+from sleep_jax.runtime.publish import save_figure
 
 COLORS = {
     "embedding": "#1f5fa8",
@@ -79,10 +80,5 @@ def draw(results: dict, pairs: Sequence[Pair], path: pathlib.Path) -> None:
     right.set_title("green: say the same; lines: the two thresholds", fontsize=10)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    for ending in ("svg", "png"):
-        figure.savefig(
-            path.with_suffix(f".{ending}"),
-            dpi=150,
-            metadata={"Date": None} if ending == "svg" else None,
-        )
+    save_figure(figure, path)
     plt.close(figure)

@@ -9,8 +9,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from sleep_jax.runtime.publish import publish, save_figure
+
 README = pathlib.Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
+MARKS = ("<!-- table: written by run.py -->", "<!-- end of table -->")
 COLUMNS = (
     ("read", "newest episode, awake"),
     ("newest", "newest episode, after its night"),
@@ -80,7 +82,8 @@ def draw_retention(lives: list[dict], path: pathlib.Path) -> None:
         axes.locator_params(integer=True, nbins=5)
     panels[0][0].set_ylabel("night")
     figure.colorbar(image, ax=list(panels[0]), label="recall", shrink=0.9)
-    _save(figure, path)
+    save_figure(figure, path)
+    plt.close(figure)
 
 
 def draw_curves(lives: list[dict], path: pathlib.Path) -> None:
@@ -106,16 +109,7 @@ def draw_curves(lives: list[dict], path: pathlib.Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     new.set_ylabel("recall")
     old.legend(frameon=False, fontsize=8)
-    _save(figure, path)
-
-
-def _save(figure, path: pathlib.Path) -> None:
-    for ending in ("svg", "png"):
-        figure.savefig(
-            path.with_suffix(f".{ending}"),
-            dpi=150,
-            metadata={"Date": None} if ending == "svg" else None,
-        )
+    save_figure(figure, path)
     plt.close(figure)
 
 
@@ -131,7 +125,5 @@ def report(folder: pathlib.Path, lives: list[dict], readme: pathlib.Path | None 
     draw_retention(lives, folder / "retention")
     draw_curves(lives, folder / "curves")
     if readme is not None:
-        whole = readme.read_text()
-        head, rest = whole.split(BEGIN)
-        readme.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+        publish(readme, MARKS, text)
     return text

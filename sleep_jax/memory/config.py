@@ -7,7 +7,7 @@ UNITS = ("tokens", "updates", "episodes")
 LAYOUTS = ("parallel", "chain")
 EXPERTS = ("swiglu", "bottleneck")
 ROUTERS = ("none", "sigmoid")
-POLICIES = ("error", "skip", "merge")
+POLICIES = ("error", "skip", "merge", "reuse")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,8 @@ class MemoryConfig:
       scale: factor on every memory output.
       from_context: at the end of an episode its context is consolidated into level 1.
       on_full: what a night does when its receiver has no free slot: `error`, `skip` (keep the fast
-        memory) or `merge` (seed the sealed slots into one).
+        memory), `merge` (seed the sealed slots into one) or `reuse` (go on with the last slot, over
+        what it holds; with a single slot this is sleep without expansion).
 
     Raises:
       ValueError: a field has no such value, or the chain cannot work; says which and what would.
@@ -132,7 +133,7 @@ class MemoryConfig:
                 "below; periods have to divide one another"
             )
         needed = level.chunk // below
-        if level.slots < needed:
+        if level.slots < needed and self.on_full != "reuse":
             raise ValueError(
                 f"{name}.slots={level.slots}, but level {number - 1} hands up {needed} times in "
                 f"its period of {level.chunk}; raise it to {needed} or shorten the period"

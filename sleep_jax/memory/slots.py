@@ -27,7 +27,7 @@ class SlotsExhausted(RuntimeError):
     def __init__(self, level: int, capacity: int):
         super().__init__(
             f"memory.levels[{level}].slots={capacity} are all in use; start a new run with more, "
-            "or set memory.on_full to 'skip' or 'merge'"
+            "or set memory.on_full to 'skip', 'merge' or 'reuse'"
         )
         self.level, self.capacity = level, capacity
 

@@ -99,7 +99,8 @@ def _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key):
         log=log,
     )
     held_out = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
-    desk.scalars(c.seeding.steps, held_out)
+    is_accepted = "rolled_back" not in figures
+    desk.scalars(c.seeding.steps, held_out | {"accepted": float(is_accepted)})
     return now, figures
 
 

@@ -25,9 +25,10 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
         for q in night.day(step.day).get("study", {}).get("held_out", [])
     ]
     selves = dict(zip(STAGES, (night.evening, night.consolidated, night.now)))
+    stages = stages_of(sleeper)
     scores, replies = {}, {}
-    with desk.bar(len(STAGES) + len(earlier), "stage") as bar:
-        for number, stage in enumerate(STAGES):
+    with desk.bar(len(stages) + len(earlier), "stage") as bar:
+        for stage in stages:
             if stage in selves:
                 variables, context = selves[stage].on(sleeper.params), None
             else:
@@ -39,7 +40,7 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
                 scores[stage] |= {
                     name: anchor_perplexity(sleeper, variables, name) for name in sleeper.anchors
                 }
-            desk.scalars(number, scores[stage])
+            desk.scalars(STAGES.index(stage), scores[stage])
             bar.advance(1, **scores[stage])
         recall = []
         for before in earlier:
@@ -47,11 +48,17 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             answers = ask(sleeper, night.now.on(sleeper.params), questions)
             recall.append(marks(before.questions, answers))
             bar.advance(1, **recall[-1])
-        recall.append(marks(day.questions, replies[STAGES[2]]))
-    shares = {f"day_{i + 1}": r["questions"] for i, r in enumerate(recall) if "questions" in r}
+        recall.append(marks(day.questions, replies[stages[-2]]))
+    shares = {f"day_{i + 1}_{name}": x for i, r in enumerate(recall) for name, x in r.items()}
     desk.scalars(len(STAGES), shares)
     night = night.note_day(step.day, scores=scores, replies=replies, recall=recall)
     return night.note(step.label, tokens=0, questions=len(asked))
+
+
+def stages_of(sleeper: Sleeper) -> list[str]:
+    """The stages of a night, the ceiling last; without dreams there is none after them."""
+    dreams = sleeper.config.dreaming.steps > 0
+    return [stage for stage in STAGES if dreams or stage != STAGES[2]]
 
 
 def marks(questions: Sequence[TestQuestion], replies: Sequence[str]) -> dict[str, float]:

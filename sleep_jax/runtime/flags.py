@@ -18,6 +18,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+CONFIG_FLAG = r"--?(config|sweep)(?:=(.*))?$"
 HELP = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
 OURS = (
     ("--config=FILE", "the run, as one Python file with get_config()"),
@@ -78,6 +79,9 @@ def run_with_config(
 def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
     """Reads `--config` with its overrides and `--workdir`; flags of others go to `flags.FLAGS`.
 
+    `--sweep=FILE`, where a launching module defines it, names the config as well: a sweep file has
+    a get_config() for what its runs have in common.
+
     Returns:
       (config, workdir): the config, locked, and the workdir, by default `runs/<config file name>`.
 
@@ -86,7 +90,7 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
       ValueError: a flag, field or value that does not exist; names the nearest.
     """
     argv, config_argument = _config_first(argv)
-    defaults = _fields(_load(config_argument))
+    defaults = fields(load(config_argument))
     for arg in argv:
         if override := re.match(r"--?(?:no)?config\.([^=\[]+)", arg):
             name = override[1].rstrip(".")
@@ -125,12 +129,10 @@ def help_text(argv: Sequence[str], about: str, examples: Sequence[str] = ()) -> 
         _list("configs", configs),
         _list("examples", [(example, "") for example in examples]),
     ]
-    if any(re.match(r"--?config(=|$)", arg) for arg in argv):
+    if any(re.match(CONFIG_FLAG, arg) for arg in argv):
         _, argument = _config_first(argv)
-        fields = _fields(_load(argument)).items()
-        leaves = [
-            (f"--config.{name}", repr(value)) for name, value in fields if not _is_node(value)
-        ]
+        found = fields(load(argument)).items()
+        leaves = [(f"--config.{name}", repr(value)) for name, value in found if not is_node(value)]
         parts.append(_list(f"fields of {argument}", leaves))
     else:
         parts.append(f"python {program} --config=FILE --help lists the fields of that config.")
@@ -140,26 +142,40 @@ def help_text(argv: Sequence[str], about: str, examples: Sequence[str] = ()) -> 
 def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:
     """`argv` with --config=FILE in front, because overrides must follow it; and the FILE."""
     rest = list(argv[1:])
-    for index, arg in enumerate(rest):
-        if match := re.match(r"--?config(?:=(.*))?$", arg):
-            del rest[index]
-            argument = match[1] or (rest.pop(index) if index < len(rest) else "")
-            return [argv[0], f"--config={argument}", *rest], argument
+    given = [(i, m) for i, x in enumerate(rest) if (m := re.match(CONFIG_FLAG, x))]
+    if len(given) > 1:
+        raise ValueError(f"{rest[given[1][0]]}: one file is enough; give --config or --sweep")
+    for index, match in given:
+        is_apart = match[2] is None and index + 1 < len(rest)
+        argument = rest[index + 1] if is_apart else match[2] or ""
+        if match[1] == "config":
+            del rest[index : index + 1 + is_apart]
+        return [argv[0], f"--config={argument}", *rest], argument
     known = ", ".join(str(path) for path in _configs(argv[0])) or "a Python file with get_config()"
     raise ValueError(f"which run? Give --config=FILE, one of: {known}")
 
 
-def _load(argument: str) -> ml_collections.ConfigDict:
+def load(argument: str) -> ml_collections.ConfigDict:
     """The config of `FILE` or `FILE:VARIANT` before any override."""
-    path, *variant = argument.split(":", 1)
+    return function_of(argument, "get_config")(*argument.split(":", 1)[1:])
+
+
+def function_of(argument: str, name: str) -> Callable[..., Any]:
+    """A function that the file of `FILE` or `FILE:VARIANT` defines.
+
+    Raises:
+      FileNotFoundError: no such file; names the nearest.
+      ValueError: the file defines no such function.
+    """
+    path = argument.partition(":")[0]
     if not pathlib.Path(path).is_file():
         found = [str(other) for other in _configs(path)] or [str(p) for p in _configs("launch.py")]
         near = _nearest(path, found) or f"; there are: {', '.join(found) or 'none'}"
-        raise FileNotFoundError(f"--config={argument}: no such file{near}")
+        raise FileNotFoundError(f"config file {argument!r}: no such file{near}")
     module = runpy.run_path(path)
-    if "get_config" not in module:
-        raise ValueError(f"--config={argument}: the file defines no get_config()")
-    return module["get_config"](*variant)
+    if name not in module:
+        raise ValueError(f"config file {argument!r} defines no {name}()")
+    return module[name]
 
 
 def _flag_values(argv: list[str]) -> flags.FlagValues:
@@ -174,17 +190,18 @@ def _flag_values(argv: list[str]) -> flags.FlagValues:
     return values
 
 
-def _fields(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
+def fields(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
     """{"seeding": ConfigDict, "seeding.steps": 3, ...}: every name an override may carry."""
-    fields: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in config.items():
-        fields[f"{prefix}{name}"] = value
-        if _is_node(value):
-            fields |= _fields(value, f"{prefix}{name}.")
-    return fields
+        found[f"{prefix}{name}"] = value
+        if is_node(value):
+            found |= fields(value, f"{prefix}{name}.")
+    return found
 
 
-def _is_node(value: Any) -> bool:
+def is_node(value: Any) -> bool:
+    """A section of a config, not a setting."""
     return isinstance(value, ml_collections.ConfigDict)
 
 
@@ -205,8 +222,8 @@ def _in_words(message: str, defaults: Mapping[str, Any]) -> str:
     if match is None or match[2] not in defaults:
         return message.removeprefix("flag ")
     default = defaults[match[2]]
-    if _is_node(default):
-        inner = next(iter(_fields(default, f"{match[2]}.")), f"{match[2]}.FIELD")
+    if is_node(default):
+        inner = next(iter(fields(default, f"{match[2]}.")), f"{match[2]}.FIELD")
         return (
             f"{match[1]}: a section of the config; set a field of it, e.g. --config.{inner}=VALUE"
         )
@@ -215,9 +232,10 @@ def _in_words(message: str, defaults: Mapping[str, Any]) -> str:
 
 def _configs(near: str) -> list[pathlib.Path]:
     """The config files of the project whose launch script (or config) is `near`."""
-    folder = pathlib.Path(near).parent
-    folder = folder if folder.name == "configs" else folder / "configs"
-    return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
+    parents = pathlib.Path(near).parents[:2]
+    folder = next((x for x in parents if x.name == "configs"), parents[0] / "configs")
+    found = [*folder.glob("*.py"), *folder.glob("sweeps/*.py")]
+    return sorted(path for path in found if not path.name.startswith("_"))
 
 
 def _first_line(path: pathlib.Path) -> str:

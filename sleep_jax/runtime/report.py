@@ -50,11 +50,16 @@ def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) ->
     """
     if unknown := sorted(set(summary) - set(PARTS)):
         raise ValueError(f"summary has {unknown[0]!r}; a report knows {', '.join(PARTS)}")
-    path = pathlib.Path(workdir) / "report.html"
+    path = report_path(workdir)
     draft = path.with_suffix(".html.new")
     draft.write_text(render(summary, read_metrics(workdir)), encoding="utf-8")
     os.replace(draft, path)
     return path
+
+
+def report_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """Where a finished run has its report."""
+    return pathlib.Path(workdir) / "report.html"
 
 
 def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:

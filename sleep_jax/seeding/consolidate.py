@@ -220,7 +220,9 @@ def carry_out(
     level, index = transaction.level, transaction.index
     replay = [(*e.student, *e.completion)[: seeding.shape.time] for e in exchanges]
     rows = pad(replay, seeding.shape.time)
-    student = aim_router(cfg, params, transaction.student, level, index, *rows)
+    student = transaction.student
+    if not transaction.is_reuse:  # a slot in use has learnt where it belongs
+        student = aim_router(cfg, params, student, level, index, *rows)
     begun = student.on(params)
     states = precompute(cfg, begun, teachers, probe, seeding.shape)
     before = divergence(cfg, begun, probe, states, teachers, seeding.shape)

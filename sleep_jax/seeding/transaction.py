@@ -78,7 +78,7 @@ class Transaction:
 
     Attributes:
       before: the self that there was, and is again after a roll-back.
-      teacher, student: who teaches whom; the student's slot is silent.
+      teacher, student: who teaches whom; the student's slot is silent unless it is used again.
       level, index: the slot that is to be seeded.
       is_merge: the slot takes over from all others of its level.
     """
@@ -89,6 +89,11 @@ class Transaction:
     level: int
     index: int
     is_merge: bool = False
+
+    @property
+    def is_reuse(self) -> bool:
+        """The slot was in use before; what it holds is trained on."""
+        return self.index < used(self.before.slots, self.level)
 
     def commit(self, memory) -> Self:
         """The self after the night.
@@ -111,8 +116,8 @@ def check_room(memory: MemoryConfig, slots, level: int) -> str:
     """What a night that seeds a slot of `level` has to do first, before any compute.
 
     Returns:
-      `seed`: there is room. `merge`: the one free slot is needed to merge the others. `skip`: there
-      is no room and the night is to leave the fast memory as it is.
+      `seed`: there is room, or the last slot is used again. `merge`: the one free slot is needed to
+      merge the others. `skip`: there is no room and the night is to leave the fast memory as it is.
 
     Raises:
       SlotsExhausted: there is no room and memory.on_full='error', or a single slot to merge.
@@ -120,6 +125,8 @@ def check_room(memory: MemoryConfig, slots, level: int) -> str:
     capacity, held = memory.level(level).slots, used(slots, level)
     if memory.on_full == "merge" and capacity > 1 and held == capacity - 1 and held > 1:
         return "merge"
+    if memory.on_full == "reuse" and capacity:
+        return "seed"
     if held < capacity:
         if level == memory.depth and held + 1 >= NEARLY_FULL * capacity and capacity > 1:
             warnings.warn(
@@ -153,7 +160,7 @@ def begin(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r}; choose from {', '.join(PROTOCOLS)}")
-    slots, index = unlock(self.slots, sender + 1)
+    slots, index = _receiving(cfg.memory, self.slots, sender + 1)
     if not sender:
         return Transaction(self, self, self.replace(slots=slots), 1, index)
     # Should the period not be over, what it gathered so far stays gathered.
@@ -185,6 +192,15 @@ def begin_merge(cfg: DecoderConfig, self: Self, level: int, rng) -> Transaction:
     alone = active & ~self.slots["layers"][name]["active"]
     student = {"layers": empty["layers"] | {name: empty["layers"][name] | {"active": alone}}}
     return Transaction(self, self, self.replace(memory=memory, slots=student), level, index, True)
+
+
+def _receiving(memory: MemoryConfig, slots, level: int):
+    """The slot that a night seeds: the next one or, where memory.on_full='reuse' and there is none,
+    the last. Returns (slots, index)."""
+    held = used(slots, level)
+    if memory.on_full == "reuse" and held == memory.level(level).slots > 0:
+        return slots, held - 1
+    return unlock(slots, level)
 
 
 def _updated(memory: MemoryConfig, wake: WakeConfig, self: Self, level: int) -> Self:

@@ -96,7 +96,7 @@ def test_a_report_has_the_means_of_its_lives(lab, tmp_path):
         for seed, recall in enumerate((0.4, 0.6))
     ]
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{lab.figures.BEGIN}\nold\n{lab.figures.END}\nafter\n")
+    readme.write_text("before\n{}\nold\n{}\nafter\n".format(*lab.figures.MARKS))
     lab.figures.report(tmp_path, lives, readme)
     assert "| paper | 2 | 100 ± 0 | 75 ± 7 | 50 ± 14 |" in readme.read_text()
     assert readme.read_text().startswith("before") and readme.read_text().endswith("after\n")

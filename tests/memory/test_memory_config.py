@@ -30,7 +30,7 @@ def ladder(number, **changes):
         ({"layout": "serial"}, "memory.layout='serial'; choose from parallel, chain"),
         ({"expert": "glu"}, "memory.expert='glu'; choose from swiglu, bottleneck"),
         ({"router": "softmax"}, "memory.router='softmax'; choose from none, sigmoid"),
-        ({"on_full": "wrap"}, "memory.on_full='wrap'; choose from error, skip, merge"),
+        ({"on_full": "wrap"}, "memory.on_full='wrap'; choose from error, skip, merge, reuse"),
         ({"stride": 0}, "memory.stride=0; a gradient needs at least one token"),
         ({"top_k": 2}, "memory.top_k=2 needs a router .*; set memory.router='sigmoid' or"),
         (
@@ -85,6 +85,7 @@ def test_what_just_works():
     MemoryConfig((LevelConfig(rank=1, slots=0),), from_context=False)
     once = (LevelConfig(chunk=1, slots=1), LevelConfig(slots=1))  # every episode a night
     MemoryConfig(once, unit="episodes")
+    MemoryConfig(**ladder(3, slots=1), on_full="reuse")  # whose last slot is used again
     # No context is handed up, so level 1 needs no slots.
     alone = (LevelConfig(chunk=4, slots=0), LevelConfig())
     MemoryConfig(alone, unit="episodes", from_context=False)

@@ -180,6 +180,27 @@ def test_room(chain, read_once):
         begin(chain, WAKE, read_once.replace(slots=slots), 1, "paper", KEY)
 
 
+def test_a_full_level_may_use_its_last_slot_again(chain, read_once, say):
+    """Without expansion: the student begins with what the slot holds, nothing is unlocked."""
+    cfg = chain.replace(memory=dataclasses.replace(chain.memory, on_full="reuse"))
+    slots, memory = read_once.slots, read_once.memory
+    for seed in (1, 2):
+        t = begin(cfg, WAKE, read_once.replace(slots=slots), 1, "commit_then_clear", KEY)
+        assert t.index == seed - 1 and not t.is_reuse  # as long as there is a free one
+        slots, index = unlock(slots, 2)
+        memory = put_slot(memory, 2, index, noise(take_slot(memory, 2, index), seed))
+    self = read_once.replace(memory=memory, slots=slots)
+    assert check_room(cfg.memory, slots, 2) == "seed"
+    t = begin(cfg, WAKE, self, 1, "commit_then_clear", KEY)
+    assert t.is_reuse and (t.level, t.index) == (2, 1)
+    assert used(t.student.slots, 2) == 2
+    assert equal(take_slot(t.student.memory, 2, 1), take_slot(memory, 2, 1))
+    seeded = noise(take_slot(memory, 2, 1), 5)
+    after = t.commit(put_slot(t.student.memory, 2, 1, seeded))
+    assert equal(take_slot(after.memory, 2, 1), seeded) and equal(t.before, self)
+    frozen(memory, after.memory, 2, 1)
+
+
 def test_merging_frees_all_slots_but_one(chain, read_once, say):
     slots, memory = read_once.slots, read_once.memory
     for seed in (1, 2):

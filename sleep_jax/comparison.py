@@ -1,0 +1,264 @@
+"""Runs side by side: what each scored at its end, means over seeds, and paired differences.
+
+Seeds pair the runs of two variants: they draw the same questions and the same first slot, so much
+of what varies from seed to seed is common to both and leaves their difference.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sleep_jax.phases.evaluate import STAGES
+from sleep_jax.runtime.metrics import read_metrics
+from sleep_jax.runtime.publish import save_figure
+from sleep_jax.runtime.sweep_runs import Run
+
+CONFIDENCE = 0.95
+BEFORE = "before the first night"
+COLUMNS = {
+    "questions": "questions",
+    "paraphrases": "held-out wordings",
+    "earlier": "questions of earlier days",
+    "anchor_perplexity": "anchor texts",
+    "chat_perplexity": "anchor chats",
+    "divergence": "held-out divergence",
+}
+
+Figures = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What the finished runs of a sweep scored.
+
+    Attributes:
+      variants: {variant: {seed: figures at the end}}, in the order of the sweep.
+      before: figures of the first run before its first night.
+      missing: names of the runs that are not finished.
+      rolled_back: {name: nights that the gate refused}, of the runs that have some.
+    """
+
+    variants: dict[str, dict[int | None, Figures]]
+    before: Figures
+    missing: tuple[str, ...] = ()
+    rolled_back: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Titles of the columns that a run has figures for."""
+        named = {name for runs in self.variants.values() for run in runs.values() for name in run}
+        return {name: title for name, title in COLUMNS.items() if name in named}
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Reads what the runs of a sweep recorded.
+
+    Raises:
+      ValueError: none is finished.
+    """
+    finished = [run for run in runs if run.is_finished]
+    if not finished:
+        raise ValueError(f"{runs[0].workdir}: no report; no run of this sweep is finished")
+    variants: dict[str, dict[int | None, Figures]] = {}
+    for run in finished:
+        variants.setdefault(run.element.variant, {})[run.element.seed] = at_the_end(run.workdir)
+    missing = tuple(run.element.name for run in runs if not run.is_finished)
+    refused = {
+        run.element.name: sum(not line["accepted"] for line in _nights(run.workdir))
+        for run in finished
+    }
+    rolled_back = {name: nights for name, nights in refused.items() if nights}
+    return Comparison(variants, at_the_start(finished[0].workdir), missing, rolled_back)
+
+
+def scores(workdir: str | os.PathLike[str], night: int = -1) -> dict[str, Figures]:
+    """What a finished run scored at each stage of a night, by default the last: {stage: figures}.
+
+    Raises:
+      ValueError: it was not evaluated to the end.
+    """
+    found: dict[str, dict[str, Figures]] = {}
+    for line in _evaluations(workdir):
+        if line["step"] < len(STAGES):
+            found.setdefault(line["phase"], {})[STAGES[line["step"]]] = line
+    if not found or STAGES[-1] not in (last := list(found.values())[night]):
+        raise ValueError(f"{workdir} has no scores {STAGES[-1]}; finish the run first")
+    return last
+
+
+def at_the_start(workdir: str | os.PathLike[str]) -> Figures:
+    """Figures of a run before its first night; questions are those of its first day."""
+    first, asleep = scores(workdir, night=0)[STAGES[0]], _nights(workdir)
+    figures = {name: float(first[name]) for name in COLUMNS if name in first}
+    return figures | ({"divergence": float(asleep[0]["held_out_kl_before"])} if asleep else {})
+
+
+def at_the_end(workdir: str | os.PathLike[str]) -> Figures:
+    """Figures of a run after its last night.
+
+    Shares are means over its days, the divergence (nats a token, on sequences that were held out)
+    is one over its nights, right after each.
+    """
+    last = scores(workdir)
+    awake = last[[stage for stage in STAGES[:-1] if stage in last][-1]]
+    figures = {name: float(awake[name]) for name in ("anchor_perplexity", "chat_perplexity")}
+    *_, asked = (line for line in _evaluations(workdir) if line["step"] == len(STAGES))
+    for name in ("questions", "paraphrases"):
+        days = [share for key, share in asked.items() if re.fullmatch(rf"day_\d+_{name}", key)]
+        if days:
+            figures[name] = statistics.mean(days)
+        if name == "questions" and len(days) > 1:
+            figures["earlier"] = statistics.mean(days[:-1])
+    if asleep := _nights(workdir):
+        figures["divergence"] = statistics.mean(float(x["held_out_kl_after"]) for x in asleep)
+    return figures
+
+
+def _evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    return [line for line in read_metrics(workdir) if line["phase"].startswith("evaluate")]
+
+
+def _nights(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    return [line for line in read_metrics(workdir) if "held_out_kl_after" in line]
+
+
+def cell(name: str, values: Sequence[float], has_spread: bool = False) -> str:
+    """The mean and, where they differ, every run's figure in brackets; with the standard deviation
+    between them on request; "" of no figure."""
+    if not values:
+        return ""
+    unit, factor, digits = _unit(name)
+    shown = [f"{factor * value:.{digits}f}" for value in values]
+    mean = f"{factor * statistics.mean(values):.{digits}f}{unit}"
+    if len(set(shown)) == 1:
+        return mean
+    spread = f" ± {factor * statistics.stdev(values):.{digits}f}" if has_spread else ""
+    return f"{mean}{spread} ({', '.join(shown)})"
+
+
+def table(comparison: Comparison) -> str:
+    """Markdown: every variant's mean ± standard deviation over seeds, and each seed."""
+    columns = comparison.columns
+    before = [
+        cell(name, [comparison.before[name]]) if name in comparison.before else ""
+        for name in columns
+    ]
+    rows = [[BEFORE, "", *before]]
+    for variant, runs in comparison.variants.items():
+        cells = [cell(name, _values(runs, name), True) for name in columns]
+        rows.append([variant, str(len(runs)), *cells])
+    return _markdown(["variant", "runs", *columns.values()], rows)
+
+
+def differences(comparison: Comparison) -> str:
+    """Markdown: every variant minus the first one, over the seeds that both have."""
+    (first, ours), *others = comparison.variants.items()
+    columns = comparison.columns
+    rows = []
+    for variant, theirs in others:
+        seeds = [seed for seed in theirs if seed in ours]
+        pairs = {
+            name: [theirs[s][name] - ours[s][name] for s in seeds if name in ours[s]]
+            for name in columns
+        }
+        rows.append([variant, str(len(seeds)), *(difference(n, d) for n, d in pairs.items())])
+    return _markdown([f"minus {first}", "pairs", *columns.values()], rows)
+
+
+def difference(name: str, pairs: Sequence[float]) -> str:
+    """The mean of paired differences and its interval, `-8 [-30, 13]`; shares in points."""
+    if not pairs:
+        return ""
+    _, factor, digits = _unit(name)
+    mean, (low, high) = statistics.mean(pairs), interval(pairs)
+    if math.isnan(low):
+        return f"{factor * mean:+.{digits}f}"
+    return f"{factor * mean:+.{digits}f} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's t interval of a mean at `CONFIDENCE`; NaN for a single value.
+
+    It assumes that seeds vary as a normal law does, which three cannot show: with three it is 2.5
+    standard deviations wide on either side.
+    """
+    import scipy.stats  # half a second that no other command needs
+
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    half *= statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.mean(values)
+    return mean - half, mean + half
+
+
+def report(comparison: Comparison) -> str:
+    """Markdown: both tables, and what has to be said with them."""
+    parts = [table(comparison)]
+    if len(comparison.variants) > 1:
+        parts += [
+            f"Paired differences, with {100 * CONFIDENCE:.0f} % t intervals (shares in points):",
+            differences(comparison),
+        ]
+    if comparison.rolled_back:
+        nights = (f"{name} ({count})" for name, count in comparison.rolled_back.items())
+        parts.append(f"Nights that the gate rolled back: {', '.join(nights)}.")
+    if comparison.missing:
+        parts.append(f"Not finished: {', '.join(comparison.missing)}.")
+    return "\n\n".join(parts)
+
+
+def draw(comparison: Comparison, path: pathlib.Path) -> None:
+    """A panel a column: every run a dot, the mean of a variant a line, before the night dotted.
+
+    Args:
+      comparison: of the runs.
+      path: of the figure, without its ending; an SVG and a PNG are written.
+    """
+    from matplotlib.figure import Figure  # slow to import, and not every sweep is drawn
+
+    columns, variants = comparison.columns, comparison.variants
+    size = (2.1 * len(columns) + 1.6, 0.34 * len(variants) + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, (name, title) in zip(panels, columns.items()):
+        unit, factor, _ = _unit(name)
+        for row, runs in enumerate(variants.values()):
+            values = [factor * value for value in _values(runs, name)]
+            if not values:
+                continue
+            axes.plot(values, [row] * len(values), "o", ms=4.5, color="#1f5fa8", alpha=0.6, mew=0)
+            axes.plot([statistics.mean(values)] * 2, (row - 0.3, row + 0.3), color="#1f5fa8", lw=2)
+        if name in comparison.before:
+            axes.axvline(factor * comparison.before[name], color="#999999", lw=0.9, ls=":")
+        if unit:  # shares: from nothing on, and never a hair's breadth
+            axes.set_xlim(-0.5, max(axes.get_xlim()[1], 10))
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_title(title + (f",{unit}" if unit else ""), fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dddddd", lw=0.6)
+        axes.set_axisbelow(True)
+    panels[0].set_yticks(range(len(variants)), list(variants))
+    panels[0].invert_yaxis()
+    save_figure(figure, path)
+
+
+def _unit(name: str) -> tuple[str, float, int]:
+    """(unit, factor, digits) of a column's figures as shown."""
+    is_share = name in ("questions", "paraphrases", "earlier")
+    return (" %", 100.0, 0) if is_share else ("", 1.0, 2)
+
+
+def _values(runs: Mapping[Any, Figures], name: str) -> list[float]:
+    return [run[name] for run in runs.values() if name in run]
+
+
+def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

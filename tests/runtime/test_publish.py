@@ -1,0 +1,22 @@
+import pytest
+
+from sleep_jax.runtime.publish import publish
+
+MARKS = ("<!-- here -->", "<!-- there -->")
+
+
+def test_what_stands_between_the_marks_is_replaced_and_nothing_else(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    for text in ("| a |", "| b |"):
+        publish(page, MARKS, text)
+        assert page.read_text() == f"before\n{MARKS[0]}\n\n{text}\n\n{MARKS[1]}\nafter\n"
+
+
+@pytest.mark.parametrize(("left", "lacking"), [(0, 1), (1, 0)])
+def test_a_page_without_a_mark_is_left_alone(tmp_path, left, lacking):
+    page = tmp_path / "README.md"
+    page.write_text(MARKS[left])
+    with pytest.raises(ValueError, match=f"lacks the mark '{MARKS[lacking]}'"):
+        publish(page, MARKS, "text")
+    assert page.read_text() == MARKS[left]

@@ -1,0 +1,60 @@
+"""The sweeps in `configs/`, and a sweep from the command line."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from sleep_jax import config as settings
+from sleep_jax.itinerary import itinerary
+from sleep_jax.runtime.flags import load
+from sleep_jax.runtime.sweep_runs import runs_of
+from sleep_jax.sleeper import check_settings
+
+SWEEPS = pathlib.Path("configs/sweeps")
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.py")))
+def test_every_element_of_a_sweep_is_a_run_that_could_begin(path):
+    runs = runs_of(str(path), load(str(path)), "runs")
+    assert len(runs) > 1
+    for run in runs:
+        check_settings(run.config)
+        assert itinerary(settings.memory_config(run.config), [300] * run.config.data.episodes)
+
+
+def test_the_ablation_leaves_out_what_it_says():
+    path = str(SWEEPS / "seeding_ablation.py")
+    runs = {run.element.variant: run.config for run in runs_of(path, load(path), "runs")}
+    objectives = {name: settings.seeding_config(c).objective for name, c in runs.items()}
+    assert (objectives["full seeding"].alpha, objectives["full seeding"].lam) == (0.5, 0.5)
+    assert objectives["no imitation"].alpha == 1
+    assert settings.seeding_config(runs["no semantic reward"]).imitation.gamma == 0
+    assert (objectives["off-policy only"].alpha, objectives["off-policy only"].lam) == (1, 0)
+    memory = settings.memory_config(runs["no expansion"])
+    assert memory.level(1).slots == 1 < runs["no expansion"].data.episodes
+    assert memory.on_full == "reuse"
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_is_compared_and_goes_on(tmp_path):
+    file = tmp_path / "one.py"
+    alpha = (SWEEPS / "alpha_tiny.py").absolute()
+    file.write_text(
+        f"import runpy\nget_config = runpy.run_path({str(alpha)!r})['get_config']\n"
+        "def get_sweep(hyper):\n"
+        "    bad = hyper.variant('bad', {'config.data.documents': 'nowhere.txt'})\n"
+        "    return bad + hyper.variant('good')\n"
+    )
+    command = [sys.executable, "launch.py", f"--sweep={file}", f"--workdir={tmp_path / 'out'}"]
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert first.returncode == 1 and "nowhere.txt" in first.stderr
+    assert "Not finished: bad." in (tmp_path / "out/comparison.md").read_text()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 1 and "finished before" in again.stdout
+    printed = subprocess.run(
+        [*command, "--sweep_print"], capture_output=True, text=True, check=True
+    )
+    lines = printed.stdout.splitlines()
+    assert len(lines) == 2 and lines[1].endswith(f"--workdir={tmp_path / 'out/good'}")
