@@ -7,6 +7,7 @@ from sleep_jax.config import memory_config
 from sleep_jax.memory.schedule import describe, plan
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints, check_same_config, check_writable
+from sleep_jax.runtime.distributed import join_processes
 from sleep_jax.runtime.flags import run_with_config
 from sleep_jax.runtime.report import write_report
 from sleep_jax.sleeper import wake_up
@@ -14,6 +15,11 @@ from sleep_jax.sleeper import wake_up
 PLAN = flags.DEFINE_integer(
     "plan", None, "print when each level sleeps in a stream this long (in memory.unit), and end"
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, for a run of several processes"
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one of them this is, from 0")
 ABOUT = (
     "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "
     "without them. The same command goes on after the last finished phase."
@@ -30,7 +36,8 @@ def prepare(config, workdir):
     """Checks the directory, the run in it, the documents and the model, before any long work."""
     if PLAN.value is not None:
         return memory_config(config), PLAN.value
-    keep_freed_memory()
+    if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
+        keep_freed_memory()
     check_writable(workdir)
     with PhaseCheckpoints(f"{workdir}/checkpoints") as saved:
         if (latest := saved.latest()) is not None:
