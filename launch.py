@@ -12,6 +12,7 @@ from sleep_jax.config import memory_config
 from sleep_jax.memory.schedule import describe, plan
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints, check_same_config, check_writable
+from sleep_jax.runtime.distributed import join_processes
 from sleep_jax.runtime.flags import run_with_config
 from sleep_jax.runtime.report import write_report
 from sleep_jax.runtime.sweep_runs import Run, run_all, runs_of
@@ -26,6 +27,11 @@ SWEEP = flags.DEFINE_string(
 SWEEP_PRINT = flags.DEFINE_boolean(
     "sweep_print", False, "with --sweep: print one command an element, and end"
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, for a run of several processes"
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one of them this is, from 0")
 ABOUT = (
     "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "
     "without them. The same command goes on after the last finished phase."
@@ -45,7 +51,8 @@ def prepare(config, workdir) -> Callable[[], None]:
         return functools.partial(show_plan, memory_config(config), PLAN.value)
     if SWEEP.value is not None:
         return prepare_sweep(SWEEP.value, config, workdir)
-    keep_freed_memory()
+    if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
+        keep_freed_memory()
     check_workdir(config, workdir)
     return functools.partial(live, wake_up(config), workdir)
 

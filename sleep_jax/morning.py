@@ -3,10 +3,9 @@
 import importlib.metadata
 from typing import Any
 
-from sleep_jax.evals.metrics import contains_answer
-from sleep_jax.phases.evaluate import stages_of
+from sleep_jax.inspect import record
 from sleep_jax.phases.night import Night
-from sleep_jax.runtime.progress import clock, figure, table
+from sleep_jax.runtime.progress import clock, table
 from sleep_jax.sleeper import Sleeper
 
 PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
@@ -14,36 +13,17 @@ PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 def summarise(sleeper: Sleeper, night: Night) -> dict[str, Any]:
     """The summary of a run; its keys are those of `runtime.report`."""
-    record, last = night.record, night.record["days"][-1]
+    columns = ("phase", "tokens", "seconds", "detail")
     return {
-        "scores": [{"stage": stage, **last["scores"][stage]} for stage in stages_of(sleeper)],
-        "recall": recall(night),
-        "phases": [
-            {
-                "phase": name,
-                "tokens": facts["tokens"],
-                "seconds": facts["seconds"],
-                "detail": ", ".join(
-                    f"{key.replace('_', ' ')} {figure(value)}"
-                    for key, value in facts.items()
-                    if key not in ("tokens", "seconds")
-                ),
-            }
-            for name, facts in record["phases"].items()
-        ],
+        "scores": record.scores(night.record["days"][-1]),
+        "recall": record.recall(night.record),
+        "phases": [{name: row[name] for name in columns} for row in record.timeline(night.record)],
         "samples": samples(sleeper, night),
         "documents": [document.title for document in sleeper.documents],
         "notes": notes(sleeper),
         "config": sleeper.config.to_dict(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-def recall(night: Night) -> list[list[float]]:
-    """Share of each day's questions right after each night, [nights][days up to it]; empty for a
-    single day or without questions."""
-    days = [[row.get("questions") for row in day["recall"]] for day in night.record["days"]]
-    return days if len(days) > 1 and None not in days[-1] else []
 
 
 def notes(sleeper: Sleeper) -> list[str]:
@@ -67,33 +47,10 @@ def notes(sleeper: Sleeper) -> list[str]:
 
 
 def samples(sleeper: Sleeper, night: Night) -> list[dict[str, Any]]:
-    """Some questions with the model's words before and after, one a document, those it learnt
-    first."""
-    day, record = sleeper.days[-1], night.record["days"][-1]
-    first, *_, final, _ = stages_of(sleeper)
-    before, after = (record["replies"][stage] for stage in (first, final))
-    if day.questions:
-        asked = [(q.document, q.text, q.answers) for q in day.questions]
-    else:
-        own = record.get("study", {}).get("held_out", [])
-        asked = [(q["document"], q["question"], (q["answer"],)) for q in own]
-    rows = []
-    for (document, question, answers), was, now in zip(asked, before, after):
-        row = {
-            "document": day.documents[document].title,
-            "question": question,
-            "answer": answers[0],
-            "before": was,
-            "after": now,
-        }
-        if day.questions:
-            row["before_right"] = contains_answer(was, answers)
-            row["after_right"] = contains_answer(now, answers)
-        rows.append(row)
-    # The sort is stable: within each kind the documents' own order stays.
-    rows.sort(key=lambda r: r.get("before_right", False) - r.get("after_right", False))
+    """Some questions of the last day with the model's words before and after, one a document, those
+    it learnt first."""
     chosen: dict[str, dict[str, Any]] = {}
-    for row in rows:
+    for row in record.samples(night.record["days"][-1]):
         chosen.setdefault(row["document"], row)
     return list(chosen.values())[: sleeper.config.evaluation.samples]
 

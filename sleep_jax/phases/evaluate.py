@@ -1,13 +1,14 @@
 """Evaluate: what the model knows now without the documents, and what that cost elsewhere."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sleep_jax.evals.metrics import perplexity
 from sleep_jax.evals.recall import negative_log_likelihood, reply, share_right
 from sleep_jax.itinerary import Step
 from sleep_jax.phases.night import Desk, Night, awake
 from sleep_jax.seeding import prompts as requests
-from sleep_jax.sleeper import Sleeper, TestQuestion
+from sleep_jax.sleeper import Day, Sleeper, TestQuestion
 
 STAGES = ("before sleep", "after consolidation", "after dreaming", "with the document in context")
 
@@ -52,6 +53,7 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     shares = {f"day_{i + 1}_{name}": x for i, r in enumerate(recall) for name, x in r.items()}
     desk.scalars(len(STAGES), shares)
     night = night.note_day(step.day, scores=scores, replies=replies, recall=recall)
+    night = night.note_day(step.day, asked=_asked(night.day(step.day), day))
     return night.note(step.label, tokens=0, questions=len(asked))
 
 
@@ -59,6 +61,19 @@ def stages_of(sleeper: Sleeper) -> list[str]:
     """The stages of a night, the ceiling last; without dreams there is none after them."""
     dreams = sleeper.config.dreaming.steps > 0
     return [stage for stage in STAGES if dreams or stage != STAGES[2]]
+
+
+def _asked(record: dict[str, Any], day: Day) -> list[dict[str, Any]]:
+    """What the day's replies answer, so that its record can be read without its documents."""
+    if day.questions:
+        asked = [(q.document, q.text, q.answers) for q in day.questions]
+    else:
+        own = record.get("study", {}).get("held_out", [])
+        asked = [(q["document"], q["question"], (q["answer"],)) for q in own]
+    return [
+        {"document": day.documents[document].title, "question": text, "answers": answers}
+        for document, text, answers in asked
+    ]
 
 
 def marks(questions: Sequence[TestQuestion], replies: Sequence[str]) -> dict[str, float]:

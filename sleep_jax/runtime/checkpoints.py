@@ -58,7 +58,7 @@ class PhaseCheckpoints:
         self._manager.save(
             phase_index,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_without_scalars(state)),
+                state=ocp.args.StandardSave(_without_scalars(state), _a_chunk_a_slot(state)),
                 record=ocp.args.JsonSave(facts),
             ),
         )
@@ -72,7 +72,7 @@ class PhaseCheckpoints:
         Warns of every damaged or unfinished checkpoint it passes over.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
-            if problem := _damage(self._folder(step)):
+            if problem := damage(self._folder(step)):
                 warnings.warn(
                     f"checkpoint {self._folder(step)} is passed over: {problem}; "
                     "the one before it is used",
@@ -136,6 +136,27 @@ class PhaseCheckpoints:
                 f"checkpoint {self._folder(step)} holds another state than this config builds "
                 f"({'; '.join(changes[:5])}{more}); use another --workdir or delete this one"
             )
+
+
+def damage(folder: pathlib.Path, *, is_thorough: bool = True) -> str | None:
+    """What is wrong with a checkpoint, in words; None when it is whole.
+
+    Args:
+      folder: of the checkpoint.
+      is_thorough: read every file and compare it with its digest, not only look for it.
+    """
+    try:
+        sealed = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "it was never finished"
+    except ValueError:
+        return f"its {DIGESTS} is damaged"
+    if missing := sorted(name for name in sealed if not (folder / name).exists()):
+        return f"{missing[0]} is missing"
+    for name, digest in sealed.items() if is_thorough else ():
+        if _digest(folder / name) != digest:
+            return f"{name} is damaged"
+    return None
 
 
 def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -221,14 +242,25 @@ def _without_scalars(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x) if isinstance(x, is_scalar) else x, tree)
 
 
+def _a_chunk_a_slot(state: Any) -> Any:
+    """How the leaves are cut on disk: an expert bank by its slots (axis 1), so that one of them can
+    be read alone."""
+
+    def cut(path, _):
+        names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
+        return ocp.SaveArgs(shard_axes=(1,) if "experts" in names else ())
+
+    return jax.tree_util.tree_map_with_path(cut, state)
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _digests(folder: pathlib.Path) -> dict[str, str]:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != DIGESTS)
-    digests = {}
-    for path in files:
-        with path.open("rb") as file:
-            name = path.relative_to(folder).as_posix()
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
 
 
 def _seal(folder: pathlib.Path) -> None:
@@ -237,16 +269,3 @@ def _seal(folder: pathlib.Path) -> None:
     digests = _digests(folder)
     draft.write_text(json.dumps(digests, indent=1), encoding="utf-8")
     os.replace(draft, folder / DIGESTS)
-
-
-def _damage(folder: pathlib.Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None when it is whole."""
-    try:
-        sealed = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return "it was never finished"
-    except ValueError:
-        return f"its {DIGESTS} is damaged"
-    found = _digests(folder)
-    broken = sorted(name for name in sealed if found.get(name) != sealed[name])
-    return f"{broken[0]} is {'damaged' if broken[0] in found else 'missing'}" if broken else None

@@ -11,9 +11,10 @@ import pathlib
 import shutil
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tensorboardX
+if TYPE_CHECKING:
+    import tensorboardX
 
 RESERVED = ("phase", "step", "time")
 
@@ -93,7 +94,9 @@ class MetricWriter:
             raise ValueError(f"phase={phase!r} cannot name a folder; use a word such as 'dream'")
         return self._events / phase
 
-    def _writer(self, phase: str) -> tensorboardX.SummaryWriter:
+    def _writer(self, phase: str) -> "tensorboardX.SummaryWriter":
+        import tensorboardX  # Slow to import; who only reads needs none of it.
+
         if phase not in self._writers:
             folder = str(self._events_of(phase))
             self._writers[phase] = tensorboardX.SummaryWriter(folder, flush_secs=10)

@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# What the scripts of this folder share. Sourced, not run.
+
+# Prints the comment at the top of the script that was started.
+usage() {
+  awk 'NR > 1 && /^#/ { sub(/^# ?/, ""); print; next } NR > 1 { exit }' "$0"
+}
+
+# Prints usage and ends where --help is asked for, or nothing at all is said.
+help_if_asked() {
+  case "${1:-}" in
+    "" | -h | --help | help)
+      usage
+      exit 0
+      ;;
+  esac
+}
+
+# Ends with what to set unless the variables are set: need PROJECT ZONE ...
+need() {
+  local variable is_missing=0
+  for variable in "$@"; do
+    if [[ -z "${!variable:-}" ]]; then
+      echo "error: $variable is not set; $(basename "$0") --help says what it is, then: export $variable=..." >&2
+      is_missing=1
+    fi
+  done
+  [[ $is_missing == 0 ]] || exit 2
+}
+
+# Ends unless a program is installed: need_program gcloud "where to get it".
+need_program() {
+  if [[ "${DRY_RUN:-0}" != 1 ]] && ! command -v "$1" >/dev/null; then
+    echo "error: $1 is not installed; $2" >&2
+    exit 2
+  fi
+}
+
+# Runs a command, or with DRY_RUN=1 prints it as one would type it.
+run() {
+  if [[ "${DRY_RUN:-0}" != 1 ]]; then
+    "$@"
+    return
+  fi
+  local word line=""
+  for word in "$@"; do
+    [[ "$word" =~ ^[A-Za-z0-9_./:=,@%+~-]+$ ]] || word=${word@Q}
+    line+="$word "
+  done
+  printf '%s\n' "${line% }"
+}

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# A run on GKE: fills in gke_jobset.yaml and applies it, one pod a TPU host.
+#
+#   launch/gke.sh --config=FILE ...         starts python launch.py with these arguments
+#   launch/gke.sh logs                      follows the log of the first pod
+#   launch/gke.sh delete                    deletes the JobSet
+#   launch/gke.sh image                     builds the image of this checkout and pushes it
+#
+# Required:
+#   NAME               what the JobSet is called
+#   IMAGE              the image, e.g. REGION-docker.pkg.dev/PROJECT/REPOSITORY/sleep_jax:1
+#   ACCELERATOR        of a run: cloud.google.com/gke-tpu-accelerator of the node pool, e.g.
+#                      tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice
+#   TOPOLOGY           of a run: cloud.google.com/gke-tpu-topology of the node pool, e.g. 4x4
+# Optional:
+#   CHIPS              chips of a host [4]
+#   SLICES             how many slices [1]
+#   RESTARTS           how often a preempted or failed run starts again, where it was [100]
+#   SERVICE_ACCOUNT    the pods' Kubernetes service account, which may write to the bucket [default]
+#   DRY_RUN=1          print the manifest or the command, apply nothing
+#
+# The cluster needs the JobSet controller and kubectl its credentials (launch/README.md). Several
+# hosts write to a bucket: launch/gke.sh --config=configs/seeding_8b.py --workdir=gs://BUCKET/run
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+help_if_asked "$@"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# hosts_of TOPOLOGY CHIPS: 4x4 in hosts of 4 chips are 4.
+hosts_of() {
+  local chips=1 side
+  for side in ${1//x/ }; do
+    [[ "$side" =~ ^[1-9][0-9]*$ ]] || { echo "error: TOPOLOGY=$1; give e.g. 4x4" >&2; return 2; }
+    chips=$((chips * side))
+  done
+  if ((chips % $2)); then
+    echo "error: TOPOLOGY=$1 has $chips chips, no multiple of CHIPS=$2 of a host; set CHIPS" >&2
+    return 2
+  fi
+  echo $((chips / $2))
+}
+
+# as_yaml ARGUMENT ...: a JSON list, which is YAML, too.
+as_yaml() {
+  local argument list=""
+  for argument in "$@"; do
+    argument=${argument//\\/\\\\}
+    list+="\"${argument//\"/\\\"}\", "
+  done
+  echo "[${list%, }]"
+}
+
+manifest() {
+  local text field hosts
+  hosts=$(hosts_of "$TOPOLOGY" "$CHIPS") || return
+  local -A values=(
+    [NAME]=$NAME [IMAGE]=$IMAGE [ACCELERATOR]=$ACCELERATOR [TOPOLOGY]=$TOPOLOGY [CHIPS]=$CHIPS
+    [HOSTS]=$hosts [SLICES]=$SLICES [RESTARTS]=$RESTARTS [SERVICE_ACCOUNT]=$SERVICE_ACCOUNT
+    [ARGUMENTS]=$(as_yaml "$@")
+  )
+  text=$(<"$here/gke_jobset.yaml")
+  for field in "${!values[@]}"; do
+    text=${text//"{{$field}}"/"${values[$field]}"}
+  done
+  printf '%s\n' "$text"
+}
+
+need NAME
+CHIPS=${CHIPS:-4} SLICES=${SLICES:-1} RESTARTS=${RESTARTS:-100}
+SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
+case "$1" in
+  logs)
+    need_program kubectl "see https://kubernetes.io/docs/tasks/tools"
+    run kubectl logs --follow \
+      --selector="jobset.sigs.k8s.io/jobset-name=$NAME,batch.kubernetes.io/job-completion-index=0"
+    ;;
+  delete)
+    need_program kubectl "see https://kubernetes.io/docs/tasks/tools"
+    run kubectl delete jobset "$NAME"
+    ;;
+  image)
+    need IMAGE
+    need_program docker "see https://docs.docker.com/engine/install"
+    run docker build --file="$here/Dockerfile" --tag="$IMAGE" "$here/.."
+    run docker push "$IMAGE"
+    ;;
+  --*)
+    need IMAGE ACCELERATOR TOPOLOGY
+    filled=$(manifest "$@")
+    if [[ "${DRY_RUN:-0}" == 1 ]]; then
+      printf '%s\n' "$filled"
+    else
+      need_program kubectl "see https://kubernetes.io/docs/tasks/tools"
+      kubectl apply --filename=- <<<"$filled"
+    fi
+    ;;
+  *)
+    echo "error: no action '$1'; --help lists them" >&2
+    exit 2
+    ;;
+esac

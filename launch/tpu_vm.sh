@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# A run on a Cloud TPU VM, of one host or of many.
+#
+#   launch/tpu_vm.sh create                 makes the slice and waits for it
+#   launch/tpu_vm.sh queue                  asks for it as a queued resource, and ends
+#   launch/tpu_vm.sh status                 says how the slice, or the request for it, stands
+#   launch/tpu_vm.sh setup                  copies this checkout (HEAD) to every worker, installs it
+#   launch/tpu_vm.sh run --config=FILE ...  starts python launch.py on every worker, and ends
+#   launch/tpu_vm.sh tail                   follows the log of one worker
+#   launch/tpu_vm.sh stop                   stops the run; it saves what it is to save first
+#   launch/tpu_vm.sh delete                 deletes the slice and the request for it
+#
+# Required:
+#   PROJECT            the Google Cloud project
+#   ZONE               e.g. us-east5-a
+#   TPU_NAME           what the slice is called
+#   ACCELERATOR_TYPE   of create and queue, e.g. v5litepod-16, v4-32, v5p-16, v6e-16
+# Optional:
+#   RUNTIME_VERSION    the image [the one for ACCELERATOR_TYPE]
+#   SPOT=1             spot capacity: cheaper, and taken back at any time
+#   WORKER             of tail: which worker [0]
+#   DRY_RUN=1          print the commands, run none
+#
+# Checkpoints of a slice of several hosts go where all of them can write:
+# launch/tpu_vm.sh run --config=configs/seeding_8b.py --workdir=gs://BUCKET/seeding_8b
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+help_if_asked "$@"
+action=$1
+shift
+log=sleep_jax.log
+pid=sleep_jax.pid
+
+gcloud_tpu() { run gcloud compute tpus "$@" --project="$PROJECT" --zone="$ZONE"; }
+
+# on WORKER COMMAND: runs a shell command there.
+on() { gcloud_tpu tpu-vm ssh "$TPU_NAME" --worker="$1" --command="$2"; }
+
+runtime_version() {
+  if [[ -n "${RUNTIME_VERSION:-}" ]]; then
+    echo "$RUNTIME_VERSION"
+    return
+  fi
+  case "$ACCELERATOR_TYPE" in
+    v5lite* | v5e*) echo v2-alpha-tpuv5-lite ;;
+    v5p*) echo v2-alpha-tpuv5 ;;
+    v6e*) echo v2-alpha-tpuv6e ;;
+    v2* | v3* | v4*) echo tpu-ubuntu2204-base ;;
+    *)
+      echo "error: no image is known for ACCELERATOR_TYPE=$ACCELERATOR_TYPE; set RUNTIME_VERSION" >&2
+      return 2
+      ;;
+  esac
+}
+
+# What every worker does with the copy. The images bring an older Python than sleep_jax wants.
+installation="set -e
+mkdir -p ~/sleep_jax
+tar -xzf ~/sleep_jax.tar.gz -C ~/sleep_jax
+cd ~/sleep_jax
+python3 -m pip install --quiet --user uv
+[ -d .venv ] || python3 -m uv venv --quiet --python 3.12 .venv
+python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu,hf]'"
+
+setup() {
+  local root archive
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  archive=$(mktemp --suffix=.tar.gz)
+  trap 'rm -f "$archive"' RETURN
+  run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
+  gcloud_tpu tpu-vm scp "$archive" "$TPU_NAME:sleep_jax.tar.gz" --worker=all
+  on all "$installation"
+}
+
+start() {
+  local arguments
+  [[ $# -gt 0 ]] || { echo "error: which run? e.g. run --config=configs/seeding_8b.py" >&2; exit 2; }
+  printf -v arguments '%q ' "$@"
+  on all "cd ~/sleep_jax || exit
+nohup .venv/bin/python launch.py ${arguments% } >>~/$log 2>&1 </dev/null &
+echo \$! >~/$pid"
+}
+
+stop() { on all "kill -TERM \$(cat ~/$pid)"; }
+
+need PROJECT ZONE TPU_NAME
+need_program gcloud "see https://cloud.google.com/sdk/docs/install"
+spot=()
+[[ "${SPOT:-0}" == 1 ]] && spot=(--spot)
+case "$action" in
+  create)
+    need ACCELERATOR_TYPE
+    version=$(runtime_version)
+    gcloud_tpu tpu-vm create "$TPU_NAME" --accelerator-type="$ACCELERATOR_TYPE" \
+      --version="$version" "${spot[@]}"
+    ;;
+  queue)
+    need ACCELERATOR_TYPE
+    version=$(runtime_version)
+    gcloud_tpu queued-resources create "$TPU_NAME" --node-id="$TPU_NAME" \
+      --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$version" "${spot[@]}"
+    ;;
+  status)
+    gcloud_tpu queued-resources describe "$TPU_NAME" --format='value(state.state)' ||
+      gcloud_tpu tpu-vm describe "$TPU_NAME" --format='value(state)'
+    ;;
+  setup) setup ;;
+  run) start "$@" ;;
+  tail) on "${WORKER:-0}" "tail -n 50 -F ~/$log" ;;
+  stop) stop ;;
+  delete)
+    # A slice that was queued goes with its request.
+    gcloud_tpu queued-resources delete "$TPU_NAME" --force --quiet ||
+      gcloud_tpu tpu-vm delete "$TPU_NAME" --quiet
+    ;;
+  *)
+    echo "error: no action '$action'; --help lists them" >&2
+    exit 2
+    ;;
+esac

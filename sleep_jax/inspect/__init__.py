@@ -1,0 +1,20 @@
+"""What a person asks of a run: `python -m sleep_jax.inspect RUN`, and the same from a notebook.
+
+    from sleep_jax import inspect
+
+    run = inspect.Run("runs/sleep_smollm2")
+    inspect.show("timeline", run.timeline())
+    inspect.slots(run["evaluate"])
+    inspect.changes(run["wake"], run["consolidate"])
+    run["evaluate"].restore("now.memory.layers.level_1.experts", slot=0)
+
+Nothing here needs an accelerator or the base model, or reads more of a checkpoint than the question
+is about.
+"""
+
+from sleep_jax.inspect.checkpoint import Checkpoint
+from sleep_jax.inspect.memory import Change, Level, changes, slots
+from sleep_jax.inspect.run import Run, difference
+from sleep_jax.inspect.tables import show
+
+__all__ = ["Change", "Checkpoint", "Level", "Run", "changes", "difference", "show", "slots"]

@@ -1,0 +1,127 @@
+"""The command line: `python -m sleep_jax.inspect RUN [QUESTION ...]`."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sleep_jax.inspect.memory import SELVES, changes, slots
+from sleep_jax.inspect.run import Run, difference
+from sleep_jax.inspect.tables import show
+
+QUESTIONS = {
+    "all": ("", "state of the run, and the next five"),
+    "timeline": ("", "days, nights and phases, with the slots in use after each"),
+    "slots": ("", "slots in use by level, with their norms"),
+    "curves": ("", "divergence and reward over the steps"),
+    "scores": ("", "shares of right answers by stage, and by day after each night"),
+    "samples": ("", "questions with the replies before and after the night"),
+    "changes": ("BEFORE AFTER", "what differs between two phases, leaf by leaf"),
+    "config": ("", "the settings"),
+    "diff": ("OTHER_RUN", "the settings in which another run differs"),
+    "leaves": ("", "names, shapes and types of what a checkpoint holds"),
+    "restore": ("NAME FILE.npz", "a part of a checkpoint into a file; with --slot, of one slot"),
+    "verify": ("", "every checkpoint against its digests; exit status 1 if one is damaged"),
+}
+OVERVIEW = ("timeline", "slots", "curves", "scores", "samples")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answers one question about a run; returns the exit status."""
+    arguments = _parse(argv)
+    try:
+        answers = _answers(Run(arguments.run), arguments)
+    except (OSError, ValueError, LookupError) as error:
+        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(_plain(answers), ensure_ascii=False, indent=1))
+    else:
+        for name, answer in answers.items():
+            show(name, answer)
+    return int(any(answers.get("verify", {}).values()))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    listed = [f"  {f'{name} {more}':<24}{about}" for name, (more, about) in QUESTIONS.items()]
+    parser = argparse.ArgumentParser(
+        prog="python -m sleep_jax.inspect",
+        description="What a run did, read without an accelerator and without its base model.",
+        epilog="\n".join(["questions:", *listed]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="the workdir of a run")
+    parser.add_argument("question", metavar="QUESTION", nargs="?", default="all", help="[all]")
+    parser.add_argument("more", metavar="...", nargs="*", help="what the question is about")
+    parser.add_argument("--phase", default="-1", help="a phase by name or index [the last one]")
+    parser.add_argument("--who", default="now", choices=SELVES, help="which memory of it [now]")
+    parser.add_argument("--slot", type=int, help="of `restore`: which slot of an expert bank")
+    parser.add_argument("--json", action="store_true", help="print JSON, all of it")
+    arguments = parser.parse_args(argv)
+    if arguments.question not in QUESTIONS:
+        parser.error(f"no question {arguments.question!r}; choose from {', '.join(QUESTIONS)}")
+    wanted = QUESTIONS[arguments.question][0]
+    if len(arguments.more) != len(wanted.split()):
+        parser.error(f"{arguments.question} is to be followed by {wanted or 'nothing'}")
+    return arguments
+
+
+def _answers(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """{part: answer} for a question."""
+    question, phase, who = arguments.question, arguments.phase, arguments.who
+    if question == "all":
+        state = {"state": [run.state(), *run.problems]}
+        if not run.checkpoints:
+            return state | {"curves": run.curves()}
+        return state | {name: _answer(run, name, phase, who) for name in OVERVIEW}
+    if question == "changes":
+        before, after = map(run.__getitem__, arguments.more)
+        return {question: changes(before, after, who)}
+    if question == "diff":
+        return {question: difference(run, Run(*arguments.more))}
+    if question == "restore":
+        return {question: _restore(run, *arguments.more, phase, arguments.slot)}
+    return {question: _answer(run, question, phase, who)}
+
+
+def _answer(run: Run, question: str, phase: str, who: str) -> Any:
+    """For a question that needs nothing more."""
+    if question == "slots":
+        return slots(run[phase], who)
+    if question == "scores":
+        return {"stages": run.scores(), "recall": run.recall()}
+    if question == "leaves":
+        return list(run[phase].leaves().values())
+    if question == "verify":
+        return {str(x.folder): x.problem(is_thorough=True) for x in run.found}
+    return run.config if question == "config" else getattr(run, question)()
+
+
+def _restore(run: Run, name: str, file: str, phase: str, slot: int | None) -> list[str]:
+    checkpoint = run[phase]
+    arrays = {x: checkpoint.read(x, slot) for x in checkpoint.leaves(name)}
+    np.savez(file, **arrays)
+    return [f"{x} {x_.dtype}{list(x_.shape)} -> {file}" for x, x_ in arrays.items()]
+
+
+def _plain(value: Any) -> Any:
+    """What JSON knows; a number that is none becomes null."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, dict):
+        return {str(name): _plain(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

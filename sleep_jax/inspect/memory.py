@@ -1,0 +1,183 @@
+"""The continuum memory that a phase left: which slots are in use, how large they are, and what a
+phase changed of it."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from sleep_jax.inspect.checkpoint import Checkpoint, Leaf
+from sleep_jax.memory.slots import level_of
+
+SELVES = ("now", "evening", "consolidated")
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """One level of the memory.
+
+    Attributes:
+      level: its number, from 1.
+      active: bool [layers, S]: the slots in use.
+      norms: {leaf: float [layers, S]}, the Frobenius norm of every slot in use; nan elsewhere. A
+        slot whose `down` is 0 is silent.
+      wake: {leaf: float [layers]}, the norm of the wake weights; {} at the slowest level.
+    """
+
+    level: int
+    active: np.ndarray
+    norms: dict[str, np.ndarray]
+    wake: dict[str, np.ndarray]
+
+    @property
+    def indices(self) -> list[int]:
+        """The slots in use."""
+        return np.flatnonzero(self.active.any(axis=0)).tolist()
+
+    @property
+    def used(self) -> int:
+        """How many those are."""
+        return len(self.indices)
+
+    @property
+    def capacity(self) -> int:
+        """Slots in all."""
+        return self.active.shape[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What became of a leaf between two checkpoints.
+
+    Attributes:
+      name: of the leaf, e.g. `memory.layers.level_1.experts.down`.
+      kind: `identical`, bit for bit; `changed`; `new` or `gone`; `reshaped`.
+      entries: how many of its entries differ.
+      relative: ||after - before|| / ||before||, inf where there was nothing but zeros; None for
+        what is no number (masks), and where there is nothing to compare.
+      slots: of an expert bank, the slots that changed.
+    """
+
+    name: str
+    kind: str
+    entries: int = 0
+    relative: float | None = None
+    slots: tuple[int, ...] = ()
+
+
+def in_use(checkpoint: Checkpoint, who: str = "now") -> dict[int, tuple[int, int]]:
+    """{level: (slots in use, slots)}; reads the masks alone."""
+    return {n: (x.used, x.capacity) for n, x in _levels(checkpoint, who).items()}
+
+
+def slots(checkpoint: Checkpoint, who: str = "now") -> list[Level]:
+    """The levels with the norms of what is in use; unused slots are not read.
+
+    Args:
+      checkpoint: what a phase left.
+      who: `now`, `evening` (before the night) or `consolidated` (before its dreams).
+    """
+    return [
+        dataclasses.replace(
+            level,
+            norms=_slot_norms(checkpoint, f"{who}.memory.layers.level_{n}.experts", level),
+            wake=_norms(checkpoint, f"{who}.memory.layers.level_{n}.wake"),
+        )
+        for n, level in _levels(checkpoint, who).items()
+    ]
+
+
+def changes(before: Checkpoint, after: Checkpoint, who: str = "now") -> list[Change]:
+    """Every leaf of a self, compared bit by bit, one slot of one leaf at a time.
+
+    Args:
+      before, after: two checkpoints of a run.
+      who: as for `slots`; `now` also has the reader's state, where levels learn by day.
+    """
+    old, new = (
+        {name.removeprefix(f"{who}."): leaf for name, leaf in x.leaves(who).items()}
+        for x in (before, after)
+    )
+    found = []
+    for name in sorted(old | new):
+        if name not in old or name not in new:
+            found.append(Change(name, "new" if name in new else "gone"))
+        elif (old[name].shape, old[name].dtype) != (new[name].shape, new[name].dtype):
+            found.append(Change(name, "reshaped"))
+        else:
+            found.append(_change(name, before, after, new[name]))
+    return found
+
+
+def _change(name: str, before: Checkpoint, after: Checkpoint, leaf: Leaf) -> Change:
+    entries, size, moved, touched = 0, 0.0, 0.0, []
+    for slot in range(leaf.slots) if leaf.slots else (None,):
+        a, b = before.read(leaf.name, slot), after.read(leaf.name, slot)
+        numeric = a.dtype != bool
+        if numeric:
+            size += _square(a)
+        if differing := _differing(a, b):
+            entries += differing
+            touched += [] if slot is None else [slot]
+            moved += _square(b.astype(np.float32) - a.astype(np.float32)) if numeric else 0.0
+    if not entries:
+        return Change(name, "identical")
+    relative = None
+    if leaf.dtype != "bool":
+        relative = float(np.sqrt(moved / size)) if size else float("inf")
+    return Change(name, "changed", entries, relative, tuple(touched))
+
+
+def _differing(a: np.ndarray, b: np.ndarray) -> int:
+    """How many entries are not the same bits: nan equals itself, 0 is not -0."""
+    if not a.size:
+        return 0
+    bits = [np.ascontiguousarray(x).view(np.uint8).reshape(-1, x.dtype.itemsize) for x in (a, b)]
+    return 0 if np.array_equal(*bits) else int((bits[0] != bits[1]).any(axis=1).sum())
+
+
+def _square(x: np.ndarray) -> float:
+    flat = x.astype(np.float32, copy=False).ravel()
+    return float(np.sum(flat * flat, dtype=np.float64))
+
+
+def _levels(checkpoint: Checkpoint, who: str) -> dict[int, Level]:
+    """The levels without norms."""
+    if who not in SELVES:
+        raise ValueError(f"who={who!r}; choose from {', '.join(SELVES)}")
+    root = f"{who}.slots.layers"
+    return dict(sorted(_masks(checkpoint, root)))
+
+
+def _masks(checkpoint: Checkpoint, root: str) -> Iterator[tuple[int, Level]]:
+    for name in checkpoint.leaves(root):
+        level, leaf = name.removeprefix(f"{root}.").split(".")
+        if leaf == "active":
+            number = level_of(level)
+            yield number, Level(number, checkpoint.read(name), {}, {})
+
+
+def _slot_norms(checkpoint: Checkpoint, bank: str, level: Level) -> dict[str, np.ndarray]:
+    if not level.used:
+        return {}
+    norms = {}
+    for name in checkpoint.leaves(bank):
+        found = np.full(level.active.shape, np.nan, np.float32)
+        for slot in level.indices:
+            found[:, slot] = _by_layer(checkpoint.read(name, slot))
+        norms[name.rpartition(".")[2]] = np.where(level.active, found, np.nan)
+    return norms
+
+
+def _norms(checkpoint: Checkpoint, under: str) -> dict[str, np.ndarray]:
+    try:
+        named = checkpoint.leaves(under)
+    except KeyError:
+        return {}
+    return {name.rpartition(".")[2]: _by_layer(checkpoint.read(name)) for name in named}
+
+
+def _by_layer(x: np.ndarray) -> np.ndarray:
+    """[layers, ...] -> the norm of each [layers]."""
+    flat = x.astype(np.float32, copy=False).reshape(len(x), -1)
+    return np.sqrt(np.einsum("lk,lk->l", flat, flat))

@@ -1,0 +1,85 @@
+"""What the record of a run says: its phases, what was answered, what is still known.
+
+The record is the JSON that every checkpoint carries (`phases.night.Night.record`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sleep_jax.evals.metrics import contains_answer
+from sleep_jax.runtime.progress import figure
+
+HOURS = {"wake": "day", "consolidate": "night", "dream": "night", "evaluate": "morning"}
+
+
+def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The finished phases in order: {index, phase, day (from 1), hour, tokens, seconds, detail}.
+
+    Args:
+      record: of a night.
+    """
+    rows, day = [], 1
+    for index, (label, facts) in enumerate(record["phases"].items()):
+        kind = label.partition("-")[0]
+        rows.append({"index": index, "phase": label, "day": day, "hour": HOURS.get(kind, "")})
+        rows[-1] |= {name: facts.get(name) for name in ("tokens", "seconds")}
+        rows[-1]["detail"] = detail(facts)
+        day += kind == "evaluate"
+    return rows
+
+
+def detail(facts: Mapping[str, Any]) -> str:
+    """The facts of a phase beside its tokens and seconds, e.g. `kl before 1.88, kl after 0.11`."""
+    named = {name: x for name, x in facts.items() if name not in ("tokens", "seconds")}
+    return ", ".join(f"{name.replace('_', ' ')} {figure(x)}" for name, x in named.items())
+
+
+def recall(record: Mapping[str, Any]) -> list[list[float]]:
+    """Share of each day's questions right after each night, [nights][days up to it]; empty for a
+    single day or without questions."""
+    days = [[row.get("questions") for row in day.get("recall", [])] for day in record["days"]]
+    days = [day for day in days if day]
+    return days if len(days) > 1 and None not in days[-1] else []
+
+
+def samples(day: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was asked after a day's night, with the replies before and after it.
+
+    Args:
+      day: of the record.
+
+    Returns:
+      {document, question, answer, before, after}, and where there are scores {before_right,
+      after_right}; those it learnt come first. Empty before the day has been evaluated.
+    """
+    if "asked" not in day:
+        return []
+    before, after = (day["replies"][stage] for stage in _first_and_last(day["replies"]))
+    has_scores = any("questions" in score for score in day["scores"].values())
+    rows = []
+    for question, was, now in zip(day["asked"], before, after):
+        answers = question["answers"]
+        row = {
+            "document": question["document"],
+            "question": question["question"],
+            "answer": answers[0],
+            "before": was,
+            "after": now,
+        }
+        if has_scores:
+            row["before_right"] = contains_answer(was, answers)
+            row["after_right"] = contains_answer(now, answers)
+        rows.append(row)
+    # The sort is stable: within each kind the documents' own order stays.
+    return sorted(rows, key=lambda r: r.get("before_right", False) - r.get("after_right", False))
+
+
+def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a day's evaluation: {stage, questions, paraphrases, anchor_perplexity, ...}."""
+    return [{"stage": stage, **score} for stage, score in day.get("scores", {}).items()]
+
+
+def _first_and_last(stages: Sequence[str]) -> tuple[str, str]:
+    """The closed-book stages before and after the night."""
+    closed = [stage for stage in stages if "context" not in stage]
+    return closed[0], closed[-1]

@@ -1,0 +1,163 @@
+"""A run as its directory holds it: checkpoints, metrics, config."""
+
+import functools
+import os
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from sleep_jax.inspect import memory, record
+from sleep_jax.inspect.checkpoint import Checkpoint
+from sleep_jax.runtime.checkpoints import config_difference
+from sleep_jax.runtime.metrics import metrics_path, read_metrics
+
+CURVES = ("kl", "held_out_kl", "reward")
+
+
+class Run:
+    """What is in the directory of a run, finished or not. Nothing in it is changed.
+
+    Args:
+      workdir: of the run, as `launch.py --workdir` had it.
+
+    Raises:
+      FileNotFoundError: there is no run; names those nearby.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str]):
+        self.workdir = epath.Path(workdir)
+        if not self.workdir.is_dir():
+            raise FileNotFoundError(f"no run in {workdir}: there is no such directory")
+        if not self._checkpoints.is_dir() and not metrics_path(workdir).exists():
+            nearby = sorted(str(x.parent) for x in self.workdir.glob("*/checkpoints"))
+            remedy = f"; there are {', '.join(nearby)}" if nearby else ""
+            raise FileNotFoundError(
+                f"no run in {workdir}: it holds neither checkpoints nor metrics.jsonl{remedy}"
+            )
+
+    def __getitem__(self, phase: str | int) -> Checkpoint:
+        """The checkpoint of a phase, by name (`consolidate-2`) or index, negative from the end.
+
+        Raises:
+          KeyError: there is none; says which there are.
+        """
+        whole = self.checkpoints
+        if isinstance(phase, int) or re.fullmatch(r"-\d+|\d+", phase):
+            number = int(phase)
+            counted = range(-len(whole), 0) if number < 0 else [x.index for x in whole]
+            found = [x for i, x in zip(counted, whole) if i == number]
+        else:
+            found = [x for x in whole if x.phase == phase]
+        if not found:
+            names = ", ".join(x.phase for x in whole) or "none yet"
+            raise KeyError(f"{self.workdir} has no checkpoint of phase {phase!r}; there is {names}")
+        return found[0]
+
+    @functools.cached_property
+    def found(self) -> list[Checkpoint]:
+        """All checkpoints, whole or not, oldest first."""
+        folders = self._checkpoints.glob("*") if self._checkpoints.is_dir() else ()
+        numbered = [folder for folder in folders if folder.name.isdigit()]
+        return [Checkpoint(x) for x in sorted(numbered, key=lambda x: int(x.name))]
+
+    @functools.cached_property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Those that were finished, oldest first."""
+        return [x for x in self.found if not x.problem()]
+
+    @functools.cached_property
+    def problems(self) -> list[str]:
+        """What is wrong with the other checkpoints, in words."""
+        return [f"checkpoint {x.folder}: {p}" for x in self.found if (p := x.problem())]
+
+    @property
+    def latest(self) -> Checkpoint:
+        """The last whole checkpoint.
+
+        Raises:
+          FileNotFoundError: no phase has been finished.
+        """
+        if not self.checkpoints:
+            found = "; ".join(self.problems) or "no phase has been finished"
+            raise FileNotFoundError(f"{self.workdir} has no whole checkpoint yet ({found})")
+        return self.checkpoints[-1]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the run."""
+        return self.latest.record["config"]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its facts: `phases` and `days`."""
+        return self.latest.record["night"]
+
+    @functools.cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return read_metrics(self.workdir)
+
+    @property
+    def is_finished(self) -> bool:
+        """Its report, the last thing that a run writes, is there."""
+        return (self.workdir / "report.html").exists()
+
+    def state(self) -> str:
+        """How far it is, in one line."""
+        done = len(self.checkpoints) and self.latest.index + 1
+        if self.is_finished:
+            return f"{self.workdir}: finished, {done} phases"
+        where = f"{done} phases done" + (f", the last {self.latest.phase}" if done else "")
+        line = self.metrics[-1] if self.metrics else None
+        if line and (not done or line["phase"] not in self.record["phases"]):
+            ago = round(time.time() - line["time"])
+            where += f"; in {line['phase']}, step {line['step']}, {ago:,} s ago"
+        return f"{self.workdir}: unfinished, {where}"
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """The finished phases (`record.timeline`), each with `slots` {level: (in use, slots)} at
+        its end; {} where its checkpoint is not there."""
+        kept = {x.index: x for x in self.checkpoints}
+        rows = record.timeline(self.record)
+        for row in rows:
+            held = kept.get(row["index"])
+            row["slots"] = memory.in_use(held) if held else {}
+        return rows
+
+    def curves(
+        self, prefixes: Sequence[str] = CURVES
+    ) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """{phase: {name: [(step, value), ...]}} of the metrics whose names begin so."""
+        found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        for line in self.metrics:
+            for name, value in line.items():
+                if name.startswith(tuple(prefixes)):
+                    of_phase = found.setdefault(line["phase"], {})
+                    of_phase.setdefault(name, []).append((line["step"], float(value)))
+        return found
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Questions of the last day that was evaluated (`record.samples`)."""
+        days = [rows for day in self.record["days"] if (rows := record.samples(day))]
+        return days[-1] if days else []
+
+    def scores(self) -> list[dict[str, Any]]:
+        """The stages of that day's evaluation (`record.scores`)."""
+        days = [rows for day in self.record["days"] if (rows := record.scores(day))]
+        return days[-1] if days else []
+
+    def recall(self) -> list[list[float]]:
+        """Share right about each day after each night (`record.recall`)."""
+        return record.recall(self.record)
+
+    @property
+    def _checkpoints(self) -> epath.Path:
+        return self.workdir / "checkpoints"
+
+
+def difference(one: Run, other: Run) -> list[str]:
+    """The settings in which two runs differ, as `name: one -> other`."""
+    return config_difference(one.config, other.config)

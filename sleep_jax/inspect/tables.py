@@ -1,0 +1,162 @@
+"""The answers as tables: `show("timeline", run.timeline())`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sleep_jax.inspect.checkpoint import Leaf
+from sleep_jax.inspect.memory import Change, Level
+from sleep_jax.runtime.checkpoints import flat_config
+from sleep_jax.runtime.progress import clock, table
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+WIDTH = 36  # blocks of a drawn line
+SAMPLES = 3
+LINES = ("state", "diff", "restore")  # answers that are lines
+
+Tables = Iterator[tuple[str, Sequence[str], list[Sequence[Any]]]]
+
+
+def show(question: str, answer: Any) -> None:
+    """Prints an answer: lines as they are, all else by the function of the question's name.
+
+    Args:
+      question: `timeline`, `slots`, ...
+      answer: what the function of that name in `Run` or `memory` returned.
+    """
+    if question in LINES:
+        print("\n".join(answer or ["no difference"]))
+        return
+    for title, columns, rows in TABLES[question](answer):
+        table(title, columns, rows, quiet=False)
+
+
+def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
+    """Of `Run.timeline`."""
+    levels = sorted({n for row in rows for n in row["slots"]})
+    columns = ("day", "", "phase", "tokens", "time", *(f"level {n}" for n in levels), "detail")
+    lines = []
+    for row in rows:
+        counts = [row["slots"].get(n) for n in levels]
+        lines.append(
+            (
+                row["day"],
+                row["hour"],
+                row["phase"],
+                row["tokens"],
+                clock(row["seconds"]),
+                *("/".join(map(str, count)) if count else "" for count in counts),
+                row["detail"],
+            )
+        )
+    yield "Days and nights, and the slots in use after each phase", columns, lines
+
+
+def slots(levels: Sequence[Level]) -> Tables:
+    """Of `memory.slots`: mean norms over the layers, and `down` layer by layer."""
+    for level in levels:
+        names = list(level.norms or level.wake)
+        shown = {f"slot {i}": {n: x[:, i] for n, x in level.norms.items()} for i in level.indices}
+        shown |= {"wake": level.wake} if level.wake else {}
+        rows = [
+            (
+                name,
+                *(float(np.nanmean(of[n])) if n in of else "" for n in names),
+                sparkline(of["down"]),
+            )
+            for name, of in shown.items()
+        ]
+        title = f"Level {level.level}: {level.used} of {level.capacity} slots in use"
+        yield title, ("", *(f"|{n}|" for n in names), "|down| from the first layer up"), rows
+
+
+def curves(phases: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Tables:
+    """Of `Run.curves`."""
+    rows = []
+    for phase, named in phases.items():
+        for name, points in named.items():
+            values = [value for _, value in points]
+            facts = (len(values), values[0], values[-1], min(values), max(values))
+            rows.append((phase, name.replace("_", " "), *facts, sparkline(values)))
+    yield "Divergence and reward", ("phase", "", "n", "first", "last", "min", "max", ""), rows
+
+
+def scores(found: Mapping[str, Sequence[Any]]) -> Tables:
+    """Of {"stages": `Run.scores`, "recall": `Run.recall`}."""
+    if rows := found["stages"]:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        lines = [[row.get(name, "") for name in names] for row in rows]
+        yield "Evaluation", ["", *(name.replace("_", " ") for name in names[1:])], lines
+    if nights := found["recall"]:
+        columns = ["after night", *(f"day {i + 1}" for i in range(len(nights)))]
+        blank = [""] * len(nights)
+        lines = [
+            [str(i + 1), *(f"{100 * x:.0f} %" for x in row), *blank[len(row) :]]
+            for i, row in enumerate(nights)
+        ]
+        yield "Questions about each day answered right after each night", columns, lines
+
+
+def samples(rows: Sequence[Mapping[str, Any]]) -> Tables:
+    """Of `Run.samples`: the first few."""
+    for row in rows[:SAMPLES]:
+        lines = [
+            ("answer", row["answer"]),
+            ("before sleep", row["before"]),
+            ("after sleep", row["after"]),
+        ]
+        yield row["question"], ("", row["document"]), lines
+
+
+def changes(found: Sequence[Change]) -> Tables:
+    """Of `memory.changes`."""
+    rows = [
+        (
+            x.name,
+            x.kind,
+            "" if x.relative is None else x.relative,
+            x.entries or "",
+            ", ".join(map(str, x.slots)),
+        )
+        for x in found
+    ]
+    yield "What changed", ("leaf", "", "relative", "entries", "slots"), rows
+
+
+def leaves(found: Sequence[Leaf]) -> Tables:
+    """Of `Checkpoint.leaves`."""
+    rows = [(x.name, str(list(x.shape)), x.dtype) for x in found]
+    yield "Leaves", ("name", "shape", "type"), rows
+
+
+def verify(found: Mapping[str, str | None]) -> Tables:
+    """Of {folder: what is wrong with it}."""
+    yield "Checkpoints", ("", ""), [(name, x or "whole") for name, x in found.items()]
+
+
+def config(settings: Mapping[str, Any]) -> Tables:
+    """Of `Run.config`."""
+    yield "Settings", ("", ""), list(flat_config(settings).items())
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Values as blocks from their smallest to their largest, at most `WIDTH` of them, which are
+    means then; a blank where there is none.
+
+    >>> sparkline([0, 1, float("nan"), 7])
+    '▁▂ █'
+    """
+    parts = np.array_split(np.asarray(values, dtype=float), min(len(values), WIDTH) or 1)
+    x = np.asarray([part[np.isfinite(part)].mean() for part in parts if np.isfinite(part).any()])
+    if not len(x):
+        return ""
+    span = np.ptp(x) or 1.0
+    heights = iter(np.rint((x - x.min()) / span * (len(BLOCKS) - 1)).astype(int))
+    return "".join(BLOCKS[next(heights)] if np.isfinite(part).any() else " " for part in parts)
+
+
+TABLES = {
+    of.__name__: of
+    for of in (timeline, slots, curves, scores, samples, changes, leaves, verify, config)
+}

@@ -1,0 +1,88 @@
+"""Several processes, one run: who starts `jax.distributed`, and when.
+
+an address is given           flags, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+                              JAX_PROCESS_ID: that address
+srun started several tasks    JAX reads the rest from Slurm
+TPU runtime is installed      JAX asks the TPU VM or GKE which worker this is; elsewhere: alone
+else                          alone: nothing is started
+"""
+
+import importlib.util
+import os
+from collections.abc import Mapping
+
+import jax
+
+VARIABLES = {
+    "coordinator": "JAX_COORDINATOR_ADDRESS",
+    "num_processes": "JAX_NUM_PROCESSES",
+    "process_id": "JAX_PROCESS_ID",
+}
+
+
+def join_processes(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> bool:
+    """Joins the other processes of the run, where there are any; before any other use of JAX.
+
+    Args:
+      coordinator: `host:port` of process 0; None leaves it to the environment, as for the others.
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+
+    Returns:
+      Whether `jax.distributed` was started: this process must not be replaced by another any more.
+
+    Raises:
+      ValueError: an address is given in part, or makes no sense; names what is missing.
+    """
+    given = {
+        "coordinator": coordinator, "num_processes": num_processes, "process_id": process_id,
+    }  # fmt: skip
+    if address := explicit_address(given, os.environ):
+        # Between CPUs; accelerators bring their own.
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(*address)
+        return True
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        jax.distributed.initialize()
+        return True
+    if "SLURM_JOB_ID" in os.environ or importlib.util.find_spec("libtpu") is None:
+        return False
+    try:
+        jax.distributed.initialize()
+    except ValueError:  # JAX finds no cluster: the package is there, a TPU is not.
+        return False
+    return True
+
+
+def explicit_address(
+    given: Mapping[str, str | int | None], environment: Mapping[str, str]
+) -> tuple[str, int, int] | None:
+    """(coordinator, number of processes, index) from flags, else the environment; None without.
+
+    Raises:
+      ValueError: some of the three are missing, or the index is none of the processes.
+    """
+    found = {
+        name: environment.get(variable) if given[name] is None else given[name]
+        for name, variable in VARIABLES.items()
+    }
+    if all(value is None for value in found.values()):
+        return None
+    if missing := [name for name, value in found.items() if value is None]:
+        name = missing[0]
+        raise ValueError(
+            f"--{name}: missing; a run of several processes needs all of --coordinator, "
+            f"--num_processes and --process_id (or {VARIABLES[name]})"
+        )
+    count, index = int(found["num_processes"]), int(found["process_id"])
+    if not 0 <= index < count:
+        raise ValueError(
+            f"--process_id={index}: with --num_processes={count} it is 0 to {count - 1}"
+        )
+    if ":" not in found["coordinator"]:
+        raise ValueError(f"--coordinator={found['coordinator']}: give HOST:PORT of process 0")
+    return found["coordinator"], count, index

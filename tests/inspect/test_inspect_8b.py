@@ -1,0 +1,73 @@
+"""A run in the shape of Qwen3-8B (36 layers of width 4096, one level of 5 slots of rank 64): what a
+person asks of it takes seconds, and no more memory than a small part of one checkpoint."""
+
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.seeding.transaction import Self
+
+SECONDS, GIB = 10, 2
+# The peak that a parent reads of a child (ru_maxrss) is never below its own; VmHWM is the child's.
+ASK = """
+import sys
+from sleep_jax.inspect.__main__ import main
+status = main(sys.argv[1:])
+print(next(line for line in open("/proc/self/status") if "VmHWM" in line), file=sys.stderr)
+sys.exit(status)
+"""
+
+
+@pytest.fixture(scope="module")
+def run_8b(tmp_path_factory):
+    """Two phases, about 3 GB: every slot but the last is in use, then all are."""
+    workdir = tmp_path_factory.mktemp("8b")
+    config = MemoryConfig((LevelConfig(slots=5, rank=64),))
+    memory, slots = init_memory(jax.random.key(0), config, layers=36, width=4096)
+    rng = np.random.default_rng(0)
+    phases = {}
+    with PhaseCheckpoints(workdir / "checkpoints") as saved:
+        for number in range(5):
+            slots, index = unlock(slots, 1)
+            slot = take_slot(memory, 1, index)
+            slot |= {"down": rng.normal(size=slot["down"].shape).astype(np.float32)}
+            memory = put_slot(memory, 1, index, slot)
+            phases[f"consolidate-{number + 1}"] = {"tokens": 1, "seconds": 1.0}
+            if number > 2:
+                now = Self(memory, slots)
+                state = {"now": now, "evening": now, "consolidated": now}
+                night = {"phases": phases, "days": []}
+                saved.save(
+                    number, f"consolidate-{number + 1}", state=state,
+                    record={"config": {}, "night": night},
+                )  # fmt: skip
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "question",
+    [
+        (),
+        ("slots", "--json"),
+        ("changes", "consolidate-4", "consolidate-5"),
+        ("restore", "now.memory.layers.level_1.experts", "{run}/slot.npz", "--slot=4"),
+    ],
+)
+def test_a_question_about_an_8b_run_takes_seconds_and_little_memory(run_8b, question):
+    arguments = [str(run_8b), *(word.format(run=run_8b) for word in question)]
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, *arguments], capture_output=True, text=True, check=False
+    )
+    seconds, gib = time.monotonic() - start, int(done.stderr.split()[-2]) / 2**20
+    print(f"{' '.join(question) or 'all'}: {seconds:.1f} s, {gib:.2f} GiB")
+    assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
+    assert seconds < SECONDS and gib < GIB

@@ -1,0 +1,85 @@
+import json
+
+import numpy as np
+import pytest
+
+from sleep_jax.inspect.__main__ import main
+from sleep_jax.inspect.tables import sparkline
+
+
+def test_the_overview_is_plain_text_when_nobody_watches(finished, capsys):
+    assert main([str(finished)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{finished}: finished, 4 phases\n")
+    assert "\x1b" not in shown
+    assert "Level 1: 1 of 2 slots in use" in shown and "Level 2: 0 of 3 slots" in shown
+    assert "Who built it?" in shown and "levels 0 -> 1, kl after 0.25" in shown
+    assert "█▃▁" in shown  # the divergence, falling
+
+
+@pytest.mark.parametrize("question", ["timeline", "slots", "curves", "scores", "samples", "leaves"])
+def test_every_question_has_its_table_and_its_json(finished, capsys, question):
+    assert main([str(finished), question]) == 0
+    assert capsys.readouterr().out.count("\n") > 2
+    assert main([str(finished), question, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[question]
+
+
+def test_json_has_null_where_a_slot_is_unused(finished, capsys):
+    main([str(finished), "slots", "--phase", "consolidate", "--json"])
+    fast = json.loads(capsys.readouterr().out)["slots"][0]
+    assert fast["norms"]["down"] == [[2.0, None]] * 3
+
+
+def test_changes_and_differences(finished, unfinished, capsys):
+    assert main([str(finished), "changes", "consolidate", "dream"]) == 0
+    line = next(x for x in capsys.readouterr().out.split("\n") if "level_1.experts.down" in x)
+    assert line.split() == ["memory.layers.level_1.experts.down", "changed", "0.25", "48", "0"]
+    main([str(finished), "diff", str(unfinished)])
+    assert capsys.readouterr().out == "seed: 0 -> 1\n"
+    main([str(finished), "diff", str(finished)])
+    assert capsys.readouterr().out == "no difference\n"
+
+
+def test_one_slot_into_a_file(finished, states, tmp_path, capsys):
+    file = tmp_path / "slot.npz"
+    name = "now.memory.layers.level_1.experts"
+    assert main([str(finished), "restore", name, str(file), "--slot=0", "--phase=dream"]) == 0
+    saved, bank = np.load(file), states[2].memory["layers"]["level_1"]["experts"]
+    assert set(saved) == {f"{name}.{leaf}" for leaf in bank}
+    np.testing.assert_array_equal(saved[f"{name}.down"], bank["down"][:, 0])
+    assert f"{name}.down float32[3, 2, 8] -> {file}" in capsys.readouterr().out
+
+
+def test_verify_reads_everything(unfinished, capsys):
+    assert main([str(unfinished), "verify"]) == 0
+    record = unfinished / "checkpoints" / "1" / "record" / "metadata"
+    record.write_bytes(record.read_bytes().replace(b"0.25", b"0.26"))
+    assert main([str(unfinished), "verify"]) == 1
+    assert "record/metadata is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["/nowhere"], "error: no run in /nowhere"),
+        (["{run}", "slots", "--phase=nap"], "error: {run} has no checkpoint of phase 'nap'"),
+        (["{run}", "changes", "wake"], "changes is to be followed by BEFORE AFTER"),
+        (["{run}", "sleep"], "no question 'sleep'; choose from all, timeline"),
+        (["{run}", "restore", "x", "y.npz"], "holds no 'x'; there is consolidated, evening, now"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line_and_status_2(finished, capsys, arguments, words):
+    try:
+        status = main([x.format(run=finished) for x in arguments])
+    except SystemExit as end:
+        status = end.code
+    shown = capsys.readouterr().err
+    assert status == 2 and words.format(run=finished) in shown and "Traceback" not in shown
+
+
+def test_sparklines():
+    assert sparkline([0, 1, float("nan"), 7]) == "▁▂ █"
+    assert sparkline([3, 3]) == "▁▁"
+    assert sparkline([]) == sparkline([float("nan")]) == ""
+    assert sparkline(range(720)) == sparkline(range(36))

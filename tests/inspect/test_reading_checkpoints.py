@@ -1,0 +1,115 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.inspect import Checkpoint, Run
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+
+BANK = "now.memory.layers.level_2.experts"
+
+
+def leaves_of(state):
+    named = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): np.asarray(x) for p, x in named}
+
+
+def test_every_leaf_is_read_as_it_was_saved(finished, states):
+    checkpoint = Run(finished)["dream"]
+    saved = leaves_of(states[2])
+    found = checkpoint.leaves("now")
+    assert set(found) == {f"now.{name}" for name in saved}
+    for name, array in saved.items():
+        read = checkpoint.read(f"now.{name}")
+        assert read.dtype == array.dtype == found[f"now.{name}"].dtype
+        assert read.shape == found[f"now.{name}"].shape
+        np.testing.assert_array_equal(read, array)
+
+
+def test_other_types_and_shapes_are_read_as_they_were_saved(tmp_path):
+    state = {
+        "half": jnp.asarray([[1.5, -0.0]], jnp.bfloat16),
+        "count": 7,
+        "key": jax.random.key_data(jax.random.key(3)),
+        "absent": None,
+    }
+    with PhaseCheckpoints(tmp_path) as saved:
+        saved.save(0, "wake", state=state, record={})
+    checkpoint = Checkpoint(tmp_path / "0")
+    for name, array in leaves_of(state).items():
+        np.testing.assert_array_equal(checkpoint.read(name), array)
+    assert checkpoint.read("half").dtype == jnp.bfloat16
+    assert set(checkpoint.leaves()) == {"half", "count", "key"}
+
+
+def test_a_slot_is_read_alone(finished, states):
+    checkpoint = Run(finished)["dream"]
+    slot = checkpoint.restore(BANK, slot=1)
+    bank = states[2].memory["layers"]["level_2"]["experts"]
+    assert set(slot) == set(bank)
+    for name, array in bank.items():
+        np.testing.assert_array_equal(slot[name], array[:, 1])
+        layers, slots, *rest = array.shape
+        chunk = checkpoint._open(f"{BANK}.{name}").chunk_layout.read_chunk.shape
+        assert (slots, chunk) == (3, (layers, 1, *rest))
+
+
+def test_restore_gives_the_tree_below_a_name_and_no_more(finished, states):
+    checkpoint = Run(finished)["evaluate"]
+    levels = checkpoint.restore("consolidated.memory.layers")
+    assert {n: set(x) for n, x in levels.items()} == {
+        "level_1": {"experts", "wake"},
+        "level_2": {"experts"},
+    }
+    one = checkpoint.restore("now.slots.layers.level_1.active")
+    np.testing.assert_array_equal(one["active"], states[3].slots["layers"]["level_1"]["active"])
+
+
+def test_what_is_not_there_is_said_with_what_is(finished):
+    checkpoint = Run(finished)["dream"]
+    with pytest.raises(KeyError, match=r"no 'now.memry'; there is .*now.memory, now.slots"):
+        checkpoint.restore("now.memry")
+    with pytest.raises(IndexError, match=r"slot=3: .* has 3, counted from 0"):
+        checkpoint.read(f"{BANK}.up", slot=3)
+    with pytest.raises(KeyError, match="no 'nap'; there is consolidated, evening, now"):
+        checkpoint.read("nap")
+    with pytest.raises(KeyError, match="is no leaf; `restore` reads all below it"):
+        checkpoint.read(BANK)
+    with pytest.raises(IndexError, match="has 0"):
+        checkpoint.read("now.slots.layers.level_2.carries", slot=0)
+
+
+def test_a_torn_file_is_said_in_words(unfinished):
+    checkpoint = Run(unfinished)["consolidate"]
+    for path in pathlib.Path(checkpoint.folder, "state").rglob("d/*"):
+        os.truncate(path, path.stat().st_size // 3)
+    with pytest.raises(OSError, match=r"checkpoints/1 cannot be read .*`verify`"):
+        checkpoint.restore("now")
+    assert "damaged" in checkpoint.problem(is_thorough=True)
+    (checkpoint.folder / "record" / "metadata").write_text('{"phase": "cons')
+    with pytest.raises(OSError, match="checkpoints/1 cannot be read"):
+        _ = Checkpoint(checkpoint.folder).phase
+
+
+def test_no_device_and_nothing_heavy_is_needed(finished):
+    """JAX_PLATFORMS names a platform that is not there: whoever started a backend would fail."""
+    program = (
+        "import sys\n"
+        "from sleep_jax.inspect.__main__ import main\n"
+        f"status = main([{str(finished)!r}, '--json'])\n"
+        "heavy = {'tensorflow', 'torch', 'transformers', 'flax', 'optax', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "sys.exit(status)\n"
+    )
+    environment = os.environ | {"JAX_PLATFORMS": "rocm"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["samples"]

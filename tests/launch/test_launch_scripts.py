@@ -1,0 +1,247 @@
+"""The scripts of launch/, as a person types them, with stand-ins for the programs they call."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted(x.name for x in LAUNCH.glob("*.sh") if os.access(x, os.X_OK))
+TPU = {"PROJECT": "p", "ZONE": "z", "TPU_NAME": "t", "ACCELERATOR_TYPE": "v5litepod-16"}
+GKE = {"NAME": "n", "IMAGE": "i:1", "ACCELERATOR": "tpu-v5-lite-podslice", "TOPOLOGY": "4x4"}
+
+
+def start(script, *arguments, path="", **variables):
+    """Runs a script in an environment of these variables alone."""
+    environment = {"PATH": f"{path}:/usr/bin:/bin", "HOME": str(path or "/nonexistent")}
+    return subprocess.run(
+        [LAUNCH / script, *arguments],
+        env=environment | variables, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def dry(script, *arguments, **variables):
+    """The commands that a script would run, as lists of words."""
+    done = start(script, *arguments, DRY_RUN="1", **variables)
+    assert done.returncode == 0, done.stderr
+    words = [f"printf '%s\\0' {line}" for line in done.stdout.splitlines()]
+    said = [subprocess.run(["bash", "-c", x], capture_output=True, text=True) for x in words]
+    return [x.stdout.split("\0")[:-1] for x in said]
+
+
+def stand_in(folder, name, body):
+    """A program of this name on the path."""
+    file = folder / name
+    file.write_text(f"#!/bin/bash\n{body}\n")
+    file.chmod(0o755)
+    return file
+
+
+def test_the_scripts_are_clean():
+    here = pathlib.Path(sys.executable).parent
+    shellcheck = shutil.which("shellcheck", path=f"{here}:{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("shellcheck comes with pip install -e '.[test]'")
+    files = [*LAUNCH.glob("*.sh"), ROOT / ".ci" / "run"]
+    done = subprocess.run(
+        [shellcheck, "-x", *files], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_the_header_and_nothing_is_baked_in(script):
+    text = (LAUNCH / script).read_text()
+    assert "\nset -euo pipefail\n" in text
+    shown = start(script, "--help")
+    assert shown.returncode == 0 and f"launch/{script}" in shown.stdout
+    assert shown.stdout == start(script).stdout
+    assert "DRY_RUN=1" in shown.stdout and "#" not in shown.stdout
+
+
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "gke.sh"])
+def test_what_is_not_set_is_named(script):
+    done = start(script, "--config=x" if script == "gke.sh" else "create", DRY_RUN="1")
+    names = ["NAME"] if script == "gke.sh" else ["PROJECT", "ZONE", "TPU_NAME"]
+    assert done.returncode == 2 and not done.stdout
+    assert all(f"error: {name} is not set" in done.stderr for name in names)
+
+
+def test_a_missing_program_is_named(tmp_path):
+    for name in ("bash", "env", "basename", "dirname", "awk"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    done = subprocess.run(
+        [LAUNCH / "tpu_vm.sh", "create"], env={"PATH": str(tmp_path), **TPU},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "gcloud is not installed; see https://" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "image"),
+    [
+        ("v5litepod-16", "v2-alpha-tpuv5-lite"),
+        ("v5p-16", "v2-alpha-tpuv5"),
+        ("v6e-16", "v2-alpha-tpuv6e"),
+        ("v4-32", "tpu-ubuntu2204-base"),
+    ],
+)
+def test_a_slice_is_made_with_its_image(kind, image):
+    [made] = dry("tpu_vm.sh", "create", **TPU | {"ACCELERATOR_TYPE": kind})
+    assert made == [
+        *("gcloud", "compute", "tpus", "tpu-vm", "create", "t"),
+        *(f"--accelerator-type={kind}", f"--version={image}", "--project=p", "--zone=z"),
+    ]
+    [queued] = dry("tpu_vm.sh", "queue", SPOT="1", **TPU | {"ACCELERATOR_TYPE": kind})
+    assert queued[3:6] == ["queued-resources", "create", "t"]
+    assert {"--node-id=t", f"--runtime-version={image}", "--spot"} <= set(queued)
+
+
+def test_an_unknown_kind_of_slice_asks_for_its_image():
+    done = start("tpu_vm.sh", "create", DRY_RUN="1", **TPU | {"ACCELERATOR_TYPE": "v9-8"})
+    assert done.returncode == 2 and "ACCELERATOR_TYPE=v9-8; set RUNTIME_VERSION" in done.stderr
+    given = TPU | {"ACCELERATOR_TYPE": "v9-8", "RUNTIME_VERSION": "mine"}
+    assert "--version=mine" in dry("tpu_vm.sh", "create", **given)[0]
+
+
+def test_set_up_copies_the_checkout_to_every_worker():
+    archive, copy, install = dry("tpu_vm.sh", "setup", **TPU)
+    assert archive[:3] == ["git", "-C", str(ROOT)] and archive[-1] == "HEAD"
+    assert archive[-2] == f"--output={copy[5]}"
+    assert {"t:sleep_jax.tar.gz", "--worker=all"} <= set(copy)
+    assert "--worker=all" in install
+    command = next(x for x in install if x.startswith("--command="))
+    assert "-e '.[tpu,hf]'" in command
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """A stand-in for gcloud that does on this machine, in another home, what a worker would do."""
+    stand_in(
+        tmp_path, "gcloud",
+        'for x; do [[ $x == --command=* ]] && exec bash -c "${x#--command=}"; done; exit 1',
+    )  # fmt: skip
+    python = tmp_path / "sleep_jax" / ".venv" / "bin"
+    python.mkdir(parents=True)
+    trap = "trap 'echo saved >>~/said; exit 0' TERM"
+    said = 'printf "%s\\n" "$@" >~/said'
+    stand_in(
+        python, "python", f"{trap}\n{said}\necho started\nfor i in {{1..200}}; do sleep 0.05; done"
+    )
+    return tmp_path
+
+
+def wait_for(file, words):
+    for _ in range(200):
+        if file.exists() and words in file.read_text():
+            return file.read_text()
+        time.sleep(0.02)
+    raise AssertionError(f"{file} never said {words!r}")
+
+
+def test_a_run_starts_on_a_worker_with_the_words_it_was_given_and_stops(worker):
+    arguments = [
+        "--config=configs/a.py",
+        "--config.data.documents=my notes/",
+        "--config.x=('a', $HOME)",
+    ]
+    done = start("tpu_vm.sh", "run", *arguments, path=worker, **TPU)
+    assert done.returncode == 0, done.stderr
+    said = wait_for(worker / "said", "$HOME")
+    assert said.splitlines() == ["launch.py", *arguments]
+    assert "started" in wait_for(worker / "sleep_jax.log", "started")
+    assert start("tpu_vm.sh", "stop", path=worker, **TPU).returncode == 0
+    wait_for(worker / "said", "saved")
+
+
+def test_a_run_needs_to_be_told_which():
+    done = start("tpu_vm.sh", "run", DRY_RUN="1", **TPU)
+    assert done.returncode == 2 and "which run?" in done.stderr
+    assert start("tpu_vm.sh", "dance", DRY_RUN="1", **TPU).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("topology", "chips", "hosts"), [("4x4", "4", 4), ("2x2x2", "4", 2), ("2x4", "8", 1)]
+)
+def test_the_manifest_has_a_pod_a_host(topology, chips, hosts):
+    arguments = ["--config=configs/a.py", "--config.x=(\"a\", 'b')", "--workdir=gs://bucket/run"]
+    variables = GKE | {"TOPOLOGY": topology, "CHIPS": chips, "SLICES": "2"}
+    done = start("gke.sh", *arguments, DRY_RUN="1", **variables)
+    assert "{{" not in done.stdout
+    manifest = yaml.safe_load(done.stdout)
+    [slices] = manifest["spec"]["replicatedJobs"]
+    job = slices["template"]["spec"]
+    pod = job["template"]["spec"]
+    assert (manifest["kind"], manifest["metadata"]["name"]) == ("JobSet", "n")
+    assert (slices["replicas"], job["parallelism"], job["completions"]) == (2, hosts, hosts)
+    assert job["completionMode"] == "Indexed"
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": GKE["ACCELERATOR"],
+        "cloud.google.com/gke-tpu-topology": topology,
+    }
+    [container] = pod["containers"]
+    assert container["args"] == arguments and container["image"] == "i:1"
+    assert container["resources"]["limits"] == {"google.com/tpu": int(chips)}
+
+
+def test_a_topology_that_hosts_cannot_fill_is_refused():
+    done = start("gke.sh", "--config=x", DRY_RUN="1", **GKE | {"TOPOLOGY": "1x1"})
+    assert done.returncode == 2 and "1 chips, no multiple of CHIPS=4" in done.stderr
+    done = start("gke.sh", "--config=x", DRY_RUN="1", **GKE | {"TOPOLOGY": "four"})
+    assert done.returncode == 2 and "TOPOLOGY=four; give e.g. 4x4" in done.stderr
+
+
+def test_the_manifest_is_applied(tmp_path):
+    stand_in(tmp_path, "kubectl", f'echo "$@" >{tmp_path}/said; cat >>{tmp_path}/said')
+    assert start("gke.sh", "--config=x", path=tmp_path, **GKE).returncode == 0
+    words, manifest = (tmp_path / "said").read_text().split("\n", 1)
+    assert words == "apply --filename=-" and yaml.safe_load(manifest)["kind"] == "JobSet"
+
+
+def test_slurm_runs_the_command_line_and_each_element_of_an_array_its_own(tmp_path):
+    commands = tmp_path / "commands.txt"
+    commands.write_text(
+        "python launch.py --config=a.py\n"
+        "python launch.py --config=b.py '--config.x=(1, 2)' --workdir=runs/b\n"
+    )
+    task = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT)}
+    [alone] = dry("slurm.sh", "--config=a.py", "--config.x=a b", **task)
+    assert alone[-3:] == ["launch.py", "--config=a.py", "--config.x=a b"] and alone[0] == "srun"
+    [second] = dry("slurm.sh", str(commands), SLURM_ARRAY_TASK_ID="2", **task)
+    assert second[-4:] == ["launch.py", "--config=b.py", "--config.x=(1, 2)", "--workdir=runs/b"]
+    done = start("slurm.sh", str(commands), SLURM_ARRAY_TASK_ID="3", **task)
+    assert done.returncode == 2 and "has no line 3" in done.stderr
+    commands.write_text("rm -r runs\n")
+    done = start("slurm.sh", str(commands), SLURM_ARRAY_TASK_ID="1", **task)
+    assert done.returncode == 2 and "is no 'python launch.py ...': rm -r runs" in done.stderr
+    done = start("slurm.sh", "--config=a.py")
+    assert done.returncode == 2 and "type: sbatch launch/slurm.sh --config=a.py" in done.stderr
+
+
+def test_local_processes_share_an_address(tmp_path):
+    words = dry("local.sh", "3", "--config=a.py", PYTHON=sys.executable)
+    assert [x[-1] for x in words] == ["--process_id=2", "--process_id=1", "--process_id=0"]
+    assert len({x[-3] for x in words}) == 1 and words[0][-3].startswith("--coordinator=127.0.0.1:")
+    assert {x[-2] for x in words} == {"--num_processes=3"}
+
+
+def test_when_a_local_process_fails_the_others_are_stopped(tmp_path):
+    python = stand_in(
+        tmp_path, "python",
+        f'[[ $* == *process_id=1* ]] && exit 3; echo $$ >{tmp_path}/pid; exec sleep 60',
+    )  # fmt: skip
+    begin = time.monotonic()
+    done = start("local.sh", "2", "--config=a.py", PYTHON=str(python), PORT="1234")
+    assert done.returncode == 3 and "ended with status 3" in done.stderr
+    assert time.monotonic() - begin < 30
+    pid = tmp_path / "pid"
+    if pid.exists():  # else it was stopped before it spoke
+        time.sleep(0.2)
+        assert not pathlib.Path(f"/proc/{pid.read_text().strip()}").exists()
+    assert start("local.sh", "many", "--config=a.py").returncode == 2

@@ -1,0 +1,100 @@
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from sleep_jax.runtime.distributed import explicit_address, join_processes
+
+NOTHING = {"coordinator": None, "num_processes": None, "process_id": None}
+ENVIRONMENT = {
+    "JAX_COORDINATOR_ADDRESS": "host:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2",
+}  # fmt: skip
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What `jax.distributed.initialize` is called with, in an environment that says nothing."""
+    calls = []
+    for name in (*ENVIRONMENT, "SLURM_JOB_ID", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *address: calls.append(address))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    return calls
+
+
+def test_an_address_comes_from_flags_and_else_from_the_environment():
+    assert explicit_address(NOTHING, {}) is None
+    assert explicit_address(NOTHING, ENVIRONMENT) == ("host:1234", 4, 2)
+    given = {"coordinator": "other:1", "num_processes": 2, "process_id": 0}
+    assert explicit_address(given, {}) == explicit_address(given, ENVIRONMENT) == ("other:1", 2, 0)
+    mixed = NOTHING | {"process_id": 0}  # 0 is an index, not a gap
+    assert explicit_address(mixed, ENVIRONMENT) == ("host:1234", 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"coordinator": "host:1"}, "--num_processes: missing; .* JAX_NUM_PROCESSES"),
+        ({"num_processes": 2, "process_id": 0}, "--coordinator: missing"),
+        ({"coordinator": "h:1", "num_processes": 2, "process_id": 2}, "--process_id=2: .* 0 to 1"),
+        ({"coordinator": "h", "num_processes": 2, "process_id": 1}, "--coordinator=h: give HOST"),
+    ],
+)
+def test_an_address_in_part_is_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        explicit_address(NOTHING | given, {})
+
+
+def test_a_single_machine_starts_nothing(started, monkeypatch):
+    assert not join_processes()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert not join_processes() and not started
+
+
+def test_an_explicit_address_wins(started, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    assert join_processes("host:1", 2, 1)
+    assert started == [("host:1", 2, 1)]
+
+
+def test_slurm_with_several_tasks_and_tpus_are_left_to_jax(started, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    assert join_processes()
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "libtpu")
+    assert join_processes() and started == [(), ()]
+
+
+def test_the_tpu_package_without_a_tpu_is_no_cluster(started, monkeypatch):
+    def no_cluster():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "libtpu")
+    monkeypatch.setattr(jax.distributed, "initialize", no_cluster)
+    assert not join_processes()
+
+
+@pytest.mark.slow
+def test_two_processes_find_each_other():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = (
+        "import jax, sys\n"
+        "from sleep_jax.runtime.distributed import join_processes\n"
+        f"join_processes('127.0.0.1:{port}', 2, int(sys.argv[1]))\n"
+        "from jax.experimental.multihost_utils import process_allgather\n"
+        "print('sum', process_allgather(jax.numpy.asarray([jax.process_index() + 1])).sum())\n"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(i)], env=os.environ, stdout=subprocess.PIPE
+        )
+        for i in range(2)
+    ]
+    assert all(b"sum 3" in process.communicate(timeout=120)[0] for process in both)
