@@ -107,6 +107,11 @@ class MemoryConfig:
                     f"{name}.chunk={level.chunk}, but the slowest level never updates: there is "
                     "none for it to consolidate into; set 0"
                 )
+            if self.on_full == "merge" and level.slots < 3:
+                raise ValueError(
+                    f"{name}.slots={level.slots}, but memory.on_full='merge' makes one of at least "
+                    "two slots with the help of a free one; raise it to 3"
+                )
             return
         if level.chunk < 1:
             raise ValueError(

@@ -44,6 +44,10 @@ def ladder(number, **changes):
             ladder(4, chunk=20000),
             "memory.levels[4].chunk=20000, but the slowest level never updates: .*; set 0",
         ),
+        (
+            ladder(4, slots=2) | {"on_full": "merge"},
+            "memory.levels[4].slots=2, but memory.on_full='merge' makes one of at least two",
+        ),
         (ladder(2, chunk=0), "memory.levels[2].chunk=0; every level but the slowest needs a"),
         (ladder(1, chunk=-4), "memory.levels[1].chunk=-4; every level but the slowest needs a"),
         (
