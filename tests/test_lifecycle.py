@@ -12,6 +12,7 @@ import pytest
 from sleep_jax import comparison, lifecycle, morning
 from sleep_jax import config as settings
 from sleep_jax.dreaming import write
+from sleep_jax.dreaming.write import Dream
 from sleep_jax.itinerary import DREAMING, itinerary
 from sleep_jax.memory.schedule import plan
 from sleep_jax.memory.slots import SlotsExhausted, unlock
@@ -19,6 +20,7 @@ from sleep_jax.phases import consolidate
 from sleep_jax.phases import dream as dreaming
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
+from sleep_jax.phases.select import candidates
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.report import write_report
 from sleep_jax.seeding.self_study import Question, Study
@@ -194,6 +196,16 @@ def test_a_night_without_dreams_is_skipped_and_says_why(sleeper, lived, tmp_path
     assert equal(dreamt.now, lived[1].now)
     [line] = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert line["rejected_loop"] == line["written"] and line["rejected_short"] == 0
+
+
+def test_the_targets_of_selection_are_the_passages_and_no_question(sleeper):
+    day = sleeper.days[0]
+    targets = candidates(sleeper, day, [Dream(1, "paraphrase", (5, 6, 7), "abc")]).targets
+    for page, tokens, mask in zip(day.documents, targets.tokens, targets.mask):
+        assert sleeper.tokenizer.decode(tokens[mask].tolist()).startswith(page.text)
+        given = sleeper.tokenizer.decode(tokens[~mask & (tokens > 0)].tolist())
+        assert page.title in given
+        assert not any(q.text in given for q in day.questions)
 
 
 def test_a_reward_question_that_is_a_test_question_is_refused(sleeper, lived, tmp_path):
