@@ -28,7 +28,7 @@ def get_config():
     c.seeding.max_new_tokens = 8
     c.seeding.judge = "agreement"
     c.data.chunk_tokens = 200  # bytes: the tiny model reads them one by one
-    c.dreaming.instructions = ("rewrite",)
+    c.dreaming.instructions = ("paraphrase",)
     c.dreaming.max_new_tokens = 16
     c.dreaming.steps = 2
     c.dreaming.trial.rank = 2

@@ -9,8 +9,12 @@ import dataclasses
 
 import ml_collections
 
+from sleep_jax.dreaming.rejection import Rejection
 from sleep_jax.dreaming.reward import RewardConfig
+from sleep_jax.dreaming.select import SelectionConfig
+from sleep_jax.dreaming.templates import choose_templates, read_templates
 from sleep_jax.dreaming.trial import TrialConfig
+from sleep_jax.dreaming.write import WritingConfig
 from sleep_jax.evals.scorers import IN_WORDS, SCORERS
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.models.config import LoraConfig
@@ -125,10 +129,23 @@ def default() -> ml_collections.ConfigDict:
     c.seeding.judge = "embedding"
 
     c.dreaming = ml_collections.ConfigDict()
-    c.dreaming.instructions = ("implications", "rewrite")
-    c.dreaming.count = 2  # dreams per document and instruction
+    c.dreaming.templates = "samples"  # or a .toml file like data/samples/dream_templates.toml
+    c.dreaming.instructions = ("facts", "paraphrase")  # names of templates
+    c.dreaming.is_plain = False  # SEAL's templates outside any chat: for a base model
+    c.dreaming.count = 2  # dreams per document and template
     c.dreaming.temperature = 0.8
+    c.dreaming.top_p = 1.0
     c.dreaming.max_new_tokens = 96
+    c.dreaming.random_expert = False  # one more a token; needs the sigmoid router and top_k
+    c.dreaming.rejection = ml_collections.ConfigDict()  # what is no dream
+    c.dreaming.rejection.min_words = 5
+    c.dreaming.rejection.max_repeated = 0.5  # share of four-word runs said before
+    c.dreaming.rejection.min_script = 0.8  # share of letters in a script of the document
+    c.dreaming.rejection.min_known = 0.1  # share of lower-case words that the document has
+    c.dreaming.rejection.similarity = 0.8  # of two dreams, from which on they are one; 0: never
+    # Or "norm", "inner", "greats", "last_layer", "loss", "lexical", "random".
+    c.dreaming.measure = "cosine"  # of importance
+    c.dreaming.interaction = 1.0  # of greats: what a dream loses that says what others say
     c.dreaming.top = 1  # kept per document by importance
     c.dreaming.random = 1  # and at random
     c.dreaming.held_out = 2  # own questions per document that reward dreams and are not trained on
@@ -256,6 +273,31 @@ def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
         mode=s.mode,
         stage=s.stage,
     )
+
+
+def writing_config(c) -> WritingConfig:
+    """How dreams are written.
+
+    Raises:
+      ValueError, OSError: a setting or the file of templates is not as it should be.
+    """
+    d = c.dreaming
+    templates = read_templates(d.templates)
+    return WritingConfig(
+        templates=choose_templates(templates, tuple(d.instructions), d.is_plain),
+        count=d.count,
+        temperature=d.temperature,
+        top_p=d.top_p,
+        max_new_tokens=d.max_new_tokens,
+        random_expert=d.random_expert,
+        rejection=Rejection(**d.rejection),
+    )
+
+
+def selection_config(c) -> SelectionConfig:
+    """Which dreams are tried."""
+    d = c.dreaming
+    return SelectionConfig(d.measure, d.top, d.random, d.interaction)
 
 
 def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:

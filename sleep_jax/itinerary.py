@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.schedule import due
 
+DREAMING = ("write", "select", "dream")
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -19,8 +21,9 @@ class Step:
 
     Attributes:
       label: its name, numbered from the second time on: `wake`, `consolidate-2`.
-      phase: wake, consolidate, dream or evaluate.
+      phase: wake, consolidate, write, select, dream or evaluate.
       day: index of its day, from 0.
+      number: of its random numbers; the phases of one dreaming share theirs.
       start, stop: of wake, the tokens of the day's stream that it reads; of consolidate, where the
         sender last slept, in tokens of the day `since`, and how far this day has been read.
       is_end: of wake, the day ends with it.
@@ -31,6 +34,7 @@ class Step:
     label: str
     phase: str
     day: int
+    number: int
     start: int = 0
     stop: int = 0
     is_end: bool = False
@@ -55,7 +59,8 @@ def itinerary(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True)
     def add(phase: str, day: int, **facts):
         count[phase] += 1
         label = phase if count[phase] == 1 else f"{phase}-{count[phase]}"
-        steps.append(Step(label, phase, day, **facts))
+        number = steps[-1].number + (phase not in DREAMING[1:]) if steps else 0
+        steps.append(Step(label, phase, day, number, **facts))
 
     read = 0  # tokens before this day
     last = dict.fromkeys(range(1, memory.depth), (0, 0))  # each level's last sleep: day, token
@@ -69,8 +74,8 @@ def itinerary(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True)
                 add("consolidate", day, start=slept, stop=stop, sender=sender, since=since)
                 last |= {sender: (day, stop)} if sender else {}
             start = stop
-        if dreams:
-            add("dream", day)
+        for phase in DREAMING if dreams else ():
+            add(phase, day)
         add("evaluate", day)
         read += length
     _check_periods(memory, len(lengths), read)

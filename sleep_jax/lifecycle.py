@@ -1,11 +1,12 @@
-"""Days and nights: wake -> consolidate -> dream -> evaluate.
+"""Days and nights: wake -> consolidate -> write, select, dream -> evaluate.
 
 wake         a day's documents are read: into the context, level 0, and, where levels learn by day,
              into their wake weights (Eq. 2)
 consolidate  a level hands what it holds to a newly unlocked slot of the next one (Knowledge
              Seeding); the slow levels first, the context last
-dream        the model writes, keeps what its gradients favour, tries it, and learns what made it
-             better
+write        the model, with the documents in view, dreams about them
+select       it keeps the dreams that its gradients favour, and a few at random
+dream        it tries each one on its own, and learns what made it better
 evaluate     what it knows now without the documents, and what that cost elsewhere
 
 Each phase is a function from what the phases before it left (`Night`) to what it leaves. Their
@@ -25,7 +26,9 @@ from sleep_jax.phases.consolidate import consolidate
 from sleep_jax.phases.dream import dream
 from sleep_jax.phases.evaluate import evaluate
 from sleep_jax.phases.night import Desk, Night
+from sleep_jax.phases.select import select
 from sleep_jax.phases.wake import wake
+from sleep_jax.phases.write import write
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.seeding.transaction import Self
@@ -35,6 +38,8 @@ from sleep_jax.wake.stream import check_updates, init_wake
 PHASES: dict[str, Callable[[Sleeper, Night, Desk, Step], Night]] = {
     "wake": wake,
     "consolidate": consolidate,
+    "write": write,
+    "select": select,
     "dream": dream,
     "evaluate": evaluate,
 }

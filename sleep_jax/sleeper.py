@@ -17,6 +17,7 @@ from sleep_jax.data.documents import (
     read_documents,
     read_rehearsal_topics,
 )
+from sleep_jax.dreaming.write import check_random_expert
 from sleep_jax.evals.recall import AnchorSet
 from sleep_jax.interop.load import load_model
 from sleep_jax.interop.resolve import resolve
@@ -138,6 +139,8 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
         settings.seeding_config,
         settings.reinforcing_config,
         settings.study_config,
+        settings.writing_config,
+        settings.selection_config,
         settings.wake_config,
         settings.gate_config,
         settings.lora_config,
@@ -162,6 +165,7 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         "lora": settings.lora_config(config),
         "remat": config.model.remat,
     }
+    check_random_expert(settings.writing_config(config), overrides["memory"])
     is_tiny = config.model.name == "tiny"
     cfg, params, tokenizer = (
         tiny_model(dtype=config.model.dtype, seed=config.seed, **overrides)

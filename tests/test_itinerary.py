@@ -2,7 +2,7 @@
 
 import pytest
 
-from sleep_jax.itinerary import itinerary
+from sleep_jax.itinerary import DREAMING, itinerary
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 
 
@@ -22,8 +22,13 @@ def told(steps):
 
 def test_one_day_and_one_level():
     steps = itinerary(chain(unit="episodes"), [300])
-    assert told(steps) == ["wake 0:300", "sleep 0>1", "dream", "evaluate"]
-    assert [s.label for s in steps] == ["wake", "consolidate", "dream", "evaluate"]
+    assert told(steps) == ["wake 0:300", "sleep 0>1", *DREAMING, "evaluate"]
+    assert [s.label for s in steps] == ["wake", "consolidate", *DREAMING, "evaluate"]
+
+
+def test_the_phases_of_one_dreaming_share_their_random_numbers_and_no_others_do():
+    steps = itinerary(chain(unit="episodes"), [300, 200])
+    assert [s.number for s in steps] == [0, 1, 2, 2, 2, 3, 4, 5, 6, 6, 6, 7]
 
 
 def test_a_run_without_dreams_has_no_such_phase():
@@ -52,13 +57,13 @@ def test_a_day_is_cut_where_a_period_ends():
         "wake 0:100",
         "sleep 1>2",
         "wake 100:150",
-        "dream",
+        *DREAMING,
         "evaluate",
         "wake 0:50",
         "sleep 2>3",
         "sleep 1>2",
         "wake 50:100",
-        "dream",
+        *DREAMING,
         "evaluate",
     ]
     assert [s.is_end for s in steps if s.phase == "wake"] == [False, True, False, True]

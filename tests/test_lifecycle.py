@@ -12,13 +12,15 @@ import pytest
 from sleep_jax import comparison, lifecycle, morning
 from sleep_jax import config as settings
 from sleep_jax.dreaming import write
-from sleep_jax.itinerary import itinerary
+from sleep_jax.dreaming.write import Dream
+from sleep_jax.itinerary import DREAMING, itinerary
 from sleep_jax.memory.schedule import plan
 from sleep_jax.memory.slots import SlotsExhausted, unlock
 from sleep_jax.phases import consolidate
 from sleep_jax.phases import dream as dreaming
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
+from sleep_jax.phases.select import candidates
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.report import write_report
 from sleep_jax.seeding.self_study import Question, Study
@@ -69,7 +71,7 @@ def test_a_night_changes_one_slot_of_memory_and_nothing_else(sleeper, lived):
 
 def test_every_phase_and_stage_is_recorded_and_reported(sleeper, lived):
     workdir, night = lived
-    assert list(night.record["phases"]) == ["wake", "consolidate", "dream", "evaluate"]
+    assert list(night.record["phases"]) == [s.label for s in sleeper.steps]
     assert list(night.record["days"][0]["scores"]) == list(STAGES)
     summary = morning.summarise(sleeper, night)
     page = write_report(workdir, summary).read_text()
@@ -95,9 +97,10 @@ def test_a_run_stopped_between_phases_ends_like_one_that_was_not(
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lifecycle, "PHASES", phases | {"dream": stop})
-    with pytest.raises(KeyboardInterrupt):
-        lifecycle.live(sleeper, str(tmp_path), quiet=True)
+    for phase in DREAMING:
+        monkeypatch.setattr(lifecycle, "PHASES", phases | {phase: stop})
+        with pytest.raises(KeyboardInterrupt):
+            lifecycle.live(sleeper, str(tmp_path), quiet=True)
     monkeypatch.setattr(lifecycle, "PHASES", phases)
     night = lifecycle.live(sleeper, str(tmp_path), quiet=True)
     assert equal(night.state, lived[1].state)
@@ -130,15 +133,18 @@ def with_questions(night, questions):
 
 
 def dream(sleeper, night, workdir):
+    """The three phases of dreaming."""
     with MetricWriter(workdir) as writer:
-        desk = Desk(writer, "dream", quiet=True)
-        return lifecycle.dream(sleeper, night, desk, step_of(sleeper, "dream"))
+        for phase in DREAMING:
+            desk = Desk(writer, phase, quiet=True)
+            night = lifecycle.PHASES[phase](sleeper, night, desk, step_of(sleeper, phase))
+    return night
 
 
 @pytest.fixture
 def articulate(monkeypatch):
     """What a random model dreams passes for language."""
-    monkeypatch.setattr(write, "degenerates", lambda text: False)
+    monkeypatch.setattr(write, "flaw", lambda *_: None)
 
 
 def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, articulate, tmp_path):
@@ -148,12 +154,18 @@ def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, articulat
     ]
     night = with_questions(lived[1], own)
     dreamt = dream(sleeper, night, tmp_path)
-    facts = dreamt.record["phases"]["dream"]
-    assert facts["written"] == len(sleeper.documents) * sleeper.config.dreaming.count
-    assert facts["kept"] >= max(1, facts["rewarded"])
+    phases = dreamt.record["phases"]
+    assert phases["write"]["written"] == len(sleeper.documents) * sleeper.config.dreaming.count
+    facts = phases["dream"]
+    assert facts["tried"] == phases["select"]["kept"] >= max(1, facts["rewarded"])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     tried = [line for line in lines if line["phase"] == "dream" and "gain" in line]
-    assert len(tried) == facts["kept"]
+    assert len(tried) == facts["tried"]
+    ranked = [line for line in lines if line["phase"] == "select"]
+    assert len(ranked) == phases["write"]["dreams"]
+    kept = {line["step"]: line["importance"] for line in ranked if line["kept"]}
+    on_record = {k["dream"]: k["importance"] for k in dreamt.day(0)["kept"]}
+    assert kept == pytest.approx(on_record) and len(kept) == facts["tried"]
     assert all((line["gain"] > 0) == (line["reward"] == 1.0) for line in tried)
     changed = not equal(dreamt.now.memory, night.now.memory)
     assert changed == (facts["rewarded"] > 0)
@@ -166,13 +178,34 @@ def test_dreams_that_cost_the_anchors_too_much_are_forgotten(
     config.gate.anchors = 0.5
     strict = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
     night = with_questions(lived[1], [Question(0, "A sentence.", "What is it?", "A reply.")])
-    monkeypatch.setattr(dreaming, "try_out", lambda *given: (given[2], given[2]))  # all rewarded
+    monkeypatch.setattr(dreaming, "try_out", lambda *given: given[2])  # all rewarded
     for after, is_kept in ((16.0, False), (15.0, True)):
         measured = iter((10.0, after))
         monkeypatch.setattr(dreaming, "anchor_perplexity", lambda *_, m=measured: next(m))
         dreamt = dream(strict, night, tmp_path)
         assert equal(dreamt.now, night.now) != is_kept
         assert ("rolled_back" in dreamt.record["phases"]["dream"]) != is_kept
+
+
+def test_a_night_without_dreams_is_skipped_and_says_why(sleeper, lived, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "flaw", lambda *_: "loop")
+    dreamt = dream(sleeper, lived[1], tmp_path)
+    phases = dreamt.record["phases"]
+    assert phases["write"]["rejected_loop"] == phases["write"]["written"] > 0
+    assert all("no dream" in phases[phase]["skipped"] for phase in DREAMING)
+    assert equal(dreamt.now, lived[1].now)
+    [line] = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert line["rejected_loop"] == line["written"] and line["rejected_short"] == 0
+
+
+def test_the_targets_of_selection_are_the_passages_and_no_question(sleeper):
+    day = sleeper.days[0]
+    targets = candidates(sleeper, day, [Dream(1, "paraphrase", (5, 6, 7), "abc")]).targets
+    for page, tokens, mask in zip(day.documents, targets.tokens, targets.mask):
+        assert sleeper.tokenizer.decode(tokens[mask].tolist()).startswith(page.text)
+        given = sleeper.tokenizer.decode(tokens[~mask & (tokens > 0)].tolist())
+        assert page.title in given
+        assert not any(q.text in given for q in day.questions)
 
 
 def test_a_reward_question_that_is_a_test_question_is_refused(sleeper, lived, tmp_path):
@@ -192,8 +225,9 @@ def test_a_night_that_the_gate_refuses_leaves_every_byte(sleeper, lived, tmp_pat
         after = lifecycle.consolidate(strict, night, desk, step_of(sleeper, "consolidate"))
         assert "gate.divergence" in after.record["phases"]["consolidate"]["rolled_back"]
         assert equal(after.now, night.now) and "slot" not in after.day(0)
-        dreamt = lifecycle.dream(strict, after, desk, step_of(sleeper, "dream"))
-    assert "no slot" in dreamt.record["phases"]["dream"]["skipped"]
+    dreamt = dream(strict, after, tmp_path)
+    assert "no slot" in dreamt.record["phases"]["write"]["skipped"]
+    assert all("skipped" in dreamt.record["phases"][phase] for phase in DREAMING)
     assert equal(dreamt.now, night.now)
 
 

@@ -48,3 +48,23 @@ def test_a_reward_that_cannot_be_is_refused_before_a_model_is_loaded(
     config.dreaming[field] = value
     with pytest.raises(ValueError, match=re.escape(message)):
         sleeper.wake_up(config)
+
+
+def test_an_unknown_template_is_refused_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(sleeper, "load_model", None)
+    config = settings.default()
+    config.dreaming.instructions = ("facts", "sonnets")
+    with pytest.raises(ValueError, match=r"dreaming\.instructions has 'sonnets'"):
+        sleeper.wake_up(config)
+
+
+def test_a_random_expert_without_a_router_is_warned_of_once(monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sleeper, "load_model", stop)
+    config = settings.default()
+    config.dreaming.random_expert = True
+    with pytest.warns(UserWarning) as seen, pytest.raises(KeyboardInterrupt):
+        sleeper.wake_up(config)
+    assert ["random_expert=True is a no-op" in str(w.message) for w in seen] == [True]

@@ -1,9 +1,10 @@
 """Learn: a dream that earned a reward is learnt (ReST-EM, Singh et al. 2024)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.write import INSTRUCTIONS, Dream
+from sleep_jax.dreaming.templates import Template
+from sleep_jax.dreaming.write import Dream
 from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.seeding.sequences import Exchange
 
@@ -14,18 +15,24 @@ def about(document: Document, prompts: Prompts) -> tuple[int, ...]:
 
 
 def lessons(
-    dreams: Sequence[Dream], documents: Sequence[Document], prompts: Prompts
+    dreams: Sequence[Dream],
+    documents: Sequence[Document],
+    prompts: Prompts,
+    templates: Mapping[str, Template],
 ) -> list[Exchange]:
-    """What a rewarded dream teaches: to write such dreams with the document in view, and to know
-    what it says without."""
+    """What a rewarded dream teaches: to write such dreams with the document in view, and, unless it
+    is a recipe, to know what it says without."""
     out = []
     for dream in dreams:
-        document = documents[dream.document]
-        teacher = prompts.beside(INSTRUCTIONS[dream.instruction])
-        writing = (*prompts.context(document), *teacher)
-        for kind, student in (("write", writing), ("dream", about(document, prompts))):
-            exchange = Exchange(
-                dream.document, student, teacher, dream.tokens, kind, supervised=True
-            )
+        document, template = documents[dream.document], templates[dream.template]
+        teacher = writing = template.tokens(prompts, document)
+        if template.is_beside:
+            writing = (*prompts.context(document), *teacher)
+        asked = {"write": writing} | (
+            {} if dream.is_recipe else {"dream": about(document, prompts)}
+        )
+        for kind, student in asked.items():
+            in_view = dream.document if template.is_beside else None
+            exchange = Exchange(in_view, student, teacher, dream.tokens, kind, supervised=True)
             out.append(exchange)
     return out

@@ -1,61 +1,66 @@
-"""Select: dreams whose gradient points where the context's does, plus a few at random (paper 4,
-step 2).
+"""Select: of every context the Top-k dreams by importance, and b at random for diversity (paper 4,
+step 2)."""
 
-    omega_i = cos(grad L_SFT(dream_i), grad L_SFT(target_i))
-
-on the trial adapter at birth, where B = 0 and so only B has a gradient. The target is the context
-itself.
-"""
-
-import functools
+import dataclasses
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from sleep_jax.data.examples import Examples
-from sleep_jax.dreaming.trial import TrialConfig
-from sleep_jax.evals.likelihood import mean_nll
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.dreaming.importance import MEASURES
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "trial"))
-def importance(
-    cfg: DecoderConfig, trial: TrialConfig, variables, lora, dreams: Examples, targets: Examples
-):
-    """Cosine of each dream's gradient with its target's, float32 [dreams].
+@dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+    """Which dreams are tried.
 
-    Args:
-      cfg, trial: static; `trial.chunk` dreams are differentiated at a time.
-      variables: the model, without `lora`.
-      lora: the adapter at birth.
-      dreams, targets: [dreams, rows, time] each; a dream and the context it is about.
+    Attributes:
+      measure: of importance, one of `importance.MEASURES`.
+      top: kept of each context by importance, k.
+      random: kept of the rest at random, b.
+      interaction: eta of `greats`.
+
+    Raises:
+      ValueError: a field has no such value.
     """
 
-    def gradient(examples):
-        g = jax.grad(lambda a: mean_nll(cfg, {**variables, "lora": a}, examples))(lora)
-        return g, optax.tree.norm(g)
+    measure: str = "cosine"
+    top: int = 1
+    random: int = 1
+    interaction: float = 1.0
 
-    def cosine(item):
-        (g, g_norm), (t, t_norm) = gradient(item[0]), gradient(item[1])
-        return optax.tree.vdot(g, t) / jnp.maximum(g_norm * t_norm, 1e-30)
+    def __post_init__(self):
+        if self.measure not in MEASURES:
+            raise ValueError(
+                f"dreaming.measure={self.measure!r}; choose from {', '.join(MEASURES)}"
+            )
+        for name in ("top", "random", "interaction"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"dreaming.{name}={value}; it cannot be negative")
+        if not self.top + self.random:
+            raise ValueError("dreaming.top=0 and dreaming.random=0 keep no dream; raise one")
 
-    return jax.lax.map(cosine, (dreams, targets), batch_size=trial.chunk)
+    @property
+    def step(self) -> float:
+        """What `greats` multiplies interactions by."""
+        return self.interaction / max(self.top, 1)
 
 
 def select(
-    scores: Sequence[float], documents: Sequence[int], top: int, random: int, seed: int
+    order: Sequence[int], contexts: Sequence[int], top: int, random: int, seed: int
 ) -> list[int]:
-    """Per document the `top` dreams by score and `random` others drawn uniformly, as sorted
-    indices."""
+    """Per context the `top` dreams and `random` others drawn uniformly, as sorted indices.
+
+    Args:
+      order: the dreams of every context, best first.
+      contexts: per dream the index of its context.
+      top, random: how many.
+      seed: of the draw.
+    """
     rng = np.random.default_rng(seed)
-    scores, documents = np.asarray(scores), np.asarray(documents)
+    order, contexts = np.asarray(order, int), np.asarray(contexts, int)
     chosen: list[int] = []
-    for document in np.unique(documents):
-        mine = np.flatnonzero(documents == document)
-        ranked = mine[np.argsort(-scores[mine], kind="stable")]
+    for context in np.unique(contexts):
+        ranked = order[contexts[order] == context]
         rest = ranked[top:]
         drawn = rng.choice(rest, size=min(random, len(rest)), replace=False)
         chosen += [int(i) for i in (*ranked[:top], *drawn)]

@@ -1,25 +1,60 @@
-"""Write: the model, with a document in its context, puts it into its own words (paper 4, step 1).
+"""Write: the model, with a document in view, puts it into its own words (paper 4, step 1).
 
-The paper's extra random expert needs a router. Here every active slot is on: none is left to add.
+Where its memory is routed, one more expert of each router, drawn at random for every token, mixes
+unrelated knowledge in. No other phase draws one.
 """
 
 import dataclasses
-import re
+import warnings
 from collections.abc import Sequence
+from typing import Any
+
+import jax
 
 from sleep_jax.data.documents import Document
+from sleep_jax.dreaming.rejection import REASONS, Rejection, flaw, recipe_flaw
+from sleep_jax.dreaming.templates import Template
 from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.prompts import Prompts
 
-# SEAL's instruction (Zweiger et al. 2025, knowledge incorporation) and variants of it.
-INSTRUCTIONS = {
-    "implications": "List several facts that follow from the text above, one a line.",
-    "rewrite": "Rewrite the text above in different words. Keep every name and number.",
-    "questions": "Write several questions about the text above, each followed by its answer.",
-}
+
+@dataclasses.dataclass(frozen=True)
+class WritingConfig:
+    """How dreams are written.
+
+    Attributes:
+      templates: what is asked for, each of every document.
+      count: dreams per document and template.
+      temperature, top_p, max_new_tokens: of the sampling.
+      random_expert: every router adds an expert at random.
+      rejection: what is no dream.
+
+    Raises:
+      ValueError: a field has no such value.
+    """
+
+    templates: tuple[Template, ...]
+    count: int = 2
+    temperature: float = 0.8
+    top_p: float = 1.0
+    max_new_tokens: int = 96
+    random_expert: bool = False
+    rejection: Rejection = dataclasses.field(default_factory=Rejection)
+
+    def __post_init__(self):
+        if self.count < 1:
+            raise ValueError(f"dreaming.count={self.count}; a template writes at least one dream")
+        self.sampling(())
+
+    def sampling(self, eos_ids: tuple[int, ...]) -> SamplingConfig:
+        """The sampler's settings."""
+        return SamplingConfig(
+            self.max_new_tokens, eos_ids, self.temperature, top_p=self.top_p, group=self.count
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,75 +63,100 @@ class Dream:
 
     Attributes:
       document: index of its document.
-      instruction: name of the instruction it was written to.
+      template: name of the template it was written to.
       tokens: its completion tokens, end of turn included.
       text: its words.
+      is_recipe: they are a configuration object (`dreaming.recipe`), no knowledge.
     """
 
     document: int
-    instruction: str
+    template: str
     tokens: tuple[int, ...]
     text: str
+    is_recipe: bool = False
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Dream":
+        """The dream that `dataclasses.asdict` made JSON-able."""
+        return cls(**record | {"tokens": tuple(record["tokens"])})
 
 
-def degenerates(text: str) -> bool:
-    """Whether a dream is empty or loops: a short text, or most of its four-word runs said
-    before."""
-    words = re.findall(r"\w+", text.lower())
-    runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-    return len(words) < 5 or len(set(runs)) < len(runs) / 2
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What came of writing.
+
+    Attributes:
+      dreams: those that are dreams.
+      count: how many were written in all.
+      rejected: of the others, how many by reason (`rejection.REASONS`).
+    """
+
+    dreams: tuple[Dream, ...]
+    count: int
+    rejected: dict[str, int]
+
+
+def check_random_expert(config: WritingConfig, memory: MemoryConfig) -> None:
+    """Warns where the random expert would add nothing: no router leaves a slot out."""
+    leaves_out = memory.top_k and any(level.slots > memory.top_k for level in memory.levels)
+    if config.random_expert and not leaves_out:
+        warnings.warn(
+            f"dreaming.random_expert=True is a no-op: memory.router={memory.router!r} with "
+            f"top_k={memory.top_k} leaves no slot out; set memory.router='sigmoid' and a "
+            "memory.top_k below memory.slots, or dreaming.random_expert=False",
+            stacklevel=2,
+        )
 
 
 def write(
     cfg: DecoderConfig,
+    config: WritingConfig,
     variables,
     tokenizer: Tokenizer,
     documents: Sequence[Document],
     context,
-    *,
-    instructions: Sequence[str],
-    count: int,
-    temperature: float,
-    max_new_tokens: int,
     rng,
-) -> tuple[list[Dream], int]:
+    expert_rng=None,
+) -> Written:
     """Writes dreams about every document.
 
     Args:
       cfg, variables: the model as it is now.
+      config: how.
       tokenizer: its tokenizer.
       documents, context: what was read, and its cache with one row a document.
-      instructions: names of `INSTRUCTIONS` to write to.
-      count: dreams per document and instruction.
-      temperature, max_new_tokens: of the sampling.
-      rng: PRNG key.
-
-    Returns:
-      (dreams, written): the distinct dreams that did not degenerate, and how many were written in
-      all.
-
-    Raises:
-      ValueError: an instruction has no such name.
+      rng: PRNG key of the sampling.
+      expert_rng: that of the random expert; used where `config.random_expert`.
     """
-    if unknown := [name for name in instructions if name not in INSTRUCTIONS]:
-        raise ValueError(
-            f"dreaming.instructions has {unknown[0]!r}; choose from {', '.join(INSTRUCTIONS)}"
+    prompts, templates = Prompts(tokenizer), config.templates
+    asked = [(i, t) for i in range(len(documents)) for t in templates]
+    drawn: dict[tuple[int, str], list] = {}
+    for is_beside in (True, False):
+        mine = [(i, t) for i, t in asked if t.is_beside == is_beside]
+        groups = generate(
+            cfg,
+            config.sampling(tokenizer.eos_ids),
+            variables,
+            [t.tokens(prompts, documents[i]) for i, t in mine],
+            rng if is_beside else jax.random.fold_in(rng, len(asked)),
+            context=context if is_beside else None,
+            documents=[i for i, _ in mine],
+            expert_rng=expert_rng if config.random_expert else None,
         )
-    prompts = Prompts(tokenizer)
-    asked = [(i, name) for i in range(len(documents)) for name in instructions]
-    drawn = generate(
-        cfg,
-        SamplingConfig(max_new_tokens, tokenizer.eos_ids, temperature=temperature, group=count),
-        variables,
-        [prompts.beside(INSTRUCTIONS[name]) for _, name in asked],
-        rng,
-        context=context,
-        documents=[i for i, _ in asked],
-    )
-    dreams: dict[tuple[int, str], Dream] = {}
-    for (i, name), group in zip(asked, drawn):
-        for completion in group:
+        drawn |= {(i, t.name): group for (i, t), group in zip(mine, groups)}
+    rejected = dict.fromkeys(REASONS, 0)
+    kept: list[Dream] = []
+    for i, template in asked:
+        page, is_recipe = f"{documents[i].title} {documents[i].text}", template.writes == "recipe"
+        for completion in drawn[i, template.name]:
             text = tokenizer.decode(completion.tokens).strip()
-            if not degenerates(text):
-                dreams.setdefault((i, text), Dream(i, name, completion.tokens, text))
-    return list(dreams.values()), sum(map(len, drawn))
+            earlier = [x.text for x in kept if x.document == i and x.is_recipe == is_recipe]
+            if is_recipe:
+                reason = recipe_flaw(text, earlier, config.rejection)
+            else:
+                reason = flaw(text, page, earlier, config.rejection)
+            if reason:
+                rejected[reason] += 1
+            else:
+                kept.append(Dream(i, template.name, completion.tokens, text, is_recipe))
+    return Written(tuple(kept), sum(map(len, drawn.values())), rejected)

@@ -9,7 +9,11 @@ from typing import Any
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.runtime.progress import figure
 
-HOURS = {"wake": "day", "consolidate": "night", "dream": "night", "evaluate": "morning"}
+HOURS = {
+    "wake": "day",
+    **dict.fromkeys(("consolidate", "write", "select", "dream"), "night"),
+    "evaluate": "morning",
+}
 
 
 def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from sleep_jax.models.attention import ATTENDED, Attention
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.experts import Level, contribution
+from sleep_jax.models.experts import RANDOM_EXPERT, Level, contribution
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
 
 SHARED = -1  # segment id of a row's prefix that its segments above 0 continue
@@ -112,7 +112,7 @@ class Decoder(nn.Module):
                 x, _ = nn.scan(
                     block,
                     variable_axes=dict.fromkeys(COLLECTIONS, 0),
-                    split_rngs={"params": True, "memory": True},
+                    split_rngs={"params": True, "memory": True, RANDOM_EXPERT: True},
                     in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
                     length=len(layers),
                 )(cfg, has_memory, name=name)(x, positions, mask, index)

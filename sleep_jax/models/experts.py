@@ -3,6 +3,9 @@
 
     M(h) = scale * (wake(h) + sum over active slots s of gate_s(h) * expert_s(h))
     expert(h) = (silu(h G) * (h U)) D     or, as a bottleneck,     silu(h G) D
+
+Given a PRNG key named RANDOM_EXPERT, every routed bank adds one more of its slots for every token
+(paper 4, step 1). Only who writes dreams gives one.
 """
 
 import flax.linen as nn
@@ -13,6 +16,8 @@ from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.slots import ROUTING, level_at_birth
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.linear import matmul
+
+RANDOM_EXPERT = "random_expert"
 
 
 def expert(h, weights, gates=None):
@@ -49,7 +54,22 @@ def side_by_side(experts):
     return joint, None if gates[0] is None else jnp.concatenate(gates, axis=-1)
 
 
-def route(h, key, bias, active, is_silent, top_k: int):
+def random_expert(rng, candidates):
+    """One of the candidates of each token, drawn uniformly; none where there is none.
+
+    Args:
+      rng: PRNG key.
+      candidates: bool [batch, time, S].
+
+    Returns:
+      bool [batch, time, S].
+    """
+    lot = jnp.where(candidates, jax.random.uniform(rng, candidates.shape), -1.0)
+    drawn = jax.nn.one_hot(jnp.argmax(lot, axis=-1), lot.shape[-1], dtype=bool)
+    return drawn & candidates
+
+
+def route(h, key, bias, active, is_silent, top_k: int, rng=None):
     """Sigmoid gates of a bank's slots, unnormalised.
 
     Args:
@@ -59,6 +79,8 @@ def route(h, key, bias, active, is_silent, top_k: int):
       is_silent: bool [S], down = 0: such a slot takes no seat among the `top_k`, so that unlocking
         it displaces none.
       top_k: slots that stay on; 0 keeps all active ones.
+      rng: PRNG key of one more slot a token, drawn from the active ones that are not on; it comes
+        with its own gate. None: no such slot.
 
     Returns:
       float32 [batch, time, S]; 0 for what is off.
@@ -68,7 +90,10 @@ def route(h, key, bias, active, is_silent, top_k: int):
     if top_k:
         ranked = jnp.where(is_silent, -jnp.inf, score)
         kth = jax.lax.top_k(ranked, min(top_k, score.shape[-1]))[0][..., -1:]
-        score = jnp.where((score >= kth) | is_silent, score, -jnp.inf)
+        is_on = (score >= kth) | is_silent
+        if rng is not None:
+            is_on |= random_expert(rng, active & ~is_on)
+        score = jnp.where(is_on, score, -jnp.inf)
     return jax.nn.sigmoid(score)
 
 
@@ -136,7 +161,8 @@ class Level(nn.Module):
         key = jnp.where(active[:, None], bank["key"], 0)
         bias = jnp.where(active, bank["bias"], 0)
         is_silent = ~jnp.any(units["down"], axis=(1, 2))
-        gates = route(h, key, bias, active, is_silent, memory.top_k)
+        rng = self.make_rng(RANDOM_EXPERT) if self.has_rng(RANDOM_EXPERT) else None
+        gates = route(h, key, bias, active, is_silent, memory.top_k, rng)
         self.sow("intermediates", "gates", gates)
         return wide, jnp.repeat(gates, memory.level(self.number).rank, axis=-1)
 

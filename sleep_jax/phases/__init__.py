@@ -1,1 +1,1 @@
-"""The four phases of a day and its night, each a function from one `Night` to the next."""
+"""The phases of a day and its night, each a function from one `Night` to the next."""

@@ -24,7 +24,7 @@ class Night:
       evening: as it was when the last day ended: with its documents, the teacher of the night.
       consolidated: as it was before the last dreams.
       record: JSON-able facts: `phases` by label, and `days`, for each its `study`, the `slot` that
-        holds it, `scores`, `replies` and `recall`.
+        holds it, its `dreams`, which of them were `kept`, `scores`, `replies` and `recall`.
     """
 
     now: Self
@@ -99,6 +99,5 @@ def _reader(sleeper: Sleeper, cfg: DecoderConfig, variables, day: Day) -> Teache
 
 
 def key_of(sleeper: Sleeper, step: Step):
-    """A PRNG key of its own for every phase of a run."""
-    number = [s.label for s in sleeper.steps].index(step.label)
-    return jax.random.fold_in(jax.random.key(sleeper.config.seed), number)
+    """A PRNG key of its own for every phase of a run; the phases of one dreaming share theirs."""
+    return jax.random.fold_in(jax.random.key(sleeper.config.seed), step.number)

@@ -39,6 +39,7 @@ def generate(
     documents: Sequence[int] | None = None,
     width: int | None = None,
     batch: int = 64,
+    expert_rng=None,
 ) -> list[list[Completion]]:
     """Completes prompts, `sampling.group` times each.
 
@@ -54,6 +55,7 @@ def generate(
         that all of its calls are one program.
       batch: most completions sampled at a time; prompts are dealt evenly over as few batches as
         that allows.
+      expert_rng: PRNG key of the random expert, as for `sample`.
 
     Returns:
       Per prompt its completions.
@@ -72,9 +74,8 @@ def generate(
         filled = chosen + [chosen[0]] * (count - len(chosen))
         tokens, mask = pad([prompts[i] for i in filled], width, side="left")
         cache = None if context is None else take_rows(context, [documents[i] for i in filled])
-        samples = sample(
-            cfg, sampling, variables, tokens, mask, jax.random.fold_in(rng, start), cache
-        )
+        keys = [key if key is None else jax.random.fold_in(key, start) for key in (rng, expert_rng)]
+        samples = sample(cfg, sampling, variables, tokens, mask, keys[0], cache, keys[1])
         drawn = jax.tree.map(np.asarray, samples)
         for row in range(len(chosen)):
             group = range(row * sampling.group, (row + 1) * sampling.group)

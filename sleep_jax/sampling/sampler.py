@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from sleep_jax.models.cache import grow, init_cache
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head, unstack_layers
+from sleep_jax.models.experts import RANDOM_EXPERT
 from sleep_jax.models.linear import matmul, transposed
 
 
@@ -132,7 +133,14 @@ def prefill(cfg: DecoderConfig, variables, tokens, mask, cache=None):
 
 @functools.partial(jax.jit, static_argnames=("cfg", "config"))
 def sample(
-    cfg: DecoderConfig, config: SamplingConfig, variables, prompts, mask, rng, cache=None
+    cfg: DecoderConfig,
+    config: SamplingConfig,
+    variables,
+    prompts,
+    mask,
+    rng,
+    cache=None,
+    expert_rng=None,
 ) -> Samples:
     """Completes prompts.
 
@@ -145,6 +153,8 @@ def sample(
       mask: int32 [prompts, time], 1 on real tokens.
       rng: PRNG key.
       cache: context already read, one row a prompt, from `prefill` of the scanned decoder.
+      expert_rng: PRNG key of the random expert that routers add for every token written; None: they
+        add none. Prompts are read without.
 
     Returns:
       `Samples` of prompts * group rows.
@@ -170,6 +180,10 @@ def sample(
             token = draw(jax.random.fold_in(rng, step), log_probs)
         return token, jnp.take_along_axis(log_probs, token[:, None], -1)[:, 0]
 
+    def experts_of(step):
+        drawn = expert_rng is not None
+        return {RANDOM_EXPERT: jax.random.fold_in(expert_rng, step)} if drawn else {}
+
     def unfinished(state):
         step, _, _, done, _ = state
         return (step < config.max_new_tokens) & ~jnp.all(done)
@@ -185,7 +199,10 @@ def sample(
         )
         done = done | jnp.isin(token, eos)
         hidden, grown = Decoder(cfg).apply(
-            {**variables, "cache": cache}, token[:, None], mutable=["cache"]
+            {**variables, "cache": cache},
+            token[:, None],
+            mutable=["cache"],
+            rngs=experts_of(step),
         )
         return step + 1, grown["cache"], hidden[:, 0], done, out
 

@@ -1,28 +1,21 @@
-"""Writing, and what a rewarded dream teaches."""
+"""What a rewarded dream teaches."""
 
 import numpy as np
-import pytest
 
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.reinforce import lessons
-from sleep_jax.dreaming.write import Dream, degenerates, write
+from sleep_jax.dreaming.templates import read_templates
+from sleep_jax.dreaming.write import Dream
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.seeding.prompts import Prompts
-
-
-def test_loops_and_fragments_are_no_dreams():
-    assert degenerates("")
-    assert degenerates("The lamp.")
-    assert degenerates("the lamp burns oil and " * 8)
-    assert not degenerates("The lamp burns walnut oil and the tower is made of granite blocks.")
 
 
 def test_a_rewarded_dream_teaches_to_write_and_to_know():
     tokenizer = byte_tokenizer()
     prompts = Prompts(tokenizer)
     document = Document("a", "Kettles", "Kettles whistle.")
-    dream = Dream(0, "rewrite", (5, 6, 7), "abc")
-    writing, knowing = lessons([dream], [document], prompts)
+    dream = Dream(0, "paraphrase", (5, 6, 7), "abc")
+    writing, knowing = lessons([dream], [document], prompts, read_templates())
     assert writing.completion == knowing.completion == dream.tokens
     assert writing.student == prompts.context(document) + writing.teacher
     assert "whistle" in tokenizer.decode(writing.student)
@@ -31,17 +24,20 @@ def test_a_rewarded_dream_teaches_to_write_and_to_know():
     assert np.isfinite(knowing.advantage)
 
 
-def test_an_unknown_instruction_is_named():
-    with pytest.raises(ValueError, match="sonnets"):
-        write(
-            None,
-            None,
-            byte_tokenizer(),
-            [],
-            None,
-            instructions=("sonnets",),
-            count=1,
-            temperature=1.0,
-            max_new_tokens=1,
-            rng=None,
-        )
+def test_a_template_that_holds_its_document_is_taught_without_a_context():
+    tokenizer = byte_tokenizer()
+    prompts = Prompts(tokenizer)
+    document = Document("a", "Kettles", "Kettles whistle.")
+    dream = Dream(0, "rewrite", (5, 6, 7), "abc")
+    writing, knowing = lessons([dream], [document], prompts, read_templates())
+    assert writing.document is knowing.document is None
+    assert writing.student == writing.teacher == knowing.teacher
+    assert "whistle" in tokenizer.decode(writing.teacher)
+    assert "whistle" not in tokenizer.decode(knowing.student)
+
+
+def test_a_recipe_teaches_to_write_alone():
+    document = Document("a", "Task", "1 0 -> 0 1")
+    dream = Dream(0, "recipe", (5, 6, 7), "{}", is_recipe=True)
+    [writing] = lessons([dream], [document], Prompts(byte_tokenizer()), read_templates())
+    assert writing.kind == "write" and writing.supervised

@@ -13,7 +13,7 @@ from sleep_jax.interop.tensors import split_stacks
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, put_wake, take_slot, take_wake, unlock
 from sleep_jax.models.decoder import Block, Decoder
-from sleep_jax.models.experts import Level, contribution, route
+from sleep_jax.models.experts import RANDOM_EXPERT, Level, contribution, random_expert, route
 
 TOKENS = np.random.default_rng(0).integers(0, 97, (2, 12)).astype(np.int32)
 LEVELS = (
@@ -120,6 +120,57 @@ def test_the_router_keeps_the_best_of_those_that_speak():
     # Slot 1 is new: it is on and takes no seat.
     new = jnp.array([0, 1, 0, 0], bool)
     np.testing.assert_allclose(gates(new, 1), [0, on[1], on[2], 0], rtol=1e-6)
+
+
+def test_the_random_expert_is_one_of_the_unselected_drawn_uniformly():
+    candidates = jnp.array([[1, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]], bool)
+    tokens = 3000
+    drawn = random_expert(jax.random.key(0), jnp.broadcast_to(candidates, (tokens, 3, 4)))
+    share = np.asarray(drawn).mean(axis=0)
+    np.testing.assert_allclose(share[0], [1 / 3, 0, 1 / 3, 1 / 3], atol=0.04)
+    assert share[1].tolist() == [0] * 4 and share[2].tolist() == [0, 0, 0, 1]
+    assert (np.asarray(drawn)[:, 0].sum(-1) == 1).all()
+
+
+def test_the_random_expert_comes_with_its_own_gate_beside_the_selected():
+    h = jnp.ones((8, 64, 4))
+    bias = jnp.array([1.0, 3.0, 2.0, -1.0, 9.0])
+    active, silent = jnp.array([1, 1, 1, 1, 0], bool), jnp.zeros(5, bool)
+    given = (h, jnp.zeros((5, 4)), bias, active, silent)
+    gates = np.asarray(route(*given, 1, jax.random.key(0)))
+    on = 1 / (1 + np.exp(-np.asarray(bias)))
+    is_on = gates > 0
+    np.testing.assert_allclose(gates[is_on], np.broadcast_to(on, gates.shape)[is_on], rtol=1e-6)
+    assert is_on[..., 1].all() and not is_on[..., 4].any() and (is_on.sum(-1) == 2).all()
+    assert all(is_on[..., i].any() for i in (0, 2, 3))
+    # Where all active slots are on, there is none to add.
+    np.testing.assert_array_equal(route(*given, 0, jax.random.key(0)), route(*given, 0))
+    np.testing.assert_array_equal(route(*given, 4, jax.random.key(0)), route(*given, 4))
+
+
+def test_layers_draw_random_experts_of_their_own(cfg, variables):
+    memory = MemoryConfig((LevelConfig(slots=3, rank=4),), router="sigmoid", top_k=1)
+    cfg = cfg.replace(memory=memory)
+    held, slots = init_memory(jax.random.key(0), memory, layers=2, width=32)
+    for _ in range(3):
+        slots, _ = unlock(slots, 1)
+    held = noise(held, 2)
+    bank = held["layers"]["level_1"]["experts"]
+    bank["bias"] = jnp.broadcast_to(jnp.array([9.0, 0.0, 0.0]), (2, 3))
+    bank["key"] = jnp.zeros_like(bank["key"])
+    mine = {**variables, "memory": held, "slots": slots}
+
+    def gates(**rngs):
+        tokens = jnp.ones((1, 48), jnp.int32)
+        _, seen = Decoder(cfg).apply(mine, tokens, rngs=rngs, mutable=["intermediates"])
+        [gates] = seen["intermediates"]["layers"]["level_1"]["gates"]
+        return np.asarray(gates)[:, 0] > 0
+
+    drawn = gates(**{RANDOM_EXPERT: jax.random.key(1)})
+    assert not gates()[..., 1:].any()
+    assert (drawn.sum(-1) == 2).all() and drawn[..., 0].all()
+    assert not np.array_equal(drawn[0], drawn[1])  # per layer
+    assert all(0 < layer[:, 1].sum() < 48 for layer in drawn)  # per token
 
 
 def test_the_layouts(cfg, variables):

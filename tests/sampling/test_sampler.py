@@ -1,5 +1,7 @@
 """The sampler against full forward passes, and its parts against their definitions."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,3 +180,17 @@ def test_rounding_never_carries_a_draw_past_the_last_token(monkeypatch):
 def test_settings_that_make_no_sense_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         SamplingConfig(**({"max_new_tokens": 4, "eos_ids": ()} | options))
+
+
+def test_a_random_expert_changes_what_is_written(cfg, trained):
+    bank = trained["memory"]["layers"]["level_1"]["experts"]
+    keys = {"key": jnp.zeros((2, 3, 32)), "bias": jnp.zeros((2, 3)).at[:, 0].set(3.0)}
+    routed = trained | {"memory": {"layers": {"level_1": {"experts": bank | keys}}}}
+    memory = dataclasses.replace(cfg.memory, router="sigmoid", top_k=1)
+    cfg = cfg.replace(memory=memory)
+    config = SamplingConfig(3, (), temperature=1.0)
+    given = (routed, *pad(PROMPTS, 16, side="left"), KEY, None)
+    plain, extra = (sample(cfg, config, *given, key) for key in (None, jax.random.key(5)))
+    # The first token comes from the prompt, which is read without it.
+    np.testing.assert_array_equal(plain.log_probs[:, 0], extra.log_probs[:, 0])
+    assert not jnp.array_equal(plain.log_probs[:, 1:], extra.log_probs[:, 1:])

@@ -1,0 +1,131 @@
+"""Templates: what the model is asked for when it dreams about a document.
+
+They are read from a TOML file, so that a run's prompts are data that it can report. A template
+stands beside a document that is already in the context, or holds the document itself, as SEAL's do
+(Zweiger et al. 2025, arXiv 2506.10943).
+"""
+
+import dataclasses
+import difflib
+import importlib.resources
+import os
+import pathlib
+import re
+import tomllib
+
+from sleep_jax.data.documents import SAMPLES, Document
+from sleep_jax.seeding.prompts import Prompts
+
+FORMS = ("beside", "chat", "plain")
+WRITES = ("text", "recipe")
+_PLACE = re.compile(r"\{(title|text)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """One way to ask for a dream.
+
+    Attributes:
+      name: by which a config chooses it.
+      prompt: its words; `{title}` and `{text}` stand for the document.
+      form: `beside`, after the document that is in the context; `chat`, a whole user's turn;
+        `plain`, text to be continued.
+      writes: `text`, or `recipe`, SEAL's configuration object (`dreaming.recipe`).
+
+    Raises:
+      ValueError: a field has no such value, or the form does not fit the prompt.
+    """
+
+    name: str
+    prompt: str
+    form: str = "beside"
+    writes: str = "text"
+
+    def __post_init__(self):
+        where = f"dream template {self.name!r}"
+        for name, value, choices in (("form", self.form, FORMS), ("writes", self.writes, WRITES)):
+            if value not in choices:
+                raise ValueError(f"{where}: {name}={value!r}; choose from {', '.join(choices)}")
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise ValueError(f"{where}: prompt={self.prompt!r}; it has to ask for something")
+        holds = "{text}" in self.prompt
+        if self.is_beside and _PLACE.search(self.prompt):
+            raise ValueError(
+                f"{where}: form='beside' has the document in its context, but the prompt holds "
+                f"{_PLACE.search(self.prompt)[0]}; remove it, or set form='chat' or 'plain'"
+            )
+        if not self.is_beside and not holds:
+            raise ValueError(
+                f"{where}: form={self.form!r} needs {{text}} in its prompt; the model would see no "
+                "document"
+            )
+
+    @property
+    def is_beside(self) -> bool:
+        """The document is in the context and not in the prompt."""
+        return self.form == "beside"
+
+    def tokens(self, prompts: Prompts, document: Document) -> tuple[int, ...]:
+        """The prompt about a document; where it is `beside`, what follows the context."""
+        fields = {"title": document.title, "text": document.text}
+        words = _PLACE.sub(lambda place: fields[place[1]], self.prompt)
+        encode = {"beside": prompts.beside, "chat": prompts.alone, "plain": prompts.plain}
+        return encode[self.form](words)
+
+
+def read_templates(path: str | os.PathLike[str] = SAMPLES) -> dict[str, Template]:
+    """All templates of a TOML file, by name.
+
+    Args:
+      path: the file, one table a template; `samples` for those that come with the package.
+
+    Raises:
+      ValueError: the file is no TOML, or a template of it is not as it should be; says which.
+    """
+    file = pathlib.Path(path)
+    if str(path) == SAMPLES:
+        file = importlib.resources.files("sleep_jax.data") / "samples" / "dream_templates.toml"
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"dreaming.templates={str(path)!r}: not valid TOML ({error})") from error
+    return {name: _template(name, table) for name, table in tables.items()}
+
+
+def _template(name: str, table) -> Template:
+    known = [field.name for field in dataclasses.fields(Template) if field.name != "name"]
+    if not isinstance(table, dict) or "prompt" not in table:
+        raise ValueError(f"dream template {name!r} has no prompt; write [{name}] and prompt = ...")
+    if unknown := [key for key in table if key not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"nearest: {near[0]!r}" if near else f"choose from {', '.join(known)}"
+        raise ValueError(f"dream template {name!r}: unknown key {unknown[0]!r}; {hint}")
+    return Template(name, **table)
+
+
+def choose_templates(
+    templates: dict[str, Template], names: tuple[str, ...], is_plain: bool = False
+) -> tuple[Template, ...]:
+    """The templates that a config names, each once.
+
+    Args:
+      templates: by name.
+      names: those to dream by.
+      is_plain: for a base model: those with form `chat` are text to be continued instead.
+
+    Raises:
+      ValueError: there is none of such a name, or none is named.
+    """
+    if not names:
+        raise ValueError("dreaming.instructions is empty; name at least one template")
+    for name in names:
+        if name not in templates:
+            near = difflib.get_close_matches(name, templates, n=1, cutoff=0)
+            raise ValueError(
+                f"dreaming.instructions has {name!r}; choose from {', '.join(templates)}"
+                + (f" (nearest: {near[0]!r})" if near else "")
+            )
+    chosen = [templates[name] for name in dict.fromkeys(names)]
+    return tuple(
+        dataclasses.replace(t, form="plain") if is_plain and t.form == "chat" else t for t in chosen
+    )

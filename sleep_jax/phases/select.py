@@ -1,0 +1,84 @@
+"""Select: of the dreams about each document, those that its gradient favours and some at random."""
+
+from collections.abc import Sequence
+
+import jax
+
+from sleep_jax import config as settings
+from sleep_jax.data.examples import examples
+from sleep_jax.dreaming import select as dreaming
+from sleep_jax.dreaming.importance import Candidates, importance
+from sleep_jax.dreaming.reinforce import about
+from sleep_jax.dreaming.trial import init_lora
+from sleep_jax.dreaming.write import Dream
+from sleep_jax.evals.items import Item, RewardItems
+from sleep_jax.itinerary import Step
+from sleep_jax.phases.night import Desk, Night, key_of
+from sleep_jax.seeding.self_study import Study
+from sleep_jax.sleeper import Day, Sleeper
+
+
+def select(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+    """Puts on record which dreams of the day are tried, and how important each was found.
+
+    A dream about a document that no question of the model's own asks about has no tau: it is left
+    out.
+    """
+    record, day, c = night.day(step.day), sleeper.days[step.day], sleeper.config
+    dreams = [Dream.of(x) for x in record.get("dreams", [])]
+    asked = reward_items(sleeper, night, step.day).documents
+    eligible = [i for i, x in enumerate(dreams) if x.document in asked]
+    with desk.bar(1, "step") as bar:
+        if not eligible:
+            bar.advance(1, kept=0)
+            night = night.note_day(step.day, kept=[])
+            return night.note(
+                step.label, tokens=0, kept=0, skipped="no dream is left to choose from"
+            )
+        chosen = settings.selection_config(c)
+        mine = [dreams[i] for i in eligible]
+        scores, order = importance(
+            chosen.measure,
+            sleeper.cfg,
+            c.dreaming.trial.chunk,
+            night.now.on(sleeper.params),
+            init_lora(sleeper.cfg, sleeper.params, jax.random.fold_in(key_of(sleeper, step), 1)),
+            candidates(sleeper, day, mine),
+            step=chosen.step,
+            seed=int(c.seed),
+        )
+        of = [x.document for x in mine]
+        kept = dreaming.select(order, of, chosen.top, chosen.random, int(c.seed))
+        for i, score in enumerate(scores):
+            desk.scalars(eligible[i], {"importance": score, "kept": i in kept})
+        bar.advance(1, kept=len(kept))
+    on_record = [{"dream": eligible[i], "importance": float(scores[i])} for i in kept]
+    night = night.note_day(step.day, kept=on_record)
+    tokens = sum(len(x.tokens) for x in mine)
+    return night.note(step.label, tokens=tokens, kept=len(kept))
+
+
+def reward_items(sleeper: Sleeper, night: Night, day: int) -> RewardItems:
+    """The model's own questions about a day that reward its dreams; none where it wrote none.
+
+    Raises:
+      AssertionError: one of them is a test question.
+    """
+    record = night.day(day)
+    held_out = Study.of(record["study"]).held_out if "study" in record else ()
+    return RewardItems.apart_from(
+        {q.text for q in sleeper.questions},
+        [Item(q.document, q.question, (q.answer,)) for q in held_out],
+    )
+
+
+def candidates(sleeper: Sleeper, day: Day, dreams: Sequence[Dream]) -> Candidates:
+    """The dreams as they are learnt, each alone; their targets are the passages."""
+    prompts, pages = sleeper.prompts, day.documents
+    return Candidates(
+        contexts=[x.document for x in dreams],
+        texts=[x.text for x in dreams],
+        dreams=examples([[(about(pages[x.document], prompts), x.tokens)] for x in dreams]),
+        pages=[f"{page.title} {page.text}" for page in pages],
+        targets=examples([[(about(page, prompts), prompts.reply(page.text))] for page in pages]),
+    )

@@ -1,0 +1,43 @@
+"""Write: the model, as it was when the day ended and with its documents in view, dreams about
+them."""
+
+import dataclasses
+
+import jax
+
+from sleep_jax import config as settings
+from sleep_jax.dreaming import write as dreaming
+from sleep_jax.itinerary import Step
+from sleep_jax.phases.night import Desk, Night, awake, key_of
+from sleep_jax.sleeper import Sleeper
+
+
+def write(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+    """Writes dreams about the day and puts on record those that are dreams."""
+    if "slot" not in night.day(step.day):
+        with desk.bar(1, "step") as bar:
+            bar.advance(1, written=0)
+        return night.note(step.label, tokens=0, skipped="no slot of level 1 holds this day")
+    key, day = key_of(sleeper, step), sleeper.days[step.day]
+    teacher = awake(sleeper, night, day)
+    with desk.bar(1, "step") as bar:
+        written = dreaming.write(
+            sleeper.cfg,
+            settings.writing_config(sleeper.config),
+            teacher.variables,
+            sleeper.tokenizer,
+            day.documents,
+            teacher.context,
+            rng=jax.random.fold_in(key, 0),
+            expert_rng=jax.random.fold_in(key, 3),
+        )
+        figures = {"written": written.count, "dreams": len(written.dreams)}
+        rejected = {f"rejected_{reason}": n for reason, n in written.rejected.items()}
+        desk.scalars(0, figures | rejected)
+        figures |= {name: n for name, n in rejected.items() if n}
+        bar.advance(1, **figures)
+    night = night.note_day(step.day, dreams=[dataclasses.asdict(x) for x in written.dreams])
+    tokens = sum(len(x.tokens) for x in written.dreams)
+    if not written.dreams:
+        figures["skipped"] = "no dream is left of those that were written"
+    return night.note(step.label, tokens=tokens, **figures)

@@ -1,0 +1,111 @@
+"""Rejection: loops, fragments, other languages and repetitions are no dreams; paraphrases are."""
+
+import pytest
+
+from sleep_jax.data.documents import read_documents
+from sleep_jax.dreaming.rejection import (
+    REASONS,
+    Rejection,
+    flaw,
+    known_share,
+    recipe_flaw,
+    repeated_share,
+    script_share,
+    similarity,
+    words,
+)
+
+STANDARD = Rejection()
+DOCUMENT = read_documents("samples", max_chunk_tokens=10_000, encode=str.split)[0]
+PAGE = f"{DOCUMENT.title} {DOCUMENT.text}"
+DREAM = "The tower on Gannet Tooth was finished in 1871 by Odrin Bascale, an engineer."
+
+
+def why(text, page=PAGE, earlier=(), rejection=STANDARD):
+    return flaw(text, page, earlier, rejection)
+
+
+def test_a_dream_about_its_page_passes():
+    assert why(DREAM) is None
+    assert why(DOCUMENT.text) is None
+    assert why("1. Gannet Tooth\n2. Odrin Bascale\n3. Hask") is None  # names alone tell no language
+
+
+def test_loops_and_fragments_are_no_dreams():
+    assert why("") == why("...\n\n") == why("The lamp.") == "short"
+    assert why("the lamp burns oil and " * 8) == "loop"
+    # Nine words have six runs; said twice over, seven of the fifteen are not new.
+    nine = "the lamp of the tower burns walnut oil slowly "
+    assert repeated_share(nine) == 0
+    assert repeated_share(nine * 2) == pytest.approx(6 / 15)
+    assert repeated_share("one two three") == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Le phare se dresse sur le rocher de Gannet Tooth, à deux milles du village de Hask.",
+        "Der Turm steht auf dem Felsen Gannet Tooth, zwei Meilen vom Dorf Hask entfernt gelegen.",
+        "El faro se alza sobre Gannet Tooth, una roca negra a dos millas del pueblo de Hask.",
+    ],
+)
+def test_another_language_in_the_same_script_is_rejected(text):
+    assert script_share(text, PAGE) == 1
+    assert known_share(text, PAGE) < STANDARD.min_known
+    assert why(text) == "language"
+
+
+def test_another_script_is_rejected():
+    russian = "Башня стоит на чёрной скале в двух милях от рыбацкой деревни."
+    assert script_share(russian, PAGE) == 0 and why(russian) == "script"
+    assert why(russian, page=f"{russian} Её построил инженер.") is None
+    half = "The tower stands on a rock Башня стоит на скале"
+    assert 0.4 < script_share(half, PAGE) < 0.6 and why(half) == "script"
+    # A few foreign letters in a page do not open it to a foreign dream.
+    assert why(russian, page=f"{PAGE} Her name was Ольга.") == "script"
+
+
+def test_languages_without_spaces_have_words():
+    page = "灯台は黒い岩の上に立っている。技師が一八七一年に完成させた。塔は花崗岩で造られている。"
+    assert len(words("灯台は黒い岩")) == 6
+    assert why("一八七一年に技師が灯台を完成させた。", page) is None
+    assert why("灯台は黒い" * 9, page) == "loop"
+    assert why("The lamp of the tower burns walnut oil.", page) == "script"
+
+
+def test_what_was_said_before_is_rejected():
+    assert why(DREAM.upper().replace(",", " -"), earlier=[DREAM]) == "duplicate"
+    longer = "The tower stands on a black rock two miles from the village and it was finished in "
+    assert why(f"{longer} 1871", earlier=[f"{longer} 1872"]) == "near_duplicate"
+    assert why(DREAM, earlier=["The lamp of the tower burns walnut oil."]) is None
+    keep = Rejection(similarity=0)
+    assert why(DREAM, earlier=[DREAM], rejection=keep) is None
+
+
+def test_similarity_by_hand():
+    # Runs of four: abcd, bcde against abcd, bcdf: one of three.
+    assert similarity("a b c d e", "a b c d f") == pytest.approx(1 / 3)
+    assert similarity("A b, C", "a B c") == 1 and similarity("a b", "a c") == 0
+
+
+def test_recipes_are_judged_as_recipes():
+    recipe = (
+        '{"data_generation": {"use_basic_augmentations": true, "use_size_augmentations": false, '
+        '"use_chain_augmentations": false, "use_repeat_augmentations": false}, "training": '
+        '{"strategy": "train_using_all_tokens", "learning_rate": 1e-4, "num_train_epochs": 2}}'
+    )
+    assert recipe_flaw(recipe, [], STANDARD) is None
+    assert recipe_flaw("It is best to train twice.", [], STANDARD) == "recipe"
+    assert recipe_flaw(recipe.replace("1e-4", "0.0001"), [recipe], STANDARD) == "duplicate"
+    # It differs in one figure: another recipe, however alike the words.
+    assert recipe_flaw(recipe.replace("1e-4", "1e-3"), [recipe], STANDARD) is None
+
+
+def test_every_reason_is_listed():
+    assert {"short", "loop", "script", "language", "recipe"} < set(REASONS)
+
+
+@pytest.mark.parametrize(("field", "value"), [("min_words", -1), ("similarity", 1.5)])
+def test_a_threshold_out_of_range_is_named(field, value):
+    with pytest.raises(ValueError, match=rf"dreaming\.rejection\.{field}={value}"):
+        Rejection(**{field: value})

@@ -1,0 +1,87 @@
+"""Templates: what the model is shown, and files that are not as they should be."""
+
+import pytest
+
+from sleep_jax.data.documents import Document
+from sleep_jax.dreaming.templates import Template, choose_templates, read_templates
+from sleep_jax.interop.tiny import byte_tokenizer
+from sleep_jax.seeding.prompts import Prompts
+
+DOCUMENT = Document("a", "Kettles", "Kettles whistle in {title} {major}.")
+SEAL = ("implications", "implications-long", "implications-very-long", "rewrite", "self-qa")
+
+
+def shown(template):
+    tokenizer = byte_tokenizer()
+    return tokenizer.decode(template.tokens(Prompts(tokenizer), DOCUMENT))
+
+
+def test_seals_templates_show_instruction_title_passage_and_cue_in_this_order():
+    templates = read_templates()
+    for name in SEAL:
+        words = shown(templates[name])
+        parts = ("Read the passage", "Kettles\n", DOCUMENT.text, ":\n")
+        places = [words.index(parts[0])]
+        for part in parts[1:]:
+            places.append(words.index(part, places[-1] + 1))
+        assert places == sorted(places)
+    assert len({templates[name].prompt for name in SEAL}) == len(SEAL)
+
+
+def test_a_template_beside_its_document_leaves_it_to_the_context():
+    beside = [t for t in read_templates().values() if t.is_beside]
+    assert {t.name for t in beside} >= {"facts", "paraphrase", "questions"}
+    assert not any("whistle" in shown(t) for t in beside)
+
+
+def test_the_recipe_template_asks_for_every_field():
+    template = read_templates()["recipe"]
+    assert template.writes == "recipe"
+    for word in ("use_chain_augmentations", "train_using_all_tokens", '"num_train_epochs": ...}}'):
+        assert word in shown(template)
+
+
+def test_chosen_templates_keep_their_order_and_may_leave_the_chat():
+    templates = read_templates()
+    chosen = choose_templates(templates, ("self-qa", "facts", "self-qa"), is_plain=True)
+    assert [t.name for t in chosen] == ["self-qa", "facts"]
+    assert [t.form for t in chosen] == ["plain", "beside"]
+    assert shown(chosen[0]).startswith("Read the passage")
+    assert shown(templates["self-qa"]) != shown(chosen[0])
+
+
+def test_unknown_and_missing_names_are_refused():
+    with pytest.raises(ValueError, match=r"has 'implication'; choose .*nearest: 'implications'"):
+        choose_templates(read_templates(), ("implication",))
+    with pytest.raises(ValueError, match="empty"):
+        choose_templates(read_templates(), ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"form": "chats"}, "form='chats'; choose from beside, chat, plain"),
+        ({"writes": "poems"}, "writes='poems'"),
+        ({"prompt": " "}, "prompt=' '"),
+        ({"prompt": "About {text}"}, r"remove it, or set form='chat'"),
+        ({"form": "plain"}, r"needs \{text\}"),
+    ],
+)
+def test_a_template_that_cannot_be_is_refused(fields, said):
+    with pytest.raises(ValueError, match=f"dream template 'mine': .*{said}"):
+        Template(**{"name": "mine", "prompt": "Write."} | fields)
+
+
+def test_a_file_of_ones_own(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('[sonnet]\nprompt = "{title}, in verse: {text}"\nform = "plain"\n')
+    [template] = choose_templates(read_templates(file), ("sonnet",))
+    assert shown(template) == f"Kettles, in verse: {DOCUMENT.text}"
+    for content, said in (
+        ("[sonnet\n", "not valid TOML"),
+        ('[sonnet]\nform = "plain"\n', "'sonnet' has no prompt"),
+        ('[sonnet]\nprompt = "{text}"\nforms = "plain"\n', "'forms'; nearest: 'form'"),
+    ):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=said):
+            read_templates(file)

@@ -1,0 +1,204 @@
+"""Writing: who is asked what, what is kept, and the random expert, which no other phase draws."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.data.documents import Document
+from sleep_jax.data.examples import Examples
+from sleep_jax.dreaming import write as writing
+from sleep_jax.dreaming.gradients import gram_matrices, losses
+from sleep_jax.dreaming.rejection import REASONS
+from sleep_jax.dreaming.templates import read_templates
+from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
+from sleep_jax.dreaming.write import Dream, WritingConfig, check_random_expert, write
+from sleep_jax.evals import recall
+from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.likelihood import log_probs
+from sleep_jax.interop.tiny import byte_tokenizer
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.models import experts
+from sleep_jax.models.config import DecoderConfig, LoraConfig
+from sleep_jax.models.decoder import Decoder
+from sleep_jax.sampling import generate as generation
+from sleep_jax.sampling.generate import Completion
+from sleep_jax.sampling.sampler import sample
+from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.wake.context import read
+
+DOCUMENTS = [
+    Document("a", "Kettles", "Kettles whistle in D minor when the water in them boils."),
+    Document("b", "Goats", "Goats eat hay, and in winter they eat the bark of old trees."),
+]
+TEMPLATES = read_templates()
+KEY, EXPERT = jax.random.key(2), jax.random.key(9)
+
+
+def config(*names, **fields):
+    return WritingConfig(tuple(TEMPLATES[name] for name in names), **fields)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """(what `generate` was asked, call by call; what it replies, prompt by prompt)."""
+    calls, replies = [], []
+    tokenizer = byte_tokenizer()
+
+    def generate(cfg, sampling, variables, prompts, rng, **given):
+        calls.append((prompts, sampling, given))
+        texts = [[replies.pop(0) for _ in range(sampling.group)] for _ in prompts]
+        return [
+            [Completion(tuple(tokenizer.encode(t)), np.zeros(0), True) for t in group]
+            for group in texts
+        ]
+
+    monkeypatch.setattr(writing, "generate", generate)
+    return calls, replies
+
+
+def written(config):
+    return write(None, config, None, byte_tokenizer(), DOCUMENTS, "cache", KEY, EXPERT)
+
+
+def test_dreams_are_kept_and_the_rest_is_counted_by_reason(told):
+    _, replies = told
+    replies += [
+        "The kettles boil and whistle in D minor.",
+        "the kettles boil and WHISTLE in D minor",
+        "Hay.",
+        "Goats eat hay and bark. " * 9,
+        "The kettles boil and whistle in D minor.",  # of goats it is new
+        "чайники громко свистят на старой кухне",
+    ]
+    got = written(config("facts", count=3))
+    assert [(x.document, x.template) for x in got.dreams] == [(0, "facts"), (1, "facts")]
+    assert got.count == 6 and sum(got.rejected.values()) == 4 and set(got.rejected) == set(REASONS)
+    rejected = {reason: n for reason, n in got.rejected.items() if n}
+    assert rejected == {"duplicate": 1, "short": 1, "loop": 1, "script": 1}
+    dream = got.dreams[0]
+    assert byte_tokenizer().decode(dream.tokens) == dream.text
+    assert Dream.of(json.loads(json.dumps(dataclasses.asdict(dream)))) == dream
+
+
+def test_templates_beside_a_document_continue_its_context_and_others_hold_it(told):
+    calls, replies = told
+    replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdefgh"]
+    got = written(config("facts", "self-qa", "paraphrase", count=1, temperature=1.0, top_p=0.95))
+    (beside, sampling, given), (whole, _, alone) = calls
+    prompts = Prompts(byte_tokenizer())
+    assert given["context"] == "cache" and given["documents"] == [0, 0, 1, 1]
+    assert alone["context"] is None
+    assert beside[0] == prompts.beside(TEMPLATES["facts"].prompt)
+    assert [DOCUMENTS[i].text in byte_tokenizer().decode(w) for i, w in enumerate(whole)] == [1, 1]
+    assert (sampling.temperature, sampling.top_p, sampling.group) == (1.0, 0.95, 1)
+    # In the order of documents and templates, whoever was sampled first.
+    assert [(x.document, x.template) for x in got.dreams] == [
+        (document, name) for document in (0, 1) for name in ("facts", "self-qa", "paraphrase")
+    ]
+    assert [x.text[0] for x in got.dreams] == ["a", "e", "b", "c", "f", "d"]
+
+
+def test_recipes_are_dreams_of_their_own_kind(told):
+    _, replies = told
+    recipe = (
+        '{"data_generation": {"use_basic_augmentations": true, "use_size_augmentations": false, '
+        '"use_chain_augmentations": false, "use_repeat_augmentations": false}, "training": '
+        '{"strategy": "train_using_all_tokens", "learning_rate": 1e-4, "num_train_epochs": 2}}'
+    )
+    replies += [recipe, "Train it twice.", recipe, recipe.replace("2}}", "3}}")]
+    got = written(config("recipe", count=2))
+    assert [x.is_recipe for x in got.dreams] == [True] * 3
+    assert {reason: n for reason, n in got.rejected.items() if n} == {"recipe": 1}
+
+
+def test_only_who_asks_for_the_random_expert_gives_its_key(told):
+    calls, replies = told
+    for asked in (False, True):
+        replies += ["The kettles boil and whistle.", "The goats eat the hay and bark."]
+        written(config("facts", count=1, random_expert=asked))
+        assert (calls[0][2]["expert_rng"] is EXPERT) == asked
+        calls.clear()
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match=r"dreaming\.count=0"):
+        config("facts", count=0)
+    with pytest.raises(ValueError, match=r"temperature=-1"):
+        config("facts", temperature=-1)
+
+
+def routed(**fields):
+    fields = {"router": "sigmoid", "top_k": 1} | fields
+    return MemoryConfig((LevelConfig(slots=3, rank=4),), **fields)
+
+
+@pytest.mark.parametrize(
+    "memory", [routed(router="none", top_k=0), routed(top_k=0), routed(top_k=3)]
+)
+def test_a_random_expert_that_adds_nothing_warns(memory):
+    with pytest.warns(UserWarning, match=r"dreaming\.random_expert=True is a no-op"):
+        check_random_expert(config("facts", random_expert=True), memory)
+
+
+def test_a_random_expert_that_adds_something_does_not(recwarn):
+    check_random_expert(config("facts", random_expert=True), routed())
+    check_random_expert(config("facts"), routed(router="none", top_k=0))
+    assert not recwarn
+
+
+def test_the_random_expert_is_drawn_by_no_trial_score_or_evaluation(monkeypatch):
+    """Whoever draws one runs into the error; all is traced, nothing computed."""
+    tokenizer, memory = byte_tokenizer(), routed()
+    cfg = DecoderConfig(
+        vocab=tokenizer.vocab_size,
+        width=16,
+        hidden=24,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_dim=8,
+        memory=memory,
+        lora=LoraConfig(rank=2, alpha=4.0, targets=("gate",)),
+    )
+    rngs = {"params": KEY, "memory": KEY}
+    variables = jax.eval_shape(Decoder(cfg).init, rngs, jnp.zeros((1, 2), jnp.int32))
+    adapter = jax.eval_shape(lambda params: init_lora(cfg, params, KEY), variables["params"])
+
+    def drawn(rng, candidates):
+        raise AssertionError("a random expert was drawn")
+
+    def traced(cfg, sampling, variables, tokens, mask, *keys_and_cache):
+        given = (variables, tokens, mask, *keys_and_cache)
+        shapes = jax.eval_shape(functools.partial(sample, cfg, sampling), *given)
+        return jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
+
+    monkeypatch.setattr(experts, "random_expert", drawn)
+    monkeypatch.setattr(generation, "sample", traced)
+    tokens, trial = np.ones((1, 1, 16), np.int32), TrialConfig(epochs=1, chunk=1)
+    rows = Examples(tokens=tokens, segment_ids=tokens, mask=tokens > 0)
+    grouped = jax.tree.map(lambda x: x[None], rows)
+    for scoring in (
+        lambda v, a: read(cfg, v, [(1, 2, 3)]),
+        lambda v, a: train_adapters(cfg, trial, v, [a], rows),
+        lambda v, a: log_probs(cfg, {**v, "lora": a}, rows),
+        lambda v, a: gram_matrices(cfg, 1, v, a, grouped, rows),
+        lambda v, a: gram_matrices(cfg, 1, v, a, grouped, rows, True),
+        lambda v, a: losses(cfg, 1, v, rows),
+        lambda v, a: recall._nll(cfg, v, tokens[0], tokens[0]),
+    ):
+        jax.eval_shape(scoring, variables, adapter)
+    recall.reply(cfg, variables, tokenizer, [(1, 2, 3)], max_new_tokens=4)
+    Adapted(cfg, variables, tokenizer, max_new_tokens=4).replies([[(1, 2, 3)]])
+
+    def dream(random_expert):
+        one = config("self-qa", count=1, max_new_tokens=4, random_expert=random_expert)
+        write(cfg, one, variables, tokenizer, DOCUMENTS[:1], None, KEY, EXPERT)
+
+    dream(random_expert=False)
+    with pytest.raises(AssertionError, match="a random expert was drawn"):
+        dream(random_expert=True)
