@@ -3,10 +3,10 @@ needs.
 
     g_i = grad_B L_SFT(dream_i)     on the trial adapter W x + (alpha / r) B A x at birth
 
-There B = 0, so A has no gradient and is left out. A copy of B for every dream lies side by side with
-the others (`models.linear`), `chunk` at a time: the gradient of the summed losses is each dream's
-own. The gradients of one context are held together until its Gram matrix is made: 4 bytes a dream
-for every number in B (14 MB for rank 32 on the MLPs of a 135M model).
+There B = 0, so A has no gradient and is left out. Copies of B, one a dream, lie side by side
+(`models.linear`), `chunk` at a time: the gradient of the summed losses is each dream's own. The
+gradients of one context are held together until its Gram matrix is made: 4 bytes a dream for every
+number in B (14 MB for rank 32 on the MLPs of a 135M model).
 """
 
 import functools

@@ -182,6 +182,7 @@ def test_settings_that_make_no_sense_are_rejected(options, message):
         SamplingConfig(**({"max_new_tokens": 4, "eos_ids": ()} | options))
 
 
+@pytest.mark.slow
 def test_a_random_expert_changes_what_is_written(cfg, trained):
     bank = trained["memory"]["layers"]["level_1"]["experts"]
     keys = {"key": jnp.zeros((2, 3, 32)), "bias": jnp.zeros((2, 3)).at[:, 0].set(3.0)}
