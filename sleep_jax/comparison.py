@@ -1,7 +1,7 @@
 """Runs side by side: what each scored at its end, means over seeds, and paired differences.
 
-Seeds pair the runs of two variants: they draw the same questions and the same first slot, so much
-of what varies from seed to seed is common to both and leaves their difference.
+Seeds pair the runs of two variants: with the same sampling keys their first night studies the same
+questions, so some of what varies from seed to seed is common to both and leaves their difference.
 """
 
 import dataclasses

@@ -8,12 +8,17 @@ from sleep_jax.config import default
 
 
 def get_config():
-    """Two short nights and no dreams; imitation for the second half of each."""
+    """Two short nights and no dreams: many small updates, imitation for the second half of them."""
     c = default()
     c.data.limit = c.data.episodes = 2
     c.study.rehearsals = 1
-    c.seeding.steps = 15
+    c.seeding.steps = 40
+    c.seeding.rows = 2
+    c.seeding.group = 4
     c.seeding.rollouts_from = 0.5
+    c.seeding.threshold = (
+        1.0  # any likeness pays: with less, most groups of rollouts tie at nothing
+    )
     c.dreaming.steps = 0
     return c
 
