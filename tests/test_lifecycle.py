@@ -147,6 +147,7 @@ def articulate(monkeypatch):
     monkeypatch.setattr(write, "flaw", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, articulate, tmp_path):
     own = [
         Question(i, "A sentence.", f"What is {i}?", "A reply.")
@@ -171,6 +172,7 @@ def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, articulat
     assert changed == (facts["rewarded"] > 0)
 
 
+@pytest.mark.slow
 def test_dreams_that_cost_the_anchors_too_much_are_forgotten(
     sleeper, lived, articulate, tmp_path, monkeypatch
 ):

@@ -216,6 +216,7 @@ def test_the_first_update_learns_and_the_peak_comes_after_the_warmup():
     np.testing.assert_allclose(rates[-1], 0.05, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_several_teachers_are_weighted(cfg, variables, night, tokenizer):
     """The divergence from two teachers is the weighted mean of that from each, and so is what the
     slot learns from; the second teacher is another checkpoint of another width."""

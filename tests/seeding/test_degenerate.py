@@ -182,6 +182,7 @@ def night(cfg, tokenizer, variables, teacher):
     return run
 
 
+@pytest.mark.slow
 def test_a_night_without_numbers_stops_and_says_what_to_lower(variables, night):
     before, log = jax.tree.map(np.array, variables), []
 

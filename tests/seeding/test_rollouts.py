@@ -16,6 +16,7 @@ def tokens(n):
     return tuple(RNG.integers(3, 97, n).tolist())
 
 
+@pytest.mark.slow
 def test_packed_completions_are_scored_as_each_alone(cfg, trained, log_probs):
     exchanges = [Exchange(None, tokens(3), (), tokens(n), "rollout") for n in (9, 4, 7, 1, 12, 6)]
     head = {"kernel": RNG.normal(size=32).astype(np.float32), "bias": np.float32(0.5)}

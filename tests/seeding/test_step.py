@@ -359,6 +359,7 @@ def test_a_coin_decides_whose_sequences_an_update_distils(student, batch, run):
     np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_critic_learns_beside_the_slot_and_does_not_move_it(cfg, student, batch, run):
     ppo = dataclasses.replace(MIXED, surrogate=surrogate("ppo"), accumulate=2)
     returns = np.where(batch.on_policy, RNG.normal(size=batch.mask.shape), np.nan)

@@ -156,6 +156,7 @@ def test_every_level_updates_at_its_own_period_and_never_between(setting, unit):
 
 
 @pytest.mark.parametrize(("clip", "is_active", "layers"), [(0.7, True, "all"), (1e6, False, (1,))])
+@pytest.mark.slow
 def test_the_first_update_is_a_clipped_step_down_the_mean_gradient(
     setting, clip, is_active, layers
 ):
@@ -243,6 +244,7 @@ def test_with_a_context_the_gradient_is_that_of_the_stride_alone(setting):
         np.testing.assert_allclose(STRIDE * (up - down) / 2, slope, rtol=0.02, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_learning_the_losses_are_those_of_a_plain_pass_over_the_context(setting):
     """A context of 44 tokens holds five strides and is wiped before the sixth."""
     cfg, base = setting(three_levels(rate=0.0))
@@ -366,6 +368,7 @@ def test_later_tokens_change_and_earlier_ones_do_not(setting, token):
 
 
 @pytest.mark.parametrize("unit", ["tokens", "episodes"])
+@pytest.mark.slow
 def test_episodes_do_not_see_each_other(setting, unit):
     """With weights that stay, an episode is the same whatever was read before."""
     # No update comes due in the first two episodes; where tokens count, none changes anything.
@@ -441,6 +444,7 @@ def test_strides_of_padding_change_nothing(setting):
     same(read_strides(cfg, WAKE, base, got, strides * 0, ticks * 0)[0], got)
 
 
+@pytest.mark.slow
 def test_sessions_learn_apart(setting):
     """Three sessions in one batch, each with weights, a clock and a context of its own."""
     cfg, base = setting(three_levels())
