@@ -19,6 +19,7 @@
 #   SERVICE_ACCOUNT    the pods' Kubernetes service account, which may write to the bucket [default]
 #   DRY_RUN=1          print the manifest or the command, apply nothing
 #
+# Not yet: several hosts, and gs:// (launch/README.md).
 # The cluster needs the JobSet controller and kubectl its credentials (launch/README.md). Several
 # hosts write to a bucket: launch/gke.sh --config=configs/seeding_8b.py --workdir=gs://BUCKET/run
 set -euo pipefail
