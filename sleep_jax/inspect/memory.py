@@ -150,11 +150,14 @@ def _levels(checkpoint: Checkpoint, who: str) -> dict[int, Level]:
 
 
 def _masks(checkpoint: Checkpoint, root: str) -> Iterator[tuple[int, Level]]:
-    for name in checkpoint.leaves(root):
-        level, leaf = name.removeprefix(f"{root}.").split(".")
-        if leaf == "active":
-            number = level_of(level)
-            yield number, Level(number, checkpoint.read(name), {}, {})
+    leaves = checkpoint.leaves(root)
+    for level in {name.removeprefix(f"{root}.").split(".")[0] for name in leaves}:
+        number, mask = level_of(level), f"{root}.{level}.active"
+        if mask in leaves:
+            active = checkpoint.read(mask)
+        else:
+            active = np.zeros((len(checkpoint.read(f"{root}.{level}.carries")), 0), bool)
+        yield number, Level(number, active, {}, {})
 
 
 def _slot_norms(checkpoint: Checkpoint, bank: str, level: Level) -> dict[str, np.ndarray]:

@@ -7,11 +7,10 @@ FFN that any server of such models loads.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sleep_jax.interop.tensors import join_stacks, split_stacks
 from sleep_jax.memory.config import MemoryConfig
-from sleep_jax.memory.slots import level_of
+from sleep_jax.memory.slots import level_of, used
 from sleep_jax.models.config import DecoderConfig
 
 
@@ -58,7 +57,7 @@ def _units(cfg: DecoderConfig, variables):
     parts = [{"gate": none, "up": none, "down": none.swapaxes(1, 2)}]
     for name, held in variables["memory"]["layers"].items():
         slots = variables["slots"]["layers"][name]
-        for index in np.flatnonzero(np.asarray(slots["active"]).any(axis=0)):
+        for index in range(used(variables["slots"], level_of(name))):
             expert = jax.tree.map(lambda x, i=index: x[:, i], held["experts"])
             parts.append(_where(slots["active"][:, index], expert))
         if cfg.memory.has_wake(level_of(name)):

@@ -3,8 +3,9 @@
 
 `memory["layers"]["level_l"]` holds experts/{gate, up [layers, S, d, r], down [layers, S, r, d]}
 and, above the slowest level, wake/{gate, up [layers, d, r], down [layers, r, d]};
-`slots["layers"]["level_l"]` holds active, bool [layers, S], and carries, bool [layers]. A slot is
-the pytree of one entry of the bank in every layer: what one sleep unlocks, and all that it trains.
+`slots["layers"]["level_l"]` holds carries, bool [layers], and, where the level has slots, active,
+bool [layers, S]: no array is empty, for Orbax keeps none of size zero. A slot is the pytree of one
+entry of the bank in every layer: what one sleep unlocks, and all that it trains.
 """
 
 import jax
@@ -88,13 +89,10 @@ def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
         f"level_{n}": level_at_birth(jax.random.fold_in(rng, n - 1), memory, n, width, (stack,))
         for n in levels
     }
-    slots = {
-        f"level_{n}": {
-            "active": jnp.zeros((stack, memory.level(n).slots), bool),
-            "carries": jnp.asarray(carries),
-        }
-        for n in levels
-    }
+    slots = {f"level_{n}": {"carries": jnp.asarray(carries)} for n in levels}
+    for n in levels:
+        if count := memory.level(n).slots:
+            slots[f"level_{n}"]["active"] = jnp.zeros((stack, count), bool)
     return {"layers": held}, {"layers": slots}
 
 
@@ -106,7 +104,8 @@ def level_of(name: str) -> int:
 def used(slots, level: int) -> int:
     """How many slots of a level are in use; they fill in order, so this is also the next one's
     index."""
-    return int(np.asarray(slots["layers"][f"level_{level}"]["active"]).any(axis=0).sum())
+    held = slots["layers"][f"level_{level}"]
+    return int(np.asarray(held["active"]).any(axis=0).sum()) if "active" in held else 0
 
 
 def unlock(slots, level: int):
@@ -121,7 +120,7 @@ def unlock(slots, level: int):
     name = f"level_{level}"
     held = slots["layers"][name]
     index = used(slots, level)
-    if index == held["active"].shape[1]:
+    if "active" not in held or index == held["active"].shape[1]:
         raise SlotsExhausted(level, index)
     # An index in an array, so that the next slot does not take another program.
     active = held["active"].at[:, jnp.asarray(index)].set(held["carries"])
@@ -158,14 +157,21 @@ def clear_experts(rng, config: MemoryConfig, memory, slots, level: int):
     Returns:
       (memory, slots).
     """
-    name = f"level_{level}"
-    held = memory["layers"][name]
+    held = memory["layers"][f"level_{level}"]
     if "experts" in held:
         stack, width = held["experts"]["down"].shape[:2], held["experts"]["down"].shape[-1]
         bank = expert_at_birth(rng, config, level, width, stack, True)
         memory = _with(memory, level, experts=bank)
-    active = jax.tree.map(jnp.zeros_like, slots["layers"][name]["active"])
-    return memory, {"layers": slots["layers"] | {name: slots["layers"][name] | {"active": active}}}
+    return memory, without_slots(slots, level)
+
+
+def without_slots(slots, level: int):
+    """The masks with no slot of a level active."""
+    name = f"level_{level}"
+    held = slots["layers"][name]
+    if "active" in held:
+        held = held | {"active": jnp.zeros_like(held["active"])}
+    return {"layers": slots["layers"] | {name: held}}
 
 
 def clear_wake(rng, config: MemoryConfig, memory, level: int):

@@ -100,9 +100,10 @@ def route(h, key, bias, active, is_silent, top_k: int, rng=None):
 class Level(nn.Module):
     """One memory level of one layer.
 
-    Variables: those of `level_at_birth`, in `memory`; in `slots` active, bool [S], and carries,
-    bool []: this layer has memory. With down = 0 at birth, unlocking a slot changes no output. What
-    is inactive is masked by `where`, so nothing in it can leak, not even NaN.
+    Variables: those of `level_at_birth`, in `memory`; in `slots` carries, bool []: this layer has
+    memory, and, where the level has slots, active, bool [S]. With down = 0 at birth, unlocking a
+    slot changes no output. What is inactive is masked by `where`, so nothing in it can leak, not
+    even NaN.
 
     Attributes:
       cfg: the decoder.
@@ -128,15 +129,14 @@ class Level(nn.Module):
             return level_at_birth(rng, memory, self.number, self.cfg.width)[part]
 
         carries = self.variable("slots", "carries", jnp.ones, (), bool).value
-        active = self.variable("slots", "active", jnp.zeros, (count,), bool).value
         wake = slots = None
         if memory.has_wake(self.number):
             held = self.variable("memory", "wake", birth, "wake").value
             wake = self._masked(held, carries), None
         if count:
-            slots = self._bank(
-                h, self.variable("memory", "experts", birth, "experts").value, active
-            )
+            active = self.variable("slots", "active", jnp.zeros, (count,), bool).value
+            held = self.variable("memory", "experts", birth, "experts").value
+            slots = self._bank(h, held, active)
         return wake, slots
 
     def _masked(self, weights, on):

@@ -36,6 +36,7 @@ from sleep_jax.memory.slots import (
     take_wake,
     unlock,
     used,
+    without_slots,
 )
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder
@@ -107,7 +108,7 @@ class Transaction:
                 memory=put_slot(self.student.memory, self.level, self.index, slot)
             )
         # The merged slot moves to the front of the bank that it replaced.
-        slots, index = unlock(_without(self.student.slots, self.level), self.level)
+        slots, index = unlock(without_slots(self.student.slots, self.level), self.level)
         memory = put_slot(self.student.memory, self.level, self.index, _silent(slot))
         return self.student.replace(memory=put_slot(memory, self.level, index, slot), slots=slots)
 
@@ -211,13 +212,6 @@ def _updated(memory: MemoryConfig, wake: WakeConfig, self: Self, level: int) -> 
     alone = {n: is_due & (n == name) for n, is_due in due.items()}
     state = apply_due(memory, wake, self.wake.replace(is_due=alone))
     return self.having_read(state.replace(is_due=due | {name: jnp.zeros((), bool)}))
-
-
-def _without(slots, level: int):
-    name = f"level_{level}"
-    held = slots["layers"][name]
-    held = held | {"active": jnp.zeros_like(held["active"])}
-    return {"layers": slots["layers"] | {name: held}}
 
 
 def _silent(slot):

@@ -227,3 +227,15 @@ def test_only_layers_that_carry_memory_get_a_slot(layers, depth, carries):
     _, slots = clear_experts(jax.random.key(1), config, memory, slots, 2)
     active = np.asarray(unlock(slots, 2)[0]["layers"]["level_2"]["active"])
     np.testing.assert_array_equal(active[:, 0], carries)
+
+
+def test_a_level_without_slots_has_no_mask_and_no_room():
+    levels = (LevelConfig(chunk=2, slots=0), LevelConfig(slots=3))
+    config = MemoryConfig(levels, unit="episodes", from_context=False)
+    memory, slots = init_memory(jax.random.key(0), config, layers=2, width=64)
+    assert all(leaf.size for leaf in jax.tree.leaves((memory, slots)))
+    assert used(slots, 1) == 0
+    with pytest.raises(SlotsExhausted, match=r"levels\[1\]\.slots=0"):
+        unlock(slots, 1)
+    cleared = clear_experts(jax.random.key(1), config, memory, slots, 1)
+    assert jax.tree.structure(cleared) == jax.tree.structure((memory, slots))
