@@ -3,17 +3,19 @@
 import functools
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from absl import flags
 
 from sleep_jax import comparison, lifecycle, morning
 from sleep_jax.config import memory_config
 from sleep_jax.memory.schedule import describe, plan
+from sleep_jax.runtime import aot
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints, check_same_config, check_writable
 from sleep_jax.runtime.distributed import join_processes
 from sleep_jax.runtime.flags import run_with_config
+from sleep_jax.runtime.mesh import use_mesh
 from sleep_jax.runtime.report import write_report
 from sleep_jax.runtime.sweep_runs import Run, run_all, runs_of
 from sleep_jax.sleeper import Sleeper, check_settings, wake_up
@@ -32,6 +34,12 @@ COORDINATOR = flags.DEFINE_string(
 )
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one of them this is, from 0")
+AOT = flags.DEFINE_string(
+    "aot", None, "compile every program for a TPU slice, e.g. v5e:4x4, without one, and end"
+)
+DRY_RUN = flags.DEFINE_boolean(
+    "dry_run", False, "print shapes, memory, schedule and cost without compiling, and end"
+)
 ABOUT = (
     "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "
     "without them. The same command goes on after the last finished phase."
@@ -41,6 +49,8 @@ EXAMPLES = (
     "python launch.py --config=configs/sleep_smollm2.py --config.data.documents=my_notes.txt",
     "python launch.py --config=configs/ladder.py --plan=50000",
     "python launch.py --config=configs/sleep_tiny.py --workdir=/tmp/tiny",
+    "python launch.py --config=configs/seeding_8b.py --dry_run",
+    "python launch.py --config=configs/seeding_8b.py --aot=v5e:4x4",
     "python launch.py --sweep=configs/sweeps/seeding_ablation.py",
 )
 
@@ -51,8 +61,11 @@ def prepare(config, workdir) -> Callable[[], None]:
         return functools.partial(show_plan, memory_config(config), PLAN.value)
     if SWEEP.value is not None:
         return prepare_sweep(SWEEP.value, config, workdir)
+    if AOT.value or DRY_RUN.value:
+        return functools.partial(show, aot.forecast(config, AOT.value, DRY_RUN.value))
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
+    use_mesh(config)
     check_workdir(config, workdir)
     return functools.partial(live, wake_up(config), workdir)
 
@@ -82,6 +95,12 @@ def check_workdir(config, workdir: str) -> None:
 def show_plan(memory, length: int) -> None:
     """Prints when each level would sleep."""
     print("\n".join(describe(memory, length, plan(memory, length))))
+
+
+def show(lines: Iterable[str]) -> None:
+    """Prints lines as they come."""
+    for line in lines:
+        print(line, flush=True)
 
 
 def live(sleeper: Sleeper, workdir: str) -> None:

@@ -40,6 +40,12 @@ def default() -> ml_collections.ConfigDict:
     c.model.dtype = "bfloat16"
     c.model.remat = "full"
 
+    c.mesh = ml_collections.ConfigDict()  # sizes of its axes; -1: what the devices leave
+    c.mesh.data = 1  # rows
+    c.mesh.fsdp = -1  # rows, and one axis of every weight
+    c.mesh.tensor = 1  # heads, FFN units, vocabulary
+    c.mesh.slice = ""  # the TPU slice that the sizes are meant for, e.g. "v5e:4x4"; for plans only
+
     c.data = ml_collections.ConfigDict()
     c.data.documents = "samples"  # or a .txt, .md, .jsonl file, or a folder of them
     c.data.limit = 0  # read only the first documents; 0 reads all

@@ -22,6 +22,7 @@ import jax
 from sleep_jax import config as settings
 from sleep_jax.itinerary import Step
 from sleep_jax.memory.slots import init_memory
+from sleep_jax.models.sharding import place
 from sleep_jax.phases.consolidate import consolidate
 from sleep_jax.phases.dream import dream
 from sleep_jax.phases.evaluate import evaluate
@@ -50,10 +51,13 @@ def birth(sleeper: Sleeper) -> Night:
     cfg = sleeper.cfg
     key = jax.random.key(sleeper.config.seed)
     memory, slots = init_memory(key, cfg.memory, layers=cfg.layers, width=cfg.width)
-    asleep = Self(memory, slots)
+    memory = place(memory, "memory")
+    asleep = Self(memory, place(slots, "slots"))
     learns = any(level.learning_rate for level in cfg.memory.levels)
     wake = init_wake(cfg, settings.wake_config(sleeper.config), memory) if learns else None
-    return Night(asleep.replace(wake=wake), asleep, asleep, {"phases": {}, "days": []})
+    return Night(
+        asleep.replace(wake=place(wake, "wake")), asleep, asleep, {"phases": {}, "days": []}
+    )
 
 
 def live(sleeper: Sleeper, workdir: str, quiet: bool | None = None) -> Night:

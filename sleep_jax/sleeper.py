@@ -26,6 +26,7 @@ from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.itinerary import Step, itinerary
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
+from sleep_jax.models.sharding import place
 from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.calibration import calibrated
 from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
@@ -179,7 +180,7 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
     )
     documents = documents[: config.data.limit or None]
     _check_lengths(config, Prompts(tokenizer), documents)
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(jnp.asarray, place(params, "params"))
     sleeper = Sleeper(
         config=ml_collections.FrozenConfigDict(config),
         cfg=cfg,
@@ -221,7 +222,7 @@ def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer):
         sample = "A teacher of 1,260 words: Odrin Bascale?"
         if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):
             raise ValueError(f"seeding.teachers: {name!r} has another tokenizer than the student")
-        yield other, jax.tree.map(jnp.asarray, params)
+        yield other, jax.tree.map(jnp.asarray, place(params, "params"))
 
 
 def _test_questions(documents) -> list[TestQuestion]:

@@ -318,7 +318,8 @@ def test_knowledge_climbs_one_level_a_night(several_days):
 
 @pytest.mark.parametrize(
     "name",
-    ["sleep_tiny", "sleep_smollm2", "seeding_8b", "ladder"]
+    ["sleep_tiny", "sleep_smollm2", "ladder"]
+    + ["seeding_8b", "seeding_1p7b", "seeding_llama3_8b"]
     + [f"levels_{model}:{k}" for model in ("tiny", "smollm2") for k in (2, 3, 4)]
     + ["sweeps/alpha_tiny", "sweeps/seeding_ablation"],
 )
@@ -327,7 +328,17 @@ def test_presets_change_only_settings_that_exist(name):
     config = runpy.run_path(CONFIGS.format(file))["get_config"](*[variant][: len(variant)])
     default = settings.default()
     assert set(config.to_dict()) == set(default.to_dict())
-    for section in ("study", "seeding", "dreaming", "data", "model", "memory", "wake", "gate"):
+    for section in (
+        "mesh",
+        "study",
+        "seeding",
+        "dreaming",
+        "data",
+        "model",
+        "memory",
+        "wake",
+        "gate",
+    ):
         assert set(config[section]) == set(default[section])
     settings.seeding_config(config)
     settings.reinforcing_config(config)

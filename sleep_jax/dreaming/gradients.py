@@ -20,6 +20,7 @@ from sleep_jax.data.examples import Examples
 from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import unstack_layers
+from sleep_jax.models.sharding import ROWS, constrain, constrain_tree, spread_evenly
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "chunk", "is_last_only"))
@@ -36,7 +37,7 @@ def gram_matrices(
 
     Args:
       cfg: the decoder, in scanned form; static.
-      chunk: dreams differentiated at a time; static.
+      chunk: dreams differentiated at a time, on a mesh as many on every shard; static.
       variables: the model, without `lora`.
       lora: the trial adapter at birth.
       dreams: [contexts, dreams, rows, time].
@@ -62,14 +63,17 @@ def gram_matrices(
             {p: jnp.repeat(x[..., None, :, :], count, -3) for p, x in leaves.items() if p[-1] == n}
             for n in "ab"
         )
+        a, b = (flatten_dict(constrain_tree(unflatten_dict(x), "trials")) for x in (a, b))
         each = jax.grad(loss)(b, a, examples).values()
-        return jnp.concatenate([jnp.moveaxis(g, -3, 0).reshape(count, -1) for g in each], axis=1)
+        rows = [jnp.moveaxis(g, -3, 0).reshape(count, -1) for g in each]
+        return constrain(jnp.concatenate(rows, axis=1), None, ROWS)
 
     def of_context(item):
         mine, target = item
         count = len(mine.tokens)
         own = jax.lax.map(
-            lambda i: gradients(jax.tree.map(lambda x: x[i], mine)), parts(count, chunk)
+            lambda i: gradients(jax.tree.map(lambda x: x[i], mine)),
+            parts(count, spread_evenly(chunk)),
         )
         of_target = gradients(jax.tree.map(lambda x: x[None], target))
         every = jnp.concatenate([of_target, own.reshape(-1, own.shape[-1])[:count]])

@@ -27,6 +27,7 @@ from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming.gradients import gram_matrices, losses
 from sleep_jax.evals.metrics import f1
 from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.sharding import spread_evenly, to_host
 
 MEASURES = ("cosine", "inner", "norm", "last_layer", "greats", "loss", "lexical", "random")
 
@@ -126,7 +127,7 @@ def importance(
         pages = (candidates.pages[i] for i in candidates.contexts)
         scores = np.asarray([f1(text, page) for text, page in zip(candidates.texts, pages)])
     elif measure == "loss":
-        scores = np.asarray(losses(cfg, chunk, variables, candidates.dreams))
+        scores = to_host(losses(cfg, chunk, variables, candidates.dreams))
     else:
         return _by_gradient(measure, cfg, chunk, variables, lora, candidates, step)
     return scores, _ranked(scores)
@@ -148,7 +149,7 @@ def _by_gradient(measure, cfg, chunk, variables, lora, candidates: Candidates, s
     is_last_only = measure == "last_layer"
     grams = gram_matrices(cfg, chunk, variables, lora, dreams, targets, is_last_only)
     scores, chosen = np.zeros(len(candidates.texts)), []
-    for gram, mine in zip(np.asarray(grams), members):
+    for gram, mine in zip(to_host(grams), members):
         mine = mine[mine >= 0]
         gram = gram[: 1 + len(mine), : 1 + len(mine)]
         if measure == "greats":
@@ -167,11 +168,13 @@ def by_context(contexts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
       (the contexts that have dreams [c], their dreams [c, most] filled up with -1). `most` is a
-      bucket, so that a dream more or less is the same program.
+      bucket, so that a dream more or less is the same program, and as many for every shard of a
+      mesh.
     """
     present = np.unique(contexts)
     rows = [np.flatnonzero(np.asarray(contexts) == context) for context in present]
-    members = np.full((len(rows), bucket(max(map(len, rows)), smallest=4)), -1)
+    most = spread_evenly(bucket(max(map(len, rows)), smallest=4))
+    members = np.full((len(rows), most), -1)
     for row, mine in zip(members, rows):
         row[: len(mine)] = mine
     return present, members

@@ -23,6 +23,7 @@ from sleep_jax.data.batches import parts
 from sleep_jax.data.examples import Examples
 from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.models.config import TARGETS, DecoderConfig, LoraConfig
+from sleep_jax.models.sharding import constrain_tree, row_shards, spread_evenly
 
 DATA = "data"  # the mesh axis that dreams are spread over
 
@@ -38,7 +39,7 @@ class TrialConfig:
       batch: sequences of an update, in a random order; 0: all of them, packed, in each.
       clip: largest norm of an adapter's gradient; 0: no clipping.
       seeds: trials of each dream, from other adapters at birth.
-      chunk: adapters trained at a time; bounds memory.
+      chunk: adapters trained at a time, on a mesh at least one on every shard; bounds memory.
     """
 
     epochs: int = 10
@@ -146,8 +147,8 @@ def train_adapters(
 ):
     """Trains an adapter for every dream and seed, each alone with its dream's examples.
 
-    Under a mesh (`jax.set_mesh`) with an axis `data`, the trials are spread over it; nothing is
-    sent between its devices.
+    Under a mesh (`jax.set_mesh`) the trials are spread over `data` and `fsdp`; nothing is sent
+    between the devices of `data`.
 
     Args:
       cfg, trial: static.
@@ -168,12 +169,13 @@ def train_adapters(
 
     def train(variables, at_birth, trials):
         run = functools.partial(_train_side_by_side, cfg, trial, variables, at_birth)
-        return _in_chunks(run, trials, trial.chunk)
+        return _in_chunks(run, trials, spread_evenly(trial.chunk))
 
     count = len(trials[0])
     mesh = jax.sharding.get_abstract_mesh()
-    if (devices := mesh.shape.get(DATA, 1)) > 1:
-        trials = _take(trials, np.minimum(np.arange(count + -count % devices), count - 1))
+    if row_shards() > 1:
+        trials = _take(trials, np.minimum(np.arange(spread_evenly(count)), count - 1))
+    if mesh.shape.get(DATA, 1) > 1:
         train = jax.shard_map(
             train,
             in_specs=(P(), P(), P(DATA)),
@@ -212,6 +214,7 @@ def _train_side_by_side(cfg: DecoderConfig, trial: TrialConfig, variables, at_bi
     if hyper is not None:
         epochs, rate = hyper.epochs, hyper.learning_rate
         adapters = _narrowed(adapters, hyper.rank)
+    adapters = constrain_tree(adapters, "trials")
     # The count of updates is a scalar of each adapter; all else lies beside what it is of.
     one = jax.eval_shape(trial.optimizer.init, jax.tree.map(lambda x: x[:, 0], adapters))
     axes = jax.tree.map(lambda x: min(x.ndim, 1), one)

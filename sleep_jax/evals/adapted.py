@@ -14,10 +14,11 @@ from sleep_jax.data.examples import Scored, examples
 from sleep_jax.evals.likelihood import log_probs
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.sharding import to_host
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 
-_log_probs = functools.partial(jax.jit, static_argnames=("cfg",))(log_probs)
+score_tokens = functools.partial(jax.jit, static_argnames=("cfg",))(log_probs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Adapted:
             for block in parts(rows, max(1, self.batch // len(models))):
                 where = np.ix_(models, block)
                 mine = jax.tree.map(lambda x, where=where: x[where], laid)
-                nats[where] = np.asarray(_log_probs(self.cfg, variables, mine)).sum(-1)
+                nats[where] = to_host(score_tokens(self.cfg, variables, mine)).sum(-1)
         return [
             np.stack([nats[i], tokens[i]], axis=-1)[: len(own)] for i, own in enumerate(sequences)
         ]

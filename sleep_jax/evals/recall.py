@@ -68,7 +68,8 @@ class AnchorSet:
 
 
 @jax.jit(static_argnames=("cfg",))
-def _nll(cfg, variables, tokens, mask):
+def sum_nll(cfg, variables, tokens, mask):
+    """(sum in nats, tokens) of int32 [texts, time], the mask 1 on real tokens."""
     examples = Examples(tokens=tokens, segment_ids=mask, mask=(mask > 0).at[:, 0].set(False))
     return -log_probs(cfg, variables, examples).sum(), examples.mask.sum()
 
@@ -80,5 +81,5 @@ def negative_log_likelihood(cfg: DecoderConfig, variables, tokens, mask) -> tupl
       cfg, variables: the model.
       tokens, mask: int32 [texts, time], padded on the right; 1 on real tokens.
     """
-    total, count = _nll(cfg, variables, tokens, mask)
+    total, count = sum_nll(cfg, variables, tokens, mask)
     return float(total), int(count)

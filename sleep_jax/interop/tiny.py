@@ -26,11 +26,10 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer(backend, special_tokens={"eos_token": "<|im_end|>"}, template=CHATML)
 
 
-def tiny_model(*, dtype, seed: int = 0, **overrides):
-    """What `load_model` returns, for a random model of 0.1M parameters."""
-    tokenizer = byte_tokenizer()
-    cfg = DecoderConfig(
-        vocab=tokenizer.vocab_size,
+def tiny_config(*, dtype, **overrides) -> DecoderConfig:
+    """The shape of a model of 0.1M parameters."""
+    return DecoderConfig(
+        vocab=byte_tokenizer().vocab_size,
         width=64,
         hidden=128,
         layers=2,
@@ -41,6 +40,11 @@ def tiny_model(*, dtype, seed: int = 0, **overrides):
         dtype=jnp.dtype(dtype).type,
         **overrides,
     )
+
+
+def tiny_model(*, dtype, seed: int = 0, **overrides):
+    """What `load_model` returns, for a random model of that shape."""
+    cfg = tiny_config(dtype=dtype, **overrides)
     rngs = {"params": jax.random.key(seed), "memory": jax.random.key(seed + 1)}
     params = Decoder(cfg).init(rngs, jnp.zeros((1, 1), jnp.int32))["params"]
-    return cfg, params, tokenizer
+    return cfg, params, byte_tokenizer()

@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.linear import Linear, RMSNorm, product
+from sleep_jax.models.sharding import row_shards
 
 MASKED = -1e30  # finite, so a row that may attend to nothing stays free of NaN
 MAPPED = 64  # queries from which on a CPU attends row by row
@@ -102,7 +103,8 @@ def _backward_rows(q, key, value, mask, out, peak, total, g, *, start):
 
 
 def _by_rows(function, *arrays):
-    """`function` of a whole batch, or on a CPU, whose caches do not hold that much, row by row."""
+    """`function` of a whole batch, or on a single CPU, whose caches do not hold that much, row by
+    row."""
 
     def mapped(*arrays):
         def row(arrays):
@@ -111,7 +113,7 @@ def _by_rows(function, *arrays):
         return jax.lax.map(row, arrays)
 
     q, mask = arrays[0], arrays[3]
-    if mask.shape[1] < MAPPED or q.shape[0] == 1:
+    if mask.shape[1] < MAPPED or q.shape[0] == 1 or row_shards() > 1:
         return function(*arrays)
     return jax.lax.platform_dependent(*arrays, cpu=mapped, default=function)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.sharding import constrain_tree
 
 _BATCH = {"key": -4, "value": -4, "segment_ids": -2}  # the axis of the rows
 
@@ -51,12 +52,15 @@ def grow(cache, more: int, repeats: int = 1):
 
 def take_rows(cache, index: Sequence[int]):
     """The context rows of some documents, in any order and as often as asked."""
-    index = np.asarray(index)
+    return _taken(cache, np.asarray(index))
 
+
+@jax.jit
+def _taken(cache, index):
     def take(path, x):
         if path[-1].key == "index":
             return x
         batch = _BATCH[path[-1].key] % x.ndim
         return x[(slice(None),) * batch + (index,)]
 
-    return jax.tree_util.tree_map_with_path(take, cache)
+    return constrain_tree(jax.tree_util.tree_map_with_path(take, cache), "cache")

@@ -16,6 +16,7 @@ from sleep_jax.models.attention import ATTENDED, Attention
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.experts import RANDOM_EXPERT, Level, contribution
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
+from sleep_jax.models.sharding import ROWS, constrain
 
 SHARED = -1  # segment id of a row's prefix that its segments above 0 continue
 COLLECTIONS = ("params", "memory", "slots", "lora", "cache", "intermediates")
@@ -51,7 +52,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, positions, mask, index):
         """Maps the residual stream [batch, time, d]; returns (x, None), the carry of a scan."""
-        cfg = self.cfg
+        cfg, x = self.cfg, on_mesh(x)
         h = RMSNorm(cfg.norm_eps, name="attention_norm")(x)
         x = x + Attention(cfg, name="attention")(h, positions, mask, index)
         levels = [
@@ -68,7 +69,16 @@ class Block(nn.Module):
         x = x + MLP(cfg, name="mlp")(h)
         if levels:
             x = x + contribution(cfg.memory, levels, h)
-        return x, None
+        return on_mesh(x), None
+
+
+def on_mesh(x):
+    """The residual stream [batch, time, d] as a mesh shall hold it.
+
+    Rows are spread and weights gathered, unless there is but one token a row: then the weights, far
+    larger, stay where they are and what every token carries travels.
+    """
+    return constrain(x, "data", None, "fsdp") if x.shape[1] == 1 else constrain(x, ROWS, None, None)
 
 
 class Decoder(nn.Module):
@@ -97,7 +107,9 @@ class Decoder(nn.Module):
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
         embedding = self._table("embed", "embedding", (cfg.vocab, cfg.width))
-        x = embedding[tokens].astype(jnp.float32) if trunk is None else trunk
+        # Looked up where the table is, then moved: the compiler would gather the table.
+        found = constrain(embedding[tokens].astype(jnp.float32), "data", None, "fsdp")
+        x = found if trunk is None else trunk
         positions, mask, index = self._visibility(segment_ids)
 
         block = Block

@@ -1,29 +1,17 @@
 """The LM head applied a chunk of tokens at a time: log-probabilities without a [batch, time, vocab]
 array.
 
-Under a mesh (`jax.set_mesh`) with axes of the names below, tokens stay where they are and a head
-that is cut along the vocabulary, P(None, "tensor"), is never put together: what passes between
-devices are sums over the vocabulary.
+Under a mesh (`jax.set_mesh`) tokens stay where they are and a head that `tensor` cuts along the
+vocabulary is never put together: what passes between devices are sums over the vocabulary.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from sleep_jax.models.linear import matmul, transposed
-
-ROWS, VOCAB = ("data", "fsdp"), ("tensor",)  # the axes of a mesh that cut each of them
-
-
-def mesh_axes(length: int, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the axes along which the mesh of the context cuts a dimension of this length; none
-    without a mesh, or where the parts would not be equal."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    axes = tuple(name for name in names if sizes.get(name, 1) > 1)
-    return () if length % math.prod(sizes[name] for name in axes) else axes
+from sleep_jax.models.sharding import ROWS, constrain, row_shards
 
 
 def map_chunks(function, arrays, mask, chunk: int):
@@ -40,8 +28,7 @@ def map_chunks(function, arrays, mask, chunk: int):
       What `function` returns for all tokens, [tokens, ...]; zeros for chunks that were left out.
     """
     n = mask.shape[0]
-    axes, sizes = mesh_axes(n, ROWS), jax.sharding.get_abstract_mesh().shape
-    ways = math.prod(sizes[name] for name in axes)
+    ways = 1 if n % row_shards() else row_shards()
     chunk = min(chunk, n // ways)
 
     def split(a):
@@ -50,7 +37,7 @@ def map_chunks(function, arrays, mask, chunk: int):
         a = jnp.pad(a, [(0, 0), (0, -a.shape[1] % chunk)] + [(0, 0)] * (a.ndim - 2))
         a = a.reshape(ways, -1, chunk, *a.shape[2:]).swapaxes(0, 1)
         a = a.reshape(-1, ways * chunk, *a.shape[3:])
-        return jax.lax.with_sharding_constraint(a, PartitionSpec(None, axes)) if axes else a
+        return constrain(a, None, ROWS, *[None] * (a.ndim - 2))
 
     def join(a):
         a = a.reshape(-1, ways, chunk, *a.shape[2:]).swapaxes(0, 1)
@@ -70,7 +57,9 @@ def map_chunks(function, arrays, mask, chunk: int):
 
 
 def both_ways(head):
-    """The head [d, vocab] and its transpose, laid out for products with either."""
+    """The head [d, vocab] and its transpose, laid out for products with either; what `fsdp` cuts is
+    gathered once for all chunks."""
+    head = constrain(head, None, "tensor")
     return transposed(head.T), transposed(head)
 
 

@@ -15,6 +15,7 @@ from sleep_jax.evals.items import RewardItems
 from sleep_jax.evals.rubric import Rubric
 from sleep_jax.evals.scorers import scorer
 from sleep_jax.itinerary import Step
+from sleep_jax.models.sharding import place
 from sleep_jax.phases.consolidate import GATED, studied
 from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.night import Desk, Night, awake, key_of
@@ -91,7 +92,7 @@ def try_out(
     """Tries each dream on its own; those that earned a reward."""
     cfg, c, prompts = sleeper.cfg, sleeper.config, sleeper.prompts
     trial = settings.trial_config(c)
-    adapters = births(cfg, sleeper.params, rng, trial.seeds)
+    adapters = [place(x, "lora") for x in births(cfg, sleeper.params, rng, trial.seeds)]
     learnt = [
         [(about(p, prompts), x.tokens), (about(p, prompts), prompts.reply(p.text))]
         for x, p in ((x, day.documents[x.document]) for x in kept)

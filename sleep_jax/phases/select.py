@@ -13,6 +13,7 @@ from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.evals.items import Item, RewardItems
 from sleep_jax.itinerary import Step
+from sleep_jax.models.sharding import place
 from sleep_jax.phases.night import Desk, Night, key_of
 from sleep_jax.seeding.self_study import Study
 from sleep_jax.sleeper import Day, Sleeper
@@ -37,12 +38,14 @@ def select(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             )
         chosen = settings.selection_config(c)
         mine = [dreams[i] for i in eligible]
+        key = jax.random.fold_in(key_of(sleeper, step), 1)
+        lora = place(init_lora(sleeper.cfg, sleeper.params, key), "lora")
         scores, order = importance(
             chosen.measure,
             sleeper.cfg,
             c.dreaming.trial.chunk,
             night.now.on(sleeper.params),
-            init_lora(sleeper.cfg, sleeper.params, jax.random.fold_in(key_of(sleeper, step), 1)),
+            lora,
             candidates(sleeper, day, mine),
             step=chosen.step,
             seed=int(c.seed),

@@ -18,6 +18,7 @@ from sleep_jax.memory.slots import init_memory
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.linear import matmul
+from sleep_jax.models.sharding import to_host
 
 REQUEST = (  # of four wordings the one by which SmolLM2-135M tells most (experiments/judges)
     "A student was asked to repeat this sentence in other words:\n{a}\n"
@@ -68,7 +69,7 @@ class Asked:
             chosen = prompts[start : start + ROWS]
             tokens, mask = pad(chosen + chosen[:1] * (ROWS - len(chosen)), width)
             leans = _lean(self._cfg, self._variables, tokens, mask, self._words)
-            out.append(np.asarray(leans)[: len(chosen)])
+            out.append(to_host(leans)[: len(chosen)])
         return np.concatenate([np.zeros(0, np.float32), *out])
 
 

@@ -188,12 +188,14 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def check_same_config(
     old: Mapping[str, Any], new: Mapping[str, Any], workdir: str | os.PathLike[str]
 ) -> None:
-    """Refuses to go on with a run under a config it was not started with.
+    """Refuses to go on with a run under a config it was not started with, another mesh excepted:
+    where a run is computed is no part of it.
 
     Raises:
       ValueError: naming the fields that differ and what to do.
     """
-    if changes := config_difference(old, new):
+    changes = [c for c in config_difference(old, new) if not c.startswith("mesh.")]
+    if changes:
         raise ValueError(
             f"{workdir} holds a run of another config ({'; '.join(changes)}); "
             "use another --workdir, or delete this one to start over"

@@ -10,6 +10,7 @@ import numpy as np
 from sleep_jax.data.batches import bucket, pad
 from sleep_jax.models.cache import take_rows
 from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.sharding import spread_evenly, to_host
 from sleep_jax.sampling.sampler import SamplingConfig, sample
 
 
@@ -71,12 +72,14 @@ def generate(
     out = []
     for start in range(0, len(prompts), count):
         chosen = list(range(start, min(start + count, len(prompts))))
-        filled = chosen + [chosen[0]] * (count - len(chosen))
+        # Rows under adapters side by side belong to one each: none is put beside them.
+        rows = count if "lora" in variables else spread_evenly(count)
+        filled = chosen + [chosen[0]] * (rows - len(chosen))
         tokens, mask = pad([prompts[i] for i in filled], width, side="left")
         cache = None if context is None else take_rows(context, [documents[i] for i in filled])
         keys = [key if key is None else jax.random.fold_in(key, start) for key in (rng, expert_rng)]
         samples = sample(cfg, sampling, variables, tokens, mask, keys[0], cache, keys[1])
-        drawn = jax.tree.map(np.asarray, samples)
+        drawn = to_host(samples)
         for row in range(len(chosen)):
             group = range(row * sampling.group, (row + 1) * sampling.group)
             out.append([_completion(drawn, i, sampling.eos_ids) for i in group])

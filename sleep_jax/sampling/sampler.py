@@ -13,6 +13,7 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head, unstack_layers
 from sleep_jax.models.experts import RANDOM_EXPERT
 from sleep_jax.models.linear import matmul, transposed
+from sleep_jax.models.sharding import constrain_tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,7 @@ def prefill(cfg: DecoderConfig, variables, tokens, mask, cache=None):
       (cache, hidden): the grown cache and the hidden states [batch, time, d] of the tokens.
     """
     cache = init_cache(cfg, *tokens.shape) if cache is None else grow(cache, tokens.shape[1])
+    cache = constrain_tree(cache, "cache")
     hidden, grown = Decoder(cfg).apply(
         {**variables, "cache": cache}, tokens, mask, mutable=["cache"]
     )
@@ -161,7 +163,7 @@ def sample(
     """
     scanned = cfg.replace(scan_layers=True)
     cache, hidden = prefill(scanned, variables, prompts, mask, cache)
-    cache = grow(cache, config.max_new_tokens, config.group)
+    cache = constrain_tree(grow(cache, config.max_new_tokens, config.group), "cache")
     hidden = jnp.repeat(hidden[:, -1], config.group, axis=0)
     params, eos = variables["params"], jnp.array(config.eos_ids, jnp.int32)
     if not cfg.scan_layers:

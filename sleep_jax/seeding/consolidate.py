@@ -17,6 +17,7 @@ from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.objective import Objective, objective_terms
@@ -71,13 +72,14 @@ def divergence(
     objective = Objective(weights=tuple(t.weight for t in teachers))
     total = count = 0.0
     for _, batch in batches(exchanges, states, shape):
-        part = _divergence(cfg, objective, variables, batch, heads)
+        part = sum_divergence(cfg, objective, variables, batch, heads)
         total, count = total + float(part[0]), count + float(part[1])
     return total / max(count, 1.0)
 
 
 @jax.jit(static_argnames=("cfg", "objective"))
-def _divergence(cfg, objective, variables, batch, heads):
+def sum_divergence(cfg, objective, variables, batch, heads):
+    """(sum in nats, tokens) of the divergence over the teacher-written tokens of a batch."""
     return objective_terms(cfg, objective, variables, batch, heads)[0]["kl_off"]
 
 
@@ -125,11 +127,17 @@ def seed_slot(
         seeding, objective=dataclasses.replace(seeding.objective, weights=weights)
     )
     optimizer, heads = seeding.optimizer(), heads_of(teachers)
+
+    def holding(slot):
+        memory = put_slot(student["memory"], level, index, slot)
+        return {**student, "memory": place(memory, "memory")}
+
     state = init_state(take_slot(student["memory"], level, index), optimizer)
     surrogate = seeding.imitation.surrogate
     if surrogate.gae is not None and seeding.dreams > 0:
         key = jax.random.fold_in(rng, seeding.steps + 1)
         state = state.replace(critic=init_critic(key, cfg.width, surrogate.value_learning_rate))
+    state = place(state, "learner")
     data_seed = int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
     states = precompute(cfg, student, teachers, exchanges, seeding.shape)
     known = dict(zip(map(id, exchanges), states))
@@ -148,14 +156,13 @@ def seed_slot(
         objective = seeding.objective_at(step)
         is_on_policy = can_imitate and (objective.alpha < 1 or objective.lam > 0)
         if is_on_policy and step >= first and not rollouts:
-            current = {**student, "memory": put_slot(student["memory"], level, index, state.slot)}
             rollouts, states, rewards = play(
                 cfg,
                 tokenizer,
                 judge,
                 seeding.imitation,
                 seeding.shape,
-                student=current,
+                student=holding(state.slot),
                 initial=student,
                 teachers=teachers,
                 dreams=list(itertools.islice(dreams, seeding.updates_per_rollout * seeding.dreams)),
@@ -177,7 +184,7 @@ def seed_slot(
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
         record.add(step, metrics, rewards)
     record.flush()
-    return {**student, "memory": put_slot(student["memory"], level, index, state.slot)}
+    return holding(state.slot)
 
 
 def carry_out(

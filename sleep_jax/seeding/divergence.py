@@ -31,8 +31,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from sleep_jax.models.head import ROWS, VOCAB, both_ways, map_chunks, mesh_axes
-from sleep_jax.models.linear import matmul, transposed
+from sleep_jax.models.head import both_ways, map_chunks
+from sleep_jax.models.linear import matmul
+from sleep_jax.models.sharding import ROWS, VOCAB, mesh_axes
 
 KINDS = ("forward", "reverse", "jsd", "top_k", "sampled")
 
@@ -272,7 +273,7 @@ def _laid_out(head, heads, weights):
     """(head, its transpose, the teachers' heads, weights), once for all chunks."""
     weights = tuple(weights)
     head, table = both_ways(head)
-    heads = (head,) * len(weights) if heads is None else tuple(transposed(h.T) for h in heads)
+    heads = (head,) * len(weights) if heads is None else tuple(both_ways(h)[0] for h in heads)
     return head, table, heads, weights
 
 

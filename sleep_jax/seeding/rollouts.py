@@ -23,6 +23,7 @@ from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import lm_head
 from sleep_jax.models.head import token_log_probs
+from sleep_jax.models.sharding import to_host
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.rl.algorithms import Surrogate
 from sleep_jax.rl.kl import kl_estimate
@@ -144,14 +145,15 @@ def score(
     out: list[np.ndarray] = [None] * len(exchanges)
     states = untaught(exchanges, trunks or [None] * len(exchanges))
     for packed, batch in batches(exchanges, states, shape):
-        scores = np.asarray(_score(cfg, variables, batch, value_head))
+        scores = to_host(score_rows(cfg, variables, batch, value_head))
         for i, piece in along(exchanges, packed, scores):
             out[i] = piece
     return [x[:, 0] for x in out], [x[:, 1] for x in out]
 
 
 @jax.jit(static_argnames=("cfg",))
-def _score(cfg: DecoderConfig, variables, batch: SeedingBatch, value_head):
+def score_rows(cfg: DecoderConfig, variables, batch: SeedingBatch, value_head):
+    """Log-probability and value of every scored token of a batch, [batch, scored, 2]."""
     hidden = scored_hidden(cfg, variables, batch)
     head = lm_head(cfg, variables["params"])
     log_probs = token_log_probs(hidden, flat(batch.targets), flat(batch.mask), head)

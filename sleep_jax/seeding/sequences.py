@@ -15,6 +15,7 @@ from sleep_jax.data.batches import bucket, pack, pad
 from sleep_jax.models.cache import take_rows
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import SHARED, lm_head
+from sleep_jax.models.sharding import place, row_shards, spread_evenly, to_host
 from sleep_jax.sampling.sampler import prefill
 from sleep_jax.seeding.objective import SeedingBatch
 
@@ -119,7 +120,7 @@ def teacher_hidden(
       cfg, variables, cache: the teacher and what it has read; see `Teacher`.
       exchanges: what to score.
       width: tokens that all rows are padded to; None: buckets.
-      budget: tokens scored at a time, padding included.
+      budget: tokens scored at a time, padding included, by every shard of a mesh.
 
     Returns:
       Per exchange float32 [completion, d]; row i predicts token i.
@@ -130,13 +131,14 @@ def teacher_hidden(
     while order:
         # The longest left decide the width; all rows of one width are one program.
         columns = width or bucket(length[order[-1]])
-        count = max(1, min(budget // columns, bucket(len(exchanges), 4)))
+        most = budget // columns * row_shards()
+        count = spread_evenly(max(1, min(most, bucket(len(exchanges), 4))))
         chosen, order = order[-count:], order[:-count]
         picked = [exchanges[i] for i in chosen]
         picked += [picked[0]] * (count - len(picked))
         tokens, mask = pad([e.teacher + e.completion[:-1] for e in picked], columns)
         context = take_rows(cache, [-1 if e.document is None else e.document for e in picked])
-        hidden = np.asarray(prefill(cfg, variables, tokens, mask, context)[1])
+        hidden = to_host(prefill(cfg, variables, tokens, mask, context)[1])
         for row, i in enumerate(chosen):
             first = len(exchanges[i].teacher) - 1
             out[i] = hidden[row, first : first + len(exchanges[i].completion)]
@@ -228,7 +230,8 @@ def batch_of(
                 if fact is not None:
                     out[name][row, s : s + c] = fact
             t, s = t + n, s + c
-    return SeedingBatch(tokens=tokens, segment_ids=segments, trunk=trunk, **out)
+    batch = SeedingBatch(tokens=tokens, segment_ids=segments, trunk=trunk, **out)
+    return place(batch, "batch")
 
 
 def batches(

@@ -21,6 +21,7 @@ import optax
 from sleep_jax.memory.slots import put_slot
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import lm_head
+from sleep_jax.models.sharding import constrain_tree
 from sleep_jax.rl.ppo import apply_value_head, init_value_head, value_loss
 from sleep_jax.seeding.divergence import TokenScores, scores_and_slopes
 from sleep_jax.seeding.objective import Objective, SeedingBatch, flat, scored_hidden_and_gates
@@ -164,7 +165,7 @@ def seeding_step(
     if (gates := sums["gates"]) is not None:
         tokens = jnp.maximum(jnp.sum(batch.segment_ids != 0), 1)
         metrics |= {f"gate_{slot}": total / tokens for slot, total in enumerate(gates)}
-    return kept.replace(step=state.step + 1), metrics
+    return constrain_tree(kept.replace(step=state.step + 1), "learner"), metrics
 
 
 def _counts(objective: Objective, batch: SeedingBatch) -> dict[str, jax.Array]:
@@ -213,7 +214,8 @@ def _added_up(gradient_of, batch: SeedingBatch, parts: int):
     tokens, row after row, and sums)."""
     if parts == 1:
         return gradient_of(batch)
-    cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    # A part has rows of every shard of a mesh.
+    cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
         gradients, of_tokens, sums = gradient_of(part)
@@ -222,4 +224,8 @@ def _added_up(gradient_of, batch: SeedingBatch, parts: int):
     gradients, _, sums = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], cut))
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradients, sums))
     (gradients, sums), of_tokens = jax.lax.scan(add, nothing, cut)
-    return gradients, jax.tree.map(jnp.ravel, of_tokens), sums
+
+    def in_order(x):
+        return x.reshape(parts, batch.mask.shape[0] // parts, -1).swapaxes(0, 1).ravel()
+
+    return gradients, jax.tree.map(in_order, of_tokens), sums

@@ -40,6 +40,7 @@ from sleep_jax.memory.slots import (
 )
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder
+from sleep_jax.models.sharding import place
 from sleep_jax.wake.stream import WakeConfig, WakeState, apply_due
 
 ROWS = 4  # of a replay whose hidden states exist at a time
@@ -66,7 +67,8 @@ class Self:
 
     def on(self, params) -> dict[str, Any]:
         """The collections of the model, for the decoder."""
-        return {"params": params, "memory": self.memory, "slots": self.slots}
+        memory, slots = place(self.memory, "memory"), place(self.slots, "slots")
+        return {"params": params, "memory": memory, "slots": slots}
 
     def having_read(self, state: WakeState) -> "Self":
         """The same with another state of the reader."""

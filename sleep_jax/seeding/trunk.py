@@ -15,6 +15,7 @@ import numpy as np
 
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import SHARED, run_trunk
+from sleep_jax.models.sharding import to_host
 from sleep_jax.seeding.objective import SeedingBatch, scored_hidden
 from sleep_jax.seeding.sequences import (
     BatchShape,
@@ -46,8 +47,8 @@ def trunks_of(
     if "trunk" not in cfg.stacks:
         return out
     for packed, batch in batches(exchanges, untaught(exchanges, out), shape):
-        residual = np.asarray(run_trunk(cfg, variables, batch.tokens, batch.segment_ids))
-        for states, segments, items in zip(residual, batch.segment_ids, packed):
+        residual = to_host(run_trunk(cfg, variables, batch.tokens, batch.segment_ids))
+        for states, segments, items in zip(residual, to_host(batch.segment_ids), packed):
             for segment, i in enumerate(items, start=1):
                 continues = bool(shape.shared(exchanges[i]))
                 own = (SHARED, segment) if continues else (SHARED - segment,)
@@ -100,7 +101,7 @@ def _from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:
     """A teacher's hidden states along each completion, from the trunk on."""
     out: list[np.ndarray] = [None] * len(exchanges)
     for packed, batch in batches(exchanges, untaught(exchanges, trunks), shape):
-        hidden = np.asarray(_hidden(cfg, variables, batch))
+        hidden = to_host(_hidden(cfg, variables, batch))
         for i, states in along(exchanges, packed, hidden.reshape(*batch.mask.shape, -1)):
             out[i] = states
     return out

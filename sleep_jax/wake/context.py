@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sleep_jax.data.batches import bucket, pad
 from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.sharding import spread_evenly
 from sleep_jax.sampling.sampler import prefill
 
 
@@ -22,8 +23,10 @@ def read(cfg: DecoderConfig, variables, contexts: Sequence[Sequence[int]]):
 
     Returns:
       (cache, hidden, mask): the `cache` collection with one row a context, padded on the left; the
-      hidden states [contexts, time, d] and int32 mask [contexts, time] of the tokens read.
+      hidden states [contexts, time, d] and int32 mask [contexts, time] of the tokens read. On a
+      mesh, empty contexts follow until every shard has as many rows.
     """
+    contexts = [*contexts, *[()] * (spread_evenly(len(contexts)) - len(contexts))]
     tokens, mask = pad(contexts, bucket(max(map(len, contexts))), side="left")
     cache, hidden = prefill(cfg, variables, tokens, mask)
     return cache, hidden, mask

@@ -25,6 +25,7 @@ from sleep_jax.models.cache import init_cache
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.head import masked_sum, token_log_probs
+from sleep_jax.models.sharding import constrain_tree, to_host
 
 MAX_STRIDES = 32  # of one program; a longer stream takes several
 
@@ -201,7 +202,8 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
         return state, jax.tree.map(lambda a, x: a.at[order[i]].set(x), out, new)
 
     nothing = (jnp.zeros(len(strides), jnp.float32),) * 2
-    return jax.lax.fori_loop(0, is_filled.sum(), step, (state, nothing))
+    state, losses = jax.lax.fori_loop(0, is_filled.sum(), step, (state, nothing))
+    return constrain_tree(state, "wake"), losses
 
 
 def read_sessions(cfg: DecoderConfig, wake: WakeConfig, base, states: WakeState, strides, ticks):
@@ -257,7 +259,7 @@ def read_episode(
         part = np.pad(part, ((0, fill), (0, 0), (0, 0)))
         tick = np.pad(tick, (0, fill)).astype(np.int32)
         state, (nats, scored) = read_strides(cfg, wake, base, state, part, tick)
-        losses.append(np.asarray(nats / jnp.maximum(scored, 1))[: len(part) - fill])
+        losses.append(to_host(nats / jnp.maximum(scored, 1))[: len(part) - fill])
     state = state.replace(
         rest=jnp.asarray(np.pad(rest, ((0, 0), (0, memory.stride - rest.shape[1])))),
         held=jnp.asarray(rest.shape[1], jnp.int32),

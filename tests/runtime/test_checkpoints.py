@@ -139,6 +139,14 @@ def test_resuming_under_another_config_is_refused_with_the_remedy(tmp_path):
     assert str(tmp_path) in str(error.value)
 
 
+def test_a_run_may_go_on_on_another_mesh(tmp_path):
+    old, new = ({"seed": 0, "mesh": {"fsdp": n}} for n in (1, 8))
+    check_same_config(old, new, tmp_path)
+    with pytest.raises(ValueError, match="seed") as error:
+        check_same_config(old, new | {"seed": 1}, tmp_path)
+    assert "mesh" not in str(error.value)
+
+
 def test_check_writable_makes_the_directory_and_leaves_nothing_in_it(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []

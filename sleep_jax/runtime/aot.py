@@ -1,0 +1,280 @@
+"""Before any chip is rented: what a run holds (`--dry_run`), and what the TPU compiler says of
+every step of it on a slice that need not be there (`--aot=v5e:4x4`).
+
+No weight is read and nothing is computed: shapes come from the config. The compiler is that of
+libtpu, which `pip install 'sleep_jax[tpu]'` brings; it raises where a program does not fit.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from sleep_jax.memory.schedule import describe, plan
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.sharding import AXES, path_of, shardings
+from sleep_jax.runtime.abstract import collections_of, decoder_of
+from sleep_jax.runtime.counts import Counts, count
+from sleep_jax.runtime.mesh import make_mesh, mesh_shape
+from sleep_jax.runtime.programs import Program, programs_of
+from sleep_jax.runtime.roofline import GIB, Chip, Estimate, chip_of, estimate, model_flops
+
+# libtpu asks the machine it runs on what it is; here it is told.
+ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+ACCELERATORS = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a program.
+
+    Attributes:
+      program: which.
+      seconds: that compiling took.
+      hbm: bytes of a chip's memory: arguments, results, temporaries, code; of a program that does
+        not fit, those that the compiler asks for.
+      arguments, temporaries: of them; 0 where the compiler gave up.
+      fits: the compiler accepted it.
+      counts, estimate: what a chip does and how long that takes at least; None where it gave up.
+    """
+
+    program: Program
+    seconds: float
+    hbm: float
+    arguments: float = 0.0
+    temporaries: float = 0.0
+    fits: bool = True
+    counts: Counts | None = None
+    estimate: Estimate | None = None
+
+
+def forecast(config, topology: str | None, is_dry: bool) -> Iterator[str]:
+    """`report` of a slice, or `dry_run`, as lines, after checking that it can be made.
+
+    Raises:
+      ValueError: no such slice, no compiler, a mesh that does not match the slice, or a model of
+        unknown shape.
+    """
+    topology = topology or config.mesh.slice
+    mesh_shape(config, chip_of(topology)[1] if topology else jax.device_count())
+    decoder_of(config)
+    if is_dry:
+        return dry_run(config, topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"--aot={topology} needs the TPU compiler; pip install 'sleep_jax[tpu]' brings it, no "
+            "TPU is needed"
+        )
+    return report(config, topology)
+
+
+def slice_devices(topology: str):
+    """The chips of a slice such as `v5e:4x4`, for compiling only."""
+    jax.config.update("jax_platforms", "cpu")  # what runs here, whatever is installed
+    kind, _, sides = topology.partition(":")
+    name, cores = ACCELERATORS[kind]
+    count = cores * math.prod(map(int, sides.split("x")))
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    os.environ["TPU_ACCELERATOR_TYPE"] = f"{name}-{count}"
+    # Both cores of a v4 chip are one device, as on a real slice.
+    options = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+    return found.devices
+
+
+def compile_all(config, topology: str) -> Iterator[Compiled]:
+    """Compiles every program of a run for a slice, one after the other."""
+    chip, _ = chip_of(topology)
+    mesh = make_mesh(config, slice_devices(topology))
+    cfg = decoder_of(config)
+    for program in programs_of(config, mesh):
+        yield _compile(program, mesh, chip, _needed(cfg, program))
+
+
+def _needed(cfg: DecoderConfig, program: Program) -> float:
+    """FLOPs that the model needs for one call."""
+    sizes = {k: getattr(program, k) for k in ("tokens", "keys", "scored", "passes")}
+    return model_flops(cfg, **sizes)
+
+
+def _compile(program: Program, mesh: Mesh, chip: Chip, needed: float) -> Compiled:
+    start = time.monotonic()
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        lowered = program.function.trace(*program.args).lower(lowering_platforms=("tpu",))
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        asked = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT])", str(error))
+        unit = dict(zip("KMGT", (2**10, 2**20, 2**30, 2**40)))
+        hbm = float(asked[1]) * unit[asked[2]] if asked else math.inf
+        return Compiled(program, time.monotonic() - start, hbm, fits=False)
+    seconds, memory = time.monotonic() - start, compiled.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    parts = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    counts = count(compiled.as_text(), program.trips)
+    return Compiled(
+        program,
+        seconds,
+        sum(parts) + results + memory.generated_code_size_in_bytes,
+        *parts,
+        counts=counts,
+        estimate=estimate(counts, chip, needed, mesh.size),
+    )
+
+
+def report(config, topology: str) -> Iterator[str]:
+    """`compile_all` as lines: one block a program, then a table of the day and what to change."""
+    chip, chips = chip_of(topology)
+    shape = dict(zip(AXES, mesh_shape(config, chips)))
+    yield f"{config.model.name} on {topology}: {chips} chips, mesh {_axes(shape)}"
+    yield ""
+    done = []
+    for found in compile_all(config, topology):
+        done.append(found)
+        yield from _block(found, chip)
+    yield from _day(done, chip, chips)
+    for found in done:
+        if not found.fits or found.hbm > chip.hbm:
+            yield f"{found.program.name}: {advice(found, config, shape)}"
+    yield "" if all(found.fits for found in done) else f"This run does not fit {topology}."
+
+
+def _block(found: Compiled, chip: Chip) -> Iterator[str]:
+    name = found.program.name
+    if not found.fits:
+        asked = "more" if math.isinf(found.hbm) else f"{found.hbm / GIB:.2f} GiB"
+        yield f"{name}: DOES NOT FIT, asks for {asked} of {chip.hbm / GIB:.0f} GiB a chip"
+        yield f"  compiled in  {found.seconds:.0f} s, until the compiler gave up"
+        yield ""
+        return
+    counts, e = found.counts, found.estimate
+    kept = found.arguments / GIB, found.temporaries / GIB
+    yield name
+    yield (
+        f"  HBM a chip   {found.hbm / GIB:.2f} of {chip.hbm / GIB:.0f} GiB: arguments "
+        f"{kept[0]:.2f}, temporaries {kept[1]:.2f}"
+    )
+    yield f"  products     {counts.flops / 1e12:.3f} TFLOP a chip, {1e3 * e.products:.2f} ms"
+    yield f"  HBM traffic  {counts.bytes / 1e9:.2f} GB a chip, {1e3 * e.memory:.2f} ms"
+    sent = ", ".join(
+        f"{kind} {counts.times[kind]:,.0f} x, {size / 1e9:.3f} GB"
+        for kind, size in counts.sent.most_common()
+    )
+    yield f"  links        {sent or 'nothing sent'}; {1e3 * e.links:.2f} ms"
+    yield (
+        f"  at least     {1e3 * e.seconds:.2f} ms a call, bound by {e.bound}; MFU at most "
+        f"{100 * e.mfu:.1f} %"
+    )
+    yield f"  compiled in  {found.seconds:.0f} s"
+    yield ""
+
+
+def _day(done: list[Compiled], chip: Chip, chips: int) -> Iterator[str]:
+    yield f"{'a day and its night':34} {'calls':>6} {'at least':>10} {'GiB a chip':>11}"
+    total = 0.0
+    for found in done:
+        calls = found.program.calls
+        seconds = calls * found.estimate.seconds if found.estimate else math.nan
+        total += seconds
+        yield f"  {found.program.name:32} {calls:6} {seconds:8.1f} s {found.hbm / GIB:11.2f}"
+    yield f"  {'together':32} {'':6} {total:8.1f} s {max(f.hbm for f in done) / GIB:11.2f}"
+    spent = sum(found.seconds for found in done)
+    yield f"  compiled in {spent:.0f} s; at least {total * chips / 3600:.2f} chip-hours"
+    yield ""
+
+
+def advice(found: Compiled, config, shape: dict[str, int]) -> str:
+    """What to change where a program does not fit a mesh of this shape."""
+    ways, rows, parts = (
+        shape["data"] * shape["fsdp"],
+        config.seeding.rows,
+        config.seeding.accumulate,
+    )
+    can = {
+        "model.remat": config.model.remat == "none",
+        "seeding.accumulate": rows % (2 * parts * ways) == 0,
+        "seeding.rows": rows > parts * ways,
+    }
+    said = []
+    for knob in found.program.knobs:
+        section, _, field = knob.rpartition(".")
+        value = functools.reduce(getattr, section.split("."), config)[field]
+        if not can.get(knob, True):
+            continue
+        if knob == "model.remat":
+            said.append("set model.remat='full'")
+        elif knob == "seeding.accumulate":
+            said.append(f"raise seeding.accumulate from {value} to {2 * value}")
+        else:
+            said.append(f"lower {knob} from {value}")
+    if shape["data"] > 1:
+        said.append(f"move mesh.data={shape['data']} to mesh.fsdp, which splits the weights, too")
+    said.append("take a slice with more chips, or a chip with more memory")
+    return "; ".join(said)
+
+
+def dry_run(config, topology: str) -> Iterator[str]:
+    """What a run holds and does, as lines, without compiling anything.
+
+    Args:
+      config: of the run.
+      topology: the slice; empty: the devices of this machine.
+    """
+    chips = chip_of(topology)[1] if topology else jax.device_count()
+    shape = mesh_shape(config, chips)
+    mesh = AbstractMesh(shape, AXES, (AxisType.Auto,) * len(AXES))
+    cfg = decoder_of(config)
+    where = topology or f"{chips} local devices"
+    yield f"{config.model.name} on {where}: mesh {_axes(dict(zip(AXES, shape)))}"
+    yield ""
+    held = 0.0
+    for name, tree in collections_of(config, cfg).items():
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        placed = jax.tree.leaves(shardings(tree, name, mesh))
+        count, size = (sum(f(x) for _, x in leaves) for f in (lambda x: x.size, _bytes))
+        share = sum(_bytes(x) * _share(s, x) for (_, x), s in zip(leaves, placed))
+        held += share if name in ("params", "memory", "slots") else 0
+        yield (f"{name}: {count:,} numbers, {size / GIB:.3f} GiB, {share / GIB:.3f} GiB a device")
+        for (path, x), s in zip(leaves, placed):
+            yield f"  {path_of(name, path):48} {x.dtype.name:9} {list(x.shape)!s:28} {s.spec}"
+    yield ""
+    yield f"a device holds {held / GIB:.2f} GiB of the model at all times"
+    yield ""
+    memory, days = cfg.memory, config.data.episodes
+    length = days if memory.unit == "episodes" else 10 * max(v.chunk for v in memory.levels)
+    yield from describe(memory, length, plan(memory, length))
+    yield ""
+    yield f"{'a day and its night':34} {'calls':>6} {'tokens a call':>14} {'PFLOP':>9}"
+    total = 0.0
+    for p in programs_of(config, mesh):
+        needed = p.calls * _needed(cfg, p)
+        total += needed
+        yield f"  {p.name:32} {p.calls:6} {p.tokens:14,} {needed / 1e15:9.3f}"
+    yield f"  {'together':32} {'':6} {'':14} {total / 1e15:9.3f}"
+    if topology:
+        seconds = total / (chips * chip_of(topology)[0].flops)
+        yield f"  {seconds:,.1f} s at the peak of {topology}; --aot={topology} says what is left"
+
+
+def _axes(shape: dict[str, int]) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in shape.items())
+
+
+def _bytes(x) -> float:
+    return x.size * x.dtype.itemsize
+
+
+def _share(sharding, x) -> float:
+    """The part of an array that one device holds."""
+    return math.prod(sharding.shard_shape(x.shape)) / max(x.size, 1)

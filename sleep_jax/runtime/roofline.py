@@ -1,0 +1,117 @@
+"""What hardware allows: peaks of TPU chips, and the step time and MFU that a program's counts
+imply.
+
+Peaks are those of Google's Cloud TPU documentation (bfloat16 products, HBM, interconnect): one ring
+of an inter-chip link in both directions, as Austin et al., "How to Scale Your Model" (2025), count
+it. Products, memory and links are taken to overlap perfectly, so the time is a lower bound and the
+MFU an upper one.
+"""
+
+import dataclasses
+import math
+
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.runtime.counts import Counts
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip.
+
+    Attributes:
+      flops: bfloat16 products, a second.
+      hbm: bytes of memory.
+      bandwidth: of it, bytes a second.
+      link: bytes a second around one ring, both directions.
+    """
+
+    flops: float
+    hbm: float
+    bandwidth: float
+    link: float
+
+
+CHIPS = {
+    "v4": Chip(275e12, 32 * GIB, 1.20e12, 0.9e11),
+    "v5e": Chip(197e12, 16 * GIB, 0.82e12, 0.9e11),
+    "v5p": Chip(459e12, 95 * GIB, 2.77e12, 1.8e11),
+    "v6e": Chip(918e12, 32 * GIB, 1.64e12, 1.8e11),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds that each part of a program takes alone, and its use of the chips.
+
+    Attributes:
+      products, memory, links: seconds.
+      mfu: model FLOPs over what the chips could do in `seconds`.
+    """
+
+    products: float
+    memory: float
+    links: float
+    mfu: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the slowest part."""
+        return max(self.products, self.memory, self.links)
+
+    @property
+    def bound(self) -> str:
+        """The slowest part."""
+        return max(("products", "memory", "links"), key=lambda name: getattr(self, name))
+
+
+def estimate(counts: Counts, chip: Chip, model_flops: float, chips: int) -> Estimate:
+    """The roofline of a program.
+
+    Args:
+      counts: what one chip does.
+      chip: of which sort it is.
+      model_flops: that the model needs, on all chips together.
+      chips: how many there are.
+    """
+    parts = (
+        counts.flops / chip.flops,
+        counts.bytes / chip.bandwidth,
+        sum(counts.sent.values()) / chip.link,
+    )
+    return Estimate(*parts, mfu=model_flops / (chips * chip.flops * max(*parts, 1e-30)))
+
+
+def model_flops(
+    cfg: DecoderConfig, *, tokens: float, keys: float, scored: float, passes: int = 1
+) -> float:
+    """FLOPs that a model needs, nothing computed twice, no memory beside the base.
+
+    Args:
+      cfg: the decoder.
+      tokens: that pass through the layers.
+      keys: that each attends to, on average.
+      scored: tokens that the LM head is applied to.
+      passes: 1 forward; 2 with the gradient of the activations, the base being frozen.
+    """
+    d, h = cfg.width, cfg.head_dim
+    attention = d * h * (2 * cfg.heads + 2 * cfg.kv_heads) + 2 * keys * cfg.heads * h
+    layer = 2 * (attention + 3 * d * cfg.hidden)
+    return passes * tokens * cfg.layers * layer + scored * 2 * d * cfg.vocab
+
+
+def chip_of(topology: str) -> tuple[Chip, int]:
+    """The chip and the number of chips of a slice such as `v5e:4x4`.
+
+    Raises:
+      ValueError: no such slice.
+    """
+    kind, _, shape = topology.partition(":")
+    sides = shape.split("x")
+    if kind not in CHIPS or not all(side.isdigit() and int(side) for side in sides):
+        raise ValueError(
+            f"{topology!r} is no TPU slice; write a chip of {', '.join(CHIPS)} and its sides, e.g. "
+            "v5e:4x4 or v5p:2x2x4"
+        )
+    return CHIPS[kind], math.prod(map(int, sides))

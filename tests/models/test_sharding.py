@@ -1,0 +1,108 @@
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from sleep_jax import config as settings
+from sleep_jax.models import sharding
+from sleep_jax.models.cache import init_cache
+from sleep_jax.runtime.abstract import collections_of, decoder_of
+from sleep_jax.runtime.flags import load
+from sleep_jax.runtime.programs import programs_of
+from sleep_jax.seeding.sequences import BatchShape, Exchange, States, batch_of
+
+PRESETS = sorted(p.stem for p in pathlib.Path("configs").glob("*.py"))
+
+
+def abstract(data=1, fsdp=4, tensor=2):
+    return AbstractMesh((data, fsdp, tensor), sharding.AXES, (AxisType.Auto,) * 3)
+
+
+def preset(name):
+    return load(f"configs/{name}.py")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_leaf_of_every_preset_has_exactly_one_rule(name):
+    config = preset(name)
+    cfg = decoder_of(config)
+    trees = collections_of(config, cfg)
+    trees["cache"] = jax.eval_shape(lambda: init_cache(cfg, 2, 16))
+    unrolled = cfg.replace(scan_layers=False)
+    trees["trials"] = trees["lora"]
+    trees["batch"] = batch_of(
+        [Exchange(None, (1,), (1,), (2, 3), "answer")],
+        [States(np.zeros((2, 8), np.float32), np.zeros((2, 8), np.float32))],
+        [[0]],
+        BatchShape(1, 8, 4),
+    )
+    several = [("cache", jax.eval_shape(lambda: init_cache(unrolled, 2, 16)))]
+    for collection, tree in [*trees.items(), *several]:
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+            path = sharding.path_of(collection, path)
+            assert len(sharding.rules_of(path)) == 1, path
+
+
+def test_a_router_and_a_critic_have_rules_too():
+    config = preset("levels_tiny")
+    config.memory.router, config.seeding.estimator = "sigmoid", "ppo"
+    config.memory.learning_rates = (0.1, 0.1, 0.0)
+    cfg = decoder_of(config)
+    found = collections_of(config, cfg)
+    assert found["learner"].critic is not None and "key" in found["learner"].slot
+    for name in ("memory", "learner", "wake"):
+        sharding.shardings(found[name], name, abstract())
+
+
+def test_weights_are_split_over_fsdp_and_tensor():
+    config = preset("seeding_8b")
+    held = collections_of(config, decoder_of(config))
+    params = sharding.shardings(held["params"], "params", abstract())
+    layer = params["layers"]
+    assert layer["mlp"]["up"]["kernel"].spec == PartitionSpec(None, "fsdp", "tensor")
+    assert layer["attention"]["o"]["kernel"].spec == PartitionSpec(None, "tensor", "fsdp")
+    assert layer["mlp_norm"]["scale"].spec == PartitionSpec()
+    assert params["embed"]["embedding"].spec == PartitionSpec("tensor", "fsdp")
+    bank = sharding.shardings(held["memory"], "memory", abstract())["layers"]["level_1"]["experts"]
+    assert bank["gate"].spec == PartitionSpec(None, None, "fsdp")
+    assert bank["down"].spec == PartitionSpec(None, None, None, "fsdp")
+    learner = sharding.shardings(held["learner"], "learner", abstract())
+    assert learner.opt_state[1][0].mu["down"].spec == learner.slot["down"].spec
+    assert learner.slot["down"].spec == PartitionSpec(None, None, "fsdp")
+
+
+def test_what_an_axis_does_not_divide_stays_whole():
+    mesh = abstract(data=2, fsdp=4, tensor=3)
+    spec = sharding.spec_of("params/layers/mlp/up/kernel", (2, 64, 128), mesh)
+    assert spec == PartitionSpec(None, "fsdp")
+    assert sharding.spec_of("batch/tokens", (12, 5), mesh) == PartitionSpec()
+    assert sharding.spec_of("batch/tokens", (16, 5), mesh) == PartitionSpec(("data", "fsdp"))
+    # Axes of size 1 are left out, as programs leave them out of what they return.
+    assert sharding.spec_of("batch/tokens", (16, 5), abstract()) == PartitionSpec("fsdp")
+
+
+def test_a_leaf_without_a_rule_is_an_error():
+    with pytest.raises(ValueError, match=r"params/layers/mlp/side/kernel: 0 sharding rules"):
+        sharding.spec_of("params/layers/mlp/side/kernel", (2, 2), abstract())
+
+
+def test_without_a_mesh_nothing_happens():
+    x = np.arange(6.0).reshape(2, 3)
+    assert sharding.place({"tokens": x}, "batch")["tokens"] is x
+    assert sharding.constrain(x, "data", None) is x
+    assert sharding.row_shards() == 1 and sharding.spread_evenly(5) == 5
+
+
+@pytest.mark.parametrize("name", ["seeding_8b", "seeding_1p7b", "seeding_llama3_8b", "sleep_tiny"])
+def test_programs_have_abstract_arguments_only(name):
+    config = preset(name)
+    settings.seeding_config(config)
+    programs = programs_of(config, abstract(1, 4, 1))
+    names = [p.name for p in programs]
+    assert len(set(names)) == len(names)
+    assert {n.partition(":")[0] for n in names} == {"wake", "consolidate", "dream", "evaluate"}
+    leaves = [x for p in programs for x in jax.tree.leaves(p.args)]
+    assert not any(isinstance(x, (jax.Array, np.ndarray)) for x in leaves)
+    assert all(p.calls >= 1 and p.tokens >= 1 for p in programs)
