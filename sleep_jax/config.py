@@ -18,7 +18,7 @@ from sleep_jax.dreaming.write import WritingConfig
 from sleep_jax.evals.scorers import IN_WORDS, SCORERS
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.models.config import LoraConfig
-from sleep_jax.rl.algorithms import surrogate
+from sleep_jax.rl.algorithms import ALGORITHMS, Surrogate, surrogate
 from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.divergence import Divergence
 from sleep_jax.seeding.imitation import ImitationConfig
@@ -155,6 +155,14 @@ def default() -> ml_collections.ConfigDict:
     c.dreaming.top = 1  # kept per document by importance
     c.dreaming.random = 1  # and at random
     c.dreaming.held_out = 2  # own questions per document that reward dreams and are not trained on
+    # How the writer learns: "rest_em", the rewarded dreams by heart; or by the policy gradient of
+    # all that were tried, as an estimator of seeding, e.g. "grpo" or "ppo", has it.
+    c.dreaming.estimator = "rest_em"
+    c.dreaming.restart = "previous"  # "base": the night's slot learns all anew, its dreams, too
+    c.dreaming.cap = 0  # rewarded dreams of a document that are learnt, the best; 0: all
+    c.dreaming.batch = 2  # of a policy gradient: dreams of an update
+    c.dreaming.alpha = 0.5  # of a policy gradient: weight of the divergence beside it
+    c.dreaming.importance_cap = 2.0  # of a policy gradient: of weights against the sampler; 0: none
     c.dreaming.steps = 20  # 0: no dreams
     c.dreaming.learning_rate = 5e-4
     c.dreaming.cross_entropy = 0.1
@@ -307,35 +315,76 @@ def selection_config(c) -> SelectionConfig:
 
 
 def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
-    """Learning from rewarded dreams: their cross-entropy beside the divergence, no rollouts.
+    """Learning from dreams: the cross-entropy of rewarded ones beside the divergence and, unless it
+    is ReST-EM, the policy gradient of all; nothing is rolled out.
 
     Raises:
-      ValueError: dreaming.steps is negative.
+      ValueError: a setting is not as it should be.
     """
-    if c.dreaming.steps < 0:
-        raise ValueError(f"dreaming.steps={c.dreaming.steps}; give updates, or 0 for no dreams")
+    _check_reinforcing(c.dreaming)
     d, seeding = c.dreaming, seeding_config(c, opening)
     divergence = seeding.objective.divergence
     if divergence.kind == "sampled":  # without rollouts: what it estimates, in full
         divergence = dataclasses.replace(divergence, kind="reverse")
+    imitation, alpha, policy = seeding.imitation, 1.0, Surrogate()
+    if d.estimator != "rest_em":
+        alpha = d.alpha
+        policy = surrogate(
+            d.estimator,
+            length=d.max_new_tokens,
+            importance_cap=d.importance_cap or None,
+            value_learning_rate=c.seeding.value_learning_rate,
+        )
+        drawn = {"temperature": d.temperature, "top_p": d.top_p}
+        imitation = dataclasses.replace(imitation, surrogate=policy, **drawn)
     return SeedingConfig(
         steps=d.steps,
         learning_rate=d.learning_rate,
         warmup=min(seeding.warmup, d.steps - 1),
         shape=seeding.shape,
-        dreams=0,
+        dreams=d.batch if alpha < 1 else 0,
         updates_per_rollout=1,
-        rollouts_from=1.0,
+        reuse=max(d.steps, 1),  # the same dreams, again and again
+        rollouts_from=0.0,
         objective=Objective(
-            alpha=1.0,
+            alpha=alpha,
             lam=0.0,
             cross_entropy=d.cross_entropy,
+            surrogate=policy,
             divergence=divergence,
             accumulate=seeding.objective.accumulate,
         ),
-        imitation=seeding.imitation,
+        imitation=imitation,
         max_skipped=seeding.max_skipped,
     )
+
+
+def _check_reinforcing(d) -> None:
+    """What `reinforcing_config` raises."""
+    if d.steps < 0:
+        raise ValueError(f"dreaming.steps={d.steps}; give updates, or 0 for no dreams")
+    if d.cap < 0:
+        raise ValueError(f"dreaming.cap={d.cap}; give dreams of a document, or 0 for all")
+    for name, known in (
+        ("estimator", ("rest_em", *ALGORITHMS)),
+        ("restart", ("previous", "base")),
+    ):
+        if d[name] not in known:
+            raise ValueError(f"dreaming.{name}={d[name]!r}; choose from {', '.join(known)}")
+    if d.estimator == "rest_em":
+        return
+    if not 0 <= d.alpha < 1 or d.batch < 1:
+        raise ValueError(
+            f"dreaming.alpha={d.alpha}, dreaming.batch={d.batch} leave dreaming.estimator="
+            f"{d.estimator!r} nothing to learn from; give an alpha in [0, 1) and a batch of 1 or "
+            "more, or choose 'rest_em'"
+        )
+    if (d.temperature, d.top_p) != (1, 1) and not d.importance_cap:
+        raise ValueError(
+            f"dreaming.temperature={d.temperature}, dreaming.top_p={d.top_p}: dreams are not drawn "
+            "from the writer that learns; correct for it with dreaming.importance_cap=2, or set "
+            "both to 1"
+        )
 
 
 def trial_config(c) -> TrialConfig:

@@ -2,7 +2,7 @@
 
 A day is one episode of the stream: some of the documents, read one after the other. It is cut where
 the period of a level ends in its midst, so that this level can sleep; the context sleeps when the
-day is over. Then come dreams, and questions.
+day is over, once the day has been studied. Then come dreams, and questions.
 """
 
 import collections
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.schedule import due
 
-DREAMING = ("write", "select", "dream")
+DREAMING = ("write", "select", "try", "learn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +21,10 @@ class Step:
 
     Attributes:
       label: its name, numbered from the second time on: `wake`, `consolidate-2`.
-      phase: wake, consolidate, write, select, dream or evaluate.
+      phase: wake, study, consolidate, write, select, try, learn or evaluate.
       day: index of its day, from 0.
-      number: of its random numbers; the phases of one dreaming share theirs.
+      number: of its random numbers; the phases of one dreaming share theirs, and so does a
+        consolidation with what was studied for it.
       start, stop: of wake, the tokens of the day's stream that it reads; of consolidate, where the
         sender last slept, in tokens of the day `since`, and how far this day has been read.
       is_end: of wake, the day ends with it.
@@ -59,7 +60,8 @@ def itinerary(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True)
     def add(phase: str, day: int, **facts):
         count[phase] += 1
         label = phase if count[phase] == 1 else f"{phase}-{count[phase]}"
-        number = steps[-1].number + (phase not in DREAMING[1:]) if steps else 0
+        goes_on = phase in DREAMING[1:] or (steps and steps[-1].phase == "study")
+        number = steps[-1].number + (not goes_on) if steps else 0
         steps.append(Step(label, phase, day, number, **facts))
 
     read = 0  # tokens before this day
@@ -71,6 +73,8 @@ def itinerary(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True)
             add("wake", day, start=start, stop=stop, is_end=is_end)
             for sender in due(memory, clock, is_end):
                 since, slept = last.get(sender, (day, 0))
+                if not sender:
+                    add("study", day)
                 add("consolidate", day, start=slept, stop=stop, sender=sender, since=since)
                 last |= {sender: (day, stop)} if sender else {}
             start = stop

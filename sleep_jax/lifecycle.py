@@ -1,12 +1,14 @@
-"""Days and nights: wake -> consolidate -> write, select, dream -> evaluate.
+"""Days and nights: wake -> study, consolidate -> write, select, try, learn -> evaluate.
 
 wake         a day's documents are read: into the context, level 0, and, where levels learn by day,
              into their wake weights (Eq. 2)
+study        the model, with the documents in view, writes what the night will learn
 consolidate  a level hands what it holds to a newly unlocked slot of the next one (Knowledge
              Seeding); the slow levels first, the context last
 write        the model, with the documents in view, dreams about them
 select       it keeps the dreams that its gradients favour, and a few at random
-dream        it tries each one on its own, and learns what made it better
+try          it learns each one on its own, to see whether that makes it better
+learn        it learns those that did, and to write more like them
 evaluate     what it knows now without the documents, and what that cost elsewhere
 
 Each phase is a function from what the phases before it left (`Night`) to what it leaves. Their
@@ -24,10 +26,12 @@ from sleep_jax.itinerary import Step
 from sleep_jax.memory.slots import init_memory
 from sleep_jax.models.sharding import place
 from sleep_jax.phases.consolidate import consolidate
-from sleep_jax.phases.dream import dream
 from sleep_jax.phases.evaluate import evaluate
+from sleep_jax.phases.learn import learn
 from sleep_jax.phases.night import Desk, Night
 from sleep_jax.phases.select import select
+from sleep_jax.phases.study import study
+from sleep_jax.phases.trial import try_out
 from sleep_jax.phases.wake import wake
 from sleep_jax.phases.write import write
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
@@ -38,10 +42,12 @@ from sleep_jax.wake.stream import check_updates, init_wake
 
 PHASES: dict[str, Callable[[Sleeper, Night, Desk, Step], Night]] = {
     "wake": wake,
+    "study": study,
     "consolidate": consolidate,
     "write": write,
     "select": select,
-    "dream": dream,
+    "try": try_out,
+    "learn": learn,
     "evaluate": evaluate,
 }
 

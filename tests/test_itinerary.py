@@ -22,22 +22,24 @@ def told(steps):
 
 def test_one_day_and_one_level():
     steps = itinerary(chain(unit="episodes"), [300])
-    assert told(steps) == ["wake 0:300", "sleep 0>1", *DREAMING, "evaluate"]
-    assert [s.label for s in steps] == ["wake", "consolidate", *DREAMING, "evaluate"]
+    assert told(steps) == ["wake 0:300", "study", "sleep 0>1", *DREAMING, "evaluate"]
+    assert [s.label for s in steps] == ["wake", "study", "consolidate", *DREAMING, "evaluate"]
 
 
-def test_the_phases_of_one_dreaming_share_their_random_numbers_and_no_others_do():
+def test_what_is_one_piece_of_work_shares_its_random_numbers_and_no_others_do():
     steps = itinerary(chain(unit="episodes"), [300, 200])
-    assert [s.number for s in steps] == [0, 1, 2, 2, 2, 3, 4, 5, 6, 6, 6, 7]
+    assert [s.number for s in steps] == [0, 1, 1, *[2] * 4, 3, 4, 5, 5, *[6] * 4, 7]
 
 
 def test_a_run_without_dreams_has_no_such_phase():
     steps = itinerary(chain(unit="episodes"), [300, 200], dreams=False)
     assert told(steps) == [
         "wake 0:300",
+        "study",
         "sleep 0>1",
         "evaluate",
         "wake 0:200",
+        "study",
         "sleep 0>1",
         "evaluate",
     ]
@@ -71,7 +73,8 @@ def test_a_day_is_cut_where_a_period_ends():
 
 def test_a_period_that_ends_with_the_day_cuts_nothing_off():
     memory = chain(2, unit="updates", stride=50)
-    assert told(itinerary(memory, [100, 100]))[:3] == ["wake 0:100", "sleep 1>2", "sleep 0>1"]
+    steps = itinerary(memory, [100, 100])
+    assert told(steps)[:4] == ["wake 0:100", "sleep 1>2", "study", "sleep 0>1"]
 
 
 def test_a_sender_holds_what_came_since_its_last_sleep():

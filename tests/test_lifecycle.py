@@ -16,8 +16,7 @@ from sleep_jax.dreaming.write import Dream
 from sleep_jax.itinerary import DREAMING, itinerary
 from sleep_jax.memory.schedule import plan
 from sleep_jax.memory.slots import SlotsExhausted, unlock
-from sleep_jax.phases import consolidate
-from sleep_jax.phases import dream as dreaming
+from sleep_jax.phases import consolidate, learn, trial
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
 from sleep_jax.phases.select import candidates
@@ -111,7 +110,7 @@ def test_without_dreams_there_is_no_phase_and_no_stage_of_them(sleeper, lived, t
     config = tiny_config()
     config.dreaming.steps = 0
     dreamless = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
-    assert [s.phase for s in dreamless.steps] == ["wake", "consolidate", "evaluate"]
+    assert [s.phase for s in dreamless.steps] == ["wake", "study", "consolidate", "evaluate"]
     step = step_of(dreamless, "evaluate")
     with MetricWriter(tmp_path) as writer:
         night = lifecycle.evaluate(dreamless, lived[1], Desk(writer, "evaluate", quiet=True), step)
@@ -157,10 +156,10 @@ def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, articulat
     dreamt = dream(sleeper, night, tmp_path)
     phases = dreamt.record["phases"]
     assert phases["write"]["written"] == len(sleeper.documents) * sleeper.config.dreaming.count
-    facts = phases["dream"]
+    facts = phases["try"]
     assert facts["tried"] == phases["select"]["kept"] >= max(1, facts["rewarded"])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    tried = [line for line in lines if line["phase"] == "dream" and "gain" in line]
+    tried = [line for line in lines if line["phase"] == "try" and "gain" in line]
     assert len(tried) == facts["tried"]
     ranked = [line for line in lines if line["phase"] == "select"]
     assert len(ranked) == phases["write"]["dreams"]
@@ -173,6 +172,25 @@ def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, articulat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["grpo", "ppo"])
+@pytest.mark.parametrize("restart", ["previous", "base"])
+def test_the_writer_is_reinforced_by_all_that_was_tried(
+    sleeper, lived, articulate, tmp_path, monkeypatch, estimator, restart
+):
+    config = tiny_config()
+    config.dreaming.estimator, config.dreaming.restart = estimator, restart
+    other = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
+    night = with_questions(lived[1], [Question(0, "A sentence.", "What is it?", "A reply.")])
+    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.arange(len(gain)) % 2)
+    dreamt = dream(other, night, tmp_path)
+    assert not equal(dreamt.now.memory, night.now.memory)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    updates = [line for line in lines if line["phase"] == "learn" and "policy_loss" in line]
+    assert len(updates) == config.dreaming.steps
+    assert ("policy_value" in updates[0]) == (estimator == "ppo")
+
+
+@pytest.mark.slow
 def test_dreams_that_cost_the_anchors_too_much_are_forgotten(
     sleeper, lived, articulate, tmp_path, monkeypatch
 ):
@@ -180,13 +198,13 @@ def test_dreams_that_cost_the_anchors_too_much_are_forgotten(
     config.gate.anchors = 0.5
     strict = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
     night = with_questions(lived[1], [Question(0, "A sentence.", "What is it?", "A reply.")])
-    monkeypatch.setattr(dreaming, "try_out", lambda *given: given[2])  # all rewarded
+    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))  # all rewarded
     for after, is_kept in ((16.0, False), (15.0, True)):
         measured = iter((10.0, after))
-        monkeypatch.setattr(dreaming, "anchor_perplexity", lambda *_, m=measured: next(m))
+        monkeypatch.setattr(learn, "anchor_perplexity", lambda *_, m=measured: next(m))
         dreamt = dream(strict, night, tmp_path)
         assert equal(dreamt.now, night.now) != is_kept
-        assert ("rolled_back" in dreamt.record["phases"]["dream"]) != is_kept
+        assert ("rolled_back" in dreamt.record["phases"]["learn"]) != is_kept
 
 
 def test_a_night_without_dreams_is_skipped_and_says_why(sleeper, lived, tmp_path, monkeypatch):
@@ -221,7 +239,7 @@ def test_a_night_that_the_gate_refuses_leaves_every_byte(sleeper, lived, tmp_pat
     config.gate.anchors = 1e-9
     config.gate.divergence = 1e-9
     strict = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
-    night = lifecycle.birth(sleeper)
+    night = lifecycle.birth(sleeper).note_day(0, study=lived[1].day(0)["study"])
     with MetricWriter(tmp_path) as writer:
         desk = Desk(writer, "consolidate", quiet=True)
         after = lifecycle.consolidate(strict, night, desk, step_of(sleeper, "consolidate"))
@@ -304,7 +322,8 @@ def test_knowledge_climbs_one_level_a_night(several_days):
     sleeper, workdir, night = several_days
     levels = [f["levels"] for name, f in night.record["phases"].items() if "consol" in name]
     assert levels == ["1 -> 2", "0 -> 1", "1 -> 2", "0 -> 1"]
-    assert not any("skipped" in facts for facts in night.record["phases"].values())
+    asleep = [facts for name, facts in night.record["phases"].items() if "consol" in name]
+    assert not any("skipped" in facts for facts in asleep)
     # Level 1 was cleared and given the last day, level 2 has a slot of each night.
     assert active(night.now, 1) == [1, 1] and active(night.now, 2) == [2, 2]
     assert [day["slot"] for day in night.record["days"]] == [0, 0]

@@ -1,10 +1,22 @@
-"""Learn: a dream that earned a reward is learnt (ReST-EM, Singh et al. 2024)."""
+"""Learn: what the reward of its dreams teaches a writer, and what they say.
 
+rest_em    a dream that earned a reward is learnt by heart (ReST-EM, Singh et al. 2024): to
+           write such dreams with the document in view, and to know what it says without
+others     every dream that was tried moves the writer by the policy gradient of
+           `rl.algorithms`, the dreams of a document compared with each other; what the rewarded
+           ones say is learnt as above
+"""
+
+import dataclasses
 from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
 
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.templates import Template
 from sleep_jax.dreaming.write import Dream
+from sleep_jax.rl.algorithms import Surrogate
 from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.seeding.sequences import Exchange
 
@@ -14,25 +26,82 @@ def about(document: Document, prompts: Prompts) -> tuple[int, ...]:
     return prompts.alone(f"Tell me about {document.title}.")
 
 
+def rewarded(dreams: Sequence[Dream], rewards: Sequence[float], cap: int = 0) -> list[Dream]:
+    """The dreams that earned something, in their order.
+
+    Args:
+      dreams, rewards: all that were tried, and what each earned.
+      cap: how many of a document are left, the best; 0: all.
+    """
+    earned = [i for i, reward in enumerate(rewards) if reward]
+    best = sorted(earned, key=lambda i: -rewards[i])
+    for document in {dreams[i].document for i in earned} if cap else ():
+        for i in [i for i in best if dreams[i].document == document][cap:]:
+            earned.remove(i)
+    return [dreams[i] for i in earned]
+
+
 def lessons(
     dreams: Sequence[Dream],
     documents: Sequence[Document],
     prompts: Prompts,
     templates: Mapping[str, Template],
+    *,
+    writes: bool = True,
 ) -> list[Exchange]:
-    """What a rewarded dream teaches: to write such dreams with the document in view, and, unless it
-    is a recipe, to know what it says without."""
+    """What a rewarded dream teaches: if it `writes`, to write such dreams with the document in
+    view, and, unless it is a recipe, to know what it says without."""
     out = []
     for dream in dreams:
-        document, template = documents[dream.document], templates[dream.template]
-        teacher = writing = template.tokens(prompts, document)
-        if template.is_beside:
-            writing = (*prompts.context(document), *teacher)
-        asked = {"write": writing} | (
-            {} if dream.is_recipe else {"dream": about(document, prompts)}
-        )
-        for kind, student in asked.items():
-            in_view = dream.document if template.is_beside else None
-            exchange = Exchange(in_view, student, teacher, dream.tokens, kind, supervised=True)
-            out.append(exchange)
-    return out
+        writing = _writing(dream, documents[dream.document], prompts, templates[dream.template])
+        if writes:
+            out.append(writing)
+        if not dream.is_recipe:
+            student = about(documents[dream.document], prompts)
+            out.append(dataclasses.replace(writing, student=student, kind="dream"))
+    return [dataclasses.replace(e, supervised=True) for e in out]
+
+
+def written(
+    dreams: Sequence[Dream],
+    rewards: Sequence[float],
+    documents: Sequence[Document],
+    prompts: Prompts,
+    templates: Mapping[str, Template],
+    surrogate: Surrogate,
+) -> list[Exchange]:
+    """The dreams that were tried as a policy gradient learns from them, with their advantages.
+
+    A dream that has none to be compared with, or is as good as all of them, teaches nothing and is
+    left out, unless the surrogate has values or another baseline.
+    """
+    rewards, of = np.asarray(rewards, np.float32), np.array([x.document for x in dreams])
+    groups = [np.flatnonzero(of == document) for document in dict.fromkeys(of)]
+    if surrogate.baseline in ("batch", "none"):  # compared with all, or with none
+        groups = [np.arange(len(dreams))]
+    out: dict[int, Exchange] = {}
+    for group in groups:
+        if len(group) < 2 and surrogate.baseline != "none":
+            continue
+        advantages, tied = surrogate.advantages(jnp.asarray(rewards[group])[None])
+        if tied[0] and surrogate.baseline != "none":
+            continue
+        for i, advantage in zip(group, np.asarray(advantages)[0]):
+            x = dreams[i]
+            exchange = _writing(x, documents[x.document], prompts, templates[x.template])
+            out[i] = dataclasses.replace(
+                exchange,
+                on_policy=True,
+                advantage=float(advantage),
+                log_probs=np.asarray(x.log_probs, np.float32),
+            )
+    return [out[i] for i in sorted(out)]
+
+
+def _writing(dream: Dream, document: Document, prompts: Prompts, template: Template) -> Exchange:
+    """The dream as it came about, with the document before the student, too."""
+    teacher = student = template.tokens(prompts, document)
+    if template.is_beside:
+        student = (*prompts.context(document), *teacher)
+    in_view = dream.document if template.is_beside else None
+    return Exchange(in_view, student, teacher, dream.tokens, "write")

@@ -67,6 +67,7 @@ class Dream:
       tokens: its completion tokens, end of turn included.
       text: its words.
       is_recipe: they are a configuration object (`dreaming.recipe`), no knowledge.
+      log_probs: of its tokens when they were drawn.
     """
 
     document: int
@@ -74,11 +75,12 @@ class Dream:
     tokens: tuple[int, ...]
     text: str
     is_recipe: bool = False
+    log_probs: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Dream":
         """The dream that `dataclasses.asdict` made JSON-able."""
-        return cls(**record | {"tokens": tuple(record["tokens"])})
+        return cls(**record | {name: tuple(record[name]) for name in ("tokens", "log_probs")})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,5 +160,6 @@ def write(
             if reason:
                 rejected[reason] += 1
             else:
-                kept.append(Dream(i, template.name, completion.tokens, text, is_recipe))
+                drawn_at = tuple(completion.log_probs.tolist())
+                kept.append(Dream(i, template.name, completion.tokens, text, is_recipe, drawn_at))
     return Written(tuple(kept), sum(map(len, drawn.values())), rejected)

@@ -11,7 +11,7 @@ from sleep_jax.runtime.progress import figure
 
 HOURS = {
     "wake": "day",
-    **dict.fromkeys(("consolidate", "write", "select", "dream"), "night"),
+    **dict.fromkeys(("study", "consolidate", "write", "select", "try", "learn"), "night"),
     "evaluate": "morning",
 }
 

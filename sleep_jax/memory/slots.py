@@ -140,6 +140,11 @@ def put_slot(memory, level: int, index, slot):
     return _with(memory, level, experts=bank)
 
 
+def silent(slot):
+    """A slot that changes nothing: down = 0."""
+    return slot | {"down": jnp.zeros_like(slot["down"])}
+
+
 def take_wake(memory):
     """The wake weights of all levels that have some: {level_l: {gate, up, down}}."""
     return {name: held["wake"] for name, held in memory["layers"].items() if "wake" in held}

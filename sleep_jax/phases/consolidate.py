@@ -1,9 +1,9 @@
 """Consolidate: a level hands what it holds to a newly unlocked slot of the next one (Knowledge
 Seeding), as a transaction.
 
-The context (level 0) is handed over by a teacher that has the day's documents in view and writes
-about them; any other level by a teacher that knows them by heart, over a replay of what was studied
-and read since that level last slept.
+The context (level 0) is handed over by a teacher that has the day's documents in view, over what it
+wrote about them in `study`; any other level by a teacher that knows them by heart, over a replay of
+what was studied and read since that level last slept.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from sleep_jax import config as settings
 from sleep_jax.itinerary import Step
 from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.night import Desk, Night, by_heart, key_of, teachers
+from sleep_jax.phases.study import rehearse, studied
 from sleep_jax.seeding import self_study
 from sleep_jax.seeding.consolidate import carry_out
 from sleep_jax.seeding.self_study import Study, from_memory, reread
@@ -35,7 +36,7 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
         return _asleep(night, night.now).note(step.label, skipped=f"level {level} is full")
     seeding = settings.seeding_config(c, sleeper.prompts.opening)
     measured = seeding.steps + 1  # and the divergence before them
-    with desk.bar(measured * (1 + (room == "merge")) + 2 * (not step.sender), "step") as bar:
+    with desk.bar(measured * (1 + (room == "merge")), "step") as bar:
         if room == "merge":
             night = _merge(sleeper, night, desk, step, bar, jax.random.fold_in(key, 1))
         transaction = begin(
@@ -51,9 +52,8 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
             exchanges, probe = _replay(sleeper, night, step, those[0], jax.random.fold_in(key, 3))
         else:
             those = teachers(sleeper, night, sleeper.days[step.day])
-            night, exchanges, probe = _study(
-                sleeper, night, step, those[0], bar, jax.random.fold_in(key, 3)
-            )
+            exchanges = studied(sleeper, night, step.day)
+            probe = _held_out(sleeper, night, step.day)
         try:
             now, figures = _seed(
                 sleeper, desk, step, bar, transaction, those, exchanges, probe, key
@@ -104,43 +104,11 @@ def _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key):
     return now, figures
 
 
-def _study(sleeper: Sleeper, night: Night, step: Step, teacher: Teacher, bar, key):
-    """The teacher writes about the day: (night with the study on record, exchanges, probe)."""
-    c, day, prompts = sleeper.config, sleeper.days[step.day], sleeper.prompts
-    study = settings.study_config(c)
-    questions, drawn = self_study.ask(
-        sleeper.cfg,
-        teacher.variables,
-        sleeper.tokenizer,
-        day.documents,
-        teacher.context,
-        study,
-        {q.text for q in sleeper.questions},
-        jax.random.fold_in(key, 0),
-    )
-    bar.advance(1, questions=len(questions))
-    rehearsed = _rehearse(sleeper, teacher, jax.random.fold_in(key, 1))
-    bar.advance(1, rehearsed=len(rehearsed))
-    held_out, learnt = self_study.hold_out(questions, c.dreaming.held_out)
-    written = Study(tuple(held_out), tuple(learnt), tuple(rehearsed))
-    night = night.note_day(step.day, study=written.record())
-    night = night.note(step.label, questions_drawn=drawn, questions_kept=len(questions))
-    probe = self_study.answer(held_out, prompts) or self_study.recite(day.documents, prompts, 1)
-    return night, studied(sleeper, night, step.day), probe
-
-
-def _rehearse(sleeper: Sleeper, teacher: Teacher, key) -> list[Exchange]:
-    study = settings.study_config(sleeper.config)
-    return self_study.rehearse(
-        sleeper.cfg, teacher.variables, sleeper.tokenizer, sleeper.topics, study, key
-    )
-
-
-def studied(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
-    """All teacher-written sequences of a day's night, from its record."""
-    study, c = Study.of(night.day(day)["study"]), sleeper.config
+def _held_out(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
+    """What measures the divergence: the day's questions that are not learnt, or its documents."""
+    held_out, prompts = Study.of(night.day(day)["study"]).held_out, sleeper.prompts
     documents = sleeper.days[day].documents
-    return study.exchanges(documents, sleeper.prompts, settings.study_config(c), c.seed)
+    return self_study.answer(held_out, prompts) or self_study.recite(documents, prompts, 1)
 
 
 def _replay(sleeper: Sleeper, night: Night, step: Step, teacher: Teacher, key):
@@ -159,7 +127,7 @@ def _replay(sleeper: Sleeper, night: Night, step: Step, teacher: Teacher, key):
         ]
     )
     probe = probe or exchanges[:PROBE]
-    return [*exchanges, *_rehearse(sleeper, teacher, key)], probe
+    return [*exchanges, *rehearse(sleeper, teacher, key)], probe
 
 
 def _merge(sleeper: Sleeper, night: Night, desk: Desk, step: Step, bar, key) -> Night:

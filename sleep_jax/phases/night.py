@@ -24,7 +24,8 @@ class Night:
       evening: as it was when the last day ended: with its documents, the teacher of the night.
       consolidated: as it was before the last dreams.
       record: JSON-able facts: `phases` by label, and `days`, for each its `study`, the `slot` that
-        holds it, its `dreams`, which of them were `kept`, `scores`, `replies` and `recall`.
+        holds it, its `dreams`, which of them were `kept`, their `rewards`, `scores`, `replies` and
+        `recall`.
     """
 
     now: Self

@@ -40,7 +40,7 @@ class Curves:
 PANELS = (
     Panel("consolidate", "kl", "Consolidation: divergence from the teacher, nats"),
     Panel("consolidate", "reward", "Consolidation: reward for imitation"),
-    Panel("dream", "reward", "Dreaming: reward"),
+    Panel("try", "reward", "Dreaming: reward"),
 )
 
 
@@ -84,9 +84,9 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Curves]:
 
     Args:
       metrics: the lines of metrics.jsonl; a phase may be numbered, as in `consolidate-2`. Lines of
-        `dream` that carry an `importance` are single dreams and get a panel of their own.
+        `try` that carry an `importance` are single dreams and get a panel of their own.
     """
-    dreams = [row for row in _of_phase("dream", metrics) if "importance" in row]
+    dreams = [row for row in _of_phase("try", metrics) if "importance" in row]
     steps = [row for row in metrics if "importance" not in row]
     drawn = [*(_panel(panel, steps) for panel in PANELS), _dreams(dreams)]
     return [panel for panel in drawn if panel]

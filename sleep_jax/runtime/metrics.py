@@ -91,7 +91,7 @@ class MetricWriter:
 
     def _events_of(self, phase: str) -> pathlib.Path:
         if not phase or not all(part.strip(".") for part in phase.split("/")):
-            raise ValueError(f"phase={phase!r} cannot name a folder; use a word such as 'dream'")
+            raise ValueError(f"phase={phase!r} cannot name a folder; use a word such as 'learn'")
         return self._events / phase
 
     def _writer(self, phase: str) -> "tensorboardX.SummaryWriter":

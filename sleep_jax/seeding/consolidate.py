@@ -22,7 +22,7 @@ from sleep_jax.rewards.judge import Judge
 from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.record import Log, NotFinite, Record
-from sleep_jax.seeding.rollouts import check_room, play, rollout_widths
+from sleep_jax.seeding.rollouts import check_room, play, rollout_widths, written_widths
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -96,6 +96,7 @@ def seed_slot(
     exchanges: Sequence[Exchange],
     rng,
     log: Log,
+    written: Sequence[Exchange] = (),
 ):
     """Seeds one slot.
 
@@ -109,6 +110,8 @@ def seed_slot(
       exchanges: teacher-written sequences.
       rng: PRNG key.
       log: is given every step's metrics.
+      written: on-policy sequences that were written and rewarded before. Updates learn from
+        `seeding.dreams` of them each, in turn, and nothing is rolled out.
 
     Returns:
       The student's collections with the seeded slot; every other leaf is the one that came in.
@@ -143,10 +146,14 @@ def seed_slot(
     known = dict(zip(map(id, exchanges), states))
     stream = shuffled(exchanges, data_seed)
     dreams = shuffled([e for e in exchanges if e.is_dream], data_seed + 1)
-    widths = rollout_widths(exchanges, seeding.imitation)
-    share = seeding.dreams * seeding.imitation.group
-    check_room(seeding.shape, widths.prompt, share, seeding.imitation.max_new_tokens)
-    can_imitate = seeding.dreams > 0 and any(e.is_dream for e in exchanges)
+    if written:
+        share, can_imitate = seeding.dreams, seeding.dreams > 0
+        widths = written_widths(written, seeding.shape, share)
+    else:
+        share = seeding.dreams * seeding.imitation.group
+        can_imitate = seeding.dreams > 0 and any(e.is_dream for e in exchanges)
+        widths = rollout_widths(exchanges, seeding.imitation)
+        check_room(seeding.shape, widths.prompt, share, seeding.imitation.max_new_tokens)
     first = round(seeding.rollouts_from * seeding.steps)
     rollouts: list[Exchange] = []
     heard: dict[int, States] = {}
@@ -170,6 +177,7 @@ def seed_slot(
                 widths=widths,
                 is_rescored=seeding.is_rescored,
                 value_head=None if state.critic is None else state.critic.head,
+                written=written,
             )
             heard = dict(zip(map(id, rollouts), states))
             rollouts = rollouts * seeding.reuse

@@ -30,7 +30,15 @@ from sleep_jax.rl.kl import kl_estimate
 from sleep_jax.rl.ppo import apply_value_head, gae, token_rewards, whiten
 from sleep_jax.seeding.imitation import ImitationConfig, roll_out, stack
 from sleep_jax.seeding.objective import SeedingBatch, flat, scored_hidden
-from sleep_jax.seeding.sequences import BatchShape, Exchange, States, Teacher, along, batches
+from sleep_jax.seeding.sequences import (
+    BatchShape,
+    Exchange,
+    States,
+    Teacher,
+    along,
+    batches,
+    packs,
+)
 from sleep_jax.seeding.trunk import precompute, trunks_of, untaught
 
 
@@ -68,6 +76,22 @@ def check_room(shape: BatchShape, prompt_width: int, rollouts: int, new: int) ->
         )
 
 
+def written_widths(written: Sequence[Exchange], shape: BatchShape, share: int) -> Widths:
+    """Widths that hold sequences which were written before.
+
+    Raises:
+      ValueError: the `share` of them that an update learns from may not fit its rows.
+    """
+    longest = sorted(written, key=lambda e: len(e.student + e.completion))[-share:]
+    if (needed := len(packs(longest, shape))) > shape.rows:
+        raise ValueError(
+            f"dreaming.batch={share} dreams of an update, with their documents in view, may need "
+            f"{needed} rows, more than seeding.rows={shape.rows}; raise it or lower dreaming.batch"
+        )
+    longest = max(len(e.teacher + e.completion) for e in written)
+    return Widths(0, bucket(longest))
+
+
 def play(
     cfg: DecoderConfig,
     tokenizer: Tokenizer,
@@ -83,6 +107,7 @@ def play(
     widths: Widths,
     is_rescored: bool,
     value_head=None,
+    written: Sequence[Exchange] = (),
 ) -> tuple[list[Exchange], list[States], dict[str, float]]:
     """Rolls out and scores.
 
@@ -97,6 +122,7 @@ def play(
       widths: of the night.
       is_rescored: ratios start from the scorer's log-probabilities.
       value_head: of PPO; None: another estimator.
+      written: rollouts that there are already, with their advantages; then none are sampled.
 
     Returns:
       (rollouts, states, metrics): on-policy exchanges, the states of each, and the figures of
@@ -109,23 +135,26 @@ def play(
         trunks.extend(trunks_of(cfg, initial, rollouts, shape))
         return score(cfg, initial, rollouts, shape, trunks=trunks)[0]
 
-    rollouts, metrics = roll_out(
-        cfg,
-        student,
-        tokenizer,
-        judge,
-        imitation,
-        dreams,
-        rng,
-        width=widths.prompt,
-        reference=reference if surrogate.needs_reference else None,
-    )
+    rollouts, metrics = list(written), {}
+    if not written:
+        rollouts, metrics = roll_out(
+            cfg,
+            student,
+            tokenizer,
+            judge,
+            imitation,
+            dreams,
+            rng,
+            width=widths.prompt,
+            reference=reference if surrogate.needs_reference else None,
+        )
     trunks = trunks or trunks_of(cfg, student, rollouts, shape)
     if is_rescored or value_head is not None:
         log_probs, values = score(cfg, student, rollouts, shape, value_head, trunks)
         rollouts = [dataclasses.replace(e, old_log_probs=x) for e, x in zip(rollouts, log_probs)]
         if value_head is not None:
-            rollouts = spread(surrogate, rollouts, values, imitation.max_new_tokens)
+            longest = max(len(e.completion) for e in rollouts)
+            rollouts = spread(surrogate, rollouts, values, max(longest, imitation.max_new_tokens))
     states = precompute(
         cfg, student, teachers, rollouts, shape, width=widths.teacher, trunks=trunks
     )

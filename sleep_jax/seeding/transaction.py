@@ -32,6 +32,7 @@ from sleep_jax.memory.slots import (
     clear_wake,
     put_slot,
     put_wake,
+    silent,
     take_slot,
     take_wake,
     unlock,
@@ -111,7 +112,7 @@ class Transaction:
             )
         # The merged slot moves to the front of the bank that it replaced.
         slots, index = unlock(without_slots(self.student.slots, self.level), self.level)
-        memory = put_slot(self.student.memory, self.level, self.index, _silent(slot))
+        memory = put_slot(self.student.memory, self.level, self.index, silent(slot))
         return self.student.replace(memory=put_slot(memory, self.level, index, slot), slots=slots)
 
 
@@ -214,10 +215,6 @@ def _updated(memory: MemoryConfig, wake: WakeConfig, self: Self, level: int) -> 
     alone = {n: is_due & (n == name) for n, is_due in due.items()}
     state = apply_due(memory, wake, self.wake.replace(is_due=alone))
     return self.having_read(state.replace(is_due=due | {name: jnp.zeros((), bool)}))
-
-
-def _silent(slot):
-    return slot | {"down": jnp.zeros_like(slot["down"])}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,13 @@
-"""What a rewarded dream teaches."""
+"""What the reward of its dreams teaches a writer."""
 
 import numpy as np
 
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.reinforce import lessons
+from sleep_jax.dreaming.reinforce import lessons, rewarded, written
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.interop.tiny import byte_tokenizer
+from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding.prompts import Prompts
 
 
@@ -41,3 +42,58 @@ def test_a_recipe_teaches_to_write_alone():
     dream = Dream(0, "recipe", (5, 6, 7), "{}", is_recipe=True)
     [writing] = lessons([dream], [document], Prompts(byte_tokenizer()), read_templates())
     assert writing.kind == "write" and writing.supervised
+
+
+def dreams(*documents):
+    return [
+        Dream(d, "paraphrase", (5, 6, 7 + i), "abc", log_probs=(-1.0, -2.0, -3.0))
+        for i, d in enumerate(documents)
+    ]
+
+
+def test_of_the_rewarded_ones_the_best_of_a_document_are_left():
+    tried, rewards = dreams(0, 0, 0, 1, 1), [0.2, 0.5, 0.3, 0.0, 0.1]
+    assert rewarded(tried, rewards) == [tried[i] for i in (0, 1, 2, 4)]
+    assert rewarded(tried, rewards, cap=2) == [tried[i] for i in (1, 2, 4)]
+    assert rewarded(tried, rewards, cap=1) == [tried[i] for i in (1, 4)]
+    assert rewarded(tried, [0.0] * 5) == []
+
+
+def as_written(tried, rewards, estimator):
+    document = Document("a", "Kettles", "Kettles whistle.")
+    choices = {"length": 8} if estimator == "dr_grpo" else {}
+    return written(
+        tried,
+        rewards,
+        [document] * 3,
+        Prompts(byte_tokenizer()),
+        read_templates(),
+        surrogate(estimator, **choices),
+    )
+
+
+def test_the_dreams_of_a_document_are_compared_with_each_other():
+    # Document 1 has one dream, those of document 2 are as good as each other.
+    tried, rewards = dreams(0, 0, 1, 2, 2), [1.0, 0.0, 1.0, 1.0, 1.0]
+    for estimator, unit in (("dr_grpo", 0.5), ("rloo", 1.0), ("grpo", 0.5 / (0.5**0.5 + 1e-4))):
+        one, other = as_written(tried, rewards, estimator)
+        assert (one.completion, other.completion) == (tried[0].tokens, tried[1].tokens)
+        np.testing.assert_allclose([one.advantage, other.advantage], [unit, -unit], rtol=1e-5)
+        assert one.on_policy and one.rewarded and not one.supervised
+        np.testing.assert_array_equal(one.log_probs, tried[0].log_probs)
+        assert len(one.student) > len(one.teacher)  # the document is before the student, too
+
+
+def test_with_values_or_one_baseline_for_all_every_dream_teaches():
+    tried, rewards = dreams(0, 1, 2), [1.0, 0.0, 1.0]
+    assert [e.advantage for e in as_written(tried, rewards, "ppo")] == rewards
+    found = [e.advantage for e in as_written(tried, rewards, "reinforce")]
+    np.testing.assert_allclose(found, [1 / 3, -2 / 3, 1 / 3], rtol=1e-5)
+
+
+def test_what_is_said_is_learnt_without_learning_to_write():
+    document = Document("a", "Kettles", "Kettles whistle.")
+    [knowing] = lessons(
+        dreams(0), [document], Prompts(byte_tokenizer()), read_templates(), writes=False
+    )
+    assert knowing.kind == "dream" and knowing.supervised

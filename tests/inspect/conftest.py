@@ -23,7 +23,7 @@ REPLIES = {
     "after dreaming": ["Odrin.", "Velmora"],
     "with the document in context": ["Odrin", "Velmora"],
 }
-PHASES = ("wake", "consolidate", "dream", "evaluate")
+PHASES = ("wake", "consolidate", "learn", "evaluate")
 
 
 def seeded(self: Self, level: int, value: float) -> Self:
@@ -52,7 +52,7 @@ def record(count: int, seed: int = 0):
     facts = {
         "wake": {"tokens": 120, "seconds": 2.0, "surprise": 3.5},
         "consolidate": {"levels": "0 -> 1", "tokens": 40, "seconds": 9.0, "kl_after": 0.25},
-        "dream": {"tokens": 8, "seconds": 3.0, "written": 2},
+        "learn": {"tokens": 8, "seconds": 3.0, "written": 2},
         "evaluate": {"tokens": 0, "seconds": 1.0},
     }
     night = {"phases": {name: facts[name] for name in PHASES[:count]}, "days": [{}]}

@@ -32,7 +32,7 @@ def test_json_has_null_where_a_slot_is_unused(finished, capsys):
 
 
 def test_changes_and_differences(finished, unfinished, capsys):
-    assert main([str(finished), "changes", "consolidate", "dream"]) == 0
+    assert main([str(finished), "changes", "consolidate", "learn"]) == 0
     line = next(x for x in capsys.readouterr().out.split("\n") if "level_1.experts.down" in x)
     assert line.split() == ["memory.layers.level_1.experts.down", "changed", "0.25", "48", "0"]
     main([str(finished), "diff", str(unfinished)])
@@ -44,7 +44,7 @@ def test_changes_and_differences(finished, unfinished, capsys):
 def test_one_slot_into_a_file(finished, states, tmp_path, capsys):
     file = tmp_path / "slot.npz"
     name = "now.memory.layers.level_1.experts"
-    assert main([str(finished), "restore", name, str(file), "--slot=0", "--phase=dream"]) == 0
+    assert main([str(finished), "restore", name, str(file), "--slot=0", "--phase=learn"]) == 0
     saved, bank = np.load(file), states[2].memory["layers"]["level_1"]["experts"]
     assert set(saved) == {f"{name}.{leaf}" for leaf in bank}
     np.testing.assert_array_equal(saved[f"{name}.down"], bank["down"][:, 0])

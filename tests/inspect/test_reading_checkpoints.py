@@ -21,7 +21,7 @@ def leaves_of(state):
 
 
 def test_every_leaf_is_read_as_it_was_saved(finished, states):
-    checkpoint = Run(finished)["dream"]
+    checkpoint = Run(finished)["learn"]
     saved = leaves_of(states[2])
     found = checkpoint.leaves("now")
     assert set(found) == {f"now.{name}" for name in saved}
@@ -49,7 +49,7 @@ def test_other_types_and_shapes_are_read_as_they_were_saved(tmp_path):
 
 
 def test_a_slot_is_read_alone(finished, states):
-    checkpoint = Run(finished)["dream"]
+    checkpoint = Run(finished)["learn"]
     slot = checkpoint.restore(BANK, slot=1)
     bank = states[2].memory["layers"]["level_2"]["experts"]
     assert set(slot) == set(bank)
@@ -72,7 +72,7 @@ def test_restore_gives_the_tree_below_a_name_and_no_more(finished, states):
 
 
 def test_what_is_not_there_is_said_with_what_is(finished):
-    checkpoint = Run(finished)["dream"]
+    checkpoint = Run(finished)["learn"]
     with pytest.raises(KeyError, match=r"no 'now.memry'; there is .*now.memory, now.slots"):
         checkpoint.restore("now.memry")
     with pytest.raises(IndexError, match=r"slot=3: .* has 3, counted from 0"):

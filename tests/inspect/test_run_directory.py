@@ -12,7 +12,7 @@ def test_the_timeline_says_day_and_night_and_the_slots_in_use(finished):
     assert [(r["index"], r["phase"], r["day"], r["hour"]) for r in rows] == [
         (0, "wake", 1, "day"),
         (1, "consolidate", 1, "night"),
-        (2, "dream", 1, "night"),
+        (2, "learn", 1, "night"),
         (3, "evaluate", 1, "morning"),
     ]
     assert [r["slots"][1] for r in rows] == [(0, 2), (1, 2), (1, 2), (1, 2)]
@@ -27,9 +27,9 @@ def test_a_day_ends_with_its_evaluation():
 
 def test_a_phase_is_found_by_name_and_index(finished):
     run = Run(finished)
-    assert run["dream"] == run[2] == run["2"] == run[-2] == run["-2"]
+    assert run["learn"] == run[2] == run["2"] == run[-2] == run["-2"]
     assert run.latest == run[-1] and run.latest.phase == "evaluate"
-    with pytest.raises(KeyError, match="'nap'; there is wake, consolidate, dream, evaluate"):
+    with pytest.raises(KeyError, match="'nap'; there is wake, consolidate, learn, evaluate"):
         run["nap"]
     with pytest.raises(KeyError):
         run[-9]
@@ -80,8 +80,8 @@ def test_an_unfinished_run_says_where_it_is(finished, unfinished):
         Run(unfinished).state() == f"{unfinished}: unfinished, 2 phases done, the last consolidate"
     )
     with MetricWriter(unfinished) as writer:
-        writer.scalars("dream", 7, {"loss": 1.0})
-    assert "the last consolidate; in dream, step 7, 0 s ago" in Run(unfinished).state()
+        writer.scalars("learn", 7, {"loss": 1.0})
+    assert "the last consolidate; in learn, step 7, 0 s ago" in Run(unfinished).state()
 
 
 @pytest.mark.parametrize("name", ["digests.json", "state/_METADATA"])

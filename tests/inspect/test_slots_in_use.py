@@ -32,7 +32,7 @@ def test_each_self_has_its_own_slots(finished):
 
 def test_changes_name_the_leaf_the_slot_and_by_how_much(finished):
     run = Run(finished)
-    found = {x.name: x for x in changes(run["consolidate"], run["dream"])}
+    found = {x.name: x for x in changes(run["consolidate"], run["learn"])}
     down = found.pop("memory.layers.level_1.experts.down")
     # 0.5 became 0.625 in 3 layers x 2 x 8 entries; the other slot is all zeros.
     assert (down.kind, down.entries, down.slots) == ("changed", 48, (0,))
@@ -55,7 +55,7 @@ def test_bits_are_compared_and_shapes(tmp_path):
     after = {"nan": jnp.array([jnp.nan, -0.0]), "shape": jnp.zeros(3), "new": jnp.zeros(1)}
     with PhaseCheckpoints(tmp_path) as saved:
         saved.save(0, "wake", state={"now": before}, record={})
-        saved.save(1, "dream", state={"now": after}, record={})
+        saved.save(1, "learn", state={"now": after}, record={})
     old, new = Checkpoint(tmp_path / "0"), Checkpoint(tmp_path / "1")
     kinds = {x.name: (x.kind, x.entries) for x in changes(old, new)}
     assert kinds == {

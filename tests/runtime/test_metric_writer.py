@@ -34,9 +34,9 @@ def test_every_line_is_on_disk_as_soon_as_it_is_recorded(tmp_path):
 def test_tensorboard_holds_the_same_figures_by_phase(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.scalars("wake", 0, {"loss": 2.0})
-        writer.scalars("dream", 5, {"reward": 0.25})
+        writer.scalars("learn", 5, {"reward": 0.25})
     assert events(tmp_path / "tensorboard" / "wake") == [("loss", 0, 2.0)]
-    assert events(tmp_path / "tensorboard" / "dream") == [("reward", 5, 0.25)]
+    assert events(tmp_path / "tensorboard" / "learn") == [("reward", 5, 0.25)]
 
 
 def test_figures_that_are_not_finite_stay_valid_json(tmp_path):
@@ -52,15 +52,15 @@ def test_figures_that_are_not_finite_stay_valid_json(tmp_path):
 def test_a_phase_done_over_replaces_its_lines_and_no_others(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.scalars("wake", 0, {"loss": 1.0})
-        writer.scalars("dream", 0, {"reward": 0.0})
-        writer.scalars("dream", 1, {"reward": 0.0})
+        writer.scalars("learn", 0, {"reward": 0.0})
+        writer.scalars("learn", 1, {"reward": 0.0})
     with MetricWriter(tmp_path) as writer:  # The run is resumed in its dream phase.
-        writer.restart("dream")
-        writer.scalars("dream", 0, {"reward": 1.0})
-        writer.text("dream", 0, "sample", "**words**")
+        writer.restart("learn")
+        writer.scalars("learn", 0, {"reward": 1.0})
+        writer.text("learn", 0, "sample", "**words**")
     seen = [(r["phase"], r["step"], r.get("reward")) for r in read_metrics(tmp_path)]
-    assert seen == [("wake", 0, None), ("dream", 0, 1.0), ("dream", 0, None)]
-    scalars = [e for e in events(tmp_path / "tensorboard" / "dream") if e[0] == "reward"]
+    assert seen == [("wake", 0, None), ("learn", 0, 1.0), ("learn", 0, None)]
+    scalars = [e for e in events(tmp_path / "tensorboard" / "learn") if e[0] == "reward"]
     assert scalars == [("reward", 0, 1.0)]
     assert events(tmp_path / "tensorboard" / "wake") == [("loss", 0, 1.0)]
 

@@ -66,7 +66,7 @@ def test_a_full_report_says_everything_and_fetches_nothing(tmp_path):
             writer.scalars("consolidate", step, {"kl": 2 / (step + 1), "reward": float("nan")})
             writer.scalars("consolidate", step, {"reward_semantic": step / 40})
         for step in range(4):
-            writer.scalars("dream", step, {"importance": 0.5, "reward": step % 2})
+            writer.scalars("try", step, {"importance": 0.5, "reward": step % 2})
     path = write_report(tmp_path, SUMMARY)
     assert path == tmp_path / "report.html"
     page = path.read_text(encoding="utf-8")

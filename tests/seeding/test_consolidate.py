@@ -12,7 +12,7 @@ from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.slots import take_slot, unlock
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.rl.algorithms import surrogate
-from sleep_jax.seeding import consolidate
+from sleep_jax.seeding import consolidate, rollouts
 from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.consolidate import (
     compose,
@@ -162,6 +162,52 @@ def test_distillation_alone_reaches_for_the_teacher_without_rollouts(
     before, after = (distance(cfg, x, night["teachers"]) for x in (night["student"], got))
     assert after < 0.5 * before
     assert losses[-1] < 0.7 * losses[0]
+
+
+WRITTEN = [
+    Exchange(0, tokens(3), tokens(4), tokens(5), "write", True, a, np.full(5, -3.0, np.float32))
+    for a in (1.0, -1.0)
+]
+
+
+@pytest.mark.parametrize("name", ["grpo", pytest.param("ppo", marks=pytest.mark.slow)])
+def test_what_was_written_before_is_learnt_by_its_reward(
+    cfg, tokenizer, night, log_probs, monkeypatch, name
+):
+    monkeypatch.delattr(rollouts, "roll_out")  # to call it would be an error
+    policy = surrogate(name, importance_cap=2.0)
+    config = seeding(
+        steps=10,
+        reuse=10,
+        objective=Objective(alpha=0.0, lam=0.0, surrogate=policy),
+        imitation=ImitationConfig(group=2, max_new_tokens=4, surrogate=policy),
+        dreams=2,
+    )
+    logged = []
+    got = seed_slot(
+        cfg,
+        tokenizer,
+        judge,
+        config,
+        **night,
+        log=lambda _, metrics: logged.append(metrics),
+        written=WRITTEN,
+    )
+
+    def likelihood(variables, e):
+        scores = log_probs(variables, e.student + e.completion[:-1])[len(e.student) - 1 :]
+        return scores[np.arange(len(e.completion)), e.completion].sum()
+
+    praised, blamed = (likelihood(got, e) - likelihood(night["student"], e) for e in WRITTEN)
+    assert praised > blamed + 0.5
+    np.testing.assert_allclose(logged[0]["policy_ratio"], 1, atol=1e-4)  # the scorer's own
+    assert logged[0]["policy_sampler_gap"] > 0.1 and "reward" not in logged[0]
+
+
+def test_written_sequences_that_do_not_fit_an_update_are_refused(cfg, tokenizer, night):
+    config = seeding(dreams=9, imitation=ImitationConfig(group=2, max_new_tokens=4))
+    with pytest.raises(ValueError, match=r"dreaming\.batch=9 .* may need 3 rows"):
+        seed_slot(cfg, tokenizer, judge, config, **night, log=lambda *_: None, written=WRITTEN * 5)
 
 
 def test_divergence_is_the_mean_over_tokens_whatever_the_batches(cfg, night, log_probs):

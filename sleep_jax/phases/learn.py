@@ -1,0 +1,81 @@
+"""Learn: the dreams that made the model better, and to write such dreams."""
+
+import dataclasses
+
+import jax
+
+from sleep_jax import config as settings
+from sleep_jax.dreaming import reinforce
+from sleep_jax.itinerary import Step
+from sleep_jax.memory.slots import put_slot, silent, take_slot
+from sleep_jax.phases.consolidate import GATED
+from sleep_jax.phases.evaluate import anchor_perplexity
+from sleep_jax.phases.night import Desk, Night, awake, key_of
+from sleep_jax.phases.study import studied
+from sleep_jax.phases.trial import kept_dreams
+from sleep_jax.seeding.consolidate import seed_slot
+from sleep_jax.sleeper import Sleeper
+
+
+def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+    """Learns from the day's dreams into the slot that holds the day, unless the gate says that they
+    cost too much."""
+    c, day = sleeper.config, sleeper.days[step.day]
+    learnt, taught, written = _lessons(sleeper, night, step.day)
+    if not taught and not written:
+        with desk.bar(1, "step") as bar:
+            bar.advance(1, learnt=0)
+        return night.note(step.label, tokens=0, skipped="no dream was rewarded")
+    key, model = key_of(sleeper, step), night.now.on(sleeper.params)
+    index = night.day(step.day)["slot"]
+    reinforcing = settings.reinforcing_config(c, sleeper.prompts.opening)
+    with desk.bar(reinforcing.steps, "step") as bar:
+
+        def log(number, metrics):
+            desk.scalars(number, metrics)
+            bar.advance(1, loss=metrics["loss"])
+
+        dreamt = seed_slot(
+            sleeper.cfg,
+            sleeper.tokenizer,
+            sleeper.judge,
+            reinforcing,
+            student=_beginning(c.dreaming.restart, model, index),
+            teachers=[awake(sleeper, night, day)],
+            level=1,
+            index=index,
+            exchanges=taught + studied(sleeper, night, step.day),
+            rng=jax.random.fold_in(key, 2),
+            log=log,
+            written=written,
+        )
+    tokens = sum(len(e.completion) for e in (*taught, *written))
+    night = night.note(step.label, tokens=tokens, learnt=learnt)
+    before, after = (anchor_perplexity(sleeper, x, GATED) for x in (model, dreamt))
+    if objection := settings.gate_config(c).anchors_objection(before, after):
+        return night.note(step.label, rolled_back=objection)
+    return dataclasses.replace(night, now=night.now.replace(memory=dreamt["memory"]))
+
+
+def _lessons(sleeper: Sleeper, night: Night, day: int):
+    """How many rewarded dreams are learnt, what they teach by heart, and what a policy gradient
+    learns from."""
+    c, prompts, documents = sleeper.config, sleeper.prompts, sleeper.days[day].documents
+    kept, rewards = kept_dreams(night, day), night.day(day).get("rewards", [])
+    best = reinforce.rewarded(kept, rewards, c.dreaming.cap)
+    templates = {t.name: t for t in settings.writing_config(c).templates}
+    by_heart = c.dreaming.estimator == "rest_em"
+    taught = reinforce.lessons(best, documents, prompts, templates, writes=by_heart)
+    if by_heart:
+        return len(best), taught, []
+    policy = settings.reinforcing_config(c).objective.surrogate
+    written = reinforce.written(kept, rewards, documents, prompts, templates, policy)
+    return len(best), taught, written
+
+
+def _beginning(restart: str, model, index: int):
+    """The model that learns: as it is or, from the base, with the night's slot silent again."""
+    if restart == "previous":
+        return model
+    slot = silent(take_slot(model["memory"], 1, index))
+    return model | {"memory": put_slot(model["memory"], 1, index, slot)}

@@ -1,0 +1,59 @@
+"""Study: the model, as it was when the day ended and with its documents in view, writes about them
+what the night will learn."""
+
+import jax
+
+from sleep_jax import config as settings
+from sleep_jax.itinerary import Step
+from sleep_jax.phases.night import Desk, Night, awake, key_of
+from sleep_jax.seeding import self_study
+from sleep_jax.seeding.self_study import Study
+from sleep_jax.seeding.sequences import Exchange, Teacher
+from sleep_jax.seeding.transaction import check_room
+from sleep_jax.sleeper import Sleeper
+
+
+def study(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+    """Puts on record the questions that the model asks itself about the day, with its answers, and
+    its replies on general topics."""
+    c, day = sleeper.config, sleeper.days[step.day]
+    with desk.bar(2, "step") as bar:
+        if check_room(sleeper.cfg.memory, night.now.slots, 1) == "skip":
+            bar.advance(2)
+            return night.note(step.label, tokens=0, skipped="level 1 is full")
+        teacher, config = awake(sleeper, night, day), settings.study_config(c)
+        key = jax.random.fold_in(key_of(sleeper, step), 3)
+        questions, drawn = self_study.ask(
+            sleeper.cfg,
+            teacher.variables,
+            sleeper.tokenizer,
+            day.documents,
+            teacher.context,
+            config,
+            {q.text for q in sleeper.questions},
+            jax.random.fold_in(key, 0),
+        )
+        bar.advance(1, questions=len(questions))
+        rehearsed = rehearse(sleeper, teacher, jax.random.fold_in(key, 1))
+        bar.advance(1, rehearsed=len(rehearsed))
+    held_out, learnt = self_study.hold_out(questions, c.dreaming.held_out)
+    written = Study(tuple(held_out), tuple(learnt), tuple(rehearsed))
+    night = night.note_day(step.day, study=written.record())
+    figures = {"questions_drawn": drawn, "questions_kept": len(questions)}
+    tokens = sum(len(e.completion) for e in studied(sleeper, night, step.day))
+    return night.note(step.label, tokens=tokens, **figures, rehearsed=len(rehearsed))
+
+
+def rehearse(sleeper: Sleeper, teacher: Teacher, key) -> list[Exchange]:
+    """A teacher's replies on general topics."""
+    config = settings.study_config(sleeper.config)
+    return self_study.rehearse(
+        sleeper.cfg, teacher.variables, sleeper.tokenizer, sleeper.topics, config, key
+    )
+
+
+def studied(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
+    """All teacher-written sequences of a day's night, from its record."""
+    written, c = Study.of(night.day(day)["study"]), sleeper.config
+    documents = sleeper.days[day].documents
+    return written.exchanges(documents, sleeper.prompts, settings.study_config(c), c.seed)

@@ -1,0 +1,67 @@
+"""Try: the model learns each dream that was selected on its own, and sees whether that made it
+better."""
+
+import jax
+import numpy as np
+
+from sleep_jax import config as settings
+from sleep_jax.data.examples import examples
+from sleep_jax.dreaming.reinforce import about
+from sleep_jax.dreaming.reward import earned, gains
+from sleep_jax.dreaming.trial import births
+from sleep_jax.dreaming.write import Dream
+from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.rubric import Rubric
+from sleep_jax.evals.scorers import scorer
+from sleep_jax.itinerary import Step
+from sleep_jax.models.sharding import place
+from sleep_jax.phases.night import Desk, Night, key_of
+from sleep_jax.phases.select import reward_items
+from sleep_jax.sleeper import Sleeper
+
+
+def try_out(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+    """Puts on record what each dream that was selected earned."""
+    kept = kept_dreams(night, step.day)
+    with desk.bar(1, "step") as bar:
+        if not kept:
+            bar.advance(1, tried=0)
+            return night.note(step.label, tokens=0, skipped="no dream was selected")
+        gain = _gains(sleeper, night, step, kept)
+        reward = earned(settings.reward_config(sleeper.config), gain, [x.document for x in kept])
+        night = night.note_day(step.day, rewards=[float(r) for r in reward])
+        importance = [k["importance"] for k in night.day(step.day)["kept"]]
+        for i, x in enumerate(kept):
+            figures = {"importance": importance[i], "reward": reward[i], "gain": gain[i].mean()}
+            desk.scalars(i, {name: float(value) for name, value in figures.items()})
+            desk.writer.text(desk.label, i, x.template, x.text)
+        counts = {"tried": len(kept), "rewarded": int(np.count_nonzero(reward))}
+        bar.advance(1, **counts)
+    return night.note(step.label, tokens=sum(len(x.tokens) for x in kept), **counts)
+
+
+def kept_dreams(night: Night, day: int) -> list[Dream]:
+    """The dreams of a day that were selected."""
+    record = night.day(day)
+    return [Dream.of(record["dreams"][k["dream"]]) for k in record.get("kept", [])]
+
+
+def _gains(sleeper: Sleeper, night: Night, step: Step, kept: list[Dream]) -> np.ndarray:
+    """By how much tau rises with each of them, float32 [kept, seeds]."""
+    cfg, c, prompts, day = sleeper.cfg, sleeper.config, sleeper.prompts, sleeper.days[step.day]
+    trial, rng = settings.trial_config(c), jax.random.fold_in(key_of(sleeper, step), 1)
+    adapters = [place(x, "lora") for x in births(cfg, sleeper.params, rng, trial.seeds)]
+    learnt = [
+        [(about(page, prompts), y) for y in (x.tokens, prompts.reply(page.text))]
+        for x, page in ((x, day.documents[x.document]) for x in kept)
+    ]
+    model, longest = night.now.on(sleeper.params), int(c.evaluation.max_new_tokens)
+    return gains(
+        Adapted(cfg, model, sleeper.tokenizer, max_new_tokens=longest),
+        trial,
+        scorer(c.dreaming.scorer, lambda: Rubric(cfg, sleeper.params, sleeper.tokenizer)),
+        adapters,
+        examples(learnt, is_packed=not trial.batch),
+        [x.document for x in kept],
+        reward_items(sleeper, night, step.day),
+    )
