@@ -16,6 +16,7 @@ from sleep_jax.runtime.checkpoints import PhaseCheckpoints, check_same_config, c
 from sleep_jax.runtime.distributed import join_processes
 from sleep_jax.runtime.flags import run_with_config
 from sleep_jax.runtime.mesh import use_mesh
+from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.report import write_report
 from sleep_jax.runtime.sweep_runs import Run, run_all, runs_of
 from sleep_jax.sleeper import Sleeper, check_settings, wake_up
@@ -105,7 +106,12 @@ def show(lines: Iterable[str]) -> None:
 
 def live(sleeper: Sleeper, workdir: str) -> None:
     """Lives the days and nights, and reports."""
-    summary = morning.summarise(sleeper, lifecycle.live(sleeper, workdir))
+    try:
+        night = lifecycle.live(sleeper, workdir, watch=Watch())
+    except Preempted as stopped:
+        print(f"asked to stop, after {stopped.where}; the same command goes on from there")
+        raise
+    summary = morning.summarise(sleeper, night)
     morning.show(summary)
     print(f"report: {write_report(workdir, summary)}")
 

@@ -46,6 +46,10 @@ def default() -> ml_collections.ConfigDict:
     c.mesh.tensor = 1  # heads, FFN units, vocabulary
     c.mesh.slice = ""  # the TPU slice that the sizes are meant for, e.g. "v5e:4x4"; for plans only
 
+    c.checkpoint = ml_collections.ConfigDict()  # one follows every phase
+    c.checkpoint.keep = 0  # the last so many; 0: all
+    c.checkpoint.updates = 25  # and one, within a phase, so many updates; 0: none
+
     c.data = ml_collections.ConfigDict()
     c.data.documents = "samples"  # or a .txt, .md, .jsonl file, or a folder of them
     c.data.limit = 0  # read only the first documents; 0 reads all

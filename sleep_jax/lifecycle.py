@@ -12,8 +12,8 @@ learn        it learns those that did, and to write more like them
 evaluate     what it knows now without the documents, and what that cost elsewhere
 
 Each phase is a function from what the phases before it left (`Night`) to what it leaves. Their
-order is worked out beforehand (`itinerary`). A checkpoint follows each one, so a run that stops
-goes on after the last finished phase.
+order is worked out beforehand (`itinerary`). A checkpoint follows each one, and within those that
+learn a bookmark is kept, so a run that stops goes on where it was.
 """
 
 import time
@@ -34,8 +34,10 @@ from sleep_jax.phases.study import study
 from sleep_jax.phases.trial import try_out
 from sleep_jax.phases.wake import wake
 from sleep_jax.phases.write import write
+from sleep_jax.runtime.bookmark import Bookmark
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter
+from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.seeding.transaction import Self
 from sleep_jax.sleeper import Sleeper
 from sleep_jax.wake.stream import check_updates, init_wake
@@ -66,23 +68,31 @@ def birth(sleeper: Sleeper) -> Night:
     )
 
 
-def live(sleeper: Sleeper, workdir: str, quiet: bool | None = None) -> Night:
-    """Lives the days and nights, from the last finished phase in `workdir` on.
+def live(
+    sleeper: Sleeper, workdir: str, quiet: bool | None = None, watch: Watch | None = None
+) -> Night:
+    """Lives the days and nights, from where an earlier attempt in `workdir` was stopped.
 
     Args:
       sleeper: who.
       workdir: where checkpoints and metrics go.
       quiet: no progress bars.
+      watch: says when to stop; None: nobody does.
 
     Returns:
       What the last phase left.
 
     Raises:
       SlotsExhausted: a level is full; the phases before are saved.
+      Preempted: the run was asked to stop.
       RuntimeError: a level that should learn by day never did.
     """
-    config = sleeper.config.to_dict()
-    with MetricWriter(workdir) as writer, PhaseCheckpoints(f"{workdir}/checkpoints") as saved:
+    config, kept = sleeper.config.to_dict(), sleeper.config.checkpoint
+    with (
+        MetricWriter(workdir) as writer,
+        PhaseCheckpoints(f"{workdir}/checkpoints", kept.keep) as saved,
+        PhaseCheckpoints(f"{workdir}/bookmark", keep=2) as under_way,
+    ):
         night, done = birth(sleeper), -1
         if (latest := saved.latest()) is not None:
             done = latest[0]
@@ -93,10 +103,15 @@ def live(sleeper: Sleeper, workdir: str, quiet: bool | None = None) -> Night:
                 continue
             writer.restart(step.label)
             start = time.monotonic()
-            night = PHASES[step.phase](sleeper, night, Desk(writer, step.label, quiet), step)
+            bookmark = Bookmark(under_way, step.label, kept.updates, watch)
+            desk = Desk(writer, step.label, quiet, bookmark)
+            night = PHASES[step.phase](sleeper, night, desk, step)
             night = night.note(step.label, seconds=time.monotonic() - start)
             record = {"config": config, "night": night.record}
             saved.save(index, step.label, state=night.state, record=record)
+            under_way.clear()
+            if watch is not None and watch.is_asked():
+                raise Preempted(step.label)
     if night.now.wake is not None:
         check_updates(sleeper.cfg.memory, night.now.wake)
     return night

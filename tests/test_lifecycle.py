@@ -20,7 +20,8 @@ from sleep_jax.phases import consolidate, learn, trial
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
 from sleep_jax.phases.select import candidates
-from sleep_jax.runtime.metrics import MetricWriter
+from sleep_jax.runtime.metrics import MetricWriter, read_metrics
+from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.runtime.report import write_report
 from sleep_jax.seeding.self_study import Question, Study
 from sleep_jax.sleeper import wake_up
@@ -104,6 +105,33 @@ def test_a_run_stopped_between_phases_ends_like_one_that_was_not(
     night = lifecycle.live(sleeper, str(tmp_path), quiet=True)
     assert equal(night.state, lived[1].state)
     assert night.record["days"][0]["replies"] == lived[1].record["days"][0]["replies"]
+
+
+class Hurry:
+    """Asks to stop whenever it is asked."""
+
+    def is_asked(self):
+        return True
+
+
+@pytest.mark.slow
+def test_a_run_asked_to_stop_at_every_occasion_ends_like_one_that_was_not(sleeper, lived, tmp_path):
+    stops = []
+    while True:
+        try:
+            night = lifecycle.live(sleeper, str(tmp_path), quiet=True, watch=Hurry())
+            break
+        except Preempted as stopped:
+            stops.append(stopped.where)
+    assert "4 updates of consolidate" in stops and "evaluate" in stops
+    assert equal(night.state, lived[1].state)
+    record = json.loads(json.dumps(lived[1].record))
+    assert night.record["days"] == record["days"]
+    assert not any((tmp_path / "bookmark").iterdir())
+    old, new = (
+        [line | {"time": 0} for line in read_metrics(workdir)] for workdir in (lived[0], tmp_path)
+    )
+    assert new == old
 
 
 def test_without_dreams_there_is_no_phase_and_no_stage_of_them(sleeper, lived, tmp_path):

@@ -56,7 +56,7 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
             probe = _held_out(sleeper, night, step.day)
         try:
             now, figures = _seed(
-                sleeper, desk, step, bar, transaction, those, exchanges, probe, key
+                sleeper, desk, step, bar, transaction, those, exchanges, probe, key, desk.bookmark
             )
         except TeacherIsStudent as nothing:
             if not step.sender:
@@ -73,7 +73,7 @@ def _asleep(night: Night, now: Self) -> Night:
     return dataclasses.replace(night, now=now, consolidated=now.replace(wake=None))
 
 
-def _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key):
+def _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key, bookmark=None):
     """`carry_out` with this run's settings; its figures go to the desk."""
     c = sleeper.config
 
@@ -97,6 +97,7 @@ def _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key):
         anchors=lambda variables: anchor_perplexity(sleeper, variables, GATED),
         rng=jax.random.fold_in(key, 4),
         log=log,
+        bookmark=bookmark,
     )
     held_out = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
     is_accepted = "rolled_back" not in figures

@@ -48,6 +48,7 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             rng=jax.random.fold_in(key, 2),
             log=log,
             written=written,
+            bookmark=desk.bookmark,
         )
     tokens = sum(len(e.completion) for e in (*taught, *written))
     night = night.note(step.label, tokens=tokens, learnt=learnt)

@@ -9,6 +9,7 @@ from sleep_jax.itinerary import Step
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.seeding.record import Bookmark
 from sleep_jax.seeding.sequences import Teacher
 from sleep_jax.seeding.transaction import Self
 from sleep_jax.sleeper import Day, Sleeper
@@ -58,11 +59,13 @@ class Night:
 
 @dataclasses.dataclass(frozen=True)
 class Desk:
-    """Where a phase reports to: figures go to the writer and onto the progress bar."""
+    """Where a phase reports to: figures go to the writer and onto the progress bar, and how far it
+    has got into the bookmark."""
 
     writer: MetricWriter
     label: str
     quiet: bool | None = None
+    bookmark: Bookmark | None = None
 
     def bar(self, total: int, unit: str):
         """The progress bar of the phase."""

@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 DIGESTS = "digests.json"
+FREE = ("mesh.", "checkpoint.")  # sections of a config that may change during a run
 
 
 class PhaseCheckpoints:
@@ -26,11 +27,14 @@ class PhaseCheckpoints:
 
     Args:
       directory: where the checkpoints live, e.g. `workdir/checkpoints`; made when missing.
+      keep: how many stay, the last ones; 0: all.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]):
+    def __init__(self, directory: str | os.PathLike[str], keep: int = 0):
         self._directory = pathlib.Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False, max_to_keep=keep or None
+        )
         handlers = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
             self._directory, options=options, item_handlers=handlers
@@ -110,6 +114,11 @@ class PhaseCheckpoints:
         """The facts alone, before any state is built, e.g. to compare configs."""
         return self._facts(phase_index)["record"]
 
+    def clear(self) -> None:
+        """Removes all checkpoints."""
+        for step in self._manager.all_steps():
+            self._manager.delete(step)
+
     def close(self) -> None:
         """Releases what Orbax holds."""
         self._manager.close()
@@ -188,13 +197,13 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def check_same_config(
     old: Mapping[str, Any], new: Mapping[str, Any], workdir: str | os.PathLike[str]
 ) -> None:
-    """Refuses to go on with a run under a config it was not started with, another mesh excepted:
-    where a run is computed is no part of it.
+    """Refuses to go on with a run under a config it was not started with, another mesh and other
+    checkpoints excepted: where a run is computed and what is kept of it is no part of it.
 
     Raises:
       ValueError: naming the fields that differ and what to do.
     """
-    changes = [c for c in config_difference(old, new) if not c.startswith("mesh.")]
+    changes = [c for c in config_difference(old, new) if not c.startswith(FREE)]
     if changes:
         raise ValueError(
             f"{workdir} holds a run of another config ({'; '.join(changes)}); "

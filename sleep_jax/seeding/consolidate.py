@@ -21,7 +21,7 @@ from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.objective import Objective, objective_terms
-from sleep_jax.seeding.record import Log, NotFinite, Record
+from sleep_jax.seeding.record import Bookmark, Log, NotFinite, Record
 from sleep_jax.seeding.rollouts import check_room, play, rollout_widths, written_widths
 from sleep_jax.seeding.sequences import (
     BatchShape,
@@ -97,6 +97,7 @@ def seed_slot(
     rng,
     log: Log,
     written: Sequence[Exchange] = (),
+    bookmark: Bookmark | None = None,
 ):
     """Seeds one slot.
 
@@ -112,6 +113,8 @@ def seed_slot(
       log: is given every step's metrics.
       written: on-policy sequences that were written and rewarded before. Updates learn from
         `seeding.dreams` of them each, in turn, and nothing is rolled out.
+      bookmark: keeps how far this has got and, where an earlier attempt was stopped, says how far
+        that had; the end is the same, bit for bit.
 
     Returns:
       The student's collections with the seeded slot; every other leaf is the one that came in.
@@ -144,8 +147,6 @@ def seed_slot(
     data_seed = int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
     states = precompute(cfg, student, teachers, exchanges, seeding.shape)
     known = dict(zip(map(id, exchanges), states))
-    stream = shuffled(exchanges, data_seed)
-    dreams = shuffled([e for e in exchanges if e.is_dream], data_seed + 1)
     if written:
         share, can_imitate = seeding.dreams, seeding.dreams > 0
         widths = written_widths(written, seeding.shape, share)
@@ -155,34 +156,50 @@ def seed_slot(
         widths = rollout_widths(exchanges, seeding.imitation)
         check_room(seeding.shape, widths.prompt, share, seeding.imitation.max_new_tokens)
     first = round(seeding.rollouts_from * seeding.steps)
+
+    def a_round(step, state, dreams):
+        rollouts, states, rewards = play(
+            cfg,
+            tokenizer,
+            judge,
+            seeding.imitation,
+            seeding.shape,
+            student=holding(state.slot),
+            initial=student,
+            teachers=teachers,
+            dreams=dreams,
+            rng=jax.random.fold_in(rng, step + 1),
+            widths=widths,
+            is_rescored=seeding.is_rescored,
+            value_head=None if state.critic is None else state.critic.head,
+            written=written,
+        )
+        return rollouts * seeding.reuse, dict(zip(map(id, rollouts), states)), rewards
+
     rollouts: list[Exchange] = []
     heard: dict[int, States] = {}
     rewards: dict[str, float] = {}
-    record = Record(log, seeding.max_skipped)
-    for step in range(seeding.steps):
+    if written and can_imitate:
+        rollouts, heard, rewards = a_round(0, state, ())
+    record, done, drawn = Record(log, seeding.max_skipped), 0, {"stream": 0, "dreams": 0}
+    if bookmark is not None and (found := bookmark.find(state)):
+        done, state, facts = found
+        drawn, rollouts = facts["drawn"], rollouts[done * share :]
+        for step, figures in facts["told"]:
+            record.tell(step, figures)
+    own = [e for e in exchanges if e.is_dream]
+    stream = itertools.islice(shuffled(exchanges, data_seed), drawn["stream"], None)
+    dreams = itertools.islice(shuffled(own, data_seed + 1), drawn["dreams"], None)
+    for step in range(done, seeding.steps):
         objective = seeding.objective_at(step)
         is_on_policy = can_imitate and (objective.alpha < 1 or objective.lam > 0)
         if is_on_policy and step >= first and not rollouts:
-            rollouts, states, rewards = play(
-                cfg,
-                tokenizer,
-                judge,
-                seeding.imitation,
-                seeding.shape,
-                student=holding(state.slot),
-                initial=student,
-                teachers=teachers,
-                dreams=list(itertools.islice(dreams, seeding.updates_per_rollout * seeding.dreams)),
-                rng=jax.random.fold_in(rng, step + 1),
-                widths=widths,
-                is_rescored=seeding.is_rescored,
-                value_head=None if state.critic is None else state.critic.head,
-                written=written,
-            )
-            heard = dict(zip(map(id, rollouts), states))
-            rollouts = rollouts * seeding.reuse
+            asked = list(itertools.islice(dreams, seeding.updates_per_rollout * seeding.dreams))
+            rollouts, heard, rewards = a_round(step, state, asked)
+            drawn["dreams"] += len(asked)
         here, rollouts = rollouts[:share], rollouts[share:]
         chosen, stream = compose(here, stream, seeding.shape)
+        drawn["stream"] += len(chosen) - len(here)
         states = [heard[id(e)] if id(e) in heard else known[id(e)] for e in chosen]
         batch = batch_of(chosen, states, packs(chosen, seeding.shape), seeding.shape)
         state, metrics = seeding_step(
@@ -191,6 +208,10 @@ def seed_slot(
         if not here:  # what rollouts alone have is no figure of this update
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
         record.add(step, metrics, rewards)
+        # Between two rounds; what was written before is there again after a stop.
+        if bookmark is not None and (written or not rollouts) and bookmark.is_due(step + 1):
+            record.flush()
+            bookmark.keep(step + 1, state, {"drawn": drawn, "told": record.told})
     record.flush()
     return holding(state.slot)
 
@@ -210,6 +231,7 @@ def carry_out(
     anchors: Callable[[dict], float],
     rng,
     log: Log,
+    bookmark: Bookmark | None = None,
 ) -> tuple[Self, dict[str, float | str]]:
     """Seeds, gates and ends a consolidation.
 
@@ -223,6 +245,7 @@ def carry_out(
       anchors: the anchor perplexity of a model.
       rng: PRNG key.
       log: is given every step's metrics, and before the first, as step -1, kl_before.
+      bookmark: as for `seed_slot`.
 
     Returns:
       (self, figures): the self after the night, or the one before it, byte for byte, where the gate
@@ -266,6 +289,7 @@ def carry_out(
         exchanges=exchanges,
         rng=rng,
         log=log,
+        bookmark=bookmark,
     )
     after = divergence(cfg, seeded, probe, states, teachers, seeding.shape)
     figures = {"kl_before": before, "kl_after": after}

@@ -41,7 +41,7 @@ def test_the_notebook_shows_a_run(finished, tmp_path):
 @pytest.mark.slow
 def test_without_a_run_the_notebook_makes_one(tmp_path):
     text, figures = said(execute("", tmp_path))
-    assert "runs/tiny: finished, 6 phases" in text and figures == 4
+    assert "runs/tiny: finished, 8 phases" in text and figures == 4
 
 
 def test_the_notebook_is_stored_without_output():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -202,6 +203,57 @@ def test_what_was_written_before_is_learnt_by_its_reward(
     assert praised > blamed + 0.5
     np.testing.assert_allclose(logged[0]["policy_ratio"], 1, atol=1e-4)  # the scorer's own
     assert logged[0]["policy_sampler_gap"] > 0.1 and "reward" not in logged[0]
+
+
+class Stopped(Exception):
+    pass
+
+
+class Pages:
+    """A bookmark in memory; the first attempt is stopped when it has kept `stop` times."""
+
+    def __init__(self, stop):
+        self.kept, self.stop = [], stop
+
+    def find(self, abstract_state):
+        return self.kept[-1] if self.kept else None
+
+    def is_due(self, done):
+        return True
+
+    def keep(self, done, state, facts):
+        self.kept.append((done, jax.tree.map(np.array, state), json.loads(json.dumps(facts))))
+        if len(self.kept) == self.stop:
+            raise Stopped
+
+
+@pytest.mark.parametrize(
+    "changes, written, stop, done",
+    [
+        ({"updates_per_rollout": 2}, (), 1, 2),
+        pytest.param({"reuse": 3, "updates_per_rollout": 1}, (), 1, 3, marks=pytest.mark.slow),
+        pytest.param({"reuse": 6, "dreams": 1}, WRITTEN, 3, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_night_that_was_stopped_ends_with_the_same_bits(
+    cfg, tokenizer, night, changes, written, stop, done
+):
+    config = seeding(steps=6, **changes)
+
+    def run(bookmark):
+        logged = []
+        log = lambda *entry: logged.append(entry)  # noqa: E731
+        more = {"log": log, "written": written, "bookmark": bookmark}
+        return seed_slot(cfg, tokenizer, judge, config, **night, **more), logged
+
+    whole, told = run(None)
+    pages = Pages(stop)
+    with pytest.raises(Stopped):
+        run(pages)
+    assert pages.kept[-1][0] == done
+    resumed, told_again = run(pages)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert told_again == [(step, figures) for step, figures in told]
 
 
 def test_written_sequences_that_do_not_fit_an_update_are_refused(cfg, tokenizer, night):

@@ -1,0 +1,56 @@
+"""Where a phase that takes long has got to, kept every so many updates, so that one which was
+stopped in its midst goes on there and ends with the same bits.
+
+`workdir/bookmark` holds checkpoints of the phase under way as `workdir/checkpoints` holds those of
+finished ones; they go when it is finished.
+"""
+
+from typing import Any
+
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.runtime.preemption import Preempted, Watch
+
+
+class Bookmark:
+    """Keeps and finds the state of one phase.
+
+    Args:
+      saved: where.
+      label: of the phase.
+      every: updates after which to keep it again; 0: only when the run is asked to stop.
+      watch: says when it is; None: never.
+    """
+
+    def __init__(self, saved: PhaseCheckpoints, label: str, every: int, watch: Watch | None):
+        self._saved, self._label, self._every, self._watch = saved, label, every, watch
+        self._kept = 0
+        self._is_asked = False
+
+    def find(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """(updates done, state, facts) as they were kept; None where the phase begins anew.
+
+        Args:
+          abstract_state: as for `PhaseCheckpoints.restore`.
+        """
+        latest = self._saved.latest()
+        if latest is None or latest[1] != self._label:
+            return None
+        self._kept = latest[0]
+        state, facts = self._saved.restore(self._kept, abstract_state)
+        return self._kept, state, facts
+
+    def is_due(self, done: int) -> bool:
+        """Whether to `keep` what is there after `done` updates."""
+        self._is_asked = self._watch is not None and self._watch.is_asked()
+        return self._is_asked or 0 < self._every <= done - self._kept
+
+    def keep(self, done: int, state: Any, facts: dict[str, Any]) -> None:
+        """Keeps it, and ends the run where it was asked to stop.
+
+        Raises:
+          Preempted: it was.
+        """
+        self._saved.save(done, self._label, state=state, record=facts)
+        self._kept = done
+        if self._is_asked:
+            raise Preempted(f"{done} updates of {self._label}")

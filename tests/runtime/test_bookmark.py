@@ -1,0 +1,60 @@
+"""What a phase under way keeps of itself, and how a run is asked to stop."""
+
+import os
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.runtime.bookmark import Bookmark
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.runtime.preemption import STATUS, Preempted, Watch
+
+
+@pytest.fixture
+def saved(tmp_path):
+    with PhaseCheckpoints(tmp_path, keep=2) as saved:
+        yield saved
+
+
+@pytest.fixture
+def watch():
+    before = signal.getsignal(signal.SIGTERM)
+    yield Watch()
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_latest_page_of_the_same_phase_is_found(saved):
+    page = Bookmark(saved, "consolidate", every=2, watch=None)
+    assert page.find({"slot": jnp.zeros(3)}) is None
+    for done in range(1, 8):
+        if page.is_due(done):
+            page.keep(done, {"slot": jnp.full(3, done)}, {"told": [[done, {"loss": 0.5}]]})
+    done, state, facts = Bookmark(saved, "consolidate", 2, None).find({"slot": jnp.zeros(3, int)})
+    assert done == 6 and facts == {"told": [[6, {"loss": 0.5}]]}
+    np.testing.assert_array_equal(state["slot"], [6, 6, 6])
+    assert Bookmark(saved, "learn", 2, None).find({"slot": jnp.zeros(3)}) is None
+    saved.clear()
+    assert Bookmark(saved, "consolidate", 2, None).find({"slot": jnp.zeros(3)}) is None
+
+
+def test_updates_are_counted_from_where_it_was_kept_last(saved):
+    page = Bookmark(saved, "consolidate", every=3, watch=None)
+    assert [page.is_due(done) for done in (1, 2, 3, 4)] == [False, False, True, True]
+    page.keep(4, {"slot": jnp.zeros(3)}, {})
+    assert [page.is_due(done) for done in (5, 6, 7)] == [False, False, True]
+    assert not Bookmark(saved, "consolidate", every=0, watch=None).is_due(100)
+
+
+def test_a_run_that_is_asked_to_stop_keeps_its_page_and_ends_to_be_started_again(saved, watch):
+    page = Bookmark(saved, "consolidate", every=0, watch=watch)
+    assert not page.is_due(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert watch.is_asked() and page.is_due(2)
+    with pytest.raises(Preempted) as stopped:
+        page.keep(2, {"slot": jnp.ones(3)}, {})
+    assert stopped.value.code == STATUS == 75 and "2 updates of consolidate" in stopped.value.where
+    assert page.find({"slot": jnp.zeros(3)})[0] == 2
+    # A second signal would end the process at once.
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
