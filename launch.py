@@ -10,6 +10,7 @@ from absl import flags
 from sleep_jax import comparison, lifecycle, morning
 from sleep_jax.config import memory_config
 from sleep_jax.memory.schedule import describe, plan
+from sleep_jax.memory.slots import SlotsExhausted
 from sleep_jax.runtime import aot
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints, check_same_config, check_writable
@@ -111,6 +112,8 @@ def live(sleeper: Sleeper, workdir: str) -> None:
     except Preempted as stopped:
         print(f"asked to stop, after {stopped.where}; the same command goes on from there")
         raise
+    except SlotsExhausted as full:
+        raise SystemExit(f"launch.py: {full}. What came before is saved in {workdir}") from None
     summary = morning.summarise(sleeper, night)
     morning.show(summary)
     print(f"report: {write_report(workdir, summary)}")

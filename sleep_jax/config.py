@@ -182,6 +182,7 @@ def default() -> ml_collections.ConfigDict:
     c.dreaming.trial.schedule = "constant"  # or "linear", to 0
     c.dreaming.trial.batch = 0  # sequences of an update; 0: all
     c.dreaming.trial.clip = 0.0  # largest gradient norm; 0: any
+    c.dreaming.trial.split = False  # each line of a dream is a sequence of its own, as in SEAL
     c.dreaming.trial.seeds = 1  # trials of each dream, over which its reward is a mean
     c.dreaming.trial.chunk = 4  # adapters trained at a time, as memory allows
 

@@ -23,6 +23,12 @@ CHAT_TEMPLATE = (
 )
 
 
+def pytest_configure(config):
+    """The default tests are compiled without the compiler's expensive passes, which would take most
+    of their time; with `-m slow` all is compiled as in a run."""
+    jax.config.update("jax_disable_most_optimizations", config.option.markexpr == "not slow")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """Programs of one file do not outlive it: a process may hold only so many (vm.max_map_count),

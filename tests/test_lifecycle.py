@@ -365,7 +365,7 @@ def test_knowledge_climbs_one_level_a_night(several_days):
 
 @pytest.mark.parametrize(
     "name",
-    ["sleep_tiny", "sleep_smollm2", "ladder"]
+    ["sleep_tiny", "sleep_smollm2", "seal", "ladder"]
     + ["seeding_8b", "seeding_1p7b", "seeding_llama3_8b"]
     + [f"levels_{model}:{k}" for model in ("tiny", "smollm2") for k in (2, 3, 4)]
     + ["sweeps/alpha_tiny", "sweeps/seeding_ablation"],

@@ -26,6 +26,16 @@ def about(document: Document, prompts: Prompts) -> tuple[int, ...]:
     return prompts.alone(f"Tell me about {document.title}.")
 
 
+def alone(
+    dream: Dream, document: Document, prompts: Prompts, is_split: bool
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """What a trial of one dream learns, as (prompt, reply): the dream, or where it `is_split` each
+    of its lines, and the passage."""
+    lines = [line for line in dream.text.splitlines() if line.strip()]
+    told = [prompts.reply(line) for line in lines] if is_split else [dream.tokens]
+    return [(about(document, prompts), reply) for reply in (*told, prompts.reply(document.text))]
+
+
 def rewarded(dreams: Sequence[Dream], rewards: Sequence[float], cap: int = 0) -> list[Dream]:
     """The dreams that earned something, in their order.
 

@@ -38,6 +38,7 @@ class TrialConfig:
       schedule: `constant`, or `linear` to 0 over the trial.
       batch: sequences of an update, in a random order; 0: all of them, packed, in each.
       clip: largest norm of an adapter's gradient; 0: no clipping.
+      split: each line of a dream is a sequence of its own.
       seeds: trials of each dream, from other adapters at birth.
       chunk: adapters trained at a time, on a mesh at least one on every shard; bounds memory.
     """
@@ -47,6 +48,7 @@ class TrialConfig:
     schedule: str = "constant"
     batch: int = 0
     clip: float = 0.0
+    split: bool = False
     seeds: int = 1
     chunk: int = 8
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from sleep_jax import config as settings
 from sleep_jax.data.examples import examples
-from sleep_jax.dreaming.reinforce import about
+from sleep_jax.dreaming.reinforce import alone
 from sleep_jax.dreaming.reward import earned, gains
 from sleep_jax.dreaming.trial import births
 from sleep_jax.dreaming.write import Dream
@@ -51,10 +51,7 @@ def _gains(sleeper: Sleeper, night: Night, step: Step, kept: list[Dream]) -> np.
     cfg, c, prompts, day = sleeper.cfg, sleeper.config, sleeper.prompts, sleeper.days[step.day]
     trial, rng = settings.trial_config(c), jax.random.fold_in(key_of(sleeper, step), 1)
     adapters = [place(x, "lora") for x in births(cfg, sleeper.params, rng, trial.seeds)]
-    learnt = [
-        [(about(page, prompts), y) for y in (x.tokens, prompts.reply(page.text))]
-        for x, page in ((x, day.documents[x.document]) for x in kept)
-    ]
+    learnt = [alone(x, day.documents[x.document], prompts, trial.split) for x in kept]
     model, longest = night.now.on(sleeper.params), int(c.evaluation.max_new_tokens)
     return gains(
         Adapted(cfg, model, sleeper.tokenizer, max_new_tokens=longest),

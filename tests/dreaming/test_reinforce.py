@@ -3,7 +3,7 @@
 import numpy as np
 
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.reinforce import lessons, rewarded, written
+from sleep_jax.dreaming.reinforce import about, alone, lessons, rewarded, written
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.interop.tiny import byte_tokenizer
@@ -97,3 +97,14 @@ def test_what_is_said_is_learnt_without_learning_to_write():
         dreams(0), [document], Prompts(byte_tokenizer()), read_templates(), writes=False
     )
     assert knowing.kind == "dream" and knowing.supervised
+
+
+def test_a_trial_learns_the_dream_or_its_lines_and_the_passage():
+    prompts = Prompts(byte_tokenizer())
+    document = Document("a", "Kettles", "Kettles whistle.")
+    dream = Dream(0, "paraphrase", (5, 6, 7), "They whistle.\n\n Loudly.")
+    request, passage = about(document, prompts), prompts.reply("Kettles whistle.")
+    assert alone(dream, document, prompts, False) == [(request, (5, 6, 7)), (request, passage)]
+    lines = [prompts.reply(line) for line in ("They whistle.", " Loudly.")]
+    want = [(request, reply) for reply in (*lines, passage)]
+    assert alone(dream, document, prompts, True) == want

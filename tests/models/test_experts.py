@@ -265,6 +265,7 @@ def test_a_silent_slot_can_learn(kind):
     cfg, held = kind
     slots, index = unlock(held["slots"], 2)
 
+    @jax.jit
     @jax.grad
     def gradient(memory):
         variables = held | {"memory": memory, "slots": slots}

@@ -1,0 +1,36 @@
+"""SEAL (Zweiger et al. 2025, knowledge incorporation) as a configuration of dreaming: no gradients
+select, no random expert writes, and of five dreams about a document the best one is learnt.
+
+python launch.py --config=configs/seal.py
+"""
+
+import math
+import pathlib
+import runpy
+
+HERE = pathlib.Path(__file__).parent
+
+
+def get_config():
+    """The night of sleep_smollm2 with SEAL's dreams and trials.
+
+    Their trial: LoRA of rank 32, alpha 64, on every linear layer; ten epochs at 1e-3, a sequence at
+    a time, a line of the dream each, the passage among them; the mean over three seeds; the best of
+    five is learnt, whether it beats the model that wrote it or not. Ours: a dream of 96 tokens, not
+    8,192, and tau, which is theirs to a larger model as judge, counts replies that hold the answer.
+    """
+    c = runpy.run_path(str(HERE / "sleep_smollm2.py"))["get_config"]()
+    c.dreaming.instructions = ("implications",)
+    c.dreaming.count = 5
+    c.dreaming.temperature = 1.0
+    c.dreaming.measure = "random"
+    c.dreaming.top, c.dreaming.random = 5, 0
+    c.dreaming.reward, c.dreaming.margin = "top_1", -math.inf
+    c.dreaming.scorer = "contains"
+    c.dreaming.trial.rank, c.dreaming.trial.alpha = 32, 64.0
+    c.dreaming.trial.targets = ("q", "k", "v", "o", "gate", "up", "down")
+    c.dreaming.trial.epochs, c.dreaming.trial.batch = 10, 1
+    c.dreaming.trial.learning_rate, c.dreaming.trial.schedule = 1e-3, "linear"
+    c.dreaming.trial.split = True
+    c.dreaming.trial.seeds = 3
+    return c

@@ -1,0 +1,155 @@
+"""A run that is killed, asked to stop, out of disk or robbed of a file ends with the bits of one
+that was left alone.
+
+Six kills by default; `KILLS=50 pytest -m slow tests/test_faults.py` for more.
+"""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from sleep_jax.inspect.run import Run
+from sleep_jax.runtime.preemption import STATUS
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("KILLS", "6"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("faults")
+
+
+def start(home, workdir, **more):
+    """The tiny run in a process of its own, which keeps its place after every update."""
+    command = [sys.executable, "launch.py", "--config=configs/sleep_tiny.py"]
+    command += ["--config.checkpoint.updates=1", f"--workdir={workdir}"]
+    # Programs are kept on disk: an attempt does not spend its life compiling.
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(home / "programs"), "SLEEP_JAX_QUIET": "1"}
+    kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=os.environ | kept, **quiet, **more)
+
+
+def finish(home, workdir):
+    process = start(home, workdir)
+    assert process.wait() == 0, process.stderr.read()[-2000:]
+
+
+def end_of(workdir):
+    """(arrays, days) of a run's last checkpoint."""
+    run = Run(workdir)
+    last = run[-1]
+    return {name: last.read(name) for name in last.leaves()}, run.record["days"]
+
+
+def assert_same_end(workdir, untouched):
+    arrays, days = end_of(workdir)
+    assert arrays.keys() == untouched[0].keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, untouched[0][name], err_msg=name)
+    assert days == untouched[1]
+
+
+@pytest.fixture(scope="module")
+def untouched(home):
+    """The end of a run that was left alone, and the seconds that it takes once all is compiled."""
+    finish(home, home / "first")
+    begun = time.monotonic()
+    finish(home, home / "second")
+    seconds = time.monotonic() - begun
+    assert_same_end(home / "second", end_of(home / "first"))
+    return end_of(home / "first"), seconds
+
+
+def is_writing(workdir):
+    """A checkpoint is half written."""
+    places = (workdir / name for name in ("checkpoints", "bookmark"))
+    return any(
+        "tmp" in path.name or not (path / "digests.json").exists()
+        for place in places
+        if place.is_dir()
+        for path in place.iterdir()
+    )
+
+
+def survives(process, seconds, until=lambda: False):
+    """Whether a process ends by itself within so many seconds and before something happens."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not until():
+        if process.poll() is not None:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def test_killed_at_random_moments_and_while_writing(home, untouched):
+    want, seconds = untouched
+    moment, kills, workdir = random.Random(0), 0, home / "killed"
+    while kills < KILLS:
+        process = start(home, workdir)
+        if kills % 2:  # as soon as it has lived for a while and writes
+            ends = survives(process, moment.uniform(0, seconds))
+            ends = ends or survives(process, seconds, lambda: is_writing(workdir))
+        else:
+            ends = survives(process, moment.uniform(0, 1.2 * seconds))
+        if ends:
+            assert process.returncode == 0, process.stderr.read()[-2000:]
+            assert_same_end(workdir, want)
+            shutil.rmtree(workdir)
+        else:
+            process.kill()
+            process.wait()
+            kills += 1
+    finish(home, workdir)
+    assert_same_end(workdir, want)
+
+
+def test_asked_to_stop(home, untouched):
+    want, seconds = untouched
+    moment, workdir, stops = random.Random(1), home / "asked", 0
+    for _ in range(3):
+        process = start(home, workdir)
+        if survives(process, moment.uniform(0.5 * seconds, seconds)):
+            break
+        process.send_signal(signal.SIGTERM)
+        status = process.wait()
+        # Before it listens the signal ends it; a run that is over ends as it would.
+        assert status in (STATUS, -signal.SIGTERM, 0), process.stderr.read()[-2000:]
+        stops += status == STATUS
+    finish(home, workdir)
+    assert stops and not any((workdir / "bookmark").iterdir())
+    assert_same_end(workdir, want)
+
+
+def test_a_full_disk(home, untouched):
+    workdir = home / "full"
+
+    def no_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    process = start(home, workdir, preexec_fn=no_room)
+    assert process.wait() != 0
+    assert not (workdir / "report.html").exists()
+    finish(home, workdir)
+    assert_same_end(workdir, untouched[0])
+
+
+def test_a_truncated_file(home, untouched):
+    workdir = home / "second"
+    last = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    largest = max((f for f in last.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    process = start(home, workdir)
+    _, said = process.communicate()
+    assert process.returncode == 0 and "is passed over" in said and largest.name in said
+    assert_same_end(workdir, untouched[0])
