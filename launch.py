@@ -5,6 +5,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterable
 
+import jax
 from absl import flags
 
 from sleep_jax import comparison, lifecycle, morning
@@ -114,6 +115,8 @@ def live(sleeper: Sleeper, workdir: str) -> None:
         raise
     except SlotsExhausted as full:
         raise SystemExit(f"launch.py: {full}. What came before is saved in {workdir}") from None
+    if jax.process_index():
+        return  # process 0 speaks for all
     summary = morning.summarise(sleeper, night)
     morning.show(summary)
     print(f"report: {write_report(workdir, summary)}")

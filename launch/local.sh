@@ -12,7 +12,6 @@
 #   PYTHON             of the environment that sleep_jax is installed in [python]
 #   DRY_RUN=1          print the commands, run none
 #
-# Not yet: more than one process ends at its first checkpoint (launch/README.md).
 # Process 0 speaks on the terminal, the others into files that are named at the start. When one
 # fails the others are stopped.
 set -euo pipefail

@@ -89,7 +89,7 @@ def live(
     """
     config, kept = sleeper.config.to_dict(), sleeper.config.checkpoint
     with (
-        MetricWriter(workdir) as writer,
+        MetricWriter(workdir, is_silent=jax.process_index() != 0) as writer,
         PhaseCheckpoints(f"{workdir}/checkpoints", kept.keep) as saved,
         PhaseCheckpoints(f"{workdir}/bookmark", keep=2) as under_way,
     ):

@@ -24,12 +24,19 @@ class MetricWriter:
 
     Opening an existing workdir continues its files. A phase that is done over (a run resumed in the
     middle of it) calls `restart(phase)` first, so no step is recorded twice.
+
+    Args:
+      workdir: of the run.
+      is_silent: nothing is written: one of several processes does.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str]):
+    def __init__(self, workdir: str | os.PathLike[str], is_silent: bool = False):
+        self._is_silent = is_silent
         self._path = metrics_path(workdir)
         self._events = pathlib.Path(workdir) / "tensorboard"
         self._writers: dict[str, tensorboardX.SummaryWriter] = {}
+        if is_silent:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _drop_torn_line(self._path)
         self._lines = self._path.open("a", encoding="utf-8")
@@ -41,6 +48,8 @@ class MetricWriter:
           ValueError: a value is named like one of the fields every line carries.
         """
         figures = {name: float(value) for name, value in values.items()}
+        if self._is_silent:
+            return
         now = self._append(phase, step, {name: _as_json(x) for name, x in figures.items()})
         for name, figure in figures.items():
             if math.isfinite(figure):  # TensorBoard shows a gap.
@@ -48,6 +57,8 @@ class MetricWriter:
 
     def text(self, phase: str, step: int, tag: str, markdown: str) -> None:
         """Records words (a sample answer, a dream), shown as markdown by TensorBoard."""
+        if self._is_silent:
+            return
         now = self._append(phase, step, {tag: markdown})
         self._writer(phase).add_text(tag, markdown, step, walltime=now)
 
@@ -57,6 +68,8 @@ class MetricWriter:
         The lines are replaced in one move: whoever reads or kills the run meanwhile finds either
         the old file or the new one.
         """
+        if self._is_silent:
+            return
         if writer := self._writers.pop(phase, None):
             writer.close()
         self._lines.close()
@@ -69,7 +82,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes and closes every file; calling it twice is harmless."""
-        self._lines.close()
+        if not self._is_silent:
+            self._lines.close()
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()

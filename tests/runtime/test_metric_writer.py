@@ -90,3 +90,12 @@ def test_restart_never_leaves_the_folder_of_its_phase(tmp_path, phase):
             writer.restart(phase)
         writer.scalars("wake", 1, {"loss": 1.0})
     assert len(read_metrics(tmp_path)) == 2
+
+
+def test_of_several_processes_one_writes(tmp_path):
+    with MetricWriter(tmp_path) as writer, MetricWriter(tmp_path, is_silent=True) as silent:
+        for each in (writer, silent):
+            each.restart("wake")
+            each.scalars("wake", 0, {"tokens": 3})
+            each.text("wake", 0, "sample", "words")
+    assert len(read_metrics(tmp_path)) == 2
