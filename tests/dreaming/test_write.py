@@ -189,7 +189,7 @@ def test_the_random_expert_is_drawn_by_no_trial_score_or_evaluation(monkeypatch)
         lambda v, a: gram_matrices(cfg, 1, v, a, grouped, rows),
         lambda v, a: gram_matrices(cfg, 1, v, a, grouped, rows, True),
         lambda v, a: losses(cfg, 1, v, rows),
-        lambda v, a: recall._nll(cfg, v, tokens[0], tokens[0]),
+        lambda v, a: recall.sum_nll(cfg, v, tokens[0], tokens[0]),
     ):
         jax.eval_shape(scoring, variables, adapter)
     recall.reply(cfg, variables, tokenizer, [(1, 2, 3)], max_new_tokens=4)
