@@ -34,6 +34,7 @@ setup(
     install_requires=CORE,
     extras_require={
         "cuda": ["jax[cuda12]"],
+        "gs": ["gcsfs", "google-cloud-storage"],
         "hf": ["huggingface_hub"],
         "test": [
             "accelerate>=1",

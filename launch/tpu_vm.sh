@@ -62,7 +62,7 @@ tar -xzf ~/sleep_jax.tar.gz -C ~/sleep_jax
 cd ~/sleep_jax
 python3 -m pip install --quiet --user uv
 [ -d .venv ] || python3 -m uv venv --quiet --python 3.12 .venv
-python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu,hf]'"
+python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu,hf,gs]'"
 
 setup() {
   local root archive

@@ -8,15 +8,17 @@ others: a folder without it was never finished, and one that disagrees with it w
 import hashlib
 import json
 import os
-import pathlib
-import tempfile
+import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+
+from sleep_jax.runtime.metrics import is_remote
 
 DIGESTS = "digests.json"
 FREE = ("mesh.", "checkpoint.")  # sections of a config that may change during a run
@@ -31,7 +33,8 @@ class PhaseCheckpoints:
     """
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 0):
-        self._directory = pathlib.Path(directory).absolute()
+        directory = directory if is_remote(directory) else os.path.abspath(directory)
+        self._directory = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
             enable_async_checkpointing=False, max_to_keep=keep or None
         )
@@ -129,7 +132,7 @@ class PhaseCheckpoints:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _folder(self, step: int) -> pathlib.Path:
+    def _folder(self, step: int) -> epath.Path:
         return self._directory / str(step)
 
     def _facts(self, step: int) -> dict[str, Any]:
@@ -147,13 +150,14 @@ class PhaseCheckpoints:
             )
 
 
-def damage(folder: pathlib.Path, *, is_thorough: bool = True) -> str | None:
+def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:
     """What is wrong with a checkpoint, in words; None when it is whole.
 
     Args:
       folder: of the checkpoint.
       is_thorough: read every file and compare it with its digest, not only look for it.
     """
+    folder = epath.Path(folder)
     try:
         sealed = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -218,13 +222,14 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
       OSError: of the kind that was met (PermissionError, NotADirectoryError, ...), naming the
         directory and the remedy.
     """
+    probe = epath.Path(workdir) / f".probe-{uuid.uuid4().hex}"
     try:
-        os.makedirs(workdir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir) as probe:
-            probe.write(b"sleep")
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_text("sleep")
+        probe.unlink()
     except OSError as error:
         raise type(error)(
-            f"cannot write to workdir={str(workdir)!r} ({error.strerror}); "
+            f"cannot write to workdir={str(workdir)!r} ({error.strerror or error}); "
             "choose another with --workdir=DIRECTORY"
         ) from error
 
@@ -264,19 +269,24 @@ def _a_chunk_a_slot(state: Any) -> Any:
     return jax.tree_util.tree_map_with_path(cut, state)
 
 
-def _digest(path: pathlib.Path) -> str:
+def _digest(path: epath.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digests(folder: pathlib.Path) -> dict[str, str]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != DIGESTS)
+def _digests(folder: epath.Path) -> dict[str, str]:
+    files = sorted(path for path in _files(folder) if path.name != DIGESTS)
     return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
 
 
-def _seal(folder: pathlib.Path) -> None:
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        yield from _files(path) if path.is_dir() else (path,)
+
+
+def _seal(folder: epath.Path) -> None:
     """Writes the digests in one move: a checkpoint is sealed or it is not."""
     draft = folder / f"{DIGESTS}.new"
     digests = _digests(folder)
     draft.write_text(json.dumps(digests, indent=1), encoding="utf-8")
-    os.replace(draft, folder / DIGESTS)
+    draft.replace(folder / DIGESTS)

@@ -2,21 +2,25 @@
 
 workdir/metrics.jsonl         one line a call: {"phase", "step", "time", **values}
 workdir/tensorboard/<phase>/  the same values as one TensorBoard run a phase
+
+Where workdir is an address such as gs://bucket/run, whose files cannot be appended to, the lines
+are written anew every half minute and at the end of a phase.
 """
 
 import json
 import math
 import os
-import pathlib
-import shutil
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from etils import epath
 
 if TYPE_CHECKING:
     import tensorboardX
 
 RESERVED = ("phase", "step", "time")
+SECONDS_BETWEEN_UPLOADS = 30.0
 
 
 class MetricWriter:
@@ -33,13 +37,13 @@ class MetricWriter:
     def __init__(self, workdir: str | os.PathLike[str], is_silent: bool = False):
         self._is_silent = is_silent
         self._path = metrics_path(workdir)
-        self._events = pathlib.Path(workdir) / "tensorboard"
+        self._events = epath.Path(workdir) / "tensorboard"
         self._writers: dict[str, tensorboardX.SummaryWriter] = {}
         if is_silent:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _drop_torn_line(self._path)
-        self._lines = self._path.open("a", encoding="utf-8")
+        self._lines = _lines(self._path)
 
     def scalars(self, phase: str, step: int, values: Mapping[str, Any]) -> None:
         """Records scalars (Python, NumPy or JAX) measured at `step` of `phase`.
@@ -76,9 +80,9 @@ class MetricWriter:
         kept = [line for line in read_metrics(self._path.parent) if line["phase"] != phase]
         replacement = self._path.with_suffix(".jsonl.new")
         replacement.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        os.replace(replacement, self._path)
-        self._lines = self._path.open("a", encoding="utf-8")
-        shutil.rmtree(self._events_of(phase), ignore_errors=True)
+        replacement.replace(self._path)
+        self._lines = _lines(self._path)
+        self._events_of(phase).rmtree(missing_ok=True)
 
     def close(self) -> None:
         """Flushes and closes every file; calling it twice is harmless."""
@@ -103,7 +107,7 @@ class MetricWriter:
         self._lines.flush()
         return now
 
-    def _events_of(self, phase: str) -> pathlib.Path:
+    def _events_of(self, phase: str) -> epath.Path:
         if not phase or not all(part.strip(".") for part in phase.split("/")):
             raise ValueError(f"phase={phase!r} cannot name a folder; use a word such as 'learn'")
         return self._events / phase
@@ -117,9 +121,39 @@ class MetricWriter:
         return self._writers[phase]
 
 
-def metrics_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
+class _Remote:
+    """The lines of a file that cannot be appended to."""
+
+    def __init__(self, path: epath.Path):
+        self._path = path
+        self._text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self._sent = time.monotonic()
+
+    def write(self, line: str) -> None:
+        self._text += line
+
+    def flush(self) -> None:
+        if time.monotonic() - self._sent >= SECONDS_BETWEEN_UPLOADS:
+            self.close()
+
+    def close(self) -> None:
+        self._path.write_text(self._text, encoding="utf-8")
+        self._sent = time.monotonic()
+
+
+def _lines(path: epath.Path):
+    """The file of lines, to be written to at its end."""
+    return _Remote(path) if is_remote(path) else path.open("a", encoding="utf-8")
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is an address in an object store."""
+    return "://" in os.fspath(path)
+
+
+def metrics_path(workdir: str | os.PathLike[str]) -> epath.Path:
     """Where a run keeps its JSON lines."""
-    return pathlib.Path(workdir) / "metrics.jsonl"
+    return epath.Path(workdir) / "metrics.jsonl"
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -143,7 +177,9 @@ def _as_json(figure: float) -> float | str:
     return figure if math.isfinite(figure) else str(figure)
 
 
-def _drop_torn_line(path: pathlib.Path) -> None:
+def _drop_torn_line(path: epath.Path) -> None:
     """Cuts a line that a killed run left unfinished, so that the next one starts a line."""
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+    if is_remote(path) or not path.exists():
+        return
+    if not (content := path.read_bytes()).endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)

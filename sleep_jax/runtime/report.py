@@ -21,11 +21,11 @@ the ceiling: the model with the document before its eyes. Curves come from `work
 
 import importlib.resources
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+from etils import epath
 
 from sleep_jax.runtime import figures
 from sleep_jax.runtime.checkpoints import flat_config
@@ -42,7 +42,7 @@ COLUMNS = {
 PARTS = ("headline", *COLUMNS, "recall", "documents", "notes", "config", "versions")
 
 
-def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) -> pathlib.Path:
+def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) -> epath.Path:
     """Writes `workdir/report.html` in one move and returns its path.
 
     Raises:
@@ -53,13 +53,13 @@ def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) ->
     path = report_path(workdir)
     draft = path.with_suffix(".html.new")
     draft.write_text(render(summary, read_metrics(workdir)), encoding="utf-8")
-    os.replace(draft, path)
+    draft.replace(path)
     return path
 
 
-def report_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
+def report_path(workdir: str | os.PathLike[str]) -> epath.Path:
     """Where a finished run has its report."""
-    return pathlib.Path(workdir) / "report.html"
+    return epath.Path(workdir) / "report.html"
 
 
 def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:

@@ -117,7 +117,7 @@ def test_set_up_copies_the_checkout_to_every_worker():
     assert {"t:sleep_jax.tar.gz", "--worker=all"} <= set(copy)
     assert "--worker=all" in install
     command = next(x for x in install if x.startswith("--command="))
-    assert "-e '.[tpu,hf]'" in command
+    assert "-e '.[tpu,hf,gs]'" in command
 
 
 @pytest.fixture

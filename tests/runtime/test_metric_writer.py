@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from sleep_jax.runtime import metrics
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 
 
@@ -99,3 +100,17 @@ def test_of_several_processes_one_writes(tmp_path):
             each.scalars("wake", 0, {"tokens": 3})
             each.text("wake", 0, "sample", "words")
     assert len(read_metrics(tmp_path)) == 2
+
+
+def test_lines_that_cannot_be_appended_to_are_written_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "is_remote", lambda _: True)
+    monkeypatch.setattr(metrics, "SECONDS_BETWEEN_UPLOADS", 1e9)
+    with MetricWriter(tmp_path) as writer:
+        writer.scalars("wake", 0, {"tokens": 3})
+        assert not read_metrics(tmp_path)  # not yet
+        writer.restart("learn")
+        assert len(read_metrics(tmp_path)) == 1
+        writer.scalars("learn", 0, {"loss": 1})
+    with MetricWriter(tmp_path) as writer:
+        writer.scalars("learn", 1, {"loss": 2})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 0, 1]
