@@ -149,8 +149,8 @@ def train_adapters(
 ):
     """Trains an adapter for every dream and seed, each alone with its dream's examples.
 
-    Under a mesh (`jax.set_mesh`) the trials are spread over `data` and `fsdp`; nothing is sent
-    between the devices of `data`.
+    Under a mesh (`jax.set_mesh`) the trials are spread over `data` and `fsdp`; where `data` alone is
+    cut, nothing is sent between its devices.
 
     Args:
       cfg, trial: static.
@@ -177,7 +177,8 @@ def train_adapters(
     mesh = jax.sharding.get_abstract_mesh()
     if row_shards() > 1:
         trials = _take(trials, np.minimum(np.arange(spread_evenly(count)), count - 1))
-    if mesh.shape.get(DATA, 1) > 1:
+    # Where other axes are cut, too, the partitioner fails on gathers in a part of the mesh.
+    if mesh.shape.get(DATA, 1) == mesh.size > 1:
         train = jax.shard_map(
             train,
             in_specs=(P(), P(), P(DATA)),
