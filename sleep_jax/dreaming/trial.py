@@ -149,8 +149,8 @@ def train_adapters(
 ):
     """Trains an adapter for every dream and seed, each alone with its dream's examples.
 
-    Under a mesh (`jax.set_mesh`) the trials are spread over `data` and `fsdp`; where `data` alone is
-    cut, nothing is sent between its devices.
+    Under a mesh (`jax.set_mesh`) the trials are spread over `data` and `fsdp`; where `data` alone
+    is cut, nothing is sent between its devices.
 
     Args:
       cfg, trial: static.
