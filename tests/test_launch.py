@@ -1,14 +1,18 @@
-"""The sweeps in `configs/`, and a sweep from the command line."""
+"""The sweeps in `configs/`, a sweep from the command line, and how a run that stops ends."""
 
 import pathlib
+import runpy
 import subprocess
 import sys
 
 import pytest
 
 from sleep_jax import config as settings
+from sleep_jax import lifecycle
 from sleep_jax.itinerary import itinerary
+from sleep_jax.memory.slots import SlotsExhausted
 from sleep_jax.runtime.flags import load
+from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.sweep_runs import runs_of
 from sleep_jax.sleeper import check_settings
 
@@ -58,3 +62,22 @@ def test_a_sweep_runs_is_compared_and_goes_on(tmp_path):
     )
     lines = printed.stdout.splitlines()
     assert len(lines) == 2 and lines[1].endswith(f"--workdir={tmp_path / 'out/good'}")
+
+
+def test_a_run_that_stops_says_why_and_ends_with_its_status(monkeypatch, capsys):
+    live = runpy.run_path("launch.py")["live"]
+    monkeypatch.setitem(live.__globals__, "Watch", lambda: None)
+
+    def stops_with(error):
+        def stop(*_, **__):
+            raise error
+
+        monkeypatch.setattr(lifecycle, "live", stop)
+        with pytest.raises(SystemExit) as ended:
+            live(None, "runs/x")
+        return ended.value.code
+
+    assert stops_with(Preempted("4 updates of learn")) == STATUS
+    assert "asked to stop, after 4 updates of learn" in capsys.readouterr().out
+    said = stops_with(SlotsExhausted(2, 3))
+    assert "memory.levels[2].slots=3 are all in use" in said and "saved in runs/x" in said

@@ -43,12 +43,11 @@ def rewarded(dreams: Sequence[Dream], rewards: Sequence[float], cap: int = 0) ->
       dreams, rewards: all that were tried, and what each earned.
       cap: how many of a document are left, the best; 0: all.
     """
-    earned = [i for i, reward in enumerate(rewards) if reward]
-    best = sorted(earned, key=lambda i: -rewards[i])
-    for document in {dreams[i].document for i in earned} if cap else ():
-        for i in [i for i in best if dreams[i].document == document][cap:]:
-            earned.remove(i)
-    return [dreams[i] for i in earned]
+    left: list[int] = []
+    for document in {x.document for x in dreams}:
+        mine = [i for i, x in enumerate(dreams) if x.document == document and rewards[i]]
+        left += sorted(mine, key=lambda i: -rewards[i])[: cap or None]
+    return [dreams[i] for i in sorted(left)]
 
 
 def lessons(

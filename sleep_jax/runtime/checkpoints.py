@@ -221,12 +221,18 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
     Raises:
       OSError: of the kind that was met (PermissionError, NotADirectoryError, ...), naming the
         directory and the remedy.
+      ValueError: it is an address, and what reaches it is not installed.
     """
     probe = epath.Path(workdir) / f".probe-{uuid.uuid4().hex}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_text("sleep")
         probe.unlink()
+    except ImportError as error:
+        raise ValueError(
+            f"workdir={str(workdir)!r} is an address; pip install 'sleep_jax[gs]' brings what "
+            "reaches it, or choose a directory"
+        ) from error
     except OSError as error:
         raise type(error)(
             f"cannot write to workdir={str(workdir)!r} ({error.strerror or error}); "

@@ -1,7 +1,9 @@
 """What the reward of its dreams teaches a writer."""
 
 import numpy as np
+import pytest
 
+from sleep_jax import config as settings
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.reinforce import about, alone, lessons, rewarded, written
 from sleep_jax.dreaming.templates import read_templates
@@ -108,3 +110,21 @@ def test_a_trial_learns_the_dream_or_its_lines_and_the_passage():
     lines = [prompts.reply(line) for line in ("They whistle.", " Loudly.")]
     want = [(request, reply) for reply in (*lines, passage)]
     assert alone(dream, document, prompts, True) == want
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"estimator": "trpo"}, r"dreaming\.estimator='trpo'; choose from rest_em, group"),
+        ({"restart": "birth"}, r"dreaming\.restart='birth'; choose from previous, base"),
+        ({"cap": -1}, r"dreaming\.cap=-1"),
+        ({"estimator": "grpo", "alpha": 1.0}, r"dreaming\.alpha=1\.0.*'rest_em'"),
+        ({"estimator": "grpo", "batch": 0}, r"dreaming\.batch=0"),
+        ({"estimator": "ppo", "importance_cap": 0.0}, r"dreaming\.temperature=0\.8.*cap=2"),
+    ],
+)
+def test_a_writer_that_could_not_learn_is_refused(changes, words):
+    config = settings.default()
+    config.dreaming.update(changes)
+    with pytest.raises(ValueError, match=words):
+        settings.reinforcing_config(config)

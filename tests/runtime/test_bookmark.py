@@ -25,13 +25,14 @@ def watch():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_the_latest_page_of_the_same_phase_is_found(saved):
+def test_the_latest_page_of_the_same_phase_is_found(saved, tmp_path):
     page = Bookmark(saved, "consolidate", every=2, watch=None)
     assert page.find({"slot": jnp.zeros(3)}) is None
     for done in range(1, 8):
         if page.is_due(done):
             page.keep(done, {"slot": jnp.full(3, done)}, {"told": [[done, {"loss": 0.5}]]})
     done, state, facts = Bookmark(saved, "consolidate", 2, None).find({"slot": jnp.zeros(3, int)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "6"]  # two are kept
     assert done == 6 and facts == {"told": [[6, {"loss": 0.5}]]}
     np.testing.assert_array_equal(state["slot"], [6, 6, 6])
     assert Bookmark(saved, "learn", 2, None).find({"slot": jnp.zeros(3)}) is None

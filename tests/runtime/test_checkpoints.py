@@ -1,4 +1,6 @@
+import importlib.util
 import os
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -163,3 +165,12 @@ def test_check_writable_names_the_directory_and_the_remedy(tmp_path, monkeypatch
     monkeypatch.setattr(os, "makedirs", refuse)
     with pytest.raises(PermissionError, match=r"locked.*Permission denied.*--workdir="):
         check_writable(tmp_path / "locked")
+
+
+def test_an_address_without_what_reaches_it_is_refused_with_the_remedy():
+    if importlib.util.find_spec("gcsfs"):
+        pytest.skip("gcsfs is installed")
+    before = "tensorflow" in sys.modules
+    with pytest.raises(ValueError, match=r"gs://bucket/run.*sleep_jax\[gs\]"):
+        check_writable("gs://bucket/run")
+    assert ("tensorflow" in sys.modules) == before
