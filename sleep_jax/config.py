@@ -9,6 +9,7 @@ import dataclasses
 
 import ml_collections
 
+from sleep_jax.dreaming.curriculum import CurriculumConfig
 from sleep_jax.dreaming.rejection import Rejection
 from sleep_jax.dreaming.reward import RewardConfig
 from sleep_jax.dreaming.select import SelectionConfig
@@ -147,6 +148,11 @@ def default() -> ml_collections.ConfigDict:
     c.dreaming.top_p = 1.0
     c.dreaming.max_new_tokens = 96
     c.dreaming.random_expert = False  # one more a token; needs the sigmoid router and top_k
+    c.dreaming.curriculum = ml_collections.ConfigDict()  # the documents that a night is about
+    c.dreaming.curriculum.recent = 0  # of the day, those answered worst; 0: all
+    c.dreaming.curriculum.weak = 1  # of earlier days, those answered worst: dreamt about anew
+    c.dreaming.curriculum.old = 2  # others of earlier days, at random: their dreams are rehearsed
+    c.dreaming.curriculum.source = "dreams"  # of earlier ones; or "text", kept to be read again
     c.dreaming.rejection = ml_collections.ConfigDict()  # what is no dream
     c.dreaming.rejection.min_words = 5
     c.dreaming.rejection.max_repeated = 0.5  # share of four-word runs said before
@@ -311,6 +317,11 @@ def writing_config(c) -> WritingConfig:
         random_expert=d.random_expert,
         rejection=Rejection(**d.rejection),
     )
+
+
+def curriculum_config(c) -> CurriculumConfig:
+    """What a night dreams about."""
+    return CurriculumConfig(**c.dreaming.curriculum)
 
 
 def selection_config(c) -> SelectionConfig:

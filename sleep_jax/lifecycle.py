@@ -5,7 +5,8 @@ wake         a day's documents are read: into the context, level 0, and, where l
 study        the model, with the documents in view, writes what the night will learn
 consolidate  a level hands what it holds to a newly unlocked slot of the next one (Knowledge
              Seeding); the slow levels first, the context last
-write        the model, with the documents in view, dreams about them
+write        the model, with the documents in view, dreams about them, and about earlier ones that
+             it answers badly, from what it dreamt before
 select       it keeps the dreams that its gradients favour, and a few at random
 try          it learns each one on its own, to see whether that makes it better
 learn        it learns those that did, and to write more like them

@@ -3,6 +3,7 @@ through a run."""
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -63,6 +64,18 @@ class Day:
 
     documents: tuple[Document, ...]
     questions: tuple[TestQuestion, ...]
+
+    @classmethod
+    def of(cls, documents: Sequence[Document]) -> "Day":
+        """The day on which documents are read, with the questions that came with them."""
+        asked = []
+        for i, document in enumerate(documents):
+            for q in document.questions:
+                answers = (q.answer, *q.aliases)
+                asked.append(TestQuestion(i, q.question, answers, False))
+                if q.paraphrase:
+                    asked.append(TestQuestion(i, q.paraphrase, answers, True))
+        return cls(tuple(documents), tuple(asked))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +154,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
         settings.reinforcing_config,
         settings.study_config,
         settings.writing_config,
+        settings.curriculum_config,
         settings.selection_config,
         settings.wake_config,
         settings.gate_config,
@@ -203,10 +217,8 @@ def _days(documents: list[Document], episodes: int) -> tuple[Day, ...]:
             f"data.episodes={episodes}, but there are {len(documents)} documents to read; every "
             "day needs one"
         )
-    parts = [
-        tuple(documents[i] for i in p) for p in np.array_split(range(len(documents)), episodes)
-    ]
-    return tuple(Day(part, tuple(_test_questions(part))) for part in parts)
+    parts = np.array_split(range(len(documents)), episodes)
+    return tuple(Day.of([documents[i] for i in part]) for part in parts)
 
 
 def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer):
@@ -223,17 +235,6 @@ def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer):
         if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):
             raise ValueError(f"seeding.teachers: {name!r} has another tokenizer than the student")
         yield other, jax.tree.map(jnp.asarray, place(params, "params"))
-
-
-def _test_questions(documents) -> list[TestQuestion]:
-    asked = []
-    for i, document in enumerate(documents):
-        for q in document.questions:
-            answers = (q.answer, *q.aliases)
-            asked.append(TestQuestion(i, q.question, answers, False))
-            if q.paraphrase:
-                asked.append(TestQuestion(i, q.paraphrase, answers, True))
-    return asked
 
 
 def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:

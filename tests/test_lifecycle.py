@@ -248,7 +248,7 @@ def test_a_night_without_dreams_is_skipped_and_says_why(sleeper, lived, tmp_path
 
 def test_the_targets_of_selection_are_the_passages_and_no_question(sleeper):
     day = sleeper.days[0]
-    targets = candidates(sleeper, day, [Dream(1, "paraphrase", (5, 6, 7), "abc")]).targets
+    targets = candidates(sleeper, day.documents, [Dream(1, "paraphrase", (5, 6, 7), "abc")]).targets
     for page, tokens, mask in zip(day.documents, targets.tokens, targets.mask):
         assert sleeper.tokenizer.decode(tokens[mask].tolist()).startswith(page.text)
         given = sleeper.tokenizer.decode(tokens[~mask & (tokens > 0)].tolist())

@@ -119,8 +119,9 @@ def write(
     context,
     rng,
     expert_rng=None,
+    chosen: Sequence[int] | None = None,
 ) -> Written:
-    """Writes dreams about every document.
+    """Writes dreams about documents.
 
     Args:
       cfg, variables: the model as it is now.
@@ -129,9 +130,11 @@ def write(
       documents, context: what was read, and its cache with one row a document.
       rng: PRNG key of the sampling.
       expert_rng: that of the random expert; used where `config.random_expert`.
+      chosen: indices of those to dream about; None: all.
     """
     prompts, templates = Prompts(tokenizer), config.templates
-    asked = [(i, t) for i in range(len(documents)) for t in templates]
+    chosen = range(len(documents)) if chosen is None else chosen
+    asked = [(i, t) for i in chosen for t in templates]
     drawn: dict[tuple[int, str], list] = {}
     for is_beside in (True, False):
         mine = [(i, t) for i, t in asked if t.is_beside == is_beside]

@@ -51,7 +51,7 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
             those = [by_heart(sleeper, transaction.teacher)]
             exchanges, probe = _replay(sleeper, night, step, those[0], jax.random.fold_in(key, 3))
         else:
-            those = teachers(sleeper, night, sleeper.days[step.day])
+            those = teachers(sleeper, night, sleeper.days[step.day].documents)
             exchanges = studied(sleeper, night, step.day)
             probe = _held_out(sleeper, night, step.day)
         try:

@@ -33,7 +33,7 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             if stage in selves:
                 variables, context = selves[stage].on(sleeper.params), None
             else:
-                reader = awake(sleeper, night, day)
+                reader = awake(sleeper, night, day.documents)
                 variables, context = reader.variables, reader.context
             replies[stage] = ask(sleeper, variables, asked, context)
             scores[stage] = marks(day.questions, replies[stage])

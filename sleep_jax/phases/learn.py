@@ -1,13 +1,16 @@
 """Learn: the dreams that made the model better, and to write such dreams."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 
 from sleep_jax import config as settings
+from sleep_jax.data.documents import Document
 from sleep_jax.dreaming import reinforce
 from sleep_jax.itinerary import Step
 from sleep_jax.memory.slots import put_slot, silent, take_slot
+from sleep_jax.phases.agenda import pages, rehearsed
 from sleep_jax.phases.consolidate import GATED
 from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.night import Desk, Night, awake, key_of
@@ -20,8 +23,8 @@ from sleep_jax.sleeper import Sleeper
 def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     """Learns from the day's dreams into the slot that holds the day, unless the gate says that they
     cost too much."""
-    c, day = sleeper.config, sleeper.days[step.day]
-    learnt, taught, written = _lessons(sleeper, night, step.day)
+    c, documents = sleeper.config, pages(sleeper, night, step.day)
+    learnt, taught, written = _lessons(sleeper, night, step.day, documents)
     if not taught and not written:
         with desk.bar(1, "step") as bar:
             bar.advance(1, learnt=0)
@@ -41,10 +44,14 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             sleeper.judge,
             reinforcing,
             student=_beginning(c.dreaming.restart, model, index),
-            teachers=[awake(sleeper, night, day)],
+            teachers=[awake(sleeper, night, documents)],
             level=1,
             index=index,
-            exchanges=taught + studied(sleeper, night, step.day),
+            exchanges=[
+                *taught,
+                *studied(sleeper, night, step.day),
+                *rehearsed(sleeper, night, step.day),
+            ],
             rng=jax.random.fold_in(key, 2),
             log=log,
             written=written,
@@ -58,10 +65,10 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     return dataclasses.replace(night, now=night.now.replace(memory=dreamt["memory"]))
 
 
-def _lessons(sleeper: Sleeper, night: Night, day: int):
+def _lessons(sleeper: Sleeper, night: Night, day: int, documents: Sequence[Document]):
     """How many rewarded dreams are learnt, what they teach by heart, and what a policy gradient
     learns from."""
-    c, prompts, documents = sleeper.config, sleeper.prompts, sleeper.days[day].documents
+    c, prompts = sleeper.config, sleeper.prompts
     kept, rewards = kept_dreams(night, day), night.day(day).get("rewards", [])
     best = reinforce.rewarded(kept, rewards, c.dreaming.cap)
     templates = {t.name: t for t in settings.writing_config(c).templates}

@@ -1,10 +1,12 @@
 """What passes from phase to phase: the model's memory and the facts on record."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
+from sleep_jax.data.documents import Document
 from sleep_jax.itinerary import Step
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.runtime.metrics import MetricWriter
@@ -12,7 +14,7 @@ from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.seeding.record import Bookmark
 from sleep_jax.seeding.sequences import Teacher
 from sleep_jax.seeding.transaction import Self
-from sleep_jax.sleeper import Day, Sleeper
+from sleep_jax.sleeper import Sleeper
 from sleep_jax.wake.context import read
 
 
@@ -25,8 +27,8 @@ class Night:
       evening: as it was when the last day ended: with its documents, the teacher of the night.
       consolidated: as it was before the last dreams.
       record: JSON-able facts: `phases` by label, and `days`, for each its `study`, the `slot` that
-        holds it, its `dreams`, which of them were `kept`, their `rewards`, `scores`, `replies` and
-        `recall`.
+        holds it, the `agenda` of its dreams, these `dreams`, which of them were `kept`, their
+        `rewards`, `scores`, `replies` and `recall`.
     """
 
     now: Self
@@ -76,19 +78,19 @@ class Desk:
         self.writer.scalars(self.label, step, figures)
 
 
-def awake(sleeper: Sleeper, night: Night, day: Day) -> Teacher:
-    """The self that has read: as in the evening, with the day's documents in its context."""
-    return _reader(sleeper, sleeper.cfg, night.evening.on(sleeper.params), day)
+def awake(sleeper: Sleeper, night: Night, documents: Sequence[Document]) -> Teacher:
+    """The self that has read: as in the evening, with documents in its context."""
+    return _reader(sleeper, sleeper.cfg, night.evening.on(sleeper.params), documents)
 
 
-def teachers(sleeper: Sleeper, night: Night, day: Day) -> list[Teacher]:
+def teachers(sleeper: Sleeper, night: Night, documents: Sequence[Document]) -> list[Teacher]:
     """The self that has read and, in general Knowledge Seeding, other checkpoints that have."""
     own, *weights = sleeper.config.seeding.teacher_weights
     others = [
-        dataclasses.replace(_reader(sleeper, cfg, {"params": params}, day), weight=weight)
+        dataclasses.replace(_reader(sleeper, cfg, {"params": params}, documents), weight=weight)
         for (cfg, params), weight in zip(sleeper.others, weights)
     ]
-    return [dataclasses.replace(awake(sleeper, night, day), weight=own), *others]
+    return [dataclasses.replace(awake(sleeper, night, documents), weight=own), *others]
 
 
 def by_heart(sleeper: Sleeper, self: Self) -> Teacher:
@@ -97,8 +99,8 @@ def by_heart(sleeper: Sleeper, self: Self) -> Teacher:
     return Teacher(sleeper.cfg, variables, read(sleeper.cfg, variables, [()])[0])
 
 
-def _reader(sleeper: Sleeper, cfg: DecoderConfig, variables, day: Day) -> Teacher:
-    contexts = [*map(sleeper.prompts.context, day.documents), ()]
+def _reader(sleeper: Sleeper, cfg: DecoderConfig, variables, documents) -> Teacher:
+    contexts = [*map(sleeper.prompts.context, documents), ()]
     return Teacher(cfg, variables, read(cfg, variables, contexts)[0])
 
 

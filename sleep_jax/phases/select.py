@@ -5,18 +5,18 @@ from collections.abc import Sequence
 import jax
 
 from sleep_jax import config as settings
+from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import examples
 from sleep_jax.dreaming import select as dreaming
 from sleep_jax.dreaming.importance import Candidates, importance
 from sleep_jax.dreaming.reinforce import about
 from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.dreaming.write import Dream
-from sleep_jax.evals.items import Item, RewardItems
 from sleep_jax.itinerary import Step
 from sleep_jax.models.sharding import place
+from sleep_jax.phases.agenda import pages, reward_items
 from sleep_jax.phases.night import Desk, Night, key_of
-from sleep_jax.seeding.self_study import Study
-from sleep_jax.sleeper import Day, Sleeper
+from sleep_jax.sleeper import Sleeper
 
 
 def select(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
@@ -25,7 +25,7 @@ def select(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     A dream about a document that no question of the model's own asks about has no tau: it is left
     out.
     """
-    record, day, c = night.day(step.day), sleeper.days[step.day], sleeper.config
+    record, c = night.day(step.day), sleeper.config
     dreams = [Dream.of(x) for x in record.get("dreams", [])]
     asked = reward_items(sleeper, night, step.day).documents
     eligible = [i for i, x in enumerate(dreams) if x.document in asked]
@@ -46,7 +46,7 @@ def select(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             c.dreaming.trial.chunk,
             night.now.on(sleeper.params),
             lora,
-            candidates(sleeper, day, mine),
+            candidates(sleeper, pages(sleeper, night, step.day), mine),
             step=chosen.step,
             seed=int(c.seed),
         )
@@ -61,23 +61,9 @@ def select(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     return night.note(step.label, tokens=tokens, kept=len(kept))
 
 
-def reward_items(sleeper: Sleeper, night: Night, day: int) -> RewardItems:
-    """The model's own questions about a day that reward its dreams; none where it wrote none.
-
-    Raises:
-      AssertionError: one of them is a test question.
-    """
-    record = night.day(day)
-    held_out = Study.of(record["study"]).held_out if "study" in record else ()
-    return RewardItems.apart_from(
-        {q.text for q in sleeper.questions},
-        [Item(q.document, q.question, (q.answer,)) for q in held_out],
-    )
-
-
-def candidates(sleeper: Sleeper, day: Day, dreams: Sequence[Dream]) -> Candidates:
+def candidates(sleeper: Sleeper, pages: Sequence[Document], dreams: Sequence[Dream]) -> Candidates:
     """The dreams as they are learnt, each alone; their targets are the passages."""
-    prompts, pages = sleeper.prompts, day.documents
+    prompts = sleeper.prompts
     return Candidates(
         contexts=[x.document for x in dreams],
         texts=[x.text for x in dreams],

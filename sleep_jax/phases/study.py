@@ -21,7 +21,7 @@ def study(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
         if check_room(sleeper.cfg.memory, night.now.slots, 1) == "skip":
             bar.advance(2)
             return night.note(step.label, tokens=0, skipped="level 1 is full")
-        teacher, config = awake(sleeper, night, day), settings.study_config(c)
+        teacher, config = awake(sleeper, night, day.documents), settings.study_config(c)
         key = jax.random.fold_in(key_of(sleeper, step), 3)
         questions, drawn = self_study.ask(
             sleeper.cfg,

@@ -15,8 +15,8 @@ from sleep_jax.evals.rubric import Rubric
 from sleep_jax.evals.scorers import scorer
 from sleep_jax.itinerary import Step
 from sleep_jax.models.sharding import place
+from sleep_jax.phases.agenda import pages, reward_items
 from sleep_jax.phases.night import Desk, Night, key_of
-from sleep_jax.phases.select import reward_items
 from sleep_jax.sleeper import Sleeper
 
 
@@ -48,10 +48,10 @@ def kept_dreams(night: Night, day: int) -> list[Dream]:
 
 def _gains(sleeper: Sleeper, night: Night, step: Step, kept: list[Dream]) -> np.ndarray:
     """By how much tau rises with each of them, float32 [kept, seeds]."""
-    cfg, c, prompts, day = sleeper.cfg, sleeper.config, sleeper.prompts, sleeper.days[step.day]
+    cfg, c, documents = sleeper.cfg, sleeper.config, pages(sleeper, night, step.day)
     trial, rng = settings.trial_config(c), jax.random.fold_in(key_of(sleeper, step), 1)
     adapters = [place(x, "lora") for x in births(cfg, sleeper.params, rng, trial.seeds)]
-    learnt = [alone(x, day.documents[x.document], prompts, trial.split) for x in kept]
+    learnt = [alone(x, documents[x.document], sleeper.prompts, trial.split) for x in kept]
     model, longest = night.now.on(sleeper.params), int(c.evaluation.max_new_tokens)
     return gains(
         Adapted(cfg, model, sleeper.tokenizer, max_new_tokens=longest),

@@ -1,5 +1,5 @@
-"""Write: the model, as it was when the day ended and with its documents in view, dreams about
-them."""
+"""Write: the model, as it was when the day ended and with documents in view, dreams about them:
+those of the day, and some of earlier days as it recollects them."""
 
 import dataclasses
 
@@ -8,32 +8,36 @@ import jax
 from sleep_jax import config as settings
 from sleep_jax.dreaming import write as dreaming
 from sleep_jax.itinerary import Step
+from sleep_jax.phases.agenda import draw_agenda, pages, subjects
 from sleep_jax.phases.night import Desk, Night, awake, key_of
 from sleep_jax.sleeper import Sleeper
 
 
 def write(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
-    """Writes dreams about the day and puts on record those that are dreams."""
+    """Draws what the night dreams about, and puts on record the dreams it writes."""
     if "slot" not in night.day(step.day):
         with desk.bar(1, "step") as bar:
             bar.advance(1, written=0)
         return night.note(step.label, tokens=0, skipped="no slot of level 1 holds this day")
-    key, day = key_of(sleeper, step), sleeper.days[step.day]
-    teacher = awake(sleeper, night, day)
+    key = key_of(sleeper, step)
     with desk.bar(1, "step") as bar:
+        night, mix = draw_agenda(sleeper, night, step.day)
+        documents = pages(sleeper, night, step.day)
+        teacher = awake(sleeper, night, documents)
         written = dreaming.write(
             sleeper.cfg,
             settings.writing_config(sleeper.config),
             teacher.variables,
             sleeper.tokenizer,
-            day.documents,
+            documents,
             teacher.context,
+            chosen=sorted(subjects(sleeper, night, step.day)),
             rng=jax.random.fold_in(key, 0),
             expert_rng=jax.random.fold_in(key, 3),
         )
         figures = {"written": written.count, "dreams": len(written.dreams)}
         rejected = {f"rejected_{reason}": n for reason, n in written.rejected.items()}
-        desk.scalars(0, figures | rejected)
+        desk.scalars(0, figures | rejected | mix)
         figures |= {name: n for name, n in rejected.items() if n}
         bar.advance(1, **figures)
     night = night.note_day(step.day, dreams=[dataclasses.asdict(x) for x in written.dreams])

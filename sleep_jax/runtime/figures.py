@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from sleep_jax.dreaming.curriculum import ROLES
+
 STAND_INS = {"ink": "#010203", "muted": "#010204", "rule": "#010205"} | {
     name: f"#0102{index:02x}" for index, name in enumerate(("night", "dawn", "moss", "soft"), 6)
 }
 LINES = ("night", "dawn", "moss", "muted")
+MIX = "contexts_"  # What the metrics of `write` that count documents by role begin with.
 SMOOTH_FROM = 30  # Steps from which a curve is drawn as a moving average over its faint self.
 
 
@@ -84,11 +87,12 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Curves]:
 
     Args:
       metrics: the lines of metrics.jsonl; a phase may be numbered, as in `consolidate-2`. Lines of
-        `try` that carry an `importance` are single dreams and get a panel of their own.
+        `try` that carry an `importance` are single dreams and get a panel of their own, and so do
+        the documents that several nights dreamt about.
     """
     dreams = [row for row in _of_phase("try", metrics) if "importance" in row]
     steps = [row for row in metrics if "importance" not in row]
-    drawn = [*(_panel(panel, steps) for panel in PANELS), _dreams(dreams)]
+    drawn = [*(_panel(panel, steps) for panel in PANELS), _dreams(dreams), _mix(metrics)]
     return [panel for panel in drawn if panel]
 
 
@@ -124,6 +128,21 @@ def _dreams(rows: Sequence[Mapping[str, Any]]) -> Curves | None:
         )  # fmt: skip
     _limit(axes, importance, "dream")
     return Curves("Dreaming: importance; filled where the dream earned reward", (), _svg(figure))
+
+
+def _mix(metrics: Sequence[Mapping[str, Any]]) -> Curves | None:
+    """How many documents of each role every night dreamt about; None for a single night."""
+    nights = [row for row in _of_phase("write", metrics) if f"{MIX}{ROLES[0]}" in row]
+    if len(nights) < 2:
+        return None
+    figure, axes = _axes(3.5, 1.9)
+    number, below = np.arange(1, len(nights) + 1), np.zeros(len(nights))
+    for role, color in zip(ROLES, LINES):
+        count = np.asarray([_number(row[f"{MIX}{role}"]) for row in nights])
+        axes.bar(number, count, 0.6, below, color=STAND_INS[color])
+        below += count
+    _limit(axes, below, "night")
+    return Curves("Dreaming: documents of a night", tuple(zip(ROLES, LINES)), _svg(figure))
 
 
 def _limit(axes: Any, values: np.ndarray, x_label: str) -> None:

@@ -142,3 +142,12 @@ def test_words_for_numbers():
         "", "2.5 s", "48 s", "12 min 5 s", "2 h 3 min",
     ]  # fmt: skip
     assert [share(x) for x in (None, 0.437)] == ["", "44\N{NO-BREAK SPACE}%"]
+
+
+def test_the_mix_of_several_nights_is_drawn():
+    nights = [
+        {"phase": phase, "step": 0, "contexts_recent": 2, "contexts_weak": weak, "contexts_old": 0}
+        for phase, weak in (("write", 0), ("write-2", 1))
+    ]
+    title = "documents of a night"
+    assert title in render({}, nights) and title not in render({}, nights[:1])

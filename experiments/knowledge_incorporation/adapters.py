@@ -1,0 +1,141 @@
+"""The arms that train an adapter on text: the passage alone, and SEAL (Zweiger et al. 2025).
+
+SEAL's inner loop is `dreaming.trial`, its outer loop ReST-EM over `dreaming.write`; both come from
+the library, with its templates. Every adapter of an arm is trained in one program.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from sleep_jax.data.documents import Document
+from sleep_jax.data.examples import Scored, examples
+from sleep_jax.dreaming.reinforce import about, alone
+from sleep_jax.dreaming.templates import choose_templates, read_templates
+from sleep_jax.dreaming.trial import TrialConfig, births, train_adapters
+from sleep_jax.dreaming.write import Dream, WritingConfig, write
+from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.metrics import contains_answer
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.models.config import DecoderConfig, LoraConfig
+from sleep_jax.seeding.prompts import Prompts
+
+EVERYWHERE = ("q", "k", "v", "o", "gate", "up", "down")
+INNER = LoraConfig(rank=32, alpha=64.0, targets=EVERYWHERE)
+OUTER = LoraConfig(rank=64, alpha=128.0, targets=EVERYWHERE)
+TRIAL = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", chunk=4)
+CONTINUED = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", batch=8)
+REINFORCING = TrialConfig(epochs=2, learning_rate=3e-4, schedule="linear", batch=2)
+TEMPLATE = "implications"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The base; `writer` is the adapter of the one who writes, None for the base itself."""
+
+    cfg: DecoderConfig
+    params: Any
+    tokenizer: Tokenizer
+    writer: Any = None
+
+    @property
+    def prompts(self) -> Prompts:
+        """Its prompts."""
+        return Prompts(self.tokenizer)
+
+    def dreams(self, passages: Sequence[Document], count: int, seed: int) -> list[Dream]:
+        """`count` dreams about each passage, less those that are none."""
+        templates = choose_templates(read_templates(), (TEMPLATE,))
+        config = WritingConfig(templates, count, temperature=1.0, max_new_tokens=128)
+        lora = {} if self.writer is None else {"lora": self.writer}
+        variables, key = {"params": self.params, **lora}, jax.random.key(seed)
+        cfg = dataclasses.replace(self.cfg, lora=OUTER)
+        return list(write(cfg, config, variables, self.tokenizer, passages, None, key).dreams)
+
+    def trained(
+        self, items: Sequence[Sequence[Scored]], seed: int, trial: TrialConfig = TRIAL
+    ) -> Adapted:
+        """A model for each item, which has learnt its (prompt, reply) pairs."""
+        cfg = dataclasses.replace(self.cfg, lora=INNER)
+        at_birth = births(cfg, self.params, jax.random.key(seed), 1)
+        base = {"params": self.params}
+        adapters, _ = train_adapters(
+            cfg, trial, base, at_birth, examples(items, is_packed=not trial.batch)
+        )
+        return Adapted(cfg, base, self.tokenizer, adapters, batch=32)
+
+    def replies(self, models: Adapted, passages: Sequence[Document]) -> list[list[str]]:
+        """What each model says to the questions about its passage."""
+        asked = [[self.prompts.alone(q.question) for q in p.questions] for p in passages]
+        return models.replies(asked)
+
+    def asked(self, model: Adapted, passages: Sequence[Document]) -> list[str]:
+        """What one model says to the questions about all passages."""
+        [said] = model.replies(
+            [[self.prompts.alone(q.question) for p in passages for q in p.questions]]
+        )
+        return said
+
+    def reinforced(self, passages: Sequence[Document], count: int, seed: int) -> "Model":
+        """One round of ReST-EM: of `count` dreams about each passage the writer learns the one that
+        taught a model most."""
+        dreams = self.dreams(passages, count, seed)
+        of = [passages[x.document] for x in dreams]
+        models = self.trained([alone(x, p, self.prompts, False) for x, p in zip(dreams, of)], seed)
+        right = [share(r, p) for r, p in zip(self.replies(models, of), of)]
+        best = {}
+        for i, x in enumerate(dreams):
+            if x.document not in best or right[i] > right[best[x.document]]:
+                best[x.document] = i
+        template = read_templates()[TEMPLATE]
+        pairs = [(template.tokens(self.prompts, of[i]), dreams[i].tokens) for i in best.values()]
+        cfg = dataclasses.replace(self.cfg, lora=OUTER)
+        at_birth = births(cfg, self.params, jax.random.key(seed), 1)
+        learnt = examples([pairs], is_packed=False)
+        base = {"params": self.params}
+        writer, _ = train_adapters(cfg, REINFORCING, base, at_birth, learnt)
+        return dataclasses.replace(self, writer=writer)
+
+
+def share(replies: Sequence[str], passage: Document) -> float:
+    """Share of the replies that contain their answer."""
+    return float(
+        np.mean([contains_answer(r, q.answer) for r, q in zip(replies, passage.questions)])
+    )
+
+
+def on_passages(model: Model, passages: Sequence[Document], seed: int) -> list[list[str]]:
+    """Replies, per passage, of a model that was fine-tuned on it."""
+    prompts = model.prompts
+    items = [[(about(p, prompts), prompts.reply(p.text))] for p in passages]
+    return model.replies(model.trained(items, seed), passages)
+
+
+def on_dreams(
+    model: Model, passages: Sequence[Document], count: int, seed: int
+) -> list[list[list[str]]]:
+    """Replies, per passage and dream, of a model that was fine-tuned on that dream and the passage;
+    on the passage alone where no dream is left."""
+    dreams = model.dreams(passages, count, seed)
+    prompts = model.prompts
+    items = [alone(x, passages[x.document], prompts, False) for x in dreams]
+    of = [x.document for x in dreams]
+    for i in sorted({*range(len(passages))} - {*of}):
+        items.append([(about(passages[i], prompts), prompts.reply(passages[i].text))])
+        of.append(i)
+    said = model.replies(model.trained(items, seed), [passages[i] for i in of])
+    return [[r for r, j in zip(said, of) if j == i] for i in range(len(passages))]
+
+
+def continued(model: Model, passages: Sequence[Document], count: int, seed: int) -> list[list[str]]:
+    """Replies, per passage, of one model that was fine-tuned on all passages and, of each, on
+    `count` dreams."""
+    prompts = model.prompts
+    pairs = [(about(p, prompts), prompts.reply(p.text)) for p in passages]
+    for x in model.dreams(passages, count, seed) if count else ():
+        pairs.append((about(passages[x.document], prompts), x.tokens))
+    said = iter(model.asked(model.trained([pairs], seed, CONTINUED), passages))
+    return [[next(said) for _ in passage.questions] for passage in passages]

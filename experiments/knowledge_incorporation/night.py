@@ -1,0 +1,59 @@
+"""The nights of this experiment: that of `sleep_smollm2`, shortened, with five dreams a passage, of
+which three are tried."""
+
+import pathlib
+import runpy
+
+import ml_collections
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOPICS = 8  # that every night rehearses
+
+FULL, NO_DREAMS = "sleep", "sleep, no dreaming"
+NO_SELECTION, NO_EXPERT = "sleep, no gradient selection", "sleep, no random expert"
+
+
+def after_a_passage() -> ml_collections.ConfigDict:
+    """One night, after one passage."""
+    c = runpy.run_path(str(ROOT / "configs" / "sleep_smollm2.py"))["get_config"]()
+    c.memory.slots = (1,)
+    c.study.rehearsals = 1
+    c.seeding.steps = 24
+    c.seeding.rows = 2
+    c.seeding.group = 4
+    c.dreaming.instructions = ("implications",)
+    c.dreaming.count = 5
+    c.dreaming.max_new_tokens = 128
+    c.dreaming.top, c.dreaming.random = 2, 1
+    c.dreaming.steps = 10
+    c.dreaming.trial.chunk = 3
+    c.evaluation.max_new_tokens = 64
+    return c
+
+
+def after_many(days: int) -> ml_collections.ConfigDict:
+    """A night after each of several days; a router leaves slots of earlier nights out, from which
+    the random expert is drawn."""
+    c = after_a_passage()
+    c.data.episodes = days
+    c.memory.slots = (days,)
+    c.memory.router, c.memory.top_k = "sigmoid", 2
+    c.seeding.steps = 48
+    c.seeding.rows = 4
+    c.dreaming.top, c.dreaming.random = 1, 1
+    c.dreaming.trial.chunk = 4
+    c.dreaming.random_expert = True
+    return c
+
+
+def variant(arm: str, c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The settings of one arm."""
+    c = c.copy_and_resolve_references()
+    if arm == NO_SELECTION:
+        c.dreaming.measure = "random"
+        c.dreaming.top, c.dreaming.random = 0, c.dreaming.top + c.dreaming.random
+    if arm == NO_EXPERT:
+        c.dreaming.random_expert = False
+    if arm == NO_DREAMS:
+        c.dreaming.steps = 0
+    return c

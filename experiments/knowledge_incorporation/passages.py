@@ -1,0 +1,92 @@
+"""SQuAD passages with their questions, as SEAL's files keep them (Zweiger et al. 2025, MIT; the
+passages CC BY-SA 4.0): a JSON list of {title, context, questions: [{question, answer}]}.
+
+python experiments/knowledge_incorporation/passages.py FOLDER > passages.jsonl
+
+writes those that are asked about as documents that `--config.data.documents` reads.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+from sleep_jax.data.documents import Document, Question
+from sleep_jax.evals.items import Item, RewardItems
+
+ASKED = "cpt200_base_val.json"  # SEAL's 200 passages with 974 questions
+REWARDED = "iter0_train.json"  # those of its first round of reinforcement
+MOST_WORDS = 150  # of a passage: with its request it fits a row of a night
+
+
+def read_passages(file: pathlib.Path, count: int, fits: Callable[[str], bool]) -> list[Document]:
+    """The first passages of a file that fit, in its order.
+
+    Args:
+      file: one of SEAL's.
+      count: how many.
+      fits: whether a text does.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: fewer of them fit.
+    """
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{file}: not there; give --data the folder knowledge-incorporation/data of SEAL's "
+            "repository, or wherever its files lie"
+        )
+    items = json.loads(file.read_text(encoding="utf-8"))
+    chosen = [(i, item) for i, item in enumerate(items) if fits(item["context"])][:count]
+    if len(chosen) < count:
+        raise ValueError(f"{file}: {len(chosen)} of its passages fit, {count} are asked for")
+    return [
+        Document(
+            id=f"{file.stem}-{i}",
+            title=item["title"],
+            text=item["context"].strip(),
+            questions=tuple(Question(q["question"], q["answer"]) for q in item["questions"]),
+        )
+        for i, item in chosen
+    ]
+
+
+def check_apart(asked: Sequence[Document], rewarded: Sequence[Document]) -> None:
+    """Makes sure that no question rewards a writer that it also tests.
+
+    Raises:
+      AssertionError: one does.
+    """
+    tests = {q.question for passage in asked for q in passage.questions}
+    items = [
+        Item(i, q.question, (q.answer,))
+        for i, passage in enumerate(rewarded)
+        for q in passage.questions
+    ]
+    RewardItems.apart_from(tests, items)
+
+
+def is_short(text: str) -> bool:
+    """At most `MOST_WORDS` words."""
+    return len(text.split()) <= MOST_WORDS
+
+
+def as_line(document: Document) -> str:
+    """A document as a line of JSONL."""
+    questions = [{"question": q.question, "answer": q.answer} for q in document.questions]
+    fields = {"id": document.id, "title": document.title, "text": document.text}
+    return json.dumps(fields | {"questions": questions}, ensure_ascii=False)
+
+
+def main() -> None:
+    """Prints passages as JSONL."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=pathlib.Path, help="the folder of SEAL's files")
+    parser.add_argument("--count", type=int, default=20)
+    arguments = parser.parse_args()
+    for document in read_passages(arguments.data / ASKED, arguments.count, is_short):
+        print(as_line(document))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""SmolLM2 learns SQuAD passages, by fine-tuning, by SEAL and by sleep, and is asked about them.
+
+python experiments/knowledge_incorporation/run.py --data FOLDER             # a model a passage
+python experiments/knowledge_incorporation/run.py --data FOLDER --stream    # one model reads all
+
+FOLDER has SEAL's `cpt200_base_val.json` and `iter0_train.json`. What is finished is kept in the
+workdir, and a second call goes on from there; `--passages 4` takes a few minutes. At the end it
+prints the table; with --publish it also rewrites that of the README.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+
+import adapters
+import jax
+import lives
+from night import FULL, NO_DREAMS, NO_EXPERT, NO_SELECTION, after_a_passage, after_many
+from passages import ASKED, REWARDED, check_apart, is_short, read_passages
+from table import report
+
+from sleep_jax.data.documents import Document
+from sleep_jax.lifecycle import birth
+from sleep_jax.runtime.allocator import keep_freed_memory
+from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.sleeper import Sleeper, wake_up
+
+DREAMS = 3  # of SEAL's arms, about a passage
+PASSAGE, SEAL, SEAL_ROUND = "fine-tuned on the passage", "SEAL, no reinforcement", "SEAL, one round"
+
+
+def keep(path: pathlib.Path, arm: str, seed: int, passage: Document, said: list[list[str]]):
+    """Appends what the models of an arm said about a passage; of several models for it, of each."""
+    lines = [
+        {"arm": arm, "seed": seed, "passage": passage.id, "question": q.question}
+        | {"answer": q.answer, "replies": [own[i] for own in said]}
+        for i, q in enumerate(passage.questions)
+    ]
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def once(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+    """Has a file written in one move, unless it is there."""
+    if not path.exists():
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        write(draft)
+        draft.replace(path)
+
+
+def by_adapters(sleeper: Sleeper, passages, rewarded, seed: int, workdir: pathlib.Path) -> None:
+    """The arms that fine-tune an adapter a passage, or a dream."""
+    model = adapters.Model(sleeper.cfg, sleeper.params, sleeper.tokenizer)
+
+    def written(arm: str, said: Callable[[], list[list[list[str]]]]):
+        def write(draft):
+            with phase_progress(f"{arm}, seed {seed}", 1, "arm") as bar:
+                for passage, of in zip(passages, said()):
+                    keep(draft, arm, seed, passage, of)
+                bar.advance(1)
+
+        once(workdir / f"{arm.replace(' ', '_')}-{seed}.jsonl", write)
+
+    written(PASSAGE, lambda: [[of] for of in adapters.on_passages(model, passages, seed)])
+    written(SEAL, lambda: adapters.on_dreams(model, passages, DREAMS, seed))
+    if rewarded:
+        written(
+            SEAL_ROUND,
+            lambda: adapters.on_dreams(
+                model.reinforced(rewarded, DREAMS, seed), passages, DREAMS, seed
+            ),
+        )
+
+
+def by_sleep(sleeper: Sleeper, passages: Sequence[Document], seed: int, workdir: pathlib.Path):
+    """The arms that sleep after every passage, each as if it were the only one."""
+    config = after_a_passage()
+    config.seed = seed
+    with phase_progress(f"sleep, seed {seed}", len(passages), "passage") as bar:
+        for passage in passages:
+            life = workdir / "lives" / f"{passage.id}-{seed}"
+
+            def write(draft, passage=passage, life=life):
+                said = lives.after_a_passage(sleeper, config, passage, life)
+                for arm, replies in said.items():
+                    keep(draft, arm, seed, passage, [replies])
+
+            once(workdir / f"sleep-{passage.id}-{seed}.jsonl", write)
+            shutil.rmtree(life, ignore_errors=True)
+            bar.advance(1)
+
+
+def by_stream(sleeper: Sleeper, passages, days: int, seed: int, workdir: pathlib.Path) -> None:
+    """The arms of one model that learns all passages."""
+    model = adapters.Model(sleeper.cfg, sleeper.params, sleeper.tokenizer)
+
+    def written(arm: str, said: Callable[[], list[list[str]]]):
+        def write(draft):
+            for passage, of in zip(passages, said()):
+                keep(draft, arm, seed, passage, [of])
+
+        once(workdir / f"{arm.replace(' ', '_')}-{seed}.jsonl", write)
+
+    written(lives.BASE, lambda: lives.replies_about(sleeper, birth(sleeper), passages))
+    for arm, count in ((PASSAGE, 0), (SEAL, DREAMS)):
+        written(arm, lambda count=count: adapters.continued(model, passages, count, seed))
+    for arm in (NO_DREAMS, FULL, NO_SELECTION, NO_EXPERT):
+        life = workdir / "lives" / f"{arm.replace(' ', '_')}-{seed}"
+        written(
+            arm,
+            lambda arm=arm, life=life: lives.after_many_passages(
+                sleeper, arm, passages, days, seed, life
+            ),
+        )
+
+
+def main() -> None:
+    """All arms, then the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="SEAL's files")
+    parser.add_argument("--workdir", type=pathlib.Path)
+    parser.add_argument("--passages", type=int, default=20)
+    parser.add_argument("--rewarded", type=int, default=8, help="passages of SEAL's round; 0: none")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--stream", action="store_true", help="one model reads all passages")
+    parser.add_argument("--days", type=int, default=5, help="of the stream")
+    parser.add_argument("--publish", action="store_true", help="rewrite the README's table")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    kind = "stream" if arguments.stream else "single"
+    workdir = arguments.workdir or pathlib.Path("runs/knowledge_incorporation") / kind
+    workdir.mkdir(parents=True, exist_ok=True)
+    passages = read_passages(arguments.data / ASKED, arguments.passages, is_short)
+    rewarded = read_passages(arguments.data / REWARDED, arguments.rewarded, is_short)
+    check_apart(passages, rewarded)
+    sleeper = wake_up(after_many(arguments.days) if arguments.stream else after_a_passage())
+    for seed in range(arguments.seeds):
+        if arguments.stream:
+            by_stream(sleeper, passages, arguments.days, seed, workdir)
+        else:
+            by_adapters(sleeper, passages, rewarded, seed, workdir)
+            by_sleep(sleeper, passages, seed, workdir)
+        jax.clear_caches()
+    print(report(workdir, kind, is_published=arguments.publish))
+
+
+if __name__ == "__main__":
+    main()

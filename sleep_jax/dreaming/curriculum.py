@@ -1,0 +1,110 @@
+"""Curriculum: what a night dreams about, by how badly it is still answered.
+
+    recent   documents of the day; where that is not all of them, the ones answered worst
+    weak     earlier documents, the ones answered worst: they are dreamt about anew
+    old      others of the earlier ones, at random: what was dreamt about them is rehearsed
+
+How well a document is answered is tau of the model as it is, over questions of its own that are
+never learnt, with no document in view. An earlier document is not read again: the model recollects
+what it dreamt about it, unless a replay buffer keeps the text.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from sleep_jax.data.documents import Document
+
+RECENT, WEAK, OLD = ROLES = ("recent", "weak", "old")
+SOURCES = ("dreams", "text")
+
+
+@dataclasses.dataclass(frozen=True)
+class CurriculumConfig:
+    """How many documents of each kind a night has.
+
+    Attributes:
+      recent: of the day; 0: all.
+      weak, old: of earlier days.
+      source: what an earlier document is dreamt about from: the model's own `dreams` about it, or
+        its `text`.
+
+    Raises:
+      ValueError: a field has no such value.
+    """
+
+    recent: int = 0
+    weak: int = 1
+    old: int = 2
+    source: str = "dreams"
+
+    def __post_init__(self):
+        for name in ROLES:
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"dreaming.curriculum.{name}={value}; it must be at least 0")
+        if self.source not in SOURCES:
+            raise ValueError(
+                f"dreaming.curriculum.source={self.source!r}; choose from {', '.join(SOURCES)}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """A document that a night has to do with.
+
+    Attributes:
+      day, document: index of its day, and its own among those of that day.
+      role: one of `ROLES`.
+      tau: how well it was answered; None where that was not asked.
+    """
+
+    day: int
+    document: int
+    role: str
+    tau: float | None = None
+
+
+def draw(
+    config: CurriculumConfig,
+    tau: Mapping[tuple[int, int], float | None],
+    today: int,
+    seed: int,
+) -> list[Context]:
+    """The documents of a night, by role.
+
+    Args:
+      config: how many of each.
+      tau: of every (day, document) that may be drawn; None: not asked, which counts as answered.
+      today: index of the day.
+      seed: of what is drawn at random, together with the day.
+    """
+
+    def worst(those):
+        return sorted(those, key=lambda x: math.inf if tau[x] is None else tau[x])
+
+    earlier = [x for x in tau if x[0] < today]
+    recent = sorted(worst([x for x in tau if x[0] == today])[: config.recent or None])
+    weak = worst(earlier)[: config.weak]
+    rest = [x for x in earlier if x not in weak]
+    order = np.random.default_rng((seed, today)).permutation(len(rest))[: config.old]
+    chosen = {RECENT: recent, WEAK: weak, OLD: [rest[i] for i in sorted(order)]}
+    return [Context(*x, role, tau[x]) for role in ROLES for x in chosen[role]]
+
+
+def recollection(
+    document: Document, dreams: Sequence[str], length: Callable[[str], int], most: int
+) -> Document:
+    """What is left of a document that is not read again: what was last dreamt about it.
+
+    Args:
+      document: of which the text is not used.
+      dreams: about it, oldest first; at least one.
+      length: tokens of a text.
+      most: tokens that it may have; one dream is left in any case.
+    """
+    told = list(dreams)
+    while len(told) > 1 and length("\n".join(told)) > most:
+        told.pop(0)
+    return dataclasses.replace(document, text="\n".join(told), questions=())

@@ -1,0 +1,133 @@
+"""The agenda of a night's dreams: which documents they are about, of this day and of earlier ones
+(`dreaming.curriculum`).
+
+A dream names its document by its page: first come the documents of the day, then the weak ones of
+the agenda, as they are recollected.
+"""
+
+import dataclasses
+
+from sleep_jax import config as settings
+from sleep_jax.data.documents import Document
+from sleep_jax.dreaming.curriculum import OLD, RECENT, ROLES, WEAK, Context, draw, recollection
+from sleep_jax.dreaming.reinforce import about
+from sleep_jax.dreaming.write import Dream
+from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.items import Item, RewardItems
+from sleep_jax.evals.rubric import Rubric
+from sleep_jax.evals.scorers import scorer
+from sleep_jax.phases.night import Night
+from sleep_jax.seeding.self_study import Study
+from sleep_jax.seeding.sequences import Exchange
+from sleep_jax.sleeper import Sleeper
+
+
+def draw_agenda(sleeper: Sleeper, night: Night, day: int) -> tuple[Night, dict[str, float]]:
+    """Puts on record what the night dreams about, and says how many documents of each role that is
+    and how well they were answered."""
+    config = settings.curriculum_config(sleeper.config)
+    today = [(day, i) for i in range(len(sleeper.days[day].documents))]
+    known = [*_dreamt_before(sleeper, night, day), *today]
+    tau = dict.fromkeys(known)
+    if len(known) > len(today) or 0 < config.recent < len(today):
+        tau |= _tau(sleeper, night, known)
+    drawn = draw(config, tau, day, int(sleeper.config.seed))
+    figures = {f"contexts_{role}": sum(x.role == role for x in drawn) for role in ROLES}
+    for role in ROLES:
+        if of := [x.tau for x in drawn if x.role == role and x.tau is not None]:
+            figures[f"tau_{role}"] = sum(of) / len(of)
+    return night.note_day(day, agenda=[dataclasses.asdict(x) for x in drawn]), figures
+
+
+def pages(sleeper: Sleeper, night: Night, day: int) -> tuple[Document, ...]:
+    """The documents of a day and, as they are recollected, the weak ones of its agenda."""
+    return (
+        *sleeper.days[day].documents,
+        *(_recollected(sleeper, night, day, x) for x in _agenda(night, day) if x.role == WEAK),
+    )
+
+
+def subjects(sleeper: Sleeper, night: Night, day: int) -> dict[int, Context]:
+    """What dreams of a night are about, by page."""
+    drawn = _agenda(night, day)
+    weak = [x for x in drawn if x.role == WEAK]
+    recent = {x.document: x for x in drawn if x.role == RECENT}
+    return recent | dict(enumerate(weak, len(sleeper.days[day].documents)))
+
+
+def reward_items(sleeper: Sleeper, night: Night, day: int) -> RewardItems:
+    """The model's own questions that reward dreams of a night, by page; none where it wrote none.
+
+    Raises:
+      AssertionError: one of them is a test question.
+    """
+    of = subjects(sleeper, night, day)
+    return _items(sleeper, night, {page: (x.day, x.document) for page, x in of.items()})
+
+
+def rehearsed(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
+    """What was dreamt about the old documents of the agenda, as the model knows it by heart."""
+    out = []
+    dreamt = _dreamt_before(sleeper, night, day)
+    for x in (x for x in _agenda(night, day) if x.role == OLD):
+        asked = about(sleeper.days[x.day].documents[x.document], sleeper.prompts)
+        dreams = dreamt[x.day, x.document]
+        out += [Exchange(None, asked, asked, dream.tokens, "rehearse") for dream in dreams]
+    return out
+
+
+def _agenda(night: Night, day: int) -> list[Context]:
+    return [Context(**x) for x in night.day(day).get("agenda", [])]
+
+
+def _dreamt_before(sleeper: Sleeper, night: Night, day: int) -> dict[tuple[int, int], list[Dream]]:
+    """What was dreamt on earlier days, by (day, document), oldest first."""
+    found: dict[tuple[int, int], list[Dream]] = {}
+    for earlier in range(day):
+        of = subjects(sleeper, night, earlier)
+        for dream in map(Dream.of, night.day(earlier).get("dreams", [])):
+            if not dream.is_recipe:
+                x = of[dream.document]
+                found.setdefault((x.day, x.document), []).append(dream)
+    return {x: found[x] for x in sorted(found)}
+
+
+def _recollected(sleeper: Sleeper, night: Night, day: int, x: Context) -> Document:
+    document = sleeper.days[x.day].documents[x.document]
+    if sleeper.config.dreaming.curriculum.source == "text":
+        return document
+    return recollection(
+        document,
+        [dream.text for dream in _dreamt_before(sleeper, night, day)[x.day, x.document]],
+        lambda text: len(sleeper.tokenizer.encode(text)),
+        int(sleeper.config.data.chunk_tokens),
+    )
+
+
+def _items(sleeper: Sleeper, night: Night, pages: dict[int, tuple[int, int]]) -> RewardItems:
+    """The model's own questions about documents, each under the number that it is given."""
+    items = []
+    for page, (day, document) in pages.items():
+        record = night.day(day)
+        held_out = Study.of(record["study"]).held_out if "study" in record else ()
+        mine = [q for q in held_out if q.document == document]
+        items += [Item(page, q.question, (q.answer,)) for q in mine]
+    return RewardItems.apart_from({q.text for q in sleeper.questions}, items)
+
+
+def _tau(sleeper: Sleeper, night: Night, known) -> dict[tuple[int, int], float]:
+    """How well the model as it is answers about each of some documents."""
+    c, cfg = sleeper.config, sleeper.cfg
+    asked = _items(sleeper, night, dict(enumerate(known)))
+    those = sorted(asked.documents)
+    if not those:
+        return {}
+    model = Adapted(
+        cfg,
+        night.now.on(sleeper.params),
+        sleeper.tokenizer,
+        max_new_tokens=int(c.evaluation.max_new_tokens),
+    )
+    score = scorer(c.dreaming.scorer, lambda: Rubric(cfg, sleeper.params, sleeper.tokenizer))
+    marks = score(model, [asked.about(i) for i in those])
+    return {known[i]: mark.mean for i, mark in zip(those, marks)}

@@ -1,0 +1,135 @@
+"""Knowledge incorporation: its passages, its table, and its flow on the tiny model."""
+
+import json
+import pathlib
+import runpy
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from sleep_jax.data.documents import read_documents
+from sleep_jax.dreaming import write
+from sleep_jax.models.config import LoraConfig
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.sleeper import Day, wake_up
+
+FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "knowledge_incorporation"
+MODULES = ("passages", "night", "adapters", "lives", "table", "run")
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """The experiment's modules, imported as its script does."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        modules = {name: __import__(name) for name in MODULES}
+    finally:
+        sys.path.remove(str(FOLDER))
+    yield type("Lab", (), modules)
+    for name in MODULES:
+        sys.modules.pop(name)
+
+
+def test_passages_are_read_in_order_and_written_as_documents(lab, tmp_path):
+    items = [
+        {"title": "T", "context": text, "questions": [{"question": "Q?", "answer": "A"}]}
+        for text in ("long " * 151, "short one", "short two")
+    ]
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps(items))
+    found = lab.passages.read_passages(file, 2, lab.passages.is_short)
+    assert [p.text for p in found] == ["short one", "short two"]
+    lines = tmp_path / "passages.jsonl"
+    lines.write_text("".join(f"{lab.passages.as_line(p)}\n" for p in found))
+    assert read_documents(lines, max_chunk_tokens=64, encode=str.split) == found
+    with pytest.raises(ValueError, match="2 of its passages fit, 3 are asked for"):
+        lab.passages.read_passages(file, 3, lab.passages.is_short)
+    with pytest.raises(FileNotFoundError, match="--data"):
+        lab.passages.read_passages(tmp_path / "none.json", 1, lab.passages.is_short)
+    with pytest.raises(AssertionError, match="test question"):
+        lab.passages.check_apart(found[:1], found[1:])
+
+
+def row(arm, passage, question, *replies, seed=0):
+    return {
+        "arm": arm, "seed": seed, "passage": passage, "question": question, "answer": "Otrar",
+        "replies": list(replies),
+    }  # fmt: skip
+
+
+def test_differences_are_paired_and_of_several_models_the_mean_counts(lab):
+    base = [row("base", p, q, "no") for p in "abcd" for q in "xy"]
+    half = [row("other", p, q, "In Otrar.", "no") for p in "abcd" for q in "xy"]
+    assert lab.table.share(half, "contains") == 0.5
+    assert lab.table.difference(half, base) == (0.5, 0.5, 0.5)
+    one = [
+        row("one", p, q, "Otrar" if (p, q) == ("a", "x") else "no") for p in "abcd" for q in "xy"
+    ]
+    mean, low, high = lab.table.difference(one, base)
+    assert mean == 1 / 8 and low == 0.0 and 1 / 8 < high <= 0.5
+    text = lab.table.table(base + half + one)
+    assert "| other | 1 | 50.0 |" in text and "+50.0 [+50.0, +50.0]" in text
+    assert "4 passages, 8 questions" in text
+
+
+def test_the_variants_differ_in_what_they_are_named_after(lab):
+    night = lab.night
+    full = night.after_many(5)
+
+    def changed(arm):
+        was, now = full.to_dict()["dreaming"], night.variant(arm, full).to_dict()["dreaming"]
+        return {name for name in was if was[name] != now[name]}
+
+    assert changed(night.FULL) == set()
+    assert changed(night.NO_SELECTION) == {"measure", "top", "random"}
+    assert changed(night.NO_EXPERT) == {"random_expert"}
+    assert changed(night.NO_DREAMS) == {"steps"}
+    tried = night.variant(night.NO_SELECTION, full).dreaming
+    assert (tried.top, tried.random) == (0, full.dreaming.top + full.dreaming.random)
+
+
+@pytest.fixture(scope="module")
+def sleeper():
+    return wake_up(tiny())
+
+
+def tiny():
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.memory.slots = (1,)
+    config.dreaming.count = 3
+    return config
+
+
+@pytest.mark.slow
+def test_arms_share_a_night_up_to_the_choice_of_dreams(lab, sleeper, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "flaw", lambda *_: None)
+    passage = sleeper.documents[0]
+    said = lab.lives.after_a_passage(sleeper, tiny(), passage, tmp_path)
+    assert set(said) == {*lab.lives.STAGE_OF, lab.night.NO_SELECTION}
+    asked = len(Day.of([passage]).questions)
+    assert all(len(replies) == asked for replies in said.values())
+    records = []
+    for run in ("full", "random"):
+        with PhaseCheckpoints(tmp_path / run / "checkpoints") as saved:
+            records.append(saved.record(saved.latest()[0])["night"])
+    full, other = (record["days"][0] for record in records)
+    assert full["dreams"] == other["dreams"] and full["study"] == other["study"]
+
+
+@pytest.mark.slow
+def test_seal_tries_every_dream_and_learns_to_write_the_best(lab, sleeper, monkeypatch):
+    monkeypatch.setattr(write, "flaw", lambda *_: None)
+    for name in ("INNER", "OUTER"):
+        monkeypatch.setattr(lab.adapters, name, LoraConfig(2, 4.0, ("q", "up")))
+    model = lab.adapters.Model(sleeper.cfg, sleeper.params, sleeper.tokenizer)
+    passages = sleeper.documents
+    writer = model.reinforced(passages, 2, seed=0)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(writer.writer))
+    said = lab.adapters.on_dreams(writer, passages, 2, seed=0)
+    assert [len(of) for of in said] == [2, 2]
+    alone = lab.adapters.on_passages(model, passages, seed=0)
+    all_at_once = lab.adapters.continued(model, passages, 1, seed=0)
+    for replies in (*said[0], alone[0], all_at_once[0]):
+        assert len(replies) == len(passages[0].questions)
