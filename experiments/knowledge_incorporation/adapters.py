@@ -20,8 +20,10 @@ from sleep_jax.dreaming.write import Dream, WritingConfig, write
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DecoderConfig, LoraConfig
 from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.sleeper import Sleeper
 
 EVERYWHERE = ("q", "k", "v", "o", "gate", "up", "down")
 INNER = LoraConfig(rank=32, alpha=64.0, targets=EVERYWHERE)
@@ -40,6 +42,12 @@ class Model:
     params: Any
     tokenizer: Tokenizer
     writer: Any = None
+
+    @classmethod
+    def of(cls, sleeper: Sleeper) -> "Model":
+        """That of a sleeper, which has no memory here."""
+        cfg = sleeper.cfg.replace(memory=MemoryConfig())
+        return cls(cfg, sleeper.params, sleeper.tokenizer)
 
     @property
     def prompts(self) -> Prompts:

@@ -53,7 +53,7 @@ def once(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
 
 def by_adapters(sleeper: Sleeper, passages, rewarded, seed: int, workdir: pathlib.Path) -> None:
     """The arms that fine-tune an adapter a passage, or a dream."""
-    model = adapters.Model(sleeper.cfg, sleeper.params, sleeper.tokenizer)
+    model = adapters.Model.of(sleeper)
 
     def written(arm: str, said: Callable[[], list[list[list[str]]]]):
         def write(draft):
@@ -95,7 +95,7 @@ def by_sleep(sleeper: Sleeper, passages: Sequence[Document], seed: int, workdir:
 
 def by_stream(sleeper: Sleeper, passages, days: int, seed: int, workdir: pathlib.Path) -> None:
     """The arms of one model that learns all passages."""
-    model = adapters.Model(sleeper.cfg, sleeper.params, sleeper.tokenizer)
+    model = adapters.Model.of(sleeper)
 
     def written(arm: str, said: Callable[[], list[list[str]]]):
         def write(draft):

@@ -123,7 +123,7 @@ def test_seal_tries_every_dream_and_learns_to_write_the_best(lab, sleeper, monke
     monkeypatch.setattr(write, "flaw", lambda *_: None)
     for name in ("INNER", "OUTER"):
         monkeypatch.setattr(lab.adapters, name, LoraConfig(2, 4.0, ("q", "up")))
-    model = lab.adapters.Model(sleeper.cfg, sleeper.params, sleeper.tokenizer)
+    model = lab.adapters.Model.of(sleeper)
     passages = sleeper.documents
     writer = model.reinforced(passages, 2, seed=0)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(writer.writer))
