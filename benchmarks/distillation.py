@@ -43,11 +43,12 @@ def main():
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--slots", type=int, default=5, help="ours: preallocated, one active")
     parser.add_argument("--kl", type=float, default=0.04, help="of GRPO; 0 scores no reference")
+    parser.add_argument("--remat", choices=("full", "none"), default="full", help="of ours")
     parser.add_argument("--checkpointing", action="store_true", help="of TRL's activations")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     pythons = {"trl_runner.py": args.trl_python, "tunix_runner.py": args.tunix_python}
-    asked = ("rows", "prompt", "new", "document", "rank", "slots", "kl", "checkpointing")
+    asked = ("rows", "prompt", "new", "document", "rank", "slots", "kl", "remat", "checkpointing")
     spec = shape_spec(args) | {name: getattr(args, name) for name in asked}
     for name in args.peers:
         task, script, group = PEERS[name]

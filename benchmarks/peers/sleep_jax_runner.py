@@ -81,7 +81,8 @@ def seeding(turns: Turns):
     beginning that the student goes on with."""
     spec, rng = turns.spec, np.random.default_rng(0)
     cfg, params = decoder_of(spec)
-    cfg = cfg.replace(memory=MemoryConfig((LevelConfig(slots=spec.slots, rank=spec.rank),)))
+    memory = MemoryConfig((LevelConfig(slots=spec.slots, rank=spec.rank),))
+    cfg = cfg.replace(memory=memory, remat=spec.remat)
     memory, slots = init_memory(jax.random.key(1), cfg.memory, layers=cfg.layers, width=cfg.width)
     before = {"params": params, "memory": memory, "slots": slots}
     student = before | {"slots": unlock(slots, 1)[0]}
