@@ -1,25 +1,9 @@
 """The measures of the judges' experiment, by hand."""
 
-import pathlib
-import sys
-
 import numpy as np
-import pytest
 
-FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "judges"
-
-
-@pytest.fixture(scope="module")
-def lab():
-    """The experiment's modules, imported as its script does."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        modules = {name: __import__(name) for name in ("roc", "calibrate")}
-    finally:
-        sys.path.remove(str(FOLDER))
-    yield type("Lab", (), modules)
-    for name in modules:
-        sys.modules.pop(name)
+EXPERIMENT = "judges"
+MODULES = ("roc", "calibrate")
 
 
 SCORES, SAME = np.array([3.0, 1.0, 1.0, -np.inf]), np.array([True, True, False, False])

@@ -1,9 +1,7 @@
 """Knowledge incorporation: its passages, its table, and its flow on the tiny model."""
 
 import json
-import pathlib
 import runpy
-import sys
 
 import jax
 import numpy as np
@@ -15,21 +13,8 @@ from sleep_jax.models.config import LoraConfig
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.sleeper import Day, wake_up
 
-FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "knowledge_incorporation"
+EXPERIMENT = "knowledge_incorporation"
 MODULES = ("passages", "night", "adapters", "lives", "table", "run")
-
-
-@pytest.fixture(scope="module")
-def lab():
-    """The experiment's modules, imported as its script does."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        modules = {name: __import__(name) for name in MODULES}
-    finally:
-        sys.path.remove(str(FOLDER))
-    yield type("Lab", (), modules)
-    for name in MODULES:
-        sys.modules.pop(name)
 
 
 def test_passages_are_read_in_order_and_written_as_documents(lab, tmp_path):

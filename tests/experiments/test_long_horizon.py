@@ -1,28 +1,13 @@
 import dataclasses
 import json
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "long_horizon"
+EXPERIMENT = "long_horizon"
 MODULES = ("facts", "writing", "base", "night", "arms", "figures", "run")
-
-
-@pytest.fixture(scope="module")
-def lab():
-    """The experiment's modules, imported as its script does."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        modules = {name: __import__(name) for name in MODULES}
-    finally:
-        sys.path.remove(str(FOLDER))
-    yield type("Lab", (), modules)
-    for name in MODULES:
-        sys.modules.pop(name)
 
 
 def test_sentences_are_of_one_length_and_prompts_end_before_the_home(lab):
