@@ -135,6 +135,7 @@ def main() -> None:
     kind = "stream" if arguments.stream else "single"
     workdir = arguments.workdir or pathlib.Path("runs/knowledge_incorporation") / kind
     workdir.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "programs"))
     passages = read_passages(arguments.data / ASKED, arguments.passages, is_short)
     rewarded = read_passages(arguments.data / REWARDED, arguments.rewarded, is_short)
     check_apart(passages, rewarded)
