@@ -4,6 +4,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 from absl import flags
@@ -14,13 +15,15 @@ from sleep_jax.memory.schedule import describe, plan
 from sleep_jax.memory.slots import SlotsExhausted
 from sleep_jax.runtime import aot
 from sleep_jax.runtime.allocator import keep_freed_memory
-from sleep_jax.runtime.checkpoints import PhaseCheckpoints, check_same_config, check_writable
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.distributed import join_processes
 from sleep_jax.runtime.flags import run_with_config
 from sleep_jax.runtime.mesh import use_mesh
 from sleep_jax.runtime.preemption import Preempted, Watch
+from sleep_jax.runtime.profile import Profile
 from sleep_jax.runtime.report import write_report
 from sleep_jax.runtime.sweep_runs import Run, run_all, runs_of
+from sleep_jax.runtime.workdir import check_same_base, check_same_config, check_writable
 from sleep_jax.sleeper import Sleeper, check_settings, wake_up
 
 PLAN = flags.DEFINE_integer(
@@ -43,6 +46,9 @@ AOT = flags.DEFINE_string(
 DRY_RUN = flags.DEFINE_boolean(
     "dry_run", False, "print shapes, memory, schedule and cost without compiling, and end"
 )
+PROFILE = flags.DEFINE_string(
+    "profile", None, "trace these updates of a phase into WORKDIR/profile, e.g. consolidate:3-5"
+)
 ABOUT = (
     "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "
     "without them. The same command goes on after the last finished phase."
@@ -52,6 +58,7 @@ EXAMPLES = (
     "python launch.py --config=configs/sleep_smollm2.py --config.data.documents=my_notes.txt",
     "python launch.py --config=configs/ladder.py --plan=50000",
     "python launch.py --config=configs/sleep_tiny.py --workdir=/tmp/tiny",
+    "python launch.py --config=configs/sleep_tiny.py --profile=consolidate:2-3",
     "python launch.py --config=configs/seeding_8b.py --dry_run",
     "python launch.py --config=configs/seeding_8b.py --aot=v5e:4x4",
     "python launch.py --sweep=configs/sweeps/seeding_ablation.py",
@@ -69,8 +76,18 @@ def prepare(config, workdir) -> Callable[[], None]:
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
     use_mesh(config)
-    check_workdir(config, workdir)
-    return functools.partial(live, wake_up(config), workdir)
+    begun, sleeper = check_workdir(config, workdir), wake_up(config)
+    check_same_base(begun.get("base", {}), sleeper.base, workdir)
+    profile = None
+    if PROFILE.value is not None:
+        profile = Profile.of(PROFILE.value, updates_of(sleeper), workdir)
+    return functools.partial(live, sleeper, workdir, profile)
+
+
+def updates_of(sleeper: Sleeper) -> dict[str, int]:
+    """How many updates there are of every phase that has some."""
+    steps = {"consolidate": sleeper.config.seeding.steps, "learn": sleeper.config.dreaming.steps}
+    return {step.label: steps[step.phase] for step in sleeper.steps if step.phase in steps}
 
 
 def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
@@ -87,12 +104,15 @@ def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
     return functools.partial(sweep, runs, pathlib.Path(workdir))
 
 
-def check_workdir(config, workdir: str) -> None:
-    """Checks that a run can be written, or gone on with, there."""
+def check_workdir(config, workdir: str) -> dict[str, Any]:
+    """Checks that a run can be written, or gone on with, there; what is on record of it."""
     check_writable(workdir)
     with PhaseCheckpoints(f"{workdir}/checkpoints") as saved:
-        if (latest := saved.latest()) is not None:
-            check_same_config(saved.record(latest[0])["config"], config.to_dict(), workdir)
+        latest = saved.latest()
+        record = {} if latest is None else saved.record(latest[0])
+    if record:
+        check_same_config(record["config"], config.to_dict(), workdir)
+    return record
 
 
 def show_plan(memory, length: int) -> None:
@@ -106,10 +126,10 @@ def show(lines: Iterable[str]) -> None:
         print(line, flush=True)
 
 
-def live(sleeper: Sleeper, workdir: str) -> None:
+def live(sleeper: Sleeper, workdir: str, profile: Profile | None = None) -> None:
     """Lives the days and nights, and reports."""
     try:
-        night = lifecycle.live(sleeper, workdir, watch=Watch())
+        night = lifecycle.live(sleeper, workdir, watch=Watch(), profile=profile)
     except Preempted as stopped:
         print(f"asked to stop, after {stopped.where}; the same command goes on from there")
         raise
@@ -117,6 +137,9 @@ def live(sleeper: Sleeper, workdir: str) -> None:
         raise SystemExit(f"launch.py: {full}. What came before is saved in {workdir}") from None
     if jax.process_index():
         return  # process 0 speaks for all
+    if profile is not None:
+        none = "none, these updates were not made in this attempt"
+        print(f"profile: {profile.folder if profile.state == 'written' else none}")
     summary = morning.summarise(sleeper, night)
     morning.show(summary)
     print(f"report: {write_report(workdir, summary)}")

@@ -13,10 +13,11 @@ learn        it learns those that did, and to write more like them
 evaluate     what it knows now without the documents, and what that cost elsewhere
 
 Each phase is a function from what the phases before it left (`Night`) to what it leaves. Their
-order is worked out beforehand (`itinerary`). A checkpoint follows each one, and within those that
-learn a bookmark is kept, so a run that stops goes on where it was.
+order is worked out beforehand (`itinerary`). A checkpoint follows each one, written while the next
+begins, and within those that learn a bookmark is kept, so a run that stops goes on where it was.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -37,8 +38,10 @@ from sleep_jax.phases.wake import wake
 from sleep_jax.phases.write import write
 from sleep_jax.runtime.bookmark import Bookmark
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.runtime.meter import Compilations, Meter, memory
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.preemption import Preempted, Watch
+from sleep_jax.runtime.profile import Profile
 from sleep_jax.seeding.transaction import Self
 from sleep_jax.sleeper import Sleeper
 from sleep_jax.wake.stream import check_updates, init_wake
@@ -70,7 +73,11 @@ def birth(sleeper: Sleeper) -> Night:
 
 
 def live(
-    sleeper: Sleeper, workdir: str, quiet: bool | None = None, watch: Watch | None = None
+    sleeper: Sleeper,
+    workdir: str,
+    quiet: bool | None = None,
+    watch: Watch | None = None,
+    profile: Profile | None = None,
 ) -> Night:
     """Lives the days and nights, from where an earlier attempt in `workdir` was stopped.
 
@@ -79,6 +86,7 @@ def live(
       workdir: where checkpoints and metrics go.
       quiet: no progress bars.
       watch: says when to stop; None: nobody does.
+      profile: the updates to trace; None: none.
 
     Returns:
       What the last phase left.
@@ -93,6 +101,8 @@ def live(
         MetricWriter(workdir, is_silent=jax.process_index() != 0) as writer,
         PhaseCheckpoints(f"{workdir}/checkpoints", kept.keep) as saved,
         PhaseCheckpoints(f"{workdir}/bookmark", keep=2) as under_way,
+        Compilations() as compilations,
+        profile or contextlib.nullcontext(),
     ):
         night, done = birth(sleeper), -1
         if (latest := saved.latest()) is not None:
@@ -103,16 +113,21 @@ def live(
             if index <= done:
                 continue
             writer.restart(step.label)
-            start = time.monotonic()
-            bookmark = Bookmark(under_way, step.label, kept.updates, watch)
-            desk = Desk(writer, step.label, quiet, bookmark)
+            start, compiled = time.monotonic(), compilations.count
+            bookmark = Bookmark(under_way, step.label, kept.updates, watch, finished=saved)
+            meter = Meter(sleeper.cfg, step.label, profile)
+            desk = Desk(writer, step.label, quiet, bookmark, meter)
             night = PHASES[step.phase](sleeper, night, desk, step)
-            night = night.note(step.label, seconds=time.monotonic() - start)
-            record = {"config": config, "night": night.record}
+            cost = {"seconds": time.monotonic() - start, "memory": memory()["memory_peak"]}
+            night = night.note(step.label, **cost, programs=compilations.count - compiled)
+            record = {"config": config, "base": sleeper.base, "night": night.record}
+            under_way.wait()  # one at a time: in several processes the barriers of both would mix
             saved.save(index, step.label, state=night.state, record=record)
-            under_way.clear()
             if watch is not None and watch.is_asked():
+                saved.wait()
                 raise Preempted(step.label)
+        saved.wait()
+        under_way.clear()
     if night.now.wake is not None:
         check_updates(sleeper.cfg.memory, night.now.wake)
     return night

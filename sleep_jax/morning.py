@@ -5,6 +5,7 @@ from typing import Any
 
 from sleep_jax.inspect import record
 from sleep_jax.phases.night import Night
+from sleep_jax.runtime import report
 from sleep_jax.runtime.progress import clock, table
 from sleep_jax.sleeper import Sleeper
 
@@ -13,7 +14,7 @@ PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 def summarise(sleeper: Sleeper, night: Night) -> dict[str, Any]:
     """The summary of a run; its keys are those of `runtime.report`."""
-    columns = ("phase", "tokens", "seconds", "detail")
+    columns = report.COLUMNS["phases"]
     return {
         "scores": record.scores(night.record["days"][-1]),
         "recall": record.recall(night.record),
@@ -101,8 +102,19 @@ def show(summary: dict[str, Any]) -> None:
         )
     table(
         "Phases",
-        ("phase", "tokens", "time", "detail"),
-        [(p["phase"], p["tokens"], clock(p["seconds"]), p["detail"]) for p in summary["phases"]],
+        ("phase", "tokens", "time", "a second", "programs", "GiB", "detail"),
+        [
+            (
+                p["phase"],
+                p["tokens"],
+                clock(p["seconds"]),
+                p["tokens_per_second"],
+                p["programs"],
+                p["memory"],
+                p["detail"],
+            )
+            for p in summary["phases"]
+        ],
     )
     for s in summary["samples"]:
         table(

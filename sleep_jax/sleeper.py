@@ -20,6 +20,7 @@ from sleep_jax.data.documents import (
 )
 from sleep_jax.dreaming.write import check_random_expert
 from sleep_jax.evals.recall import AnchorSet
+from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.load import load_model
 from sleep_jax.interop.resolve import resolve
 from sleep_jax.interop.tiny import tiny_model
@@ -134,6 +135,20 @@ class Sleeper:
                 out.append(page[max(start - offset, 0) : end])
                 offset += len(page)
         return [page for page in out if page]
+
+    @functools.cached_property
+    def base(self) -> dict[str, dict[str, str]]:
+        """The models that it stands on and does not change, by the field that names each: its name
+        and the fingerprint of its weights. Checkpoints refer to them so and hold no copy."""
+        c = self.config
+        models = {"model.name": (c.model.name, self.params)} | {
+            f"seeding.teachers[{i}]": (name, params)
+            for i, (name, (_, params)) in enumerate(zip(c.seeding.teachers, self.others))
+        }
+        return {
+            field: {"name": name, "weights": fingerprint(params)}
+            for field, (name, params) in models.items()
+        }
 
     @functools.cached_property
     def steps(self) -> list[Step]:

@@ -20,7 +20,7 @@ from sleep_jax.phases import consolidate, learn, trial
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
 from sleep_jax.phases.select import candidates
-from sleep_jax.runtime.metrics import MetricWriter, read_metrics
+from sleep_jax.runtime.metrics import MetricWriter, read_metrics, reproducible
 from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.runtime.report import write_report
 from sleep_jax.seeding.self_study import Question, Study
@@ -79,6 +79,17 @@ def test_every_phase_and_stage_is_recorded_and_reported(sleeper, lived):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["phase"] == "consolidate" and "loss" in line]
     assert len(steps) == sleeper.config.seeding.steps
+    # A round is for four updates: the first says what it took and shows it.
+    assert ["time/rollout" in line for line in steps] == [True, False, False, False]
+    assert all(line["time/tokens_per_second"] > 0 and "time/mfu" not in line for line in steps)
+    [rewards] = [line["rollout_rewards"] for line in lines if "rollout_rewards" in line]
+    assert np.mean(rewards) == pytest.approx(steps[0]["reward"])
+    assert any("wanted: " in line.get("rollout", "") for line in lines)
+    [norms] = [line["norm_down"] for line in lines if "norm_down" in line]
+    down = bank(night)["down"][:, 0]
+    np.testing.assert_allclose(norms, np.linalg.norm(down, axis=(1, 2)), rtol=1e-5)
+    facts = night.record["phases"]["consolidate"]
+    assert facts["programs"] > 0 and facts["memory"] > 0
 
 
 def test_a_finished_run_is_read_back_and_not_lived_again(sleeper, lived, monkeypatch):
@@ -128,10 +139,8 @@ def test_a_run_asked_to_stop_at_every_occasion_ends_like_one_that_was_not(sleepe
     record = json.loads(json.dumps(lived[1].record))
     assert night.record["days"] == record["days"]
     assert not any((tmp_path / "bookmark").iterdir())
-    old, new = (
-        [line | {"time": 0} for line in read_metrics(workdir)] for workdir in (lived[0], tmp_path)
-    )
-    assert new == old
+    old, new = (map(reproducible, read_metrics(workdir)) for workdir in (lived[0], tmp_path))
+    assert list(new) == list(old)
 
 
 def test_without_dreams_there_is_no_phase_and_no_stage_of_them(sleeper, lived, tmp_path):

@@ -74,9 +74,9 @@ def _answers(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """{part: answer} for a question."""
     question, phase, who = arguments.question, arguments.phase, arguments.who
     if question == "all":
-        state = {"state": [run.state(), *run.problems]}
         if not run.checkpoints:
-            return state | {"curves": run.curves()}
+            return {"state": [run.state(), *run.problems], "curves": run.curves()}
+        state = {"state": [run.state(), *_base(run), *run.problems]}
         return state | {name: _answer(run, name, phase, who) for name in OVERVIEW}
     if question == "changes":
         before, after = map(run.__getitem__, arguments.more)
@@ -86,6 +86,10 @@ def _answers(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     if question == "restore":
         return {question: _restore(run, *arguments.more, phase, arguments.slot)}
     return {question: _answer(run, question, phase, who)}
+
+
+def _base(run: Run) -> list[str]:
+    return [f"{field}: {x['name']}, weights {x['weights']}" for field, x in run.base.items()]
 
 
 def _answer(run: Run, question: str, phase: str, who: str) -> Any:

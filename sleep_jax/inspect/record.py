@@ -14,10 +14,12 @@ HOURS = {
     **dict.fromkeys(("study", "consolidate", "write", "select", "try", "learn"), "night"),
     "evaluate": "morning",
 }
+COSTS = ("tokens", "seconds", "programs", "memory")  # of a phase
 
 
 def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The finished phases in order: {index, phase, day (from 1), hour, tokens, seconds, detail}.
+    """The finished phases in order: {index, phase, day (from 1), hour, tokens, seconds,
+    tokens_per_second, programs (compiled), memory (GiB at most until then), detail}.
 
     Args:
       record: of a night.
@@ -26,15 +28,22 @@ def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     for index, (label, facts) in enumerate(record["phases"].items()):
         kind = label.partition("-")[0]
         rows.append({"index": index, "phase": label, "day": day, "hour": HOURS.get(kind, "")})
-        rows[-1] |= {name: facts.get(name) for name in ("tokens", "seconds")}
+        rows[-1] |= {name: facts.get(name) for name in COSTS} | {"tokens_per_second": _pace(facts)}
         rows[-1]["detail"] = detail(facts)
         day += kind == "evaluate"
     return rows
 
 
+def _pace(facts: Mapping[str, Any]) -> float | None:
+    """Tokens a second of a phase; None where it read and wrote none."""
+    return (
+        facts["tokens"] / facts["seconds"] if facts.get("tokens") and "seconds" in facts else None
+    )
+
+
 def detail(facts: Mapping[str, Any]) -> str:
-    """The facts of a phase beside its tokens and seconds, e.g. `kl before 1.88, kl after 0.11`."""
-    named = {name: x for name, x in facts.items() if name not in ("tokens", "seconds")}
+    """The facts of a phase beside what it cost, e.g. `kl before 1.88, kl after 0.11`."""
+    named = {name: x for name, x in facts.items() if name not in COSTS}
     return ", ".join(f"{name.replace('_', ' ')} {figure(x)}" for name, x in named.items())
 
 

@@ -11,8 +11,8 @@ from etils import epath
 
 from sleep_jax.inspect import memory, record
 from sleep_jax.inspect.checkpoint import Checkpoint
-from sleep_jax.runtime.checkpoints import config_difference
 from sleep_jax.runtime.metrics import metrics_path, read_metrics
+from sleep_jax.runtime.workdir import config_difference
 
 CURVES = ("kl", "held_out_kl", "reward")
 
@@ -89,6 +89,12 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The settings of the run."""
         return self.latest.record["config"]
+
+    @property
+    def base(self) -> dict[str, dict[str, str]]:
+        """The models it stands on, by the field that names each: {name, weights}; {} where they
+        were not recorded."""
+        return self.latest.record.get("base", {})
 
     @property
     def record(self) -> dict[str, Any]:

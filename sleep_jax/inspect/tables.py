@@ -7,8 +7,8 @@ import numpy as np
 
 from sleep_jax.inspect.checkpoint import Leaf
 from sleep_jax.inspect.memory import Change, Level
-from sleep_jax.runtime.checkpoints import flat_config
 from sleep_jax.runtime.progress import clock, table
+from sleep_jax.runtime.workdir import flat_config
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 36  # blocks of a drawn line
@@ -35,7 +35,8 @@ def show(question: str, answer: Any) -> None:
 def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
     """Of `Run.timeline`."""
     levels = sorted({n for row in rows for n in row["slots"]})
-    columns = ("day", "", "phase", "tokens", "time", *(f"level {n}" for n in levels), "detail")
+    columns = ("day", "", "phase", "tokens", "time", "a second", "programs", "GiB")
+    columns += (*(f"level {n}" for n in levels), "detail")
     lines = []
     for row in rows:
         counts = [row["slots"].get(n) for n in levels]
@@ -46,6 +47,9 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
                 row["phase"],
                 row["tokens"],
                 clock(row["seconds"]),
+                row["tokens_per_second"],
+                row["programs"],
+                row["memory"],
                 *("/".join(map(str, count)) if count else "" for count in counts),
                 row["detail"],
             )

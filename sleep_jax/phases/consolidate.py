@@ -9,9 +9,12 @@ what was studied and read since that level last slept.
 import dataclasses
 
 import jax
+import numpy as np
 
 from sleep_jax import config as settings
 from sleep_jax.itinerary import Step
+from sleep_jax.memory.slots import take_slot
+from sleep_jax.models.sharding import to_host
 from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.night import Desk, Night, by_heart, key_of, teachers
 from sleep_jax.phases.study import rehearse, studied
@@ -19,7 +22,14 @@ from sleep_jax.seeding import self_study
 from sleep_jax.seeding.consolidate import carry_out
 from sleep_jax.seeding.self_study import Study, from_memory, reread
 from sleep_jax.seeding.sequences import Exchange, Teacher
-from sleep_jax.seeding.transaction import Self, TeacherIsStudent, begin, begin_merge, check_room
+from sleep_jax.seeding.transaction import (
+    Self,
+    TeacherIsStudent,
+    Transaction,
+    begin,
+    begin_merge,
+    check_room,
+)
 from sleep_jax.sleeper import Sleeper
 
 GATED = "anchor_perplexity"  # the anchor set that a night may not lose
@@ -80,7 +90,7 @@ def _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key, b
     def log(number, metrics):
         if number < 0:
             return bar.advance(1, **metrics)
-        desk.scalars(number, metrics)
+        desk.update(number, metrics)
         bar.advance(1, kl=metrics["kl_off"], reward=metrics.get("reward", 0.0))
 
     now, figures = carry_out(
@@ -98,11 +108,23 @@ def _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key, b
         rng=jax.random.fold_in(key, 4),
         log=log,
         bookmark=bookmark,
+        meter=desk.meter,
     )
     held_out = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
     is_accepted = "rolled_back" not in figures
     desk.scalars(c.seeding.steps, held_out | {"accepted": float(is_accepted)})
+    if is_accepted and not transaction.is_merge:
+        desk.update(c.seeding.steps, _norms(now, transaction))
     return now, figures
+
+
+def _norms(now: Self, transaction: Transaction) -> dict[str, list[float]]:
+    """Norms of the slot that a night has filled, layer by layer: {"norm_down": [layers], ...}."""
+    slot = to_host(take_slot(now.memory, transaction.level, transaction.index))
+    return {
+        f"norm_{name}": [float(np.linalg.norm(layer)) for layer in leaf]
+        for name, leaf in slot.items()
+    }
 
 
 def _held_out(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:

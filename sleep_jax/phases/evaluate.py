@@ -52,6 +52,11 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
         recall.append(marks(day.questions, replies[stages[-2]]))
     shares = {f"day_{i + 1}_{name}": x for i, r in enumerate(recall) for name, x in r.items()}
     desk.scalars(len(STAGES), shares)
+    if asked:
+        words = [f"**{text}**" for _, text in asked[: sleeper.config.evaluation.samples]]
+        for stage in stages:
+            words = [f"{x}\n- {stage}: {y.strip()}" for x, y in zip(words, replies[stage])]
+        desk.writer.text(desk.label, len(STAGES) + 1, "answers", "\n\n".join(words))
     night = night.note_day(step.day, scores=scores, replies=replies, recall=recall)
     night = night.note_day(step.day, asked=_asked(night.day(step.day), day))
     return night.note(step.label, tokens=0, questions=len(asked))

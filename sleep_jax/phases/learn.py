@@ -35,7 +35,7 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     with desk.bar(reinforcing.steps, "step") as bar:
 
         def log(number, metrics):
-            desk.scalars(number, metrics)
+            desk.update(number, metrics)
             bar.advance(1, loss=metrics["loss"])
 
         dreamt = seed_slot(
@@ -56,6 +56,7 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             log=log,
             written=written,
             bookmark=desk.bookmark,
+            meter=desk.meter,
         )
     tokens = sum(len(e.completion) for e in (*taught, *written))
     night = night.note(step.label, tokens=tokens, learnt=learnt)

@@ -11,7 +11,7 @@ from sleep_jax.itinerary import Step
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.progress import phase_progress
-from sleep_jax.seeding.record import Bookmark
+from sleep_jax.seeding.record import UNMEASURED, Bookmark, Figures, Meter
 from sleep_jax.seeding.sequences import Teacher
 from sleep_jax.seeding.transaction import Self
 from sleep_jax.sleeper import Sleeper
@@ -62,12 +62,13 @@ class Night:
 @dataclasses.dataclass(frozen=True)
 class Desk:
     """Where a phase reports to: figures go to the writer and onto the progress bar, and how far it
-    has got into the bookmark."""
+    has got into the bookmark; the meter says what its updates cost."""
 
     writer: MetricWriter
     label: str
     quiet: bool | None = None
     bookmark: Bookmark | None = None
+    meter: Meter = UNMEASURED
 
     def bar(self, total: int, unit: str):
         """The progress bar of the phase."""
@@ -76,6 +77,16 @@ class Desk:
     def scalars(self, step: int, figures: dict[str, Any]) -> None:
         """Records figures of a step."""
         self.writer.scalars(self.label, step, figures)
+
+    def update(self, step: int, figures: Figures) -> None:
+        """Records figures of an update, of whatever kind."""
+        numbers = {k: x for k, x in figures.items() if not isinstance(x, str | list)}
+        self.scalars(step, numbers)
+        for name, x in figures.items():
+            if isinstance(x, list):
+                self.writer.histogram(self.label, step, name, x)
+            elif isinstance(x, str):
+                self.writer.text(self.label, step, name, x)
 
 
 def awake(sleeper: Sleeper, night: Night, documents: Sequence[Document]) -> Teacher:

@@ -2,7 +2,7 @@
 stopped in its midst goes on there and ends with the same bits.
 
 `workdir/bookmark` holds checkpoints of the phase under way as `workdir/checkpoints` holds those of
-finished ones; they go when it is finished.
+finished ones; they go when it is finished and its own checkpoint is safe.
 """
 
 from typing import Any
@@ -19,10 +19,19 @@ class Bookmark:
       label: of the phase.
       every: updates after which to keep it again; 0: only when the run is asked to stop.
       watch: says when it is; None: never.
+      finished: checkpoints of the finished phases, the last of which may still be being written.
     """
 
-    def __init__(self, saved: PhaseCheckpoints, label: str, every: int, watch: Watch | None):
+    def __init__(
+        self,
+        saved: PhaseCheckpoints,
+        label: str,
+        every: int,
+        watch: Watch | None,
+        finished: PhaseCheckpoints | None = None,
+    ):
         self._saved, self._label, self._every, self._watch = saved, label, every, watch
+        self._finished = finished
         self._kept = 0
         self._is_asked = False
 
@@ -34,6 +43,9 @@ class Bookmark:
         """
         latest = self._saved.latest()
         if latest is None or latest[1] != self._label:
+            if self._finished is not None:
+                self._finished.wait()  # what is there may be all that is left of the phase before
+            self._saved.clear()
             return None
         self._kept = latest[0]
         state, facts = self._saved.restore(self._kept, abstract_state)
@@ -45,12 +57,14 @@ class Bookmark:
         return self._is_asked or 0 < self._every <= done - self._kept
 
     def keep(self, done: int, state: Any, facts: dict[str, Any]) -> None:
-        """Keeps it, and ends the run where it was asked to stop.
+        """Begins to write it, and ends the run, once it is written, where it was asked to stop.
 
         Raises:
           Preempted: it was.
+          Exception: as `PhaseCheckpoints.wait`.
         """
         self._saved.save(done, self._label, state=state, record=facts)
         self._kept = done
         if self._is_asked:
+            self._saved.wait()
             raise Preempted(f"{done} updates of {self._label}")

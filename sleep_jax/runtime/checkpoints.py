@@ -3,29 +3,35 @@
 A checkpoint is a folder `workdir/checkpoints/<phase index>` written by Orbax, holding `state` (the
 arrays) and `record` (the facts, as JSON). Its last file is `digests.json`, the SHA-256 of all the
 others: a folder without it was never finished, and one that disagrees with it was damaged.
+
+The run goes on while a checkpoint is written and sealed; until then the one before it is the last.
 """
 
 import hashlib
 import json
 import os
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from sleep_jax.runtime.metrics import is_remote
+from sleep_jax.runtime.workdir import differences
 
 DIGESTS = "digests.json"
-FREE = ("mesh.", "checkpoint.")  # sections of a config that may change during a run
 
 
 class PhaseCheckpoints:
     """Saves and restores the state between phases; a context manager.
+
+    One checkpoint is written at a time: whatever is asked meanwhile waits for it, and so does
+    leaving the context.
 
     Args:
       directory: where the checkpoints live, e.g. `workdir/checkpoints`; made when missing.
@@ -35,16 +41,20 @@ class PhaseCheckpoints:
     def __init__(self, directory: str | os.PathLike[str], keep: int = 0):
         directory = directory if is_remote(directory) else os.path.abspath(directory)
         self._directory = epath.Path(directory)
-        options = ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=False, max_to_keep=keep or None
-        )
+        self._keep = keep
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True)
         handlers = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
             self._directory, options=options, item_handlers=handlers
         )
+        self._sealer = ThreadPoolExecutor(1, "seal")
+        self._sealing: Future | None = None  # of the checkpoint that is being written
 
     def save(self, phase_index: int, phase: str, *, state: Any, record: Mapping[str, Any]) -> None:
-        """Writes the state a finished phase leaves behind; returns when it is safely on disk.
+        """Begins to write the state a finished phase leaves behind; returns when it is copied.
+
+        From then on programs may overwrite it: Orbax has brought it to the host. On a CPU it holds
+        the arrays themselves, and JAX gives a program that is donated one of them a copy.
 
         Checkpoints of this phase and of later ones are removed first: they came from an attempt
         that this one replaces.
@@ -57,8 +67,10 @@ class PhaseCheckpoints:
 
         Raises:
           TypeError: `record` holds something JSON does not know.
+          Exception: as `wait`.
         """
         facts = json.loads(json.dumps({"phase": phase, "record": dict(record)}))
+        self.wait()
         for step in self._manager.all_steps():
             if step >= phase_index:
                 self._manager.delete(step)
@@ -69,15 +81,28 @@ class PhaseCheckpoints:
                 record=ocp.args.JsonSave(facts),
             ),
         )
-        self._manager.wait_until_finished()
-        if jax.process_index() == 0:
-            _seal(self._folder(phase_index))
+        self._sealing = self._sealer.submit(self._seal_once_written, phase_index)
+
+    def wait(self) -> None:
+        """Returns when what was saved is safely on disk; then those that are not to stay go.
+
+        Raises:
+          Exception: what writing it raised, e.g. because the disk is full.
+        """
+        if not self._finish():
+            return
+        if jax.process_count() > 1:  # process 0 seals for all
+            multihost_utils.sync_global_devices("checkpoint sealed")
+        steps = sorted(self._manager.all_steps())
+        for step in steps[: -self._keep] if self._keep else ():
+            self._manager.delete(step)
 
     def latest(self) -> tuple[int, str] | None:
         """Index and name of the last phase whose checkpoint is whole; None without one.
 
         Warns of every damaged or unfinished checkpoint it passes over.
         """
+        self.wait()
         for step in sorted(self._manager.all_steps(), reverse=True):
             if problem := damage(self._folder(step)):
                 warnings.warn(
@@ -104,6 +129,7 @@ class PhaseCheckpoints:
           FileNotFoundError: there is no such checkpoint.
           ValueError: the checkpoint holds a state of another structure.
         """
+        self.wait()
         if phase_index not in self._manager.all_steps():
             raise FileNotFoundError(f"no checkpoint {phase_index} in {self._directory}")
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _without_scalars(abstract_state))
@@ -115,16 +141,22 @@ class PhaseCheckpoints:
 
     def record(self, phase_index: int) -> dict[str, Any]:
         """The facts alone, before any state is built, e.g. to compare configs."""
+        self.wait()
         return self._facts(phase_index)["record"]
 
     def clear(self) -> None:
         """Removes all checkpoints."""
+        self.wait()
         for step in self._manager.all_steps():
             self._manager.delete(step)
 
     def close(self) -> None:
-        """Releases what Orbax holds."""
-        self._manager.close()
+        """Waits for what is being written, and releases what Orbax holds."""
+        try:
+            self._finish()  # alone: other processes may go on where an error ends this one
+        finally:
+            self._manager.close()
+            self._sealer.shutdown()
 
     def __enter__(self) -> "PhaseCheckpoints":
         return self
@@ -135,6 +167,20 @@ class PhaseCheckpoints:
     def _folder(self, step: int) -> epath.Path:
         return self._directory / str(step)
 
+    def _finish(self) -> bool:
+        """Waits for what is being written; whether there was anything."""
+        if self._sealing is None:
+            return False
+        sealing, self._sealing = self._sealing, None
+        self._manager.wait_until_finished()
+        sealing.result()
+        return True
+
+    def _seal_once_written(self, step: int) -> None:
+        self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            _seal(self._folder(step))
+
     def _facts(self, step: int) -> dict[str, Any]:
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
         return self._manager.restore(step, args=args).record
@@ -142,7 +188,7 @@ class PhaseCheckpoints:
     def _check_structure(self, step: int, target: Any) -> None:
         """Says in words which leaves differ, before Orbax says it in its own."""
         found = _shapes(self._manager.item_metadata(step).state)
-        if changes := _changes(found, _shapes(target)):
+        if changes := differences(found, _shapes(target)):
             more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
             raise ValueError(
                 f"checkpoint {self._folder(step)} holds another state than this config builds "
@@ -170,83 +216,6 @@ def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:
         if _digest(folder / name) != digest:
             return f"{name} is damaged"
     return None
-
-
-def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The fields in which two configs (nested dicts) differ, as `name: old -> new`.
-
-    Values are compared as JSON keeps them, so a tuple equals the list it comes back as.
-
-    >>> config_difference({"seeding": {"steps": 3}}, {"seeding": {"steps": 4}})
-    ['seeding.steps: 3 -> 4']
-    """
-    return _changes(flat_config(old), flat_config(new))
-
-
-def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested dicts as one, with dotted names and the values as JSON text.
-
-    >>> flat_config({"seeding": {"steps": 3}})
-    {'seeding.steps': '3'}
-    """
-    fields: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            fields |= flat_config(value, f"{prefix}{name}.")
-        else:
-            fields[f"{prefix}{name}"] = json.dumps(value, default=str, ensure_ascii=False)
-    return fields
-
-
-def check_same_config(
-    old: Mapping[str, Any], new: Mapping[str, Any], workdir: str | os.PathLike[str]
-) -> None:
-    """Refuses to go on with a run under a config it was not started with, another mesh and other
-    checkpoints excepted: where a run is computed and what is kept of it is no part of it.
-
-    Raises:
-      ValueError: naming the fields that differ and what to do.
-    """
-    changes = [c for c in config_difference(old, new) if not c.startswith(FREE)]
-    if changes:
-        raise ValueError(
-            f"{workdir} holds a run of another config ({'; '.join(changes)}); "
-            "use another --workdir, or delete this one to start over"
-        )
-
-
-def check_writable(workdir: str | os.PathLike[str]) -> None:
-    """Makes `workdir` and tries to write there, before any long work.
-
-    Raises:
-      OSError: of the kind that was met (PermissionError, NotADirectoryError, ...), naming the
-        directory and the remedy.
-      ValueError: it is an address, and what reaches it is not installed.
-    """
-    probe = epath.Path(workdir) / f".probe-{uuid.uuid4().hex}"
-    try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_text("sleep")
-        probe.unlink()
-    except ImportError as error:
-        raise ValueError(
-            f"workdir={str(workdir)!r} is an address; pip install 'sleep_jax[gs]' brings what "
-            "reaches it, or choose a directory"
-        ) from error
-    except OSError as error:
-        raise type(error)(
-            f"cannot write to workdir={str(workdir)!r} ({error.strerror or error}); "
-            "choose another with --workdir=DIRECTORY"
-        ) from error
-
-
-def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    names = sorted(set(old) | set(new))
-    return [
-        f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
-        for name in names
-        if old.get(name) != new.get(name)
-    ]
 
 
 def _shapes(tree: Any) -> dict[str, str]:

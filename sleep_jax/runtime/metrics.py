@@ -3,6 +3,9 @@
 workdir/metrics.jsonl         one line a call: {"phase", "step", "time", **values}
 workdir/tensorboard/<phase>/  the same values as one TensorBoard run a phase
 
+A run that was stopped and gone on with writes the lines of one that was left alone, but for `time`
+and what is named `time/...`: how long things took, and what they took it from.
+
 Where workdir is an address such as gs://bucket/run, whose files cannot be appended to, the lines
 are written anew every half minute and at the end of a phase.
 """
@@ -11,15 +14,17 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from etils import epath
 
 if TYPE_CHECKING:
     import tensorboardX
 
 RESERVED = ("phase", "step", "time")
+MEASURED = "time/"
 SECONDS_BETWEEN_UPLOADS = 30.0
 
 
@@ -65,6 +70,15 @@ class MetricWriter:
             return
         now = self._append(phase, step, {tag: markdown})
         self._writer(phase).add_text(tag, markdown, step, walltime=now)
+
+    def histogram(self, phase: str, step: int, tag: str, values: Sequence[float]) -> None:
+        """Records how numbers are distributed; the line holds all of them."""
+        figures = [float(value) for value in values]
+        if self._is_silent:
+            return
+        now = self._append(phase, step, {tag: [_as_json(x) for x in figures]})
+        if finite := [x for x in figures if math.isfinite(x)]:
+            self._writer(phase).add_histogram(tag, np.asarray(finite), step, walltime=now)
 
     def restart(self, phase: str) -> None:
         """Forgets what earlier attempts recorded of `phase`; the other phases stay as they are.
@@ -167,6 +181,11 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded line without what differs from attempt to attempt."""
+    return {k: v for k, v in line.items() if k != "time" and not k.startswith(MEASURED)}
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -8,7 +8,8 @@ section is then left out.
      "versions": {"jax": "0.10.2", ...},
      "scores": [{"stage": "before sleep", "questions": 0.03, "paraphrases": 0.0,
                  "anchor_perplexity": 21.3, "chat_perplexity": 9.8}, ...],   # shares in [0, 1]
-     "phases": [{"phase": "wake", "tokens": 2816, "seconds": 12.5, "detail": "..."}, ...],
+     "phases": [{"phase": "wake", "tokens": 2816, "seconds": 12.5, "tokens_per_second": 225,
+                 "programs": 14, "memory": 5.1, "detail": "..."}, ...],   # compiled; GiB at most
      "samples": [{"document": "title", "question": "...", "answer": "...", "before": "...",
                   "after": "...", "before_right": False, "after_right": True}, ...],
      "recall": [[0.5], [0.4, 0.6], ...],    # after each night: right about each day so far
@@ -28,17 +29,20 @@ import jinja2
 from etils import epath
 
 from sleep_jax.runtime import figures
-from sleep_jax.runtime.checkpoints import flat_config
 from sleep_jax.runtime.metrics import read_metrics
 from sleep_jax.runtime.progress import figure
+from sleep_jax.runtime.workdir import flat_config
 
 COLUMNS = {
     "scores": ("stage", "questions", "paraphrases", "anchor_perplexity", "chat_perplexity"),
-    "phases": ("phase", "tokens", "seconds", "detail"),
+    "phases": (
+        "phase", "tokens", "seconds", "tokens_per_second", "programs", "memory", "detail",
+    ),
     "samples": (
         "document", "question", "answer", "before", "after", "before_right", "after_right",
     ),
 }  # fmt: skip
+COSTS = {"tokens_per_second": "tokens a second", "programs": "programs", "memory": "GiB at most"}
 PARTS = ("headline", *COLUMNS, "recall", "documents", "notes", "config", "versions")
 
 
@@ -80,6 +84,7 @@ def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
         recall=summary.get("recall") or [],
         documents=documents,
         notes=summary.get("notes") or [],
+        costs=[item for item in COSTS.items() if any(row[item[0]] for row in rows["phases"])],
         config=flat_config(summary.get("config") or {}),
         versions=summary.get("versions") or {},
         has={key for part in rows.values() for row in part for key in row if row[key] is not None},

@@ -1,10 +1,9 @@
-"""What hardware allows: peaks of TPU chips, and the step time and MFU that a program's counts
-imply.
+"""What hardware allows: peaks of chips, and the step time and MFU that a program's counts imply.
 
 Peaks are those of Google's Cloud TPU documentation (bfloat16 products, HBM, interconnect): one ring
 of an inter-chip link in both directions, as Austin et al., "How to Scale Your Model" (2025), count
 it. Products, memory and links are taken to overlap perfectly, so the time is a lower bound and the
-MFU an upper one.
+MFU an upper one. Peaks of GPUs are those of NVIDIA's data sheets, without sparsity.
 """
 
 import dataclasses
@@ -39,6 +38,20 @@ CHIPS = {
     "v5p": Chip(459e12, 95 * GIB, 2.77e12, 1.8e11),
     "v6e": Chip(918e12, 32 * GIB, 1.64e12, 1.8e11),
 }
+# What JAX calls a device (`device_kind`), and its bfloat16 products a second.
+PEAKS = {
+    "TPU v4": CHIPS["v4"].flops,
+    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), CHIPS["v5e"].flops),
+    **dict.fromkeys(("TPU v5", "TPU v5p"), CHIPS["v5p"].flops),
+    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), CHIPS["v6e"].flops),
+    **dict.fromkeys(("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB"), 312e12),
+    **dict.fromkeys(("NVIDIA H100 80GB HBM3", "NVIDIA H200"), 989e12),
+}
+
+
+def peak_flops(kind: str) -> float | None:
+    """bfloat16 products a second of a device that JAX calls so; None where nobody said."""
+    return PEAKS.get(kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +97,13 @@ def estimate(counts: Counts, chip: Chip, model_flops: float, chips: int) -> Esti
 
 
 def model_flops(
-    cfg: DecoderConfig, *, tokens: float, keys: float, scored: float, passes: int = 1
+    cfg: DecoderConfig,
+    *,
+    tokens: float,
+    keys: float,
+    scored: float,
+    passes: int = 1,
+    layers: int | None = None,
 ) -> float:
     """FLOPs that a model needs, nothing computed twice, no memory beside the base.
 
@@ -94,11 +113,13 @@ def model_flops(
       keys: that each attends to, on average.
       scored: tokens that the LM head is applied to.
       passes: 1 forward; 2 with the gradient of the activations, the base being frozen.
+      layers: how many they pass through; None: all.
     """
+    layers = cfg.layers if layers is None else layers
     d, h = cfg.width, cfg.head_dim
     attention = d * h * (2 * cfg.heads + 2 * cfg.kv_heads) + 2 * keys * cfg.heads * h
     layer = 2 * (attention + 3 * d * cfg.hidden)
-    return passes * tokens * cfg.layers * layer + scored * 2 * d * cfg.vocab
+    return passes * tokens * layers * layer + scored * 2 * d * cfg.vocab
 
 
 def chip_of(topology: str) -> tuple[Chip, int]:

@@ -7,9 +7,8 @@ Each update mixes teacher-written sequences with fresh student rollouts; only th
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-import grain.python as grain
 import jax
 import jax.numpy as jnp
 
@@ -20,8 +19,17 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.seeding.config import SeedingConfig
+from sleep_jax.seeding.mixture import compose, shuffled, sizes
 from sleep_jax.seeding.objective import Objective, objective_terms
-from sleep_jax.seeding.record import Bookmark, Log, NotFinite, Record
+from sleep_jax.seeding.record import (
+    UNMEASURED,
+    Bookmark,
+    Figures,
+    Log,
+    Meter,
+    NotFinite,
+    Record,
+)
 from sleep_jax.seeding.rollouts import check_room, play, rollout_widths, written_widths
 from sleep_jax.seeding.sequences import (
     BatchShape,
@@ -36,27 +44,6 @@ from sleep_jax.seeding.sequences import (
 from sleep_jax.seeding.step import init_critic, init_state, seeding_step
 from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction, aim_router
 from sleep_jax.seeding.trunk import precompute
-
-
-def shuffled(exchanges: Sequence[Exchange], seed: int) -> Iterator[Exchange]:
-    """An endless stream over the exchanges, every epoch in a new order that the seed fixes."""
-    return iter(grain.MapDataset.source(exchanges).seed(seed).shuffle().repeat())
-
-
-def compose(
-    first: Sequence[Exchange], stream: Iterator[Exchange], shape: BatchShape
-) -> tuple[list[Exchange], Iterator[Exchange]]:
-    """One update's exchanges: `first`, then as many from the stream as its rows still hold.
-
-    Returns:
-      The exchanges and the stream, which still begins with what did not fit.
-    """
-    chosen = list(first)
-    for exchange in stream:
-        if len(packs([*chosen, exchange], shape)) > shape.rows:
-            return chosen, itertools.chain([exchange], stream)
-        chosen.append(exchange)
-    return chosen, stream
 
 
 def divergence(
@@ -98,6 +85,7 @@ def seed_slot(
     log: Log,
     written: Sequence[Exchange] = (),
     bookmark: Bookmark | None = None,
+    meter: Meter = UNMEASURED,
 ):
     """Seeds one slot.
 
@@ -115,6 +103,7 @@ def seed_slot(
         `seeding.dreams` of them each, in turn, and nothing is rolled out.
       bookmark: keeps how far this has got and, where an earlier attempt was stopped, says how far
         that had; the end is the same, bit for bit.
+      meter: takes the time of updates.
 
     Returns:
       The student's collections with the seeded slot; every other leaf is the one that came in.
@@ -173,15 +162,17 @@ def seed_slot(
             is_rescored=seeding.is_rescored,
             value_head=None if state.critic is None else state.critic.head,
             written=written,
+            meter=meter,
         )
         return rollouts * seeding.reuse, dict(zip(map(id, rollouts), states)), rewards
 
     rollouts: list[Exchange] = []
     heard: dict[int, States] = {}
-    rewards: dict[str, float] = {}
+    rewards: Figures = {}
     if written and can_imitate:
         rollouts, heard, rewards = a_round(0, state, ())
-    record, done, drawn = Record(log, seeding.max_skipped), 0, {"stream": 0, "dreams": 0}
+    record, done = Record(log, seeding.max_skipped, meter), 0
+    drawn = {"stream": 0, "dreams": 0}
     if bookmark is not None and (found := bookmark.find(state)):
         done, state, facts = found
         drawn, rollouts = facts["drawn"], rollouts[done * share :]
@@ -191,6 +182,7 @@ def seed_slot(
     stream = itertools.islice(shuffled(exchanges, data_seed), drawn["stream"], None)
     dreams = itertools.islice(shuffled(own, data_seed + 1), drawn["dreams"], None)
     for step in range(done, seeding.steps):
+        meter.begin(step)
         objective = seeding.objective_at(step)
         is_on_policy = can_imitate and (objective.alpha < 1 or objective.lam > 0)
         if is_on_policy and step >= first and not rollouts:
@@ -207,7 +199,9 @@ def seed_slot(
         )
         if not here:  # what rollouts alone have is no figure of this update
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
-        record.add(step, metrics, rewards)
+        record.add(step, metrics, rewards, sizes(chosen, seeding.shape))
+        # The first update of a round shows its rollouts, all of them its means.
+        rewards = {name: x for name, x in rewards.items() if isinstance(x, float)}
         # Between two rounds; what was written before is there again after a stop.
         if bookmark is not None and (written or not rollouts) and bookmark.is_due(step + 1):
             record.flush()
@@ -232,6 +226,7 @@ def carry_out(
     rng,
     log: Log,
     bookmark: Bookmark | None = None,
+    meter: Meter = UNMEASURED,
 ) -> tuple[Self, dict[str, float | str]]:
     """Seeds, gates and ends a consolidation.
 
@@ -245,7 +240,7 @@ def carry_out(
       anchors: the anchor perplexity of a model.
       rng: PRNG key.
       log: is given every step's metrics, and before the first, as step -1, kl_before.
-      bookmark: as for `seed_slot`.
+      bookmark, meter: as for `seed_slot`.
 
     Returns:
       (self, figures): the self after the night, or the one before it, byte for byte, where the gate
@@ -290,6 +285,7 @@ def carry_out(
         rng=rng,
         log=log,
         bookmark=bookmark,
+        meter=meter,
     )
     after = divergence(cfg, seeded, probe, states, teachers, seeding.shape)
     figures = {"kl_before": before, "kl_after": after}

@@ -22,6 +22,7 @@ from sleep_jax.rewards.levenshtein import similarity
 from sleep_jax.rl.algorithms import Surrogate
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.seeding.record import UNMEASURED, Figures, Meter
 from sleep_jax.seeding.sequences import Exchange
 
 UNITS = ("tokens", "characters")
@@ -155,7 +156,8 @@ def roll_out(
     *,
     width: int,
     reference: Callable[[list[Exchange]], list[np.ndarray]] | None = None,
-) -> tuple[list[Exchange], dict[str, float]]:
+    meter: Meter = UNMEASURED,
+) -> tuple[list[Exchange], Figures]:
     """Lets the student complete teacher-written sequences and rewards it.
 
     Args:
@@ -167,11 +169,14 @@ def roll_out(
       rng: PRNG key.
       width: tokens that prompts are padded to: those of the longest dream that may come.
       reference: log-probabilities of completions under the reference of `surrogate.penalty`.
+      meter: is told what was `rollout` and what `reward`.
 
     Returns:
       (rollouts, metrics): `imitation.group` on-policy exchanges a dream with their advantages, next
       to each other; and the means reward, reward_sem, reward_abs, tied (share of groups whose
-      rewards are all equal), rollout_length and rollout_unfinished (share of those cut off).
+      rewards are all equal), rollout_length and rollout_unfinished (share of those cut off); the
+      lists rollout_rewards and rollout_advantages; rollout, the best and the worst of the first
+      dream in words.
     """
     cut_key, sample_key = jax.random.split(rng)
     at = shares(imitation, cut_key, len(dreams))
@@ -184,6 +189,7 @@ def roll_out(
         group=imitation.group,
     )
     drawn = generate(cfg, sampling, variables, [e.student for e in begun], sample_key, width=width)
+    meter.lap("rollout")
     written = [c for group in drawn for c in group]
     # What ended by itself is compared with the whole reference, what ran into its limit with as
     # much of it.
@@ -197,6 +203,7 @@ def roll_out(
     r_abs = _absolute(imitation, (spoken, wanted), texts, tokenizer.eos_ids)
     r_sem = judge(*texts)
     reward = imitation.gamma * r_sem + (1 - imitation.gamma) * r_abs
+    meter.lap("reward")
     rollouts = [
         dataclasses.replace(
             begun[i // imitation.group],
@@ -229,4 +236,27 @@ def roll_out(
         "rollout_length": np.mean([len(c.tokens) for c in written]),
         "rollout_unfinished": 1 - np.mean(finished),
     }
-    return rollouts, {name: float(value) for name, value in metrics.items()}
+    prefix = tokenizer.decode(dreams[0].completion[: -len(rest[0])])
+    shown = {
+        "rollout_rewards": [float(x) for x in reward],
+        "rollout_advantages": [float(x) for x in np.ravel(advantages)],
+        "rollout": sample(prefix, *texts, reward[: imitation.group]),
+    }
+    return rollouts, {name: float(value) for name, value in metrics.items()} | shown
+
+
+def sample(
+    prefix: str, spoken: Sequence[str], wanted: Sequence[str], reward: Sequence[float]
+) -> str:
+    """The best and the worst of the rollouts of one prefix, as markdown.
+
+    Args:
+      prefix: what they complete.
+      spoken, wanted: what the student and its teacher wrote after it, the teacher's as far as it
+        was compared.
+      reward: of each.
+    """
+    lines = [f"> {prefix.strip()} ..."]
+    for i in dict.fromkeys((int(np.argmax(reward)), int(np.argmin(reward)))):
+        lines.append(f"{reward[i]:.2f} for: {spoken[i].strip()}")
+    return "\n\n".join([*lines, f"wanted: {wanted[0].strip()}"])

@@ -1,9 +1,11 @@
 """What a night says of its updates, where it goes on after a stop, and when it gives up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-Log = Callable[[int, dict[str, float]], None]
+# A figure is a number or, of rollouts, a list of numbers or words.
+Figures = dict[str, Any]
+Log = Callable[[int, Figures], None]
 
 
 class NotFinite(RuntimeError):
@@ -23,6 +25,43 @@ class Bookmark(Protocol):
         """Keeps it; may end the run."""
 
 
+class Meter(Protocol):
+    """Takes the time of updates (`runtime.meter`)."""
+
+    def begin(self, step: int) -> None:
+        """A turn of the loop begins; it ends with update `step` under way."""
+
+    def lap(self, part: str) -> None:
+        """What passed since the last call, or the beginning, went to this part of the turn."""
+
+    def end(self, sequences: Sequence[tuple[int, int, int]]) -> dict[str, float]:
+        """The turn is over; its figures. Of every sequence: the tokens that it follows, its own,
+        those that are scored."""
+
+    def finished(self, step: int) -> None:
+        """Update `step` is known to be over."""
+
+
+class Unmeasured:
+    """A meter that takes no time."""
+
+    def begin(self, step: int) -> None:
+        """Does nothing, like the next two."""
+
+    def lap(self, part: str) -> None:
+        pass
+
+    def end(self, sequences: Sequence[tuple[int, int, int]]) -> dict[str, float]:
+        """No figures."""
+        return {}
+
+    def finished(self, step: int) -> None:
+        pass
+
+
+UNMEASURED = Unmeasured()
+
+
 class Record:
     """Logs an update while the next one is computed, and stops a night that has gone wrong.
 
@@ -30,16 +69,23 @@ class Record:
       told: what was logged, as (step, figures).
     """
 
-    def __init__(self, log: Log, max_skipped: int):
-        self.told: list[tuple[int, dict[str, float]]] = []
-        self._log, self._max_skipped = log, max_skipped
+    def __init__(self, log: Log, max_skipped: int, meter: Meter):
+        self.told: list[tuple[int, Figures]] = []
+        self._log, self._max_skipped, self._meter = log, max_skipped, meter
         self._skipped = 0  # updates in a row
         self._last = None
 
-    def add(self, step: int, metrics, more: dict[str, float]) -> None:
-        """Takes the metrics of an update, which may still be under way."""
+    def add(self, step: int, metrics, more: Figures, sequences: Sequence[tuple[int, int, int]]):
+        """Takes the metrics of an update, which may still be under way, and ends its turn.
+
+        Args:
+          step: of the update.
+          metrics: scalars on the device.
+          more: other figures.
+          sequences: that it learns from, as for `Meter.end`.
+        """
         self.flush()
-        self._last = step, metrics, more
+        self._last = step, metrics, more | self._meter.end(sequences)
 
     def flush(self) -> None:
         """Waits for the last update and logs it.
@@ -50,9 +96,11 @@ class Record:
         if self._last is None:
             return
         (step, metrics, more), self._last = self._last, None
-        self.tell(step, {name: float(value) for name, value in metrics.items()} | more)
+        figures = {name: float(value) for name, value in metrics.items()} | more
+        self._meter.finished(step)
+        self.tell(step, figures)
 
-    def tell(self, step: int, figures: dict[str, float]) -> None:
+    def tell(self, step: int, figures: Figures) -> None:
         """Logs an update whose figures are known; raises as `flush` does."""
         self.told.append((step, figures))
         self._log(step, figures)

@@ -30,6 +30,7 @@ from sleep_jax.rl.kl import kl_estimate
 from sleep_jax.rl.ppo import apply_value_head, gae, token_rewards, whiten
 from sleep_jax.seeding.imitation import ImitationConfig, roll_out, stack
 from sleep_jax.seeding.objective import SeedingBatch, flat, scored_hidden
+from sleep_jax.seeding.record import UNMEASURED, Figures, Meter
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -108,7 +109,8 @@ def play(
     is_rescored: bool,
     value_head=None,
     written: Sequence[Exchange] = (),
-) -> tuple[list[Exchange], list[States], dict[str, float]]:
+    meter: Meter = UNMEASURED,
+) -> tuple[list[Exchange], list[States], Figures]:
     """Rolls out and scores.
 
     Args:
@@ -123,6 +125,7 @@ def play(
       is_rescored: ratios start from the scorer's log-probabilities.
       value_head: of PPO; None: another estimator.
       written: rollouts that there are already, with their advantages; then none are sampled.
+      meter: is told what was `rollout`, `reward` and `score`.
 
     Returns:
       (rollouts, states, metrics): on-policy exchanges, the states of each, and the figures of
@@ -147,6 +150,7 @@ def play(
             rng,
             width=widths.prompt,
             reference=reference if surrogate.needs_reference else None,
+            meter=meter,
         )
     trunks = trunks or trunks_of(cfg, student, rollouts, shape)
     if is_rescored or value_head is not None:
@@ -158,6 +162,7 @@ def play(
     states = precompute(
         cfg, student, teachers, rollouts, shape, width=widths.teacher, trunks=trunks
     )
+    meter.lap("score")
     return rollouts, states, metrics
 
 

@@ -59,3 +59,17 @@ def test_a_run_that_is_asked_to_stop_keeps_its_page_and_ends_to_be_started_again
     assert page.find({"slot": jnp.zeros(3)})[0] == 2
     # A second signal would end the process at once.
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_bookmarks_of_a_finished_phase_stay_until_its_checkpoint_is_safe(saved, tmp_path):
+    saved.save(4, "consolidate", state={"slot": jnp.zeros(3)}, record={})
+    saved.wait()
+    held = []
+
+    class Finished:
+        def wait(self):
+            held.extend(path.name for path in tmp_path.iterdir())
+
+    page = Bookmark(saved, "learn", every=0, watch=None, finished=Finished())
+    assert page.find({"slot": jnp.zeros(3)}) is None
+    assert held == ["4"] and not any(tmp_path.iterdir())

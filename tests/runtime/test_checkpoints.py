@@ -1,18 +1,13 @@
-import importlib.util
 import os
-import sys
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax.runtime.checkpoints import (
-    PhaseCheckpoints,
-    check_same_config,
-    check_writable,
-    config_difference,
-)
+from sleep_jax.runtime import checkpoints as module
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 
 
 def state(value=1.0):
@@ -123,54 +118,62 @@ def test_a_record_that_json_cannot_hold_leaves_the_old_checkpoint_alone(two_phas
         assert checkpoints.latest() == (1, "consolidate")
 
 
-def test_config_difference_names_changed_added_and_removed_fields():
-    old = {"seed": 0, "seeding": {"steps": 3, "layers": [1, 2]}, "gone": "x"}
-    new = {"seed": 0, "seeding": {"steps": 4, "layers": (1, 2), "alpha": 0.5}}
-    assert config_difference(old, new) == [
-        'gone: "x" -> absent',
-        "seeding.alpha: absent -> 0.5",
-        "seeding.steps: 3 -> 4",
-    ]
-    assert config_difference(old, old) == []
+@pytest.fixture
+def slow_seal(monkeypatch):
+    """Checkpoints are sealed once this event is set."""
+    event, seal = threading.Event(), module._seal
+    monkeypatch.setattr(module, "_seal", lambda folder: event.wait(60) and seal(folder))
+    yield event
+    event.set()
 
 
-def test_resuming_under_another_config_is_refused_with_the_remedy(tmp_path):
-    check_same_config({"seed": 0}, {"seed": 0}, tmp_path)
-    with pytest.raises(ValueError, match=r"seed: 0 -> 1.*another --workdir") as error:
-        check_same_config({"seed": 0}, {"seed": 1}, tmp_path)
-    assert str(tmp_path) in str(error.value)
+def test_a_run_goes_on_while_a_checkpoint_is_written(two_phases, slow_seal):
+    with PhaseCheckpoints(two_phases) as checkpoints:
+        checkpoints.save(2, "learn", state=state(3.0), record={})
+        with PhaseCheckpoints(two_phases) as others:
+            assert others.latest() == (1, "consolidate")  # what a kill would leave
+        slow_seal.set()
+        assert checkpoints.latest() == (2, "learn")
 
 
-def test_a_run_may_go_on_on_another_mesh(tmp_path):
-    old, new = ({"seed": 0, "mesh": {"fsdp": n}} for n in (1, 8))
-    check_same_config(old, new, tmp_path)
-    with pytest.raises(ValueError, match="seed") as error:
-        check_same_config(old, new | {"seed": 1}, tmp_path)
-    assert "mesh" not in str(error.value)
+def test_a_checkpoint_goes_only_when_the_next_one_is_safe(tmp_path, slow_seal):
+    with PhaseCheckpoints(tmp_path, keep=1) as checkpoints:
+        slow_seal.set()
+        checkpoints.save(0, "wake", state=state(), record={})
+        checkpoints.wait()
+        slow_seal.clear()
+        checkpoints.save(1, "learn", state=state(), record={})
+        assert (tmp_path / "0" / "digests.json").exists()
+        slow_seal.set()
+        checkpoints.wait()
+        assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_check_writable_makes_the_directory_and_leaves_nothing_in_it(tmp_path):
-    check_writable(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+def test_what_was_saved_may_be_overwritten_at_once(tmp_path):
+    overwrite = jax.jit(lambda x: x - 1, donate_argnums=0)
+    overwrite(other := jnp.zeros(2**23))
+    assert other.is_deleted()  # its memory holds the result
+    saved, want = jnp.arange(2.0**23), np.arange(2**23, dtype=np.float32)
+    with PhaseCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(0, "wake", state={"x": saved}, record={})
+        assert overwrite(saved)[5] == 4
+        restored, _ = checkpoints.restore(0, {"x": jax.ShapeDtypeStruct(want.shape, want.dtype)})
+    np.testing.assert_array_equal(restored["x"], want)
 
 
-def test_check_writable_names_the_directory_and_the_remedy(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match=r"file/run.*--workdir="):
-        check_writable(tmp_path / "file" / "run")
+def test_a_write_that_fails_stops_the_run_when_it_next_asks(two_phases, monkeypatch):
+    def full(folder):
+        raise OSError(28, "No space left on device")
 
-    def refuse(*args, **kwargs):  # Tests may run as root, whom no permission stops.
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "makedirs", refuse)
-    with pytest.raises(PermissionError, match=r"locked.*Permission denied.*--workdir="):
-        check_writable(tmp_path / "locked")
-
-
-def test_an_address_without_what_reaches_it_is_refused_with_the_remedy():
-    if importlib.util.find_spec("gcsfs"):
-        pytest.skip("gcsfs is installed")
-    before = "tensorflow" in sys.modules
-    with pytest.raises(ValueError, match=r"gs://bucket/run.*sleep_jax\[gs\]"):
-        check_writable("gs://bucket/run")
-    assert ("tensorflow" in sys.modules) == before
+    monkeypatch.setattr(module, "_seal", full)
+    with PhaseCheckpoints(two_phases) as checkpoints:
+        checkpoints.save(2, "learn", state=state(), record={})
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(3, "evaluate", state=state(), record={})
+    with pytest.raises(OSError, match="No space left"), PhaseCheckpoints(two_phases) as checkpoints:
+        checkpoints.save(2, "learn", state=state(), record={})
+    with (
+        PhaseCheckpoints(two_phases) as checkpoints,
+        pytest.warns(UserWarning, match="passed over"),
+    ):
+        assert checkpoints.latest() == (1, "consolidate")

@@ -6,18 +6,18 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from sleep_jax.runtime import metrics
-from sleep_jax.runtime.metrics import MetricWriter, read_metrics
+from sleep_jax.runtime.metrics import MetricWriter, read_metrics, reproducible
 
 
-def events(folder):
-    """(tag, step, value) of every scalar in the event files under `folder`."""
+def events(folder, of=lambda value: value.simple_value):
+    """(tag, step, value) of everything in the event files under `folder`."""
     found = []
     for path in sorted(folder.rglob("events.*")):
         data, at = path.read_bytes(), 0
         while at < len(data):  # TFRecord: length, its checksum, the record, its checksum.
             size = int.from_bytes(data[at : at + 8], "little")
             event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
-            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            found += [(v.tag, event.step, of(v)) for v in event.summary.value]
             at += 16 + size
     return found
 
@@ -114,3 +114,21 @@ def test_lines_that_cannot_be_appended_to_are_written_anew(tmp_path, monkeypatch
     with MetricWriter(tmp_path) as writer:
         writer.scalars("learn", 1, {"loss": 2})
     assert [line["step"] for line in read_metrics(tmp_path)] == [0, 0, 1]
+
+
+def test_a_histogram_is_whole_in_its_line_and_in_buckets_in_tensorboard(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.histogram("wake", 2, "rewards", np.array([0.0, 0.5, np.nan, 1.0]))
+    [line] = read_metrics(tmp_path)
+    assert line["rewards"] == [0.0, 0.5, "nan", 1.0]
+    [(tag, step, histogram)] = events(tmp_path / "tensorboard", lambda value: value.histo)
+    assert (tag, step) == ("rewards", 2)
+    assert (histogram.num, histogram.sum, histogram.min, histogram.max) == (3, 1.5, 0, 1)
+
+
+def test_what_is_measured_is_no_part_of_what_is_reproduced(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.scalars("wake", 2, {"loss": 1.0, "time/step": 0.25})
+    [line] = read_metrics(tmp_path)
+    assert line["time/step"] == 0.25
+    assert reproducible(line) == {"phase": "wake", "step": 2, "loss": 1.0}

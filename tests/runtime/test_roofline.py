@@ -5,7 +5,7 @@ import pytest
 from sleep_jax.interop.known import describe_model
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.runtime.counts import Counts
-from sleep_jax.runtime.roofline import Chip, chip_of, estimate, model_flops
+from sleep_jax.runtime.roofline import Chip, chip_of, estimate, model_flops, peak_flops
 
 CHIP = Chip(flops=100.0, hbm=1.0, bandwidth=10.0, link=5.0)
 
@@ -30,6 +30,8 @@ def test_model_flops_by_hand():
     assert model_flops(cfg, tokens=7, keys=5, scored=2) == 7 * 3 * layer + 2 * 2 * 4 * 10
     twice = model_flops(cfg, tokens=7, keys=5, scored=2, passes=2)
     assert twice == 2 * 7 * 3 * layer + 2 * 2 * 4 * 10
+    one = model_flops(cfg, tokens=7, keys=5, scored=2, layers=1)
+    assert one == 7 * layer + 2 * 2 * 4 * 10
 
 
 def test_a_forward_pass_is_two_flops_a_parameter_and_token():
@@ -45,3 +47,9 @@ def test_slices():
     for wrong in ("v5e", "v5e:", "v9:2x2", "v5e:4xx", "v5e:0x4"):
         with pytest.raises(ValueError, match="no TPU slice"):
             chip_of(wrong)
+
+
+def test_peaks_of_devices_are_known_or_not_made_up():
+    assert peak_flops("TPU v5 lite") == 197e12 and peak_flops("TPU v6 lite") == 918e12
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("cpu") is None and peak_flops("TPU v99") is None

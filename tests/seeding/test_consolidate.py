@@ -1,7 +1,6 @@
-"""A night's seeding: the stream, the mixture of an update, and a small run from end to end."""
+"""A night's seeding: a small run from end to end."""
 
 import dataclasses
-import itertools
 import json
 
 import jax
@@ -15,12 +14,7 @@ from sleep_jax.models.decoder import Decoder
 from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding import consolidate, rollouts
 from sleep_jax.seeding.config import SeedingConfig
-from sleep_jax.seeding.consolidate import (
-    compose,
-    divergence,
-    seed_slot,
-    shuffled,
-)
+from sleep_jax.seeding.consolidate import divergence, seed_slot
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.rollouts import rollout_widths
@@ -63,36 +57,6 @@ def seeding(**changes):
         "imitation": ImitationConfig(group=2, max_new_tokens=4),
     }
     return SeedingConfig(**settings | changes)
-
-
-def test_the_stream_is_endless_and_every_epoch_is_complete():
-    stream = list(itertools.islice(shuffled(EXCHANGES, 3), 25))
-    epochs = [[id(e) for e in stream[i : i + 5]] for i in range(0, 25, 5)]
-    assert all(set(epoch) == set(map(id, EXCHANGES)) for epoch in epochs)
-    assert len(set(map(tuple, epochs))) > 1
-    again = list(itertools.islice(shuffled(EXCHANGES, 3), 25))
-    assert all(a is b for a, b in zip(again, stream))
-    other = list(itertools.islice(shuffled(EXCHANGES, 4), 25))
-    assert any(a is not b for a, b in zip(other, stream))
-
-
-def test_updates_are_filled_and_nothing_of_the_stream_is_lost():
-    wanted = list(itertools.islice(shuffled(EXCHANGES, 0), 40))
-    stream, first, taken = shuffled(EXCHANGES, 0), [exchange(4)], []
-    for _ in range(8):
-        chosen, stream = compose(first, stream, SHAPE)
-        assert chosen[0] is first[0] and len(packs(chosen, SHAPE)) <= SHAPE.rows
-        # The next of the stream would have needed a row more.
-        following = wanted[len(taken) + len(chosen) - 1]
-        assert len(packs([*chosen, following], SHAPE)) > SHAPE.rows
-        taken += chosen[1:]
-    assert len(taken) >= 16 and all(a is b for a, b in zip(taken, wanted))
-    assert next(stream) is wanted[len(taken)]
-
-
-def test_a_stream_that_ends_is_used_up():
-    chosen, stream = compose([], iter(EXCHANGES[:2]), SHAPE)
-    assert chosen == EXCHANGES[:2] and list(stream) == []
 
 
 @pytest.fixture(scope="module")

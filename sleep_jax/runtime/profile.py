@@ -1,0 +1,78 @@
+"""A trace of chosen updates of a phase, taken by JAX's profiler: `--profile=consolidate:3-5`."""
+
+import pathlib
+import re
+from collections.abc import Mapping
+
+import jax
+
+from sleep_jax.runtime.metrics import is_remote
+
+
+class Profile:
+    """Traces updates `first` to `last` of a phase, once; a context manager.
+
+    Attributes:
+      folder: where the trace goes, `workdir/profile/<phase>-<first>-<last>`.
+      state: `waiting` for the first update, `tracing`, or `written`.
+    """
+
+    def __init__(self, workdir: str, label: str, first: int, last: int):
+        self._label, self._first, self._last = label, first, last
+        self.folder = pathlib.Path(workdir) / "profile" / f"{label}-{first}-{last}"
+        self.state = "waiting"
+
+    @classmethod
+    def of(cls, text: str, updates: Mapping[str, int], workdir: str) -> "Profile":
+        """What a command line asks for.
+
+        Args:
+          text: `PHASE:UPDATE` or `PHASE:FIRST-LAST`, counted from 0.
+          updates: how many there are of every phase that has some.
+          workdir: of the run.
+
+        Raises:
+          ValueError: there are no such updates, or no place for a trace; says what there is.
+        """
+        match = re.fullmatch(r"([\w-]+):(\d+)(?:-(\d+))?", text)
+        if match is None:
+            raise ValueError(f"--profile={text}: give PHASE:FIRST-LAST, e.g. consolidate:3-5")
+        label, first, last = match[1], int(match[2]), int(match[3] or match[2])
+        if label not in updates:
+            known = ", ".join(updates) or "none"
+            raise ValueError(f"--profile={text}: no such phase with updates; there is {known}")
+        if not first <= last < updates[label]:
+            raise ValueError(
+                f"--profile={text}: {label} has updates 0 to {updates[label] - 1}; give the first "
+                "and the last of those to trace"
+            )
+        if is_remote(workdir):
+            raise ValueError(
+                f"--profile={text}: a trace is written to a directory, and --workdir={workdir} is "
+                "an address; trace a run with a local one"
+            )
+        return cls(workdir, label, first, last)
+
+    def begin(self, label: str, step: int) -> None:
+        """Update `step` of a phase is about to begin."""
+        if self.state == "waiting" and (label, step) == (self._label, self._first):
+            # A file for Perfetto is made of one process's trace.
+            is_alone = jax.process_count() == 1
+            jax.profiler.start_trace(self.folder, create_perfetto_trace=is_alone)
+            self.state = "tracing"
+
+    def finished(self, label: str, step: int) -> None:
+        """Update `step` of a phase is over, on the device too."""
+        if (label, step) == (self._label, self._last):
+            self._stop()
+
+    def _stop(self) -> None:
+        if self.state == "tracing":
+            jax.profiler.stop_trace()
+            self.state = "written"
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()

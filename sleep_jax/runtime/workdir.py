@@ -1,0 +1,115 @@
+"""Whether a run can be written in a directory, or gone on with: it has to be the same run, of the
+same config on the same base."""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+# What may change during a run: where it is computed, what is kept of it, and where its base lies,
+# which is known by its weights.
+FREE = ("mesh.", "checkpoint.", "model.name:")
+
+
+def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The fields in which two configs (nested dicts) differ, as `name: old -> new`.
+
+    Values are compared as JSON keeps them, so a tuple equals the list it comes back as.
+
+    >>> config_difference({"seeding": {"steps": 3}}, {"seeding": {"steps": 4}})
+    ['seeding.steps: 3 -> 4']
+    """
+    return differences(flat_config(old), flat_config(new))
+
+
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested dicts as one, with dotted names and the values as JSON text.
+
+    >>> flat_config({"seeding": {"steps": 3}})
+    {'seeding.steps': '3'}
+    """
+    fields: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            fields |= flat_config(value, f"{prefix}{name}.")
+        else:
+            fields[f"{prefix}{name}"] = json.dumps(value, default=str, ensure_ascii=False)
+    return fields
+
+
+def check_same_config(
+    old: Mapping[str, Any], new: Mapping[str, Any], workdir: str | os.PathLike[str]
+) -> None:
+    """Refuses to go on with a run under a config it was not started with, but for what is `FREE`.
+
+    Raises:
+      ValueError: naming the fields that differ and what to do.
+    """
+    changes = [c for c in config_difference(old, new) if not c.startswith(FREE)]
+    if changes:
+        raise ValueError(
+            f"{workdir} holds a run of another config ({'; '.join(changes)}); "
+            "use another --workdir, or delete this one to start over"
+        )
+
+
+def check_same_base(
+    old: Mapping[str, Mapping[str, str]],
+    new: Mapping[str, Mapping[str, str]],
+    workdir: str | os.PathLike[str],
+) -> None:
+    """Refuses to go on with a run on other weights than it was started on.
+
+    Args:
+      old: of the run, `Sleeper.base`; {} where it was not recorded.
+      new: of the model at hand.
+      workdir: of the run.
+
+    Raises:
+      ValueError: naming the field, both weights and what to do.
+    """
+    for field, was in old.items():
+        if was["weights"] != new[field]["weights"]:
+            raise ValueError(
+                f"{field}={new[field]['name']!r} has the weights {new[field]['weights']}, but the "
+                f"run in {workdir} stands on {was['weights']} ({was['name']!r}); give --config."
+                f"{field} the model that it began with, or use another --workdir"
+            )
+
+
+def check_writable(workdir: str | os.PathLike[str]) -> None:
+    """Makes `workdir` and tries to write there, before any long work.
+
+    Raises:
+      OSError: of the kind that was met (PermissionError, NotADirectoryError, ...), naming the
+        directory and the remedy.
+      ValueError: it is an address, and what reaches it is not installed.
+    """
+    probe = epath.Path(workdir) / f".probe-{uuid.uuid4().hex}"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_text("sleep")
+        probe.unlink()
+    except ImportError as error:
+        raise ValueError(
+            f"workdir={str(workdir)!r} is an address; pip install 'sleep_jax[gs]' brings what "
+            "reaches it, or choose a directory"
+        ) from error
+    except OSError as error:
+        raise type(error)(
+            f"cannot write to workdir={str(workdir)!r} ({error.strerror or error}); "
+            "choose another with --workdir=DIRECTORY"
+        ) from error
+
+
+def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """The names whose values differ, as `name: old -> new`."""
+    names = sorted(set(old) | set(new))
+    return [
+        f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]

@@ -1,0 +1,39 @@
+"""The same weights have the same fingerprint, others another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sleep_jax.interop.fingerprint import fingerprint
+
+PARAMS = {
+    "embed": np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32),
+    "norm": {"scale": jnp.ones(8, jnp.bfloat16)},
+}
+
+
+def test_it_is_that_of_the_bits_wherever_they_lie():
+    here = fingerprint(PARAMS)
+    assert len(here) == 16 and fingerprint(jax.tree.map(jnp.asarray, PARAMS)) == here
+    assert fingerprint(jax.tree.map(np.copy, PARAMS)) == here
+
+
+def _one_bit(x):
+    x = x.copy()
+    x.view(np.uint32)[3, 2] ^= 1
+    return x
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_one_bit, lambda x: x[::-1], lambda x: x.T, lambda x: x.reshape(8, 16), lambda x: x + 0.5],
+)
+def test_whatever_changes_changes_it(change):
+    assert fingerprint(PARAMS | {"embed": change(PARAMS["embed"])}) != fingerprint(PARAMS)
+
+
+def test_names_and_types_are_part_of_it():
+    other = {"embedding": PARAMS["embed"], "norm": PARAMS["norm"]}
+    wider = PARAMS | {"norm": {"scale": jnp.ones(8, jnp.float32)}}
+    assert len({fingerprint(x) for x in (PARAMS, other, wider)}) == 3

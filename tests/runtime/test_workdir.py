@@ -1,0 +1,82 @@
+"""Whether a run can be written, or gone on with."""
+
+import importlib.util
+import os
+import sys
+
+import pytest
+
+from sleep_jax.runtime.workdir import (
+    check_same_base,
+    check_same_config,
+    check_writable,
+    config_difference,
+)
+
+
+def test_config_difference_names_changed_added_and_removed_fields():
+    old = {"seed": 0, "seeding": {"steps": 3, "layers": [1, 2]}, "gone": "x"}
+    new = {"seed": 0, "seeding": {"steps": 4, "layers": (1, 2), "alpha": 0.5}}
+    assert config_difference(old, new) == [
+        'gone: "x" -> absent',
+        "seeding.alpha: absent -> 0.5",
+        "seeding.steps: 3 -> 4",
+    ]
+    assert config_difference(old, old) == []
+
+
+def test_resuming_under_another_config_is_refused_with_the_remedy(tmp_path):
+    check_same_config({"seed": 0}, {"seed": 0}, tmp_path)
+    with pytest.raises(ValueError, match=r"seed: 0 -> 1.*another --workdir") as error:
+        check_same_config({"seed": 0}, {"seed": 1}, tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_run_may_go_on_on_another_mesh_and_from_another_folder(tmp_path):
+    old, new = (
+        {"seed": 0, "mesh": {"fsdp": n}, "model": {"name": f"/disk{n}/m", "dtype": "float32"}}
+        for n in (1, 8)
+    )
+    check_same_config(old, new, tmp_path)
+    new["model"]["dtype"] = "bfloat16"
+    with pytest.raises(ValueError, match=r"model\.dtype") as error:
+        check_same_config(old, new, tmp_path)
+    assert "mesh" not in str(error.value) and "model.name" not in str(error.value)
+
+
+def test_another_base_is_refused_wherever_it_lies(tmp_path):
+    old = {"model.name": {"name": "/disk1/m", "weights": "91bc"}}
+    check_same_base(old, {"model.name": {"name": "/disk8/m", "weights": "91bc"}}, tmp_path)
+    check_same_base({}, old, tmp_path)
+    with pytest.raises(ValueError) as error:
+        check_same_base(old, {"model.name": {"name": "/disk8/m", "weights": "3fa2"}}, tmp_path)
+    said = str(error.value)
+    assert said.startswith("model.name='/disk8/m' has the weights 3fa2")
+    assert "stands on 91bc ('/disk1/m')" in said and "--workdir" in said
+
+
+def test_check_writable_makes_the_directory_and_leaves_nothing_in_it(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_check_writable_names_the_directory_and_the_remedy(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"file/run.*--workdir="):
+        check_writable(tmp_path / "file" / "run")
+
+    def refuse(*args, **kwargs):  # Tests may run as root, whom no permission stops.
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    with pytest.raises(PermissionError, match=r"locked.*Permission denied.*--workdir="):
+        check_writable(tmp_path / "locked")
+
+
+def test_an_address_without_what_reaches_it_is_refused_with_the_remedy():
+    if importlib.util.find_spec("gcsfs"):
+        pytest.skip("gcsfs is installed")
+    before = "tensorflow" in sys.modules
+    with pytest.raises(ValueError, match=r"gs://bucket/run.*sleep_jax\[gs\]"):
+        check_writable("gs://bucket/run")
+    assert ("tensorflow" in sys.modules) == before

@@ -1,0 +1,66 @@
+"""The stream of a night and the mixture of an update."""
+
+import itertools
+
+import numpy as np
+
+from sleep_jax.seeding.mixture import compose, shuffled, sizes
+from sleep_jax.seeding.sequences import BatchShape, Exchange, packs
+
+RNG = np.random.default_rng(0)
+SHAPE = BatchShape(rows=2, time=24, scored=16)
+
+
+def tokens(n):
+    return tuple(RNG.integers(3, 97, n).tolist())
+
+
+def exchange(n, document=0, kind="answer"):
+    return Exchange(document, tokens(3), tokens(4), tokens(n), kind)
+
+
+EXCHANGES = [
+    exchange(8),
+    exchange(6, 1),
+    exchange(10, 0, "recite"),
+    exchange(7, None, "rehearse"),
+    exchange(5, 1),
+]
+
+
+def test_the_stream_is_endless_and_every_epoch_is_complete():
+    stream = list(itertools.islice(shuffled(EXCHANGES, 3), 25))
+    epochs = [[id(e) for e in stream[i : i + 5]] for i in range(0, 25, 5)]
+    assert all(set(epoch) == set(map(id, EXCHANGES)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 1
+    again = list(itertools.islice(shuffled(EXCHANGES, 3), 25))
+    assert all(a is b for a, b in zip(again, stream))
+    other = list(itertools.islice(shuffled(EXCHANGES, 4), 25))
+    assert any(a is not b for a, b in zip(other, stream))
+
+
+def test_updates_are_filled_and_nothing_of_the_stream_is_lost():
+    wanted = list(itertools.islice(shuffled(EXCHANGES, 0), 40))
+    stream, first, taken = shuffled(EXCHANGES, 0), [exchange(4)], []
+    for _ in range(8):
+        chosen, stream = compose(first, stream, SHAPE)
+        assert chosen[0] is first[0] and len(packs(chosen, SHAPE)) <= SHAPE.rows
+        # The next of the stream would have needed a row more.
+        following = wanted[len(taken) + len(chosen) - 1]
+        assert len(packs([*chosen, following], SHAPE)) > SHAPE.rows
+        taken += chosen[1:]
+    assert len(taken) >= 16 and all(a is b for a, b in zip(taken, wanted))
+    assert next(stream) is wanted[len(taken)]
+
+
+def test_a_stream_that_ends_is_used_up():
+    chosen, stream = compose([], iter(EXCHANGES[:2]), SHAPE)
+    assert chosen == EXCHANGES[:2] and list(stream) == []
+
+
+def test_sizes_count_what_an_opening_holds_once():
+    shape = BatchShape(rows=2, time=24, scored=16, opening=(7, 8))
+    continues = Exchange(0, (7, 8, 9), (1,), (4, 5, 6), "answer")
+    alone = Exchange(0, (7, 9), (1,), (4,), "answer")
+    # The last token of a completion is scored and not read.
+    assert sizes([continues, alone], shape) == [(2, 3, 3), (0, 2, 1)]
