@@ -102,7 +102,7 @@ def show(summary: dict[str, Any]) -> None:
         )
     table(
         "Phases",
-        ("phase", "tokens", "time", "a second", "programs", "GiB", "detail"),
+        ("phase", "tokens", "time", "tokens/s", "programs", "GiB", "detail"),
         [
             (
                 p["phase"],

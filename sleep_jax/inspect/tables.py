@@ -35,7 +35,7 @@ def show(question: str, answer: Any) -> None:
 def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
     """Of `Run.timeline`."""
     levels = sorted({n for row in rows for n in row["slots"]})
-    columns = ("day", "", "phase", "tokens", "time", "a second", "programs", "GiB")
+    columns = ("day", "", "phase", "tokens", "time", "tokens/s", "programs", "GiB")
     columns += (*(f"level {n}" for n in levels), "detail")
     lines = []
     for row in rows:
