@@ -4,13 +4,18 @@ import pathlib
 import runpy
 import subprocess
 import sys
+import types
 
+import ml_collections
+import numpy as np
 import pytest
+from absl import flags
 
 from sleep_jax import config as settings
 from sleep_jax import lifecycle
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.slots import SlotsExhausted
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.flags import load
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.sweep_runs import runs_of
@@ -64,8 +69,14 @@ def test_a_sweep_runs_is_compared_and_goes_on(tmp_path):
     assert len(lines) == 2 and lines[1].endswith(f"--workdir={tmp_path / 'out/good'}")
 
 
-def test_a_run_that_stops_says_why_and_ends_with_its_status(monkeypatch, capsys):
-    live = runpy.run_path("launch.py")["live"]
+@pytest.fixture(scope="module")
+def launch():
+    """What launch.py defines."""
+    return runpy.run_path("launch.py")
+
+
+def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch, capsys):
+    live = launch["live"]
     monkeypatch.setitem(live.__globals__, "Watch", lambda: None)
 
     def stops_with(error):
@@ -81,3 +92,23 @@ def test_a_run_that_stops_says_why_and_ends_with_its_status(monkeypatch, capsys)
     assert "asked to stop, after 4 updates of learn" in capsys.readouterr().out
     said = stops_with(SlotsExhausted(2, 3))
     assert "memory.levels[2].slots=3 are all in use" in said and "saved in runs/x" in said
+
+
+def test_a_run_does_not_go_on_on_another_base(launch, tmp_path, monkeypatch):
+    base = {"model.name": {"name": "a", "weights": "1"}}
+    with PhaseCheckpoints(tmp_path / "checkpoints") as saved:
+        record = {"config": {"seed": 0}, "base": base}
+        saved.save(0, "wake", state={"x": np.zeros(1)}, record=record)
+    sleeper = types.SimpleNamespace(base=base)
+    for name, of in (
+        ("join_processes", lambda *_: True),
+        ("use_mesh", lambda _: None),
+        ("wake_up", lambda _: sleeper),
+    ):
+        monkeypatch.setitem(launch["prepare"].__globals__, name, of)
+    flags.FLAGS.mark_as_parsed()
+    config = ml_collections.ConfigDict({"seed": 0})
+    assert launch["prepare"](config, str(tmp_path)).args == (sleeper, str(tmp_path), None)
+    sleeper.base = {"model.name": {"name": "b", "weights": "2"}}
+    with pytest.raises(ValueError, match=r"model\.name='b' has the weights 2, .* stands on 1"):
+        launch["prepare"](config, str(tmp_path))

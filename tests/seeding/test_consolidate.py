@@ -85,9 +85,29 @@ def judge(candidates, references):
     return np.array([float(len(c) % 2) for c in candidates], np.float32)
 
 
+class Calls:
+    """A meter that writes down what it is told."""
+
+    def __init__(self):
+        self.heard = []
+
+    def begin(self, step):
+        self.heard.append(f"begin {step}")
+
+    def lap(self, part):
+        self.heard.append(part)
+
+    def end(self, sequences):
+        self.heard.append("end")
+        return {"time/tokens": float(sum(own for _, own, _ in sequences))}
+
+    def finished(self, step):
+        self.heard.append(f"finished {step}")
+
+
 def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
     before = jax.tree.map(np.array, night["student"])
-    logged = []
+    logged, meter = [], Calls()
     got = seed_slot(
         cfg,
         tokenizer,
@@ -95,6 +115,7 @@ def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
         seeding(rollouts_from=0.5),
         **night,
         log=lambda *entry: logged.append(entry),
+        meter=meter,
     )
     jax.tree.map(np.testing.assert_array_equal, night["student"], before)
     for name in ("params", "slots"):
@@ -106,13 +127,21 @@ def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
             assert np.isfinite(new[part]).all()
     assert [step for step, _ in logged] == [0, 1, 2, 3]
     for step, metrics in logged:
-        assert all(isinstance(v, float) and np.isfinite(v) for v in metrics.values())
+        shown = {name for name, v in metrics.items() if not isinstance(v, float)}
+        # Both updates of a round have its means, the first one shows its rollouts.
+        of_round = {"rollout", "rollout_rewards", "rollout_advantages"}
+        assert shown == (of_round if step == 2 else set())
+        assert all(np.isfinite(v) for name, v in metrics.items() if name not in shown)
+        assert 0 < metrics["time/tokens"] <= SHAPE.rows * SHAPE.time
         assert metrics["kl_off"] > 0 and metrics["gradient_norm"] > 0
         # Rollouts join after half of the steps.
         for name in ("kl_on", "policy_loss", "reward", "tied"):
             assert (name in metrics) == (step >= 2)
     # The slot of that moment wrote them: the sampler's log-probs are the scorer's.
     np.testing.assert_allclose(logged[2][1]["policy_ratio"], 1, atol=1e-4)
+    # An update is known to be over while the next one runs.
+    told = "begin 0|end|begin 1|finished 0|end|begin 2|rollout|reward|score|finished 1|end|begin 3"
+    assert "|".join(meter.heard) == f"{told}|finished 2|end|finished 3"
 
 
 def test_distillation_alone_reaches_for_the_teacher_without_rollouts(

@@ -113,6 +113,13 @@ def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
     np.testing.assert_allclose(metrics["reward_sem"], 0.75)
     np.testing.assert_allclose(metrics["reward_abs"], (1 + 3 / 5 + 8 / 6) / 4, rtol=1e-5)
     assert (metrics["tied"], metrics["rollout_length"]) == (0.5, 5)
+    np.testing.assert_allclose(metrics["rollout_rewards"], rewards, rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["rollout_advantages"], [r.advantage for r in rollouts], rtol=1e-5
+    )
+    assert metrics["rollout"].split("\n\n") == [
+        "> abcd ...", "1.00 for: efghi", "0.45 for: efgzz", "wanted: efghi",
+    ]  # fmt: skip
     half = (rewards[0] - rewards[1]) / 2
     np.testing.assert_allclose([r.advantage for r in rollouts], [half, -half, 0, 0], atol=1e-6)
     for i, r in enumerate(rollouts):
