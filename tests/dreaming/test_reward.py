@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from tests_dreaming import batch_of_rows, model
+from small_model import batch_of_rows, model
 
 from sleep_jax.dreaming.reward import RewardConfig, earned, gains
 from sleep_jax.dreaming.trial import TrialConfig, births

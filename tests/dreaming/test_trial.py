@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 from jax.extend.core import jaxprs_in_params
-from tests_dreaming import batch_of_rows, model
+from small_model import batch_of_rows, model
 
 from sleep_jax.dreaming.trial import Hyperparameters, TrialConfig, births, init_lora, train_adapters
 from sleep_jax.evals.likelihood import mean_nll
@@ -168,7 +168,7 @@ def test_what_a_trial_may_not_be_is_refused():
 
 EIGHT = """
 import jax, numpy as np
-from tests_dreaming import batch_of_rows, model
+from small_model import batch_of_rows, model
 from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
 
 assert len(jax.devices()) == 8
