@@ -5,6 +5,7 @@ Each update mixes teacher-written sequences with fresh student rollouts; only th
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -24,13 +25,13 @@ from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.record import (
     UNMEASURED,
     Bookmark,
-    Figures,
     Log,
     Meter,
     NotFinite,
     Record,
 )
-from sleep_jax.seeding.rollouts import check_room, play, rollout_widths, written_widths
+from sleep_jax.seeding.rollouts import play
+from sleep_jax.seeding.rounds import Rounds
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -134,78 +135,58 @@ def seed_slot(
         state = state.replace(critic=init_critic(key, cfg.width, surrogate.value_learning_rate))
     state = place(state, "learner")
     data_seed = int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
-    states = precompute(cfg, student, teachers, exchanges, seeding.shape)
-    known = dict(zip(map(id, exchanges), states))
-    if written:
-        share, can_imitate = seeding.dreams, seeding.dreams > 0
-        widths = written_widths(written, seeding.shape, share)
-    else:
-        share = seeding.dreams * seeding.imitation.group
-        can_imitate = seeding.dreams > 0 and any(e.is_dream for e in exchanges)
-        widths = rollout_widths(exchanges, seeding.imitation)
-        check_room(seeding.shape, widths.prompt, share, seeding.imitation.max_new_tokens)
-    first = round(seeding.rollouts_from * seeding.steps)
-
-    def a_round(step, state, dreams):
-        rollouts, states, rewards = play(
+    rounds = Rounds(
+        seeding,
+        exchanges,
+        written,
+        functools.partial(
+            play,
             cfg,
             tokenizer,
             judge,
             seeding.imitation,
             seeding.shape,
-            student=holding(state.slot),
             initial=student,
             teachers=teachers,
-            dreams=dreams,
-            rng=jax.random.fold_in(rng, step + 1),
-            widths=widths,
             is_rescored=seeding.is_rescored,
-            value_head=None if state.critic is None else state.critic.head,
             written=written,
             meter=meter,
-        )
-        return rollouts * seeding.reuse, dict(zip(map(id, rollouts), states)), rewards
-
-    rollouts: list[Exchange] = []
-    heard: dict[int, States] = {}
-    rewards: Figures = {}
-    if written and can_imitate:
-        rollouts, heard, rewards = a_round(0, state, ())
-    record, done = Record(log, seeding.max_skipped, meter), 0
-    drawn = {"stream": 0, "dreams": 0}
+        ),
+        rng,
+        data_seed + 1,
+    )
+    states = precompute(cfg, student, teachers, exchanges, seeding.shape)
+    known = dict(zip(map(id, exchanges), states))
+    rounds.begin(student, state.value_head)
+    record, done, drawn = Record(log, seeding.max_skipped, meter), 0, 0
     if bookmark is not None and (found := bookmark.find(state)):
         done, state, facts = found
-        drawn, rollouts = facts["drawn"], rollouts[done * share :]
+        drawn = facts["drawn"]["stream"]
+        rounds.skip(done, facts["drawn"]["dreams"])
         for step, figures in facts["told"]:
             record.tell(step, figures)
-    own = [e for e in exchanges if e.is_dream]
-    stream = itertools.islice(shuffled(exchanges, data_seed), drawn["stream"], None)
-    dreams = itertools.islice(shuffled(own, data_seed + 1), drawn["dreams"], None)
+    stream = itertools.islice(shuffled(exchanges, data_seed), drawn, None)
     for step in range(done, seeding.steps):
         meter.begin(step)
         objective = seeding.objective_at(step)
-        is_on_policy = can_imitate and (objective.alpha < 1 or objective.lam > 0)
-        if is_on_policy and step >= first and not rollouts:
-            asked = list(itertools.islice(dreams, seeding.updates_per_rollout * seeding.dreams))
-            rollouts, heard, rewards = a_round(step, state, asked)
-            drawn["dreams"] += len(asked)
-        here, rollouts = rollouts[:share], rollouts[share:]
+        if rounds.is_due(step, objective):
+            rounds.play(step, holding(state.slot), state.value_head)
+        here = rounds.take()
         chosen, stream = compose(here, stream, seeding.shape)
-        drawn["stream"] += len(chosen) - len(here)
-        states = [heard[id(e)] if id(e) in heard else known[id(e)] for e in chosen]
+        drawn += len(chosen) - len(here)
+        states = [(known | rounds.known)[id(e)] for e in chosen]
         batch = batch_of(chosen, states, packs(chosen, seeding.shape), seeding.shape)
         state, metrics = seeding_step(
             cfg, objective, optimizer, level, jnp.int32(index), state, student, batch, heads
         )
         if not here:  # what rollouts alone have is no figure of this update
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
-        record.add(step, metrics, rewards, sizes(chosen, seeding.shape))
-        # The first update of a round shows its rollouts, all of them its means.
-        rewards = {name: x for name, x in rewards.items() if isinstance(x, float)}
-        # Between two rounds; what was written before is there again after a stop.
-        if bookmark is not None and (written or not rollouts) and bookmark.is_due(step + 1):
+        record.add(step, metrics, rounds.told(), sizes(chosen, seeding.shape))
+        # What was written before is there again after a stop.
+        if bookmark is not None and rounds.is_between and bookmark.is_due(step + 1):
             record.flush()
-            bookmark.keep(step + 1, state, {"drawn": drawn, "told": record.told})
+            taken = {"stream": drawn, "dreams": rounds.drawn}
+            bookmark.keep(step + 1, state, {"drawn": taken, "told": record.told})
     record.flush()
     return holding(state.slot)
 

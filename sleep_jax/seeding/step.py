@@ -44,6 +44,11 @@ class SeedingState:
     step: jax.Array
     critic: Critic | None = None
 
+    @property
+    def value_head(self):
+        """Of the critic; None without one."""
+        return None if self.critic is None else self.critic.head
+
 
 def init_state(slot, optimizer: optax.GradientTransformation) -> SeedingState:
     """The state before the first step of a slot."""

@@ -147,7 +147,7 @@ def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
 def test_distillation_alone_reaches_for_the_teacher_without_rollouts(
     cfg, tokenizer, night, monkeypatch
 ):
-    monkeypatch.delattr(consolidate, "play")  # to call it would be an error
+    monkeypatch.setattr(consolidate, "play", pytest.fail)
     config = seeding(steps=30, objective=Objective(alpha=1.0, lam=0.0))
     losses = []
     got = seed_slot(

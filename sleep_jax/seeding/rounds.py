@@ -1,0 +1,123 @@
+"""The rounds of a night: rollouts of several updates are played at once and handed out, an update's
+share at a time."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import jax
+
+from sleep_jax.seeding.config import SeedingConfig
+from sleep_jax.seeding.mixture import shuffled
+from sleep_jax.seeding.objective import Objective
+from sleep_jax.seeding.record import Figures
+from sleep_jax.seeding.rollouts import Widths, check_room, rollout_widths, written_widths
+from sleep_jax.seeding.sequences import Exchange, States
+
+
+class Rounds:
+    """Rollouts as updates need them.
+
+    Args:
+      seeding: of the night.
+      exchanges: teacher-written; some of them are dreams to imitate.
+      written: on-policy sequences that were written before; then nothing is rolled out.
+      play: `rollouts.play`, all but `dreams`, `student`, `value_head`, `widths` and `rng` given.
+      rng: PRNG key; every round has one of its own.
+      seed: of the order of dreams.
+
+    Attributes:
+      known: states of the last round's rollouts, by the id of each.
+      figures: of the last round; {} before it.
+      drawn: dreams that were imitated so far.
+
+    Raises:
+      ValueError: what an update learns from may not fit its rows.
+    """
+
+    def __init__(
+        self,
+        seeding: SeedingConfig,
+        exchanges: Sequence[Exchange],
+        written: Sequence[Exchange],
+        play: Callable,
+        rng,
+        seed: int,
+    ):
+        self._seeding, self._play, self._rng = seeding, play, rng
+        self._is_written = bool(written)
+        self._dreams = shuffled([e for e in exchanges if e.is_dream], seed)
+        self._left: list[Exchange] = []
+        self.known: dict[int, States] = {}
+        self.figures: Figures = {}
+        self.drawn = 0
+        self._share, self._widths = _plan(seeding, exchanges, written)
+        self._can_imitate = seeding.dreams > 0 and (
+            self._is_written or any(e.is_dream for e in exchanges)
+        )
+
+    @property
+    def is_between(self) -> bool:
+        """Whether a night that stops here can go on: no rollout is left that would be lost."""
+        return self._is_written or not self._left
+
+    def begin(self, student, value_head) -> None:
+        """Before the first update: what was written is scored by the student as it is."""
+        if self._is_written and self._can_imitate:
+            self.play(0, student, value_head)
+
+    def skip(self, updates: int, drawn: int) -> None:
+        """Goes on after so many updates, which have drawn so many dreams."""
+        self._left = self._left[updates * self._share :]
+        self._dreams = itertools.islice(self._dreams, drawn, None)
+        self.drawn = drawn
+
+    def is_due(self, step: int, objective: Objective) -> bool:
+        """Whether an update needs a round of its own: it learns from rollouts, and none is left."""
+        is_on_policy = self._can_imitate and (objective.alpha < 1 or objective.lam > 0)
+        first = round(self._seeding.rollouts_from * self._seeding.steps)
+        return is_on_policy and step >= first and not self._left
+
+    def play(self, step: int, student, value_head) -> None:
+        """A round for the updates from `step` on.
+
+        Args:
+          step: of an update.
+          student: collections of the student as it is.
+          value_head: of PPO, as it is; None: another estimator.
+        """
+        count = self._seeding.updates_per_rollout * self._seeding.dreams
+        asked = [] if self._is_written else list(itertools.islice(self._dreams, count))
+        self.drawn += len(asked)
+        rollouts, states, self.figures = self._play(
+            dreams=asked,
+            student=student,
+            value_head=value_head,
+            widths=self._widths,
+            rng=jax.random.fold_in(self._rng, step + 1),
+        )
+        self._left = rollouts * self._seeding.reuse
+        self.known = dict(zip(map(id, rollouts), states))
+
+    def take(self) -> list[Exchange]:
+        """The rollouts of an update; none where it learns from the teacher alone."""
+        here, self._left = self._left[: self._share], self._left[self._share :]
+        return here
+
+    def told(self) -> Figures:
+        """Figures of the round; lists, which show its rollouts, are told once."""
+        figures = self.figures
+        self.figures = {name: x for name, x in figures.items() if isinstance(x, float)}
+        return figures
+
+
+def _plan(
+    seeding: SeedingConfig, exchanges: Sequence[Exchange], written: Sequence[Exchange]
+) -> tuple[int, Widths]:
+    """(rollouts of an update, tokens that their rows are padded to)."""
+    shape, imitation = seeding.shape, seeding.imitation
+    if written:
+        return seeding.dreams, written_widths(written, shape, seeding.dreams)
+    share = seeding.dreams * imitation.group
+    widths = rollout_widths(exchanges, imitation)
+    check_room(shape, widths.prompt, share, imitation.max_new_tokens)
+    return share, widths

@@ -1,0 +1,91 @@
+"""Rounds: rollouts are played when updates need them, handed out in shares, and skipped after a
+stop."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from sleep_jax.seeding.config import SeedingConfig
+from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.objective import Objective
+from sleep_jax.seeding.rounds import Rounds
+from sleep_jax.seeding.sequences import BatchShape, Exchange
+
+DREAMS = [Exchange(0, (1, 2), (1, 2), (3, 4, i), "quote") for i in range(5, 9)]
+ON_POLICY, BY_TEACHER = Objective(lam=0.5), Objective(alpha=1.0, lam=0.0)
+
+
+def rounds(written=(), reuse=1, rollouts_from=0.0):
+    """Two updates a round, of one dream and two rollouts each; (the rounds, what was asked)."""
+    config = SeedingConfig(
+        steps=8,
+        learning_rate=1e-2,
+        warmup=0,
+        objective=ON_POLICY,
+        shape=BatchShape(4, 64, 32),
+        dreams=1,
+        updates_per_rollout=2,
+        reuse=reuse,
+        rollouts_from=rollouts_from,
+        imitation=ImitationConfig(group=2, max_new_tokens=4),
+    )
+    asked = []
+
+    def play(*, dreams, student, value_head, widths, rng):
+        asked.append((student, [e.completion[-1] for e in dreams]))
+        sources = [e for e in dreams for _ in range(2)] or written
+        rollouts = [dataclasses.replace(e, on_policy=True) for e in sources]
+        return rollouts, [None] * len(rollouts), {"reward": 1.0, "rollouts": ["a", "b"]}
+
+    return Rounds(config, DREAMS, written, play, jax.random.key(0), 0), asked
+
+
+def test_a_round_serves_its_updates_in_shares():
+    those, asked = rounds(reuse=2)
+    assert those.is_due(0, ON_POLICY) and those.is_between
+    those.play(0, "student", None)
+    [(student, dreams)] = asked
+    assert student == "student" and len(dreams) == 2 == those.drawn
+    taken = []
+    for step in range(4):  # two passes over the rollouts of two updates
+        assert not those.is_due(step + 1, ON_POLICY)
+        taken.append([e.completion[-1] for e in those.take()])
+    assert taken == [[dreams[0]] * 2, [dreams[1]] * 2] * 2
+    assert those.is_due(4, ON_POLICY) and those.take() == []
+
+
+def test_updates_that_learn_from_the_teacher_alone_need_none():
+    those, _ = rounds(rollouts_from=0.5)
+    assert not those.is_due(3, ON_POLICY) and those.is_due(4, ON_POLICY)
+    assert not those.is_due(4, BY_TEACHER)
+
+
+def test_lists_of_a_round_are_told_once():
+    those, _ = rounds()
+    assert those.told() == {}
+    those.play(0, None, None)
+    assert those.told() == {"reward": 1.0, "rollouts": ["a", "b"]}
+    assert those.told() == {"reward": 1.0}
+
+
+def test_after_a_stop_the_order_of_dreams_goes_on():
+    whole, asked = rounds()
+    for step in (0, 2):
+        whole.play(step, None, None)
+    later, again = rounds()
+    later.skip(2, drawn=2)
+    later.play(2, None, None)
+    assert again == asked[1:] and later.drawn == whole.drawn == 4
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_what_was_written_is_played_before_the_first_update(done):
+    written = [dataclasses.replace(DREAMS[i], on_policy=True) for i in range(2)]
+    those, asked = rounds(written)
+    those.begin("as it was", None)
+    assert asked == [("as it was", [])] and those.drawn == 0
+    those.skip(done, drawn=0)
+    left = [e.completion for _ in range(2) for e in those.take()]
+    assert left == [e.completion for e in written[done:]]
+    assert those.is_between
