@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -45,7 +45,7 @@ from sleep_jax.models.config import DecoderConfig, LoraConfig
 
 ORACLE = Recipe(KINDS, "output", 1e-4, 2)  # SEAL's recipe for test-time training
 CANDIDATES = tuple(  # of which the one that solves most training tasks is test-time training here
-    Recipe(kinds, "output", rate, 4) for kinds in ((), ("basic",)) for rate in (1e-3, 3e-3, 1e-2)
+    Recipe(kinds, "output", rate, 8) for kinds in ((), ("basic",)) for rate in (1e-3, 3e-3, 1e-2)
 )
 TARGETS = ("q", "v", "gate", "up", "down")  # SEAL's
 
@@ -81,12 +81,12 @@ class Settings:
 FULL = Settings(
     small=SmallConfig(),
     tasks=24,
-    dreams=(10, 5),
-    trial=TrialConfig(epochs=4, schedule="cosine", batch=2, chunk=32),
-    practice=PracticeConfig(most=16, max_tokens=96),
+    dreams=(8, 5),
+    trial=TrialConfig(epochs=8, schedule="cosine", batch=2, chunk=32),
+    practice=PracticeConfig(most=12, max_tokens=96),
     reply=16,
-    arc_trial=TrialConfig(epochs=4, schedule="cosine", batch=2, chunk=8),
-    arc_practice=PracticeConfig(most=16, max_tokens=448),
+    arc_trial=TrialConfig(epochs=8, schedule="cosine", batch=2, chunk=8),
+    arc_practice=PracticeConfig(most=12, max_tokens=448),
     arc_reply=128,
     adapter=LoraConfig(16, 16.0, TARGETS),
     writing=TrialConfig(epochs=8, learning_rate=2e-3, schedule="linear", batch=5),
@@ -114,8 +114,9 @@ def experiment(
       seed: of the generated tasks and of what is written.
 
     Returns:
-      By stage what it found, and its `seconds`: `training` (`training_stage`), `generated` and,
-      with tasks of it, `ARC` (`evaluation_stage`).
+      `candidates` (`compare`) and `dreams` (`dream_about`) of the tasks to learn from; then by set
+      of tasks, `generated` and where there are any `ARC`: `baselines`, and the dreams of the writer
+      `before` and `after`. Each has its `seconds`.
     """
     tokenizer = make_tokenizer()
     cfg, params = taught(settings.small, tokenizer, workdir / "small.npz")
@@ -132,24 +133,30 @@ def experiment(
     if arc:
         sets["ARC"] = (of_arc, list(arc))
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(2)]
+    many, few = settings.dreams
+
+    def stage(name, function, *arguments):
+        return once(workdir / f"{name}-{seed}.json", functools.partial(function, *arguments))
 
     # A task's own test grid earns the reward, so no test of the evaluation may be among these.
     tests = [item.question for _, tasks in sets.values() for item in items_of(tasks, FORM)]
     items = RewardItems.apart_from(tests, items_of(train, FORM))
-    stage = functools.partial(training_stage, learner, train, items, settings.dreams[0], keys[0])
-    out = {"training": once(workdir / f"training-{seed}.json", stage)}
-
-    best = parse_recipe(out["training"]["best"])
-    kept = rewarded([Dream.of(x) for x in out["training"]["dreams"]], out["training"]["earned"])
     writers = {"before": (cfg, base.variables)}
+    compared = stage("candidates", compare, learner, train, items)
+    learnt = stage("dreams", dream_about, writers["before"], learner, train, items, many, keys[0])
+    kept = rewarded([Dream.of(x) for x in learnt["dreams"]], learnt["earned"])
     if kept:
         own = cfg.replace(lora=settings.writer)
         writers["after"] = (own, learn_to_write(own, settings.writing, learner, kept, train))
+
+    out = {"candidates": compared, "dreams": learnt}
     for name, (model, tasks) in sets.items():
-        stage = functools.partial(
-            evaluation_stage, model, tasks, best, writers, settings.dreams[1], keys[1]
-        )
-        out[name] = once(workdir / f"{name}-{seed}.json", stage)
+        asked, best = RewardItems(tuple(items_of(tasks, FORM))), parse_recipe(compared["best"])
+        out[name] = {"baselines": stage(f"{name}-baselines", baselines, model, tasks, asked, best)}
+        for when, writer in writers.items():
+            out[name][when] = stage(
+                f"{name}-{when}", dream_about, writer, model, tasks, asked, few, keys[1]
+            )
     return out
 
 
@@ -164,76 +171,79 @@ def once(path: pathlib.Path, stage: Callable[[], dict]) -> dict:
     return json.loads(path.read_text())
 
 
-def training_stage(
-    learner: Learner, tasks: Sequence[GridTask], items: RewardItems, count: int, rng
-) -> dict:
-    """The tasks to learn from: `best`, the candidate recipe that solves most of them, with all
-    `candidates` [recipe, tasks solved]; `count` `dreams` about each, and what they `earned`."""
-    every = [(task, recipe) for recipe in CANDIDATES for task in tasks]
-    right = try_all(learner, every, [*range(len(tasks))] * len(CANDIDATES), items)
-    right = right.reshape(len(CANDIDATES), -1).sum(1).tolist()
-    dreams = write_recipes(learner.base.cfg, learner.base.variables, learner, tasks, count, rng)
-    earned = try_all(learner, pairs_of(dreams, tasks), [x.document for x in dreams], items)
-    return {
-        "best": CANDIDATES[right.index(max(right))].text,
-        "candidates": [(recipe.text, n) for recipe, n in zip(CANDIDATES, right)],
-        "dreams": [dataclasses.asdict(dream) for dream in dreams],
-        "earned": earned.tolist(),
-    }
-
-
-def evaluation_stage(
-    learner: Learner,
-    tasks: Sequence[GridTask],
-    best: Recipe,
-    writers: Mapping[str, tuple[DecoderConfig, Any]],
-    count: int,
-    rng,
-) -> dict:
-    """A set of tasks: `arms`, by name (solved, of how many), and what each writer has `written`."""
-    items = RewardItems(tuple(items_of(tasks, FORM)))
-    arms, written = baselines(learner, tasks, items, best), {}
-    for when, (cfg, variables) in writers.items():
-        dreams = write_recipes(cfg, variables, learner, tasks, count, rng)
-        of = [dream.document for dream in dreams]
-        right = try_all(learner, pairs_of(dreams, tasks), of, items)
-        # Tasks that are too long to be asked have no dreams; these count as unsolved.
-        arms[f"dreams, {when}"] = (int(right.sum()), len(tasks) * count)
-        arms[f"tasks that a dream solves, {when}"] = (len({*np.array(of)[right]}), len(tasks))
-        written[when] = [dream.text for dream in dreams]
-    return {"arms": arms, "written": written}
-
-
 def try_all(learner: Learner, dreams: Tried, of: Sequence[int], items: RewardItems) -> np.ndarray:
     """Which dreams solve their task, the `of`-th, bool [dreams]."""
     tried, models = learner.after(dreams)
     return solved(len(dreams), tried, models, [items.about(task) for task in of])
 
 
+def compare(learner: Learner, tasks: Sequence[GridTask], items: RewardItems) -> dict:
+    """`best`, the candidate recipe that solves most tasks, and how many `each` does."""
+    every = [(task, recipe) for recipe in CANDIDATES for task in tasks]
+    right = try_all(learner, every, [*range(len(tasks))] * len(CANDIDATES), items)
+    each = right.reshape(len(CANDIDATES), -1).sum(1).tolist()
+    return {"best": CANDIDATES[each.index(max(each))].text, "each": each}
+
+
+def dream_about(
+    writer: tuple[DecoderConfig, Any],
+    learner: Learner,
+    tasks: Sequence[GridTask],
+    items: RewardItems,
+    count: int,
+    rng,
+) -> dict:
+    """`count` recipes about each of some tasks, as `dreams`; which of them solve it, `earned`; and
+    how many of what: `asked` dreams, `tasks`, and `hit`, those with a dream that solves them."""
+    dreams = write_recipes(*writer, learner, tasks, count, rng)
+    of = [dream.document for dream in dreams]
+    earned = try_all(learner, pairs_of(dreams, tasks), of, items).tolist()
+    return {
+        "dreams": [dataclasses.asdict(dream) for dream in dreams],
+        "earned": earned,
+        # A task that is too long to be asked has no dreams; these count as unsolved.
+        "asked": len(tasks) * count,
+        "tasks": len(tasks),
+        "hit": len({task for task, right in zip(of, earned) if right}),
+    }
+
+
 def baselines(
     learner: Learner, tasks: Sequence[GridTask], items: RewardItems, best: Recipe
-) -> dict[str, tuple[int, int]]:
-    """No training, and test-time training, with and without a vote: (solved, tasks) each."""
-    every, readable = range(len(tasks)), [i for i, x in enumerate(tasks) if learner.can_read(x)]
-    asked = [items.about(i) for i in every]
-    found = {
+) -> dict:
+    """No training, and test-time training, with and without a vote: `arms` to tasks solved, and of
+    how many `tasks`."""
+    readable = [i for i, task in enumerate(tasks) if learner.can_read(task)]
+    asked = [items.about(i) for i in range(len(tasks))]
+    arms = {
         "in context": solved(len(tasks), readable, learner.base, asked),
         "in context, vote": solved_by_vote(readable, learner.base, tasks, SYMMETRIES),
     }
     for name, recipe in (("SEAL's recipe", ORACLE), ("best recipe", best)):
         after = learner.after([(task, recipe) for task in tasks])
-        found[f"test-time training, {name}"] = solved(len(tasks), *after, asked)
-        found[f"test-time training, {name}, vote"] = solved_by_vote(*after, tasks, SYMMETRIES)
-    return {name: (int(right.sum()), len(tasks)) for name, right in found.items()}
+        arms[f"test-time training, {name}"] = solved(len(tasks), *after, asked)
+        arms[f"test-time training, {name}, vote"] = solved_by_vote(*after, tasks, SYMMETRIES)
+    return {"arms": {name: int(x.sum()) for name, x in arms.items()}, "tasks": len(tasks)}
 
 
-def table(out: dict[str, dict]) -> str:
+def table(sets: dict[str, dict]) -> str:
     """Shares by arm, a column a set of tasks, in Markdown."""
-    arms = {name: found["arms"] for name, found in out.items() if "arms" in found}
-    lines = [f"| | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
-    for arm in next(iter(arms.values())):
-        column = [found[arm] for found in arms.values()]
-        cells = [f"{100 * n / count:.0f} % ({n} of {count})" for n, count in column]
+    columns = []
+    for found in sets.values():
+        column = {
+            k: (n, found["baselines"]["tasks"]) for k, n in found["baselines"]["arms"].items()
+        }
+        for when in ("before", "after"):
+            if when in found:
+                own = found[when]
+                column[f"dreams, {when}"] = (sum(own["earned"]), own["asked"])
+                column[f"tasks that a dream solves, {when}"] = (own["hit"], own["tasks"])
+        columns.append(column)
+    lines = [f"| | {' | '.join(sets)} |", "|---" * (len(sets) + 1) + "|"]
+    for arm in columns[0]:
+        cells = [
+            f"{100 * c[arm][0] / c[arm][1]:.0f} % ({c[arm][0]} of {c[arm][1]})" for c in columns
+        ]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -257,10 +267,9 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = SMOKE if arguments.small else FULL
     out = experiment(settings, arguments.workdir, arc_tasks(arguments.data), arguments.seed)
-    earned = out["training"]["earned"]
-    print(f"dreams that earned a reward: {sum(earned)} of {len(earned)}")
-    print(table(out))
-    print(f"{sum(found['seconds'] for found in out.values()):.0f} s, the small model not counted")
+    earned = out["dreams"]["earned"]
+    print(f"{sum(earned)} of {len(earned)} dreams earned a reward")
+    print(table({name: found for name, found in out.items() if "baselines" in found}))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from sleep_jax.runtime.progress import phase_progress
 FORM = GridText(between="")
 ASK, END = "\nrecipe:\n", "<end>"
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-EPOCHS = (1, 2, 3, 4)
+EPOCHS = (1, 2, 4, 8)
 TEMPLATE = Template("recipe", "{text}" + ASK, form="plain", writes="recipe")
 RECIPES = 0.2  # share of the rows that end in a recipe
 
@@ -80,7 +80,7 @@ class SmallConfig:
 
     width: int = 128
     layers: int = 4
-    steps: int = 1600
+    steps: int = 2000
     rows: int = 32
     at_once: int = 50
     learning_rate: float = 3e-3

@@ -77,16 +77,29 @@ def test_the_experiment_runs_and_goes_on_from_its_files(lab, tmp_path, monkeypat
     arc = lab.rules.draw_tasks(5, 2)
     long = dataclasses.replace(arc[0], name="long", examples=arc[0].examples * 20)
     out = lab.run.experiment(settings, tmp_path, [*arc, long], seed=0)
-    assert len(out["training"]["dreams"]) == settings.tasks * settings.dreams[0]
-    assert len(out["training"]["earned"]) == len(out["training"]["dreams"])
-    for name, tasks in (("generated", settings.tasks), ("ARC", 3)):
-        arms = out[name]["arms"]
-        assert arms["in context"][1] == tasks
-        assert arms["dreams, after"][1] == tasks * settings.dreams[1]
-        assert len(out[name]["written"]["after"]) == 2 * settings.dreams[1]
-        assert all(0 <= right <= count for right, count in arms.values())
+    assert len(out["dreams"]["earned"]) == settings.tasks * settings.dreams[0]
+    sets = {"generated": out["generated"], "ARC": out["ARC"]}
+    for (name, found), tasks in zip(sets.items(), (settings.tasks, 3)):
+        assert found["baselines"]["tasks"] == found["after"]["tasks"] == tasks, name
+        assert found["after"]["asked"] == tasks * settings.dreams[1]
+        assert len(found["after"]["dreams"]) == 2 * settings.dreams[1]  # `long` has none
+        assert all(0 <= right <= tasks for right in found["baselines"]["arms"].values())
     written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert {*written} == {"small.npz", "training-0.json", "generated-0.json", "ARC-0.json"}
+    assert {"small.npz", "candidates-0.json", "dreams-0.json", "ARC-after-0.json"} <= {*written}
+    assert len(written) == 9
     assert lab.run.experiment(settings, tmp_path, [*arc, long], seed=0) == out
     assert written == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert "| in context |" in lab.run.table(out)
+    assert "| in context |" in lab.run.table(sets)
+
+
+def test_a_table_has_shares_of_dreams_and_of_tasks(lab):
+    baselines = {"arms": {"in context": 1}, "tasks": 4}
+    dreams = {"earned": [True, False, True], "asked": 20, "tasks": 4, "hit": 1}
+    text = lab.run.table({"set": {"baselines": baselines, "before": dreams}})
+    assert text.splitlines() == [
+        "| | set |",
+        "|---|---|",
+        "| in context | 25 % (1 of 4) |",
+        "| dreams, before | 10 % (2 of 20) |",
+        "| tasks that a dream solves, before | 25 % (1 of 4) |",
+    ]
