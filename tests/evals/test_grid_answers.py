@@ -20,7 +20,7 @@ class Oracle:
         return [[self.answers[self._asked(text)] for text in own] for own in texts]
 
     def _asked(self, text):
-        return text.split("\n\n")[-1].split("\n->")[0].strip()
+        return text.split(FORM.arrow)[-2].split(FORM.gap)[-1]
 
 
 def test_items_ask_every_test_of_every_task():
