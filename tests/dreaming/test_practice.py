@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests_dreaming import model
+from small_model import model
 
 from sleep_jax.data.grids import GridTask, GridText, Pair
 from sleep_jax.dreaming import practice
