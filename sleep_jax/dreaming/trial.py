@@ -26,6 +26,12 @@ from sleep_jax.models.config import TARGETS, DecoderConfig, LoraConfig
 from sleep_jax.models.sharding import constrain_tree, row_shards, spread_evenly
 
 DATA = "data"  # the mesh axis that dreams are spread over
+# What is left of the rate, by the share of the trial that is over.
+SCHEDULES = {
+    "constant": lambda over: jnp.ones_like(over),
+    "linear": lambda over: 1 - over,
+    "cosine": lambda over: (1 + jnp.cos(jnp.pi * over)) / 2,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +41,7 @@ class TrialConfig:
     Attributes:
       epochs: passes over the examples.
       learning_rate: Adam's rate.
-      schedule: `constant`, or `linear` to 0 over the trial.
+      schedule: `constant`, or `linear` or `cosine` to 0 over the trial.
       batch: sequences of an update, in a random order; 0: all of them, packed, in each.
       clip: largest norm of an adapter's gradient; 0: no clipping.
       split: each line of a dream is a sequence of its own.
@@ -56,9 +62,9 @@ class TrialConfig:
         for name, least in (("epochs", 1), ("batch", 0), ("clip", 0), ("seeds", 1), ("chunk", 1)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"dreaming.trial.{name}={value}; it must be at least {least}")
-        if self.schedule not in ("constant", "linear"):
+        if self.schedule not in SCHEDULES:
             raise ValueError(
-                f"dreaming.trial.schedule={self.schedule!r}; choose 'constant' or 'linear'"
+                f"dreaming.trial.schedule={self.schedule!r}; choose from {', '.join(SCHEDULES)}"
             )
 
     @property
@@ -249,7 +255,7 @@ def _train_side_by_side(cfg: DecoderConfig, trial: TrialConfig, variables, at_bi
 
         gradient, each = jax.grad(loss, has_aux=True)(adapters)
         is_live = (epoch < epochs) & rows.mask.any((1, 2))
-        left = 1 - (epoch * own + part) / (epochs * own) if trial.schedule == "linear" else 1.0
+        left = SCHEDULES[trial.schedule]((epoch * own + part) / (epochs * own))
         state = jax.vmap(advance, in_axes=(1, axes, 1, 0, 0), out_axes=(1, axes))(
             adapters, moments, gradient, rate * left, is_live
         )

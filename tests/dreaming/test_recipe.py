@@ -31,6 +31,13 @@ def test_a_recipe_is_read():
     assert (of_all.loss_on, of_all.learning_rate) == ("all", 1.0)
 
 
+@pytest.mark.parametrize("loss_on", ["all", "output"])
+def test_a_recipe_is_written_as_it_is_read(loss_on):
+    recipe = Recipe(("basic", "repeat"), loss_on, 1e-4, 2)
+    assert parse_recipe(recipe.text) == recipe
+    assert recipe.text == told() or loss_on == "all"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

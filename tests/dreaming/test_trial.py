@@ -15,7 +15,14 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from small_model import batch_of_rows, model
 
-from sleep_jax.dreaming.trial import Hyperparameters, TrialConfig, births, init_lora, train_adapters
+from sleep_jax.dreaming.trial import (
+    SCHEDULES,
+    Hyperparameters,
+    TrialConfig,
+    births,
+    init_lora,
+    train_adapters,
+)
 from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.models.config import TARGETS, LoraConfig
 
@@ -148,6 +155,14 @@ def test_a_base_weight_meets_the_rows_of_all_dreams_in_one_product():
     assert low and all(w[0] == 3 for _, w in low)  # and each adapter those of its own
 
 
+def test_schedules_say_what_is_left_of_the_rate():
+    over = jnp.array([0.0, 0.25, 0.5, 1.0])
+    left = {name: schedule(over) for name, schedule in SCHEDULES.items()}
+    np.testing.assert_allclose(left["constant"], [1, 1, 1, 1])
+    np.testing.assert_allclose(left["linear"], [1, 0.75, 0.5, 0])
+    np.testing.assert_allclose(left["cosine"], [1, 0.5 + 0.125**0.5, 0.5, 0], atol=1e-7)
+
+
 def test_what_a_trial_may_not_be_is_refused():
     with pytest.raises(ValueError, match="targets has 'gates'"):
         LoraConfig(targets=("gate", "gates"))
@@ -155,8 +170,8 @@ def test_what_a_trial_may_not_be_is_refused():
         LoraConfig(rank=0)
     with pytest.raises(ValueError, match="seeds=0"):
         TrialConfig(seeds=0)
-    with pytest.raises(ValueError, match="schedule='cosine'"):
-        TrialConfig(schedule="cosine")
+    with pytest.raises(ValueError, match="schedule='step'; choose from constant, linear, cosine"):
+        TrialConfig(schedule="step")
     for wrong, word in (
         ({"epochs": 9}, "epochs=9"),
         ({"lr": 1.0}, "'lr'"),

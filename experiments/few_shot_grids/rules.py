@@ -1,0 +1,64 @@
+"""Generated grid tasks: a rule of a few families, shown on three pairs of small random grids."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sleep_jax.data.grid_transforms import chain, flip, rotate, transpose
+from sleep_jax.data.grids import COLOURS, GridTask, as_task
+
+SIDE = 2  # cells: what a decoder learns to turn and mirror in minutes
+EXAMPLES = 3
+PALETTE = 5  # colours of a task
+Rule = Callable[[np.ndarray], np.ndarray]
+
+
+def _recolour(rng: np.random.Generator, palette: np.ndarray) -> Rule:
+    """Every cell of one colour gets another one."""
+    old, new = palette[0], (palette[0] + rng.integers(1, COLOURS)) % COLOURS
+    return lambda x: np.where(x == old, new, x)
+
+
+def _fill(rng: np.random.Generator, palette: np.ndarray) -> Rule:
+    """A whole row or column gets one colour."""
+    axis, at, colour = rng.integers(2), rng.integers(SIDE), rng.integers(COLOURS)
+
+    def rule(x):
+        x = x.copy()
+        np.moveaxis(x, axis, 0)[at] = colour
+        return x
+
+    return rule
+
+
+def _one_of(*transforms) -> Callable:
+    return lambda rng, palette: transforms[rng.integers(len(transforms))].forward
+
+
+FAMILIES = {
+    "recolour": _recolour,
+    "fill": _fill,
+    "flip": _one_of(flip(0), flip(1)),
+    "rotate": _one_of(rotate(90), rotate(180), rotate(270)),
+    "transpose": _one_of(transpose(), chain(transpose(), rotate(180))),
+}
+
+
+def draw_task(rng: np.random.Generator, name: str = "") -> GridTask:
+    """A task of a random family; its rule changes every grid that is shown."""
+    family = str(rng.choice(list(FAMILIES)))
+    palette = rng.choice(COLOURS, PALETTE, replace=False)
+    rule = FAMILIES[family](rng, palette)
+    pairs = []
+    while len(pairs) <= EXAMPLES:
+        grid = rng.choice(palette, (SIDE, SIDE))
+        made = rule(grid)
+        if not np.array_equal(grid, made):
+            pairs.append({"input": grid.tolist(), "output": made.tolist()})
+    return as_task(f"{family}{name}", {"train": pairs[:EXAMPLES], "test": pairs[EXAMPLES:]})
+
+
+def draw_tasks(seed: int, count: int) -> list[GridTask]:
+    """Tasks of random families."""
+    rng = np.random.default_rng(seed)
+    return [draw_task(rng, f"-{i}") for i in range(count)]

@@ -1,0 +1,140 @@
+"""Transforms by hand, every one undone by its inverse, and what is left out of a task."""
+
+import numpy as np
+import pytest
+
+from sleep_jax.data.grid_transforms import (
+    KINDS,
+    SYMMETRIES,
+    augmented,
+    chain,
+    enlarge,
+    flip,
+    leave_out,
+    recolour,
+    reflect,
+    repeat,
+    rotate,
+    shift,
+    transforms,
+    transpose,
+)
+from sleep_jax.data.grids import GridTask, Pair
+
+GRID = ((1, 2, 3), (4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        (rotate(90), ((3, 6), (2, 5), (1, 4))),
+        (rotate(180), ((6, 5, 4), (3, 2, 1))),
+        (rotate(270), ((4, 1), (5, 2), (6, 3))),
+        (flip(0), ((4, 5, 6), (1, 2, 3))),
+        (flip(1), ((3, 2, 1), (6, 5, 4))),
+        (transpose(), ((1, 4), (2, 5), (3, 6))),
+        (reflect(0, mirror_first=False), ((1, 2, 3), (4, 5, 6), (4, 5, 6), (1, 2, 3))),
+        (reflect(1, mirror_first=True), ((3, 2, 1, 1, 2, 3), (6, 5, 4, 4, 5, 6))),
+        (shift(1, 2), ((5, 6, 4), (2, 3, 1))),
+        (enlarge(1, 2), ((1, 1, 2, 2, 3, 3), (4, 4, 5, 5, 6, 6))),
+        (enlarge(2, 1), ((1, 2, 3), (1, 2, 3), (4, 5, 6), (4, 5, 6))),
+        (repeat(2, 1), ((1, 2, 3), (4, 5, 6), (1, 2, 3), (4, 5, 6))),
+        (repeat(1, 2), ((1, 2, 3, 1, 2, 3), (4, 5, 6, 4, 5, 6))),
+        (chain(flip(1), enlarge(1, 2)), ((3, 3, 2, 2, 1, 1), (6, 6, 5, 5, 4, 4))),
+        (recolour([0, 2, 3, 1, 4, 5, 9, 7, 8, 6]), ((2, 3, 1), (4, 5, 9))),
+    ],
+)
+def test_a_transform_by_hand_and_back(transform, expected):
+    assert transform(GRID) == expected
+    assert transform.inverse(expected) == GRID
+
+
+def task(count=3, side=2):
+    """Examples of the rule `flip(1)`, on grids that are all different."""
+    numbers = np.arange(4 * (count + 1) * side * side) % 7
+    grids = (
+        numbers[: (count + 1) * side * side].reshape(count + 1, side, side)
+        + np.arange(count + 1).reshape(-1, 1, 1) % 3
+    )
+    pairs = tuple(
+        Pair(given, flip(1)(given)) for given in (tuple(map(tuple, g.tolist())) for g in grids)
+    )
+    return GridTask("t", pairs[:count], pairs[count:])
+
+
+def test_every_kind_keeps_one_rule_and_can_be_undone():
+    counts = {}
+    for kind in KINDS:
+        found = transforms(kind, task(), np.random.default_rng(0))
+        counts[kind] = len(found)
+        for transform in found:
+            changed = transform.of(task())
+            for pair, before in zip(changed.pairs, task().pairs):
+                assert transform.inverse(pair.input) == before.input
+                # Conjugated by the transform, the rule is what it was.
+                assert transform.inverse(pair.output) == before.output
+    assert counts == {"basic": 11, "size": 3, "chain": 6, "repeat": 3}
+    with pytest.raises(ValueError, match="kind='colour'; choose from basic"):
+        transforms("colour", task(), np.random.default_rng(0))
+
+
+def test_the_symmetries_of_a_square_are_eight():
+    assert len({transform(((1, 2), (3, 4))) for transform in SYMMETRIES}) == 8
+
+
+def test_a_shift_stays_below_the_least_side():
+    drawn = {transforms("basic", task(), np.random.default_rng(i))[-2].name for i in range(40)}
+    assert drawn == {f"shift({i}, {j})" for i in range(2) for j in range(2)}
+
+
+def test_examples_are_left_out_and_asked_for():
+    a, b, c = task().examples
+    one = leave_out(task(), 1)
+    assert [(x.examples, x.tests) for x in one] == [
+        ((b, c), (a,)),
+        ((a, c), (b,)),
+        ((a, b), (c,)),
+    ]
+    two = leave_out(task(), 2)
+    assert [(x.examples, x.tests) for x in two] == [
+        *[((b,), (a,)), ((c,), (a,))],
+        *[((a,), (b,)), ((c,), (b,))],
+        *[((a,), (c,)), ((b,), (c,))],
+    ]
+    assert leave_out(task(2), 2) == []  # nothing would be left to show
+
+
+def test_augmented_tasks_without_any_kind_are_the_left_out_ones_in_two_orders():
+    plain = leave_out(task(), 1) + leave_out(task(), 2)
+    found = augmented(task(), (), 0)
+    assert found[:9] == plain and len({*found}) == len(found) <= 12
+    for x in found[9:]:  # an other order of two examples
+        assert any({*x.examples} == {*y.examples} and x.tests == y.tests for y in plain[:3])
+
+
+def test_augmented_tasks_never_show_a_test_are_few_enough_and_within_arc():
+    [test] = task().tests
+    found = augmented(task(), KINDS, 0)
+    assert len(found) == 250 and len({*found}) == 250
+    assert found == augmented(task(), KINDS, 0) != augmented(task(), KINDS, 1)
+    inputs = {pair.input for x in augmented(task(), (), 0) for pair in x.pairs}
+    assert test.input not in inputs
+    assert len(augmented(task(), KINDS, 0, most=10**6)) > 250
+    wide = augmented(task(side=16), KINDS, 0)
+    assert wide and max(len(pair.input) for x in wide for pair in x.pairs) == 16
+
+
+def test_colours_are_permuted_but_black_is_black():
+    plain = augmented(task(), (), 0)
+    found = augmented(task(), ("size",), 0, most=10**6)
+    zeros = {tuple(np.equal(x.tests[0].input, 0).ravel()) for x in found}
+    first = {tuple(np.equal(t(x.tests[0].input), 0).ravel()) for x in plain for t in SIZES}
+    assert zeros == first
+    before, after = (
+        {cell for x in tasks for row in x.tests[0].input for cell in row}
+        for tasks in (plain, found)
+    )
+    assert 9 not in before and after == {*range(10)}
+
+
+SIZES = (enlarge(1, 1), *transforms("size", task(), np.random.default_rng(0)))

@@ -1,0 +1,76 @@
+"""Practice: what a recipe makes of a task, and which recipes are not tried."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_model import model
+
+from sleep_jax.data.grids import GridTask, GridText, Pair
+from sleep_jax.dreaming import practice
+from sleep_jax.dreaming.practice import PracticeConfig, practised, sequences
+from sleep_jax.dreaming.recipe import Recipe
+from sleep_jax.dreaming.trial import TrialConfig
+from sleep_jax.evals.adapted import Adapted
+from sleep_jax.seeding.prompts import Prompts
+
+FORM = GridText()
+TASK = GridTask(
+    "count", tuple(Pair(((i, 0),), ((i + 1, 0),)) for i in (1, 4)), (Pair(((7, 0),), ((8, 0),)),)
+)
+PLAIN = Recipe((), "output", 1e-3, 2)
+
+
+def test_the_examples_are_asked_for_and_the_test_is_not(tokenizer):
+    prompts, config = Prompts(tokenizer), PracticeConfig()
+    # One example shows the other: another order of it there is none, two left out leave none.
+    got = sequences(TASK, PLAIN, FORM, prompts, config)
+    assert got == [
+        (prompts.alone("4 0\n->\n5 0\n\n1 0\n->\n"), prompts.reply("2 0")),
+        (prompts.alone("1 0\n->\n2 0\n\n4 0\n->\n"), prompts.reply("5 0")),
+    ]
+    every = sequences(TASK, Recipe((), "all", 1e-3, 2), FORM, prompts, config)
+    assert [given + scored for given, scored in every] == [a + b for a, b in got]
+    assert [len(given) for given, _ in every] == [1, 1]
+    size = len(got[0][0]) + len(got[0][1])
+    larger = Recipe(("size",), "output", 1e-3, 2)
+    shortest = PracticeConfig(max_tokens=size)
+    assert len(sequences(TASK, larger, FORM, prompts, config)) == 2 * 2 * 4
+    # Of the transforms only colours permuted on the plain ones are as short.
+    assert len(sequences(TASK, larger, FORM, prompts, shortest)) == 4
+    assert sequences(TASK, larger, FORM, prompts, PracticeConfig(max_tokens=size - 1)) == []
+
+
+def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
+    seen = []
+
+    def train(cfg, trial, variables, adapters, learnt, hyper):
+        seen.append((learnt, hyper))
+        return {"a": jnp.zeros((1, len(learnt.tokens)))}, None
+
+    monkeypatch.setattr(practice, "train_adapters", train)
+    cfg, variables = model()
+    base = Adapted(cfg, variables, tokenizer)
+    trial = TrialConfig(epochs=5, batch=2)
+    recipes = [
+        Recipe((), "output", 1e-2, 3),
+        Recipe((), "output", 1e-3, 6),  # more epochs than a trial has
+        Recipe(("size",), "output", 1e-3, 2),  # sixteen updates
+        Recipe((), "all", 3e-3, 5),
+    ]
+    dreams = [(TASK, recipe) for recipe in recipes]
+    tried, models = practised(base, trial, [{}], dreams, FORM, PracticeConfig(max_updates=15))
+    assert tried == [0, 3] and models.adapters["a"].shape == (1, 2)
+    [(learnt, hyper)] = seen
+    np.testing.assert_allclose(hyper.learning_rate, [1e-2, 3e-3])
+    assert hyper.epochs.tolist() == [3, 5]
+    assert learnt.mask.shape[:2] == (2, 2)
+    reply = len(Prompts(tokenizer).reply("2 0"))
+    whole = np.asarray(learnt.segment_ids[1]).sum(-1)
+    assert learnt.mask.sum(-1).tolist() == [[reply] * 2, (whole - 1).tolist()]
+    assert practised(base, trial, [{}], dreams[1:2], FORM, PracticeConfig()) == ([], None)
+    assert len(seen) == 1
+
+
+def test_what_practice_may_not_cost_is_refused():
+    with pytest.raises(ValueError, match="max_updates=0"):
+        PracticeConfig(max_updates=0)

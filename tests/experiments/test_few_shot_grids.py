@@ -1,0 +1,105 @@
+import dataclasses
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from sleep_jax.data.grid_transforms import SYMMETRIES
+from sleep_jax.dreaming.recipe import parse_recipe
+from sleep_jax.dreaming.write import Dream
+
+FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "few_shot_grids"
+MODULES = ("rules", "small", "dreams", "run")
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """The experiment's modules, imported as its script does."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        modules = {name: __import__(name) for name in MODULES}
+    finally:
+        sys.path.remove(str(FOLDER))
+    yield type("Lab", (), modules)
+    for name in MODULES:
+        sys.modules.pop(name)
+
+
+def test_every_rule_changes_what_it_is_shown_on(lab):
+    tasks = lab.rules.draw_tasks(3, 200)
+    assert {task.name.split("-")[0] for task in tasks} == {*lab.rules.FAMILIES}
+    assert all(pair.input != pair.output for task in tasks for pair in task.pairs)
+    assert tasks[:5] == lab.rules.draw_tasks(3, 5) != lab.rules.draw_tasks(4, 5)
+    # Turned and mirrored grids are those of one symmetry in all pairs of a task.
+    for task in tasks:
+        if task.name.split("-")[0] in ("flip", "rotate", "transpose"):
+            assert any(all(t(p.input) == p.output for p in task.pairs) for t in SYMMETRIES)
+
+
+def test_a_recipe_is_a_token_a_choice_and_one_a_key(lab):
+    tokenizer, rng = lab.small.make_tokenizer(), np.random.default_rng(0)
+    for _ in range(50):
+        recipe = lab.small.any_recipe(rng)
+        tokens = tokenizer.encode(recipe.text + lab.small.END)
+        assert len(tokens) == 16 and parse_recipe(tokenizer.decode(tokens)) == recipe
+
+
+def test_what_is_foreseen_are_outputs_and_recipes(lab):
+    tokenizer, form = lab.small.make_tokenizer(), lab.small.FORM
+    [task] = lab.rules.draw_tasks(0, 1)
+    made = [form.grid(pair.output) for pair in task.pairs]
+    rows = {
+        form.question(task) + made[-1]: form.gap.join(made),
+        form.shown(task) + lab.small.ASK + "12": form.gap.join(made[:-1]) + form.gap + "12",
+    }
+    for text, expected in rows.items():
+        tokens = np.array([tokenizer.encode(text + lab.small.END) + [0, 0]])
+        counts = lab.small.replies(tokens, tokenizer)
+        assert tokenizer.backend.decode(tokens[counts].tolist(), skip_special_tokens=False) == (
+            expected + lab.small.END
+        )
+
+
+@pytest.mark.slow
+def test_the_experiment_runs_and_goes_on_from_its_files(lab, tmp_path, monkeypatch):
+    settings, rng = lab.run.SMOKE, np.random.default_rng(0)
+
+    def any_recipes(cfg, variables, learner, tasks, count, _):
+        """The decoder has learnt nothing, so it writes none."""
+        readable = [i for i, task in enumerate(tasks) if learner.can_read(task)]
+        texts = [(i, lab.small.any_recipe(rng).text) for i in readable for _ in range(count)]
+        encode = learner.base.tokenizer.encode
+        return [Dream(i, "recipe", (*encode(t), *encode(lab.small.END)), t, True) for i, t in texts]
+
+    monkeypatch.setattr(lab.run, "write_recipes", any_recipes)
+    monkeypatch.setattr(lab.run, "rewarded", lambda dreams, earned: dreams[:2])
+    arc = lab.rules.draw_tasks(5, 2)
+    long = dataclasses.replace(arc[0], name="long", examples=arc[0].examples * 20)
+    out = lab.run.experiment(settings, tmp_path, [*arc, long], seed=0)
+    assert len(out["dreams"]["earned"]) == settings.tasks * settings.dreams[0]
+    sets = {"generated": out["generated"], "ARC": out["ARC"]}
+    for (name, found), tasks in zip(sets.items(), (settings.tasks, 3)):
+        assert found["baselines"]["tasks"] == found["after"]["tasks"] == tasks, name
+        assert found["after"]["asked"] == tasks * settings.dreams[1]
+        assert len(found["after"]["dreams"]) == 2 * settings.dreams[1]  # `long` has none
+        assert all(0 <= right <= tasks for right in found["baselines"]["arms"].values())
+    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert {"small.npz", "candidates-0.json", "dreams-0.json", "ARC-after-0.json"} <= {*written}
+    assert len(written) == 9
+    assert lab.run.experiment(settings, tmp_path, [*arc, long], seed=0) == out
+    assert written == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert "| in context |" in lab.run.table(sets)
+
+
+def test_a_table_has_shares_of_dreams_and_of_tasks(lab):
+    baselines = {"arms": {"in context": 1}, "tasks": 4}
+    dreams = {"earned": [True, False, True], "asked": 20, "tasks": 4, "hit": 1}
+    text = lab.run.table({"set": {"baselines": baselines, "before": dreams}})
+    assert text.splitlines() == [
+        "| | set |",
+        "|---|---|",
+        "| in context | 25 % (1 of 4) |",
+        "| dreams, before | 10 % (2 of 20) |",
+        "| tasks that a dream solves, before | 25 % (1 of 4) |",
+    ]
