@@ -213,5 +213,5 @@ def test_a_night_from_the_trunk_is_the_night(deep, student, teacher, tokenizer, 
     )  # the teacher reads again
     for got, want in zip(from_trunk, night(), strict=True):
         assert got.keys() == want.keys() and got["kl_on"] > 0
-        for name, value in want.items():
-            np.testing.assert_allclose(got[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+        for name in (name for name, value in want.items() if isinstance(value, float)):
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-3, atol=1e-5, err_msg=name)
