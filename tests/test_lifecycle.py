@@ -23,6 +23,7 @@ from sleep_jax.phases.select import candidates
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics, reproducible
 from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.runtime.report import write_report
+from sleep_jax.seeding import rollouts
 from sleep_jax.seeding.self_study import Question, Study
 from sleep_jax.sleeper import wake_up
 
@@ -225,6 +226,21 @@ def test_the_writer_is_reinforced_by_all_that_was_tried(
     updates = [line for line in lines if line["phase"] == "learn" and "policy_loss" in line]
     assert len(updates) == config.dreaming.steps
     assert ("policy_value" in updates[0]) == (estimator == "ppo")
+
+
+@pytest.mark.slow
+def test_where_all_dreams_tie_the_rewarded_are_learnt_and_nothing_is_rolled_out(
+    sleeper, lived, articulate, tmp_path, monkeypatch
+):
+    config = tiny_config()
+    config.dreaming.estimator = "grpo"
+    other = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
+    night = with_questions(lived[1], [Question(0, "A sentence.", "What is it?", "A reply.")])
+    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
+    monkeypatch.setattr(rollouts, "roll_out", pytest.fail)
+    dreamt = dream(other, night, tmp_path)
+    assert dreamt.record["phases"]["learn"]["learnt"] > 0
+    assert not equal(dreamt.now.memory, night.now.memory)
 
 
 @pytest.mark.slow

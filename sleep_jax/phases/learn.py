@@ -32,6 +32,8 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     key, model = key_of(sleeper, step), night.now.on(sleeper.params)
     index = night.day(step.day)["slot"]
     reinforcing = settings.reinforcing_config(c, sleeper.prompts.opening)
+    if not written:  # all tied: there is no policy gradient, and nothing is rolled out for one
+        reinforcing = dataclasses.replace(reinforcing, dreams=0)
     with desk.bar(reinforcing.steps, "step") as bar:
 
         def log(number, metrics):
