@@ -42,7 +42,11 @@ from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.grid_answers import items_of
 from sleep_jax.evals.items import RewardItems
 from sleep_jax.models.config import DecoderConfig, LoraConfig
+from sleep_jax.runtime.publish import publish
+from sleep_jax.runtime.workdir import claim
 
+README = pathlib.Path(__file__).with_name("README.md")
+MARKS = ("<!-- table: written by run.py -->", "<!-- end of table -->")
 ORACLE = Recipe(KINDS, "output", 1e-4, 2)  # SEAL's recipe for test-time training
 CANDIDATES = tuple(  # of which the one that solves most training tasks is test-time training here
     Recipe(kinds, "output", rate, 8) for kinds in ((), ("basic",)) for rate in (1e-3, 3e-3, 1e-2)
@@ -117,7 +121,11 @@ def experiment(
       `candidates` (`compare`) and `dreams` (`dream_about`) of the tasks to learn from; then by set
       of tasks, `generated` and where there are any `ARC`: `baselines`, and the dreams of the writer
       `before` and `after`. Each has its `seconds`.
+
+    Raises:
+      ValueError: `workdir` has stages of another size.
     """
+    claim(workdir, dataclasses.asdict(settings))
     tokenizer = make_tokenizer()
     cfg, params = taught(settings.small, tokenizer, workdir / "small.npz")
     cfg = cfg.replace(lora=settings.adapter)
@@ -167,7 +175,9 @@ def once(path: pathlib.Path, stage: Callable[[], dict]) -> dict:
         found = stage()
         found["seconds"] = time.perf_counter() - began
         print(f"{path.stem}: {found['seconds']:.0f} s", flush=True)
-        path.write_text(json.dumps(found))
+        draft = path.with_suffix(".new")
+        draft.write_text(json.dumps(found))
+        draft.replace(path)
     return json.loads(path.read_text())
 
 
@@ -264,12 +274,16 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("SLEEP_JAX_DATA"), help="ARC's JSON")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="seconds, to see that it runs")
+    parser.add_argument("--publish", action="store_true", help="rewrite the README's table")
     arguments = parser.parse_args()
     settings = SMOKE if arguments.small else FULL
     out = experiment(settings, arguments.workdir, arc_tasks(arguments.data), arguments.seed)
     earned = out["dreams"]["earned"]
     print(f"{sum(earned)} of {len(earned)} dreams earned a reward")
-    print(table({name: found for name, found in out.items() if "baselines" in found}))
+    text = table({name: found for name, found in out.items() if "baselines" in found})
+    print(text)
+    if arguments.publish:
+        publish(README, MARKS, text)
 
 
 if __name__ == "__main__":

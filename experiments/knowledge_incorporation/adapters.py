@@ -32,6 +32,15 @@ TRIAL = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", chunk=4)
 CONTINUED = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", batch=8)
 REINFORCING = TrialConfig(epochs=2, learning_rate=3e-4, schedule="linear", batch=2)
 TEMPLATE = "implications"
+DREAMS = 3  # about a passage
+
+
+def settings() -> dict[str, Any]:
+    """What these arms' results depend on."""
+    each = {"inner": INNER, "outer": OUTER, "trial": TRIAL}
+    each |= {"continued": CONTINUED, "reinforcing": REINFORCING}
+    named = {name: dataclasses.asdict(x) for name, x in each.items()}
+    return named | {"template": TEMPLATE, "dreams": DREAMS}
 
 
 @dataclasses.dataclass(frozen=True)

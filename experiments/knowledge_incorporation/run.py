@@ -25,9 +25,9 @@ from sleep_jax.data.documents import Document
 from sleep_jax.lifecycle import birth
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.runtime.workdir import claim
 from sleep_jax.sleeper import Sleeper, wake_up
 
-DREAMS = 3  # of SEAL's arms, about a passage
 PASSAGE, SEAL, SEAL_ROUND = "fine-tuned on the passage", "SEAL, no reinforcement", "SEAL, one round"
 
 
@@ -65,12 +65,12 @@ def by_adapters(sleeper: Sleeper, passages, rewarded, seed: int, workdir: pathli
         once(workdir / f"{arm.replace(' ', '_')}-{seed}.jsonl", write)
 
     written(PASSAGE, lambda: [[of] for of in adapters.on_passages(model, passages, seed)])
-    written(SEAL, lambda: adapters.on_dreams(model, passages, DREAMS, seed))
+    written(SEAL, lambda: adapters.on_dreams(model, passages, adapters.DREAMS, seed))
     if rewarded:
         written(
             SEAL_ROUND,
             lambda: adapters.on_dreams(
-                model.reinforced(rewarded, DREAMS, seed), passages, DREAMS, seed
+                model.reinforced(rewarded, adapters.DREAMS, seed), passages, adapters.DREAMS, seed
             ),
         )
 
@@ -105,7 +105,7 @@ def by_stream(sleeper: Sleeper, passages, days: int, seed: int, workdir: pathlib
         once(workdir / f"{arm.replace(' ', '_')}-{seed}.jsonl", write)
 
     written(lives.BASE, lambda: lives.replies_about(sleeper, birth(sleeper), passages))
-    for arm, count in ((PASSAGE, 0), (SEAL, DREAMS)):
+    for arm, count in ((PASSAGE, 0), (SEAL, adapters.DREAMS)):
         written(arm, lambda count=count: adapters.continued(model, passages, count, seed))
     for arm in (NO_DREAMS, FULL, NO_SELECTION, NO_EXPERT):
         life = workdir / "lives" / f"{arm.replace(' ', '_')}-{seed}"
@@ -134,12 +134,14 @@ def main() -> None:
     keep_freed_memory()
     kind = "stream" if arguments.stream else "single"
     workdir = arguments.workdir or pathlib.Path("runs/knowledge_incorporation") / kind
-    workdir.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "programs"))
     passages = read_passages(arguments.data / ASKED, arguments.passages, is_short)
     rewarded = read_passages(arguments.data / REWARDED, arguments.rewarded, is_short)
     check_apart(passages, rewarded)
-    sleeper = wake_up(after_many(arguments.days) if arguments.stream else after_a_passage())
+    config = after_many(arguments.days) if arguments.stream else after_a_passage()
+    asked = {"passages": [p.id for p in passages], "rewarded": [p.id for p in rewarded]}
+    claim(workdir, asked | {"night": config.to_dict(), "adapters": adapters.settings()})
+    sleeper = wake_up(config)
     for seed in range(arguments.seeds):
         if arguments.stream:
             by_stream(sleeper, passages, arguments.days, seed, workdir)

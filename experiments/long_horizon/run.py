@@ -8,6 +8,7 @@ rewrites the table of the README as well.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import time
@@ -20,6 +21,7 @@ from figures import README, report
 from night import NightConfig
 
 from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.runtime.workdir import claim
 
 FACTS = 6  # new ones an episode
 
@@ -71,6 +73,7 @@ def main() -> None:
     arguments = parser.parse_args()
     workdir, night = arguments.workdir, NightConfig()
     began = time.perf_counter()
+    claim(workdir, {"episodes": arguments.episodes, "night": dataclasses.asdict(night)})
     params = base_at(workdir / "base.npz")
     lives = []
     for seed in range(arguments.seeds):

@@ -15,7 +15,7 @@ from sleep_jax.dreaming.write import Dream
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.items import Item, RewardItems
 from sleep_jax.evals.rubric import Rubric
-from sleep_jax.evals.scorers import scorer
+from sleep_jax.evals.scorers import Scorer, scorer
 from sleep_jax.phases.night import Night
 from sleep_jax.seeding.self_study import Study
 from sleep_jax.seeding.sequences import Exchange
@@ -28,10 +28,10 @@ def draw_agenda(sleeper: Sleeper, night: Night, day: int) -> tuple[Night, dict[s
     config = settings.curriculum_config(sleeper.config)
     today = [(day, i) for i in range(len(sleeper.days[day].documents))]
     known = [*_dreamt_before(sleeper, night, day), *today]
-    tau = dict.fromkeys(known)
+    answered = dict.fromkeys(known)
     if len(known) > len(today) or 0 < config.recent < len(today):
-        tau |= _tau(sleeper, night, known)
-    drawn = draw(config, tau, day, int(sleeper.config.seed))
+        answered |= _answered(sleeper, night, known)
+    drawn = draw(config, answered, day, int(sleeper.config.seed))
     figures = {f"contexts_{role}": sum(x.role == role for x in drawn) for role in ROLES}
     for role in ROLES:
         if of := [x.tau for x in drawn if x.role == role and x.tau is not None]:
@@ -63,6 +63,19 @@ def reward_items(sleeper: Sleeper, night: Night, day: int) -> RewardItems:
     """
     of = subjects(sleeper, night, day)
     return _items(sleeper, night, {page: (x.day, x.document) for page, x in of.items()})
+
+
+def tau(sleeper: Sleeper) -> Scorer:
+    """What measures how well questions are answered."""
+    name = sleeper.config.dreaming.scorer
+    return scorer(name, lambda: Rubric(sleeper.cfg, sleeper.params, sleeper.tokenizer))
+
+
+def examinee(sleeper: Sleeper, night: Night) -> Adapted:
+    """The model as it is, to be asked."""
+    longest = int(sleeper.config.evaluation.max_new_tokens)
+    model = night.now.on(sleeper.params)
+    return Adapted(sleeper.cfg, model, sleeper.tokenizer, max_new_tokens=longest)
 
 
 def rehearsed(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
@@ -115,19 +128,11 @@ def _items(sleeper: Sleeper, night: Night, pages: dict[int, tuple[int, int]]) ->
     return RewardItems.apart_from({q.text for q in sleeper.questions}, items)
 
 
-def _tau(sleeper: Sleeper, night: Night, known) -> dict[tuple[int, int], float]:
+def _answered(sleeper: Sleeper, night: Night, known) -> dict[tuple[int, int], float]:
     """How well the model as it is answers about each of some documents."""
-    c, cfg = sleeper.config, sleeper.cfg
     asked = _items(sleeper, night, dict(enumerate(known)))
     those = sorted(asked.documents)
     if not those:
         return {}
-    model = Adapted(
-        cfg,
-        night.now.on(sleeper.params),
-        sleeper.tokenizer,
-        max_new_tokens=int(c.evaluation.max_new_tokens),
-    )
-    score = scorer(c.dreaming.scorer, lambda: Rubric(cfg, sleeper.params, sleeper.tokenizer))
-    marks = score(model, [asked.about(i) for i in those])
+    marks = tau(sleeper)(examinee(sleeper, night), [asked.about(i) for i in those])
     return {known[i]: mark.mean for i, mark in zip(those, marks)}

@@ -10,12 +10,9 @@ from sleep_jax.dreaming.reinforce import alone
 from sleep_jax.dreaming.reward import earned, gains
 from sleep_jax.dreaming.trial import births
 from sleep_jax.dreaming.write import Dream
-from sleep_jax.evals.adapted import Adapted
-from sleep_jax.evals.rubric import Rubric
-from sleep_jax.evals.scorers import scorer
 from sleep_jax.itinerary import Step
 from sleep_jax.models.sharding import place
-from sleep_jax.phases.agenda import pages, reward_items
+from sleep_jax.phases.agenda import examinee, pages, reward_items, tau
 from sleep_jax.phases.night import Desk, Night, key_of
 from sleep_jax.sleeper import Sleeper
 
@@ -52,11 +49,10 @@ def _gains(sleeper: Sleeper, night: Night, step: Step, kept: list[Dream]) -> np.
     trial, rng = settings.trial_config(c), jax.random.fold_in(key_of(sleeper, step), 1)
     adapters = [place(x, "lora") for x in births(cfg, sleeper.params, rng, trial.seeds)]
     learnt = [alone(x, documents[x.document], sleeper.prompts, trial.split) for x in kept]
-    model, longest = night.now.on(sleeper.params), int(c.evaluation.max_new_tokens)
     return gains(
-        Adapted(cfg, model, sleeper.tokenizer, max_new_tokens=longest),
+        examinee(sleeper, night),
         trial,
-        scorer(c.dreaming.scorer, lambda: Rubric(cfg, sleeper.params, sleeper.tokenizer)),
+        tau(sleeper),
         adapters,
         examples(learnt, is_packed=not trial.batch),
         [x.document for x in kept],

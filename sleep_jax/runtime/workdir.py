@@ -56,6 +56,21 @@ def check_same_config(
         )
 
 
+def claim(workdir: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    """Puts on record, in `workdir/settings.json`, what the results of an experiment there are of;
+    where some are there already, makes sure that they are of the same.
+
+    Raises:
+      ValueError: they are not; as `check_same_config`.
+    """
+    path = epath.Path(workdir) / "settings.json"
+    if path.exists():
+        check_same_config(json.loads(path.read_text()), settings, workdir)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, default=str, indent=1))
+
+
 def check_same_base(
     old: Mapping[str, Mapping[str, str]],
     new: Mapping[str, Mapping[str, str]],

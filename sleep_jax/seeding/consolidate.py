@@ -174,7 +174,8 @@ def seed_slot(
         here = rounds.take()
         chosen, stream = compose(here, stream, seeding.shape)
         drawn += len(chosen) - len(here)
-        states = [(known | rounds.known)[id(e)] for e in chosen]
+        states_of = known | rounds.known
+        states = [states_of[id(e)] for e in chosen]
         batch = batch_of(chosen, states, packs(chosen, seeding.shape), seeding.shape)
         state, metrics = seeding_step(
             cfg, objective, optimizer, level, jnp.int32(index), state, student, batch, heads

@@ -116,7 +116,8 @@ def _plan(
     """(rollouts of an update, tokens that their rows are padded to)."""
     shape, imitation = seeding.shape, seeding.imitation
     if written:
-        return seeding.dreams, written_widths(written, shape, seeding.dreams)
+        share = min(seeding.dreams, len(written))
+        return share, written_widths(written, shape, share)
     share = seeding.dreams * imitation.group
     widths = rollout_widths(exchanges, imitation)
     check_room(shape, widths.prompt, share, imitation.max_new_tokens)

@@ -4,12 +4,14 @@ import importlib.util
 import os
 import sys
 
+import numpy as np
 import pytest
 
 from sleep_jax.runtime.workdir import (
     check_same_base,
     check_same_config,
     check_writable,
+    claim,
     config_difference,
 )
 
@@ -80,3 +82,12 @@ def test_an_address_without_what_reaches_it_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"gs://bucket/run.*sleep_jax\[gs\]"):
         check_writable("gs://bucket/run")
     assert ("tensorflow" in sys.modules) == before
+
+
+def test_results_of_other_settings_are_not_added(tmp_path):
+    settings = {"passages": ["a", "b"], "night": {"steps": 4}, "dtype": np.dtype("float32")}
+    for _ in range(2):
+        claim(tmp_path / "runs", settings)
+    with pytest.raises(ValueError, match=r'passages: \["a", "b"\] -> \["a"\]\); use another'):
+        claim(tmp_path / "runs", settings | {"passages": ["a"]})
+    claim(tmp_path / "runs", settings)

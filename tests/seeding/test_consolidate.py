@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from few_exchanges import EXCHANGES, SHAPE, exchange, tokens
 
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.slots import take_slot, unlock
@@ -18,29 +19,9 @@ from sleep_jax.seeding.consolidate import divergence, seed_slot
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.rollouts import rollout_widths
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, packs
+from sleep_jax.seeding.sequences import Exchange, Teacher, packs
 from sleep_jax.seeding.trunk import precompute
 from sleep_jax.wake.context import read
-
-RNG = np.random.default_rng(0)
-SHAPE = BatchShape(rows=2, time=24, scored=16)
-
-
-def tokens(n):
-    return tuple(RNG.integers(3, 97, n).tolist())
-
-
-def exchange(n, document=0, kind="answer"):
-    return Exchange(document, tokens(3), tokens(4), tokens(n), kind)
-
-
-EXCHANGES = [
-    exchange(8),
-    exchange(6, 1),
-    exchange(10, 0, "recite"),
-    exchange(7, None, "rehearse"),
-    exchange(5, 1),
-]
 
 
 def seeding(**changes):

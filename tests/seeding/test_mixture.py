@@ -2,30 +2,10 @@
 
 import itertools
 
-import numpy as np
+from few_exchanges import EXCHANGES, SHAPE, exchange
 
 from sleep_jax.seeding.mixture import compose, shuffled, sizes
 from sleep_jax.seeding.sequences import BatchShape, Exchange, packs
-
-RNG = np.random.default_rng(0)
-SHAPE = BatchShape(rows=2, time=24, scored=16)
-
-
-def tokens(n):
-    return tuple(RNG.integers(3, 97, n).tolist())
-
-
-def exchange(n, document=0, kind="answer"):
-    return Exchange(document, tokens(3), tokens(4), tokens(n), kind)
-
-
-EXCHANGES = [
-    exchange(8),
-    exchange(6, 1),
-    exchange(10, 0, "recite"),
-    exchange(7, None, "rehearse"),
-    exchange(5, 1),
-]
 
 
 def test_the_stream_is_endless_and_every_epoch_is_complete():

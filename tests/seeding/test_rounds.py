@@ -16,15 +16,16 @@ DREAMS = [Exchange(0, (1, 2), (1, 2), (3, 4, i), "quote") for i in range(5, 9)]
 ON_POLICY, BY_TEACHER = Objective(lam=0.5), Objective(alpha=1.0, lam=0.0)
 
 
-def rounds(written=(), reuse=1, rollouts_from=0.0):
-    """Two updates a round, of one dream and two rollouts each; (the rounds, what was asked)."""
+def rounds(written=(), reuse=1, rollouts_from=0.0, dreams=1):
+    """Two updates a round, by default of one dream, two rollouts each; (the rounds, what was
+    asked)."""
     config = SeedingConfig(
         steps=8,
         learning_rate=1e-2,
         warmup=0,
         objective=ON_POLICY,
         shape=BatchShape(4, 64, 32),
-        dreams=1,
+        dreams=dreams,
         updates_per_rollout=2,
         reuse=reuse,
         rollouts_from=rollouts_from,
@@ -77,6 +78,15 @@ def test_after_a_stop_the_order_of_dreams_goes_on():
     later.skip(2, drawn=2)
     later.play(2, None, None)
     assert again == asked[1:] and later.drawn == whole.drawn == 4
+
+
+def test_fewer_that_were_written_than_an_update_takes_are_all_of_every_update():
+    """No second round, which another student would score, may come of it."""
+    those, asked = rounds([DREAMS[0]], reuse=8, dreams=2)
+    those.begin(None, None)
+    for step in range(8):
+        assert not those.is_due(step, ON_POLICY) and len(those.take()) == 1
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("done", [0, 1])

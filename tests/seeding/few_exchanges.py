@@ -1,0 +1,25 @@
+"""What tests of a night share: a few random exchanges, and rows that hold some of them."""
+
+import numpy as np
+
+from sleep_jax.seeding.sequences import BatchShape, Exchange
+
+RNG = np.random.default_rng(0)
+SHAPE = BatchShape(rows=2, time=24, scored=16)
+
+
+def tokens(n):
+    return tuple(RNG.integers(3, 97, n).tolist())
+
+
+def exchange(n, document=0, kind="answer"):
+    return Exchange(document, tokens(3), tokens(4), tokens(n), kind)
+
+
+EXCHANGES = [
+    exchange(8),
+    exchange(6, 1),
+    exchange(10, 0, "recite"),
+    exchange(7, None, "rehearse"),
+    exchange(5, 1),
+]
