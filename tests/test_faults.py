@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,15 +30,24 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("faults")
 
 
-def start(home, workdir, **more):
+def start(home, workdir, *flags, **more):
     """The tiny run in a process of its own, which keeps its place after every update."""
     command = [sys.executable, "launch.py", "--config=configs/sleep_tiny.py"]
-    command += ["--config.checkpoint.updates=1", f"--workdir={workdir}"]
+    command += ["--config.checkpoint.updates=1", f"--workdir={workdir}", *flags]
     # Programs are kept on disk: an attempt does not spend its life compiling.
     kept = {"JAX_COMPILATION_CACHE_DIR": str(home / "programs"), "SLEEP_JAX_QUIET": "1"}
     kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=os.environ | kept, **quiet, **more)
+
+
+def start_two(home, workdir):
+    """The same in two processes, which split the rows of every batch."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"--coordinator=127.0.0.1:{probe.getsockname()[1]}"
+    flags = ("--config.mesh.data=2", "--config.mesh.fsdp=1", address, "--num_processes=2")
+    return [start(home, workdir, *flags, f"--process_id={i}") for i in range(2)]
 
 
 def finish(home, workdir):
@@ -129,6 +139,19 @@ def test_asked_to_stop(home, untouched):
     finish(home, workdir)
     assert stops and not any((workdir / "bookmark").iterdir())
     assert_same_end(workdir, want)
+
+
+def test_one_of_two_processes_is_asked_to_stop(home):
+    for process in start_two(home, home / "pair"):
+        assert process.wait() == 0, process.stderr.read()[-2000:]
+    workdir = home / "pair_asked"
+    both = start_two(home, workdir)
+    assert not survives(both[0], 600, lambda: any(workdir.glob("bookmark/*/digests.json")))
+    both[1].send_signal(signal.SIGTERM)  # as a host that is about to be taken away is
+    assert [process.wait() for process in both] == [STATUS, STATUS], both[0].stderr.read()[-2000:]
+    for process in start_two(home, workdir):
+        assert process.wait() == 0, process.stderr.read()[-2000:]
+    assert_same_end(workdir, end_of(home / "pair"))
 
 
 def test_a_full_disk(home, untouched):

@@ -16,7 +16,6 @@ from sleep_jax.sleeper import Day, Sleeper
 
 BASE, CONTEXT = "base", "passage in context"
 STAGE_OF = {BASE: STAGES[0], NO_DREAMS: STAGES[1], FULL: STAGES[2], CONTEXT: STAGES[3]}
-COMMON = "write"  # the last phase that the arms of a night share
 
 
 def reading(
@@ -42,7 +41,8 @@ def after_a_passage(sleeper: Sleeper, config, passage: Document, workdir: pathli
     replies = night.record["days"][0]["replies"]
     said = {arm: replies[stage] for arm, stage in STAGE_OF.items()}
     other = reading(sleeper, variant(NO_SELECTION, config), [[passage]])
-    night = lifecycle.live(other, str(_branch(other, workdir)), quiet=True)
+    branch(other, NO_SELECTION, workdir / "full", workdir / "random")
+    night = lifecycle.live(other, str(workdir / "random"), quiet=True)
     return said | {NO_SELECTION: night.record["days"][0]["replies"][STAGES[2]]}
 
 
@@ -58,18 +58,20 @@ def after_many_passages(
 
     Args:
       sleeper: whose settings but for the memory do not count.
-      arm: one that `night.variant` knows.
+      arm: one that `night.variant` knows; `FULL` first, whose beginning the others share.
       passages: in the order of reading.
       days: over which they are read.
       seed: of the life.
-      workdir: of this life.
+      workdir: of the lives of this seed.
     """
     config = variant(arm, after_many(days))
     config.seed = seed
     size = -(-len(passages) // days)
     parts = [passages[i : i + size] for i in range(0, len(passages), size)]
-    own = reading(sleeper, config, parts)
-    return replies_about(own, lifecycle.live(own, str(workdir)), passages)
+    own, life = reading(sleeper, config, parts), workdir / arm.replace(" ", "_")
+    if arm != FULL:
+        branch(own, arm, workdir / FULL, life)
+    return replies_about(own, lifecycle.live(own, str(life)), passages)
 
 
 def replies_about(sleeper: Sleeper, night: Night, passages: Sequence[Document]) -> list[list[str]]:
@@ -79,12 +81,24 @@ def replies_about(sleeper: Sleeper, night: Night, passages: Sequence[Document]) 
     return [[next(said) for _ in passage.questions] for passage in passages]
 
 
-def _branch(sleeper: Sleeper, workdir: pathlib.Path) -> pathlib.Path:
-    """A run that begins where the full one had written its dreams."""
-    branch = workdir / "random"
-    common = [step.label for step in sleeper.steps].index(COMMON)
-    for index in range(common + 1):
-        target = branch / "checkpoints" / str(index)
+def parting(sleeper: Sleeper, arm: str) -> str:
+    """The first phase in which an arm does something else than the whole."""
+    if arm == NO_DREAMS:
+        return "evaluate"
+    if arm == NO_SELECTION:
+        return "select"
+    # Until more slots are open than are on, there is no expert to draw.
+    day = sleeper.config.memory.top_k
+    return next(step.label for step in sleeper.steps if (step.phase, step.day) == ("write", day))
+
+
+def branch(sleeper: Sleeper, arm: str, whole: pathlib.Path, life: pathlib.Path) -> None:
+    """Has a life begin with the checkpoints that it shares with the whole one."""
+    shared = [step.label for step in sleeper.steps].index(parting(sleeper, arm))
+    for index in range(shared):
+        target, draft = life / "checkpoints" / str(index), life / "draft"
         if not target.exists():
-            shutil.copytree(workdir / "full" / "checkpoints" / str(index), target)
-    return branch
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(whole / "checkpoints" / str(index), draft)
+            target.parent.mkdir(exist_ok=True)
+            draft.replace(target)

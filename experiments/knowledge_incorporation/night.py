@@ -38,7 +38,7 @@ def after_many(days: int) -> ml_collections.ConfigDict:
     c.data.episodes = days
     c.memory.slots = (days,)
     c.memory.router, c.memory.top_k = "sigmoid", 2
-    c.seeding.steps = 48
+    c.seeding.steps = 60
     c.seeding.rows = 4
     c.dreaming.top, c.dreaming.random = 1, 1
     c.dreaming.trial.chunk = 4

@@ -107,13 +107,11 @@ def by_stream(sleeper: Sleeper, passages, days: int, seed: int, workdir: pathlib
     written(lives.BASE, lambda: lives.replies_about(sleeper, birth(sleeper), passages))
     for arm, count in ((PASSAGE, 0), (SEAL, adapters.DREAMS)):
         written(arm, lambda count=count: adapters.continued(model, passages, count, seed))
-    for arm in (NO_DREAMS, FULL, NO_SELECTION, NO_EXPERT):
-        life = workdir / "lives" / f"{arm.replace(' ', '_')}-{seed}"
+    of_seed = workdir / "lives" / str(seed)
+    for arm in (FULL, NO_DREAMS, NO_SELECTION, NO_EXPERT):
         written(
             arm,
-            lambda arm=arm, life=life: lives.after_many_passages(
-                sleeper, arm, passages, days, seed, life
-            ),
+            lambda arm=arm: lives.after_many_passages(sleeper, arm, passages, days, seed, of_seed),
         )
 
 
@@ -128,7 +126,7 @@ def main() -> None:
     parser.add_argument("--rewarded", type=int, default=8, help="passages of SEAL's round; 0: none")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--stream", action="store_true", help="one model reads all passages")
-    parser.add_argument("--days", type=int, default=5, help="of the stream")
+    parser.add_argument("--days", type=int, default=3, help="of the stream")
     parser.add_argument("--publish", action="store_true", help="rewrite the README's table")
     arguments = parser.parse_args()
     keep_freed_memory()
