@@ -69,10 +69,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
         variants.setdefault(run.element.variant, {})[run.element.seed] = at_the_end(run.workdir)
     missing = tuple(run.element.name for run in runs if not run.is_finished)
     refused = {
-        run.element.name: sum(not line["accepted"] for line in _nights(run.workdir))
+        run.element.name: sum(not line["accepted"] for line in nights(run.workdir))
         for run in finished
     }
-    rolled_back = {name: nights for name, nights in refused.items() if nights}
+    rolled_back = {name: count for name, count in refused.items() if count}
     return Comparison(variants, at_the_start(finished[0].workdir), missing, rolled_back)
 
 
@@ -93,7 +93,7 @@ def scores(workdir: str | os.PathLike[str], night: int = -1) -> dict[str, Figure
 
 def at_the_start(workdir: str | os.PathLike[str]) -> Figures:
     """Figures of a run before its first night; questions are those of its first day."""
-    first, asleep = scores(workdir, night=0)[STAGES[0]], _nights(workdir)
+    first, asleep = scores(workdir, night=0)[STAGES[0]], nights(workdir)
     figures = {name: float(first[name]) for name in COLUMNS if name in first}
     return figures | ({"divergence": float(asleep[0]["held_out_kl_before"])} if asleep else {})
 
@@ -114,7 +114,7 @@ def at_the_end(workdir: str | os.PathLike[str]) -> Figures:
             figures[name] = statistics.mean(days)
         if name == "questions" and len(days) > 1:
             figures["earlier"] = statistics.mean(days[:-1])
-    if asleep := _nights(workdir):
+    if asleep := nights(workdir):
         figures["divergence"] = statistics.mean(float(x["held_out_kl_after"]) for x in asleep)
     return figures
 
@@ -123,8 +123,10 @@ def _evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [line for line in read_metrics(workdir) if line["phase"].startswith("evaluate")]
 
 
-def _nights(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(workdir) if "held_out_kl_after" in line]
+def nights(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """What each consolidation of a run measured before and after it, in their order."""
+    measured = (line for line in read_metrics(workdir) if "held_out_kl_after" in line)
+    return [line for line in measured if line["phase"].startswith("consolidate")]
 
 
 def cell(name: str, values: Sequence[float], has_spread: bool = False) -> str:

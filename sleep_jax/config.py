@@ -52,7 +52,7 @@ def default() -> ml_collections.ConfigDict:
     c.checkpoint.updates = 25  # and one, within a phase, so many updates; 0: none
 
     c.data = ml_collections.ConfigDict()
-    c.data.documents = "samples"  # or a .txt, .md, .jsonl file, or a folder of them
+    c.data.documents = "samples"  # or a .txt, .md, .jsonl file, a folder of them, "seqio:TASK"
     c.data.limit = 0  # read only the first documents; 0 reads all
     c.data.chunk_tokens = 256  # a longer document becomes several
     c.data.episodes = 1  # days over which the documents are read; each ends in a night
@@ -238,7 +238,16 @@ def lora_config(c) -> LoraConfig:
 
 
 def study_config(c) -> StudyConfig:
-    """What the teacher writes."""
+    """What the teacher writes.
+
+    Raises:
+      ValueError: a setting is not as it should be, or no question is left to reward dreams with.
+    """
+    if c.dreaming.steps and c.dreaming.held_out < 1:
+        raise ValueError(
+            f"dreaming.held_out={c.dreaming.held_out} leaves no question that could reward a "
+            "dream; give at least 1, or no dreams by dreaming.steps=0"
+        )
     return StudyConfig(**c.study)
 
 
@@ -307,9 +316,16 @@ def writing_config(c) -> WritingConfig:
       ValueError, OSError: a setting or the file of templates is not as it should be.
     """
     d = c.dreaming
-    templates = read_templates(d.templates)
+    templates = choose_templates(
+        read_templates(d.templates), tuple(d.instructions), bool(d.is_plain)
+    )
+    if recipes := [template.name for template in templates if template.writes == "recipe"]:
+        raise ValueError(
+            f"dreaming.instructions names {recipes[0]!r}, which asks how to practise a grid "
+            "task, and a night reads documents; leave it out (experiments/few_shot_grids has grids)"
+        )
     return WritingConfig(
-        templates=choose_templates(templates, tuple(d.instructions), d.is_plain),
+        templates=templates,
         count=d.count,
         temperature=d.temperature,
         top_p=d.top_p,

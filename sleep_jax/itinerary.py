@@ -21,15 +21,18 @@ class Step:
 
     Attributes:
       label: its name, numbered from the second time on: `wake`, `consolidate-2`.
-      phase: wake, study, consolidate, write, select, try, learn or evaluate.
+      phase: wake, merge, study, consolidate, write, select, try, learn or evaluate.
       day: index of its day, from 0.
       number: of its random numbers; the phases of one dreaming share theirs, and so does a
         consolidation with what was studied for it.
       start, stop: of wake, the tokens of the day's stream that it reads; of consolidate, where the
-        sender last slept, in tokens of the day `since`, and how far this day has been read.
+        sender last slept, in tokens of the day `since`, and how far this day has been read; of
+        merge, where the receiver last slept, likewise.
       is_end: of wake, the day ends with it.
-      sender: of consolidate, the level that hands over.
-      since: of consolidate, index of the first day that the sender holds something of.
+      sender: of consolidate, the level that hands over; of merge, the level below the one whose
+        slots become one.
+      since: of consolidate, index of the first day that the sender holds something of; of merge,
+        of those that are merged.
     """
 
     label: str
@@ -66,6 +69,7 @@ def itinerary(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True)
 
     read = 0  # tokens before this day
     last = dict.fromkeys(range(1, memory.depth), (0, 0))  # each level's last sleep: day, token
+    held = collections.Counter()  # slots that each level has in use, if no night is rolled back
     for day, length in enumerate(lengths):
         start = 0
         for stop, clock in _cuts(memory, day, read, length):
@@ -73,10 +77,16 @@ def itinerary(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True)
             add("wake", day, start=start, stop=stop, is_end=is_end)
             for sender in due(memory, clock, is_end):
                 since, slept = last.get(sender, (day, 0))
+                level = sender + 1
+                if memory.on_full == "merge" and held[level] >= memory.level(level).slots - 1:
+                    first, token = last.get(level, (0, 0))
+                    add("merge", day, start=token, stop=stop, sender=sender, since=first)
                 if not sender:
                     add("study", day)
                 add("consolidate", day, start=slept, stop=stop, sender=sender, since=since)
                 last |= {sender: (day, stop)} if sender else {}
+                held[level] += 1
+                held[sender] = 0
             start = stop
         for phase in DREAMING if dreams else ():
             add(phase, day)

@@ -2,6 +2,7 @@
 
 wake         a day's documents are read: into the context, level 0, and, where levels learn by day,
              into their wake weights (Eq. 2)
+merge        a full level makes one slot of many (`memory.on_full`)
 study        the model, with the documents in view, writes what the night will learn
 consolidate  a level hands what it holds to a newly unlocked slot of the next one (Knowledge
              Seeding); the slow levels first, the context last
@@ -27,7 +28,7 @@ from sleep_jax import config as settings
 from sleep_jax.itinerary import Step
 from sleep_jax.memory.slots import init_memory
 from sleep_jax.models.sharding import place
-from sleep_jax.phases.consolidate import consolidate
+from sleep_jax.phases.consolidate import consolidate, merge
 from sleep_jax.phases.evaluate import evaluate
 from sleep_jax.phases.learn import learn
 from sleep_jax.phases.night import Desk, Night
@@ -49,6 +50,7 @@ from sleep_jax.wake.stream import check_updates, init_wake
 PHASES: dict[str, Callable[[Sleeper, Night, Desk, Step], Night]] = {
     "wake": wake,
     "study": study,
+    "merge": merge,
     "consolidate": consolidate,
     "write": write,
     "select": select,

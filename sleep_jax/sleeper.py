@@ -206,8 +206,8 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         config.data.documents,
         max_chunk_tokens=config.data.chunk_tokens,
         encode=tokenizer.encode,
+        limit=config.data.limit,
     )
-    documents = documents[: config.data.limit or None]
     _check_lengths(config, Prompts(tokenizer), documents)
     params = jax.tree.map(jnp.asarray, place(params, "params"))
     sleeper = Sleeper(
@@ -278,7 +278,7 @@ def _check_lengths(config, prompts: Prompts, documents) -> None:
     """A document, with the longest prompt beside it, has to fit a row of a seeding batch."""
     for document in documents:
         words = len(prompts.reply(document.text))
-        row = len(prompts.alone(f"Tell me about {document.title}.")) + words
+        row = len(prompts.about(document)) + words
         if row > config.seeding.time or words > config.seeding.scored:
             raise ValueError(
                 f"document {document.title!r} needs rows of {row} tokens, {words} of them scored, "

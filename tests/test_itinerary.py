@@ -45,6 +45,19 @@ def test_a_run_without_dreams_has_no_such_phase():
     ]
 
 
+def test_a_level_that_may_be_full_first_makes_one_slot_of_many():
+    steps = itinerary(chain(unit="episodes", slots=3, on_full="merge"), [9] * 4, dreams=False)
+    assert [s.day for s in steps if s.phase == "merge"] == [2, 3]
+    third = [s for s in steps if s.day == 2]
+    assert [s.phase for s in third] == ["wake", "merge", "study", "consolidate", "evaluate"]
+    assert third[2].number == third[3].number != third[1].number
+    merging = third[1]
+    assert (merging.sender, merging.since, merging.start, merging.stop) == (0, 0, 0, 9)
+    # A level that has handed up what it held is empty again.
+    steps = itinerary(chain(2, unit="episodes", slots=3, on_full="merge"), [9] * 4, dreams=False)
+    assert not any(s.phase == "merge" for s in steps)
+
+
 def test_slow_levels_sleep_first_and_the_context_last():
     steps = itinerary(chain(1, 2, unit="episodes"), [300, 200])
     sleeps = [[w for w in told(steps) if "sleep" in w][i] for i in range(5)]

@@ -50,6 +50,25 @@ def test_a_reward_that_cannot_be_is_refused_before_a_model_is_loaded(
         sleeper.wake_up(config)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("study.questions", -1, "study.questions=-1; it cannot be negative"),
+        ("study.max_answer_tokens", 0, "study.max_answer_tokens=0; give at least 1"),
+        ("dreaming.held_out", 0, "dreaming.held_out=0 leaves no question that could reward"),
+        ("dreaming.instructions", ("recipe",), "dreaming.instructions names 'recipe'"),
+    ],
+)
+def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
+    monkeypatch, setting, value, message
+):
+    monkeypatch.setattr(sleeper, "load_model", None)
+    config = settings.default()
+    config.update_from_flattened_dict({setting: value})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sleeper.wake_up(config)
+
+
 def test_an_unknown_template_is_refused_before_a_model_is_loaded(monkeypatch):
     monkeypatch.setattr(sleeper, "load_model", None)
     config = settings.default()

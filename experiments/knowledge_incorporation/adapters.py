@@ -5,20 +5,22 @@ the library, with its templates. Every adapter of an arm is trained in one progr
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import Scored, examples
-from sleep_jax.dreaming.reinforce import about, alone
+from sleep_jax.dreaming.reinforce import alone, rewarded
+from sleep_jax.dreaming.reward import RewardConfig, earned, gains
 from sleep_jax.dreaming.templates import choose_templates, read_templates
 from sleep_jax.dreaming.trial import TrialConfig, births, train_adapters
 from sleep_jax.dreaming.write import Dream, WritingConfig, write
 from sleep_jax.evals.adapted import Adapted
-from sleep_jax.evals.metrics import contains_answer
+from sleep_jax.evals.items import RewardItems
+from sleep_jax.evals.scorers import scorer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DecoderConfig, LoraConfig
@@ -31,6 +33,7 @@ OUTER = LoraConfig(rank=64, alpha=128.0, targets=EVERYWHERE)
 TRIAL = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", chunk=4)
 CONTINUED = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", batch=8)
 REINFORCING = TrialConfig(epochs=2, learning_rate=3e-4, schedule="linear", batch=2)
+EARNS = RewardConfig(scorer="contains", form="top_1", margin=-math.inf)  # as in configs/seal.py
 TEMPLATE = "implications"
 DREAMS = 3  # about a passage
 
@@ -39,6 +42,7 @@ def settings() -> dict[str, Any]:
     """What these arms' results depend on."""
     each = {"inner": INNER, "outer": OUTER, "trial": TRIAL}
     each |= {"continued": CONTINUED, "reinforcing": REINFORCING}
+    each |= {"earns": EARNS}
     named = {name: dataclasses.asdict(x) for name, x in each.items()}
     return named | {"template": TEMPLATE, "dreams": DREAMS}
 
@@ -76,13 +80,11 @@ class Model:
         self, items: Sequence[Sequence[Scored]], seed: int, trial: TrialConfig = TRIAL
     ) -> Adapted:
         """A model for each item, which has learnt its (prompt, reply) pairs."""
-        cfg = dataclasses.replace(self.cfg, lora=INNER)
-        at_birth = births(cfg, self.params, jax.random.key(seed), 1)
-        base = {"params": self.params}
-        adapters, _ = train_adapters(
-            cfg, trial, base, at_birth, examples(items, is_packed=not trial.batch)
-        )
-        return Adapted(cfg, base, self.tokenizer, adapters, batch=32)
+        base = self._bare()
+        at_birth = births(base.cfg, self.params, jax.random.key(seed), trial.seeds)
+        learnt = examples(items, is_packed=not trial.batch)
+        adapters, _ = train_adapters(base.cfg, trial, base.variables, at_birth, learnt)
+        return base.wearing(adapters)
 
     def replies(self, models: Adapted, passages: Sequence[Document]) -> list[list[str]]:
         """What each model says to the questions about its passage."""
@@ -96,38 +98,44 @@ class Model:
         )
         return said
 
-    def reinforced(self, passages: Sequence[Document], count: int, seed: int) -> "Model":
+    def reinforced(
+        self, passages: Sequence[Document], asked: RewardItems, count: int, seed: int
+    ) -> "Model":
         """One round of ReST-EM: of `count` dreams about each passage the writer learns the one that
-        taught a model most."""
-        dreams = self.dreams(passages, count, seed)
-        of = [passages[x.document] for x in dreams]
-        models = self.trained([alone(x, p, self.prompts, False) for x, p in zip(dreams, of)], seed)
-        right = [share(r, p) for r, p in zip(self.replies(models, of), of)]
-        best = {}
-        for i, x in enumerate(dreams):
-            if x.document not in best or right[i] > right[best[x.document]]:
-                best[x.document] = i
+        taught a model most, by the questions that are `asked`."""
+        dreams, prompts, base = self.dreams(passages, count, seed), self.prompts, self._bare()
+        learnt = [alone(x, passages[x.document], prompts, TRIAL.split) for x in dreams]
+        of = [x.document for x in dreams]
+        gain = gains(
+            base,
+            TRIAL,
+            scorer(EARNS.scorer),
+            births(base.cfg, self.params, jax.random.key(seed), TRIAL.seeds),
+            examples(learnt, is_packed=not TRIAL.batch),
+            of,
+            asked,
+        )
         template = read_templates()[TEMPLATE]
-        pairs = [(template.tokens(self.prompts, of[i]), dreams[i].tokens) for i in best.values()]
+        pairs = [
+            (template.tokens(prompts, passages[x.document]), x.tokens)
+            for x in rewarded(dreams, earned(EARNS, gain, of))
+        ]
         cfg = dataclasses.replace(self.cfg, lora=OUTER)
         at_birth = births(cfg, self.params, jax.random.key(seed), 1)
-        learnt = examples([pairs], is_packed=False)
-        base = {"params": self.params}
-        writer, _ = train_adapters(cfg, REINFORCING, base, at_birth, learnt)
+        kept = examples([pairs], is_packed=False)
+        writer, _ = train_adapters(cfg, REINFORCING, base.variables, at_birth, kept)
         return dataclasses.replace(self, writer=writer)
 
-
-def share(replies: Sequence[str], passage: Document) -> float:
-    """Share of the replies that contain their answer."""
-    return float(
-        np.mean([contains_answer(r, q.answer) for r, q in zip(replies, passage.questions)])
-    )
+    def _bare(self) -> Adapted:
+        """The base, which adapters of a trial fit."""
+        cfg = dataclasses.replace(self.cfg, lora=INNER)
+        return Adapted(cfg, {"params": self.params}, self.tokenizer, batch=32)
 
 
 def on_passages(model: Model, passages: Sequence[Document], seed: int) -> list[list[str]]:
     """Replies, per passage, of a model that was fine-tuned on it."""
     prompts = model.prompts
-    items = [[(about(p, prompts), prompts.reply(p.text))] for p in passages]
+    items = [[(prompts.about(p), prompts.reply(p.text))] for p in passages]
     return model.replies(model.trained(items, seed), passages)
 
 
@@ -141,7 +149,7 @@ def on_dreams(
     items = [alone(x, passages[x.document], prompts, False) for x in dreams]
     of = [x.document for x in dreams]
     for i in sorted({*range(len(passages))} - {*of}):
-        items.append([(about(passages[i], prompts), prompts.reply(passages[i].text))])
+        items.append([(prompts.about(passages[i]), prompts.reply(passages[i].text))])
         of.append(i)
     said = model.replies(model.trained(items, seed), [passages[i] for i in of])
     return [[r for r, j in zip(said, of) if j == i] for i in range(len(passages))]
@@ -151,8 +159,8 @@ def continued(model: Model, passages: Sequence[Document], count: int, seed: int)
     """Replies, per passage, of one model that was fine-tuned on all passages and, of each, on
     `count` dreams."""
     prompts = model.prompts
-    pairs = [(about(p, prompts), prompts.reply(p.text)) for p in passages]
+    pairs = [(prompts.about(p), prompts.reply(p.text)) for p in passages]
     for x in model.dreams(passages, count, seed) if count else ():
-        pairs.append((about(passages[x.document], prompts), x.tokens))
+        pairs.append((prompts.about(passages[x.document]), x.tokens))
     said = iter(model.asked(model.trained([pairs], seed, CONTINUED), passages))
     return [[next(said) for _ in passage.questions] for passage in passages]

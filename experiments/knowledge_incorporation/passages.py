@@ -51,8 +51,8 @@ def read_passages(file: pathlib.Path, count: int, fits: Callable[[str], bool]) -
     ]
 
 
-def check_apart(asked: Sequence[Document], rewarded: Sequence[Document]) -> None:
-    """Makes sure that no question rewards a writer that it also tests.
+def reward_items(asked: Sequence[Document], rewarded: Sequence[Document]) -> RewardItems:
+    """The questions about the latter, which reward a writer.
 
     Raises:
       AssertionError: one does.
@@ -63,7 +63,7 @@ def check_apart(asked: Sequence[Document], rewarded: Sequence[Document]) -> None
         for i, passage in enumerate(rewarded)
         for q in passage.questions
     ]
-    RewardItems.apart_from(tests, items)
+    return RewardItems.apart_from(tests, items)
 
 
 def is_short(text: str) -> bool:

@@ -18,7 +18,7 @@ import adapters
 import jax
 import lives
 from night import FULL, NO_DREAMS, NO_EXPERT, NO_SELECTION, after_a_passage, after_many
-from passages import ASKED, REWARDED, check_apart, is_short, read_passages
+from passages import ASKED, REWARDED, is_short, read_passages, reward_items
 from table import report
 
 from sleep_jax.data.documents import Document
@@ -52,7 +52,8 @@ def once(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
 
 
 def by_adapters(sleeper: Sleeper, passages, rewarded, seed: int, workdir: pathlib.Path) -> None:
-    """The arms that fine-tune an adapter a passage, or a dream."""
+    """The arms that fine-tune an adapter a passage, or a dream; `rewarded` has the passages of
+    SEAL's round and the questions about them."""
     model = adapters.Model.of(sleeper)
 
     def written(arm: str, said: Callable[[], list[list[list[str]]]]):
@@ -66,13 +67,13 @@ def by_adapters(sleeper: Sleeper, passages, rewarded, seed: int, workdir: pathli
 
     written(PASSAGE, lambda: [[of] for of in adapters.on_passages(model, passages, seed)])
     written(SEAL, lambda: adapters.on_dreams(model, passages, adapters.DREAMS, seed))
-    if rewarded:
-        written(
-            SEAL_ROUND,
-            lambda: adapters.on_dreams(
-                model.reinforced(rewarded, adapters.DREAMS, seed), passages, adapters.DREAMS, seed
-            ),
-        )
+    if rewarded[0]:
+
+        def after_a_round():
+            writer = model.reinforced(*rewarded, adapters.DREAMS, seed)
+            return adapters.on_dreams(writer, passages, adapters.DREAMS, seed)
+
+        written(SEAL_ROUND, after_a_round)
 
 
 def by_sleep(sleeper: Sleeper, passages: Sequence[Document], seed: int, workdir: pathlib.Path):
@@ -135,7 +136,7 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "programs"))
     passages = read_passages(arguments.data / ASKED, arguments.passages, is_short)
     rewarded = read_passages(arguments.data / REWARDED, arguments.rewarded, is_short)
-    check_apart(passages, rewarded)
+    items = reward_items(passages, rewarded)
     config = after_many(arguments.days) if arguments.stream else after_a_passage()
     asked = {"passages": [p.id for p in passages], "rewarded": [p.id for p in rewarded]}
     claim(workdir, asked | {"night": config.to_dict(), "adapters": adapters.settings()})
@@ -144,7 +145,7 @@ def main() -> None:
         if arguments.stream:
             by_stream(sleeper, passages, arguments.days, seed, workdir)
         else:
-            by_adapters(sleeper, passages, rewarded, seed, workdir)
+            by_adapters(sleeper, passages, (rewarded, items), seed, workdir)
             by_sleep(sleeper, passages, seed, workdir)
         jax.clear_caches()
     print(report(workdir, kind, is_published=arguments.publish))

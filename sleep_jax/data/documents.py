@@ -1,7 +1,8 @@
 """The documents a day is made of: read from files, checked, and cut to what the model can hold.
 
-A source is a text or markdown file, a folder of them, a JSONL file, or the name `samples` for the
-invented documents that come with the package. One line of JSONL is one document:
+A source is a text or markdown file, a folder of them, a JSONL file, a SeqIO task (`data.tasks`), or
+the name `samples` for the invented documents that come with the package. One line of JSONL is one
+document:
 
     {"text": "...", "id": "...", "title": "...", "questions": [
         {"question": "...", "answer": "...", "paraphrase": "...", "aliases": ["..."]}]}
@@ -13,6 +14,7 @@ import collections
 import dataclasses
 import difflib
 import importlib.resources
+import itertools
 import json
 import os
 import pathlib
@@ -20,6 +22,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sleep_jax.data import tasks
 from sleep_jax.data.chunking import SMALLEST, Encode, split_text
 
 SAMPLES = "samples"
@@ -55,16 +58,17 @@ class Anchors:
 
 
 def read_documents(
-    path: str | os.PathLike[str], *, max_chunk_tokens: int, encode: Encode
+    path: str | os.PathLike[str], *, max_chunk_tokens: int, encode: Encode, limit: int = 0
 ) -> list[Document]:
     """Reads a source and cuts what is too long for one context.
 
     Args:
       path: a .txt, .md or .jsonl file, a folder of .txt and .md files (read in sorted order, with
-        its subfolders), or `samples`.
+        its subfolders), `seqio:` and the name of a task, or `samples`.
       max_chunk_tokens: most tokens a document may have; a longer one becomes several, titled
         `Title (1 of 3)`, cut at the end of a paragraph, else of a sentence, else of a word.
       encode: text to token ids.
+      limit: most documents, counted once they are cut; 0: all.
 
     Returns:
       Documents with distinct ids, none of them empty.
@@ -76,13 +80,12 @@ def read_documents(
     """
     if max_chunk_tokens < SMALLEST:
         raise ValueError(f"max_chunk_tokens={max_chunk_tokens}; allow at least {SMALLEST}")
-    documents = _read(path)
+    documents = _read(path, limit)
     seen = collections.Counter(document.id for document in documents)
     if repeated := [name for name, count in seen.items() if count > 1]:
         raise ValueError(f"{path}: the id {repeated[0]!r} is used twice; ids tell documents apart")
-    return [
-        chunk for document in documents for chunk in _chunks(document, max_chunk_tokens, encode)
-    ]
+    chunks = (x for document in documents for x in _chunks(document, max_chunk_tokens, encode))
+    return list(itertools.islice(chunks, limit or None))
 
 
 def read_anchors() -> Anchors:
@@ -104,7 +107,11 @@ def read_rehearsal_topics() -> list[str]:
     return [line for line in lines if line]
 
 
-def _read(path: str | os.PathLike[str]) -> list[Document]:
+def _read(path: str | os.PathLike[str], limit: int) -> list[Document]:
+    if str(path).startswith(tasks.PREFIX):
+        name = str(path).rpartition(":")[2]
+        read = enumerate(tasks.read_examples(str(path), limit), 1)
+        return [Document(f"{name}-{i}", title, text) for i, (title, text) in read]
     if str(path) == SAMPLES:
         return _documents_of_lines("documents.jsonl", _sample("documents.jsonl"))
     path = pathlib.Path(path)
@@ -113,7 +120,7 @@ def _read(path: str | os.PathLike[str]) -> list[Document]:
     if not path.exists():
         raise FileNotFoundError(
             f"documents={str(path)!r}: nothing there; give a .txt, .md or .jsonl file, "
-            f"a folder of .txt and .md files, or {SAMPLES!r}"
+            f"a folder of .txt and .md files, {tasks.PREFIX + 'TASK'!r}, or {SAMPLES!r}"
         )
     if path.suffix == ".jsonl":
         return _documents_of_lines(str(path), _text(path))

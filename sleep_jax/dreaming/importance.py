@@ -99,7 +99,7 @@ def importance(
     candidates: Candidates,
     *,
     step: float,
-    seed: int,
+    seed: tuple[int, int],
 ) -> tuple[np.ndarray, list[int]]:
     """Scores and ranks dreams.
 
@@ -111,7 +111,7 @@ def importance(
       lora: the trial adapter at birth.
       candidates: what to rank.
       step: of `greats`, eta / k.
-      seed: of `random`.
+      seed: of `random`: of the run, and of the night.
 
     Returns:
       (importance [dreams], the dreams of every context best first). What is no number ranks last.
@@ -122,7 +122,7 @@ def importance(
     if measure not in MEASURES:
         raise ValueError(f"dreaming.measure={measure!r}; choose from {', '.join(MEASURES)}")
     if measure == "random":
-        scores = np.random.default_rng((seed, 1)).random(len(candidates.texts))
+        scores = np.random.default_rng((seed[0], 1, seed[1])).random(len(candidates.texts))
     elif measure == "lexical":
         pages = (candidates.pages[i] for i in candidates.contexts)
         scores = np.asarray([f1(text, page) for text, page in zip(candidates.texts, pages)])

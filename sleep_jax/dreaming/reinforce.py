@@ -21,11 +21,6 @@ from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.seeding.sequences import Exchange
 
 
-def about(document: Document, prompts: Prompts) -> tuple[int, ...]:
-    """The request that a dream, or the passage itself, is the reply to when it is learnt."""
-    return prompts.alone(f"Tell me about {document.title}.")
-
-
 def alone(
     dream: Dream, document: Document, prompts: Prompts, is_split: bool
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -33,7 +28,7 @@ def alone(
     of its lines, and the passage."""
     lines = [line for line in dream.text.splitlines() if line.strip()]
     told = [prompts.reply(line) for line in lines] if is_split else [dream.tokens]
-    return [(about(document, prompts), reply) for reply in (*told, prompts.reply(document.text))]
+    return [(prompts.about(document), reply) for reply in (*told, prompts.reply(document.text))]
 
 
 def rewarded(dreams: Sequence[Dream], rewards: Sequence[float], cap: int = 0) -> list[Dream]:
@@ -66,7 +61,7 @@ def lessons(
         if writes:
             out.append(writing)
         if not dream.is_recipe:
-            student = about(documents[dream.document], prompts)
+            student = prompts.about(documents[dream.document])
             out.append(dataclasses.replace(writing, student=student, kind="dream"))
     return [dataclasses.replace(e, supervised=True) for e in out]
 

@@ -46,7 +46,11 @@ class SelectionConfig:
 
 
 def select(
-    order: Sequence[int], contexts: Sequence[int], top: int, random: int, seed: int
+    order: Sequence[int],
+    contexts: Sequence[int],
+    top: int,
+    random: int,
+    seed: int | tuple[int, ...],
 ) -> list[int]:
     """Per context the `top` dreams and `random` others drawn uniformly, as sorted indices.
 

@@ -10,7 +10,6 @@ import dataclasses
 from sleep_jax import config as settings
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.curriculum import OLD, RECENT, ROLES, WEAK, Context, draw, recollection
-from sleep_jax.dreaming.reinforce import about
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.items import Item, RewardItems
@@ -67,7 +66,7 @@ def reward_items(sleeper: Sleeper, night: Night, day: int) -> RewardItems:
 
 def tau(sleeper: Sleeper) -> Scorer:
     """What measures how well questions are answered."""
-    name = sleeper.config.dreaming.scorer
+    name = settings.reward_config(sleeper.config).scorer
     return scorer(name, lambda: Rubric(sleeper.cfg, sleeper.params, sleeper.tokenizer))
 
 
@@ -83,7 +82,7 @@ def rehearsed(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
     out = []
     dreamt = _dreamt_before(sleeper, night, day)
     for x in (x for x in _agenda(night, day) if x.role == OLD):
-        asked = about(sleeper.days[x.day].documents[x.document], sleeper.prompts)
+        asked = sleeper.prompts.about(sleeper.days[x.day].documents[x.document])
         dreams = dreamt[x.day, x.document]
         out += [Exchange(None, asked, asked, dream.tokens, "rehearse") for dream in dreams]
     return out
@@ -99,9 +98,8 @@ def _dreamt_before(sleeper: Sleeper, night: Night, day: int) -> dict[tuple[int, 
     for earlier in range(day):
         of = subjects(sleeper, night, earlier)
         for dream in map(Dream.of, night.day(earlier).get("dreams", [])):
-            if not dream.is_recipe:
-                x = of[dream.document]
-                found.setdefault((x.day, x.document), []).append(dream)
+            x = of[dream.document]
+            found.setdefault((x.day, x.document), []).append(dream)
     return {x: found[x] for x in sorted(found)}
 
 

@@ -4,6 +4,8 @@ Seeding), as a transaction.
 The context (level 0) is handed over by a teacher that has the day's documents in view, over what it
 wrote about them in `study`; any other level by a teacher that knows them by heart, over a replay of
 what was studied and read since that level last slept.
+
+Merge: a full level first seeds its sealed slots into one, likewise.
 """
 
 import dataclasses
@@ -45,10 +47,7 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
     if room == "skip":
         return _asleep(night, night.now).note(step.label, skipped=f"level {level} is full")
     seeding = settings.seeding_config(c, sleeper.prompts.opening)
-    measured = seeding.steps + 1  # and the divergence before them
-    with desk.bar(measured * (1 + (room == "merge")), "step") as bar:
-        if room == "merge":
-            night = _merge(sleeper, night, desk, step, bar, jax.random.fold_in(key, 1))
+    with desk.bar(seeding.steps + 1, "step") as bar:  # and the divergence before them
         transaction = begin(
             cfg,
             settings.wake_config(c),
@@ -65,9 +64,7 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
             exchanges = studied(sleeper, night, step.day)
             probe = _held_out(sleeper, night, step.day)
         try:
-            now, figures = _seed(
-                sleeper, desk, step, bar, transaction, those, exchanges, probe, key, desk.bookmark
-            )
+            now, figures = _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key)
         except TeacherIsStudent as nothing:
             if not step.sender:
                 raise
@@ -78,12 +75,36 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
     return _asleep(night, now).note(step.label, **figures)
 
 
+def merge(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+    """Makes room where only one slot of the receiver is free: its sealed slots are seeded into one.
+
+    Raises:
+      RuntimeError: the one says too little of what they said.
+    """
+    level, key = step.sender + 1, jax.random.fold_in(key_of(sleeper, step), 1)
+    night = night.note(step.label, levels=f"{level} -> {level}", tokens=0)
+    if check_room(sleeper.cfg.memory, night.now.slots, level) != "merge":
+        return night.note(step.label, skipped=f"level {level} has room")
+    transaction = begin_merge(sleeper.cfg, night.now, level, jax.random.fold_in(key, 0))
+    those = [by_heart(sleeper, transaction.teacher)]
+    exchanges, probe = _replay(sleeper, night, step, those[0], jax.random.fold_in(key, 1))
+    with desk.bar(int(sleeper.config.seeding.steps) + 1, "step") as bar:
+        now, figures = _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key)
+    if objection := figures.get("rolled_back"):
+        raise RuntimeError(
+            f"level {level} is full and merging its slots was rolled back: {objection}; start a "
+            "new run with more memory.slots, or set memory.on_full='skip'"
+        )
+    figures |= {"sequences": len(exchanges), "tokens": sum(len(e.completion) for e in exchanges)}
+    return _asleep(night, now).note(step.label, **figures)
+
+
 def _asleep(night: Night, now: Self) -> Night:
     """The night after a consolidation."""
     return dataclasses.replace(night, now=now, consolidated=now.replace(wake=None))
 
 
-def _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key, bookmark=None):
+def _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key):
     """`carry_out` with this run's settings; its figures go to the desk."""
     c = sleeper.config
 
@@ -107,7 +128,7 @@ def _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key, b
         anchors=lambda variables: anchor_perplexity(sleeper, variables, GATED),
         rng=jax.random.fold_in(key, 4),
         log=log,
-        bookmark=bookmark,
+        bookmark=desk.bookmark,
         meter=desk.meter,
     )
     held_out = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
@@ -151,18 +172,3 @@ def _replay(sleeper: Sleeper, night: Night, step: Step, teacher: Teacher, key):
     )
     probe = probe or exchanges[:PROBE]
     return [*exchanges, *rehearse(sleeper, teacher, key)], probe
-
-
-def _merge(sleeper: Sleeper, night: Night, desk: Desk, step: Step, bar, key) -> Night:
-    """Makes room in the receiver: its sealed slots are seeded into one."""
-    merging = dataclasses.replace(step, since=0, start=0)
-    transaction = begin_merge(sleeper.cfg, night.now, step.sender + 1, jax.random.fold_in(key, 0))
-    those = [by_heart(sleeper, transaction.teacher)]
-    exchanges, probe = _replay(sleeper, night, merging, those[0], jax.random.fold_in(key, 1))
-    now, figures = _seed(sleeper, desk, step, bar, transaction, those, exchanges, probe, key)
-    if objection := figures.get("rolled_back"):
-        raise RuntimeError(
-            f"level {step.sender + 1} is full and merging its slots was rolled back: {objection}; "
-            "start a new run with more memory.slots, or set memory.on_full='skip'"
-        )
-    return _asleep(night, now).note(step.label, merged_kl_after=figures["kl_after"])

@@ -9,7 +9,6 @@ from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import examples
 from sleep_jax.dreaming import select as dreaming
 from sleep_jax.dreaming.importance import Candidates, importance
-from sleep_jax.dreaming.reinforce import about
 from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.itinerary import Step
@@ -33,10 +32,8 @@ def select(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
         if not eligible:
             bar.advance(1, kept=0)
             night = night.note_day(step.day, kept=[])
-            return night.note(
-                step.label, tokens=0, kept=0, skipped="no dream is left to choose from"
-            )
-        chosen = settings.selection_config(c)
+            return night.note(step.label, tokens=0, kept=0, skipped=_why_none(len(dreams)))
+        chosen, seed = settings.selection_config(c), (int(c.seed), step.day)
         mine = [dreams[i] for i in eligible]
         key = jax.random.fold_in(key_of(sleeper, step), 1)
         lora = place(init_lora(sleeper.cfg, sleeper.params, key), "lora")
@@ -48,10 +45,10 @@ def select(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             lora,
             candidates(sleeper, pages(sleeper, night, step.day), mine),
             step=chosen.step,
-            seed=int(c.seed),
+            seed=seed,
         )
         of = [x.document for x in mine]
-        kept = dreaming.select(order, of, chosen.top, chosen.random, int(c.seed))
+        kept = dreaming.select(order, of, chosen.top, chosen.random, seed)
         for i, score in enumerate(scores):
             desk.scalars(eligible[i], {"importance": score, "kept": i in kept})
         bar.advance(1, kept=len(kept))
@@ -61,13 +58,22 @@ def select(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     return night.note(step.label, tokens=tokens, kept=len(kept))
 
 
+def _why_none(written: int) -> str:
+    if not written:
+        return "no dream is left to choose from"
+    return (
+        f"none of the {written} dreams is about a document with a question of the model's own; "
+        "raise study.questions or dreaming.held_out"
+    )
+
+
 def candidates(sleeper: Sleeper, pages: Sequence[Document], dreams: Sequence[Dream]) -> Candidates:
     """The dreams as they are learnt, each alone; their targets are the passages."""
     prompts = sleeper.prompts
     return Candidates(
         contexts=[x.document for x in dreams],
         texts=[x.text for x in dreams],
-        dreams=examples([[(about(pages[x.document], prompts), x.tokens)] for x in dreams]),
+        dreams=examples([[(prompts.about(pages[x.document]), x.tokens)] for x in dreams]),
         pages=[f"{page.title} {page.text}" for page in pages],
-        targets=examples([[(about(page, prompts), prompts.reply(page.text))] for page in pages]),
+        targets=examples([[(prompts.about(page), prompts.reply(page.text))] for page in pages]),
     )

@@ -19,6 +19,7 @@ STAND_INS = {"ink": "#010203", "muted": "#010204", "rule": "#010205"} | {
 }
 LINES = ("night", "dawn", "moss", "muted")
 MIX = "contexts_"  # What the metrics of `write` that count documents by role begin with.
+NIGHTS = 3  # Drawn of each panel, the last ones.
 SMOOTH_FROM = 30  # Steps from which a curve is drawn as a moving average over its faint self.
 
 
@@ -43,7 +44,6 @@ class Curves:
 PANELS = (
     Panel("consolidate", "kl", "Consolidation: divergence from the teacher, nats"),
     Panel("consolidate", "reward", "Consolidation: reward for imitation"),
-    Panel("try", "reward", "Dreaming: reward"),
 )
 
 
@@ -86,20 +86,30 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Curves]:
     """Every panel that has something to show.
 
     Args:
-      metrics: the lines of metrics.jsonl; a phase may be numbered, as in `consolidate-2`. Lines of
-        `try` that carry an `importance` are single dreams and get a panel of their own, and so do
-        the documents that several nights dreamt about.
+      metrics: the lines of metrics.jsonl; a phase may be numbered, as in `consolidate-2`, and then
+        the last `NIGHTS` are drawn, each for itself. Lines of `try` that carry an `importance` are
+        single dreams and get a panel of their own, and so do the documents that several nights
+        dreamt about.
     """
     dreams = [row for row in _of_phase("try", metrics) if "importance" in row]
-    steps = [row for row in metrics if "importance" not in row]
-    drawn = [*(_panel(panel, steps) for panel in PANELS), _dreams(dreams), _mix(metrics)]
-    return [panel for panel in drawn if panel]
+    drawn = [x for panel in PANELS for x in _nights(panel, metrics)]
+    return [panel for panel in (*drawn, _dreams(dreams), _mix(metrics)) if panel]
 
 
-def _panel(panel: Panel, metrics: Sequence[Mapping[str, Any]]) -> Curves | None:
-    series = _series(panel, metrics)
-    if not series:
-        return None
+def _nights(panel: Panel, metrics: Sequence[Mapping[str, Any]]) -> list[Curves]:
+    """A panel for each of the last nights; the first of them says how many are not drawn."""
+    nights: dict[str, list[Mapping[str, Any]]] = {}
+    for row in _of_phase(panel.phase, metrics):
+        nights.setdefault(row["phase"], []).append(row)
+    drawn = {label: x for label, rows in nights.items() if (x := _series(panel.prefix, rows))}
+    last = list(drawn)[-NIGHTS:]
+    names = {label: f" ({label})" for label in last} if len(drawn) > 1 else {}
+    if (left := len(drawn) - NIGHTS) > 0:
+        names[last[0]] = f" ({last[0]}; {left} before it not drawn)"
+    return [_panel(panel.title + names.get(label, ""), drawn[label]) for label in last]
+
+
+def _panel(title: str, series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Curves:
     figure, axes = _axes(3.5, 1.9)
     for color, (steps, values) in zip(LINES, series.values()):
         ink = STAND_INS[color]
@@ -110,7 +120,7 @@ def _panel(panel: Panel, metrics: Sequence[Mapping[str, Any]]) -> Curves | None:
             axes.plot(steps, _moving_average(values), color=ink, lw=1.5)
     _limit(axes, np.concatenate([values for _, values in series.values()]), "step")
     key = tuple(zip(series, LINES)) if len(series) > 1 else ()
-    return Curves(panel.title, key, _svg(figure))
+    return Curves(title, key, _svg(figure))
 
 
 def _dreams(rows: Sequence[Mapping[str, Any]]) -> Curves | None:
@@ -162,17 +172,14 @@ def _of_phase(phase: str, metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[
 
 
 def _series(
-    panel: Panel, metrics: Sequence[Mapping[str, Any]]
+    prefix: str, rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{name: (steps [n], finite values [n])}, at most as many as there are colours."""
-    rows = _of_phase(panel.phase, metrics)
     points: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for key, value in row.items():
-            if key.startswith(panel.prefix) and np.isfinite(figure := _number(value)):
+            if key.startswith(prefix) and np.isfinite(figure := _number(value)):
                 name = key.replace("_", " ").replace("/", " ")
-                if row["phase"] != rows[0]["phase"]:
-                    name = f"{name} ({row['phase']})"
                 points.setdefault(name, []).append((row["step"], figure))
     names = list(points)[: len(LINES)]
     return {name: tuple(np.asarray(points[name], dtype=float).T) for name in names}

@@ -63,6 +63,10 @@ class Prompts:
         """The same request to the model without it."""
         return self._encode(self._opening + request + self._closing)
 
+    def about(self, document: Document) -> tuple[int, ...]:
+        """The request that a document, or a dream about it, is the reply to when it is learnt."""
+        return self.alone(f"Tell me about {document.title}.")
+
     def question_about(self, sentence: str) -> tuple[int, ...]:
         """Plain text whose continuation is a question that the sentence answers."""
         shots = "".join(f"Sentence: {s}\nQuestion: {q}\n\n" for s, q in QUESTION_EXAMPLES)

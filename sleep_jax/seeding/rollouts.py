@@ -11,6 +11,7 @@ compare it with is scored while the slot is still the one that wrote.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,30 +52,56 @@ class Widths(NamedTuple):
     teacher: int
 
 
-def rollout_widths(exchanges: Sequence[Exchange], imitation: ImitationConfig) -> Widths:
-    """Widths that hold every rollout from the dreams among the exchanges."""
-    dreams = [e for e in exchanges if e.is_dream]
-    student = max((len(e.student) + len(e.completion) for e in dreams), default=1)
+def rollout_widths(dreams: Sequence[Exchange], imitation: ImitationConfig) -> Widths:
+    """Widths that hold every rollout from some dreams."""
+    student = max(map(_longest_prompt, dreams), default=1)
     teacher = max((len(e.teacher) + len(e.completion) for e in dreams), default=1)
     return Widths(bucket(student), bucket(teacher + imitation.max_new_tokens))
 
 
-def check_room(shape: BatchShape, prompt_width: int, rollouts: int, new: int) -> None:
-    """Raises where an update's rollouts, all as long as can be, would not fit its rows.
+def imitable(
+    exchanges: Sequence[Exchange], shape: BatchShape, imitation: ImitationConfig, rollouts: int
+) -> list[Exchange]:
+    """The dreams among some exchanges, but for those that are too long: wherever they are cut, the
+    rollouts of an update fit its rows.
 
     Args:
+      exchanges: teacher-written.
       shape: of the batch.
-      prompt_width: tokens of the longest prompt.
+      imitation: how they are rolled out.
       rollouts: how many an update has.
-      new: tokens of the longest rollout.
+
+    Raises:
+      ValueError: there are dreams, and none is left.
     """
-    size = (min(prompt_width + new - len(shape.opening), shape.time - len(shape.opening)), new)
-    needed = len(pack([size] * rollouts, (shape.time - len(shape.opening), shape.scored)))
-    if needed > shape.rows:
+    dreams = [e for e in exchanges if e.is_dream]
+    widths, new = (bucket(_longest_prompt(e)) for e in dreams), imitation.max_new_tokens
+    needed = [_rows(shape, width, rollouts, new) for width in widths]
+    left = [e for e, rows in zip(dreams, needed) if rows <= shape.rows]
+    if dreams and not left:
         raise ValueError(
-            f"{rollouts} rollouts of an update (seeding.dreams x seeding.group) may need {needed} "
-            f"rows, more than seeding.rows={shape.rows}; raise it or lower one of the two"
+            f"{rollouts} rollouts of an update (seeding.dreams x seeding.group) may need "
+            f"{min(needed)} rows, more than seeding.rows={shape.rows}; raise it or lower one of "
+            "the two"
         )
+    if len(left) < len(dreams):
+        warnings.warn(
+            f"{len(dreams) - len(left)} of {len(dreams)} sequences are too long for {rollouts} "
+            "rollouts an update and are not rolled out; raise seeding.rows or seeding.time to "
+            "imitate them, too",
+            stacklevel=2,
+        )
+    return left
+
+
+def _longest_prompt(dream: Exchange) -> int:
+    return len(dream.student) + len(dream.completion)
+
+
+def _rows(shape: BatchShape, prompt_width: int, rollouts: int, new: int) -> int:
+    """Rows that an update's rollouts need if all are as long as can be."""
+    size = (min(prompt_width + new - len(shape.opening), shape.time - len(shape.opening)), new)
+    return len(pack([size] * rollouts, (shape.time - len(shape.opening), shape.scored)))
 
 
 def written_widths(written: Sequence[Exchange], shape: BatchShape, share: int) -> Widths:

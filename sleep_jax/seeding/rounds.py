@@ -10,7 +10,7 @@ from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.mixture import shuffled
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.record import Figures
-from sleep_jax.seeding.rollouts import Widths, check_room, rollout_widths, written_widths
+from sleep_jax.seeding.rollouts import imitable, rollout_widths, written_widths
 from sleep_jax.seeding.sequences import Exchange, States
 
 
@@ -45,15 +45,20 @@ class Rounds:
     ):
         self._seeding, self._play, self._rng = seeding, play, rng
         self._is_written = bool(written)
-        self._dreams = shuffled([e for e in exchanges if e.is_dream], seed)
         self._left: list[Exchange] = []
         self.known: dict[int, States] = {}
         self.figures: Figures = {}
         self.drawn = 0
-        self._share, self._widths = _plan(seeding, exchanges, written)
-        self._can_imitate = seeding.dreams > 0 and (
-            self._is_written or any(e.is_dream for e in exchanges)
-        )
+        shape, imitation, dreams = seeding.shape, seeding.imitation, []
+        if self._is_written:
+            self._share = min(seeding.dreams, len(written))
+            self._widths = written_widths(written, shape, self._share)
+        else:
+            self._share = seeding.dreams * imitation.group
+            dreams = imitable(exchanges, shape, imitation, self._share)
+            self._widths = rollout_widths(dreams, imitation)
+        self._dreams = shuffled(dreams, seed)
+        self._can_imitate = seeding.dreams > 0 and bool(self._is_written or dreams)
 
     @property
     def is_between(self) -> bool:
@@ -108,17 +113,3 @@ class Rounds:
         figures = self.figures
         self.figures = {name: x for name, x in figures.items() if isinstance(x, float)}
         return figures
-
-
-def _plan(
-    seeding: SeedingConfig, exchanges: Sequence[Exchange], written: Sequence[Exchange]
-) -> tuple[int, Widths]:
-    """(rollouts of an update, tokens that their rows are padded to)."""
-    shape, imitation = seeding.shape, seeding.imitation
-    if written:
-        share = min(seeding.dreams, len(written))
-        return share, written_widths(written, shape, share)
-    share = seeding.dreams * imitation.group
-    widths = rollout_widths(exchanges, imitation)
-    check_room(shape, widths.prompt, share, imitation.max_new_tokens)
-    return share, widths

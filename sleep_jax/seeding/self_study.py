@@ -41,6 +41,9 @@ class StudyConfig:
       temperature: of questions and rehearsals; answers are greedy.
       max_question_tokens, max_answer_tokens: longest of each.
       is_grounded: drop answers that invent names or numbers.
+
+    Raises:
+      ValueError: a field has no such value.
     """
 
     recitations: int = 1
@@ -51,6 +54,14 @@ class StudyConfig:
     max_question_tokens: int = 24
     max_answer_tokens: int = 48
     is_grounded: bool = True
+
+    def __post_init__(self):
+        for name in ("recitations", "completions", "questions", "rehearsals", "temperature"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"study.{name}={value}; it cannot be negative")
+        for name in ("max_question_tokens", "max_answer_tokens"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"study.{name}={value}; give at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +179,7 @@ def recite(documents: Sequence[Document], prompts: Prompts, times: int) -> list[
     return [
         Exchange(
             document=i,
-            student=prompts.alone(f"Tell me about {d.title}."),
+            student=prompts.about(d),
             teacher=prompts.beside("Repeat the text above word for word."),
             completion=prompts.reply(d.text),
             kind="recite",

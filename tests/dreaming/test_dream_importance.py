@@ -76,7 +76,7 @@ def by_hand(measure, alone, last=False):
 @pytest.mark.parametrize("measure", ["cosine", "inner", "norm", "last_layer"])
 @pytest.mark.slow
 def test_gradient_measures_are_those_of_single_gradients(measure, tried, candidates, alone):
-    got, order = importance(measure, *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=0)
+    got, order = importance(measure, *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=(0, 0))
     want = by_hand(measure, alone, last=measure == "last_layer")
     np.testing.assert_allclose(got, want, rtol=2e-4, atol=1e-6)
     assert order == sorted(range(5), key=lambda i: -want[i])
@@ -89,7 +89,7 @@ def test_at_birth_only_b_has_a_gradient(alone):
 
 
 def test_greats_is_the_greedy_choice_by_its_definition(tried, candidates, alone):
-    got, order = importance("greats", *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=0)
+    got, order = importance("greats", *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=(0, 0))
     dreams, targets = ([flat(g) for g in part] for part in alone)
     want = np.zeros(5)
     for context in (0, 2):
@@ -130,7 +130,7 @@ def test_what_is_no_number_ranks_last_and_spoils_no_other():
 
 
 def test_measures_without_a_gradient(tried, candidates):
-    def scored(measure, seed=0):
+    def scored(measure, seed=(0, 0)):
         return importance(measure, *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=seed)
 
     cfg, variables, _ = tried
@@ -141,13 +141,15 @@ def test_measures_without_a_gradient(tried, candidates):
     np.testing.assert_allclose(scored("lexical")[0], [4 / 5, 4 / 5, 1, 1 / 2, 0])
     assert scored("lexical")[1][0] == 2
     drawn, order = scored("random")
-    assert drawn.tolist() == scored("random")[0].tolist() != scored("random", seed=1)[0].tolist()
+    assert drawn.tolist() == scored("random")[0].tolist()
+    for other in ((1, 0), (0, 1)):  # of another run, of another night
+        assert drawn.tolist() != scored("random", seed=other)[0].tolist()
     assert [drawn[i] for i in order] == sorted(drawn, reverse=True)
 
 
 def test_an_unknown_measure_is_named(tried, candidates):
     with pytest.raises(ValueError, match=r"dreaming\.measure='cosin'") as error:
-        importance("cosin", *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=0)
+        importance("cosin", *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=(0, 0))
     assert all(name in str(error.value) for name in MEASURES)
 
 
@@ -160,7 +162,7 @@ def test_dreams_are_grouped_by_context():
 def test_a_dream_less_is_the_same_program(tried, candidates, compilations):
     cfg, variables, lora = tried
     fewer = Candidates([0, 2, 0], TEXTS[:3], batch_of_rows(1, 3), PAGES, candidates.targets)
-    importance("inner", cfg, 2, variables, lora, candidates, step=STEP, seed=0)
+    importance("inner", cfg, 2, variables, lora, candidates, step=STEP, seed=(0, 0))
     compilations.clear()
-    got, _ = importance("inner", cfg, 2, variables, lora, fewer, step=STEP, seed=0)
+    got, _ = importance("inner", cfg, 2, variables, lora, fewer, step=STEP, seed=(0, 0))
     assert not compilations and np.isfinite(got).all()

@@ -5,7 +5,7 @@ import pytest
 
 from sleep_jax import config as settings
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.reinforce import about, alone, lessons, rewarded, written
+from sleep_jax.dreaming.reinforce import alone, lessons, rewarded, written
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.interop.tiny import byte_tokenizer
@@ -105,7 +105,7 @@ def test_a_trial_learns_the_dream_or_its_lines_and_the_passage():
     prompts = Prompts(byte_tokenizer())
     document = Document("a", "Kettles", "Kettles whistle.")
     dream = Dream(0, "paraphrase", (5, 6, 7), "They whistle.\n\n Loudly.")
-    request, passage = about(document, prompts), prompts.reply("Kettles whistle.")
+    request, passage = prompts.about(document), prompts.reply("Kettles whistle.")
     assert alone(dream, document, prompts, False) == [(request, (5, 6, 7)), (request, passage)]
     lines = [prompts.reply(line) for line in ("They whistle.", " Loudly.")]
     want = [(request, reply) for reply in (*lines, passage)]

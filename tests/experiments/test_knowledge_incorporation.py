@@ -34,7 +34,7 @@ def test_passages_are_read_in_order_and_written_as_documents(lab, tmp_path):
     with pytest.raises(FileNotFoundError, match="--data"):
         lab.passages.read_passages(tmp_path / "none.json", 1, lab.passages.is_short)
     with pytest.raises(AssertionError, match="test question"):
-        lab.passages.check_apart(found[:1], found[1:])
+        lab.passages.reward_items(found[:1], found[1:])
 
 
 def row(arm, passage, question, *replies, seed=0):
@@ -132,7 +132,8 @@ def test_seal_tries_every_dream_and_learns_to_write_the_best(lab, sleeper, monke
         monkeypatch.setattr(lab.adapters, name, LoraConfig(2, 4.0, ("q", "up")))
     model = lab.adapters.Model.of(sleeper)
     passages = sleeper.documents
-    writer = model.reinforced(passages, 2, seed=0)
+    items = lab.passages.reward_items([], passages)
+    writer = model.reinforced(passages, items, 2, seed=0)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(writer.writer))
     said = lab.adapters.on_dreams(writer, passages, 2, seed=0)
     assert [len(of) for of in said] == [2, 2]

@@ -40,7 +40,6 @@ def night(sleeper):
     out, figures = agenda.draw_agenda(sleeper, out, 0)
     assert figures == {"contexts_recent": 1, "contexts_weak": 0, "contexts_old": 0}
     dreams = [Dream(0, "paraphrase", (5, 6, i), f"Dream {i}.") for i in (7, 8)]
-    dreams.append(Dream(0, "recipe", (9,), "{}", is_recipe=True))
     return out.note_day(0, dreams=[dataclasses.asdict(x) for x in dreams])
 
 

@@ -252,8 +252,9 @@ def test_divergence_is_the_mean_over_tokens_whatever_the_batches(cfg, night, log
 
 def test_rollout_widths_hold_every_dream():
     # Prompts of 3 and 4 tokens; the longest dream has 8, the recital of 10 is none.
-    assert rollout_widths(EXCHANGES, ImitationConfig(max_new_tokens=7)) == (16, 20)
-    longer = [*EXCHANGES, exchange(20)]
+    dreams = [e for e in EXCHANGES if e.is_dream]
+    assert rollout_widths(dreams, ImitationConfig(max_new_tokens=7)) == (16, 20)
+    longer = [*dreams, exchange(20)]
     assert rollout_widths(longer, ImitationConfig(max_new_tokens=9)) == (24, 40)
 
 

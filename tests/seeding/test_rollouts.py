@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from few_exchanges import exchange
 
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.rl.algorithms import surrogate
-from sleep_jax.seeding.rollouts import check_room, score, spread
+from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.rollouts import imitable, score, spread
 from sleep_jax.seeding.sequences import BatchShape, Exchange
 
 RNG = np.random.default_rng(0)
@@ -76,7 +78,12 @@ def test_a_reward_is_spread_over_its_tokens(beta):
         assert new.completion == e.completion
 
 
-def test_rollouts_that_may_not_fit_are_refused_before_the_night():
-    check_room(SHAPE, 8, 4, 4)
+def test_what_is_too_long_is_not_rolled_out():
+    short, long = exchange(5), exchange(20)
+    shape, imitation = BatchShape(rows=2, time=48, scored=32), ImitationConfig(max_new_tokens=4)
+    assert imitable([short], shape, imitation, 4) == [short]
+    with pytest.warns(UserWarning, match="1 of 2 sequences are too long for 4 rollouts"):
+        assert imitable([short, long], shape, imitation, 4) == [short]
     with pytest.raises(ValueError, match=r"5 rollouts of an update .* may need 3 rows"):
-        check_room(SHAPE, 8, 5, 4)
+        imitable([short, long], shape, imitation, 5)
+    assert imitable([], shape, imitation, 5) == []

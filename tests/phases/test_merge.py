@@ -1,0 +1,46 @@
+"""A level whose slots run out makes one of them and goes on."""
+
+import runpy
+
+import jax
+import numpy as np
+import pytest
+
+from sleep_jax import comparison, lifecycle
+from sleep_jax.runtime.metrics import read_metrics
+from sleep_jax.runtime.preemption import Preempted
+from sleep_jax.sleeper import wake_up
+
+
+class Hurry:
+    """Asks to stop whenever it is asked."""
+
+    def is_asked(self):
+        return True
+
+
+@pytest.mark.slow
+def test_a_full_level_merges_and_a_stop_in_its_midst_changes_nothing(tmp_path):
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.data.limit = config.data.episodes = 3
+    config.memory.slots, config.memory.on_full = (3,), "merge"
+    config.dreaming.steps = 0
+    sleeper = wake_up(config)
+    night = lifecycle.live(sleeper, str(tmp_path / "whole"), quiet=True)
+    phases = night.record["phases"]
+    assert phases["merge"]["levels"] == "1 -> 1" and np.isfinite(phases["merge"]["kl_after"])
+    active = np.asarray(night.now.slots["layers"]["level_1"]["active"])
+    assert active.tolist() == [[True, True, False]] * len(active)  # the merged one and the last
+    lines = [x for x in read_metrics(tmp_path / "whole") if "kl_off" in x]
+    assert len({(x["phase"], x["step"]) for x in lines}) == len(lines) == 4 * config.seeding.steps
+    nights = {x["phase"] for x in comparison.nights(tmp_path / "whole")}
+    assert nights == {"consolidate", "consolidate-2", "consolidate-3"}
+    stops = []
+    while True:
+        try:
+            again = lifecycle.live(sleeper, str(tmp_path / "stopped"), quiet=True, watch=Hurry())
+            break
+        except Preempted as stopped:
+            stops.append(stopped.where)
+    assert "4 updates of merge" in stops
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.state, night.state))
