@@ -1,13 +1,13 @@
 """The one entry point: `python launch.py --config=configs/sleep_smollm2.py`."""
 
 import functools
-import pathlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 from absl import flags
+from etils import epath
 
 from sleep_jax import comparison, lifecycle, morning
 from sleep_jax.config import memory_config
@@ -51,7 +51,7 @@ PROFILE = flags.DEFINE_string(
 )
 ABOUT = (
     "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "
-    "without them. The same command goes on after the last finished phase."
+    "without them. The same command goes on where it was."
 )
 EXAMPLES = (
     "python launch.py --config=configs/sleep_smollm2.py",
@@ -64,14 +64,20 @@ EXAMPLES = (
     "python launch.py --sweep=configs/sweeps/seeding_ablation.py",
 )
 
+# What a command may do in place of one run; none goes with another one, nor with a flag of a run.
+INSTEAD_OF_A_RUN = ({"sweep"}, {"plan"}, {"aot", "dry_run"})
+ABOUT_THE_RUN = (PLAN, SWEEP, AOT, DRY_RUN, PROFILE, COORDINATOR, NUM_PROCESSES, PROCESS_ID)
+
 
 def prepare(config, workdir) -> Callable[[], None]:
     """Checks all that can be wrong before any long work; returns that work."""
+    check_flags()
     if PLAN.value is not None:
         return functools.partial(show_plan, memory_config(config), PLAN.value)
     if SWEEP.value is not None:
         return prepare_sweep(SWEEP.value, config, workdir)
     if AOT.value or DRY_RUN.value:
+        check_settings(config)
         return functools.partial(show, aot.forecast(config, AOT.value, DRY_RUN.value))
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
@@ -82,6 +88,31 @@ def prepare(config, workdir) -> Callable[[], None]:
     if PROFILE.value is not None:
         profile = Profile.of(PROFILE.value, updates_of(sleeper), workdir)
     return functools.partial(live, sleeper, workdir, profile)
+
+
+def check_flags() -> None:
+    """Refuses flags that would be passed over.
+
+    Raises:
+      ValueError: naming the flag and what to do.
+    """
+    if SWEEP_PRINT.value and SWEEP.value is None:
+        raise ValueError("--sweep_print: of which sweep? Give --sweep=FILE in place of --config")
+    if AOT.value == "":
+        raise ValueError("--aot=: for which slice? Give one, e.g. --aot=v5e:4x4")
+    given = {flag.name for flag in ABOUT_THE_RUN if flag.value != flag.default}
+    for names in INSTEAD_OF_A_RUN:
+        others = given - names
+        if not (given & names and others):
+            continue
+        if "sweep" in names:
+            raise ValueError(
+                f"--{min(others)}: is for one run, not for --sweep; add it to one of the commands "
+                "that --sweep_print prints"
+            )
+        raise ValueError(
+            f"--{min(others)}: --{min(given & names)} makes no run; leave out one of the two"
+        )
 
 
 def updates_of(sleeper: Sleeper) -> dict[str, int]:
@@ -99,9 +130,9 @@ def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
         return functools.partial(print, "\n".join(run.command for run in runs))
     check_writable(workdir)
     for run in runs:
-        if pathlib.Path(run.workdir).exists():
+        if epath.Path(run.workdir).exists():
             check_workdir(run.config, run.workdir)
-    return functools.partial(sweep, runs, pathlib.Path(workdir))
+    return functools.partial(sweep, runs, epath.Path(workdir))
 
 
 def check_workdir(config, workdir: str) -> dict[str, Any]:
@@ -145,9 +176,13 @@ def live(sleeper: Sleeper, workdir: str, profile: Profile | None = None) -> None
     print(f"report: {write_report(workdir, summary)}")
 
 
-def sweep(runs: list[Run], workdir: pathlib.Path) -> None:
+def sweep(runs: list[Run], workdir: epath.Path) -> None:
     """Runs a sweep and compares what is finished; ends with status 1 where a run failed."""
-    failed = run_all(runs, sys.argv[0])
+    try:
+        failed = run_all(runs, sys.argv[0])
+    except Preempted as stopped:
+        print(f"asked to stop, in {stopped.where}; the same command goes on from there")
+        raise
     if any(run.is_finished for run in runs):
         compared = comparison.compare(runs)
         text = comparison.report(compared)

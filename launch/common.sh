@@ -1,6 +1,10 @@
 # shellcheck shell=bash
 # What the scripts of this folder share. Sourced, not run.
 
+# How a run ends that was asked to stop and has kept its place (sleep_jax/runtime/preemption.py).
+# shellcheck disable=SC2034
+stopped=75
+
 # Prints the comment at the top of the script that was started.
 usage() {
   awk 'NR > 1 && /^#/ { sub(/^# ?/, ""); print; next } NR > 1 { exit }' "$0"
@@ -34,6 +38,22 @@ need_program() {
     echo "error: $1 is not installed; $2" >&2
     exit 2
   fi
+}
+
+# arguments_of FILE NUMBER: the array `arguments` is what line NUMBER of a file of commands, as
+# `launch.py --sweep_print` prints them, says after launch.py.
+arguments_of() {
+  local line
+  [[ -r "$1" ]] || { echo "error: $1: no such file of commands" >&2; exit 2; }
+  line=$(sed -n "${2}p" "$1")
+  [[ -n "$line" ]] || { echo "error: $1 has no line $2" >&2; exit 2; }
+  # xargs reads quotes as a shell does, and runs nothing.
+  mapfile -t arguments < <(xargs -n1 printf '%s\n' <<<"$line")
+  [[ "${arguments[1]:-}" == *launch.py ]] || {
+    echo "error: line $2 of $1 is no 'python launch.py ...': $line" >&2
+    exit 2
+  }
+  arguments=("${arguments[@]:2}")
 }
 
 # Runs a command, or with DRY_RUN=1 prints it as one would type it.

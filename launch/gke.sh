@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# A run on GKE: fills in gke_jobset.yaml and applies it, one pod a TPU host.
+# A run on GKE, or many: fills in gke_jobset.yaml and applies it, one pod a TPU host.
 #
 #   launch/gke.sh --config=FILE ...         starts python launch.py with these arguments
+#   launch/gke.sh COMMANDS.txt              starts every line of a file as a JobSet of its own, NAME-1
+#                                           for line 1: launch.py commands as one would type them, or
+#                                           as launch.py --sweep_print prints them
 #   launch/gke.sh logs                      follows the log of the first pod
 #   launch/gke.sh delete                    deletes the JobSet
 #   launch/gke.sh image                     builds the image of this checkout and pushes it
 #
 # Required:
-#   NAME               what the JobSet is called
+#   NAME               what the JobSet is called; for logs and delete of one of COMMANDS.txt: NAME-1
 #   IMAGE              the image, e.g. REGION-docker.pkg.dev/PROJECT/REPOSITORY/sleep_jax:1
 #   ACCELERATOR        of a run: cloud.google.com/gke-tpu-accelerator of the node pool, e.g.
 #                      tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice
@@ -19,7 +22,6 @@
 #   SERVICE_ACCOUNT    the pods' Kubernetes service account, which may write to the bucket [default]
 #   DRY_RUN=1          print the manifest or the command, apply nothing
 #
-# Not yet: several hosts, and gs:// (launch/README.md).
 # The cluster needs the JobSet controller and kubectl its credentials (launch/README.md). Several
 # hosts write to a bucket: launch/gke.sh --config=configs/seeding_8b.py --workdir=gs://BUCKET/run
 set -euo pipefail
@@ -52,11 +54,20 @@ as_yaml() {
   echo "[${list%, }]"
 }
 
+# manifest NAME ARGUMENT ...
 manifest() {
-  local text field hosts
+  local jobset=$1 text field hosts longest LC_ALL=C
+  shift
   hosts=$(hosts_of "$TOPOLOGY" "$CHIPS") || return
+  # What Kubernetes calls the last pod has to be a label.
+  longest=$jobset-slice-$((SLICES - 1))-$((hosts - 1))-abcde
+  if [[ ! "$jobset" =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] || ((${#longest} > 63)); then
+    echo "error: NAME: a JobSet cannot be called $jobset; lower-case letters, digits and - may be" \
+      "in it, a letter first, $((63 - ${#longest} + ${#jobset})) characters at most" >&2
+    return 2
+  fi
   local -A values=(
-    [NAME]=$NAME [IMAGE]=$IMAGE [ACCELERATOR]=$ACCELERATOR [TOPOLOGY]=$TOPOLOGY [CHIPS]=$CHIPS
+    [NAME]=$jobset [IMAGE]=$IMAGE [ACCELERATOR]=$ACCELERATOR [TOPOLOGY]=$TOPOLOGY [CHIPS]=$CHIPS
     [HOSTS]=$hosts [SLICES]=$SLICES [RESTARTS]=$RESTARTS [SERVICE_ACCOUNT]=$SERVICE_ACCOUNT
     [ARGUMENTS]=$(as_yaml "$@")
   )
@@ -65,6 +76,16 @@ manifest() {
     text=${text//"{{$field}}"/"${values[$field]}"}
   done
   printf '%s\n' "$text"
+}
+
+# start FILLED: applies manifests, or prints them.
+start() {
+  if [[ "${DRY_RUN:-0}" == 1 ]]; then
+    printf '%s\n' "$1"
+  else
+    need_program kubectl "see https://kubernetes.io/docs/tasks/tools"
+    kubectl apply --filename=- <<<"$1"
+  fi
 }
 
 need NAME
@@ -88,16 +109,18 @@ case "$1" in
     ;;
   --*)
     need IMAGE ACCELERATOR TOPOLOGY
-    filled=$(manifest "$@")
-    if [[ "${DRY_RUN:-0}" == 1 ]]; then
-      printf '%s\n' "$filled"
-    else
-      need_program kubectl "see https://kubernetes.io/docs/tasks/tools"
-      kubectl apply --filename=- <<<"$filled"
-    fi
+    filled=$(manifest "$NAME" "$@")
+    start "$filled"
     ;;
   *)
-    echo "error: no action '$1'; --help lists them" >&2
-    exit 2
+    [[ -f "$1" ]] || { echo "error: no action and no file '$1'; --help lists them" >&2; exit 2; }
+    need IMAGE ACCELERATOR TOPOLOGY
+    count=$(grep -c '' "$1") || { echo "error: $1 has no line; give one command a line" >&2; exit 2; }
+    filled=""
+    for ((i = 1; i <= count; i++)); do
+      arguments_of "$1" "$i"
+      filled+="---"$'\n'"$(manifest "$NAME-$i" "${arguments[@]}")"$'\n'
+    done
+    start "${filled%$'\n'}"
     ;;
 esac

@@ -13,7 +13,8 @@
 #   DRY_RUN=1          print the commands, run none
 #
 # Process 0 speaks on the terminal, the others into files that are named at the start. When one
-# fails the others are stopped.
+# fails the others are stopped. A SIGTERM is passed on; when the run has kept its place this ends with
+# status 75, and the same command goes on.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -34,7 +35,10 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap
 
 logs=$(mktemp -d)
 pids=()
-trap '[[ ${#pids[@]} == 0 ]] || kill "${pids[@]}" 2>/dev/null || true; wait' EXIT
+is_asked=0
+stop() { [[ ${#pids[@]} == 0 ]] || kill "${pids[@]}" 2>/dev/null || true; }
+trap 'is_asked=1; stop' TERM
+trap 'stop; wait' EXIT
 for ((i = count - 1; i >= 0; i--)); do
   command=("$python" launch.py "$@" --coordinator="127.0.0.1:$port" --num_processes="$count"
     --process_id="$i")
@@ -52,6 +56,11 @@ done
 for ((i = 0; i < ${#pids[@]}; i++)); do
   status=0
   wait -n || status=$?
+  if ((is_asked || status == stopped)); then
+    wait # the processes agree on where to stop
+    echo "asked to stop; the same command goes on"
+    exit "$stopped"
+  fi
   if ((status)); then
     echo "error: a process ended with status $status; the others are stopped (logs in $logs)" >&2
     exit "$status"

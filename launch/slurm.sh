@@ -15,8 +15,9 @@
 #   PYTHON             of the environment that sleep_jax is installed in [python]
 #   DRY_RUN=1          print the command; also without Slurm: DRY_RUN=1 launch/slurm.sh ...
 #
-# Two minutes before its time is over a run gets SIGTERM; a preempted one is queued again. The same
-# command goes on where the run was.
+# Two minutes before its time is over a run gets SIGTERM, keeps its place and ends; the job is queued
+# again, an array's task alone, and goes on where the run was. So is one that Slurm preempts; a job
+# that was cancelled is not.
 #SBATCH --job-name=sleep_jax
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
@@ -35,16 +36,27 @@ fi
 arguments=("$@")
 if [[ "$1" != --* ]]; then
   need SLURM_ARRAY_TASK_ID
-  [[ -r "$1" ]] || { echo "error: $1: no such file of commands" >&2; exit 2; }
-  line=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$1")
-  [[ -n "$line" ]] || { echo "error: $1 has no line $SLURM_ARRAY_TASK_ID" >&2; exit 2; }
-  # xargs reads quotes as a shell does, and runs nothing.
-  mapfile -t arguments < <(xargs -n1 printf '%s\n' <<<"$line")
-  [[ "${arguments[1]:-}" == *launch.py ]] || {
-    echo "error: line $SLURM_ARRAY_TASK_ID of $1 is no 'python launch.py ...': $line" >&2
-    exit 2
-  }
-  arguments=("${arguments[@]:2}")
+  arguments_of "$1" "$SLURM_ARRAY_TASK_ID"
 fi
+
+# Whether the job is neither cancelled nor preempted: what becomes of those is for Slurm to say.
+is_running() { [[ $(squeue --noheader --jobs="$job" --format=%T) == RUNNING ]]; }
+
 cd "$root"
-run srun --kill-on-bad-exit=1 "${PYTHON:-python}" launch.py "${arguments[@]}"
+# The id of an array's last task alone would be that of the whole array.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-${SLURM_JOB_ID:-}}
+# A SIGTERM to this script, too, is the run's to heed.
+trap : TERM
+# Several tasks that stop do so within a moment, each with a status of its own; when one fails, the
+# others have a minute.
+status=0
+run srun --kill-on-bad-exit=0 --wait=60 "${PYTHON:-python}" launch.py "${arguments[@]}" || status=$?
+if ((status == stopped)); then
+  if is_running && scontrol requeue "$job"; then
+    echo "asked to stop; job $job is queued again"
+  else
+    echo "asked to stop; the same sbatch command goes on"
+  fi
+fi
+exit "$status"

@@ -21,7 +21,6 @@
 #   WORKER             of tail: which worker [0]
 #   DRY_RUN=1          print the commands, run none
 #
-# Not yet: several hosts, and gs:// (launch/README.md).
 # Checkpoints of a slice of several hosts go where all of them can write:
 # launch/tpu_vm.sh run --config=configs/seeding_8b.py --workdir=gs://BUCKET/seeding_8b
 set -euo pipefail

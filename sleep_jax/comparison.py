@@ -7,11 +7,12 @@ questions, so some of what varies from seed to seed is common to both and leaves
 import dataclasses
 import math
 import os
-import pathlib
 import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.runtime.metrics import read_metrics
@@ -215,7 +216,7 @@ def report(comparison: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def draw(comparison: Comparison, path: pathlib.Path) -> None:
+def draw(comparison: Comparison, path: epath.Path) -> None:
     """A panel a column: every run a dot, the mean of a variant a line, before the night dotted.
 
     Args:

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 
 from sleep_jax import config as settings
 from sleep_jax import lifecycle
@@ -92,6 +93,66 @@ def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch,
     assert "asked to stop, after 4 updates of learn" in capsys.readouterr().out
     said = stops_with(SlotsExhausted(2, 3))
     assert "memory.levels[2].slots=3 are all in use" in said and "saved in runs/x" in said
+
+
+def test_a_sweep_that_stops_says_where_and_is_not_compared(launch, monkeypatch, capsys):
+    def stop(*_):
+        raise Preempted("seed=1")
+
+    monkeypatch.setitem(launch["sweep"].__globals__, "run_all", stop)
+    with pytest.raises(SystemExit) as ended:
+        launch["sweep"]([], None)
+    assert ended.value.code == STATUS
+    assert "asked to stop, in seed=1" in capsys.readouterr().out
+
+
+def test_an_address_reaches_every_command_of_a_sweep(launch, capsys):
+    path, workdir = str(SWEEPS / "alpha_tiny.py"), "gs://bucket/alpha"
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(sweep=path, sweep_print=True):
+        launch["prepare"](load(path), workdir)()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 1 and all(f" --workdir={workdir}/" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sweep_print": True}, "--sweep_print: of which sweep"),
+        ({"sweep": "a.py", "dry_run": True}, "--dry_run: is for one run, .* --sweep_print prints"),
+        ({"sweep": "a.py", "aot": "v5e:4x4"}, "--aot: is for one run"),
+        ({"sweep": "a.py", "profile": "learn:0"}, "--profile: is for one run"),
+        ({"sweep": "a.py", "coordinator": "h:1"}, "--coordinator: is for one run"),
+        ({"sweep": "a.py", "process_id": 0}, "--process_id: is for one run"),
+        ({"sweep": "a.py", "plan": 0}, "--plan: is for one run"),
+        ({"plan": 9, "dry_run": True}, "--dry_run: --plan makes no run; leave out one"),
+        ({"aot": "v5e:4x4", "profile": "learn:0"}, "--profile: --aot makes no run"),
+        ({"aot": ""}, "--aot=: for which slice"),
+    ],
+)
+def test_flags_that_would_be_passed_over_are_refused(launch, given, message):
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(**given), pytest.raises(ValueError, match=message):
+        launch["prepare"](None, "runs/x")
+
+
+def test_flags_that_go_together_are_not_refused(launch):
+    flags.FLAGS.mark_as_parsed()
+    several = {"coordinator": "h:1", "num_processes": 2, "process_id": 0, "profile": "learn:0"}
+    for given in ({}, several, {"aot": "v5e:4x4", "dry_run": True}, {"plan": 0}):
+        with flagsaver.flagsaver(**given):
+            launch["check_flags"]()
+
+
+def test_nothing_is_forecast_of_wrong_settings(launch):
+    config = load("configs/sleep_tiny.py")
+    config.seeding.judge = "jury"
+    flags.FLAGS.mark_as_parsed()
+    with (
+        flagsaver.flagsaver(dry_run=True),
+        pytest.raises(ValueError, match=r"seeding\.judge='jury'; choose from"),
+    ):
+        launch["prepare"](config, "runs/x")
 
 
 def test_a_run_does_not_go_on_on_another_base(launch, tmp_path, monkeypatch):

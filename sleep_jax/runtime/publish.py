@@ -3,6 +3,8 @@
 import pathlib
 from typing import Any
 
+from etils import epath
+
 
 def publish(page: pathlib.Path, marks: tuple[str, str], text: str) -> None:
     """Replaces what stands between two marks of a page.
@@ -18,7 +20,7 @@ def publish(page: pathlib.Path, marks: tuple[str, str], text: str) -> None:
     page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
-def save_figure(figure: Any, path: pathlib.Path) -> None:
+def save_figure(figure: Any, path: pathlib.Path | epath.Path) -> None:
     """Writes a matplotlib figure as SVG and PNG.
 
     Args:
@@ -26,4 +28,5 @@ def save_figure(figure: Any, path: pathlib.Path) -> None:
       path: without its ending.
     """
     for ending, metadata in (("svg", {"Date": None}), ("png", None)):
-        figure.savefig(path.with_suffix(f".{ending}"), dpi=150, metadata=metadata)
+        with path.with_suffix(f".{ending}").open("wb") as file:  # matplotlib knows no addresses
+            figure.savefig(file, format=ending, dpi=150, metadata=metadata)

@@ -3,13 +3,15 @@
 They run one after the other, each in a process of its own. One process would load the base model
 once, which takes seconds; but what a run leaves in memory (arrays, compiled programs, counters of
 modules) would be there for the next, and a run that is killed would take the others with it.
-Compiled programs are shared all the same, by JAX's cache on disk.
+Compiled programs are shared all the same, by JAX's cache on disk. A SIGTERM reaches the run that is
+on; when that has kept its place the sweep ends as the run does.
 """
 
 import dataclasses
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -17,13 +19,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
+from etils import epath
 
+from sleep_jax.interop.resolve import cache_folder
 from sleep_jax.runtime import sweep
 from sleep_jax.runtime.flags import fields, function_of, is_node, load, parse
+from sleep_jax.runtime.metrics import is_remote
+from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.progress import clock, table
 from sleep_jax.runtime.report import report_path
 
-DONE, FINISHED, FAILED = "done", "finished before", "failed"
+DONE, FINISHED, FAILED, STOPPED = "done", "finished before", "failed", "asked to stop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +85,7 @@ def runs_of(argument: str, config: ml_collections.ConfigDict, workdir: str) -> l
         if taken := common.keys() & element.settings.keys():
             raise ValueError(f"--{min(taken)}: {argument} sets it itself; change it there")
         overrides = _flags({**common, **element.settings})
-        own = str(pathlib.Path(workdir) / element.name)
+        own = str(epath.Path(workdir) / element.name)
         arguments = (f"--config={argument}", *overrides, f"--workdir={own}")
         changed, _ = parse(("launch.py", *arguments))
         runs[element.name] = Run(element, arguments, changed, own)
@@ -97,22 +103,79 @@ def run_all(runs: Sequence[Run], launch: str) -> list[Run]:
 
     Returns:
       Those that failed; they have not kept the others from running.
+
+    Raises:
+      Preempted: the sweep, or the run that was on, was asked to stop; no further one was begun.
     """
-    cache = str(pathlib.Path(runs[0].workdir).parent / "programs")
-    environment = {"JAX_COMPILATION_CACHE_DIR": os.path.abspath(cache)} | os.environ
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(_programs(runs[0].workdir))} | os.environ
     rows, failed = [], []
-    for number, run in enumerate(runs, start=1):
-        start = time.monotonic()
-        state = FINISHED
-        if not run.is_finished:
-            print(f"\n{number}/{len(runs)} {run.element.name}", flush=True)
-            command = [sys.executable, launch, *run.arguments]
-            status = subprocess.run(command, env=environment, check=False).returncode
-            state = f"{FAILED} ({status})" if status else DONE
+    with _Relay() as relay:
+        for number, run in enumerate(runs, start=1):
+            start, status = time.monotonic(), None
+            if not run.is_finished:
+                print(f"\n{number}/{len(runs)} {run.element.name}", flush=True)
+                status = relay.run([sys.executable, launch, *run.arguments], environment)
+            is_stopped = relay.is_asked or status == STATUS
+            state = _state(status, is_stopped)
+            rows.append((run.element.name, state, clock(time.monotonic() - start)))
+            if is_stopped:
+                break
             failed += [run] * bool(status)
-        rows.append((run.element.name, state, clock(time.monotonic() - start)))
     table("Runs of the sweep", ("run", "", "time"), rows)
+    if is_stopped:
+        raise Preempted(run.element.name)
     return failed
+
+
+def _state(status: int | None, is_stopped: bool) -> str:
+    """What the table says of a run that ended so; None of one that was not begun."""
+    if not status:
+        return FINISHED if status is None else DONE
+    return STOPPED if is_stopped else f"{FAILED} ({status})"
+
+
+class _Relay:
+    """Runs commands one after the other; a context manager. A SIGTERM that this process gets
+    meanwhile is passed on to the one that runs, so that none is left behind.
+
+    Attributes:
+      is_asked: there was one.
+    """
+
+    def __init__(self):
+        self.is_asked = False
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "_Relay":
+        self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, *_) -> None:
+        self.is_asked = True
+        if self._process is not None:
+            self._process.terminate()
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """The status that a command ends with."""
+        self._process = subprocess.Popen(command, env=environment)
+        if self.is_asked:  # while it was being started
+            self._process.terminate()
+        try:
+            return self._process.wait()
+        except KeyboardInterrupt:
+            self._process.terminate()
+            self._process.wait()
+            raise
+
+
+def _programs(workdir: str) -> pathlib.Path:
+    """Where the runs of a sweep share compiled programs: beside them, or on this machine."""
+    if is_remote(workdir):
+        return cache_folder() / "programs"
+    return pathlib.Path(workdir).absolute().parent / "programs"
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:

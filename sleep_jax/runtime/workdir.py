@@ -110,8 +110,8 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
         probe.unlink()
     except ImportError as error:
         raise ValueError(
-            f"workdir={str(workdir)!r} is an address; pip install 'sleep_jax[gs]' brings what "
-            "reaches it, or choose a directory"
+            f"workdir={str(workdir)!r} is an address; pip install -e '.[gs]' brings what reaches "
+            "it, or choose a directory"
         ) from error
     except OSError as error:
         raise type(error)(

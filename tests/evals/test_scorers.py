@@ -97,6 +97,12 @@ def test_every_name_is_known_and_no_other():
         scorer("bleu")
 
 
+def test_a_judge_has_to_be_given():
+    with pytest.raises(ValueError, match=r"'judge' needs a judge; .* or choose from ") as refused:
+        scorer("judge")
+    assert "judge" not in str(refused.value).partition("choose from ")[2]
+
+
 def test_a_test_question_rewards_nothing():
     kept = RewardItems.apart_from({"Who built it?"}, [Item(3, "When was it built?", ("1832",))])
     assert kept.documents == {3} and kept.about(3) == list(kept.items) and kept.about(0) == []

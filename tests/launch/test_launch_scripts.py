@@ -3,12 +3,15 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 import yaml
+
+from sleep_jax.runtime.preemption import STATUS
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -180,7 +183,7 @@ def test_the_manifest_has_a_pod_a_host(topology, chips, hosts):
     pod = job["template"]["spec"]
     assert (manifest["kind"], manifest["metadata"]["name"]) == ("JobSet", "n")
     assert (slices["replicas"], job["parallelism"], job["completions"]) == (2, hosts, hosts)
-    assert job["completionMode"] == "Indexed"
+    assert job["completionMode"] == "Indexed" and pod["restartPolicy"] == "Never"
     assert pod["nodeSelector"] == {
         "cloud.google.com/gke-tpu-accelerator": GKE["ACCELERATOR"],
         "cloud.google.com/gke-tpu-topology": topology,
@@ -188,6 +191,76 @@ def test_the_manifest_has_a_pod_a_host(topology, chips, hosts):
     [container] = pod["containers"]
     assert container["args"] == arguments and container["image"] == "i:1"
     assert container["resources"]["limits"] == {"google.com/tpu": int(chips)}
+
+
+def test_a_mistake_in_the_command_is_not_made_again_and_all_else_is_started_again():
+    filled = start("gke.sh", "--config=a.py", DRY_RUN="1", RESTARTS="7", **GKE).stdout
+    spec = yaml.safe_load(filled)["spec"]
+    [slices] = spec["replicatedJobs"]
+    job = slices["template"]["spec"]
+    [rule] = spec["failurePolicy"]["rules"]
+    assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
+    [of_pods] = job["podFailurePolicy"]["rules"]
+    [container] = job["template"]["spec"]["containers"]
+    assert of_pods["action"] == "FailJob"
+    assert of_pods["onExitCodes"] == {
+        "containerName": container["name"], "operator": "In", "values": [2],
+    }  # fmt: skip
+    assert STATUS != 2 and spec["failurePolicy"]["maxRestarts"] == 7 and job["backoffLimit"] == 0
+
+
+@pytest.fixture
+def commands(tmp_path):
+    """Two commands as `--sweep_print` prints them."""
+    file = tmp_path / "commands.txt"
+    file.write_text(
+        "python launch.py --config=a.py --workdir=gs://bucket/sweep/seed=0\n"
+        "python launch.py --config=b.py '--config.x=(1, 2)' --workdir=runs/b\n"
+    )
+    return file
+
+
+def test_every_line_of_a_file_is_a_jobset_of_its_own(commands, tmp_path):
+    done = start("gke.sh", str(commands), DRY_RUN="1", **GKE | {"NAME": "abl"})
+    assert done.returncode == 0, done.stderr
+    first, second = yaml.safe_load_all(done.stdout)
+    assert [x["metadata"]["name"] for x in (first, second)] == ["abl-1", "abl-2"]
+    args = [
+        x["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0][
+            "args"
+        ]
+        for x in (first, second)
+    ]
+    assert args[0] == ["--config=a.py", "--workdir=gs://bucket/sweep/seed=0"]
+    assert args[1] == ["--config=b.py", "--config.x=(1, 2)", "--workdir=runs/b"]
+    stand_in(tmp_path, "kubectl", f"cat >{tmp_path}/said")
+    assert start("gke.sh", str(commands), path=tmp_path, **GKE | {"NAME": "abl"}).returncode == 0
+    assert (tmp_path / "said").read_text() == done.stdout
+
+
+def test_a_file_of_something_else_starts_nothing(commands):
+    with commands.open("a") as file:
+        file.write("rm -r runs\n")
+    done = start("gke.sh", str(commands), DRY_RUN="1", **GKE)
+    assert done.returncode == 2 and "line 3 of" in done.stderr and not done.stdout
+    commands.write_text("")
+    done = start("gke.sh", str(commands), DRY_RUN="1", **GKE)
+    assert done.returncode == 2 and "has no line; give one command a line" in done.stderr
+    done = start("gke.sh", "commands.tx", DRY_RUN="1", **GKE)
+    assert done.returncode == 2 and "no action and no file 'commands.tx'" in done.stderr
+
+
+def test_a_name_that_kubernetes_would_refuse_is_refused(commands):
+    # NAME-1-slice-0-3-abcde has 63 characters, no more.
+    for name, is_good in (("a" * 45, True), ("a" * 46, False), ("Abl", False), ("1st", False)):
+        done = start("gke.sh", str(commands), DRY_RUN="1", **GKE | {"NAME": name})
+        assert done.returncode == (0 if is_good else 2), done.stderr
+        if not is_good:
+            assert f"cannot be called {name}-1" in done.stderr and not done.stdout
+    assert (
+        "47 characters at most"
+        in start("gke.sh", "--config=x", DRY_RUN="1", **GKE | {"NAME": "A"}).stderr
+    )
 
 
 def test_a_topology_that_hosts_cannot_fill_is_refused():
@@ -204,12 +277,7 @@ def test_the_manifest_is_applied(tmp_path):
     assert words == "apply --filename=-" and yaml.safe_load(manifest)["kind"] == "JobSet"
 
 
-def test_slurm_runs_the_command_line_and_each_element_of_an_array_its_own(tmp_path):
-    commands = tmp_path / "commands.txt"
-    commands.write_text(
-        "python launch.py --config=a.py\n"
-        "python launch.py --config=b.py '--config.x=(1, 2)' --workdir=runs/b\n"
-    )
+def test_slurm_runs_the_command_line_and_each_element_of_an_array_its_own(commands):
     task = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT)}
     [alone] = dry("slurm.sh", "--config=a.py", "--config.x=a b", **task)
     assert alone[-3:] == ["launch.py", "--config=a.py", "--config.x=a b"] and alone[0] == "srun"
@@ -222,6 +290,35 @@ def test_slurm_runs_the_command_line_and_each_element_of_an_array_its_own(tmp_pa
     assert done.returncode == 2 and "is no 'python launch.py ...': rm -r runs" in done.stderr
     done = start("slurm.sh", "--config=a.py")
     assert done.returncode == 2 and "type: sbatch launch/slurm.sh --config=a.py" in done.stderr
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Stand-ins for Slurm's programs: (status of the run, state of the job, variables) -> (what the
+    script ended with, what `scontrol` was told)."""
+
+    def submit(status, state, **more):
+        told = tmp_path / "told"
+        told.write_text("")
+        # Slurm may signal the script, too.
+        stand_in(tmp_path, "srun", f"kill -TERM $PPID; exit {status}")
+        stand_in(tmp_path, "squeue", f'[[ $* == *--jobs="$EXPECTED "* ]] && echo {state}')
+        stand_in(tmp_path, "scontrol", f'echo "$@" >>{told}')
+        task = {"SLURM_JOB_ID": "9", "SLURM_SUBMIT_DIR": str(ROOT), "EXPECTED": "9"} | more
+        done = start("slurm.sh", "--config=a.py", path=tmp_path, **task)
+        return done.returncode, told.read_text().split()
+
+    return submit
+
+
+def test_slurm_queues_again_what_was_asked_to_stop_and_nothing_else(slurm):
+    assert slurm(STATUS, "RUNNING") == (STATUS, ["requeue", "9"])
+    assert slurm(STATUS, "COMPLETING") == (STATUS, [])  # cancelled
+    for status in (0, 1, 2, 143):
+        assert slurm(status, "RUNNING") == (status, [])
+    # The last task of an array has the id of the whole.
+    task = {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "4", "EXPECTED": "9_4"}
+    assert slurm(STATUS, "RUNNING", **task) == (STATUS, ["requeue", "9_4"])
 
 
 def test_local_processes_share_an_address(tmp_path):
@@ -245,3 +342,30 @@ def test_when_a_local_process_fails_the_others_are_stopped(tmp_path):
         time.sleep(0.2)
         assert not pathlib.Path(f"/proc/{pid.read_text().strip()}").exists()
     assert start("local.sh", "many", "--config=a.py").returncode == 2
+
+
+def test_when_local_processes_are_asked_to_stop_all_keep_their_place(tmp_path):
+    trap = f"trap 'sleep 0.2; echo saved >>{tmp_path}/said; exit {STATUS}' TERM"
+    python = stand_in(
+        tmp_path, "python",
+        f"{trap}\necho begun >>{tmp_path}/begun\nfor i in {{1..200}}; do sleep 0.05; done",
+    )  # fmt: skip
+    variables = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "PORT": "1234"}
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    script = subprocess.Popen([LAUNCH / "local.sh", "2", "--config=a.py"], env=variables, **quiet)
+    wait_for(tmp_path / "begun", "begun\nbegun")
+    script.send_signal(signal.SIGTERM)
+    said, _ = script.communicate(timeout=30)
+    assert script.returncode == STATUS and "error" not in said, said
+    assert "asked to stop; the same command goes on" in said
+    assert (tmp_path / "said").read_text() == "saved\nsaved\n"
+
+
+def test_when_a_local_process_was_asked_to_stop_the_others_are_waited_for(tmp_path):
+    late = f"trap 'echo cut >>{tmp_path}/said' TERM; sleep 0.3; echo saved >>{tmp_path}/said"
+    python = stand_in(
+        tmp_path, "python", f"[[ $* == *process_id=1* ]] || {{ {late}; }}\nexit {STATUS}"
+    )
+    done = start("local.sh", "2", "--config=a.py", PYTHON=str(python), PORT="1234")
+    assert done.returncode == STATUS and not done.stderr
+    assert (tmp_path / "said").read_text() == "saved\n"

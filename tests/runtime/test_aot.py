@@ -45,7 +45,7 @@ def test_mistakes_are_named_before_any_work(monkeypatch):
     with pytest.raises(ValueError, match="nothing is downloaded"):
         aot.forecast(config, "v5e:4x4", is_dry=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"sleep_jax\[tpu\]"):
+    with pytest.raises(ValueError, match=r"-e '\.\[tpu\]'"):
         aot.forecast(preset("seeding_8b"), "v5e:4x4", is_dry=False)
 
 

@@ -49,6 +49,13 @@ def test_an_address_in_part_is_refused(given, words):
         explicit_address(NOTHING | given, {})
 
 
+@pytest.mark.parametrize("variable", ["JAX_NUM_PROCESSES", "JAX_PROCESS_ID"])
+def test_a_variable_that_holds_no_number_is_named(variable):
+    flag = variable.removeprefix("JAX_").lower()
+    with pytest.raises(ValueError, match=f"{variable}='x': expected a whole number; .* --{flag}"):
+        explicit_address(NOTHING, ENVIRONMENT | {variable: "x"})
+
+
 def test_a_single_machine_starts_nothing(started, monkeypatch):
     assert not join_processes()
     monkeypatch.setenv("SLURM_JOB_ID", "7")

@@ -1,6 +1,10 @@
-import pytest
+import io
 
-from sleep_jax.runtime.publish import publish
+import pytest
+from etils import epath
+from matplotlib.figure import Figure
+
+from sleep_jax.runtime.publish import publish, save_figure
 
 MARKS = ("<!-- here -->", "<!-- there -->")
 
@@ -20,3 +24,24 @@ def test_a_page_without_a_mark_is_left_alone(tmp_path, left, lacking):
     with pytest.raises(ValueError, match=f"lacks the mark '{MARKS[lacking]}'"):
         publish(page, MARKS, "text")
     assert page.read_text() == MARKS[left]
+
+
+def test_a_figure_is_written_to_an_address_as_well(monkeypatch):
+    written = {}
+
+    class File(io.BytesIO):
+        def close(self):
+            written[self.address] = self.getvalue()
+
+    def open_address(path, mode):
+        file = File()
+        file.address = str(path)
+        return file
+
+    path = epath.Path("gs://bucket/run/comparison")
+    monkeypatch.setattr(type(path), "open", open_address)
+    save_figure(Figure(), path)
+    drawn = {f"{path}.svg": b"<?xml", f"{path}.png": b"\x89PNG"}
+    assert {
+        address: content[: len(drawn[address])] for address, content in written.items()
+    } == drawn

@@ -1,13 +1,15 @@
 """Sweep files become runs: names and values are checked before anything runs, runs are resumed."""
 
+import os
 import pathlib
 import shlex
-import types
+import signal
 
 import pytest
 
 from sleep_jax.runtime import sweep_runs
 from sleep_jax.runtime.flags import load, parse
+from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.sweep_runs import run_all, runs_of
 
 FILE = '''"""Two rates, two seeds."""
@@ -89,32 +91,91 @@ def test_a_config_that_is_no_sweep_says_so():
         runs_of("configs/plain.py", *parse(["launch.py", "--config=configs/plain.py"]))
 
 
+def test_an_address_stays_one():
+    found = runs(GRID, "--workdir=gs://bucket/rates")
+    assert found[1].workdir == "gs://bucket/rates/seeding.rate=0.3,seed=0"
+    for run in found:
+        assert shlex.split(run.command)[-1] == f"--workdir={run.workdir}" == run.arguments[-1]
+
+
+RUN = """
+import os, pathlib, signal, sys, time
+workdir = pathlib.Path(sys.argv[-1].removeprefix("--workdir="))
+print(workdir.name, file=open("begun", "a"))
+{}
+workdir.mkdir(parents=True)
+(workdir / "report.html").write_text("done")
+"""
+
+
 @pytest.fixture
-def started(monkeypatch):
-    """Workdirs of the processes that were started; those with `0.3,seed=0` fail."""
-    begun = []
+def run_them():
+    """Runs a sweep whose runs do this: (runs, body) -> (what `run_all` returns, runs begun)."""
 
-    def run(command, **_):
-        workdir = pathlib.Path(command[-1].removeprefix("--workdir="))
-        begun.append(workdir.name)
-        if status := 3 * workdir.name.endswith("0.3,seed=0"):
-            return types.SimpleNamespace(returncode=status)
-        workdir.mkdir(parents=True)
-        (workdir / "report.html").write_text("done")
-        return types.SimpleNamespace(returncode=0)
+    def run(found, body):
+        pathlib.Path("run.py").write_text(RUN.format(body))
+        pathlib.Path("begun").write_text("")
+        try:
+            ended = run_all(found, "run.py")
+        except Preempted as stopped:
+            ended = stopped
+        return ended, pathlib.Path("begun").read_text().split()
 
-    monkeypatch.setattr(sweep_runs.subprocess, "run", run)
-    return begun
+    return run
 
 
-def test_a_run_that_fails_stops_no_other_and_is_all_that_is_done_over(started, capsys):
+def test_a_run_that_fails_stops_no_other_and_is_all_that_is_done_over(run_them, capsys):
     found = runs()
     names = [run.element.name for run in found]
-    assert [run.element.name for run in run_all(found, "launch.py")] == [names[1]]
-    assert started == names
+    fails = "if workdir.name.endswith('0.3,seed=0'): sys.exit(3)"
+    assert run_them(found, fails) == ([found[1]], names)
     said = " ".join(capsys.readouterr().out.split())
     assert "seeding.rate=0.3,seed=0 failed (3)" in said and "seeding.rate=0.3,seed=1 done" in said
-    started.clear()
-    assert [run.element.name for run in run_all(found, "launch.py")] == [names[1]]
-    assert started == [names[1]]
+    assert run_them(found, fails) == ([found[1]], [names[1]])
     assert "seeding.rate=0.1,seed=0 finished before" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_that_was_asked_to_stop_stops_the_sweep_and_has_not_failed(run_them, capsys):
+    found = runs()
+    names = [run.element.name for run in found]
+    stopped, begun = run_them(found, f"if workdir.name == {names[1]!r}: sys.exit({STATUS})")
+    assert (stopped.code, stopped.where, begun) == (STATUS, names[1], names[:2])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{names[1]} asked to stop" in said and "failed" not in said
+    assert run_them(found, "") == ([], names[1:])
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind(run_them, listens):
+    def unheard(*_):
+        raise AssertionError("the sweep did not listen")
+
+    body = 'open("pid", "w").write(str(os.getpid()))\n'
+    if listens:  # as a run does once it is under way
+        body += f'def save(*_):\n    open("saved", "w")\n    sys.exit({STATUS})\n'
+        body += "signal.signal(signal.SIGTERM, save)\n"
+    body += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+    before = signal.signal(signal.SIGTERM, unheard)
+    try:
+        found = runs()
+        stopped, begun = run_them(found, body)
+        assert signal.getsignal(signal.SIGTERM) is unheard
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.code == STATUS and begun == [found[0].element.name]
+    assert pathlib.Path("saved").exists() == listens
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pathlib.Path("pid").read_text()), 0)
+
+
+def test_programs_are_shared_on_this_machine(run_them, monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("SLEEP_JAX_CACHE", str(tmp_path / "kept"))
+    told = 'open("told", "w").write(os.environ["JAX_COMPILATION_CACHE_DIR"])\n'
+    one = 'hyper.variant("one")'
+    run_them(runs(one), told)
+    assert pathlib.Path("told").read_text() == str(tmp_path / "runs" / "rates" / "programs")
+    monkeypatch.setattr(sweep_runs, "report_path", lambda workdir: tmp_path / "none")
+    run_them(runs(one, "--workdir=gs://bucket/rates"), told + "sys.exit()")
+    assert pathlib.Path("told").read_text() == str(tmp_path / "kept" / "programs")
+    assert not pathlib.Path("gs:").exists()

@@ -79,7 +79,7 @@ def test_an_address_without_what_reaches_it_is_refused_with_the_remedy():
     if importlib.util.find_spec("gcsfs"):
         pytest.skip("gcsfs is installed")
     before = "tensorflow" in sys.modules
-    with pytest.raises(ValueError, match=r"gs://bucket/run.*sleep_jax\[gs\]"):
+    with pytest.raises(ValueError, match=r"gs://bucket/run.*-e '\.\[gs\]'"):
         check_writable("gs://bucket/run")
     assert ("tensorflow" in sys.modules) == before
 

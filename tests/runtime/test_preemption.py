@@ -1,0 +1,31 @@
+"""When a process is asked to stop once, and when twice."""
+
+import os
+import signal
+
+import pytest
+
+from sleep_jax.runtime import preemption
+from sleep_jax.runtime.preemption import Watch
+
+
+@pytest.fixture
+def ask():
+    """Sends SIGTERM to this process; it is listened to as before once the test is over."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield lambda: os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_one_request_may_come_twice_and_a_later_one_ends_the_process(ask, monkeypatch):
+    ended, now = [], 100.0
+    monkeypatch.setattr(signal, "raise_signal", ended.append)
+    monkeypatch.setattr(preemption.time, "monotonic", lambda: now)
+    watch = Watch()
+    assert not watch.is_asked()
+    ask()
+    ask()
+    assert watch.is_asked() and not ended
+    now += 1.0
+    ask()
+    assert ended == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
