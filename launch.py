@@ -41,7 +41,10 @@ COORDINATOR = flags.DEFINE_string(
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one of them this is, from 0")
 AOT = flags.DEFINE_string(
-    "aot", None, "compile every program for a TPU slice, e.g. v5e:4x4, without one, and end"
+    "aot",
+    None,
+    "compile every program for a TPU slice, e.g. v5e:4x4, without one, and end; with status 1 "
+    "where one does not fit",
 )
 DRY_RUN = flags.DEFINE_boolean(
     "dry_run", False, "print shapes, memory, schedule and cost without compiling, and end"
@@ -121,9 +124,12 @@ def show_plan(memory, length: int) -> None:
 
 
 def show(lines: Iterable[str]) -> None:
-    """Prints lines as they come."""
-    for line in lines:
-        print(line, flush=True)
+    """Prints lines as they come; ends with status 1 where they say that a program does not fit."""
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except aot.DoesNotFit:
+        raise SystemExit(1) from None
 
 
 def live(sleeper: Sleeper, workdir: str, profile: Profile | None = None) -> None:

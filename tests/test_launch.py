@@ -15,6 +15,7 @@ from sleep_jax import config as settings
 from sleep_jax import lifecycle
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.slots import SlotsExhausted
+from sleep_jax.runtime import aot
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.flags import load
 from sleep_jax.runtime.preemption import STATUS, Preempted
@@ -92,6 +93,19 @@ def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch,
     assert "asked to stop, after 4 updates of learn" in capsys.readouterr().out
     said = stops_with(SlotsExhausted(2, 3))
     assert "memory.levels[2].slots=3 are all in use" in said and "saved in runs/x" in said
+
+
+def test_a_report_is_printed_whole_and_its_verdict_is_the_status(launch, capsys):
+    def report():
+        yield "a table"
+        yield "This run does not fit v5e:2x2."
+        raise aot.DoesNotFit("v5e:2x2")
+
+    with pytest.raises(SystemExit) as ended:
+        launch["show"](report())
+    assert ended.value.code == 1
+    assert capsys.readouterr().out == "a table\nThis run does not fit v5e:2x2.\n"
+    launch["show"](["fits"])
 
 
 def test_a_run_does_not_go_on_on_another_base(launch, tmp_path, monkeypatch):
