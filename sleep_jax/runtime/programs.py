@@ -2,7 +2,8 @@
 
 Left out: the sentence encoder of the judges `embedding` and `cosine` (22M parameters) and the edit
 distances of Eq. 4, small beside a decoder; further teachers (`seeding.teachers`); consolidations
-between two levels, whose programs are those of the first one at another level.
+between two levels, whose programs are those of the first one at another level; what teaches dreams
+that are learnt, which is `teach` at another width.
 """
 
 import dataclasses
@@ -66,6 +67,9 @@ def _day(config, it: Abstract, sizes: Sizes) -> list[Program]:
         learn = Program("wake: learn", read_strides, args, calls, tokens, wake.context / 2, tokens)
         knobs = ("memory.stride", "wake.context")
         found.append(dataclasses.replace(learn, passes=2, trips=MAX_STRIDES, knobs=knobs))
+    else:
+        args, time = (it.cfg, it.variables, *it.rows(1, sizes.context)), sizes.context
+        found.append(Program("wake: skim", sum_nll, args, sizes.documents, time, time / 2, time))
     texts, time = spread_evenly(ANCHORS[0]), ANCHORS[1]
     args = (it.cfg, it.variables, *it.rows(texts, time))
     found.append(
@@ -99,13 +103,10 @@ def _seeding(config, it: Abstract, sizes: Sizes) -> list[Program]:
             sampled(it, "consolidate: answer", greedy(new), questions, PROMPT, **answering),
             *found,
         ]
-    columns = bucket(PROMPT + shape.scored)
-    rows = spread_evenly(max(1, TAUGHT // columns * row_shards()))
-    args = (it.cfg, it.variables, *it.rows(rows, columns), it.cache(rows, sizes.context))
+    teach = _taught(it, "consolidate: teach", bucket(PROMPT + shape.scored), sizes)
     written = sizes.documents * (1 + study.completions) * config.data.chunk_tokens + questions * new
-    calls, tokens = math.ceil(written / (rows * columns)), rows * columns
-    keys = sizes.context + columns / 2
-    found.append(Program("consolidate: teach", prefill, args, calls, tokens, keys, 0))
+    calls = math.ceil(written / teach.tokens)
+    found.append(dataclasses.replace(teach, calls=calls))
     batches = _rounds(seeding) * seeding.updates_per_rollout
     if "trunk" in it.cfg.stacks:
         args = (it.cfg, it.variables, *it.rows(shape.rows, shape.time))
@@ -127,9 +128,16 @@ def _seeding(config, it: Abstract, sizes: Sizes) -> list[Program]:
     knobs = ("model.remat", "seeding.accumulate", "seeding.rows", "seeding.time")
     return [
         *found,
-        *(_rollouts(config, it, seeding) if batches else []),
+        *(_rollouts(config, it, seeding, sizes) if batches else []),
         *(dataclasses.replace(update, knobs=knobs) for update in updates),
     ]
+
+
+def _taught(it: Abstract, name: str, columns: int, sizes: Sizes, most: int = 2**31) -> Program:
+    """A teacher's pass over rows of so many tokens, as many as `teacher_hidden` takes at a time."""
+    rows = spread_evenly(max(1, min(TAUGHT // columns * row_shards(), most)))
+    args = (it.cfg, it.variables, *it.rows(rows, columns), it.cache(rows, sizes.context))
+    return Program(name, prefill, args, 1, rows * columns, sizes.context + columns / 2, 0)
 
 
 def _rounds(seeding: SeedingConfig) -> int:
@@ -142,7 +150,7 @@ def _rounds(seeding: SeedingConfig) -> int:
     return math.ceil(updates / (seeding.updates_per_rollout * seeding.reuse))
 
 
-def _rollouts(config, it: Abstract, seeding: SeedingConfig) -> list[Program]:
+def _rollouts(config, it: Abstract, seeding: SeedingConfig, sizes: Sizes) -> list[Program]:
     """The rounds of a night (`rollouts.play`)."""
     imitation, rounds, learner = seeding.imitation, _rounds(seeding), it.held["learner"]
     dreams = seeding.dreams * seeding.updates_per_rollout
@@ -157,12 +165,15 @@ def _rollouts(config, it: Abstract, seeding: SeedingConfig) -> list[Program]:
     roll_out = sampled(it, "consolidate: roll out", how, dreams, width)
     found = [dataclasses.replace(roll_out, calls=roll_out.calls * rounds)]
     if config.seeding.judge == "model":  # every pair in both orders
-        texts, width = 2 * dreams * imitation.group, PROMPT + 2 * imitation.max_new_tokens
-        judge = judged(it, "consolidate: judge", texts, width)
+        texts, longest = 2 * dreams * imitation.group, PROMPT + 2 * imitation.max_new_tokens
+        judge = judged(it, "consolidate: judge", texts, longest)
         found.append(dataclasses.replace(judge, calls=judge.calls * rounds))
     # The reference's scores are another call; what an update rolls out fits a batch.
     scores = seeding.is_rescored or learner.critic is not None
     if scores := scores + imitation.surrogate.needs_reference:
         calls = scores * rounds * seeding.updates_per_rollout
         found.append(rescored(it, "consolidate: rescore", seeding.shape, learner, calls))
-    return found
+    rollouts, width = dreams * imitation.group, bucket(width + imitation.max_new_tokens)
+    teach = _taught(it, "consolidate: teach rollouts", width, sizes, bucket(rollouts, 4))
+    calls = rounds * math.ceil(rollouts * width / teach.tokens)
+    return [*found, dataclasses.replace(teach, calls=calls)]

@@ -90,7 +90,7 @@ def test_rewards_compile_what_their_scorer_asks_of_the_models(name):
 
 
 def test_adapted_models_answer_as_many_at_a_time_as_they_are_put_together(monkeypatch):
-    """SEAL: eight documents, five dreams of each, three trials of a dream, two questions."""
+    """SEAL: four documents, five dreams of each, three trials of a dream, two questions."""
     dealt = []
 
     def generate(cfg, how, variables, prompts, rng, *, width, batch):
@@ -99,9 +99,9 @@ def test_adapted_models_answer_as_many_at_a_time_as_they_are_put_together(monkey
 
     monkeypatch.setattr(adapted, "generate", generate)
     tokenizer = types.SimpleNamespace(eos_ids=(0,), decode=lambda tokens: "")
-    models = Adapted(None, {}, tokenizer, np.zeros((1, 120)), max_new_tokens=40)
-    models.replies([[[1], [1]]] * 120)
-    assert len(set(dealt)) == 1
+    models = Adapted(None, {}, tokenizer, np.zeros((1, 60)), max_new_tokens=40)
+    models.replies([[[1], [1]]] * 60)
+    assert len(set(dealt)) == 1 < len(dealt)
 
     found = programs("seal")["dream: reward"]
     rows, how = found.args[3].shape[0], found.args[1]
@@ -123,7 +123,7 @@ def test_the_programs_of_seal():
     # A passage of 256 tokens after a prompt of 128 is in the prompt: the bucket of 384.
     assert write.args[3].shape[1] == 384
     # Of a dream of 96 tokens four lines, each a row of its own, and the passage.
-    assert found["dream: try"].args[4].tokens.shape == (8 * 5, 4 + 1, 384)
+    assert found["dream: try"].args[4].tokens.shape == (4 * 5, 4 + 1, 384)
 
 
 def test_templates_of_both_kinds_are_written_apart():
@@ -142,12 +142,12 @@ def test_templates_of_both_kinds_are_written_apart():
 
 @pytest.mark.parametrize("estimator", ["rest_em", *ALGORITHMS])
 def test_a_writer_that_learns_by_policy_gradient_is_scored_first(estimator):
-    found = programs(dreaming__estimator=estimator)
+    found = programs(dreaming__estimator=estimator, seeding__rows=2)
     names = list(found)
     assert ("dream: rescore" in found) == (estimator != "rest_em")
     if "dream: rescore" in found:
         rescore = found["dream: rescore"]
-        assert rescore.function is score_rows and rescore.calls == 2  # four dreams, two a batch
+        assert rescore.function is score_rows and rescore.calls == 2  # four dreams, one a row
         assert names[-2:] == ["dream: rescore", "dream: learn"]
         assert (rescore.args[3] is not None) == (estimator == "ppo")
     assert (found["dream: learn"].args[5].critic is not None) == (estimator == "ppo")
@@ -205,3 +205,16 @@ def test_nothing_is_studied_or_dreamt_where_the_context_never_sleeps():
 def test_a_day_without_questions_of_its_own_writes_and_rewards_nothing():
     found = programs(dreaming__held_out=0)
     assert [name for name in found if name.startswith("dream")] == ["dream: write"]
+
+
+def test_every_day_skims_or_learns_what_it_reads_and_rollouts_are_taught():
+    found = programs()
+    assert "wake: skim" in found and "wake: learn" not in found
+    assert found["wake: skim"].calls == 2  # documents, one at a time
+    # Rows of a prompt of 128, a dream of 24 and a rollout of 8 before the teacher: a bucket of 160
+    # and 8 more; the eight rollouts of the only round fit one call.
+    taught = found["consolidate: teach rollouts"]
+    assert (taught.args[2].shape, taught.calls) == ((8, 192), 1)
+    assert "consolidate: teach rollouts" not in programs(seeding__alpha=1.0, seeding__lam=0.0)
+    learning = programs("ladder")
+    assert "wake: learn" in learning and "wake: skim" not in learning
