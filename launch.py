@@ -41,7 +41,10 @@ COORDINATOR = flags.DEFINE_string(
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one of them this is, from 0")
 AOT = flags.DEFINE_string(
-    "aot", None, "compile every program for a TPU slice, e.g. v5e:4x4, without one, and end"
+    "aot",
+    None,
+    "compile every program for a TPU slice, e.g. v5e:4x4, without one, and end; with status 1 "
+    "where one does not fit",
 )
 DRY_RUN = flags.DEFINE_boolean(
     "dry_run", False, "print shapes, memory, schedule and cost without compiling, and end"
@@ -77,7 +80,6 @@ def prepare(config, workdir) -> Callable[[], None]:
     if SWEEP.value is not None:
         return prepare_sweep(SWEEP.value, config, workdir)
     if AOT.value or DRY_RUN.value:
-        check_settings(config)
         return functools.partial(show, aot.forecast(config, AOT.value, DRY_RUN.value))
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
@@ -152,9 +154,12 @@ def show_plan(memory, length: int) -> None:
 
 
 def show(lines: Iterable[str]) -> None:
-    """Prints lines as they come."""
-    for line in lines:
-        print(line, flush=True)
+    """Prints lines as they come; ends with status 1 where they say that a program does not fit."""
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except aot.DoesNotFit:
+        raise SystemExit(1) from None
 
 
 def live(sleeper: Sleeper, workdir: str, profile: Profile | None = None) -> None:

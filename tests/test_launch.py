@@ -16,6 +16,7 @@ from sleep_jax import config as settings
 from sleep_jax import lifecycle
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.slots import SlotsExhausted
+from sleep_jax.runtime import aot
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.flags import load
 from sleep_jax.runtime.preemption import STATUS, Preempted
@@ -153,6 +154,19 @@ def test_nothing_is_forecast_of_wrong_settings(launch):
         pytest.raises(ValueError, match=r"seeding\.judge='jury'; choose from"),
     ):
         launch["prepare"](config, "runs/x")
+
+
+def test_a_report_is_printed_whole_and_its_verdict_is_the_status(launch, capsys):
+    def report():
+        yield "a table"
+        yield "This run does not fit v5e:2x2."
+        raise aot.DoesNotFit("v5e:2x2")
+
+    with pytest.raises(SystemExit) as ended:
+        launch["show"](report())
+    assert ended.value.code == 1
+    assert capsys.readouterr().out == "a table\nThis run does not fit v5e:2x2.\n"
+    launch["show"](["fits"])
 
 
 def test_a_run_does_not_go_on_on_another_base(launch, tmp_path, monkeypatch):

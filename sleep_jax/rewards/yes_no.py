@@ -30,7 +30,7 @@ ROWS = 8  # prompts in a batch
 
 
 @jax.jit(static_argnames=("cfg",))
-def _lean(cfg, variables, tokens, mask, words):
+def lean_rows(cfg: DecoderConfig, variables, tokens, mask, words):
     """logit(words[0]) - logit(words[1]) of the token after each prompt, float32 [rows]."""
     hidden = Decoder(cfg).apply(variables, tokens, mask)
     last = jnp.take_along_axis(hidden, mask.sum(1)[:, None, None] - 1, axis=1)[:, 0]
@@ -51,7 +51,8 @@ class Asked:
         Raises:
           ValueError: yes and no begin with the same token.
         """
-        self._cfg, self._variables = _initial(cfg, params)
+        self._cfg = initial_config(cfg)
+        self._variables = {"params": params} | silent_slot(self._cfg)
         self._tokenizer = tokenizer
         self._words = np.array([tokenizer.encode(word)[0] for word in ("Yes", "No")])
         if self._words[0] == self._words[1]:
@@ -68,7 +69,7 @@ class Asked:
         for start in range(0, len(prompts), ROWS):
             chosen = prompts[start : start + ROWS]
             tokens, mask = pad(chosen + chosen[:1] * (ROWS - len(chosen)), width)
-            leans = _lean(self._cfg, self._variables, tokens, mask, self._words)
+            leans = lean_rows(self._cfg, self._variables, tokens, mask, self._words)
             out.append(to_host(leans)[: len(chosen)])
         return np.concatenate([np.zeros(0, np.float32), *out])
 
@@ -95,10 +96,18 @@ class YesNo:
         return self._asked.lean([REQUEST.format(a=a, b=b) for a, b in pairs])
 
 
-def _initial(cfg: DecoderConfig, params):
+def initial_config(cfg: DecoderConfig) -> DecoderConfig:
     """The base beside one silent slot, which keeps its layers stacked as `cfg` has them."""
     if not cfg.memory.levels:
-        return cfg, {"params": params}
+        return cfg
     silent = MemoryConfig((LevelConfig(slots=1, rank=1),), layers=cfg.memory.layers)
-    memory, slots = init_memory(jax.random.key(0), silent, layers=cfg.layers, width=cfg.width)
-    return cfg.replace(memory=silent), {"params": params, "memory": memory, "slots": slots}
+    return cfg.replace(memory=silent)
+
+
+def silent_slot(cfg: DecoderConfig) -> dict:
+    """The collections of that slot; none where there is no memory."""
+    if not cfg.memory.levels:
+        return {}
+    shape = {"layers": cfg.layers, "width": cfg.width}
+    memory, slots = init_memory(jax.random.key(0), cfg.memory, **shape)
+    return {"memory": memory, "slots": slots}

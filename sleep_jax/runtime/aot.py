@@ -1,5 +1,5 @@
-"""Before any chip is rented: what a run holds (`--dry_run`), and what the TPU compiler says of
-every step of it on a slice that need not be there (`--aot=v5e:4x4`).
+"""Before any chip is rented: what the TPU compiler says of every step of a run on a slice that need
+not be there (`--aot=v5e:4x4`).
 
 No weight is read and nothing is computed: shapes come from the config. The compiler is that of
 libtpu, which `pip install -e '.[tpu]'` brings; it raises where a program does not fit.
@@ -16,20 +16,25 @@ from collections.abc import Iterator
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import Mesh
 
-from sleep_jax.memory.schedule import describe, plan
-from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.sharding import AXES, path_of, shardings
-from sleep_jax.runtime.abstract import collections_of, decoder_of
+from sleep_jax.models.sharding import AXES
+from sleep_jax.runtime.abstract import decoder_of
 from sleep_jax.runtime.counts import Counts, count
+from sleep_jax.runtime.dry_run import axes, dry_run
 from sleep_jax.runtime.mesh import make_mesh, mesh_shape
-from sleep_jax.runtime.programs import Program, programs_of
-from sleep_jax.runtime.roofline import GIB, Chip, Estimate, chip_of, estimate, model_flops
+from sleep_jax.runtime.program import Program
+from sleep_jax.runtime.programs import programs_of
+from sleep_jax.runtime.roofline import GIB, Chip, Estimate, chip_of, estimate
+from sleep_jax.sleeper import check_settings
 
 # libtpu asks the machine it runs on what it is; here it is told.
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 ACCELERATORS = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
+
+
+class DoesNotFit(Exception):
+    """A program of a run does not fit a chip; the report that ends with this says which."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Compiled:
     Attributes:
       program: which.
       seconds: that compiling took.
-      hbm: bytes of a chip's memory: arguments, results, temporaries, code; of a program that does
-        not fit, those that the compiler asks for.
+      hbm: bytes of a chip's memory: arguments, results, temporaries, code; where the compiler gave
+        up, those that it asked for, or None if it did not say.
       arguments, temporaries: of them; 0 where the compiler gave up.
       fits: the compiler accepted it.
       counts, estimate: what a chip does and how long that takes at least; None where it gave up.
@@ -48,7 +53,7 @@ class Compiled:
 
     program: Program
     seconds: float
-    hbm: float
+    hbm: float | None
     arguments: float = 0.0
     temporaries: float = 0.0
     fits: bool = True
@@ -56,13 +61,19 @@ class Compiled:
     estimate: Estimate | None = None
 
 
+def too_large(found: Compiled, chip: Chip) -> bool:
+    """Whether a program does not fit: the compiler gave up, or asks for more than a chip has."""
+    return not found.fits or found.hbm > chip.hbm
+
+
 def forecast(config, topology: str | None, is_dry: bool) -> Iterator[str]:
     """`report` of a slice, or `dry_run`, as lines, after checking that it can be made.
 
     Raises:
-      ValueError: no such slice, no compiler, a mesh that does not match the slice, or a model of
-        unknown shape.
+      ValueError: a setting that cannot be, no such slice, no compiler, a mesh that does not match
+        the slice, or a model of unknown shape.
     """
+    check_settings(config)
     topology = topology or config.mesh.slice
     mesh_shape(config, chip_of(topology)[1] if topology else jax.device_count())
     decoder_of(config)
@@ -97,13 +108,7 @@ def compile_all(config, topology: str) -> Iterator[Compiled]:
     mesh = make_mesh(config, slice_devices(topology))
     cfg = decoder_of(config)
     for program in programs_of(config, mesh):
-        yield _compile(program, mesh, chip, _needed(cfg, program))
-
-
-def _needed(cfg: DecoderConfig, program: Program) -> float:
-    """FLOPs that the model needs for one call."""
-    sizes = {k: getattr(program, k) for k in ("tokens", "keys", "scored", "passes")}
-    return model_flops(cfg, **sizes)
+        yield _compile(program, mesh, chip, program.flops(cfg))
 
 
 def _compile(program: Program, mesh: Mesh, chip: Chip, needed: float) -> Compiled:
@@ -117,7 +122,7 @@ def _compile(program: Program, mesh: Mesh, chip: Chip, needed: float) -> Compile
             raise
         asked = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT])", str(error))
         unit = dict(zip("KMGT", (2**10, 2**20, 2**30, 2**40)))
-        hbm = float(asked[1]) * unit[asked[2]] if asked else math.inf
+        hbm = float(asked[1]) * unit[asked[2]] if asked else None
         return Compiled(program, time.monotonic() - start, hbm, fits=False)
     seconds, memory = time.monotonic() - start, compiled.memory_analysis()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -134,33 +139,41 @@ def _compile(program: Program, mesh: Mesh, chip: Chip, needed: float) -> Compile
 
 
 def report(config, topology: str) -> Iterator[str]:
-    """`compile_all` as lines: one block a program, then a table of the day and what to change."""
+    """`compile_all` as lines: one block a program, then a table of the day and what to change.
+
+    Raises:
+      DoesNotFit: after the last line, where a program does not fit.
+    """
     chip, chips = chip_of(topology)
     shape = dict(zip(AXES, mesh_shape(config, chips)))
-    yield f"{config.model.name} on {topology}: {chips} chips, mesh {_axes(shape)}"
+    yield f"{config.model.name} on {topology}: {chips} chips, mesh {axes(shape)}"
     yield ""
     done = []
     for found in compile_all(config, topology):
         done.append(found)
         yield from _block(found, chip)
     yield from _day(done, chip, chips)
-    for found in done:
-        if not found.fits or found.hbm > chip.hbm:
-            yield f"{found.program.name}: {advice(found, config, shape)}"
-    yield "" if all(found.fits for found in done) else f"This run does not fit {topology}."
+    unfit = [found for found in done if too_large(found, chip)]
+    for found in unfit:
+        yield f"{found.program.name}: {advice(found, config, shape)}"
+    if unfit:
+        yield ""
+        yield f"This run does not fit {topology}."
+        raise DoesNotFit(topology)
 
 
 def _block(found: Compiled, chip: Chip) -> Iterator[str]:
-    name = found.program.name
+    name, there = found.program.name, f"{chip.hbm / GIB:.0f} GiB a chip"
+    if too_large(found, chip):
+        asked = "more than" if found.hbm is None else f"{found.hbm / GIB:.2f} of"
+        name = f"{name}: DOES NOT FIT, asks for {asked} {there}"
+    yield name
     if not found.fits:
-        asked = "more" if math.isinf(found.hbm) else f"{found.hbm / GIB:.2f} GiB"
-        yield f"{name}: DOES NOT FIT, asks for {asked} of {chip.hbm / GIB:.0f} GiB a chip"
         yield f"  compiled in  {found.seconds:.0f} s, until the compiler gave up"
         yield ""
         return
     counts, e = found.counts, found.estimate
     kept = found.arguments / GIB, found.temporaries / GIB
-    yield name
     yield (
         f"  HBM a chip   {found.hbm / GIB:.2f} of {chip.hbm / GIB:.0f} GiB: arguments "
         f"{kept[0]:.2f}, temporaries {kept[1]:.2f}"
@@ -182,16 +195,24 @@ def _block(found: Compiled, chip: Chip) -> Iterator[str]:
 
 def _day(done: list[Compiled], chip: Chip, chips: int) -> Iterator[str]:
     yield f"{'a day and its night':34} {'calls':>6} {'at least':>10} {'GiB a chip':>11}"
-    total = 0.0
     for found in done:
         calls = found.program.calls
-        seconds = calls * found.estimate.seconds if found.estimate else math.nan
-        total += seconds
-        yield f"  {found.program.name:32} {calls:6} {seconds:8.1f} s {found.hbm / GIB:11.2f}"
-    yield f"  {'together':32} {'':6} {total:8.1f} s {max(f.hbm for f in done) / GIB:11.2f}"
-    spent = sum(found.seconds for found in done)
-    yield f"  compiled in {spent:.0f} s; at least {total * chips / 3600:.2f} chip-hours"
+        seconds = calls * found.estimate.seconds if found.estimate else None
+        yield _row(found.program.name, calls, seconds, found.hbm)
+    fitting = [found for found in done if not too_large(found, chip)]
+    total = sum(found.program.calls * found.estimate.seconds for found in fitting)
+    yield _row("together", "", total, max((found.hbm for found in fitting), default=None))
+    spent, hours = sum(found.seconds for found in done), total * chips / 3600
+    yield f"  compiled in {spent:.0f} s; at least {hours:.2f} chip-hours"
+    if len(fitting) < len(done):
+        yield "  time, memory and chip-hours together are without those that do not fit"
     yield ""
+
+
+def _row(name: str, calls: int | str, seconds: float | None, hbm: float | None) -> str:
+    """Of the table of the day; what is not known is a dash."""
+    time = "-" if seconds is None else f"{seconds:.1f} s"
+    return f"  {name:32} {calls:6} {time:>10} {'-' if hbm is None else f'{hbm / GIB:.2f}':>11}"
 
 
 def advice(found: Compiled, config, shape: dict[str, int]) -> str:
@@ -222,59 +243,3 @@ def advice(found: Compiled, config, shape: dict[str, int]) -> str:
         said.append(f"move mesh.data={shape['data']} to mesh.fsdp, which splits the weights, too")
     said.append("take a slice with more chips, or a chip with more memory")
     return "; ".join(said)
-
-
-def dry_run(config, topology: str) -> Iterator[str]:
-    """What a run holds and does, as lines, without compiling anything.
-
-    Args:
-      config: of the run.
-      topology: the slice; empty: the devices of this machine.
-    """
-    chips = chip_of(topology)[1] if topology else jax.device_count()
-    shape = mesh_shape(config, chips)
-    mesh = AbstractMesh(shape, AXES, (AxisType.Auto,) * len(AXES))
-    cfg = decoder_of(config)
-    where = topology or f"{chips} local devices"
-    yield f"{config.model.name} on {where}: mesh {_axes(dict(zip(AXES, shape)))}"
-    yield ""
-    held = 0.0
-    for name, tree in collections_of(config, cfg).items():
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        placed = jax.tree.leaves(shardings(tree, name, mesh))
-        count, size = (sum(f(x) for _, x in leaves) for f in (lambda x: x.size, _bytes))
-        share = sum(_bytes(x) * _share(s, x) for (_, x), s in zip(leaves, placed))
-        held += share if name in ("params", "memory", "slots") else 0
-        yield (f"{name}: {count:,} numbers, {size / GIB:.3f} GiB, {share / GIB:.3f} GiB a device")
-        for (path, x), s in zip(leaves, placed):
-            yield f"  {path_of(name, path):48} {x.dtype.name:9} {list(x.shape)!s:28} {s.spec}"
-    yield ""
-    yield f"a device holds {held / GIB:.2f} GiB of the model at all times"
-    yield ""
-    memory, days = cfg.memory, config.data.episodes
-    length = days if memory.unit == "episodes" else 10 * max(v.chunk for v in memory.levels)
-    yield from describe(memory, length, plan(memory, length))
-    yield ""
-    yield f"{'a day and its night':34} {'calls':>6} {'tokens a call':>14} {'PFLOP':>9}"
-    total = 0.0
-    for p in programs_of(config, mesh):
-        needed = p.calls * _needed(cfg, p)
-        total += needed
-        yield f"  {p.name:32} {p.calls:6} {p.tokens:14,} {needed / 1e15:9.3f}"
-    yield f"  {'together':32} {'':6} {'':14} {total / 1e15:9.3f}"
-    if topology:
-        seconds = total / (chips * chip_of(topology)[0].flops)
-        yield f"  {seconds:,.1f} s at the peak of {topology}; --aot={topology} says what is left"
-
-
-def _axes(shape: dict[str, int]) -> str:
-    return " x ".join(f"{axis} {size}" for axis, size in shape.items())
-
-
-def _bytes(x) -> float:
-    return x.size * x.dtype.itemsize
-
-
-def _share(sharding, x) -> float:
-    """The part of an array that one device holds."""
-    return math.prod(sharding.shard_shape(x.shape)) / max(x.size, 1)

@@ -43,8 +43,8 @@ def test_a_pair_passes_only_if_both_orders_lean_to_yes(model, monkeypatch):
 
 def test_a_pair_seen_before_costs_no_call_of_the_model(model, monkeypatch):
     calls = []
-    program = yes_no._lean
-    monkeypatch.setattr(yes_no, "_lean", lambda *a: calls.append(1) or program(*a))
+    program = yes_no.lean_rows
+    monkeypatch.setattr(yes_no, "lean_rows", lambda *a: calls.append(1) or program(*a))
     judge = YesNo(*model)
     a, b = zip(*PAIRS)
     first = judge([*a, a[0]], [*b, b[0]])

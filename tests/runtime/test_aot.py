@@ -1,11 +1,15 @@
 import importlib.util
 import re
 import runpy
+import types
 
+import jax
 import pytest
 
 from sleep_jax.runtime import aot
-from sleep_jax.runtime.programs import Program
+from sleep_jax.runtime.counts import Counts
+from sleep_jax.runtime.program import Program
+from sleep_jax.runtime.roofline import GIB, Estimate, chip_of
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed"
@@ -41,7 +45,10 @@ def test_mistakes_are_named_before_any_work(monkeypatch):
     config.mesh.fsdp = 4
     with pytest.raises(ValueError, match="16 devices"):
         aot.forecast(config, "v5e:4x4", is_dry=True)
-    config.mesh.fsdp, config.model.name = -1, "org/unknown"
+    config.mesh.fsdp, config.dreaming.scorer = -1, "containz"
+    with pytest.raises(ValueError, match=r"dreaming\.scorer='containz'"):
+        aot.forecast(config, "v5e:4x4", is_dry=True)
+    config.dreaming.scorer, config.model.name = "contains", "org/unknown"
     with pytest.raises(ValueError, match="nothing is downloaded"):
         aot.forecast(config, "v5e:4x4", is_dry=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -63,6 +70,82 @@ def test_advice_names_settings_with_their_values():
     config.model.remat = "full"
     said = aot.advice(found, config, {"data": 1, "fsdp": 16, "tensor": 1})
     assert said.startswith("lower dreaming.trial.chunk") and "seeding" not in said
+
+
+def compiled(name, gib, fits=True, knobs=()):
+    """What the compiler might say of a program that is called ten times, a second each."""
+    program = Program(name, None, (), 10, 1, 1.0, 1, knobs=knobs)
+    hbm = None if gib is None else gib * GIB
+    if not fits:
+        return aot.Compiled(program, 1.0, hbm, fits=False)
+    made = {"counts": Counts(), "estimate": Estimate(1.0, 0.5, 0.5, 0.4)}
+    return aot.Compiled(program, 1.0, hbm, GIB, GIB, **made)
+
+
+def lines_of(found, monkeypatch):
+    """Lines of the report of such programs on 16 chips of 16 GiB, and whether it says at its end
+    that they do not fit."""
+    monkeypatch.setattr(aot, "compile_all", lambda *_: iter(found))
+    lines, report = [], aot.report(preset("seeding_8b"), "v5e:4x4")
+    try:
+        lines.extend(report)
+    except aot.DoesNotFit:
+        return lines, True
+    return lines, False
+
+
+def test_a_report_of_what_fits_has_its_totals_and_no_verdict(monkeypatch):
+    lines, is_over = lines_of([compiled("a: b", 3), compiled("c: d", 16)], monkeypatch)
+    text = "\n".join(lines)
+    assert not is_over and "fit" not in text.lower()
+    assert re.search(r"^  together +20\.0 s +16\.00$", text, re.M)
+    assert f"at least {20 * 16 / 3600:.2f} chip-hours" in text
+
+
+def test_a_report_of_what_does_not_fit_sums_what_does(monkeypatch):
+    unfit = [
+        compiled("dream: try", 17.5, fits=False, knobs=("dreaming.trial.chunk",)),
+        compiled("dream: select", None, fits=False),
+        compiled("consolidate: update", 16.1),  # accepted, yet more than a chip has
+    ]
+    lines, is_over = lines_of([compiled("a: b", 3), *unfit], monkeypatch)
+    text = "\n".join(lines)
+    assert is_over and not re.search(r"\b(nan|inf)\b", text)
+    assert "dream: try: DOES NOT FIT, asks for 17.50 of 16 GiB a chip" in lines
+    assert "dream: select: DOES NOT FIT, asks for more than 16 GiB a chip" in lines
+    assert "consolidate: update: DOES NOT FIT, asks for 16.10 of 16 GiB a chip" in lines
+    assert re.search(r"^  dream: try +10 +- +17\.50$", text, re.M)
+    assert re.search(r"^  dream: select +10 +- +-$", text, re.M)
+    assert re.search(r"^  consolidate: update +10 +10\.0 s +16\.10$", text, re.M)
+    assert re.search(r"^  together +10\.0 s +3\.00$", text, re.M)
+    assert f"at least {10 * 16 / 3600:.2f} chip-hours" in text
+    assert "without those that do not fit" in text
+    # Advice goes to just those, and the verdict comes last.
+    advised = [line.partition(": ")[0] for line in lines if "take a slice with more" in line]
+    assert advised == ["dream", "dream", "consolidate"]
+    assert "dream: try: lower dreaming.trial.chunk from 16; take a slice" in text
+    assert lines[-1] == "This run does not fit v5e:4x4."
+
+
+def test_a_report_of_nothing_that_fits(monkeypatch):
+    lines, is_over = lines_of([compiled("dream: try", None, fits=False)], monkeypatch)
+    assert is_over and re.search(r"^  together +0\.0 s +-$", "\n".join(lines), re.M)
+
+
+@pytest.mark.parametrize(
+    ("message", "gib"), [("Used 17.25G of 15.75G hbm.", 17.25), ("No words on memory.", None)]
+)
+def test_what_the_compiler_asks_for_when_it_gives_up(message, gib):
+    def refuse():
+        raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {message}")
+
+    lowered = types.SimpleNamespace(compile=refuse)
+    traced = types.SimpleNamespace(lower=lambda **_: lowered)
+    program = Program("a: b", types.SimpleNamespace(trace=lambda: traced), (), 1, 1, 1.0, 1)
+    mesh, chip = jax.make_mesh((1,), ("data",)), chip_of("v5e:4x4")[0]
+    found = aot._compile(program, mesh, chip, 1.0)
+    assert found.hbm == (None if gib is None else gib * GIB)
+    assert not found.fits and aot.too_large(found, chip)
 
 
 @needs_compiler
