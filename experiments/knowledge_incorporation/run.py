@@ -91,6 +91,7 @@ def by_sleep(sleeper: Sleeper, passages: Sequence[Document], seed: int, workdir:
 
             once(workdir / f"sleep-{passage.id}-{seed}.jsonl", write)
             shutil.rmtree(life, ignore_errors=True)
+            jax.clear_caches()  # its programs; a process has room for so many
             bar.advance(1)
 
 
