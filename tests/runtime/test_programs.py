@@ -200,6 +200,8 @@ def test_nothing_is_studied_or_dreamt_where_the_context_never_sleeps():
     assert not memory_config(config).from_context
     assert not [name for name in found if name.startswith("dream")]
     assert "consolidate: ask" not in found and "consolidate: update" in found
+    assert "consolidate: rehearse" in found
+    assert "consolidate: rehearse" not in programs(study__rehearsals=0)
 
 
 def test_a_day_without_questions_of_its_own_writes_and_rewards_nothing():
