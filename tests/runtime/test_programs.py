@@ -50,7 +50,7 @@ def test_selection_compiles_what_its_measure_runs(measure, monkeypatch):
     monkeypatch.setattr(importance, "losses", losses)
     dreams, targets = (Examples(*3 * [np.ones(s)]) for s in ((2, 1, 8), (1, 1, 8)))
     those = Candidates([0, 0], ["a b", "c"], dreams, ["a"], targets)
-    importance.importance(measure, None, 1, None, None, those, step=1.0, seed=0)
+    importance.importance(measure, None, 1, None, None, those, step=1.0, seed=(0, 0))
     found = programs(dreaming__measure=measure).get("dream: select")
     listed = []
     if found is not None:
