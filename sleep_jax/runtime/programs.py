@@ -7,6 +7,7 @@ that are learnt, which is `teach` at another width.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -86,23 +87,20 @@ def _day(config, it: Abstract, sizes: Sizes) -> list[Program]:
 def _seeding(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """Studying, and a consolidation of what was studied."""
     study, seeding = settings.study_config(config), settings.seeding_config(config)
-    questions, new, shape = (
-        sizes.sentences * study.questions,
-        study.max_answer_tokens,
-        seeding.shape,
-    )
-    rehearsing = SamplingConfig(new, END, study.temperature, group=study.rehearsals)
-    found = [sampled(it, "consolidate: rehearse", rehearsing, REHEARSED, PROMPT)]
+    questions, new = sizes.sentences * study.questions, study.max_answer_tokens
+    how = functools.partial(SamplingConfig, eos_ids=END, temperature=study.temperature)
+    shape, found = seeding.shape, []
     if config.memory.from_context:
-        asking = SamplingConfig(
-            study.max_question_tokens, END, study.temperature, group=study.questions
-        )
-        answering = {"context": sizes.context}
-        found = [
-            sampled(it, "consolidate: ask", asking, sizes.sentences, PROMPT),
-            sampled(it, "consolidate: answer", greedy(new), questions, PROMPT, **answering),
-            *found,
+        ask = how(study.max_question_tokens, group=study.questions)
+        found += [
+            sampled(it, "consolidate: ask", ask, sizes.sentences, PROMPT),
+            sampled(
+                it, "consolidate: answer", greedy(new), questions, PROMPT, context=sizes.context
+            ),
         ]
+    if study.rehearsals:
+        rehearse = how(new, group=study.rehearsals)
+        found.append(sampled(it, "consolidate: rehearse", rehearse, REHEARSED, PROMPT))
     teach = _taught(it, "consolidate: teach", bucket(PROMPT + shape.scored), sizes)
     written = sizes.documents * (1 + study.completions) * config.data.chunk_tokens + questions * new
     calls = math.ceil(written / teach.tokens)

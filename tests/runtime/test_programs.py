@@ -50,7 +50,7 @@ def test_selection_compiles_what_its_measure_runs(measure, monkeypatch):
     monkeypatch.setattr(importance, "losses", losses)
     dreams, targets = (Examples(*3 * [np.ones(s)]) for s in ((2, 1, 8), (1, 1, 8)))
     those = Candidates([0, 0], ["a b", "c"], dreams, ["a"], targets)
-    importance.importance(measure, None, 1, None, None, those, step=1.0, seed=0)
+    importance.importance(measure, None, 1, None, None, those, step=1.0, seed=(0, 0))
     found = programs(dreaming__measure=measure).get("dream: select")
     listed = []
     if found is not None:
@@ -200,6 +200,8 @@ def test_nothing_is_studied_or_dreamt_where_the_context_never_sleeps():
     assert not memory_config(config).from_context
     assert not [name for name in found if name.startswith("dream")]
     assert "consolidate: ask" not in found and "consolidate: update" in found
+    assert "consolidate: rehearse" in found
+    assert "consolidate: rehearse" not in programs(study__rehearsals=0)
 
 
 def test_a_day_without_questions_of_its_own_writes_and_rewards_nothing():
