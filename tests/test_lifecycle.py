@@ -122,15 +122,17 @@ def test_a_finished_run_is_read_back_and_not_lived_again(sleeper, lived, monkeyp
     assert again.record == json.loads(json.dumps(night.record))
 
 
+# What a stop leaves is compiled anew: arrays that were restored are committed to their device.
+@pytest.mark.parametrize("before", [("evaluate",), pytest.param(DREAMING, marks=pytest.mark.slow)])
 def test_a_run_stopped_between_phases_ends_like_one_that_was_not(
-    sleeper, lived, tmp_path, monkeypatch
+    sleeper, lived, tmp_path, monkeypatch, before
 ):
     phases = dict(lifecycle.PHASES)
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    for phase in DREAMING:
+    for phase in before:
         monkeypatch.setattr(lifecycle, "PHASES", phases | {phase: stop})
         with pytest.raises(KeyboardInterrupt):
             lifecycle.live(sleeper, str(tmp_path), quiet=True)
