@@ -4,8 +4,10 @@ that was left alone.
 Six kills by default; `KILLS=50 pytest -m slow tests/test_faults.py` for more.
 """
 
+import contextlib
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -17,12 +19,22 @@ import time
 import numpy as np
 import pytest
 
+from sleep_jax.inspect.checkpoint import Checkpoint
 from sleep_jax.inspect.run import Run
+from sleep_jax.models.sharding import AXES
+from sleep_jax.runtime.metrics import read_metrics
 from sleep_jax.runtime.preemption import STATUS
 
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KILLS", "6"))
+# Long enough to be stopped at many an update, each of which has a place of its own.
+UPDATES = (
+    "--config.checkpoint.updates=1",
+    "--config.seeding.steps=12",
+    "--config.seeding.updates_per_rollout=1",
+    "--config.dreaming.steps=8",
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +42,26 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("faults")
 
 
-def start(home, workdir, *flags, **more):
-    """The tiny run in a process of its own, which keeps its place after every update."""
-    command = [sys.executable, "launch.py", "--config=configs/sleep_tiny.py"]
-    command += ["--config.checkpoint.updates=1", f"--workdir={workdir}", *flags]
+def start(home, workdir, *flags, devices=1, **more):
+    """The tiny run in a process of its own, which dreams and keeps its place after every update."""
+    command = [sys.executable, "tests/articulate.py", "--config=configs/sleep_tiny.py"]
+    command += [*UPDATES, f"--workdir={workdir}", *flags]
     # Programs are kept on disk: an attempt does not spend its life compiling.
     kept = {"JAX_COMPILATION_CACHE_DIR": str(home / "programs"), "SLEEP_JAX_QUIET": "1"}
     kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=os.environ | kept, **quiet, **more)
+    here = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=os.environ | kept | here, **pipes, **more)
 
 
 def start_two(home, workdir):
-    """The same in two processes, which split the rows of every batch."""
+    """The same in two processes of four devices each, which split rows, weights and heads."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"--coordinator=127.0.0.1:{probe.getsockname()[1]}"
-    flags = ("--config.mesh.data=2", "--config.mesh.fsdp=1", address, "--num_processes=2")
-    return [start(home, workdir, *flags, f"--process_id={i}") for i in range(2)]
+    flags = [f"--config.mesh.{axis}=2" for axis in AXES] + [address, "--num_processes=2"]
+    each = [(*flags, f"--process_id={i}") for i in range(2)]
+    return [start(home, workdir, *flags, devices=4) for flags in each]
 
 
 def finish(home, workdir):
@@ -74,6 +88,8 @@ def assert_same_end(workdir, untouched):
 def untouched(home):
     """The end of a run that was left alone, and the seconds that it takes once all is compiled."""
     finish(home, home / "first")
+    phases = Run(home / "first").record["phases"]
+    assert phases["try"]["tried"] and phases["learn"]["learnt"] and "skipped" not in phases["learn"]
     begun = time.monotonic()
     finish(home, home / "second")
     seconds = time.monotonic() - begun
@@ -90,6 +106,14 @@ def is_writing(workdir):
         if place.is_dir()
         for path in place.iterdir()
     )
+
+
+def is_kept(workdir, phase):
+    """Whether a place within a phase is safely on disk."""
+    whole = (path.parent for path in workdir.glob("bookmark/*/digests.json"))
+    with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+        return any(Checkpoint(folder).phase == phase for folder in whole)
+    return False
 
 
 def survives(process, seconds, until=lambda: False):
@@ -141,17 +165,49 @@ def test_asked_to_stop(home, untouched):
     assert_same_end(workdir, want)
 
 
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_while_it_learns_its_dreams(home, untouched, sent):
+    workdir = home / sent.name
+    process = start(home, workdir)
+    assert not survives(process, 600, lambda: is_kept(workdir, "learn"))
+    process.send_signal(sent)
+    assert process.wait() == (STATUS if sent == signal.SIGTERM else -sent)
+    assert is_kept(workdir, "learn") and "learn" not in Run(workdir).record["phases"]
+    finish(home, workdir)
+    assert_same_end(workdir, untouched[0])
+
+
+def assert_end_to_rounding(workdir, other):
+    """Losses and arrays of two runs on different meshes."""
+    (arrays, _), (expected, _) = end_of(workdir), end_of(other)
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+    losses, wanted = (
+        {(x["phase"], x["step"]): x["loss"] for x in read_metrics(run) if "loss" in x}
+        for run in (workdir, other)
+    )
+    assert losses == pytest.approx(wanted, rel=1e-4)
+    assert {phase for phase, _ in losses} == {"consolidate", "learn"}
+
+
 def test_one_of_two_processes_is_asked_to_stop(home):
     for process in start_two(home, home / "pair"):
         assert process.wait() == 0, process.stderr.read()[-2000:]
     workdir = home / "pair_asked"
     both = start_two(home, workdir)
-    assert not survives(both[0], 600, lambda: any(workdir.glob("bookmark/*/digests.json")))
+    assert not survives(both[0], 600, lambda: is_kept(workdir, "consolidate"))
     both[1].send_signal(signal.SIGTERM)  # as a host that is about to be taken away is
-    assert [process.wait() for process in both] == [STATUS, STATUS], both[0].stderr.read()[-2000:]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [STATUS, STATUS], said
+    places = [re.findall(r"asked to stop, after (\d+) updates of consolidate", x) for x, _ in said]
+    assert places[0] == places[1] != []
+    shutil.copytree(workdir, home / "alone")
     for process in start_two(home, workdir):
         assert process.wait() == 0, process.stderr.read()[-2000:]
     assert_same_end(workdir, end_of(home / "pair"))
+    finish(home, home / "alone")  # one process and one device go on where two and eight stopped
+    assert_end_to_rounding(home / "alone", home / "pair")
 
 
 def test_a_full_disk(home, untouched):

@@ -6,7 +6,7 @@
     margin   gain where gain > margin, else 0                         a reward of degree
     top_1    1 for the best of its document where gain > margin       SEAL, with margin -inf
 
-A tie with the margin earns 0.
+A tie with the margin earns 0, and so does a trial that diverged.
 """
 
 import dataclasses
@@ -86,11 +86,12 @@ def earned(config: RewardConfig, gain: np.ndarray, documents: Sequence[int]) -> 
 
     Args:
       config: its form.
-      gain: [dreams, seeds].
+      gain: [dreams, seeds]; NaN where the trial diverged.
       documents: each dream's; those of one document compete in `top_1`, the first of equals wins.
     """
     gain, documents = gain.mean(axis=1, dtype=np.float64), np.asarray(documents)
-    rose = gain - config.margin > ROUNDING
+    gain = np.where(np.isnan(gain), -np.inf, gain)  # argmax would take it for the best
+    rose = gain > config.margin + ROUNDING
     if config.form == "margin":
         return np.where(rose, gain, 0.0).astype(np.float32)
     if config.form == "top_1":

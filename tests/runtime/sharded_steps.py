@@ -1,11 +1,12 @@
 """Run by test_mesh: what the steps of a run return on 8 CPU devices, as JSON.
 
-Arguments: `update` (of the slot) or `all` (also writing, reading, trials); then meshes, `none` or
-such as `2,2,2`. With PROCESS=ADDRESS,INDEX in the environment it is one of two processes, with 4 of
-the devices each.
+Arguments: `update` (of the slot) or `all` (also PPO, writing, reading, trials, adapted models);
+then meshes, `none` or such as `2,2,2`. With PROCESS=ADDRESS,INDEX in the environment it is one of
+two processes, with 4 of the devices each.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import runpy
@@ -27,21 +28,25 @@ from sleep_jax import config as settings
 from sleep_jax.data.examples import examples
 from sleep_jax.dreaming.gradients import gram_matrices
 from sleep_jax.dreaming.trial import init_lora, train_adapters
+from sleep_jax.evals.adapted import Adapted
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
 from sleep_jax.models.sharding import place, to_host
+from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.runtime.mesh import make_mesh
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.seeding.rollouts import play, written_widths
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
     States,
+    Teacher,
     batch_of,
     packs,
     teacher_hidden,
 )
-from sleep_jax.seeding.step import init_state, seeding_step
+from sleep_jax.seeding.step import init_critic, init_state, seeding_step
 from sleep_jax.seeding.transaction import Self
 from sleep_jax.wake.context import read
 from sleep_jax.wake.stream import init_wake, read_episode
@@ -65,7 +70,7 @@ def steps(config, is_all):
     """Losses, tokens and gradients of one of each step."""
     rng = np.random.default_rng(0)
     memory = settings.memory_config(config)
-    cfg, params, _ = tiny_model(
+    cfg, params, tokenizer = tiny_model(
         dtype="float32", memory=memory, lora=settings.lora_config(config), remat="full"
     )
     held, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
@@ -81,13 +86,15 @@ def steps(config, is_all):
     exchanges = [
         Exchange(int(rng.integers(0, 2)), words(rng, 5), words(rng, 7), words(rng, 11), "answer")
         for _ in range(14)
-    ] + [
+    ]
+    rollouts = [
         Exchange(
             0, words(rng, 5), words(rng, 7), words(rng, 8), "rollout", on_policy=True,
             advantage=float(a), log_probs=np.full(8, -5.0, np.float32),
         )
         for a in (1.0, -1.0)
     ]  # fmt: skip
+    exchanges += rollouts
     shape = BatchShape(rows=16, time=24, scored=16)
     states = [States(hidden) for hidden in teacher_hidden(cfg, teacher, context, exchanges)]
     seeding = settings.seeding_config(config)
@@ -106,6 +113,39 @@ def steps(config, is_all):
 
     if not is_all:
         return out
+
+    policy = surrogate("ppo")
+    critic = init_critic(jax.random.key(5), cfg.width, policy.value_learning_rate)
+    learner = init_state(take_slot(held, 1, index), optimizer).replace(critic=critic)
+    learner = place(learner, "learner")
+    scored, states, _ = play(
+        cfg,
+        tokenizer,
+        None,
+        dataclasses.replace(seeding.imitation, surrogate=policy),
+        shape,
+        student=student,
+        initial=student,
+        teachers=[Teacher(cfg, teacher, context)],
+        dreams=(),
+        rng=None,
+        widths=written_widths(rollouts, shape, len(rollouts)),
+        is_rescored=True,
+        value_head=learner.value_head,
+        written=rollouts,
+    )
+    for name in ("old_log_probs", "old_values", "advantage"):
+        out[name] = [getattr(e, name).tolist() for e in scored]
+    objective = dataclasses.replace(seeding.objective, surrogate=policy)
+    batch = batch_of(scored, states, packs(scored, shape), shape)
+    out["ppo"] = []
+    for _ in range(3):
+        learner, metrics = seeding_step(
+            cfg, objective, optimizer, 1, np.int32(index), learner, student, batch
+        )
+        figures = ("loss", "policy_loss", "policy_value", "gradient_norm")
+        out["ppo"].append([float(metrics[name]) for name in figures])
+    out["critic"] = to_host(learner.value_head)["kernel"].tolist()
 
     prompts = [words(rng, n) for n in (4, 6, 3)]
     for name, temperature in (("greedy", 0.0), ("drawn", 1.0)):
@@ -133,6 +173,16 @@ def steps(config, is_all):
     adapters, losses = train_adapters(cfg, trial, student, [lora], few)
     out["trials"] = to_host(losses).tolist()
     out["adapters"] = [float(np.abs(x).sum()) for x in jax.tree.leaves(to_host(adapters))]
+
+    def loud(x):
+        return 0.3 * rng.normal(size=(x.shape[0], 8, *x.shape[1:])).astype(np.float32)
+
+    # Two prompts of each of eight models in rows for eight: four models at a time.
+    worn = place(jax.tree.map(loud, lora), "trials")
+    models = Adapted(cfg, student, tokenizer, worn, max_new_tokens=6, batch=8)
+    asked = [[(words(rng, 5), words(rng, 9)), (words(rng, 3), words(rng, 4))]] * 8
+    out["likelihoods"] = [own.tolist() for own in models.log_likelihoods(asked)]
+    out["replies"] = models.replies([[prompt for prompt, _ in own] for own in asked])
     return out
 
 

@@ -202,17 +202,28 @@ class Pages:
 
 
 @pytest.mark.parametrize(
-    "changes, written, stop, done",
+    "estimator, changes, written, stop, done",
     [
-        ({"updates_per_rollout": 2}, (), 1, 2),
-        pytest.param({"reuse": 3, "updates_per_rollout": 1}, (), 1, 3, marks=pytest.mark.slow),
-        pytest.param({"reuse": 6, "dreams": 1}, WRITTEN, 3, 3, marks=pytest.mark.slow),
+        ("group", {"updates_per_rollout": 2}, (), 1, 2),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("group", {"reuse": 3, "updates_per_rollout": 1}, (), 1, 3),
+                ("group", {"reuse": 6, "dreams": 1}, WRITTEN, 3, 3),
+                ("ppo", {"updates_per_rollout": 2}, (), 1, 2),
+                ("ppo", {"reuse": 6, "dreams": 1}, WRITTEN, 3, 3),
+                ("grpo", {"reuse": 6, "dreams": 1}, WRITTEN, 3, 3),
+            )
+        ),
     ],
 )
 def test_a_night_that_was_stopped_ends_with_the_same_bits(
-    cfg, tokenizer, night, changes, written, stop, done
+    cfg, tokenizer, night, estimator, changes, written, stop, done
 ):
-    config = seeding(steps=6, **changes)
+    policy = surrogate(estimator)
+    imitation = ImitationConfig(group=2, max_new_tokens=4, surrogate=policy)
+    objective = Objective(surrogate=policy)
+    config = seeding(steps=6, objective=objective, imitation=imitation, **changes)
 
     def run(bookmark):
         logged = []
@@ -227,7 +238,8 @@ def test_a_night_that_was_stopped_ends_with_the_same_bits(
     assert pages.kept[-1][0] == done
     resumed, told_again = run(pages)
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
-    assert told_again == [(step, figures) for step, figures in told]
+    assert told_again == told
+    assert all(("policy_value" in figures) == (estimator == "ppo") for _, figures in told)
 
 
 def test_written_sequences_that_do_not_fit_an_update_are_refused(cfg, tokenizer, night):

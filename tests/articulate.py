@@ -1,0 +1,35 @@
+"""What lets the tiny model dream, whose random bytes are neither language nor questions: all that
+it writes passes for language, and it has asked itself a question about every document.
+
+As a program it is launch.py under these patches: python tests/articulate.py --config=...
+"""
+
+import runpy
+
+import pytest
+
+from sleep_jax.dreaming import write
+from sleep_jax.seeding import self_study
+from sleep_jax.seeding.self_study import Question, ask, sentences
+
+
+def articulate(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(write, "flaw", lambda *_: None)
+    patch.setattr(self_study, "ask", ask_of_each)
+
+
+def ask_of_each(cfg, variables, tokenizer, documents, *rest):
+    """`ask`, and a question about each document with its first sentence as the answer."""
+    questions, drawn = ask(cfg, variables, tokenizer, documents, *rest)
+    first = [sentences(document.text)[0] for document in documents]
+    own = [
+        Question(i, sentence, f"What is said about {document.title}?", sentence)
+        for i, (document, sentence) in enumerate(zip(documents, first))
+    ]
+    return [*own, *questions], drawn
+
+
+if __name__ == "__main__":
+    with pytest.MonkeyPatch.context() as patch:
+        articulate(patch)
+        runpy.run_path("launch.py", run_name="__main__")
