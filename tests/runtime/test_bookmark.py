@@ -57,8 +57,6 @@ def test_a_run_that_is_asked_to_stop_keeps_its_page_and_ends_to_be_started_again
         page.keep(2, {"slot": jnp.ones(3)}, {})
     assert stopped.value.code == STATUS == 75 and "2 updates of consolidate" in stopped.value.where
     assert page.find({"slot": jnp.zeros(3)})[0] == 2
-    # A second signal would end the process at once.
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_bookmarks_of_a_finished_phase_stay_until_its_checkpoint_is_safe(saved, tmp_path):
