@@ -32,14 +32,10 @@ from sleep_jax.runtime.program import (
 
 def dreaming(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """Those of a night, in their order."""
-    d = config.dreaming
-    if not d.steps or not config.memory.from_context:  # no slot holds a day to dream about
+    if not config.dreaming.steps or not config.memory.from_context:  # no slot holds a day
         return []
-    found = _writing(config, it, sizes)
-    if not d.held_out:  # nothing to reward a dream by
-        return found
     return [
-        *found,
+        *_writing(config, it, sizes),
         *_selecting(config, it, sizes),
         *_trying(config, it, sizes),
         *_learning(config, it, sizes),

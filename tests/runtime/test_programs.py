@@ -204,11 +204,6 @@ def test_nothing_is_studied_or_dreamt_where_the_context_never_sleeps():
     assert "consolidate: rehearse" not in programs(study__rehearsals=0)
 
 
-def test_a_day_without_questions_of_its_own_writes_and_rewards_nothing():
-    found = programs(dreaming__held_out=0)
-    assert [name for name in found if name.startswith("dream")] == ["dream: write"]
-
-
 def test_every_day_skims_or_learns_what_it_reads_and_rollouts_are_taught():
     found = programs()
     assert "wake: skim" in found and "wake: learn" not in found
