@@ -42,6 +42,7 @@ setup(
             "ipykernel>=6",
             "nbclient>=0.10",
             "pytest>=8",
+            "pytest-xdist>=3",
             "pyyaml>=6",
             "rapidfuzz>=3",
             "ruff>=0.8",
