@@ -25,7 +25,8 @@ def load_model(
       The config, the `params` collection as numpy arrays with stacked layers, and the tokenizer.
 
     Raises:
-      FileNotFoundError: the model or a part of it is nowhere to be found.
+      FileNotFoundError: there is no such model, or it lacks a part.
+      ConnectionError: it is not here and could not be fetched.
       ValueError: the model is not supported, or a file is damaged or lacks a tensor.
     """
     dtypes = {jnp.dtype(d): d for d in (jnp.float32, jnp.bfloat16)}

