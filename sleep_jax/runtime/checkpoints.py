@@ -27,6 +27,14 @@ from sleep_jax.runtime.workdir import differences
 DIGESTS = "digests.json"
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves it to `preemption.Watch` to ask whether processes are to stop: they are told once, at
+    one count of their polls, and Orbax would ask with the steps of its checkpoints."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class PhaseCheckpoints:
     """Saves and restores the state between phases; a context manager.
 
@@ -44,9 +52,7 @@ class PhaseCheckpoints:
         self._keep = keep
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True)
         handlers = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(
-            self._directory, options=options, item_handlers=handlers
-        )
+        self._manager = _Manager(self._directory, options=options, item_handlers=handlers)
         self._sealer = ThreadPoolExecutor(1, "seal")
         self._sealing: Future | None = None  # of the checkpoint that is being written
 

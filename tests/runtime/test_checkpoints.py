@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from sleep_jax.runtime import checkpoints as module
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
@@ -53,6 +54,15 @@ def test_without_checkpoints_there_is_no_latest(tmp_path):
         assert checkpoints.latest() is None
         with pytest.raises(FileNotFoundError, match="no checkpoint 0"):
             checkpoints.restore(0, state())
+
+
+def test_nobody_is_told_to_stop_by_saving(tmp_path, monkeypatch):
+    """Processes are told once, at a number that `Watch` asks with, not at one of a checkpoint."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    with PhaseCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, "consolidate", state=state(), record={})
+    assert not asked
 
 
 def _truncate(folder):
