@@ -58,7 +58,8 @@ def main():
     train, answer = turns.timed("train", train, computed), turns.timed("answer", answer, computed)
 
     def step():
-        for dream, asked in zip(dreams, prompts):
+        count = spec.trials if turns.is_warm else 1
+        for dream, asked in zip(dreams[:count], prompts[:count]):
             model = train(dream)
             assert answer(model, asked).shape == (spec.questions, spec.prompt + spec.new)
             model.unload()

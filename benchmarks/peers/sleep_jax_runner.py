@@ -169,7 +169,8 @@ def trials(turns: Turns):
     answer = turns.timed("answer", answer)
 
     def step():
-        for start in range(0, spec.trials, spec.at_a_time):
+        count = spec.trials if turns.is_warm else spec.at_a_time
+        for start in range(0, count, spec.at_a_time):
             mine = slice(start, start + spec.at_a_time)
             answer(train(jax.tree.map(lambda x, mine=mine: x[mine], dreams)), prompts[mine])
 

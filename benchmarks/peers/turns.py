@@ -23,7 +23,8 @@ def resident() -> int:
 class Turns:
     """Waits for its turn, and times what is done in it.
 
-    Whatever else is printed goes to standard error: standard output is for the answers.
+    Whatever else is printed goes to standard error: standard output is for the answers. `is_warm`
+    says that a step was done; the first one does not count and need only compile.
     """
 
     def __init__(self, *packages: str, peak: Callable[[], int] | None = None):
@@ -36,6 +37,7 @@ class Turns:
         os.dup2(2, 1)
         self._begun = None
         self._phases: dict[str, float] = {}
+        self.is_warm = False
 
     def next(self) -> bool:
         """Ends the step under way, if there is one, and waits for the next; False: no more."""
@@ -47,6 +49,7 @@ class Turns:
                 "versions": self._versions,
             }
             print(json.dumps(answer), file=self._answers, flush=True)
+            self.is_warm = True
         is_asked = bool(sys.stdin.readline())
         self._phases, self._begun = {}, time.perf_counter()
         return is_asked

@@ -85,8 +85,9 @@ def test_the_experiment_runs_and_goes_on_from_its_files(lab, tmp_path, monkeypat
         assert len(found["after"]["dreams"]) == 2 * settings.dreams[1]  # `long` has none
         assert all(0 <= right <= tasks for right in found["baselines"]["arms"].values())
     written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert {"small.npz", "candidates-0.json", "dreams-0.json", "ARC-after-0.json"} <= {*written}
-    assert len(written) == 9
+    stages = {"candidates-0.json", "dreams-0.json", "ARC-after-0.json"}
+    assert stages | {"settings.json", "small.npz"} <= {*written}
+    assert len(written) == 10
     assert lab.run.experiment(settings, tmp_path, [*arc, long], seed=0) == out
     assert written == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert "| in context |" in lab.run.table(sets)
