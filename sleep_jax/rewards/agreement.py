@@ -128,7 +128,7 @@ def _units_agree(candidate: str, reference: str) -> bool:
 def _frame_words(text: str) -> list[str]:
     """The words of a text, singular and plural alike, without articles and titles."""
     words = map(_fold, _TOKEN.findall(normalize_quantities(_without_markers(text))))
-    words = [word for word in words if word[0].isalnum() and word not in _SILENT]
+    words = [word for word in words if word[:1].isalnum() and word not in _SILENT]
     return [w if w in _EMPTY or len(w) <= 3 else w.removesuffix("s") for w in words]
 
 
