@@ -87,8 +87,8 @@ def parting(sleeper: Sleeper, arm: str) -> str:
         return "evaluate"
     if arm == NO_SELECTION:
         return "select"
-    # Until more slots are open than are on, there is no expert to draw.
-    day = sleeper.config.memory.top_k
+    # Until a day ends with more slots open than are on, its writer has no expert to draw.
+    day = sleeper.config.memory.top_k + 1
     return next(step.label for step in sleeper.steps if (step.phase, step.day) == ("write", day))
 
 

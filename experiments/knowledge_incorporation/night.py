@@ -32,12 +32,12 @@ def after_a_passage() -> ml_collections.ConfigDict:
 
 
 def after_many(days: int) -> ml_collections.ConfigDict:
-    """A night after each of several days; a router leaves slots of earlier nights out, from which
-    the random expert is drawn."""
+    """A night after each of several days; a router has one slot on, and from the third day on the
+    writer has opened others, from which the random expert is drawn."""
     c = after_a_passage()
     c.data.episodes = days
     c.memory.slots = (days,)
-    c.memory.router, c.memory.top_k = "sigmoid", 2
+    c.memory.router, c.memory.top_k = "sigmoid", 1
     c.seeding.steps = 60
     c.seeding.rows = 4
     c.dreaming.top, c.dreaming.random = 1, 1

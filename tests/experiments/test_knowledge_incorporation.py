@@ -107,19 +107,21 @@ def test_arms_share_a_night_up_to_the_choice_of_dreams(lab, sleeper, tmp_path, m
 def test_arms_of_a_stream_share_what_comes_before_they_part(lab, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "flaw", lambda *_: None)
     config = tiny()
-    config.memory.slots, config.memory.router, config.memory.top_k = (2,), "sigmoid", 1
-    config.dreaming.random_expert, config.data.episodes = True, 2
+    config.memory.slots, config.memory.router, config.memory.top_k = (3,), "sigmoid", 1
+    config.dreaming.random_expert, config.data.episodes = True, 3
+    config.data.limit = 3
     monkeypatch.setattr(lab.lives, "after_many", lambda days: config)
     sleeper = wake_up(config)
-    passages, ends = sleeper.documents[:2], {}
+    passages, ends = sleeper.documents, {}
     for arm in (lab.night.FULL, lab.night.NO_EXPERT, lab.night.NO_SELECTION, lab.night.NO_DREAMS):
-        said = lab.lives.after_many_passages(sleeper, arm, passages, 2, 0, tmp_path)
+        said = lab.lives.after_many_passages(sleeper, arm, passages, 3, 0, tmp_path)
         assert [len(of) for of in said] == [len(p.questions) for p in passages]
         with PhaseCheckpoints(tmp_path / arm.replace(" ", "_") / "checkpoints") as saved:
             ends[arm] = saved.record(saved.latest()[0])["night"]["days"]
     whole = ends[lab.night.FULL]
-    assert ends[lab.night.NO_EXPERT][0] == whole[0]
-    assert ends[lab.night.NO_EXPERT][1]["study"] == whole[1]["study"]
+    assert ends[lab.night.NO_EXPERT][:2] == whole[:2]
+    assert ends[lab.night.NO_EXPERT][2]["study"] == whole[2]["study"]
+    assert ends[lab.night.NO_EXPERT][2]["dreams"] != whole[2]["dreams"]
     assert ends[lab.night.NO_SELECTION][0]["dreams"] == whole[0]["dreams"]
     assert ends[lab.night.NO_DREAMS][0]["study"] == whole[0]["study"]
     assert "dreams" not in ends[lab.night.NO_DREAMS][0]
