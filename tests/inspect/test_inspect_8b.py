@@ -1,9 +1,9 @@
 """A run in the shape of Qwen3-8B (36 layers of width 4096, one level of 5 slots of rank 64): what a
 person asks of it takes seconds, and no more memory than a small part of one checkpoint."""
 
+import resource
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -51,6 +51,12 @@ def run_8b(tmp_path_factory):
     return workdir
 
 
+def processor_seconds() -> float:
+    """Of ended children; unlike those of a clock they do not grow where others compute, too."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "question",
@@ -63,11 +69,11 @@ def run_8b(tmp_path_factory):
 )
 def test_a_question_about_an_8b_run_takes_seconds_and_little_memory(run_8b, question):
     arguments = [str(run_8b), *(word.format(run=run_8b) for word in question)]
-    start = time.monotonic()
+    before = processor_seconds()
     done = subprocess.run(
         [sys.executable, "-c", ASK, *arguments], capture_output=True, text=True, check=False
     )
-    seconds, gib = time.monotonic() - start, int(done.stderr.split()[-2]) / 2**20
+    seconds, gib = processor_seconds() - before, int(done.stderr.split()[-2]) / 2**20
     print(f"{' '.join(question) or 'all'}: {seconds:.1f} s, {gib:.2f} GiB")
     assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
     assert seconds < SECONDS and gib < GIB
