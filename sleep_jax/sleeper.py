@@ -1,8 +1,10 @@
 """Who sleeps: a model, what it is given to read, and how it will be asked; all that stays the same
 through a run."""
 
+import collections
 import dataclasses
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +20,6 @@ from sleep_jax.data.documents import (
     read_documents,
     read_rehearsal_topics,
 )
-from sleep_jax.dreaming.write import check_random_expert
 from sleep_jax.evals.recall import AnchorSet
 from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.load import load_model
@@ -26,6 +27,7 @@ from sleep_jax.interop.resolve import resolve
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.itinerary import Step, itinerary
+from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
 from sleep_jax.models.sharding import place
@@ -195,7 +197,6 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         "lora": settings.lora_config(config),
         "remat": config.model.remat,
     }
-    check_random_expert(settings.writing_config(config), overrides["memory"])
     is_tiny = config.model.name == "tiny"
     cfg, params, tokenizer = (
         tiny_model(dtype=config.model.dtype, seed=config.seed, **overrides)
@@ -221,8 +222,28 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         anchors=_anchors(tokenizer),
         judge=_judge(config.seeding.judge, cfg, params, tokenizer),
     )
-    _ = sleeper.steps  # raises where a level would never learn
+    steps = sleeper.steps  # raises where a level would never learn
+    if config.dreaming.random_expert:
+        _check_random_expert(cfg.memory, steps)
     return sleeper
+
+
+def _check_random_expert(memory: MemoryConfig, steps: Sequence[Step]) -> None:
+    """Warns where the random expert would add nothing: dreams are written by the model as their day
+    ended, and no router leaves out a slot that was filled by then."""
+    last = max((step.day for step in steps if step.phase == "write"), default=0)
+    into = collections.Counter(
+        step.sender + 1 for step in steps if step.phase == "consolidate" and step.day < last
+    )
+    filled = [min(level.slots, into[n]) for n, level in enumerate(memory.levels, start=1)]
+    if not memory.top_k or max(filled, default=0) <= memory.top_k:
+        warnings.warn(
+            f"dreaming.random_expert=True is a no-op: memory.router={memory.router!r} with "
+            f"top_k={memory.top_k} leaves no slot out of the {max(filled, default=0)} that are "
+            "filled when the last dreams are written; set memory.router='sigmoid' and a "
+            "memory.top_k below them, raise data.episodes, or dreaming.random_expert=False",
+            stacklevel=3,
+        )
 
 
 def _days(documents: list[Document], episodes: int) -> tuple[Day, ...]:

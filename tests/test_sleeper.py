@@ -6,6 +6,8 @@ import pytest
 
 from sleep_jax import config as settings
 from sleep_jax import sleeper
+from sleep_jax.itinerary import itinerary
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.sleeper import _judge
 
@@ -77,13 +79,31 @@ def test_an_unknown_template_is_refused_before_a_model_is_loaded(monkeypatch):
         sleeper.wake_up(config)
 
 
-def test_a_random_expert_without_a_router_is_warned_of_once(monkeypatch):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("slots", "router", "top_k", "days", "is_said"),
+    [
+        ((3,), "none", 0, 3, True),
+        ((3,), "sigmoid", 0, 3, True),
+        ((3,), "sigmoid", 3, 9, True),  # as many on as there are
+        ((3,), "sigmoid", 1, 2, True),  # the second day ends with one slot, and that is on
+        ((3,), "sigmoid", 1, 3, False),
+        ((1, 3), "sigmoid", 1, 3, False),  # the second level has two
+    ],
+)
+def test_a_random_expert_that_adds_nothing_is_warned_of(
+    recwarn, slots, router, top_k, days, is_said
+):
+    *fast, slow = slots
+    levels = (*(LevelConfig(1, n) for n in fast), LevelConfig(0, slow))
+    memory = MemoryConfig(levels, "episodes", router=router, top_k=top_k, on_full="reuse")
+    sleeper._check_random_expert(memory, itinerary(memory, [9] * days))
+    said = ["dreaming.random_expert=True is a no-op" in str(w.message) for w in recwarn]
+    assert said == [True] * is_said
 
-    monkeypatch.setattr(sleeper, "load_model", stop)
+
+def test_a_run_of_one_day_is_warned_of_its_random_expert_once():
     config = settings.default()
     config.dreaming.random_expert = True
-    with pytest.warns(UserWarning) as seen, pytest.raises(KeyboardInterrupt):
+    with pytest.warns(UserWarning, match="random_expert=True is a no-op") as seen:
         sleeper.wake_up(config)
-    assert ["random_expert=True is a no-op" in str(w.message) for w in seen] == [True]
+    assert len(seen) == 1

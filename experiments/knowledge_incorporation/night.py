@@ -8,6 +8,7 @@ import ml_collections
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOPICS = 8  # that every night rehearses
+FEWEST_DAYS = 3  # of a stream: one slot is on, and none left out of a draw before two are filled
 
 FULL, NO_DREAMS = "sleep", "sleep, no dreaming"
 NO_SELECTION, NO_EXPERT = "sleep, no gradient selection", "sleep, no random expert"

@@ -17,7 +17,15 @@ from collections.abc import Callable, Sequence
 import adapters
 import jax
 import lives
-from night import FULL, NO_DREAMS, NO_EXPERT, NO_SELECTION, after_a_passage, after_many
+from night import (
+    FEWEST_DAYS,
+    FULL,
+    NO_DREAMS,
+    NO_EXPERT,
+    NO_SELECTION,
+    after_a_passage,
+    after_many,
+)
 from passages import ASKED, REWARDED, is_short, read_passages, reward_items
 from table import report
 
@@ -128,9 +136,16 @@ def main() -> None:
     parser.add_argument("--rewarded", type=int, default=8, help="passages of SEAL's round; 0: none")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--stream", action="store_true", help="one model reads all passages")
-    parser.add_argument("--days", type=int, default=3, help="of the stream")
+    parser.add_argument(
+        "--days", type=int, default=3, help=f"of the stream, at least {FEWEST_DAYS}"
+    )
     parser.add_argument("--publish", action="store_true", help="rewrite the README's table")
     arguments = parser.parse_args()
+    if arguments.stream and arguments.days < FEWEST_DAYS:
+        parser.error(
+            f"--days {arguments.days}: the random expert is drawn from the third day on, when more "
+            f"than one slot is filled; choose {FEWEST_DAYS} or more"
+        )
     keep_freed_memory()
     kind = "stream" if arguments.stream else "single"
     workdir = arguments.workdir or pathlib.Path("runs/knowledge_incorporation") / kind

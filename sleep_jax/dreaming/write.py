@@ -5,7 +5,6 @@ unrelated knowledge in. No other phase draws one.
 """
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.rejection import REASONS, Rejection, flaw, recipe_flaw
 from sleep_jax.dreaming.templates import Template
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
@@ -96,18 +94,6 @@ class Written:
     dreams: tuple[Dream, ...]
     count: int
     rejected: dict[str, int]
-
-
-def check_random_expert(config: WritingConfig, memory: MemoryConfig) -> None:
-    """Warns where the random expert would add nothing: no router leaves a slot out."""
-    leaves_out = memory.top_k and any(level.slots > memory.top_k for level in memory.levels)
-    if config.random_expert and not leaves_out:
-        warnings.warn(
-            f"dreaming.random_expert=True is a no-op: memory.router={memory.router!r} with "
-            f"top_k={memory.top_k} leaves no slot out; set memory.router='sigmoid' and a "
-            "memory.top_k below memory.slots, or dreaming.random_expert=False",
-            stacklevel=2,
-        )
 
 
 def write(

@@ -16,7 +16,7 @@ from sleep_jax.dreaming.gradients import gram_matrices, losses
 from sleep_jax.dreaming.rejection import REASONS
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
-from sleep_jax.dreaming.write import Dream, WritingConfig, check_random_expert, write
+from sleep_jax.dreaming.write import Dream, WritingConfig, write
 from sleep_jax.evals import recall
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.likelihood import log_probs
@@ -135,20 +135,6 @@ def test_settings_that_cannot_be_are_refused():
 def routed(**fields):
     fields = {"router": "sigmoid", "top_k": 1} | fields
     return MemoryConfig((LevelConfig(slots=3, rank=4),), **fields)
-
-
-@pytest.mark.parametrize(
-    "memory", [routed(router="none", top_k=0), routed(top_k=0), routed(top_k=3)]
-)
-def test_a_random_expert_that_adds_nothing_warns(memory):
-    with pytest.warns(UserWarning, match=r"dreaming\.random_expert=True is a no-op"):
-        check_random_expert(config("facts", random_expert=True), memory)
-
-
-def test_a_random_expert_that_adds_something_does_not(recwarn):
-    check_random_expert(config("facts", random_expert=True), routed())
-    check_random_expert(config("facts"), routed(router="none", top_k=0))
-    assert not recwarn
 
 
 def test_the_random_expert_is_drawn_by_no_trial_score_or_evaluation(monkeypatch):
