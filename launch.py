@@ -170,7 +170,8 @@ def live(sleeper: Sleeper, workdir: str, profile: Profile | None = None) -> None
         print(f"asked to stop, after {stopped.where}; the same command goes on from there")
         raise
     except SlotsExhausted as full:
-        raise SystemExit(f"launch.py: {full}. What came before is saved in {workdir}") from None
+        print(f"error: {full}. What came before is saved in {workdir}", file=sys.stderr)
+        raise SystemExit(2) from None  # another start of the same would end so, too
     if jax.process_index():
         return  # process 0 speaks for all
     if profile is not None:

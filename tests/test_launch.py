@@ -92,7 +92,8 @@ def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch,
 
     assert stops_with(Preempted("4 updates of learn")) == STATUS
     assert "asked to stop, after 4 updates of learn" in capsys.readouterr().out
-    said = stops_with(SlotsExhausted(2, 3))
+    assert stops_with(SlotsExhausted(2, 3)) == 2
+    said = capsys.readouterr().err
     assert "memory.levels[2].slots=3 are all in use" in said and "saved in runs/x" in said
 
 
