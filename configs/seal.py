@@ -14,21 +14,23 @@ HERE = pathlib.Path(__file__).parent
 def get_config():
     """The night of sleep_smollm2 with SEAL's dreams and trials.
 
-    Their trial: LoRA of rank 32, alpha 64, on every linear layer; ten epochs at 1e-3, a sequence at
+    Their trial: LoRA of rank 32, alpha 64, on queries and values; ten epochs at 1e-3, a sequence at
     a time, a line of the dream each, the passage among them; the mean over three seeds; the best of
     five is learnt, whether it beats the model that wrote it or not. Ours: a dream of 96 tokens, not
-    8,192, and tau, which is theirs to a larger model as judge, counts replies that hold the answer.
+    8,192; what is no dream is rejected; tau, which is theirs to a larger model as judge, counts
+    replies that hold the answer; and the best is learnt into the night's slot, beside what the
+    night studied, not by an adapter of its own.
     """
     c = runpy.run_path(str(HERE / "sleep_smollm2.py"))["get_config"]()
     c.dreaming.instructions = ("implications",)
     c.dreaming.count = 5
-    c.dreaming.temperature = 1.0
+    c.dreaming.temperature, c.dreaming.top_p = 1.0, 0.95
     c.dreaming.measure = "random"
     c.dreaming.top, c.dreaming.random = 5, 0
     c.dreaming.reward, c.dreaming.margin = "top_1", -math.inf
     c.dreaming.scorer = "contains"
     c.dreaming.trial.rank, c.dreaming.trial.alpha = 32, 64.0
-    c.dreaming.trial.targets = ("q", "k", "v", "o", "gate", "up", "down")
+    c.dreaming.trial.targets = ("q", "v")
     c.dreaming.trial.epochs, c.dreaming.trial.batch = 10, 1
     c.dreaming.trial.learning_rate, c.dreaming.trial.schedule = 1e-3, "linear"
     c.dreaming.trial.split = True

@@ -172,7 +172,7 @@ def default() -> ml_collections.ConfigDict:
     c.dreaming.cap = 0  # rewarded dreams of a document that are learnt, the best; 0: all
     c.dreaming.batch = 2  # of a policy gradient: dreams of an update
     c.dreaming.alpha = 0.5  # of a policy gradient: weight of the divergence beside it
-    c.dreaming.importance_cap = 2.0  # of a policy gradient: of weights against the sampler; 0: none
+    c.dreaming.importance_cap = 2.0  # of a policy gradient: of weights against the sampler
     c.dreaming.steps = 20  # 0: no dreams
     c.dreaming.learning_rate = 5e-4
     c.dreaming.cross_entropy = 0.1
@@ -361,8 +361,12 @@ def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
     imitation, alpha, policy = seeding.imitation, 1.0, Surrogate()
     if d.estimator != "rest_em":
         alpha = d.alpha
+        # A night's dreams are one round, which begins before a critic has learnt: with values
+        # of 0 and lambda = 1 all tokens of a dream are credited with what it earned.
+        values = {"gae": 1.0} if ALGORITHMS[d.estimator].get("gae") else {}
         policy = surrogate(
             d.estimator,
+            **values,
             length=d.max_new_tokens,
             importance_cap=d.importance_cap or None,
             value_learning_rate=c.seeding.value_learning_rate,
@@ -411,11 +415,11 @@ def _check_reinforcing(d) -> None:
             f"{d.estimator!r} nothing to learn from; give an alpha in [0, 1) and a batch of 1 or "
             "more, or choose 'rest_em'"
         )
-    if (d.temperature, d.top_p) != (1, 1) and not d.importance_cap:
+    if not d.importance_cap:
         raise ValueError(
-            f"dreaming.temperature={d.temperature}, dreaming.top_p={d.top_p}: dreams are not drawn "
-            "from the writer that learns; correct for it with dreaming.importance_cap=2, or set "
-            "both to 1"
+            f"dreaming.importance_cap={d.importance_cap} with dreaming.estimator={d.estimator!r}: "
+            "the evening's self writes, and another one learns; give a cap of their ratio, 2 is "
+            "usual, or choose 'rest_em'"
         )
 
 

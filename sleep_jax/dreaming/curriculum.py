@@ -88,7 +88,7 @@ def draw(
     recent = sorted(worst([x for x in tau if x[0] == today])[: config.recent or None])
     weak = worst(earlier)[: config.weak]
     rest = [x for x in earlier if x not in weak]
-    order = np.random.default_rng((seed, today)).permutation(len(rest))[: config.old]
+    order = np.random.default_rng((seed, 2, today)).permutation(len(rest))[: config.old]
     chosen = {RECENT: recent, WEAK: weak, OLD: [rest[i] for i in sorted(order)]}
     return [Context(*x, role, tau[x]) for role in ROLES for x in chosen[role]]
 

@@ -65,7 +65,9 @@ def parse_recipe(text: str) -> Recipe:
     """
     try:
         held = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except RecipeError:
+        raise
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of 4,300 digits
         raise RecipeError(
             f"not one JSON object and nothing else ({error}): {text[:40]!r}"
         ) from None

@@ -40,7 +40,7 @@ def rewarded(dreams: Sequence[Dream], rewards: Sequence[float], cap: int = 0) ->
     """
     left: list[int] = []
     for document in {x.document for x in dreams}:
-        mine = [i for i, x in enumerate(dreams) if x.document == document and rewards[i]]
+        mine = [i for i, x in enumerate(dreams) if x.document == document and rewards[i] > 0]
         left += sorted(mine, key=lambda i: -rewards[i])[: cap or None]
     return [dreams[i] for i in sorted(left)]
 
@@ -76,20 +76,18 @@ def written(
 ) -> list[Exchange]:
     """The dreams that were tried as a policy gradient learns from them, with their advantages.
 
-    A dream that has none to be compared with, or is as good as all of them, teaches nothing and is
-    left out, unless the surrogate has values or another baseline.
+    Dreams of a document are compared with each other; under a surrogate with values, or with the
+    baseline of a batch, all of the night are. Of dreams that were all as good nothing is learnt.
     """
     rewards, of = np.asarray(rewards, np.float32), np.array([x.document for x in dreams])
     groups = [np.flatnonzero(of == document) for document in dict.fromkeys(of)]
-    if surrogate.baseline in ("batch", "none"):  # compared with all, or with none
+    if surrogate.baseline in ("batch", "none"):
         groups = [np.arange(len(dreams))]
     out: dict[int, Exchange] = {}
     for group in groups:
-        if len(group) < 2 and surrogate.baseline != "none":
+        if np.ptp(rewards[group]) == 0:
             continue
-        advantages, tied = surrogate.advantages(jnp.asarray(rewards[group])[None])
-        if tied[0] and surrogate.baseline != "none":
-            continue
+        advantages, _ = surrogate.advantages(jnp.asarray(rewards[group])[None])
         for i, advantage in zip(group, np.asarray(advantages)[0]):
             x = dreams[i]
             exchange = _writing(x, documents[x.document], prompts, templates[x.template])

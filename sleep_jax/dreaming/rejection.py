@@ -4,8 +4,9 @@ short           fewer words than `min_words`; the empty dream is one
 loop            more than `max_repeated` of its runs of four words were said before
 script          less than `min_script` of its letters are of a script that the context uses
 language        less than `min_known` of its lower-case words occur in the context
+copy            at least `similarity` like the context
 recipe          a configuration object was asked for, and it is none (`dreaming.recipe`)
-duplicate       the words of an earlier dream about the same context
+duplicate       the words of an earlier dream about the same context, of this night or one before
 near_duplicate  at least `similarity` like an earlier one
 
 Names and numbers survive in another language, function words do not: so the language is told by
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 
 from sleep_jax.dreaming.recipe import RecipeError, parse_recipe
 
-REASONS = ("short", "loop", "script", "language", "recipe", "duplicate", "near_duplicate")
+REASONS = ("short", "loop", "script", "language", "copy", "recipe", "duplicate", "near_duplicate")
 RUN = 4  # words
 JUDGED = 20  # words of a context, and a quarter as many of a dream, that tell a language
 IN_USE = 0.05  # share of a context's letters from which on it uses a script
@@ -43,7 +44,8 @@ class Rejection:
       min_script: share of its letters that belong to scripts of its context.
       min_known: share of its lower-case words that occur in its context.
       similarity: Jaccard similarity of the sets of four-word runs (Broder 1997) from which on two
-        dreams about a context are one; 0 keeps all of them, even equal ones.
+        dreams about a context are one, and a dream is its context again; 0 keeps all of them, even
+        equal ones.
 
     Raises:
       ValueError: a field is out of its range.
@@ -116,7 +118,7 @@ def flaw(text: str, context: str, earlier: Sequence[str], rejection: Rejection) 
     Args:
       text: what was written.
       context: what it is about.
-      earlier: the dreams about this context that were kept so far.
+      earlier: the dreams about this context that there are.
       rejection: from where on it is rejected.
 
     Returns:
@@ -132,6 +134,8 @@ def flaw(text: str, context: str, earlier: Sequence[str], rejection: Rejection) 
         return "language"
     if not rejection.similarity:
         return None
+    if similarity(text, context) >= rejection.similarity:
+        return "copy"
     if any(words(text) == words(other) for other in earlier):
         return "duplicate"
     alike = any(similarity(text, other) >= rejection.similarity for other in earlier)

@@ -45,6 +45,11 @@ class RewardConfig:
         ):
             if value not in known:
                 raise ValueError(f"dreaming.{name}={value!r}; choose from {', '.join(known)}")
+        if self.form == "margin" and not self.margin >= 0:
+            raise ValueError(
+                f"dreaming.margin={self.margin} with dreaming.reward='margin' would reward dreams "
+                "that do harm; set dreaming.margin=0 or more, or dreaming.reward='top_1'"
+            )
 
 
 def gains(

@@ -5,7 +5,7 @@ unrelated knowledge in. No other phase draws one.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -106,6 +106,7 @@ def write(
     rng,
     expert_rng=None,
     chosen: Sequence[int] | None = None,
+    earlier: Mapping[int, Sequence[str]] | None = None,
 ) -> Written:
     """Writes dreams about documents.
 
@@ -117,6 +118,7 @@ def write(
       rng: PRNG key of the sampling.
       expert_rng: that of the random expert; used where `config.random_expert`.
       chosen: indices of those to dream about; None: all.
+      earlier: by document, what was dreamt about it before.
     """
     prompts, templates = Prompts(tokenizer), config.templates
     chosen = range(len(documents)) if chosen is None else chosen
@@ -141,11 +143,12 @@ def write(
         page, is_recipe = f"{documents[i].title} {documents[i].text}", template.writes == "recipe"
         for completion in drawn[i, template.name]:
             text = tokenizer.decode(completion.tokens).strip()
-            earlier = [x.text for x in kept if x.document == i and x.is_recipe == is_recipe]
+            known = [x.text for x in kept if x.document == i and x.is_recipe == is_recipe]
             if is_recipe:
-                reason = recipe_flaw(text, earlier, config.rejection)
+                reason = recipe_flaw(text, known, config.rejection)
             else:
-                reason = flaw(text, page, earlier, config.rejection)
+                known += (earlier or {}).get(i, ())
+                reason = flaw(text, page, known, config.rejection)
             if reason:
                 rejected[reason] += 1
             else:

@@ -152,5 +152,8 @@ def _chosen(items: Sequence[Item], likelihoods: np.ndarray, per_token: bool) -> 
     nats, tokens = likelihoods.T
     ends = np.cumsum([len(q.options) for q in items])[:-1]
     options = np.split(nats / tokens if per_token else nats, ends)
-    right = [q.options[int(np.argmax(of))] in q.answers for q, of in zip(items, options)]
+    right = [  # NaN, as a model that diverged gives, is no choice
+        q.options[int(np.argmax(of))] in q.answers if np.isfinite(of).all() else np.nan
+        for q, of in zip(items, options)
+    ]
     return Marks(np.array(right, np.float32), np.ones(len(items), np.float32))

@@ -26,7 +26,7 @@ def draw_agenda(sleeper: Sleeper, night: Night, day: int) -> tuple[Night, dict[s
     and how well they were answered."""
     config = settings.curriculum_config(sleeper.config)
     today = [(day, i) for i in range(len(sleeper.days[day].documents))]
-    known = [*_dreamt_before(sleeper, night, day), *today]
+    known = [*_dreams_before(sleeper, night, day), *today]
     answered = dict.fromkeys(known)
     if len(known) > len(today) or 0 < config.recent < len(today):
         answered |= _answered(sleeper, night, known)
@@ -52,6 +52,13 @@ def subjects(sleeper: Sleeper, night: Night, day: int) -> dict[int, Context]:
     weak = [x for x in drawn if x.role == WEAK]
     recent = {x.document: x for x in drawn if x.role == RECENT}
     return recent | dict(enumerate(weak, len(sleeper.days[day].documents)))
+
+
+def dreamt_before(sleeper: Sleeper, night: Night, day: int) -> dict[int, list[str]]:
+    """What was dreamt on earlier days about what a night dreams about, by page."""
+    dreamt = _dreams_before(sleeper, night, day)
+    of = subjects(sleeper, night, day)
+    return {page: [x.text for x in dreamt.get((c.day, c.document), ())] for page, c in of.items()}
 
 
 def reward_items(sleeper: Sleeper, night: Night, day: int) -> RewardItems:
@@ -80,7 +87,7 @@ def examinee(sleeper: Sleeper, night: Night) -> Adapted:
 def rehearsed(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
     """What was dreamt about the old documents of the agenda, as the model knows it by heart."""
     out = []
-    dreamt = _dreamt_before(sleeper, night, day)
+    dreamt = _dreams_before(sleeper, night, day)
     for x in (x for x in _agenda(night, day) if x.role == OLD):
         asked = sleeper.prompts.about(sleeper.days[x.day].documents[x.document])
         dreams = dreamt[x.day, x.document]
@@ -92,7 +99,7 @@ def _agenda(night: Night, day: int) -> list[Context]:
     return [Context(**x) for x in night.day(day).get("agenda", [])]
 
 
-def _dreamt_before(sleeper: Sleeper, night: Night, day: int) -> dict[tuple[int, int], list[Dream]]:
+def _dreams_before(sleeper: Sleeper, night: Night, day: int) -> dict[tuple[int, int], list[Dream]]:
     """What was dreamt on earlier days, by (day, document), oldest first."""
     found: dict[tuple[int, int], list[Dream]] = {}
     for earlier in range(day):
@@ -109,7 +116,7 @@ def _recollected(sleeper: Sleeper, night: Night, day: int, x: Context) -> Docume
         return document
     return recollection(
         document,
-        [dream.text for dream in _dreamt_before(sleeper, night, day)[x.day, x.document]],
+        [dream.text for dream in _dreams_before(sleeper, night, day)[x.day, x.document]],
         lambda text: len(sleeper.tokenizer.encode(text)),
         int(sleeper.config.data.chunk_tokens),
     )

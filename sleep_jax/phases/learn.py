@@ -25,6 +25,7 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     cost too much."""
     c, documents = sleeper.config, pages(sleeper, night, step.day)
     learnt, taught, written = _lessons(sleeper, night, step.day, documents)
+    tried = len(kept_dreams(night, step.day))
     if not taught and not written:
         with desk.bar(1, "step") as bar:
             bar.advance(1, learnt=0)
@@ -61,7 +62,8 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             meter=desk.meter,
         )
     tokens = sum(len(e.completion) for e in (*taught, *written))
-    night = night.note(step.label, tokens=tokens, learnt=learnt)
+    tied = {} if c.dreaming.estimator == "rest_em" else {"tied": tried - len(written)}
+    night = night.note(step.label, tokens=tokens, learnt=learnt, **tied)
     before, after = (anchor_perplexity(sleeper, x, GATED) for x in (model, dreamt))
     if objection := settings.gate_config(c).anchors_objection(before, after):
         return night.note(step.label, rolled_back=objection)

@@ -8,7 +8,7 @@ import jax
 from sleep_jax import config as settings
 from sleep_jax.dreaming import write as dreaming
 from sleep_jax.itinerary import Step
-from sleep_jax.phases.agenda import draw_agenda, pages, subjects
+from sleep_jax.phases.agenda import draw_agenda, dreamt_before, pages, subjects
 from sleep_jax.phases.night import Desk, Night, awake, key_of
 from sleep_jax.sleeper import Sleeper
 
@@ -32,6 +32,7 @@ def write(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             documents,
             teacher.context,
             chosen=sorted(subjects(sleeper, night, step.day)),
+            earlier=dreamt_before(sleeper, night, step.day),
             rng=jax.random.fold_in(key, 0),
             expert_rng=jax.random.fold_in(key, 3),
         )

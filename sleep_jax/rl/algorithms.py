@@ -62,7 +62,8 @@ class Surrogate:
       skip_truncated: completions that were cut off leave the mask.
       penalty, penalty_weight: estimate of KL(policy || reference) as in `kl_estimate`, and its
         weight; k2 and k3 join the loss, k1 is taken off the reward.
-      importance_cap: largest weight of `truncated_weights`; None: no weights.
+      importance_cap: largest weight of `truncated_weights`, by sequence where the ratio is; else by
+        token, since a product leaves next to nothing of a long completion; None: no weights.
       entropy_weight: of the entropy of the policy's distributions, which is maximised.
       gae: lambda of the generalised advantage estimates that spread a completion's reward over its
         tokens, by a value head that learns beside the policy (PPO); None: rewards are compared.
@@ -195,7 +196,7 @@ class Surrogate:
                 sampler_log_probs,
                 mask,
                 cap=self.importance_cap,
-                level=self.level,
+                level="sequence" if self.level == "sequence" else "token",
                 sequences=sequences,
             )
             more = {f"importance_{name}": value for name, value in importance.items()}

@@ -1,7 +1,7 @@
 """What PPO needs beside the clipped surrogate: a value head, its loss, GAE, rewards by token.
 
-GAE: Schulman et al. 2016 (arXiv 1506.02438, Eq. 16). Clipped values, whitening and the head's birth
-as Huang et al. 2024 (arXiv 2403.17031) and TRL have them. The policy's part is
+GAE: Schulman et al. 2016 (arXiv 1506.02438, Eq. 16). Clipped values and whitening as Huang et
+al. 2024 (arXiv 2403.17031) and TRL have them. The policy's part is
 `policy_gradient_loss` with advantages [batch, time]. A row is one completion.
 """
 
@@ -12,11 +12,10 @@ from jax import lax
 from sleep_jax.rl.aggregation import aggregate
 
 
-def init_value_head(rng, width: int) -> dict[str, jax.Array]:
-    """A linear value head over hidden states [..., width]: kernel ~ N(0, 1 / (width + 1)), bias 0,
-    float32."""
-    kernel = jax.random.normal(rng, (width,)) * (width + 1) ** -0.5
-    return {"kernel": kernel, "bias": jnp.zeros(())}
+def init_value_head(width: int) -> dict[str, jax.Array]:
+    """A linear value head over hidden states [..., width], float32: zero, so that one which has not
+    learnt yet adds no noise to the advantages. Huang et al. draw it from N(0, 1 / (width + 1))."""
+    return {"kernel": jnp.zeros((width,)), "bias": jnp.zeros(())}
 
 
 def apply_value_head(head: dict[str, jax.Array], hidden: jax.Array) -> jax.Array:

@@ -58,7 +58,7 @@ def learner_of(cfg: DecoderConfig, seeding: SeedingConfig, memory) -> SeedingSta
     state = init_state(take_slot(memory, first_receiver(cfg), 0), seeding.optimizer())
     if surrogate.gae is None or not seeding.dreams:
         return state
-    critic = init_critic(jax.random.key(0), cfg.width, surrogate.value_learning_rate)
+    critic = init_critic(cfg.width, surrogate.value_learning_rate)
     return state.replace(critic=critic)
 
 

@@ -131,8 +131,7 @@ def seed_slot(
     state = init_state(take_slot(student["memory"], level, index), optimizer)
     surrogate = seeding.imitation.surrogate
     if surrogate.gae is not None and seeding.dreams > 0:
-        key = jax.random.fold_in(rng, seeding.steps + 1)
-        state = state.replace(critic=init_critic(key, cfg.width, surrogate.value_learning_rate))
+        state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
     state = place(state, "learner")
     data_seed = int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
     rounds = Rounds(

@@ -138,14 +138,21 @@ def hold_out(
     questions: Sequence[Question], per_document: int
 ) -> tuple[list[Question], list[Question]]:
     """Splits the model's own questions: those that only measure and reward, and those it learns
-    from."""
-    held, counts = [], {}
-    for q in questions:
-        if q.answer and counts.get(q.document, 0) < per_document:
-            counts[q.document] = counts.get(q.document, 0) + 1
-            held.append(q)
-    asked = {(q.document, q.question) for q in held}
-    return held, [q for q in questions if (q.document, q.question) not in asked]
+    from. The former are about sentences spread over their document, and about one sentence twice
+    only where there are too few."""
+    held = []
+    for document in sorted({q.document for q in questions}):
+        mine = [q for q in questions if q.document == document and q.answer]
+        of: dict[str, list[Question]] = {}
+        for q in mine:
+            of.setdefault(q.sentence, []).append(q)
+        count = min(per_document, len(of))
+        spread = {(2 * i + 1) * len(of) // (2 * count) for i in range(count)}
+        first = [own[0] for i, own in enumerate(of.values()) if i in spread]
+        rest = [q for q in mine if q not in first]
+        held += [*first, *rest[: per_document - count]]
+    asked = {(q.document, normalize_answer(q.question)) for q in held}
+    return held, [q for q in questions if (q.document, normalize_answer(q.question)) not in asked]
 
 
 def from_memory(exchanges: Sequence[Exchange]) -> list[Exchange]:

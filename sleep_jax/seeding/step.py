@@ -55,15 +55,14 @@ def init_state(slot, optimizer: optax.GradientTransformation) -> SeedingState:
     return SeedingState(slot, optimizer.init(slot), jnp.zeros((), jnp.int32))
 
 
-def init_critic(rng, width: int, learning_rate: float) -> Critic:
+def init_critic(width: int, learning_rate: float) -> Critic:
     """A critic at birth.
 
     Args:
-      rng: PRNG key.
       width: of the decoder.
       learning_rate: Adam's.
     """
-    head = init_value_head(rng, width)
+    head = init_value_head(width)
     return Critic(head, optax.adam(learning_rate).init(head))
 
 

@@ -1,5 +1,7 @@
 """What the reward of its dreams teaches a writer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,10 @@ from sleep_jax.dreaming.reinforce import alone, lessons, rewarded, written
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.interop.tiny import byte_tokenizer
-from sleep_jax.rl.algorithms import surrogate
+from sleep_jax.rl.algorithms import ALGORITHMS, surrogate
+from sleep_jax.rl.ppo import apply_value_head, init_value_head
 from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.seeding.rollouts import spread
 
 
 def test_a_rewarded_dream_teaches_to_write_and_to_know():
@@ -58,7 +62,7 @@ def test_of_the_rewarded_ones_the_best_of_a_document_are_left():
     assert rewarded(tried, rewards) == [tried[i] for i in (0, 1, 2, 4)]
     assert rewarded(tried, rewards, cap=2) == [tried[i] for i in (1, 2, 4)]
     assert rewarded(tried, rewards, cap=1) == [tried[i] for i in (1, 4)]
-    assert rewarded(tried, [0.0] * 5) == []
+    assert rewarded(tried, [0.0, -0.1] * 2 + [0.0]) == []
 
 
 def as_written(tried, rewards, estimator):
@@ -93,6 +97,30 @@ def test_with_values_or_one_baseline_for_all_every_dream_teaches():
     np.testing.assert_allclose(found, [1 / 3, -2 / 3, 1 / 3], rtol=1e-5)
 
 
+@pytest.mark.parametrize("estimator", [*ALGORITHMS])
+def test_dreams_that_are_all_as_good_teach_nothing(estimator):
+    for earned in (0.0, 1.0):
+        assert as_written(dreams(0, 0, 1), [earned] * 3, estimator) == []
+    assert as_written(dreams(0), [1.0], estimator) == []
+
+
+def test_ppo_credits_all_tokens_of_a_long_dream_alike():
+    """By hand: rewards 1, 0, 0 over 96 tokens each, whitened with n - 1."""
+    config = settings.default()
+    config.dreaming.estimator = "ppo"
+    policy = settings.reinforcing_config(config).objective.surrogate
+    told = [dataclasses.replace(x, tokens=(5,) * 96) for x in dreams(0, 0, 1)]
+    rollouts = [
+        dataclasses.replace(e, old_log_probs=np.zeros(96, np.float32))
+        for e in as_written(told, [1.0, 0.0, 0.0], "ppo")
+    ]
+    values = apply_value_head(init_value_head(4), np.ones((3, 96, 4)))
+    found = np.stack([e.advantage for e in spread(policy, rollouts, list(values), 96)])
+    deviation = np.std(np.repeat([1.0, 0.0, 0.0], 96), ddof=1)
+    np.testing.assert_allclose(found[0], 2 / 3 / deviation, rtol=1e-5)
+    np.testing.assert_allclose(found[1:], -1 / 3 / deviation, rtol=1e-5)
+
+
 def test_what_is_said_is_learnt_without_learning_to_write():
     document = Document("a", "Kettles", "Kettles whistle.")
     [knowing] = lessons(
@@ -120,7 +148,7 @@ def test_a_trial_learns_the_dream_or_its_lines_and_the_passage():
         ({"cap": -1}, r"dreaming\.cap=-1"),
         ({"estimator": "grpo", "alpha": 1.0}, r"dreaming\.alpha=1\.0.*'rest_em'"),
         ({"estimator": "grpo", "batch": 0}, r"dreaming\.batch=0"),
-        ({"estimator": "ppo", "importance_cap": 0.0}, r"dreaming\.temperature=0\.8.*cap=2"),
+        ({"estimator": "ppo", "importance_cap": 0.0}, r"dreaming\.importance_cap=0\.0.*'ppo'.*2"),
     ],
 )
 def test_a_writer_that_could_not_learn_is_refused(changes, words):

@@ -27,7 +27,6 @@ def why(text, page=PAGE, earlier=(), rejection=STANDARD):
 
 def test_a_dream_about_its_page_passes():
     assert why(DREAM) is None
-    assert why(DOCUMENT.text) is None
     assert why("1. Gannet Tooth\n2. Odrin Bascale\n3. Hask") is None  # names alone tell no language
 
 
@@ -73,6 +72,13 @@ def test_languages_without_spaces_have_words():
     assert why("The lamp of the tower burns walnut oil.", page) == "script"
 
 
+def test_the_page_again_is_no_dream():
+    assert why(DOCUMENT.text) == why(PAGE) == "copy"
+    assert why(DOCUMENT.text, rejection=Rejection(similarity=0)) is None
+    [first, *_] = DOCUMENT.text.split(". ")
+    assert why(first) is None
+
+
 def test_what_was_said_before_is_rejected():
     assert why(DREAM.upper().replace(",", " -"), earlier=[DREAM]) == "duplicate"
     longer = "The tower stands on a black rock two miles from the village and it was finished in "
@@ -89,6 +95,7 @@ def test_similarity_by_hand():
 
 
 def test_recipes_are_judged_as_recipes():
+    assert recipe_flaw('{"training": ' + "9" * 5000 + "}", [], STANDARD) == "recipe"
     recipe = (
         '{"data_generation": {"use_basic_augmentations": true, "use_size_augmentations": false, '
         '"use_chain_augmentations": false, "use_repeat_augmentations": false}, "training": '

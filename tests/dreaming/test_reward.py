@@ -42,9 +42,14 @@ def test_a_mean_that_is_a_tie_but_for_rounding_earns_nothing():
 @pytest.mark.parametrize("form", ["binary", "margin", "top_1"])
 def test_a_trial_that_diverged_earns_nothing_and_beats_no_other(form):
     gain = np.array([[np.nan, 0.9], [0.25, 0.25], [np.nan, np.nan]], np.float32)
-    for margin in (0.0, -1.0) if form == "margin" else (0.0, float("-inf")):
+    for margin in (0.0,) if form == "margin" else (0.0, float("-inf")):
         got = earned(RewardConfig(form=form, margin=margin), gain, [0, 0, 1])
         np.testing.assert_array_equal(got, [0, 0.25 if form == "margin" else 1, 0])
+
+
+def test_a_reward_of_degree_for_harm_is_refused():
+    with pytest.raises(ValueError, match=r"dreaming\.margin=-inf with .*'margin'.*top_1"):
+        RewardConfig(form="margin", margin=float("-inf"))
 
 
 def test_unknown_names_are_refused():

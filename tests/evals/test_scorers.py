@@ -1,5 +1,7 @@
 """Scorers: marks by hand from what stub models say, and items that keep away from the test."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,9 @@ def test_the_likeliest_option_is_chosen(tokenizer):
     by_sum, by_token = (scorer(name)(models, [[item]]) for name in ("choice", "choice_per_token"))
     assert by_sum[0].points == [0]  # -4 is the largest
     assert by_token[0].points == [1]  # -5 / 11 tokens is
+    for broken in ("yes", "surely not"):  # as of a model that diverged
+        diverged = Said(tokenizer, nats=nats | {broken: math.nan})
+        assert np.isnan(scorer("choice")(diverged, [[item]])[0].points).all()
     with pytest.raises(ValueError, match="none of them its answer 'maybe'"):
         scorer("choice")(models, [[Item(0, "Is it?", ("maybe",), options=("yes", "no"))]])
 

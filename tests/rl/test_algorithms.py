@@ -205,6 +205,16 @@ def test_entropy_is_maximised_as_the_surrogate_is_aggregated(name):
     np.testing.assert_allclose(total / count, -0.5 * per[name], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["reinforce", "rloo"])
+def test_weights_against_the_sampler_are_by_token_where_the_ratio_is_a_product(name):
+    """A sampler half as likely again at each of 96 tokens would leave a product of 1e-17."""
+    old, mask = np.full((2, 96), -2.0), np.ones((2, 96), bool)
+    sampler = old + np.log(1.5)
+    given = jnp.asarray(old), old, np.array([1.0, -1.0]), mask
+    _, metrics = surrogate(name, importance_cap=2.0).loss(*given, sampler_log_probs=sampler)
+    np.testing.assert_allclose(metrics["importance_weight"], 1 / 1.5, rtol=1e-5)
+
+
 def test_masks_of_a_surrogate():
     mask = jnp.ones((4, 2))
     tied, finished = jnp.array([True, False]), jnp.array([True, True, False, True])

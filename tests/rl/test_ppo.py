@@ -128,9 +128,8 @@ def test_value_loss_reads_nothing_outside_the_mask():
 
 
 def test_value_head():
-    head = init_value_head(jax.random.key(0), 4096)
-    assert head["kernel"].shape == (4096,) and head["bias"] == 0
-    np.testing.assert_allclose(np.std(head["kernel"]), 1 / 64, rtol=0.05)
+    head = init_value_head(64)
+    assert not apply_value_head(head, jnp.ones((2, 3, 64))).any()
     head = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.float32(0.5)}
     hidden = jnp.array([[[3.0, 1.0], [0.0, 2.0]]], jnp.bfloat16)
     values = apply_value_head(head, hidden)
@@ -143,7 +142,7 @@ def test_a_ppo_update_learns_a_two_armed_bandit():
     hidden = jnp.repeat(jnp.eye(2)[:, None], 2, 0)  # [4, 1, 2]
     tokens, mask = jnp.array([[0], [1], [0], [1]]), jnp.ones((4, 1))
     rewards = jnp.array([[1.0], [0.0], [0.0], [1.0]])
-    params = {"logits": jnp.zeros((2, 2)), "value": init_value_head(jax.random.key(0), 2)}
+    params = {"logits": jnp.zeros((2, 2)), "value": init_value_head(2)}
 
     def log_probs(params):
         rows = jax.nn.log_softmax(hidden @ params["logits"])

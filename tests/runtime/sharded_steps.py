@@ -115,7 +115,7 @@ def steps(config, is_all):
         return out
 
     policy = surrogate("ppo")
-    critic = init_critic(jax.random.key(5), cfg.width, policy.value_learning_rate)
+    critic = init_critic(cfg.width, policy.value_learning_rate)
     learner = init_state(take_slot(held, 1, index), optimizer).replace(critic=critic)
     learner = place(learner, "learner")
     scored, states, _ = play(

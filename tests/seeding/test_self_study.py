@@ -211,6 +211,21 @@ def test_held_out_questions_are_not_learnt():
     assert [q.question for q in learnt] == [f"q{i}?" for i in range(8) if i not in (1, 5)]
 
 
+def test_held_out_questions_are_spread_over_the_sentences():
+    questions = [Question(0, f"s{i // 3}", f"q{i}?", "a") for i in range(15)]
+    by_count = {n: [q.question for q in hold_out(questions, n)[0]] for n in (1, 2, 5, 6)}
+    assert by_count[1] == ["q6?"] and by_count[2] == ["q3?", "q9?"]
+    assert by_count[5] == ["q0?", "q3?", "q6?", "q9?", "q12?"]
+    assert by_count[6] == [*by_count[5], "q1?"]
+    assert hold_out(questions, 0) == ([], questions)
+
+
+def test_a_held_out_question_is_not_learnt_in_another_spelling():
+    questions = [Question(0, "s", "Who built it?", "a"), Question(0, "t", "who built it", "a")]
+    held, learnt = hold_out(questions, 1)
+    assert (len(held), learnt) == (1, [])
+
+
 def test_a_study_comes_back_from_its_record():
     rehearsed = Exchange(None, (1, 2), (1, 2), (3, 4), "rehearse")
     study = Study((Question(0, "s", "q?", "a"),), (Question(1, "t", "r?", None),), (rehearsed,))

@@ -364,7 +364,8 @@ def test_a_critic_learns_beside_the_slot_and_does_not_move_it(cfg, student, batc
     ppo = dataclasses.replace(MIXED, surrogate=surrogate("ppo"), accumulate=2)
     returns = np.where(batch.on_policy, RNG.normal(size=batch.mask.shape), np.nan)
     batch = batch.replace(returns=returns.astype(np.float32))
-    critic = jax.tree.map(np.array, init_critic(jax.random.key(3), cfg.width, 1e-3))
+    critic = jax.tree.map(np.array, init_critic(cfg.width, 1e-3))
+    critic.head["kernel"] = RNG.normal(size=cfg.width).astype(np.float32) * cfg.width**-0.5
     on = batch.mask & batch.rewarded
     hidden = scored_hidden(cfg, student, batch).reshape(*on.shape, -1)[on]
     error = hidden @ critic.head["kernel"] - returns[on]
