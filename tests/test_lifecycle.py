@@ -242,17 +242,19 @@ def test_the_writer_is_reinforced_by_all_that_was_tried(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["grpo", "ppo"])
 def test_where_all_dreams_tie_the_rewarded_are_learnt_and_nothing_is_rolled_out(
-    sleeper, undreamt, tmp_path, monkeypatch
+    sleeper, undreamt, tmp_path, monkeypatch, estimator
 ):
     config = tiny_config()
-    config.dreaming.estimator = "grpo"
+    config.dreaming.estimator = estimator
     other = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
     night = with_questions(undreamt, [Question(0, "A sentence.", "What is it?", "A reply.")])
     monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
     monkeypatch.setattr(rollouts, "roll_out", pytest.fail)
     dreamt = dream(other, night, tmp_path)
-    assert dreamt.record["phases"]["learn"]["learnt"] > 0
+    phases = dreamt.record["phases"]
+    assert phases["learn"]["learnt"] == phases["learn"]["tied"] == phases["try"]["tried"] > 0
     assert not equal(dreamt.now.memory, night.now.memory)
 
 

@@ -36,7 +36,7 @@ def rewarded(dreams: Sequence[Dream], rewards: Sequence[float], cap: int = 0) ->
 
     Args:
       dreams, rewards: all that were tried, and what each earned.
-      cap: how many of a document are left, the best; 0: all.
+      cap: how many of a document are left, the best, of equals the first; 0: all.
     """
     left: list[int] = []
     for document in {x.document for x in dreams}:
