@@ -41,7 +41,6 @@ def after_many(days: int) -> ml_collections.ConfigDict:
     c.memory.slots = (days,)
     c.memory.router, c.memory.top_k = "sigmoid", 1
     c.seeding.steps = 60
-    c.seeding.rows = 4
     c.dreaming.top, c.dreaming.random = 1, 1
     c.dreaming.trial.chunk = 4
     c.dreaming.random_expert = True
