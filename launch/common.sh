@@ -32,6 +32,17 @@ need() {
   [[ $is_missing == 0 ]] || exit 2
 }
 
+# Ends unless the variables hold whole numbers, of at least 1: need_count CHIPS ...
+need_count() {
+  local variable
+  for variable in "$@"; do
+    if [[ ! "${!variable}" =~ ^[1-9][0-9]*$ ]]; then
+      echo "error: $variable=${!variable}; give a whole number, at least 1" >&2
+      exit 2
+    fi
+  done
+}
+
 # Ends unless a program is installed: need_program gcloud "where to get it".
 need_program() {
   if [[ "${DRY_RUN:-0}" != 1 ]] && ! command -v "$1" >/dev/null; then
@@ -46,7 +57,7 @@ arguments_of() {
   local line
   [[ -r "$1" ]] || { echo "error: $1: no such file of commands" >&2; exit 2; }
   line=$(sed -n "${2}p" "$1")
-  [[ -n "$line" ]] || { echo "error: $1 has no line $2" >&2; exit 2; }
+  [[ -n "$line" ]] || { echo "error: $1 has no line $2, or an empty one" >&2; exit 2; }
   # xargs reads quotes as a shell does, and runs nothing.
   mapfile -t arguments < <(xargs -n1 printf '%s\n' <<<"$line")
   [[ "${arguments[1]:-}" == *launch.py ]] || {

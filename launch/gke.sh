@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A run on GKE, or many: fills in gke_jobset.yaml and applies it, one pod a TPU host.
 #
-#   launch/gke.sh --config=FILE ...         starts python launch.py with these arguments
+#   launch/gke.sh --config=FILE --workdir=gs://BUCKET/RUN ...    starts python launch.py with these
+#                                           arguments
 #   launch/gke.sh COMMANDS.txt              starts every line of a file as a JobSet of its own, NAME-1
 #                                           for line 1: launch.py commands as one would type them, or
 #                                           as launch.py --sweep_print prints them
@@ -58,6 +59,11 @@ as_yaml() {
 manifest() {
   local jobset=$1 text field hosts longest LC_ALL=C
   shift
+  if [[ ! " $*" =~ \ --workdir=(/|[a-z0-9]+://) ]]; then
+    echo "error: $*: a pod's own disk goes with it; give --workdir=gs://BUCKET/RUN, or a folder that" \
+      "is mounted" >&2
+    return 2
+  fi
   hosts=$(hosts_of "$TOPOLOGY" "$CHIPS") || return
   # What Kubernetes calls the last pod has to be a label.
   longest=$jobset-slice-$((SLICES - 1))-$((hosts - 1))-abcde
@@ -91,6 +97,7 @@ start() {
 need NAME
 CHIPS=${CHIPS:-4} SLICES=${SLICES:-1} RESTARTS=${RESTARTS:-100}
 SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
+need_count CHIPS SLICES RESTARTS
 case "$1" in
   logs)
     need_program kubectl "see https://kubernetes.io/docs/tasks/tools"
@@ -118,6 +125,7 @@ case "$1" in
     count=$(grep -c '' "$1") || { echo "error: $1 has no line; give one command a line" >&2; exit 2; }
     filled=""
     for ((i = 1; i <= count; i++)); do
+      [[ -n "$(sed -n "${i}p" "$1")" ]] || continue
       arguments_of "$1" "$i"
       filled+="---"$'\n'"$(manifest "$NAME-$i" "${arguments[@]}")"$'\n'
     done

@@ -35,7 +35,10 @@ if [[ -z "${SLURM_JOB_ID:-}" && "${DRY_RUN:-0}" != 1 ]]; then
 fi
 arguments=("$@")
 if [[ "$1" != --* ]]; then
-  need SLURM_ARRAY_TASK_ID
+  if [[ -z "${SLURM_ARRAY_TASK_ID:-}" ]]; then
+    echo "error: which line of $1? Submit an array: sbatch --array=1-$(grep -c '' "$1") ..." >&2
+    exit 2
+  fi
   arguments_of "$1" "$SLURM_ARRAY_TASK_ID"
 fi
 

@@ -37,6 +37,9 @@ from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
 from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
 from sleep_jax.rewards.yes_no import YesNo
 from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.seeding.transaction import PROTOCOLS
+
+DTYPES = ("bfloat16", "float32")  # that a model computes in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +168,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     Raises:
       ValueError: a value that cannot be; names the field and what could.
     """
+    settings.check_ranges(config)
     for build in (
         settings.memory_config,
         settings.seeding_config,
@@ -180,8 +184,11 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
         settings.reward_config,
     ):
         build(config)
-    if (judge := config.seeding.judge) not in JUDGES:
-        raise ValueError(f"seeding.judge={judge!r}; choose from {', '.join(JUDGES)}")
+    for field, known in (("judge", JUDGES), ("protocol", PROTOCOLS)):
+        if (value := config.seeding[field]) not in known:
+            raise ValueError(f"seeding.{field}={value!r}; choose from {', '.join(known)}")
+    if (dtype := config.model.dtype) not in DTYPES:
+        raise ValueError(f"model.dtype={dtype!r}; choose from {', '.join(DTYPES)}")
 
 
 def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
@@ -197,18 +204,20 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         "lora": settings.lora_config(config),
         "remat": config.model.remat,
     }
+    source = functools.partial(
+        read_documents,
+        config.data.documents,
+        max_chunk_tokens=config.data.chunk_tokens,
+        limit=config.data.limit,
+    )
+    source(encode=str.split)  # a mistake is told before a large model is loaded
     is_tiny = config.model.name == "tiny"
     cfg, params, tokenizer = (
         tiny_model(dtype=config.model.dtype, seed=config.seed, **overrides)
         if is_tiny
         else load_model(config.model.name, dtype=config.model.dtype, **overrides)
     )
-    documents = read_documents(
-        config.data.documents,
-        max_chunk_tokens=config.data.chunk_tokens,
-        encode=tokenizer.encode,
-        limit=config.data.limit,
-    )
+    documents = source(encode=tokenizer.encode)
     _check_lengths(config, Prompts(tokenizer), documents)
     params = jax.tree.map(jnp.asarray, place(params, "params"))
     sleeper = Sleeper(

@@ -114,12 +114,17 @@ def _read(path: str | os.PathLike[str], limit: int) -> list[Document]:
         return [Document(f"{name}-{i}", title, text) for i, (title, text) in read]
     if str(path) == SAMPLES:
         return _documents_of_lines("documents.jsonl", _sample("documents.jsonl"))
+    if not str(path):
+        raise ValueError(
+            f"data.documents is empty; give a file, a folder, {tasks.PREFIX + 'TASK'!r}, or "
+            f"{SAMPLES!r}"
+        )
     path = pathlib.Path(path)
     if path.is_dir():
         return _folder(path)
     if not path.exists():
         raise FileNotFoundError(
-            f"documents={str(path)!r}: nothing there; give a .txt, .md or .jsonl file, "
+            f"data.documents={str(path)!r}: nothing there; give a .txt, .md or .jsonl file, "
             f"a folder of .txt and .md files, {tasks.PREFIX + 'TASK'!r}, or {SAMPLES!r}"
         )
     if path.suffix == ".jsonl":

@@ -23,9 +23,8 @@ def read_examples(source: str, limit: int) -> Iterator[tuple[str, str]]:
       limit: most examples; 0: all of them.
 
     Raises:
-      ValueError: no such task is registered, an example has neither text nor targets or is blank,
-        or all of a mixture, which has no end, are asked for.
-      ModuleNotFoundError: there is no such module.
+      ValueError: there is no such module, no such task is registered, an example has neither text
+        nor targets or is blank, or all of a mixture, which has no end, are asked for.
     """
     import seqio  # Here: it brings TensorFlow, which takes many seconds to import.
     import tensorflow as tf
@@ -33,16 +32,25 @@ def read_examples(source: str, limit: int) -> Iterator[tuple[str, str]]:
     tf.config.set_visible_devices([], "GPU")  # the accelerator's memory is not for reading text
     module, _, name = source.removeprefix(PREFIX).rpartition(":")
     if module:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"data.documents={source!r}: there is no module {error.name!r}; install it, or "
+                "name its folder in PYTHONPATH"
+            ) from None
     known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     if name not in known:
         raise ValueError(
-            f"documents={source!r}: SeqIO knows no task or mixture {name!r}; name the module that "
-            f"registers it, as {PREFIX}MODULE:{name} (registered now: {', '.join(known) or 'none'})"
+            f"data.documents={source!r}: SeqIO knows no task or mixture {name!r}; name the module "
+            f"that registers it, as {PREFIX}MODULE:{name} (registered now: "
+            f"{', '.join(known) or 'none'})"
         )
     task = seqio.get_mixture_or_task(name)
     if isinstance(task, seqio.Mixture) and not limit:
-        raise ValueError(f"documents={source!r} is a mixture, which has no end; set data.limit")
+        raise ValueError(
+            f"data.documents={source!r} is a mixture, which has no end; set data.limit"
+        )
     split = "train" if "train" in task.splits else sorted(task.splits)[0]
     found = task.get_dataset(sequence_length=None, split=split, shuffle=False)
     for number, example in enumerate(itertools.islice(found.as_numpy_iterator(), limit or None), 1):

@@ -1,7 +1,7 @@
 """Write: the model, with a document in view, puts it into its own words (paper 4, step 1).
 
-Where its memory is routed, one more expert of each router, drawn at random for every token after the
-first, mixes unrelated knowledge in. No other phase draws one.
+Where its memory is routed, one more expert of each router, drawn at random for every token after
+the first, mixes unrelated knowledge in. No other phase draws one.
 """
 
 import dataclasses

@@ -41,7 +41,7 @@ class Bookmark:
         Args:
           abstract_state: as for `PhaseCheckpoints.restore`.
         """
-        latest = self._saved.latest()
+        latest = self._saved.latest(may_lose=True)
         if latest is None or latest[1] != self._label:
             if self._finished is not None:
                 self._finished.wait()  # what is there may be all that is left of the phase before

@@ -25,6 +25,7 @@ from sleep_jax.runtime.metrics import is_remote
 from sleep_jax.runtime.workdir import differences
 
 DIGESTS = "digests.json"
+UNFINISHED = "it was never finished"
 
 
 class _Manager(ocp.CheckpointManager):
@@ -103,12 +104,19 @@ class PhaseCheckpoints:
         for step in steps[: -self._keep] if self._keep else ():
             self._manager.delete(step)
 
-    def latest(self) -> tuple[int, str] | None:
+    def latest(self, *, may_lose: bool = False) -> tuple[int, str] | None:
         """Index and name of the last phase whose checkpoint is whole; None without one.
 
         Warns of every damaged or unfinished checkpoint it passes over.
+
+        Args:
+          may_lose: damaged ones may be replaced, also where none is whole.
+
+        Raises:
+          ValueError: there are finished ones, but none is whole; the next save would remove them.
         """
         self.wait()
+        is_damaged = False
         for step in sorted(self._manager.all_steps(), reverse=True):
             if problem := damage(self._folder(step)):
                 warnings.warn(
@@ -116,8 +124,14 @@ class PhaseCheckpoints:
                     "the one before it is used",
                     stacklevel=2,
                 )
+                is_damaged |= problem != UNFINISHED
                 continue
             return step, self._facts(step)["phase"]
+        if is_damaged and not may_lose:
+            raise ValueError(
+                f"{self._directory}: no checkpoint is whole; bring one back from a copy, use "
+                "another --workdir, or delete this one to begin anew"
+            )
         return None
 
     def restore(self, phase_index: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
@@ -213,7 +227,7 @@ def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:
     try:
         sealed = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return "it was never finished"
+        return UNFINISHED
     except ValueError:
         return f"its {DIGESTS} is damaged"
     if missing := sorted(name for name in sealed if not (folder / name).exists()):

@@ -9,6 +9,7 @@ else                          alone: nothing is started
 
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 
 import jax
@@ -84,7 +85,7 @@ def explicit_address(
         raise ValueError(
             f"--process_id={index}: with --num_processes={count} it is 0 to {count - 1}"
         )
-    if ":" not in found["coordinator"]:
+    if not re.fullmatch(r".+:\d+", found["coordinator"]):
         raise ValueError(f"--coordinator={found['coordinator']}: give HOST:PORT of process 0")
     return found["coordinator"], count, index
 

@@ -175,12 +175,22 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Non-finite figures come back as the strings "nan", "inf" and "-inf" they were written as. A last
     line without its end (the run was killed while writing) is left out.
+
+    Raises:
+      ValueError: a line is damaged; names it.
     """
     path = metrics_path(workdir)
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number} is damaged: {line[:40]!r}; remove it"
+            ) from None
+    return found
 
 
 def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(x.name for x in LAUNCH.glob("*.sh") if os.access(x, os.X_OK))
 TPU = {"PROJECT": "p", "ZONE": "z", "TPU_NAME": "t", "ACCELERATOR_TYPE": "v5litepod-16"}
+RUN = ("--config=a.py", "--workdir=gs://bucket/run")
 GKE = {"NAME": "n", "IMAGE": "i:1", "ACCELERATOR": "tpu-v5-lite-podslice", "TOPOLOGY": "4x4"}
 
 
@@ -194,7 +195,7 @@ def test_the_manifest_has_a_pod_a_host(topology, chips, hosts):
 
 
 def test_a_mistake_in_the_command_is_not_made_again_and_all_else_is_started_again():
-    filled = start("gke.sh", "--config=a.py", DRY_RUN="1", RESTARTS="7", **GKE).stdout
+    filled = start("gke.sh", *RUN, DRY_RUN="1", RESTARTS="7", **GKE).stdout
     spec = yaml.safe_load(filled)["spec"]
     [slices] = spec["replicatedJobs"]
     job = slices["template"]["spec"]
@@ -211,11 +212,11 @@ def test_a_mistake_in_the_command_is_not_made_again_and_all_else_is_started_agai
 
 @pytest.fixture
 def commands(tmp_path):
-    """Two commands as `--sweep_print` prints them."""
+    """Two commands as `--sweep_print` prints them, and an empty line."""
     file = tmp_path / "commands.txt"
     file.write_text(
         "python launch.py --config=a.py --workdir=gs://bucket/sweep/seed=0\n"
-        "python launch.py --config=b.py '--config.x=(1, 2)' --workdir=runs/b\n"
+        "python launch.py --config=b.py '--config.x=(1, 2)' --workdir=/runs/b\n\n"
     )
     return file
 
@@ -232,7 +233,7 @@ def test_every_line_of_a_file_is_a_jobset_of_its_own(commands, tmp_path):
         for x in (first, second)
     ]
     assert args[0] == ["--config=a.py", "--workdir=gs://bucket/sweep/seed=0"]
-    assert args[1] == ["--config=b.py", "--config.x=(1, 2)", "--workdir=runs/b"]
+    assert args[1] == ["--config=b.py", "--config.x=(1, 2)", "--workdir=/runs/b"]
     stand_in(tmp_path, "kubectl", f"cat >{tmp_path}/said")
     assert start("gke.sh", str(commands), path=tmp_path, **GKE | {"NAME": "abl"}).returncode == 0
     assert (tmp_path / "said").read_text() == done.stdout
@@ -242,7 +243,7 @@ def test_a_file_of_something_else_starts_nothing(commands):
     with commands.open("a") as file:
         file.write("rm -r runs\n")
     done = start("gke.sh", str(commands), DRY_RUN="1", **GKE)
-    assert done.returncode == 2 and "line 3 of" in done.stderr and not done.stdout
+    assert done.returncode == 2 and "line 4 of" in done.stderr and not done.stdout
     commands.write_text("")
     done = start("gke.sh", str(commands), DRY_RUN="1", **GKE)
     assert done.returncode == 2 and "has no line; give one command a line" in done.stderr
@@ -258,21 +259,36 @@ def test_a_name_that_kubernetes_would_refuse_is_refused(commands):
         if not is_good:
             assert f"cannot be called {name}-1" in done.stderr and not done.stdout
     assert (
-        "47 characters at most"
-        in start("gke.sh", "--config=x", DRY_RUN="1", **GKE | {"NAME": "A"}).stderr
+        "47 characters at most" in start("gke.sh", *RUN, DRY_RUN="1", **GKE | {"NAME": "A"}).stderr
     )
 
 
 def test_a_topology_that_hosts_cannot_fill_is_refused():
-    done = start("gke.sh", "--config=x", DRY_RUN="1", **GKE | {"TOPOLOGY": "1x1"})
+    done = start("gke.sh", *RUN, DRY_RUN="1", **GKE | {"TOPOLOGY": "1x1"})
     assert done.returncode == 2 and "1 chips, no multiple of CHIPS=4" in done.stderr
-    done = start("gke.sh", "--config=x", DRY_RUN="1", **GKE | {"TOPOLOGY": "four"})
+    done = start("gke.sh", *RUN, DRY_RUN="1", **GKE | {"TOPOLOGY": "four"})
     assert done.returncode == 2 and "TOPOLOGY=four; give e.g. 4x4" in done.stderr
+
+
+def test_a_run_that_would_go_with_its_pod_is_refused(commands):
+    for arguments in (["--config=x"], ["--config=x", "--workdir=runs/x"]):
+        done = start("gke.sh", *arguments, DRY_RUN="1", **GKE)
+        assert done.returncode == 2 and "give --workdir=gs://BUCKET/RUN" in done.stderr
+    commands.write_text("python launch.py --config=a.py\n")
+    done = start("gke.sh", str(commands), DRY_RUN="1", **GKE)
+    assert done.returncode == 2 and "give --workdir=gs://" in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("name", ["CHIPS", "SLICES", "RESTARTS"])
+def test_what_is_no_count_is_refused(name):
+    for value in ("0", "-1", "many"):
+        done = start("gke.sh", *RUN, DRY_RUN="1", **GKE | {name: value})
+        assert done.returncode == 2 and f"error: {name}={value}; give" in done.stderr
 
 
 def test_the_manifest_is_applied(tmp_path):
     stand_in(tmp_path, "kubectl", f'echo "$@" >{tmp_path}/said; cat >>{tmp_path}/said')
-    assert start("gke.sh", "--config=x", path=tmp_path, **GKE).returncode == 0
+    assert start("gke.sh", *RUN, path=tmp_path, **GKE).returncode == 0
     words, manifest = (tmp_path / "said").read_text().split("\n", 1)
     assert words == "apply --filename=-" and yaml.safe_load(manifest)["kind"] == "JobSet"
 
@@ -282,9 +298,11 @@ def test_slurm_runs_the_command_line_and_each_element_of_an_array_its_own(comman
     [alone] = dry("slurm.sh", "--config=a.py", "--config.x=a b", **task)
     assert alone[-3:] == ["launch.py", "--config=a.py", "--config.x=a b"] and alone[0] == "srun"
     [second] = dry("slurm.sh", str(commands), SLURM_ARRAY_TASK_ID="2", **task)
-    assert second[-4:] == ["launch.py", "--config=b.py", "--config.x=(1, 2)", "--workdir=runs/b"]
+    assert second[-4:] == ["launch.py", "--config=b.py", "--config.x=(1, 2)", "--workdir=/runs/b"]
     done = start("slurm.sh", str(commands), SLURM_ARRAY_TASK_ID="3", **task)
     assert done.returncode == 2 and "has no line 3" in done.stderr
+    done = start("slurm.sh", str(commands), **task)
+    assert done.returncode == 2 and "sbatch --array=1-3" in done.stderr
     commands.write_text("rm -r runs\n")
     done = start("slurm.sh", str(commands), SLURM_ARRAY_TASK_ID="1", **task)
     assert done.returncode == 2 and "is no 'python launch.py ...': rm -r runs" in done.stderr

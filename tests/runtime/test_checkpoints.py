@@ -103,6 +103,18 @@ def test_a_damaged_checkpoint_is_passed_over_and_can_be_made_again(two_phases, d
         assert_same(checkpoints.restore(1, state())[0], state(3.0))
 
 
+def test_where_all_are_damaged_none_is_replaced_unless_it_may_be(two_phases):
+    for folder in two_phases.iterdir():
+        (folder / "digests.json").write_text("garbage")
+    with PhaseCheckpoints(two_phases) as checkpoints, pytest.warns(UserWarning, match="passed"):
+        with pytest.raises(ValueError, match="no checkpoint is whole; bring one back"):
+            checkpoints.latest()
+        assert checkpoints.latest(may_lose=True) is None
+        for folder in two_phases.iterdir():
+            _never_finish(folder)
+        assert checkpoints.latest() is None
+
+
 def test_a_phase_done_over_takes_the_later_checkpoints_with_it(two_phases):
     with PhaseCheckpoints(two_phases) as checkpoints:
         checkpoints.save(0, "wake", state=state(5.0), record={})
