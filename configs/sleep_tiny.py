@@ -1,5 +1,5 @@
-"""The whole cycle on a small random model in seconds: nothing is fetched, nothing is learnt worth
-knowing.
+"""The whole cycle on a small random model in a minute or two: nothing is fetched, nothing is learnt
+worth knowing.
 
 python launch.py --config=configs/sleep_tiny.py
 """

@@ -187,6 +187,8 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     for field, known in (("judge", JUDGES), ("protocol", PROTOCOLS)):
         if (value := config.seeding[field]) not in known:
             raise ValueError(f"seeding.{field}={value!r}; choose from {', '.join(known)}")
+    if not config.model.name:
+        raise ValueError("model.name is empty; give a folder, a .gguf file, a Hub name or 'tiny'")
     if (dtype := config.model.dtype) not in DTYPES:
         raise ValueError(f"model.dtype={dtype!r}; choose from {', '.join(DTYPES)}")
 

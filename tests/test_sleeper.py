@@ -1,5 +1,6 @@
 """What wakes up: the judge by its name."""
 
+import functools
 import re
 
 import pytest
@@ -69,6 +70,40 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
     config.update_from_flattened_dict({setting: value})
     with pytest.raises(ValueError, match=re.escape(message)):
         sleeper.wake_up(config)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("evaluation.max_new_tokens", -1, "=-1; give a finite number, at least 1"),
+        ("dreaming.top_p", 1.5, "=1.5; give a finite number, from 1e-06 to 1"),
+        ("seeding.learning_rate", float("inf"), "=inf; give a finite number, at least 0"),
+        ("gate.anchors", float("nan"), "=nan; give a number"),
+        ("seed", -1, "=-1; give a finite number, at least 0"),
+        ("seeding.protocol", "foo", "='foo'; choose from commit_then_clear, paper"),
+        ("model.dtype", "int32", "='int32'; choose from bfloat16, float32"),
+        ("model.name", "", " is empty; give a folder"),
+        ("data.documents", "", " is empty; give a file"),
+        ("data.documents", "/none.txt", "='/none.txt': nothing there"),
+        ("dreaming.templates", "/none.toml", "='/none.toml': no such file"),
+    ],
+)
+def test_a_mistake_is_told_by_its_field_before_a_model_is_loaded(
+    monkeypatch, setting, value, message
+):
+    monkeypatch.setattr(sleeper, "load_model", None)
+    config = settings.default()
+    config.update_from_flattened_dict({setting: value})
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(f"{setting}{message}")):
+        sleeper.wake_up(config)
+
+
+def test_every_range_is_that_of_a_number_whose_default_it_holds():
+    config = settings.default()
+    settings.check_ranges(config)
+    for field in settings.RANGES:
+        value = functools.reduce(getattr, field.split("."), config)
+        assert isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def test_an_unknown_template_is_refused_before_a_model_is_loaded(monkeypatch):

@@ -80,13 +80,18 @@ def read_templates(path: str | os.PathLike[str] = SAMPLES) -> dict[str, Template
       path: the file, one table a template; `samples` for those that come with the package.
 
     Raises:
-      ValueError: the file is no TOML, or a template of it is not as it should be; says which.
+      FileNotFoundError: there is no such file.
+      ValueError: it is no TOML, or a template of it is not as it should be; says which.
     """
     file = pathlib.Path(path)
     if str(path) == SAMPLES:
         file = importlib.resources.files("sleep_jax.data") / "samples" / "dream_templates.toml"
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"dreaming.templates={str(path)!r}: no such file; give a .toml file, or {SAMPLES!r}"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"dreaming.templates={str(path)!r}: not valid TOML ({error})") from error
     return {name: _template(name, table) for name, table in tables.items()}

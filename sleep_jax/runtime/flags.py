@@ -5,6 +5,7 @@ misspelt field is answered with the nearest one and not with a traceback.
 """
 
 import difflib
+import inspect
 import pathlib
 import re
 import runpy
@@ -105,7 +106,9 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
         if override := re.match(r"--?(?:no)?config\.([^=\[]+)", arg):
             name = override[1].rstrip(".")
             if name not in defaults:
-                near = _nearest(name, defaults, "--config.")
+                near = (
+                    _nearest(name, defaults, "--config.") or "; --help beside --config lists them"
+                )
                 raise ValueError(f"--config.{name}: no such field{near}")
 
     values = _flag_values(argv)
@@ -131,7 +134,7 @@ def help_text(argv: Sequence[str], about: str, examples: Sequence[str] = ()) -> 
         (f"--{flag.name}" + ("" if flag.boolean else "=VALUE"), flag.help or "")
         for flag in flags.FLAGS.get_flags_for_module(argv[0])
     ]
-    configs = [(str(path), _first_line(path)) for path in _configs(argv[0])]
+    configs = [(str(path), _first_paragraph(path)) for path in _configs(argv[0])]
     parts = [
         f"usage: python {program} --config=FILE [--config.FIELD=VALUE ...] [--workdir=DIRECTORY]",
         textwrap.fill(" ".join(about.split()), 96),
@@ -167,7 +170,10 @@ def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:
 
 def load(argument: str) -> ml_collections.ConfigDict:
     """The config of `FILE` or `FILE:VARIANT` before any override."""
-    return function_of(argument, "get_config")(*argument.split(":", 1)[1:])
+    get_config, variant = function_of(argument, "get_config"), argument.split(":", 1)[1:]
+    if variant and not inspect.signature(get_config).parameters:
+        raise ValueError(f"config {argument!r} has no variants; leave out ':{variant[0]}'")
+    return get_config(*variant)
 
 
 def function_of(argument: str, name: str) -> Callable[..., Any]:
@@ -248,13 +254,18 @@ def _configs(near: str) -> list[pathlib.Path]:
     return sorted(path for path in found if not path.name.startswith("_"))
 
 
-def _first_line(path: pathlib.Path) -> str:
-    """First line of a module's docstring."""
-    match = re.match(r'\s*"""(.*?)(?:"""|\n)', path.read_text(encoding="utf-8"))
-    return match[1].strip() if match else ""
+def _first_paragraph(path: pathlib.Path) -> str:
+    """First paragraph of a module's docstring, on one line."""
+    match = re.match(r'\s*"""(.*?)(?:"""|\n\n)', path.read_text(encoding="utf-8"), re.DOTALL)
+    return " ".join(match[1].split()) if match else ""
 
 
 def _list(title: str, rows: Sequence[tuple[str, str]]) -> str:
     width = max((len(left) for left, _ in rows), default=0)
-    lines = [f"  {left:<{width}}  {right}".rstrip() for left, right in rows]
+    blank = " " * (width + 4)
+    lines = []
+    for left, right in rows:
+        wrapped = textwrap.wrap(right, max(96 - len(blank), 40), break_on_hyphens=False) or [""]
+        lines.append(f"  {left:<{width}}  {wrapped[0]}".rstrip())
+        lines += [blank + line for line in wrapped[1:]]
     return "\n".join([f"{title}:", *lines]) if rows else ""

@@ -7,6 +7,7 @@ the start, one every half minute and one at the end. `SLEEP_JAX_QUIET=1` silence
 import contextlib
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 30.0
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
 
 
 class PhaseBar:
@@ -131,7 +133,11 @@ def phase_progress(
             bar: PhaseBar = _LiveBar(phase, total, unit, progress)
         else:
             bar = _PlainBar(phase, total, unit)
-            print(f"{phase}: starts" + (f", {total} {unit}s to do" if total else ""), flush=True)
+            plural = "" if total == 1 else "s"
+            print(
+                f"{phase}: starts" + (f", {total} {unit}{plural} to do" if total else ""),
+                flush=True,
+            )
             bar._last_line = time.monotonic()
         try:
             yield bar
@@ -160,13 +166,20 @@ def table(
         is_numeric = all(_is_number(row[index]) for row in rows)
         grid.add_column(Text(column), justify="right" if is_numeric else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell if isinstance(cell, str) else figure(cell)) for cell in row))
+        cells = (printable(cell) if isinstance(cell, str) else figure(cell) for cell in row)
+        grid.add_row(*map(Text, cells))
     if console.is_terminal:
         console.print(grid)
         return
     with console.capture() as capture:
         console.print(grid)
     print("\n".join(line.rstrip() for line in capture.get().rstrip().split("\n")), flush=True)
+
+
+def printable(text: str) -> str:
+    """A text with U+FFFD for its control characters, which a terminal would obey; what a model
+    writes may have any."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def figure(value: Any) -> str:

@@ -67,7 +67,7 @@ def test_of_a_mixture_a_few_are_read(registered):
 def test_a_module_that_registers_it_is_imported(registered, monkeypatch):
     monkeypatch.setitem(sys.modules, "my_tasks", types.ModuleType("my_tasks"))
     assert len(read("seqio:my_tasks:lines")) == 3
-    with pytest.raises(ModuleNotFoundError, match="no_such_tasks"):
+    with pytest.raises(ValueError, match=r"there is no module .no_such_tasks.; install it"):
         read("seqio:no_such_tasks:lines")
 
 

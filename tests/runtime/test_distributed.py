@@ -42,6 +42,10 @@ def test_an_address_comes_from_flags_and_else_from_the_environment():
         ({"num_processes": 2, "process_id": 0}, "--coordinator: missing"),
         ({"coordinator": "h:1", "num_processes": 2, "process_id": 2}, "--process_id=2: .* 0 to 1"),
         ({"coordinator": "h", "num_processes": 2, "process_id": 1}, "--coordinator=h: give HOST"),
+        (
+            {"coordinator": "h:abc", "num_processes": 2, "process_id": 1},
+            "--coordinator=h:abc: give HOST:PORT",
+        ),
     ],
 )
 def test_an_address_in_part_is_refused(given, words):

@@ -63,7 +63,7 @@ def test_the_workdir_is_named_after_the_config_and_parsing_twice_is_harmless():
                                      "--config.seeding.steps"),
         ("--config.sedeing.steps=3", "nearest: --config.seeding.steps"),
         ("--config.steps=3", "nearest: --config.seeding.steps"),
-        ("--config.zzzzzz=3", "--config.zzzzzz: no such field"),
+        ("--config.zzzzzz=3", "--config.zzzzzz: no such field; --help beside --config lists"),
         ("--noconfig.seeding.on", "nearest: --config.seeding.is_on"),
         ("--config.seeding.steps=abc", "steps=abc: expected int; the config has 3"),
         ("--config.seeding.steps=1.5", "--config.seeding.steps=1.5: expected int"),
@@ -166,6 +166,12 @@ def test_help_is_short_and_lists_flags_configs_and_examples(capsys):
                  "  python launch.py --config=configs/small.py\n"):  # fmt: skip
         assert part in text
     assert len(text.splitlines()) < 30 and "absl" not in text
+
+
+def test_a_variant_of_a_config_without_any_is_refused(tmp_path):
+    (tmp_path / "configs" / "plain.py").write_text("def get_config():\n    return {}\n")
+    with pytest.raises(ValueError, match=r"plain\.py:7' has no variants; leave out ':7'"):
+        parse(line("--config=configs/plain.py:7"))
 
 
 def test_help_with_a_config_lists_its_fields():

@@ -6,7 +6,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from sleep_jax.runtime import metrics
-from sleep_jax.runtime.metrics import MetricWriter, read_metrics, reproducible
+from sleep_jax.runtime.metrics import MetricWriter, metrics_path, read_metrics, reproducible
 
 
 def events(folder, of=lambda value: value.simple_value):
@@ -91,6 +91,12 @@ def test_restart_never_leaves_the_folder_of_its_phase(tmp_path, phase):
             writer.restart(phase)
         writer.scalars("wake", 1, {"loss": 1.0})
     assert len(read_metrics(tmp_path)) == 2
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    metrics_path(tmp_path).write_text('{"phase": "wake"}\n\x00garbage\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged: .*garbage"):
+        read_metrics(tmp_path)
 
 
 def test_of_several_processes_one_writes(tmp_path):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sleep_jax.runtime import progress
-from sleep_jax.runtime.progress import clock, figure, phase_progress, table
+from sleep_jax.runtime.progress import clock, figure, phase_progress, printable, table
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,13 @@ def test_a_table_in_a_log_cuts_nothing_and_has_no_colours(capsys):
     assert long in out and "\x1b" not in out
     lines = [line for line in out.splitlines() if "0.25" in line or "12,345" in line]
     assert len({len(line) for line in lines}) == 1  # Numbers end in one column.
+
+
+def test_what_a_terminal_would_obey_is_shown_as_a_mark(capsys):
+    table("Answers", ["reply"], [["\x1b[2J\x00\tan \x14answer\r"]])
+    out = capsys.readouterr().out
+    assert "\ufffd[2J\ufffd" in out and "an \ufffdanswer\ufffd" in out and "\x1b" not in out
+    assert printable("a line\nand a\ttab") == "a line\nand a\ttab"
 
 
 @pytest.mark.parametrize(
