@@ -100,8 +100,8 @@ def check_flags() -> None:
     """
     if SWEEP_PRINT.value and SWEEP.value is None:
         raise ValueError("--sweep_print: of which sweep? Give --sweep=FILE in place of --config")
-    if PLAN.value is not None and PLAN.value < 1:
-        raise ValueError(f"--plan={PLAN.value}: how long is the stream? Give 1 or more")
+    if PLAN.value is not None and PLAN.value < 0:
+        raise ValueError(f"--plan={PLAN.value}: how long is the stream? Give 0 or more")
     if AOT.value == "":
         raise ValueError("--aot=: for which slice? Give one, e.g. --aot=v5e:4x4")
     given = {flag.name for flag in ABOUT_THE_RUN if flag.value != flag.default}

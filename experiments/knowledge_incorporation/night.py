@@ -8,7 +8,7 @@ import ml_collections
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOPICS = 8  # that every night rehearses
-FEWEST_DAYS = 3  # of a stream: one slot is on, and none left out of a draw before two are filled
+FEWEST_DAYS = 4  # of a stream: two slots are on, and none is left to draw before three are filled
 
 FULL, NO_DREAMS = "sleep", "sleep, no dreaming"
 NO_SELECTION, NO_EXPERT = "sleep, no gradient selection", "sleep, no random expert"
@@ -33,13 +33,13 @@ def after_a_passage() -> ml_collections.ConfigDict:
 
 
 def after_many(days: int) -> ml_collections.ConfigDict:
-    """A night after each of several days; a router has one slot on, and from the third day on the
-    writer has opened others, from which the random expert is drawn."""
+    """A night after each of several days; a router has two slots on, and from the fourth day on the
+    writer has filled others, from which the random expert is drawn."""
     c = after_a_passage()
     c.data.episodes = days
     c.study.rehearsals = 4  # with 1, a night cost the anchors 12 % and was rolled back
     c.memory.slots = (days,)
-    c.memory.router, c.memory.top_k = "sigmoid", 1
+    c.memory.router, c.memory.top_k = "sigmoid", 2
     c.seeding.steps = 60
     c.dreaming.top, c.dreaming.random = 1, 1
     c.dreaming.trial.chunk = 4

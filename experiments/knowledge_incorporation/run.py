@@ -137,14 +137,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--stream", action="store_true", help="one model reads all passages")
     parser.add_argument(
-        "--days", type=int, default=3, help=f"of the stream, at least {FEWEST_DAYS}"
+        "--days", type=int, default=FEWEST_DAYS, help=f"of the stream, at least {FEWEST_DAYS}"
     )
     parser.add_argument("--publish", action="store_true", help="rewrite the README's table")
     arguments = parser.parse_args()
     if arguments.stream and arguments.days < FEWEST_DAYS:
         parser.error(
-            f"--days {arguments.days}: the random expert is drawn from the third day on, when more "
-            f"than one slot is filled; choose {FEWEST_DAYS} or more"
+            f"--days {arguments.days}: the random expert is drawn from the fourth day on, when more "
+            f"than two slots are filled; choose {FEWEST_DAYS} or more"
         )
     keep_freed_memory()
     kind = "stream" if arguments.stream else "single"
