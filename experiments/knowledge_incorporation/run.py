@@ -143,8 +143,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.stream and arguments.days < FEWEST_DAYS:
         parser.error(
-            f"--days {arguments.days}: the random expert is drawn from the fourth day on, when more "
-            f"than two slots are filled; choose {FEWEST_DAYS} or more"
+            f"--days {arguments.days}: the random expert is drawn from the fourth day on, when "
+            f"more than two slots are filled; choose {FEWEST_DAYS} or more"
         )
     keep_freed_memory()
     kind = "stream" if arguments.stream else "single"

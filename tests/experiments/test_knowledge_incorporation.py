@@ -71,7 +71,7 @@ def test_the_variants_differ_in_what_they_are_named_after(lab):
     assert changed(night.NO_SELECTION) == {"measure", "top", "random"}
     assert changed(night.NO_EXPERT) == {"random_expert"}
     # The last day's writer has a slot more than are on, of which the expert is drawn.
-    assert night.FEWEST_DAYS - 1 > full.memory.top_k
+    assert full.memory.top_k < night.FEWEST_DAYS - 1
     assert changed(night.NO_DREAMS) == {"steps"}
     tried = night.variant(night.NO_SELECTION, full).dreaming
     assert (tried.top, tried.random) == (0, full.dreaming.top + full.dreaming.random)
