@@ -114,6 +114,8 @@ class Run:
     def state(self) -> str:
         """How far it is, in one line."""
         done = len(self.checkpoints) and self.latest.index + 1
+        if self.is_finished and not done:
+            return f"{self.workdir}: finished, but no checkpoint of it is whole"
         if self.is_finished:
             return f"{self.workdir}: finished, {done} phases"
         where = f"{done} phases done" + (f", the last {self.latest.phase}" if done else "")

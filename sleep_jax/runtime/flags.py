@@ -12,6 +12,7 @@ import runpy
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -52,8 +53,9 @@ def run_with_config(
     What `prepare` raises is the user's to mend (a missing file, a workdir that cannot be written, a
     value out of range): ValueError, TypeError and OSError end in one line and exit status 2, with
     `--debug` in a traceback; an OSError that may pass by itself (a network, a disk) in status 1.
-    What `work` raises is ours and keeps its traceback. Flags which the launching module defines
-    with absl are parsed, and listed by `--help`, along with these.
+    What `work` raises is ours and keeps its traceback. Warnings to the user are told once, in one
+    line, with `--debug` as Python does. Flags which the launching module defines with absl are
+    parsed, and listed by `--help`, along with these.
 
     Args:
       prepare: checks all that can be wrong, before any long work.
@@ -67,6 +69,8 @@ def run_with_config(
     """
     argv = list(sys.argv if argv is None else argv)
     is_debug = "--debug" in argv
+    if not is_debug:
+        warnings.showwarning = _once_and_plainly(warnings.showwarning)
     try:
         if HELP & set(argv):
             print(help_text([arg for arg in argv if arg not in HELP], about, examples))
@@ -85,6 +89,21 @@ def run_with_config(
             raise
         print("stopped; the same command goes on where it was", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _once_and_plainly(usual: Callable[..., None]) -> Callable[..., None]:
+    """`warnings.showwarning` that says what is for the user without the line of code it comes from,
+    and says it once; others as usual."""
+    said: set[str] = set()
+
+    def show(message, category, *where, **more):
+        if category is not UserWarning:
+            usual(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    return show
 
 
 def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:

@@ -1,4 +1,5 @@
 import pathlib
+import warnings
 
 import pytest
 from absl import flags
@@ -152,6 +153,19 @@ def test_interrupting_the_work_says_how_to_go_on(capsys):
         )  # fmt: skip
     assert end.value.code == 130
     assert "same command" in capsys.readouterr().err
+
+
+def test_warnings_are_said_once_and_without_the_line_they_come_from(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", lambda *_, **__: print("as usual"))
+
+    def prepare(*_):
+        for message in ("a lamp", "a lamp", "a goat"):
+            warnings.showwarning(UserWarning(message), UserWarning, "launch.py", 3)
+        warnings.showwarning(DeprecationWarning("old"), DeprecationWarning, "launch.py", 3)
+
+    run_with_config(prepare, lambda _: None, about="", argv=line("--config=configs/small.py"))
+    said = capsys.readouterr()
+    assert said.err == "warning: a lamp\nwarning: a goat\n" and said.out == "as usual\n"
 
 
 def test_help_is_short_and_lists_flags_configs_and_examples(capsys):
