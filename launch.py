@@ -134,7 +134,7 @@ def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
         return functools.partial(print, "\n".join(run.command for run in runs))
     check_writable(workdir)
     for run in runs:
-        if epath.Path(run.workdir).exists():
+        if not run.is_finished and epath.Path(run.workdir).exists():
             check_workdir(run.config, run.workdir)
     return functools.partial(sweep, runs, epath.Path(workdir))
 

@@ -32,12 +32,13 @@ need() {
   [[ $is_missing == 0 ]] || exit 2
 }
 
-# Ends unless the variables hold whole numbers, of at least 1: need_count CHIPS ...
+# Ends unless the variables hold whole numbers of at least LEAST: need_count LEAST CHIPS ...
 need_count() {
-  local variable
+  local variable least=$1
+  shift
   for variable in "$@"; do
-    if [[ ! "${!variable}" =~ ^[1-9][0-9]*$ ]]; then
-      echo "error: $variable=${!variable}; give a whole number, at least 1" >&2
+    if [[ ! "${!variable}" =~ ^(0|[1-9][0-9]*)$ ]] || ((${!variable} < least)); then
+      echo "error: $variable=${!variable}; give a whole number, at least $least" >&2
       exit 2
     fi
   done

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A run on GKE, or many: fills in gke_jobset.yaml and applies it, one pod a TPU host.
 #
-#   launch/gke.sh --config=FILE --workdir=gs://BUCKET/RUN ...    starts python launch.py with these
-#                                           arguments
+#   launch/gke.sh --config=FILE ...         starts python launch.py with these arguments; a pod's own
+#                                           disk goes with it, so give --workdir=gs://BUCKET/RUN
 #   launch/gke.sh COMMANDS.txt              starts every line of a file as a JobSet of its own, NAME-1
 #                                           for line 1: launch.py commands as one would type them, or
 #                                           as launch.py --sweep_print prints them
@@ -57,11 +57,18 @@ as_yaml() {
 
 # manifest NAME ARGUMENT ...
 manifest() {
-  local jobset=$1 text field hosts longest LC_ALL=C
+  local jobset=$1 word before="" workdir="" text field hosts longest LC_ALL=C
   shift
-  if [[ ! " $*" =~ \ --workdir=(/|[a-z0-9]+://) ]]; then
-    echo "error: $*: a pod's own disk goes with it; give --workdir=gs://BUCKET/RUN, or a folder that" \
-      "is mounted" >&2
+  need_count 1 CHIPS SLICES
+  need_count 0 RESTARTS
+  for word in "$@"; do
+    [[ "$before" == --workdir ]] && workdir=$word
+    [[ "$word" == --workdir=* ]] && workdir=${word#*=}
+    before=$word
+  done
+  if [[ "$workdir" != /* && "$workdir" != *://* ]]; then
+    echo "error: --workdir=$workdir: a pod's own disk goes with it; give --workdir=gs://BUCKET/RUN," \
+      "or a folder that you mount in gke_jobset.yaml" >&2
     return 2
   fi
   hosts=$(hosts_of "$TOPOLOGY" "$CHIPS") || return
@@ -97,7 +104,6 @@ start() {
 need NAME
 CHIPS=${CHIPS:-4} SLICES=${SLICES:-1} RESTARTS=${RESTARTS:-100}
 SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
-need_count CHIPS SLICES RESTARTS
 case "$1" in
   logs)
     need_program kubectl "see https://kubernetes.io/docs/tasks/tools"
@@ -122,13 +128,15 @@ case "$1" in
   *)
     [[ -f "$1" ]] || { echo "error: no action and no file '$1'; --help lists them" >&2; exit 2; }
     need IMAGE ACCELERATOR TOPOLOGY
-    count=$(grep -c '' "$1") || { echo "error: $1 has no line; give one command a line" >&2; exit 2; }
+    count=$(grep -c '' "$1" || :)
     filled=""
     for ((i = 1; i <= count; i++)); do
       [[ -n "$(sed -n "${i}p" "$1")" ]] || continue
       arguments_of "$1" "$i"
-      filled+="---"$'\n'"$(manifest "$NAME-$i" "${arguments[@]}")"$'\n'
+      one=$(manifest "$NAME-$i" "${arguments[@]}") || { echo "in line $i of $1" >&2; exit 2; }
+      filled+="---"$'\n'"$one"$'\n'
     done
+    [[ -n "$filled" ]] || { echo "error: $1 has no line; give one command a line" >&2; exit 2; }
     start "${filled%$'\n'}"
     ;;
 esac

@@ -35,11 +35,12 @@ if [[ -z "${SLURM_JOB_ID:-}" && "${DRY_RUN:-0}" != 1 ]]; then
 fi
 arguments=("$@")
 if [[ "$1" != --* ]]; then
-  if [[ -z "${SLURM_ARRAY_TASK_ID:-}" ]]; then
-    echo "error: which line of $1? Submit an array: sbatch --array=1-$(grep -c '' "$1") ..." >&2
+  if [[ -z "${SLURM_ARRAY_TASK_ID:-}" && -r "$1" ]]; then
+    last=$(grep -n . "$1" | tail -n 1 | cut -d: -f1)
+    echo "error: which line of $1? Submit an array: sbatch --array=1-$last ..." >&2
     exit 2
   fi
-  arguments_of "$1" "$SLURM_ARRAY_TASK_ID"
+  arguments_of "$1" "${SLURM_ARRAY_TASK_ID:-1}"
 fi
 
 # Whether the job is neither cancelled nor preempted: what becomes of those is for Slurm to say.

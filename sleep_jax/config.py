@@ -57,6 +57,7 @@ NOT_NEGATIVE = (
     "evaluation.samples",
 )
 AT_LEAST_1 = (
+    "data.episodes",
     "wake.context",
     "seeding.rows",
     "seeding.time",
@@ -251,8 +252,9 @@ def check_ranges(c) -> None:
       ValueError: one lies outside or is infinite there, or is NaN anywhere.
     """
     for field, value in flatten_dict(c.to_dict(), sep=".").items():
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"{field}={value}; give a number")
+        for entry in value if isinstance(value, tuple) else (value,):
+            if isinstance(entry, float) and math.isnan(entry):
+                raise ValueError(f"{field}={entry}; give a number")
         least, most = RANGES.get(field, (-math.inf, math.inf))
         if field in RANGES and not (least <= value <= most and value < math.inf):
             bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
@@ -429,7 +431,7 @@ def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
             d.estimator,
             **values,
             length=d.max_new_tokens,
-            importance_cap=d.importance_cap or None,
+            importance_cap=d.importance_cap,
             value_learning_rate=c.seeding.value_learning_rate,
         )
         drawn = {"temperature": d.temperature, "top_p": d.top_p}
@@ -476,7 +478,7 @@ def _check_reinforcing(d) -> None:
             f"{d.estimator!r} nothing to learn from; give an alpha in [0, 1) and a batch of 1 or "
             "more, or choose 'rest_em'"
         )
-    if not d.importance_cap:
+    if not d.importance_cap > 0:
         raise ValueError(
             f"dreaming.importance_cap={d.importance_cap} with dreaming.estimator={d.estimator!r}: "
             "the evening's self writes, and another one learns; give a cap of their ratio, 2 is "

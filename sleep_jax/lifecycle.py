@@ -95,6 +95,7 @@ def live(
 
     Raises:
       SlotsExhausted: a level is full; the phases before are saved.
+      ValueError: no checkpoint of those in `workdir` is whole.
       Preempted: the run was asked to stop.
       RuntimeError: a level that should learn by day never did.
     """

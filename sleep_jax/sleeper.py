@@ -234,7 +234,7 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         judge=_judge(config.seeding.judge, cfg, params, tokenizer),
     )
     steps = sleeper.steps  # raises where a level would never learn
-    if config.dreaming.random_expert:
+    if config.dreaming.random_expert and config.dreaming.steps:
         _check_random_expert(cfg.memory, steps)
     return sleeper
 
@@ -242,16 +242,18 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
 def _check_random_expert(memory: MemoryConfig, steps: Sequence[Step]) -> None:
     """Warns where the random expert would add nothing: dreams are written by the model as their day
     ended, and no router leaves out a slot that was filled by then."""
-    last = max((step.day for step in steps if step.phase == "write"), default=0)
-    into = collections.Counter(
-        step.sender + 1 for step in steps if step.phase == "consolidate" and step.day < last
-    )
-    filled = [min(level.slots, into[n]) for n, level in enumerate(memory.levels, start=1)]
-    if not memory.top_k or max(filled, default=0) <= memory.top_k:
+    held, most = collections.Counter(), 0
+    for step in steps:
+        if step.phase == "wake" and step.is_end:
+            most = max(most, *(min(x.slots, held[n]) for n, x in enumerate(memory.levels, 1)))
+        elif step.phase == "consolidate":
+            held[step.sender + 1] += 1
+            held[step.sender] = 0
+    if not memory.top_k or most <= memory.top_k:
         warnings.warn(
             f"dreaming.random_expert=True is a no-op: memory.router={memory.router!r} with "
-            f"top_k={memory.top_k} leaves no slot out of the {max(filled, default=0)} that are "
-            "filled when the last dreams are written; set memory.router='sigmoid' and a "
+            f"top_k={memory.top_k} leaves no slot out of the {most} that a level has filled at "
+            "most when dreams are written; set memory.router='sigmoid' and a "
             "memory.top_k below them, raise data.episodes, or dreaming.random_expert=False",
             stacklevel=3,
         )

@@ -79,6 +79,8 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
         ("dreaming.top_p", 1.5, "=1.5; give a finite number, from 1e-06 to 1"),
         ("seeding.learning_rate", float("inf"), "=inf; give a finite number, at least 0"),
         ("gate.anchors", float("nan"), "=nan; give a number"),
+        ("memory.learning_rates", (float("nan"),), "=nan; give a number"),
+        ("data.episodes", 0, "=0; give a finite number, at least 1"),
         ("seed", -1, "=-1; give a finite number, at least 0"),
         ("seeding.protocol", "foo", "='foo'; choose from commit_then_clear, paper"),
         ("model.dtype", "int32", "='int32'; choose from bfloat16, float32"),
@@ -123,13 +125,14 @@ def test_an_unknown_template_is_refused_before_a_model_is_loaded(monkeypatch):
         ((3,), "sigmoid", 1, 2, True),  # the second day ends with one slot, and that is on
         ((3,), "sigmoid", 1, 3, False),
         ((1, 3), "sigmoid", 1, 3, False),  # the second level has two
+        ((2, 3), "sigmoid", 2, 5, True),  # the first hands its two on, the second has two at last
     ],
 )
 def test_a_random_expert_that_adds_nothing_is_warned_of(
     recwarn, slots, router, top_k, days, is_said
 ):
     *fast, slow = slots
-    levels = (*(LevelConfig(1, n) for n in fast), LevelConfig(0, slow))
+    levels = (*(LevelConfig(n, n) for n in fast), LevelConfig(0, slow))
     memory = MemoryConfig(levels, "episodes", router=router, top_k=top_k, on_full="reuse")
     sleeper._check_random_expert(memory, itinerary(memory, [9] * days))
     said = ["dreaming.random_expert=True is a no-op" in str(w.message) for w in recwarn]

@@ -85,7 +85,7 @@ def written(
         groups = [np.arange(len(dreams))]
     out: dict[int, Exchange] = {}
     for group in groups:
-        if np.ptp(rewards[group]) == 0:
+        if len(np.unique(rewards[group])) < 2:
             continue
         advantages, _ = surrogate.advantages(jnp.asarray(rewards[group])[None])
         for i, advantage in zip(group, np.asarray(advantages)[0]):

@@ -1,5 +1,5 @@
-"""A small random decoder with a byte tokenizer: every phase of a run in seconds, nothing to
-fetch."""
+"""A small random decoder with a byte tokenizer: every phase of a run in a minute or two, nothing
+to fetch."""
 
 import jax
 import jax.numpy as jnp

@@ -120,8 +120,7 @@ class PhaseCheckpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             if problem := damage(self._folder(step)):
                 warnings.warn(
-                    f"checkpoint {self._folder(step)} is passed over: {problem}; "
-                    "the one before it is used",
+                    f"checkpoint {self._folder(step)} is passed over: {problem}",
                     stacklevel=2,
                 )
                 is_damaged |= problem != UNFINISHED

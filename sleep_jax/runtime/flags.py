@@ -69,8 +69,13 @@ def run_with_config(
     """
     argv = list(sys.argv if argv is None else argv)
     is_debug = "--debug" in argv
-    if not is_debug:
-        warnings.showwarning = _once_and_plainly(warnings.showwarning)
+    with warnings.catch_warnings():  # afterwards they are shown as before
+        if not is_debug:
+            warnings.showwarning = _once_and_plainly(warnings.showwarning)
+        return _run(prepare, work, about, examples, argv, is_debug)
+
+
+def _run(prepare, work, about, examples, argv: list[str], is_debug: bool) -> Any:
     try:
         if HELP & set(argv):
             print(help_text([arg for arg in argv if arg not in HELP], about, examples))
@@ -284,7 +289,9 @@ def _list(title: str, rows: Sequence[tuple[str, str]]) -> str:
     blank = " " * (width + 4)
     lines = []
     for left, right in rows:
-        wrapped = textwrap.wrap(right, max(96 - len(blank), 40), break_on_hyphens=False) or [""]
+        wrapped = textwrap.wrap(
+            right, max(96 - len(blank), 40), break_on_hyphens=False, break_long_words=False
+        ) or [""]
         lines.append(f"  {left:<{width}}  {wrapped[0]}".rstrip())
         lines += [blank + line for line in wrapped[1:]]
     return "\n".join([f"{title}:", *lines]) if rows else ""

@@ -161,10 +161,13 @@ def table(
     if _is_quiet(quiet):
         return
     console = Console() if sys.stdout.isatty() else Console(width=10_000, no_color=True)
-    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    name = Text(printable(title))
+    grid = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
         is_numeric = all(_is_number(row[index]) for row in rows)
-        grid.add_column(Text(column), justify="right" if is_numeric else "left", overflow="fold")
+        grid.add_column(
+            Text(printable(column)), justify="right" if is_numeric else "left", overflow="fold"
+        )
     for row in rows:
         cells = (printable(cell) if isinstance(cell, str) else figure(cell) for cell in row)
         grid.add_row(*map(Text, cells))

@@ -142,7 +142,12 @@ def hold_out(
     only where there are too few."""
     held = []
     for document in sorted({q.document for q in questions}):
-        mine = [q for q in questions if q.document == document and q.answer]
+        mine = {  # one of those that are spelt alike
+            normalize_answer(q.question): q
+            for q in reversed(questions)
+            if q.document == document and q.answer
+        }
+        mine = list(reversed(mine.values()))
         of: dict[str, list[Question]] = {}
         for q in mine:
             of.setdefault(q.sentence, []).append(q)

@@ -101,7 +101,7 @@ def test_with_values_or_one_baseline_for_all_every_dream_teaches():
 def test_dreams_that_are_all_as_good_teach_nothing(estimator):
     for earned in (0.0, 1.0):
         assert as_written(dreams(0, 0, 1), [earned] * 3, estimator) == []
-    assert as_written(dreams(0), [1.0], estimator) == []
+    assert as_written(dreams(0), [1.0], estimator) == as_written([], [], estimator) == []
 
 
 def test_ppo_credits_all_tokens_of_a_long_dream_alike():

@@ -271,18 +271,24 @@ def test_a_topology_that_hosts_cannot_fill_is_refused():
 
 
 def test_a_run_that_would_go_with_its_pod_is_refused(commands):
-    for arguments in (["--config=x"], ["--config=x", "--workdir=runs/x"]):
-        done = start("gke.sh", *arguments, DRY_RUN="1", **GKE)
+    for arguments in ((), ("--workdir=runs/x",), (RUN[1], "--workdir", "runs/x")):
+        done = start("gke.sh", RUN[0], *arguments, DRY_RUN="1", **GKE)
         assert done.returncode == 2 and "give --workdir=gs://BUCKET/RUN" in done.stderr
-    commands.write_text("python launch.py --config=a.py\n")
+    assert start("gke.sh", RUN[0], "--workdir", "gs://b/r", DRY_RUN="1", **GKE).returncode == 0
+    commands.write_text("\npython launch.py --config=a.py\n")
     done = start("gke.sh", str(commands), DRY_RUN="1", **GKE)
-    assert done.returncode == 2 and "give --workdir=gs://" in done.stderr and not done.stdout
+    assert done.returncode == 2 and "in line 2 of" in done.stderr and not done.stdout
+    commands.write_text("\n\n")
+    assert start("gke.sh", str(commands), DRY_RUN="1", **GKE).returncode == 2
 
 
 @pytest.mark.parametrize("name", ["CHIPS", "SLICES", "RESTARTS"])
 def test_what_is_no_count_is_refused(name):
     for value in ("0", "-1", "many"):
         done = start("gke.sh", *RUN, DRY_RUN="1", **GKE | {name: value})
+        if (name, value) == ("RESTARTS", "0"):
+            assert "maxRestarts: 0" in done.stdout
+            continue
         assert done.returncode == 2 and f"error: {name}={value}; give" in done.stderr
 
 
@@ -302,7 +308,9 @@ def test_slurm_runs_the_command_line_and_each_element_of_an_array_its_own(comman
     done = start("slurm.sh", str(commands), SLURM_ARRAY_TASK_ID="3", **task)
     assert done.returncode == 2 and "has no line 3" in done.stderr
     done = start("slurm.sh", str(commands), **task)
-    assert done.returncode == 2 and "sbatch --array=1-3" in done.stderr
+    assert done.returncode == 2 and "sbatch --array=1-2 " in done.stderr
+    done = start("slurm.sh", "command.txt", **task)
+    assert done.returncode == 2 and "command.txt: no such file of commands" in done.stderr
     commands.write_text("rm -r runs\n")
     done = start("slurm.sh", str(commands), SLURM_ARRAY_TASK_ID="1", **task)
     assert done.returncode == 2 and "is no 'python launch.py ...': rm -r runs" in done.stderr

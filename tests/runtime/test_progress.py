@@ -78,8 +78,9 @@ def test_a_table_in_a_log_cuts_nothing_and_has_no_colours(capsys):
 
 
 def test_what_a_terminal_would_obey_is_shown_as_a_mark(capsys):
-    table("Answers", ["reply"], [["\x1b[2J\x00 an \x14answer\r"]])
+    table("What [/b] \x1b is it?", ["reply"], [["\x1b[2J\x00 an \x14answer\r"]])
     out = capsys.readouterr().out
+    assert "What [/b] \ufffd is it?" in out
     assert "\ufffd[2J\ufffd an \ufffdanswer\ufffd\n" in out
     assert printable("a line\nand a\ttab") == "a line\nand a\ttab"
 
