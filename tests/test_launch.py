@@ -127,6 +127,7 @@ def test_an_address_reaches_every_command_of_a_sweep(launch, capsys):
         ({"sweep": "a.py", "coordinator": "h:1"}, "--coordinator: is for one run"),
         ({"sweep": "a.py", "process_id": 0}, "--process_id: is for one run"),
         ({"sweep": "a.py", "plan": 0}, "--plan: is for one run"),
+        ({"plan": -1}, "--plan=-1: how long is the stream?"),
         ({"plan": 9, "dry_run": True}, "--dry_run: --plan makes no run; leave out one"),
         ({"aot": "v5e:4x4", "profile": "learn:0"}, "--profile: --aot makes no run"),
         ({"aot": ""}, "--aot=: for which slice"),

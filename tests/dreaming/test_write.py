@@ -85,6 +85,16 @@ def test_dreams_are_kept_and_the_rest_is_counted_by_reason(told):
     assert Dream.of(json.loads(json.dumps(dataclasses.asdict(dream)))) == dream
 
 
+def test_what_was_dreamt_on_an_earlier_night_is_no_new_dream(told):
+    _, replies = told
+    again = "The kettles boil and whistle in D minor."
+    replies += [again, again]
+    earlier = {0: [again]}
+    one = config("facts", count=1)
+    got = write(None, one, None, byte_tokenizer(), DOCUMENTS, None, KEY, earlier=earlier)
+    assert [x.document for x in got.dreams] == [1] and got.rejected["duplicate"] == 1
+
+
 def test_templates_beside_a_document_continue_its_context_and_others_hold_it(told):
     calls, replies = told
     replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdefgh"]

@@ -1,3 +1,4 @@
+import shutil
 import time
 
 import pytest
@@ -76,6 +77,10 @@ def test_recall_leaves_days_out_that_have_none():
 
 def test_an_unfinished_run_says_where_it_is(finished, unfinished):
     assert Run(finished).state() == f"{finished}: finished, 4 phases"
+    damaged = shutil.copytree(finished, finished.with_name("damaged"))
+    for digests in damaged.glob("checkpoints/*/digests.json"):
+        digests.write_text("garbage")
+    assert Run(damaged).state() == f"{damaged}: finished, but no checkpoint of it is whole"
     assert (
         Run(unfinished).state() == f"{unfinished}: unfinished, 2 phases done, the last consolidate"
     )

@@ -88,6 +88,8 @@ def test_what_was_recollected_counts_as_dreamt_about_the_document(sleeper, night
     drawn = drawn.note_day(1, dreams=[again])
     drawn, _ = agenda.draw_agenda(longer, drawn, 2)
     assert agenda.pages(longer, drawn, 2)[-1].text == "Dream 7.\nDream 8.\nDream 9."
+    before = {0: [], 1: ["Dream 7.", "Dream 8.", "Dream 9."]}
+    assert agenda.dreamt_before(longer, drawn, 2) == before
 
 
 @pytest.mark.slow

@@ -182,6 +182,17 @@ def test_help_is_short_and_lists_flags_configs_and_examples(capsys):
     assert len(text.splitlines()) < 30 and "absl" not in text
 
 
+def test_help_wraps_descriptions_and_cuts_no_path(tmp_path):
+    lines = ["The long run, of which", "there is a lot to say. " * 5]
+    (tmp_path / "configs" / "long.py").write_text('"""' + "\n".join(lines) + '\n\nMore.\n"""\n')
+    text = help_text(line("--help"), "")
+    assert "The long run, of which there is a lot to say." in text and "More." not in text
+    assert max(map(len, text.splitlines())) <= 96
+    path = "/a" * 60
+    (tmp_path / "configs" / "small.py").write_text(CONFIG.format(name=path))
+    assert path in help_text(line("--help"), "")
+
+
 def test_a_variant_of_a_config_without_any_is_refused(tmp_path):
     (tmp_path / "configs" / "plain.py").write_text("def get_config():\n    return {}\n")
     with pytest.raises(ValueError, match=r"plain\.py:7' has no variants; leave out ':7'"):

@@ -38,6 +38,12 @@ def test_a_log_gets_a_line_at_the_start_every_half_minute_and_at_the_end(capsys,
     ]
 
 
+def test_one_step_is_no_steps(capsys):
+    with phase_progress("write", total=1):
+        pass
+    assert capsys.readouterr().out.splitlines()[0] == "write: starts, 1 step to do"
+
+
 def test_the_estimate_leaves_the_compilation_out(seconds):
     with phase_progress("dream", total=11, quiet=True) as bar:
         assert bar.seconds_left is None
