@@ -160,7 +160,9 @@ def table(
     """Prints a table; numbers stand right, and no cell is cut (a terminal wraps, a log widens)."""
     if _is_quiet(quiet):
         return
-    console = Console() if sys.stdout.isatty() else Console(width=10_000, no_color=True)
+    # Nor is a notebook a terminal, which asks for colours and gets a blank beside the text.
+    plain = {"width": 10_000, "force_terminal": False, "force_jupyter": False}
+    console = Console(**({} if sys.stdout.isatty() else plain))
     name = Text(printable(title))
     grid = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):

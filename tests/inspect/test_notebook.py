@@ -24,6 +24,7 @@ def execute(run, folder):
 
 def said(cells):
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    assert not any("text/html" in x.get("data", {}) for x in outputs)
     figures = [x for x in outputs if "image/png" in x.get("data", {})]
     text = "".join(x.get("text", "") + x.get("data", {}).get("text/plain", "") for x in outputs)
     return text, len(figures)
@@ -35,7 +36,7 @@ def test_the_notebook_shows_a_run(finished, tmp_path):
     assert "Level 1: 1 of 2 slots in use" in text and "Who built it?" in text
     assert "leaves are identical" in text and "no difference" in text
     assert "'down': ((3, 2, 8), dtype('float32'))" in text
-    assert figures == 4
+    assert figures == 4 and "\x1b" not in text
 
 
 @pytest.mark.slow
