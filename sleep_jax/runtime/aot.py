@@ -29,7 +29,11 @@ from sleep_jax.runtime.roofline import GIB, Chip, Estimate, chip_of, estimate
 from sleep_jax.sleeper import check_settings
 
 # libtpu asks the machine it runs on what it is; here it is told.
-ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # several forecasts at a time: none uses a TPU
+}
 ACCELERATORS = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
 
 
