@@ -6,12 +6,9 @@ Fields keep the names of the paper where it has one: `alpha`, `lam` (lambda), `g
 """
 
 import dataclasses
-import math
 
 import ml_collections
-from flax.traverse_util import flatten_dict
 
-from sleep_jax.data.chunking import SMALLEST
 from sleep_jax.dreaming.curriculum import CurriculumConfig
 from sleep_jax.dreaming.rejection import Rejection
 from sleep_jax.dreaming.reward import RewardConfig
@@ -31,50 +28,6 @@ from sleep_jax.seeding.self_study import StudyConfig
 from sleep_jax.seeding.sequences import BatchShape
 from sleep_jax.seeding.transaction import Gate
 from sleep_jax.wake.stream import WakeConfig
-
-# What a number may be where nothing that is built of it says so in the words of its field.
-NOT_NEGATIVE = (
-    "seed",
-    "checkpoint.keep",
-    "checkpoint.updates",
-    "data.limit",
-    "memory.scale",
-    "wake.clip",
-    "study.temperature",
-    "seeding.learning_rate",
-    "seeding.warmup",
-    "seeding.dreams",
-    "seeding.penalty_weight",
-    "seeding.entropy_weight",
-    "seeding.rollout_temperature",
-    "dreaming.temperature",
-    "dreaming.learning_rate",
-    "dreaming.cross_entropy",
-    "dreaming.interaction",
-    "dreaming.trial.alpha",
-    "dreaming.trial.learning_rate",
-    "dreaming.trial.clip",
-    "evaluation.samples",
-)
-AT_LEAST_1 = (
-    "data.episodes",
-    "wake.context",
-    "seeding.rows",
-    "seeding.time",
-    "seeding.scored",
-    "seeding.accumulate",
-    "seeding.max_new_tokens",
-    "dreaming.max_new_tokens",
-    "evaluation.max_new_tokens",
-)
-RANGES = {
-    **dict.fromkeys(NOT_NEGATIVE, (0, math.inf)),
-    **dict.fromkeys(AT_LEAST_1, (1, math.inf)),
-    "data.chunk_tokens": (SMALLEST, math.inf),
-    "seeding.rollout_top_p": (1e-6, 1),
-    "dreaming.top_p": (1e-6, 1),
-    "dreaming.alpha": (0, 1),
-}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -243,22 +196,6 @@ def default() -> ml_collections.ConfigDict:
     c.evaluation.max_new_tokens = 40
     c.evaluation.samples = 3
     return c
-
-
-def check_ranges(c) -> None:
-    """Holds every number against `RANGES`.
-
-    Raises:
-      ValueError: one lies outside or is infinite there, or is NaN anywhere.
-    """
-    for field, value in flatten_dict(c.to_dict(), sep=".").items():
-        for entry in value if isinstance(value, tuple) else (value,):
-            if isinstance(entry, float) and math.isnan(entry):
-                raise ValueError(f"{field}={entry}; give a number")
-        least, most = RANGES.get(field, (-math.inf, math.inf))
-        if field in RANGES and not (least <= value <= most and value < math.inf):
-            bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-            raise ValueError(f"{field}={value}; give a finite number, {bounds}")
 
 
 def memory_config(c) -> MemoryConfig:

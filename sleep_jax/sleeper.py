@@ -31,6 +31,7 @@ from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
 from sleep_jax.models.sharding import place
+from sleep_jax.ranges import check_ranges
 from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.calibration import calibrated
 from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
@@ -168,7 +169,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     Raises:
       ValueError: a value that cannot be; names the field and what could.
     """
-    settings.check_ranges(config)
+    check_ranges(config)
     for build in (
         settings.memory_config,
         settings.seeding_config,

@@ -9,6 +9,7 @@ from sleep_jax import config as settings
 from sleep_jax import sleeper
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.ranges import RANGES, check_ranges
 from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.sleeper import _judge
 
@@ -102,8 +103,8 @@ def test_a_mistake_is_told_by_its_field_before_a_model_is_loaded(
 
 def test_every_range_is_that_of_a_number_whose_default_it_holds():
     config = settings.default()
-    settings.check_ranges(config)
-    for field in settings.RANGES:
+    check_ranges(config)
+    for field in RANGES:
         value = functools.reduce(getattr, field.split("."), config)
         assert isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -142,12 +142,11 @@ def hold_out(
     only where there are too few."""
     held = []
     for document in sorted({q.document for q in questions}):
-        mine = {  # one of those that are spelt alike
-            normalize_answer(q.question): q
-            for q in reversed(questions)
-            if q.document == document and q.answer
-        }
-        mine = list(reversed(mine.values()))
+        unlike: dict[str, Question] = {}  # of those that are spelt alike the first
+        for q in questions:
+            if q.document == document and q.answer:
+                unlike.setdefault(normalize_answer(q.question), q)
+        mine = list(unlike.values())
         of: dict[str, list[Question]] = {}
         for q in mine:
             of.setdefault(q.sentence, []).append(q)
