@@ -18,8 +18,8 @@ def get_config():
     a time, a line of the dream each, the passage among them; the mean over three seeds; the best of
     five is learnt, whether it beats the model that wrote it or not. Ours: a dream of 96 tokens, not
     8,192; what is no dream is rejected; tau, which is theirs to a larger model as judge, counts
-    replies that hold the answer; and the best is learnt into the night's slot, beside what the
-    night studied, not by an adapter of its own.
+    replies that hold the answer; of five that are all as good as none, none is learnt; and the best
+    is learnt into the night's slot, beside what the night studied, not by an adapter of its own.
     """
     c = runpy.run_path(str(HERE / "sleep_smollm2.py"))["get_config"]()
     c.dreaming.instructions = ("implications",)
@@ -28,7 +28,8 @@ def get_config():
     c.dreaming.measure = "random"
     c.dreaming.top, c.dreaming.random = 5, 0
     c.dreaming.reward, c.dreaming.margin = "top_1", -math.inf
-    c.dreaming.scorer = "contains"
+    c.dreaming.scorer, c.dreaming.held_out = "contains", 4
+    c.dreaming.cross_entropy = 1.0  # a divergence alone would hold the writer to what it was
     c.dreaming.trial.rank, c.dreaming.trial.alpha = 32, 64.0
     c.dreaming.trial.targets = ("q", "v")
     c.dreaming.trial.epochs, c.dreaming.trial.batch = 10, 1

@@ -168,12 +168,14 @@ def default() -> ml_collections.ConfigDict:
     # How the writer learns: "rest_em", the rewarded dreams by heart; or by the policy gradient of
     # all that were tried, as an estimator of seeding, e.g. "grpo" or "ppo", has it.
     c.dreaming.estimator = "rest_em"
-    c.dreaming.restart = "previous"  # "base": the night's slot learns all anew, its dreams, too
+    # Or "base": the night's slot learns all anew, dreams and all, by seeding.steps more updates at
+    # seeding.learning_rate.
+    c.dreaming.restart = "previous"
     c.dreaming.cap = 0  # rewarded dreams of a document that are learnt, the best; 0: all
     c.dreaming.batch = 2  # of a policy gradient: dreams of an update
     c.dreaming.alpha = 0.5  # of a policy gradient: weight of the divergence beside it
     c.dreaming.importance_cap = 2.0  # of a policy gradient: of weights against the sampler
-    c.dreaming.steps = 20  # 0: no dreams
+    c.dreaming.steps = 20  # and more where it takes more to learn each rewarded dream; 0: no dreams
     c.dreaming.learning_rate = 5e-4
     c.dreaming.cross_entropy = 0.1
     c.dreaming.scorer = "likelihood"  # tau, of its own answers; or exact_match, f1, contains, judge
@@ -354,6 +356,11 @@ def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
       ValueError: a setting is not as it should be.
     """
     _check_reinforcing(c.dreaming)
+    if c.dreaming.restart == "base" and c.memory.on_full == "reuse":
+        raise ValueError(
+            "dreaming.restart='base' with memory.on_full='reuse' would empty a slot that holds "
+            "earlier nights; set dreaming.restart='previous', or another memory.on_full"
+        )
     d, seeding = c.dreaming, seeding_config(c, opening)
     divergence = seeding.objective.divergence
     if divergence.kind == "sampled":  # without rollouts: what it estimates, in full
@@ -373,14 +380,17 @@ def reinforcing_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
         )
         drawn = {"temperature": d.temperature, "top_p": d.top_p}
         imitation = dataclasses.replace(imitation, surrogate=policy, **drawn)
+    steps, learning_rate = d.steps, d.learning_rate
+    if d.restart == "base":
+        steps, learning_rate = seeding.steps + d.steps, seeding.learning_rate
     return SeedingConfig(
-        steps=d.steps,
-        learning_rate=d.learning_rate,
-        warmup=min(seeding.warmup, d.steps - 1),
+        steps=steps,
+        learning_rate=learning_rate,
+        warmup=min(seeding.warmup, steps - 1),
         shape=seeding.shape,
         dreams=d.batch if alpha < 1 else 0,
         updates_per_rollout=1,
-        reuse=max(d.steps, 1),  # the same dreams, again and again
+        reuse=max(steps, 1),  # the same dreams, again and again
         rollouts_from=0.0,
         objective=Objective(
             alpha=alpha,
@@ -409,6 +419,12 @@ def _check_reinforcing(d) -> None:
             raise ValueError(f"dreaming.{name}={d[name]!r}; choose from {', '.join(known)}")
     if d.estimator == "rest_em":
         return
+    if d.restart == "base":
+        raise ValueError(
+            f"dreaming.restart='base' with dreaming.estimator={d.estimator!r}: a policy gradient "
+            "goes on from the self that wrote; set dreaming.restart='previous', or "
+            "dreaming.estimator='rest_em'"
+        )
     if not 0 <= d.alpha < 1 or d.batch < 1:
         raise ValueError(
             f"dreaming.alpha={d.alpha}, dreaming.batch={d.batch} leave dreaming.estimator="

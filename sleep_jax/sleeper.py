@@ -20,6 +20,7 @@ from sleep_jax.data.documents import (
     read_documents,
     read_rehearsal_topics,
 )
+from sleep_jax.dreaming.reinforce import writer_prompt
 from sleep_jax.evals.recall import AnchorSet
 from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.load import load_model
@@ -320,3 +321,26 @@ def _check_lengths(config, prompts: Prompts, documents) -> None:
                 f"more than seeding.time={config.seeding.time} and "
                 f"seeding.scored={config.seeding.scored}; raise them or lower data.chunk_tokens"
             )
+    if config.dreaming.steps:
+        _check_dreams(config, prompts, documents)
+
+
+def _check_dreams(config, prompts: Prompts, documents) -> None:
+    """And so does a dream about it, or about what is recollected of it on a later day."""
+    words, c = config.dreaming.max_new_tokens, config.dreaming.curriculum
+    recollects = config.data.episodes > 1 and c.weak and c.source == "dreams"
+    recollected = config.data.chunk_tokens if recollects else 0
+    for template in settings.writing_config(config).templates:
+        for document in documents:
+            blank = dataclasses.replace(document, text="")
+            row = words + max(
+                len(writer_prompt(document, prompts, template)),
+                len(writer_prompt(blank, prompts, template)) + recollected,
+            )
+            if row > config.seeding.time or words > config.seeding.scored:
+                raise ValueError(
+                    f"dreaming.max_new_tokens={words}: a dream about {document.title!r} by the "
+                    f"template {template.name!r} needs rows of up to {row} tokens, {words} of them "
+                    f"scored, more than seeding.time={config.seeding.time} and seeding.scored="
+                    f"{config.seeding.scored}; lower it or data.chunk_tokens, or raise those"
+                )

@@ -16,7 +16,7 @@ from sleep_jax.dreaming import write
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.itinerary import DREAMING, itinerary
 from sleep_jax.memory.schedule import plan
-from sleep_jax.memory.slots import SlotsExhausted, unlock
+from sleep_jax.memory.slots import SlotsExhausted, take_slot, unlock
 from sleep_jax.phases import consolidate, learn, trial
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
@@ -26,6 +26,7 @@ from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.runtime.report import write_report
 from sleep_jax.seeding import rollouts
 from sleep_jax.seeding.self_study import Question, Study
+from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.sleeper import wake_up
 
 CONFIGS = "configs/{}.py"
@@ -223,13 +224,50 @@ def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, undreamt)
 
 
 @pytest.mark.slow
+def test_a_slot_that_starts_from_the_base_learns_its_day_again(
+    sleeper, undreamt, tmp_path, monkeypatch
+):
+    def change(memory):
+        down = take_slot(memory, 1, undreamt.day(0)["slot"])["down"]
+        return float(np.sqrt(np.square(down).sum()))
+
+    config = tiny_config()
+    config.dreaming.restart = "base"
+    other = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
+    night = with_questions(undreamt, [Question(0, "A sentence.", "What is it?", "A reply.")])
+    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
+    dreamt = dream(other, night, tmp_path)
+    assert change(dreamt.now.memory) > 0.5 * change(night.now.memory) > 0
+
+
+def test_where_no_dream_is_rewarded_the_night_stays_and_says_why(
+    sleeper, undreamt, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.zeros(len(gain)))
+    dreamt = dream(sleeper, undreamt, tmp_path)
+    assert dreamt.record["phases"]["learn"]["skipped"] == "no dream was rewarded"
+    assert equal(dreamt.now, undreamt.now)
+
+
+@pytest.mark.slow
+def test_where_none_is_rewarded_old_documents_are_rehearsed_all_the_same(
+    sleeper, undreamt, tmp_path, monkeypatch
+):
+    old = Exchange(None, (5, 6), (5, 6), (7, 8, 9), "rehearse")
+    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.zeros(len(gain)))
+    monkeypatch.setattr(learn, "rehearsed", lambda *_: [old])
+    dreamt = dream(sleeper, undreamt, tmp_path)
+    assert dreamt.record["phases"]["learn"]["learnt"] == 0
+    assert not equal(dreamt.now.memory, undreamt.now.memory)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["grpo", "ppo"])
-@pytest.mark.parametrize("restart", ["previous", "base"])
 def test_the_writer_is_reinforced_by_all_that_was_tried(
-    sleeper, undreamt, tmp_path, monkeypatch, estimator, restart
+    sleeper, undreamt, tmp_path, monkeypatch, estimator
 ):
     config = tiny_config()
-    config.dreaming.estimator, config.dreaming.restart = estimator, restart
+    config.dreaming.estimator = estimator
     other = dataclasses.replace(sleeper, config=ml_collections.FrozenConfigDict(config))
     night = with_questions(undreamt, [Question(0, "A sentence.", "What is it?", "A reply.")])
     monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.arange(len(gain)) % 2)

@@ -2,16 +2,19 @@
 
 import functools
 import re
+import runpy
 
 import pytest
 
 from sleep_jax import config as settings
 from sleep_jax import sleeper
+from sleep_jax.data.documents import Document
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.ranges import RANGES, check_ranges
 from sleep_jax.rewards.judge import JUDGES
-from sleep_jax.sleeper import _judge
+from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.sleeper import _check_lengths, _judge
 
 
 def test_rules_by_name():
@@ -146,3 +149,25 @@ def test_a_run_of_one_day_is_warned_of_its_random_expert_once():
     with pytest.warns(UserWarning, match="random_expert=True is a no-op") as seen:
         sleeper.wake_up(config)
     assert len(seen) == 1
+
+
+def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    check = functools.partial(_check_lengths, config, Prompts(tokenizer))
+    short = [Document("a", "Lamps", "A lamp is red.")]
+    check(short)
+    config.data.chunk_tokens = 1000
+    check(short)  # no day comes on which something is recollected
+    config.data.episodes = 2
+    told = (
+        r"dreaming\.max_new_tokens=16: .*'Lamps'.* 'paraphrase' needs rows of .* seeding\.time=384"
+    )
+    with pytest.raises(ValueError, match=told):
+        check(short)
+    config.dreaming.curriculum.source = "text"
+    check(short)
+    config.dreaming.max_new_tokens = 320
+    with pytest.raises(ValueError, match=r"320 of them scored.*seeding\.scored=288; lower it"):
+        check(short)
+    config.dreaming.steps = 0
+    check(short)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 
 import ml_collections
+import numpy as np
 from night import FULL, NO_DREAMS, NO_SELECTION, TOPICS, after_many, variant
 
 from sleep_jax import lifecycle
@@ -66,8 +67,7 @@ def after_many_passages(
     """
     config = variant(arm, after_many(days))
     config.seed = seed
-    size = -(-len(passages) // days)
-    parts = [passages[i : i + size] for i in range(0, len(passages), size)]
+    parts = [[passages[i] for i in part] for part in np.array_split(range(len(passages)), days)]
     own, life = reading(sleeper, config, parts), workdir / arm.replace(" ", "_")
     if arm != FULL:
         branch(own, arm, workdir / FULL, life)

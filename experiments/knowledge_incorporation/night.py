@@ -37,6 +37,7 @@ def after_many(days: int) -> ml_collections.ConfigDict:
     writer has filled others, from which the random expert is drawn."""
     c = after_a_passage()
     c.data.episodes = days
+    c.data.chunk_tokens = 200  # a passage, and as much is recollected of what was dreamt about it
     c.study.rehearsals = 4  # with 1, a night cost the anchors 12 % and was rolled back
     c.memory.slots = (days,)
     c.memory.router, c.memory.top_k = "sigmoid", 2
@@ -44,6 +45,13 @@ def after_many(days: int) -> ml_collections.ConfigDict:
     c.dreaming.top, c.dreaming.random = 1, 1
     c.dreaming.trial.chunk = 4
     c.dreaming.random_expert = True
+    return c
+
+
+def undivided(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The settings with one day: the model is loaded before the days are laid before it."""
+    c = c.copy_and_resolve_references()
+    c.data.episodes, c.dreaming.random_expert = 1, False
     return c
 
 

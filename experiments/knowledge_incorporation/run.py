@@ -25,6 +25,7 @@ from night import (
     NO_SELECTION,
     after_a_passage,
     after_many,
+    undivided,
 )
 from passages import ASKED, REWARDED, is_short, read_passages, reward_items
 from table import report
@@ -146,6 +147,10 @@ def main() -> None:
             f"--days {arguments.days}: the random expert is drawn from the fourth day on, when "
             f"more than two slots are filled; choose {FEWEST_DAYS} or more"
         )
+    if arguments.stream and arguments.passages < arguments.days:
+        parser.error(
+            f"--passages {arguments.passages}: every one of --days {arguments.days} needs one"
+        )
     keep_freed_memory()
     kind = "stream" if arguments.stream else "single"
     workdir = arguments.workdir or pathlib.Path("runs/knowledge_incorporation") / kind
@@ -156,7 +161,7 @@ def main() -> None:
     config = after_many(arguments.days) if arguments.stream else after_a_passage()
     asked = {"passages": [p.id for p in passages], "rewarded": [p.id for p in rewarded]}
     claim(workdir, asked | {"night": config.to_dict(), "adapters": adapters.settings()})
-    sleeper = wake_up(config)
+    sleeper = wake_up(undivided(config))
     for seed in range(arguments.seeds):
         if arguments.stream:
             by_stream(sleeper, passages, arguments.days, seed, workdir)

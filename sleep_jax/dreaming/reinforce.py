@@ -100,10 +100,14 @@ def written(
     return [out[i] for i in sorted(out)]
 
 
+def writer_prompt(document: Document, prompts: Prompts, template: Template) -> tuple[int, ...]:
+    """What a student is asked that learns to write, the document in view."""
+    prompt = template.tokens(prompts, document)
+    return (*prompts.context(document), *prompt) if template.is_beside else prompt
+
+
 def _writing(dream: Dream, document: Document, prompts: Prompts, template: Template) -> Exchange:
     """The dream as it came about, with the document before the student, too."""
-    teacher = student = template.tokens(prompts, document)
-    if template.is_beside:
-        student = (*prompts.context(document), *teacher)
+    student = writer_prompt(document, prompts, template)
     in_view = dream.document if template.is_beside else None
-    return Exchange(in_view, student, teacher, dream.tokens, "write")
+    return Exchange(in_view, student, template.tokens(prompts, document), dream.tokens, "write")

@@ -6,7 +6,8 @@
     margin   gain where gain > margin, else 0                         a reward of degree
     top_1    1 for the best of its document where gain > margin       SEAL, with margin -inf
 
-A tie with the margin earns 0, and so does a trial that diverged.
+A tie with the margin earns 0, and so does a trial that diverged. Where all dreams about a document
+are as good as each other, and no better than the model that wrote them, none is the best.
 """
 
 import dataclasses
@@ -100,6 +101,10 @@ def earned(config: RewardConfig, gain: np.ndarray, documents: Sequence[int]) -> 
     if config.form == "margin":
         return np.where(rose, gain, 0.0).astype(np.float32)
     if config.form == "top_1":
-        best = [np.flatnonzero(documents == d)[np.argmax(gain[documents == d])] for d in documents]
-        rose &= np.arange(len(gain)) == best
+        for document in set(documents.tolist()):
+            mine = np.flatnonzero(documents == document)
+            best = mine[np.argmax(gain[mine])]
+            if len(mine) > 1 and np.allclose(gain[mine], gain[best], 0, ROUNDING):
+                best = mine[gain[mine] > ROUNDING][:1]
+            rose[np.setdiff1d(mine, best)] = False
     return rose.astype(np.float32)

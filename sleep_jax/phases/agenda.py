@@ -26,7 +26,7 @@ def draw_agenda(sleeper: Sleeper, night: Night, day: int) -> tuple[Night, dict[s
     and how well they were answered."""
     config = settings.curriculum_config(sleeper.config)
     today = [(day, i) for i in range(len(sleeper.days[day].documents))]
-    known = [*_dreams_before(sleeper, night, day), *today]
+    known = [*_earlier(sleeper, night, day), *today]
     answered = dict.fromkeys(known)
     if len(known) > len(today) or 0 < config.recent < len(today):
         answered |= _answered(sleeper, night, known)
@@ -58,7 +58,8 @@ def dreamt_before(sleeper: Sleeper, night: Night, day: int) -> dict[int, list[st
     """What was dreamt on earlier days about what a night dreams about, by page."""
     dreamt = _dreams_before(sleeper, night, day)
     of = subjects(sleeper, night, day)
-    return {page: [x.text for x in dreamt.get((c.day, c.document), ())] for page, c in of.items()}
+    before = {page: dreamt.get((c.day, c.document), ()) for page, c in of.items()}
+    return {page: [dream.text for dream, _ in told] for page, told in before.items()}
 
 
 def reward_items(sleeper: Sleeper, night: Night, day: int) -> RewardItems:
@@ -85,13 +86,15 @@ def examinee(sleeper: Sleeper, night: Night) -> Adapted:
 
 
 def rehearsed(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
-    """What was dreamt about the old documents of the agenda, as the model knows it by heart."""
-    out = []
-    dreamt = _dreams_before(sleeper, night, day)
+    """What was dreamt about the old documents of the agenda, or their text where that is kept and
+    nothing was, as the model knows it by heart."""
+    out, prompts = [], sleeper.prompts
+    dreamt = _best(_dreams_before(sleeper, night, day))
     for x in (x for x in _agenda(night, day) if x.role == OLD):
-        asked = sleeper.prompts.about(sleeper.days[x.day].documents[x.document])
-        dreams = dreamt[x.day, x.document]
-        out += [Exchange(None, asked, asked, dream.tokens, "rehearse") for dream in dreams]
+        document = sleeper.days[x.day].documents[x.document]
+        asked, dreams = prompts.about(document), dreamt.get((x.day, x.document), ())
+        told = [dream.tokens for dream, _ in dreams] or [prompts.reply(document.text)]
+        out += [Exchange(None, asked, asked, tokens, "rehearse") for tokens in told]
     return out
 
 
@@ -99,24 +102,42 @@ def _agenda(night: Night, day: int) -> list[Context]:
     return [Context(**x) for x in night.day(day).get("agenda", [])]
 
 
-def _dreams_before(sleeper: Sleeper, night: Night, day: int) -> dict[tuple[int, int], list[Dream]]:
-    """What was dreamt on earlier days, by (day, document), oldest first."""
-    found: dict[tuple[int, int], list[Dream]] = {}
+def _earlier(sleeper: Sleeper, night: Night, day: int) -> list[tuple[int, int]]:
+    """(day, document) of what there is still something to dream from: the text, where it is kept,
+    or earlier dreams."""
+    if sleeper.config.dreaming.curriculum.source == "dreams":
+        return list(_dreams_before(sleeper, night, day))
+    return [(d, i) for d in range(day) for i in range(len(sleeper.days[d].documents))]
+
+
+def _dreams_before(
+    sleeper: Sleeper, night: Night, day: int
+) -> dict[tuple[int, int], list[tuple[Dream, bool]]]:
+    """What was dreamt on earlier days, by (day, document), oldest first, and whether it earned a
+    reward."""
+    found: dict[tuple[int, int], list[tuple[Dream, bool]]] = {}
     for earlier in range(day):
-        of = subjects(sleeper, night, earlier)
-        for dream in map(Dream.of, night.day(earlier).get("dreams", [])):
+        record, of = night.day(earlier), subjects(sleeper, night, earlier)
+        earned = dict(zip((k["dream"] for k in record.get("kept", [])), record.get("rewards", [])))
+        for i, dream in enumerate(map(Dream.of, record.get("dreams", []))):
             x = of[dream.document]
-            found.setdefault((x.day, x.document), []).append(dream)
+            found.setdefault((x.day, x.document), []).append((dream, earned.get(i, 0) > 0))
     return {x: found[x] for x in sorted(found)}
+
+
+def _best(dreamt):
+    """Of the dreams about each document those that earned a reward; all where none did."""
+    return {x: [each for each in told if each[1]] or told for x, told in dreamt.items()}
 
 
 def _recollected(sleeper: Sleeper, night: Night, day: int, x: Context) -> Document:
     document = sleeper.days[x.day].documents[x.document]
     if sleeper.config.dreaming.curriculum.source == "text":
         return document
+    dreamt = _best(_dreams_before(sleeper, night, day))[x.day, x.document]
     return recollection(
         document,
-        [dream.text for dream in _dreams_before(sleeper, night, day)[x.day, x.document]],
+        [dream.text for dream, _ in dreamt],
         lambda text: len(sleeper.tokenizer.encode(text)),
         int(sleeper.config.data.chunk_tokens),
     )

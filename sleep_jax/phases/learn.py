@@ -16,7 +16,8 @@ from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.night import Desk, Night, awake, key_of
 from sleep_jax.phases.study import studied
 from sleep_jax.phases.trial import kept_dreams
-from sleep_jax.seeding.consolidate import seed_slot
+from sleep_jax.seeding.consolidate import order_seed, seed_slot
+from sleep_jax.seeding.mixture import updates_to_draw
 from sleep_jax.sleeper import Sleeper
 
 
@@ -25,16 +26,21 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     cost too much."""
     c, documents = sleeper.config, pages(sleeper, night, step.day)
     learnt, taught, written = _lessons(sleeper, night, step.day, documents)
-    tried = len(kept_dreams(night, step.day))
-    if not taught and not written:
+    tried, old = len(kept_dreams(night, step.day)), rehearsed(sleeper, night, step.day)
+    if not taught and not written and not old:
         with desk.bar(1, "step") as bar:
             bar.advance(1, learnt=0)
         return night.note(step.label, tokens=0, skipped="no dream was rewarded")
-    key, model = key_of(sleeper, step), night.now.on(sleeper.params)
+    rng = jax.random.fold_in(key_of(sleeper, step), 2)
+    model = night.now.on(sleeper.params)
+    exchanges = [*taught, *studied(sleeper, night, step.day), *old]
     index = night.day(step.day)["slot"]
     reinforcing = settings.reinforcing_config(c, sleeper.prompts.opening)
     if not written:  # all tied: there is no policy gradient, and nothing is rolled out for one
         reinforcing = dataclasses.replace(reinforcing, dreams=0)
+    # Many dreams take more updates than configured: none that was rewarded is left out.
+    needed = updates_to_draw(exchanges, reinforcing.shape, order_seed(rng))
+    reinforcing = dataclasses.replace(reinforcing, steps=max(reinforcing.steps, needed))
     with desk.bar(reinforcing.steps, "step") as bar:
 
         def log(number, metrics):
@@ -50,12 +56,8 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             teachers=[awake(sleeper, night, documents)],
             level=1,
             index=index,
-            exchanges=[
-                *taught,
-                *studied(sleeper, night, step.day),
-                *rehearsed(sleeper, night, step.day),
-            ],
-            rng=jax.random.fold_in(key, 2),
+            exchanges=exchanges,
+            rng=rng,
             log=log,
             written=written,
             bookmark=desk.bookmark,

@@ -71,6 +71,11 @@ def sum_divergence(cfg, objective, variables, batch, heads):
     return objective_terms(cfg, objective, variables, batch, heads)[0]["kl_off"]
 
 
+def order_seed(rng) -> int:
+    """Seed of the order in which `seed_slot` draws exchanges."""
+    return int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
+
+
 def seed_slot(
     cfg: DecoderConfig,
     tokenizer: Tokenizer,
@@ -133,7 +138,7 @@ def seed_slot(
     if surrogate.gae is not None and seeding.dreams > 0:
         state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
     state = place(state, "learner")
-    data_seed = int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
+    data_seed = order_seed(rng)
     rounds = Rounds(
         seeding,
         exchanges,

@@ -9,8 +9,23 @@ from sleep_jax.seeding.sequences import BatchShape, Exchange, packs
 
 
 def shuffled(exchanges: Sequence[Exchange], seed: int) -> Iterator[Exchange]:
-    """An endless stream over the exchanges, every epoch in a new order that the seed fixes."""
-    return iter(grain.MapDataset.source(exchanges).seed(seed).shuffle().repeat())
+    """An endless stream over the exchanges, every epoch in a new order that the seed fixes.
+
+    Those that are learnt by cross-entropy, too, take turns with the others, however few they are.
+    """
+    kinds = [[e for e in exchanges if e.supervised is kind] for kind in (True, False)]
+    streams = [grain.MapDataset.source(x).seed(seed).shuffle().repeat() for x in kinds if x]
+    return itertools.chain.from_iterable(zip(*streams))
+
+
+def updates_to_draw(exchanges: Sequence[Exchange], shape: BatchShape, seed: int) -> int:
+    """Updates of nothing else until all that is learnt by cross-entropy was drawn once."""
+    left, stream = {id(e) for e in exchanges if e.supervised}, shuffled(exchanges, seed)
+    for updates in itertools.count():
+        if not left:
+            return updates
+        chosen, stream = compose([], stream, shape)
+        left -= set(map(id, chosen))
 
 
 def compose(

@@ -145,6 +145,7 @@ def test_a_trial_learns_the_dream_or_its_lines_and_the_passage():
     [
         ({"estimator": "trpo"}, r"dreaming\.estimator='trpo'; choose from rest_em, group"),
         ({"restart": "birth"}, r"dreaming\.restart='birth'; choose from previous, base"),
+        ({"restart": "base", "estimator": "ppo"}, r"dreaming\.restart='base'.*'ppo'.*'rest_em'"),
         ({"cap": -1}, r"dreaming\.cap=-1"),
         ({"estimator": "grpo", "alpha": 1.0}, r"dreaming\.alpha=1\.0.*'rest_em'"),
         ({"estimator": "grpo", "batch": 0}, r"dreaming\.batch=0"),
@@ -155,4 +156,15 @@ def test_a_writer_that_could_not_learn_is_refused(changes, words):
     config = settings.default()
     config.dreaming.update(changes)
     with pytest.raises(ValueError, match=words):
+        settings.reinforcing_config(config)
+
+
+def test_the_slot_that_is_learnt_anew_has_the_updates_of_its_night_and_is_its_own():
+    config = settings.default()
+    config.dreaming.restart = "base"
+    learning, night = settings.reinforcing_config(config), settings.seeding_config(config)
+    assert learning.steps == night.steps + config.dreaming.steps
+    assert (learning.learning_rate, learning.warmup) == (night.learning_rate, night.warmup)
+    config.memory.on_full = "reuse"
+    with pytest.raises(ValueError, match=r"dreaming\.restart='base'.*memory\.on_full='reuse'"):
         settings.reinforcing_config(config)

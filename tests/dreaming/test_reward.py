@@ -33,6 +33,13 @@ def test_what_a_gain_earns(form, margin, expected):
     np.testing.assert_allclose(got, expected, atol=1e-7)
 
 
+def test_where_all_trials_did_as_well_as_the_writer_none_is_the_best():
+    config = RewardConfig(form="top_1", margin=float("-inf"))
+    gain = np.array([[0.0], [0.0], [-0.1], [-0.1], [0.2], [0.2], [0.0], [-np.inf], [np.nan]])
+    got = earned(config, gain.astype(np.float32), [0, 0, 1, 1, 2, 2, 3, 4, 4])
+    np.testing.assert_array_equal(got, [0, 0, 0, 0, 1, 0, 1, 0, 0])
+
+
 def test_a_mean_that_is_a_tie_but_for_rounding_earns_nothing():
     gain = np.array([[-0.1, -0.2, 0.3]], np.float32)
     assert gain.mean(dtype=np.float64) > 0

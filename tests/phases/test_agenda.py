@@ -70,6 +70,28 @@ def test_a_replay_buffer_keeps_the_text(sleeper, night):
     assert agenda.pages(other, drawn, 1)[1] == sleeper.days[0].documents[0]
 
 
+def test_a_replay_buffer_knows_documents_that_nothing_was_dreamt_about(sleeper, night):
+    undreamt = night.note_day(0, dreams=[])
+    drawn, figures = agenda.draw_agenda(sleeper, undreamt, 1)
+    assert figures["contexts_weak"] == figures["contexts_old"] == 0
+    other = under(sleeper, source="text", weak=0)
+    drawn, _ = agenda.draw_agenda(other, undreamt, 1)
+    [rehearsal], document = agenda.rehearsed(other, drawn, 1), sleeper.days[0].documents[0]
+    assert rehearsal.is_by_heart
+    assert rehearsal.completion == sleeper.prompts.reply(document.text)
+
+
+def test_of_earlier_dreams_those_that_earned_a_reward_are_what_is_left(sleeper, night):
+    kept = [{"dream": 1, "importance": 0.5}, {"dream": 0, "importance": 0.2}]
+    night = night.note_day(0, kept=kept, rewards=[1.0, 0.0])
+    drawn, _ = agenda.draw_agenda(sleeper, night, 1)
+    assert agenda.pages(sleeper, drawn, 1)[1].text == "Dream 8."
+    assert agenda.dreamt_before(sleeper, drawn, 1)[1] == ["Dream 7.", "Dream 8."]
+    other = under(sleeper, weak=0)
+    drawn, _ = agenda.draw_agenda(other, night, 1)
+    assert [e.completion for e in agenda.rehearsed(other, drawn, 1)] == [(5, 6, 8)]
+
+
 def test_of_an_old_document_the_dreams_are_rehearsed_by_heart(sleeper, night):
     other = under(sleeper, weak=0)
     drawn, figures = agenda.draw_agenda(other, night, 1)

@@ -1,10 +1,11 @@
 """The stream of a night and the mixture of an update."""
 
+import dataclasses
 import itertools
 
 from few_exchanges import EXCHANGES, SHAPE, exchange
 
-from sleep_jax.seeding.mixture import compose, shuffled, sizes
+from sleep_jax.seeding.mixture import compose, shuffled, sizes, updates_to_draw
 from sleep_jax.seeding.sequences import BatchShape, Exchange, packs
 
 
@@ -17,6 +18,27 @@ def test_the_stream_is_endless_and_every_epoch_is_complete():
     assert all(a is b for a, b in zip(again, stream))
     other = list(itertools.islice(shuffled(EXCHANGES, 4), 25))
     assert any(a is not b for a, b in zip(other, stream))
+
+
+def test_what_is_learnt_by_cross_entropy_takes_turns_with_the_rest_however_little_it_is():
+    lessons = [dataclasses.replace(EXCHANGES[i], supervised=True) for i in (0, 1)]
+    stream = list(itertools.islice(shuffled([*lessons, *EXCHANGES[2:]], 3), 24))
+    assert [e.supervised for e in stream] == [True, False] * 12
+    assert all({id(a), id(b)} == set(map(id, lessons)) for a, b in zip(stream[::4], stream[2::4]))
+
+
+def test_updates_until_every_lesson_was_drawn():
+    lessons = [dataclasses.replace(e, supervised=True) for e in EXCHANGES * 3]
+    exchanges, seed = [*lessons, *EXCHANGES], 5
+    updates = updates_to_draw(exchanges, SHAPE, seed)
+    drawn, stream = [], shuffled(exchanges, seed)
+    for _ in range(updates):
+        before = set(map(id, drawn))
+        chosen, stream = compose([], stream, SHAPE)
+        drawn += chosen
+    wanted = set(map(id, lessons))
+    assert wanted <= set(map(id, drawn)) and not wanted <= before
+    assert updates_to_draw(EXCHANGES, SHAPE, seed) == 0
 
 
 def test_updates_are_filled_and_nothing_of_the_stream_is_lost():
