@@ -11,19 +11,24 @@ from etils import epath
 
 from sleep_jax import comparison, lifecycle, morning
 from sleep_jax.config import memory_config
+from sleep_jax.errors import DeadEnd
 from sleep_jax.memory.schedule import describe, plan
-from sleep_jax.memory.slots import SlotsExhausted
 from sleep_jax.runtime import aot
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
-from sleep_jax.runtime.distributed import join_processes
+from sleep_jax.runtime.distributed import check_shared, join_processes
 from sleep_jax.runtime.flags import run_with_config
 from sleep_jax.runtime.mesh import use_mesh
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.profile import Profile
 from sleep_jax.runtime.report import write_report
 from sleep_jax.runtime.sweep_runs import Run, run_all, runs_of
-from sleep_jax.runtime.workdir import check_same_base, check_same_config, check_writable
+from sleep_jax.runtime.workdir import (
+    check_same_base,
+    check_same_config,
+    check_same_reading,
+    check_writable,
+)
 from sleep_jax.sleeper import Sleeper, check_settings, wake_up
 
 PLAN = flags.DEFINE_integer(
@@ -84,12 +89,15 @@ def prepare(config, workdir) -> Callable[[], None]:
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
     use_mesh(config)
-    begun, sleeper = check_workdir(config, workdir), wake_up(config)
+    begun, watch = check_workdir(config, workdir), Watch()
+    check_shared(workdir)
+    sleeper = wake_up(config)
     check_same_base(begun.get("base", {}), sleeper.base, workdir)
+    check_same_reading(begun.get("reading"), sleeper.reading, workdir)
     profile = None
     if PROFILE.value is not None:
         profile = Profile.of(PROFILE.value, updates_of(sleeper), workdir)
-    return functools.partial(live, sleeper, workdir, profile)
+    return functools.partial(live, sleeper, workdir, watch, profile)
 
 
 def check_flags() -> None:
@@ -134,7 +142,7 @@ def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
         return functools.partial(print, "\n".join(run.command for run in runs))
     check_writable(workdir)
     for run in runs:
-        if not run.is_finished and epath.Path(run.workdir).exists():
+        if epath.Path(run.workdir).exists():
             check_workdir(run.config, run.workdir)
     return functools.partial(sweep, runs, epath.Path(workdir))
 
@@ -164,16 +172,16 @@ def show(lines: Iterable[str]) -> None:
         raise SystemExit(1) from None
 
 
-def live(sleeper: Sleeper, workdir: str, profile: Profile | None = None) -> None:
+def live(sleeper: Sleeper, workdir: str, watch: Watch, profile: Profile | None = None) -> None:
     """Lives the days and nights, and reports."""
     try:
-        night = lifecycle.live(sleeper, workdir, watch=Watch(), profile=profile)
+        night = lifecycle.live(sleeper, workdir, watch=watch, profile=profile)
     except Preempted as stopped:
-        print(f"asked to stop, after {stopped.where}; the same command goes on from there")
+        print(f"asked to stop, after {stopped.where}; the same command goes on")
         raise
-    except SlotsExhausted as full:
-        print(f"error: {full}. What came before is saved in {workdir}", file=sys.stderr)
-        raise SystemExit(2) from None  # another start of the same would end so, too
+    except DeadEnd as error:
+        print(f"error: {error}. What came before is saved in {workdir}", file=sys.stderr)
+        raise SystemExit(2) from None
     if jax.process_index():
         return  # process 0 speaks for all
     if profile is not None:
@@ -189,7 +197,7 @@ def sweep(runs: list[Run], workdir: epath.Path) -> None:
     try:
         failed = run_all(runs, sys.argv[0])
     except Preempted as stopped:
-        print(f"asked to stop, in {stopped.where}; the same command goes on from there")
+        print(f"asked to stop, in {stopped.where}; the same command goes on")
         raise
     if any(run.is_finished for run in runs):
         compared = comparison.compare(runs)

@@ -78,6 +78,10 @@ start() {
   [[ $# -gt 0 ]] || { echo "error: which run? e.g. run --config=configs/seeding_8b.py" >&2; exit 2; }
   printf -v arguments '%q ' "$@"
   on all "cd ~/sleep_jax || exit
+if kill -0 \$(cat ~/$pid) 2>/dev/null; then
+  echo 'error: a run is under way; wait for it, or: launch/tpu_vm.sh stop' >&2
+  exit 1
+fi
 nohup .venv/bin/python launch.py ${arguments% } >>~/$log 2>&1 </dev/null &
 echo \$! >~/$pid"
 }

@@ -164,12 +164,12 @@ def differences(comparison: Comparison) -> str:
     columns = comparison.columns
     rows = []
     for variant, theirs in others:
-        seeds = [seed for seed in theirs if seed in ours]
+        both = [(theirs[seed], ours[seed]) for seed in theirs if seed in ours]
         pairs = {
-            name: [theirs[s][name] - ours[s][name] for s in seeds if name in ours[s]]
+            name: [b[name] - a[name] for b, a in both if name in a and name in b]
             for name in columns
         }
-        rows.append([variant, str(len(seeds)), *(difference(n, d) for n, d in pairs.items())])
+        rows.append([variant, str(len(both)), *(difference(n, d) for n, d in pairs.items())])
     return _markdown([f"minus {first}", "pairs", *columns.values()], rows)
 
 

@@ -19,7 +19,6 @@ begins, and within those that learn a bookmark is kept, so a run that stops goes
 """
 
 import contextlib
-import time
 from collections.abc import Callable
 
 import jax
@@ -58,6 +57,7 @@ PHASES: dict[str, Callable[[Sleeper, Night, Desk, Step], Night]] = {
     "learn": learn,
     "evaluate": evaluate,
 }
+KEEPS_ITS_PLACE = ("merge", "consolidate", "learn")
 
 
 def birth(sleeper: Sleeper) -> Night:
@@ -94,10 +94,10 @@ def live(
       What the last phase left.
 
     Raises:
-      SlotsExhausted: a level is full; the phases before are saved.
+      DeadEnd: a level is full or never learnt by day, or a night cannot be learnt; the phases
+        before are saved.
       ValueError: no checkpoint of those in `workdir` is whole.
       Preempted: the run was asked to stop.
-      RuntimeError: a level that should learn by day never did.
     """
     config, kept = sleeper.config.to_dict(), sleeper.config.checkpoint
     with (
@@ -116,14 +116,16 @@ def live(
             if index <= done:
                 continue
             writer.restart(step.label)
-            start, compiled = time.monotonic(), compilations.count
+            compiled = compilations.count
             bookmark = Bookmark(under_way, step.label, kept.updates, watch, finished=saved)
             meter = Meter(sleeper.cfg, step.label, profile)
-            desk = Desk(writer, step.label, quiet, bookmark, meter)
+            heeded = None if step.phase in KEEPS_ITS_PLACE else watch
+            desk = Desk(writer, step.label, quiet, bookmark, meter, heeded)
             night = PHASES[step.phase](sleeper, night, desk, step)
-            cost = {"seconds": time.monotonic() - start, "memory": memory()["memory_peak"]}
+            cost = {"seconds": bookmark.seconds, "memory": memory()["memory_peak"]}
             night = night.note(step.label, **cost, programs=compilations.count - compiled)
-            record = {"config": config, "base": sleeper.base, "night": night.record}
+            record = {"config": config, "base": sleeper.base, "reading": sleeper.reading}
+            record["night"] = night.record
             under_way.wait()  # one at a time: in several processes the barriers of both would mix
             saved.save(index, step.label, state=night.state, record=record)
             if watch is not None and watch.is_asked():

@@ -4,6 +4,8 @@ through a run."""
 import collections
 import dataclasses
 import functools
+import hashlib
+import json
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -142,6 +144,12 @@ class Sleeper:
                 out.append(page[max(start - offset, 0) : end])
                 offset += len(page)
         return [page for page in out if page]
+
+    @functools.cached_property
+    def reading(self) -> str:
+        """Fingerprint of what it reads and is asked, day by day."""
+        days = [[dataclasses.asdict(document) for document in day.documents] for day in self.days]
+        return hashlib.sha256(json.dumps(days, sort_keys=True).encode()).hexdigest()[:16]
 
     @functools.cached_property
     def base(self) -> dict[str, dict[str, str]]:

@@ -125,6 +125,11 @@ def test_differences_pair_the_seeds_that_both_have():
     assert missing == "Not finished: less,seed=2."
 
 
+def test_a_figure_that_one_of_two_runs_lacks_is_left_out_of_their_difference():
+    compared = Comparison({"full": {0: {"earlier": 0.5}}, "one day": {0: {}}}, {}, ())
+    assert "| one day | 1 |  |" in comparison.differences(compared)
+
+
 def test_a_sweep_is_read_drawn_and_what_is_missing_said(tmp_path):
     runs = [
         Run(Element({"config.seed": seed}, (word,)), (), None, str(tmp_path / f"{word}{seed}"))

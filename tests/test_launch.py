@@ -21,6 +21,7 @@ from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.flags import load
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.sweep_runs import runs_of
+from sleep_jax.seeding.record import NotFinite
 from sleep_jax.sleeper import check_settings
 
 SWEEPS = pathlib.Path("configs/sweeps")
@@ -79,7 +80,6 @@ def launch():
 
 def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch, capsys):
     live = launch["live"]
-    monkeypatch.setitem(live.__globals__, "Watch", lambda: None)
 
     def stops_with(error):
         def stop(*_, **__):
@@ -87,7 +87,7 @@ def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch,
 
         monkeypatch.setattr(lifecycle, "live", stop)
         with pytest.raises(SystemExit) as ended:
-            live(None, "runs/x")
+            live(None, "runs/x", None)
         return ended.value.code
 
     assert stops_with(Preempted("4 updates of learn")) == STATUS
@@ -95,6 +95,8 @@ def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch,
     assert stops_with(SlotsExhausted(2, 3)) == 2
     said = capsys.readouterr().err
     assert "memory.levels[2].slots=3 are all in use" in said and "saved in runs/x" in said
+    assert stops_with(NotFinite("6 updates in a row")) == 2
+    assert "error: 6 updates in a row" in capsys.readouterr().err
 
 
 def test_a_sweep_that_stops_says_where_and_is_not_compared(launch, monkeypatch, capsys):
@@ -106,6 +108,22 @@ def test_a_sweep_that_stops_says_where_and_is_not_compared(launch, monkeypatch, 
         launch["sweep"]([], None)
     assert ended.value.code == STATUS
     assert "asked to stop, in seed=1" in capsys.readouterr().out
+
+
+def test_a_finished_element_of_another_config_is_not_taken_for_one_of_this(launch, tmp_path):
+    path = str(SWEEPS / "alpha_tiny.py")
+    config = load(path)
+    first, *_ = runs_of(path, config, str(tmp_path))
+    with PhaseCheckpoints(f"{first.workdir}/checkpoints") as saved:
+        record = {"config": first.config.to_dict(), "night": {}}
+        saved.save(0, "wake", state={"x": np.zeros(1)}, record=record)
+    (tmp_path / first.element.name / "report.html").write_text("")
+    assert first.is_finished
+    flags.FLAGS.mark_as_parsed()
+    launch["prepare_sweep"](path, config, str(tmp_path))
+    config.seeding.learning_rate = 0.5
+    with pytest.raises(ValueError, match=r"another config \(seeding\.learning_rate: .* -> 0\.5"):
+        launch["prepare_sweep"](path, config, str(tmp_path))
 
 
 def test_an_address_reaches_every_command_of_a_sweep(launch, capsys):
@@ -171,21 +189,25 @@ def test_a_report_is_printed_whole_and_its_verdict_is_the_status(launch, capsys)
     launch["show"](["fits"])
 
 
-def test_a_run_does_not_go_on_on_another_base(launch, tmp_path, monkeypatch):
+def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeypatch):
     base = {"model.name": {"name": "a", "weights": "1"}}
     with PhaseCheckpoints(tmp_path / "checkpoints") as saved:
-        record = {"config": {"seed": 0}, "base": base}
+        record = {"config": {"seed": 0}, "base": base, "reading": "text"}
         saved.save(0, "wake", state={"x": np.zeros(1)}, record=record)
-    sleeper = types.SimpleNamespace(base=base)
+    sleeper, watch = types.SimpleNamespace(base=base, reading="text"), object()
     for name, of in (
         ("join_processes", lambda *_: True),
         ("use_mesh", lambda _: None),
         ("wake_up", lambda _: sleeper),
+        ("Watch", lambda: watch),
     ):
         monkeypatch.setitem(launch["prepare"].__globals__, name, of)
     flags.FLAGS.mark_as_parsed()
     config = ml_collections.ConfigDict({"seed": 0})
-    assert launch["prepare"](config, str(tmp_path)).args == (sleeper, str(tmp_path), None)
+    assert launch["prepare"](config, str(tmp_path)).args == (sleeper, str(tmp_path), watch, None)
+    sleeper.reading = "more text"
+    with pytest.raises(ValueError, match=r"data\.documents: .*\(fingerprint text\).*\(more text\)"):
+        launch["prepare"](config, str(tmp_path))
     sleeper.base = {"model.name": {"name": "b", "weights": "2"}}
     with pytest.raises(ValueError, match=r"model\.name='b' has the weights 2, .* stands on 1"):
         launch["prepare"](config, str(tmp_path))

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sleep_jax.errors import DeadEnd
 from sleep_jax.memory.config import MemoryConfig
 
 BIAS_AT_BIRTH = 3.0  # of a router gate: sigmoid(3) = 0.95
 ROUTING = ("key", "bias")
 
 
-class SlotsExhausted(RuntimeError):
+class SlotsExhausted(DeadEnd):
     """A level has no free slot left. Raised before any compute; nothing was changed.
 
     Attributes:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from sleep_jax import config as settings
+from sleep_jax.errors import DeadEnd
 from sleep_jax.itinerary import Step
 from sleep_jax.memory.slots import take_slot
 from sleep_jax.models.sharding import to_host
@@ -79,7 +80,7 @@ def merge(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     """Makes room where only one slot of the receiver is free: its sealed slots are seeded into one.
 
     Raises:
-      RuntimeError: the one says too little of what they said.
+      DeadEnd: the one says too little of what they said.
     """
     level, key = step.sender + 1, jax.random.fold_in(key_of(sleeper, step), 1)
     night = night.note(step.label, levels=f"{level} -> {level}", tokens=0)
@@ -91,7 +92,7 @@ def merge(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     with desk.bar(int(sleeper.config.seeding.steps) + 1, "step") as bar:
         now, figures = _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key)
     if objection := figures.get("rolled_back"):
-        raise RuntimeError(
+        raise DeadEnd(
             f"level {level} is full and merging its slots was rolled back: {objection}; start a "
             "new run with more memory.slots, or set memory.on_full='skip'"
         )

@@ -1,6 +1,8 @@
 """What passes from phase to phase: the model's memory and the facts on record."""
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ from sleep_jax.data.documents import Document
 from sleep_jax.itinerary import Step
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.runtime.metrics import MetricWriter
+from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.seeding.record import UNMEASURED, Bookmark, Figures, Meter
 from sleep_jax.seeding.sequences import Teacher
@@ -62,17 +65,27 @@ class Night:
 @dataclasses.dataclass(frozen=True)
 class Desk:
     """Where a phase reports to: figures go to the writer and onto the progress bar, and how far it
-    has got into the bookmark; the meter says what its updates cost."""
+    has got into the bookmark; the meter says what its updates cost. A phase that keeps no bookmark
+    ends where the watch is asked for it, and begins anew when the run goes on."""
 
     writer: MetricWriter
     label: str
     quiet: bool | None = None
     bookmark: Bookmark | None = None
     meter: Meter = UNMEASURED
+    watch: Watch | None = None
 
+    @contextlib.contextmanager
     def bar(self, total: int, unit: str):
         """The progress bar of the phase."""
-        return phase_progress(self.label, total, unit, quiet=self.quiet)
+        with phase_progress(self.label, total, unit, quiet=self.quiet) as bar:
+            if self.watch is not None:
+                bar.on_advance = functools.partial(self._heed, total, unit)
+            yield bar
+
+    def _heed(self, total: int, unit: str, done: int) -> None:
+        if done < total and self.watch.is_asked():  # a phase that is over is saved first
+            raise Preempted(f"{done} of {total} {unit}s of {self.label}, which begins anew")
 
     def scalars(self, step: int, figures: dict[str, Any]) -> None:
         """Records figures of a step."""

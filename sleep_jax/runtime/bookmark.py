@@ -5,6 +5,7 @@ stopped in its midst goes on there and ends with the same bits.
 finished ones; they go when it is finished and its own checkpoint is safe.
 """
 
+import time
 from typing import Any
 
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
@@ -34,6 +35,12 @@ class Bookmark:
         self._finished = finished
         self._kept = 0
         self._is_asked = False
+        self._begun, self._before = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long the phase has taken, what came of earlier attempts included."""
+        return self._before + time.monotonic() - self._begun
 
     def find(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """(updates done, state, facts) as they were kept; None where the phase begins anew.
@@ -48,8 +55,9 @@ class Bookmark:
             self._saved.clear()
             return None
         self._kept = latest[0]
-        state, facts = self._saved.restore(self._kept, abstract_state)
-        return self._kept, state, facts
+        state, record = self._saved.restore(self._kept, abstract_state)
+        self._before = record["seconds"]
+        return self._kept, state, record["facts"]
 
     def is_due(self, done: int) -> bool:
         """Whether to `keep` what is there after `done` updates."""
@@ -63,7 +71,8 @@ class Bookmark:
           Preempted: it was.
           Exception: as `PhaseCheckpoints.wait`.
         """
-        self._saved.save(done, self._label, state=state, record=facts)
+        record = {"facts": facts, "seconds": self.seconds}
+        self._saved.save(done, self._label, state=state, record=record)
         self._kept = done
         if self._is_asked:
             self._saved.wait()

@@ -10,9 +10,13 @@ else                          alone: nothing is started
 import importlib.util
 import os
 import re
+import secrets
 from collections.abc import Mapping
 
 import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 
 VARIABLES = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",
@@ -88,6 +92,30 @@ def explicit_address(
     if not re.fullmatch(r".+:\d+", found["coordinator"]):
         raise ValueError(f"--coordinator={found['coordinator']}: give HOST:PORT of process 0")
     return found["coordinator"], count, index
+
+
+def check_shared(workdir: str) -> None:
+    """Makes sure that all processes of a run write to one place.
+
+    Raises:
+      ValueError: `workdir` is another one for some of them, e.g. on the disk of each machine.
+    """
+    if jax.process_count() == 1:
+        return
+    number = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
+    probe = epath.Path(workdir) / f".shared-{int(number)}"
+    if jax.process_index() == 0:
+        probe.write_text("sleep")
+    multihost_utils.sync_global_devices("shared workdir: written")
+    seen = multihost_utils.process_allgather(np.array([probe.exists()]))
+    if jax.process_index() == 0:
+        probe.unlink()
+    if not seen.all():
+        raise ValueError(
+            f"workdir={workdir!r} is not shared: {seen.size - int(seen.sum())} of {seen.size} "
+            "processes do not see what process 0 writes there; give a directory that all machines "
+            "mount, or an address, with --workdir=gs://BUCKET/RUN"
+        )
 
 
 def _whole(name: str, value: str | int) -> int:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -24,12 +24,17 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line 
 
 
 class PhaseBar:
-    """How far one phase is, and its latest figures. Made by `phase_progress`."""
+    """How far one phase is, and its latest figures. Made by `phase_progress`.
+
+    Attributes:
+      on_advance: called after every advance, with the units done.
+    """
 
     def __init__(self, phase: str, total: int | None, unit: str):
         self.phase, self.total, self.unit = phase, total, unit
         self.done = 0
         self.figures: dict[str, Any] = {}
+        self.on_advance: Callable[[int], None] = lambda done: None
         self._started = time.monotonic()
         self._first_advance: tuple[float, int] | None = None
 
@@ -40,6 +45,7 @@ class PhaseBar:
         if self._first_advance is None:
             self._first_advance = (time.monotonic(), self.done)
         self._show()
+        self.on_advance(self.done)
 
     @property
     def seconds(self) -> float:

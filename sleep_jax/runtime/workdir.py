@@ -95,6 +95,25 @@ def check_same_base(
             )
 
 
+def check_same_reading(old: str | None, new: str, workdir: str | os.PathLike[str]) -> None:
+    """Refuses to go on with a run that read other documents than are there now.
+
+    Args:
+      old: of the run, `Sleeper.reading`; None where it was not recorded.
+      new: of the documents at hand.
+      workdir: of the run.
+
+    Raises:
+      ValueError: saying what to do.
+    """
+    if old not in (None, new):
+        raise ValueError(
+            f"data.documents: the run in {workdir} has other documents or questions (fingerprint "
+            f"{old}) than are there now ({new}); put them back as they were, or use another "
+            "--workdir"
+        )
+
+
 def check_writable(workdir: str | os.PathLike[str]) -> None:
     """Makes `workdir` and tries to write there, before any long work.
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from sleep_jax.errors import DeadEnd
+
 # A figure is a number or, of rollouts, a list of numbers or words.
 Figures = dict[str, Any]
 Log = Callable[[int, Figures], None]
 
 
-class NotFinite(RuntimeError):
+class NotFinite(DeadEnd):
     """What a night computes are no numbers; the memory stays what it was before."""
 
 

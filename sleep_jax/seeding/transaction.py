@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sleep_jax.errors import DeadEnd
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.schedule import NEARLY_FULL
 from sleep_jax.memory.slots import (
@@ -48,7 +49,7 @@ ROWS = 4  # of a replay whose hidden states exist at a time
 PROTOCOLS = ("commit_then_clear", "paper")
 
 
-class TeacherIsStudent(RuntimeError):
+class TeacherIsStudent(DeadEnd):
     """Teacher and student agree before the night, so nothing would be learnt."""
 
 

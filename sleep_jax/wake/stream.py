@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from sleep_jax.data.batches import bucket
+from sleep_jax.errors import DeadEnd
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.memory.slots import level_of, put_wake, take_wake
 from sleep_jax.models.cache import init_cache
@@ -272,13 +273,13 @@ def check_updates(memory: MemoryConfig, state: WakeState) -> dict[str, int]:
     """Updates of each level so far, pending ones included.
 
     Raises:
-      RuntimeError: a level that should learn has not had a single one.
+      DeadEnd: a level that should learn has not had a single one.
     """
     counts = {name: int(n) + int(state.is_due[name]) for name, n in state.updates.items()}
     for name, count in counts.items():
         level = memory.level(level_of(name))
         if level.learning_rate and not count:
-            raise RuntimeError(
+            raise DeadEnd(
                 f"memory {name} has never learnt: its period is {level.chunk} {memory.unit}, the "
                 f"stream so far is {int(state.clock)} {memory.unit} long; shorten the period"
             )

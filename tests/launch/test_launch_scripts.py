@@ -160,6 +160,8 @@ def test_a_run_starts_on_a_worker_with_the_words_it_was_given_and_stops(worker):
     said = wait_for(worker / "said", "$HOME")
     assert said.splitlines() == ["launch.py", *arguments]
     assert "started" in wait_for(worker / "sleep_jax.log", "started")
+    again = start("tpu_vm.sh", "run", *arguments, path=worker, **TPU)
+    assert again.returncode == 1 and "error: a run is under way" in again.stderr
     assert start("tpu_vm.sh", "stop", path=worker, **TPU).returncode == 0
     wait_for(worker / "said", "saved")
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sleep_jax.runtime import bookmark
 from sleep_jax.runtime.bookmark import Bookmark
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.preemption import STATUS, Preempted, Watch
@@ -38,6 +39,19 @@ def test_the_latest_page_of_the_same_phase_is_found(saved, tmp_path):
     assert Bookmark(saved, "learn", 2, None).find({"slot": jnp.zeros(3)}) is None
     saved.clear()
     assert Bookmark(saved, "consolidate", 2, None).find({"slot": jnp.zeros(3)}) is None
+
+
+def test_the_time_of_a_phase_is_that_of_all_its_attempts(saved, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(bookmark.time, "monotonic", lambda: now)
+    page = Bookmark(saved, "consolidate", every=1, watch=None)
+    now = 130.0
+    page.keep(1, {"slot": jnp.zeros(3)}, {})
+    now = 900.0  # stopped; what came after the page is lost
+    again = Bookmark(saved, "consolidate", every=1, watch=None)
+    again.find({"slot": jnp.zeros(3)})
+    now = 907.0
+    assert again.seconds == 37.0
 
 
 def test_updates_are_counted_from_where_it_was_kept_last(saved):

@@ -90,22 +90,49 @@ def test_the_tpu_package_without_a_tpu_is_no_cluster(started, monkeypatch):
     assert not join_processes()
 
 
-@pytest.mark.slow
-def test_two_processes_find_each_other():
+def in_two_processes(program: str) -> list[str]:
+    """What two processes print that have found each other; `i` is 0 in one and 1 in the other."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = (
+    joins = (
         "import jax, sys\n"
-        "from sleep_jax.runtime.distributed import join_processes\n"
-        f"join_processes('127.0.0.1:{port}', 2, int(sys.argv[1]))\n"
-        "from jax.experimental.multihost_utils import process_allgather\n"
-        "print('sum', process_allgather(jax.numpy.asarray([jax.process_index() + 1])).sum())\n"
+        "from sleep_jax.runtime.distributed import check_shared, join_processes\n"
+        "i = int(sys.argv[1])\n"
+        f"join_processes('127.0.0.1:{port}', 2, i)\n"
     )
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(i)], env=os.environ, stdout=subprocess.PIPE
+            [sys.executable, "-c", joins + program, str(i)],
+            env=os.environ,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for i in range(2)
     ]
-    assert all(b"sum 3" in process.communicate(timeout=120)[0] for process in both)
+    return [process.communicate(timeout=120)[0] for process in both]
+
+
+@pytest.mark.slow
+def test_two_processes_find_each_other():
+    said = in_two_processes(
+        "from jax.experimental.multihost_utils import process_allgather\n"
+        "print('sum', process_allgather(jax.numpy.asarray([i + 1])).sum())\n"
+    )
+    assert all("sum 3" in words for words in said)
+
+
+@pytest.mark.slow
+def test_processes_that_would_write_to_places_of_their_own_are_refused(tmp_path):
+    for name in ("both", "0", "1"):
+        (tmp_path / name).mkdir()
+    said = in_two_processes(
+        f"check_shared('{tmp_path}/both')\n"
+        "try:\n"
+        f"    check_shared(f'{tmp_path}/{{i}}')\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    for i, words in enumerate(said):
+        assert f"workdir='{tmp_path}/{i}' is not shared: 1 of 2 processes" in words
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))

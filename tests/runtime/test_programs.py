@@ -100,7 +100,7 @@ def test_adapted_models_answer_as_many_at_a_time_as_they_are_put_together(monkey
     monkeypatch.setattr(adapted, "generate", generate)
     tokenizer = types.SimpleNamespace(eos_ids=(0,), decode=lambda tokens: "")
     models = Adapted(None, {}, tokenizer, np.zeros((1, 60)), max_new_tokens=40)
-    models.replies([[[1], [1]]] * 60)
+    models.replies([[[1]] * 4] * 60)
     assert len(set(dealt)) == 1 < len(dealt)
 
     found = programs("seal")["dream: reward"]
