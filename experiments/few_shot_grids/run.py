@@ -240,22 +240,27 @@ def table(sets: dict[str, dict]) -> str:
     """Shares by arm, a column a set of tasks, in Markdown."""
     columns = []
     for found in sets.values():
-        column = {
-            k: (n, found["baselines"]["tasks"]) for k, n in found["baselines"]["arms"].items()
-        }
+        arms, tasks = found["baselines"]["arms"], found["baselines"]["tasks"]
+        column = {arm: _share(n, tasks) for arm, n in arms.items()}
         for when in ("before", "after"):
             if when in found:
                 own = found[when]
-                column[f"dreams, {when}"] = (sum(own["earned"]), own["asked"])
-                column[f"tasks that a dream solves, {when}"] = (own["hit"], own["tasks"])
+                is_tried = bool(own["dreams"])
+                column |= {
+                    f"dreams, {when}": _share(sum(own["earned"]), own["asked"], is_tried),
+                    f"tasks that a dream solves, {when}": _share(
+                        own["hit"], own["tasks"], is_tried
+                    ),
+                }
         columns.append(column)
     lines = [f"| | {' | '.join(sets)} |", "|---" * (len(sets) + 1) + "|"]
     for arm in columns[0]:
-        cells = [
-            f"{100 * c[arm][0] / c[arm][1]:.0f} % ({c[arm][0]} of {c[arm][1]})" for c in columns
-        ]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
+        lines.append(f"| {arm} | {' | '.join(column[arm] for column in columns)} |")
     return "\n".join(lines)
+
+
+def _share(count: int, of: int, is_tried: bool = True) -> str:
+    return f"{100 * count / of:.0f} % ({count} of {of})" if is_tried else f"none tried (of {of})"
 
 
 def arc_tasks(folder: str | None) -> list[GridTask]:

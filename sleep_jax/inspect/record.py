@@ -11,7 +11,7 @@ from sleep_jax.runtime.progress import figure
 
 HOURS = {
     "wake": "day",
-    **dict.fromkeys(("study", "consolidate", "write", "select", "try", "learn"), "night"),
+    **dict.fromkeys(("study", "merge", "consolidate", "write", "select", "try", "learn"), "night"),
     "evaluate": "morning",
 }
 COSTS = ("tokens", "seconds", "programs", "memory")  # of a phase
