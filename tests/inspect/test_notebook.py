@@ -3,7 +3,6 @@ import pathlib
 
 import nbclient
 import nbformat
-import pytest
 
 NOTEBOOK = pathlib.Path(__file__).parents[2] / "notebooks" / "inspect_checkpoint.ipynb"
 
@@ -39,7 +38,6 @@ def test_the_notebook_shows_a_run(finished, tmp_path):
     assert figures == 4 and "\x1b" not in text
 
 
-@pytest.mark.slow
 def test_without_a_run_the_notebook_makes_one(tmp_path):
     text, figures = said(execute("", tmp_path))
     assert "runs/tiny: finished, 8 phases" in text and figures == 4
