@@ -36,6 +36,7 @@ from sleep_jax.phases.study import study
 from sleep_jax.phases.trial import try_out
 from sleep_jax.phases.wake import wake
 from sleep_jax.phases.write import write
+from sleep_jax.runtime.allocator import make_room_for_programs
 from sleep_jax.runtime.bookmark import Bookmark
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.meter import Compilations, Meter, memory
@@ -128,6 +129,7 @@ def live(
             record["night"] = night.record
             under_way.wait()  # one at a time: in several processes the barriers of both would mix
             saved.save(index, step.label, state=night.state, record=record)
+            make_room_for_programs()
             if watch is not None and watch.is_asked():
                 saved.wait()
                 raise Preempted(step.label)

@@ -245,7 +245,7 @@ def table(sets: dict[str, dict]) -> str:
         for when in ("before", "after"):
             if when in found:
                 own = found[when]
-                is_tried = bool(own["dreams"])
+                is_tried = bool(own["earned"])
                 column |= {
                     f"dreams, {when}": _share(sum(own["earned"]), own["asked"], is_tried),
                     f"tasks that a dream solves, {when}": _share(

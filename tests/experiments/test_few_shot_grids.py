@@ -96,11 +96,12 @@ def test_the_experiment_runs_and_goes_on_from_its_files(lab, tmp_path, monkeypat
 def test_a_table_has_shares_of_dreams_and_of_tasks(lab):
     baselines = {"arms": {"in context": 1}, "tasks": 4}
     dreams = {"earned": [True, False, True], "asked": 20, "tasks": 4, "hit": 1}
-    text = lab.run.table({"set": {"baselines": baselines, "before": dreams}})
-    assert text.splitlines() == [
-        "| | set |",
-        "|---|---|",
-        "| in context | 25 % (1 of 4) |",
-        "| dreams, before | 10 % (2 of 20) |",
-        "| tasks that a dream solves, before | 25 % (1 of 4) |",
+    sets = {"set": {"baselines": baselines, "before": dreams}}
+    sets["other"] = sets["set"] | {"before": dreams | {"earned": [], "hit": 0}}
+    assert lab.run.table(sets).splitlines() == [
+        "| | set | other |",
+        "|---|---|---|",
+        "| in context | 25 % (1 of 4) | 25 % (1 of 4) |",
+        "| dreams, before | 10 % (2 of 20) | none tried (of 20) |",
+        "| tasks that a dream solves, before | 25 % (1 of 4) | none tried (of 4) |",
     ]

@@ -55,3 +55,16 @@ def test_it_starts_again_once_with_the_same_arguments(monkeypatch):
         "starts",
         f"{allocator.MALLOC} ['--a', 'b c']",
     ]
+
+
+def test_programs_go_when_they_take_half_of_the_room(monkeypatch, tmp_path):
+    cleared = []
+    monkeypatch.setattr(allocator.jax, "clear_caches", lambda: cleared.append(True))
+    monkeypatch.setattr(allocator, "MAPS", tmp_path / "maps")
+    monkeypatch.setattr(allocator, "MOST_MAPS", tmp_path / "most")
+    (tmp_path / "maps").write_text("a piece\n" * 50)
+    allocator.make_room_for_programs()  # no Linux: nobody says how many there may be
+    for most, count in ((100, 0), (99, 1)):
+        (tmp_path / "most").write_text(f"{most}\n")
+        allocator.make_room_for_programs()
+        assert len(cleared) == count
