@@ -45,6 +45,7 @@ def after_many(days: int) -> ml_collections.ConfigDict:
     c.dreaming.top, c.dreaming.random = 1, 1
     c.dreaming.trial.chunk = 4
     c.dreaming.random_expert = True
+    c.gate.divergence = 1.0  # slots compete for two seats; what a night gains is kept all the same
     return c
 
 
