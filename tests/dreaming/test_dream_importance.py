@@ -74,7 +74,6 @@ def by_hand(measure, alone, last=False):
 
 
 @pytest.mark.parametrize("measure", ["cosine", "inner", "norm", "last_layer"])
-@pytest.mark.slow
 def test_gradient_measures_are_those_of_single_gradients(measure, tried, candidates, alone):
     got, order = importance(measure, *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=(0, 0))
     want = by_hand(measure, alone, last=measure == "last_layer")

@@ -66,7 +66,6 @@ def test_unknown_names_are_refused():
         RewardConfig(form="best")
 
 
-@pytest.mark.slow
 def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
     cfg, variables = model(targets=("down",))
     pair = births(cfg, variables["params"], jax.random.key(0), 2)

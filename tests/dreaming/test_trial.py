@@ -70,7 +70,6 @@ def test_an_adapter_at_birth_changes_nothing():
     assert jnp.array_equal(with_adapter, nll(cfg, variables, rows))
 
 
-@pytest.mark.slow
 def test_adapters_trained_together_equal_those_trained_alone():
     cfg, variables = model(targets=("k", "o", "gate", "down"))
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
