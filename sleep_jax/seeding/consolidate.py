@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.memory.slots import put_slot, take_slot
+from sleep_jax.memory.slots import put_slot, take_slot, used
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
@@ -43,7 +43,14 @@ from sleep_jax.seeding.sequences import (
     packs,
 )
 from sleep_jax.seeding.step import init_critic, init_state, seeding_step
-from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction, aim_router
+from sleep_jax.seeding.transaction import (
+    Gate,
+    Self,
+    TeacherIsStudent,
+    Transaction,
+    about_seats,
+    aim_router,
+)
 from sleep_jax.seeding.trunk import precompute
 
 
@@ -276,5 +283,6 @@ def carry_out(
     after = divergence(cfg, seeded, probe, states, teachers, seeding.shape)
     figures = {"kl_before": before, "kl_after": after}
     if objection := gate.objection(before, after, anchors_before, anchors(seeded)):
+        objection += about_seats(cfg.memory, used(student.slots, level))
         return transaction.before, figures | {"rolled_back": objection}
     return transaction.commit(seeded["memory"]), figures

@@ -245,6 +245,8 @@ class Gate:
                 f"the divergence from the teacher went from {kl_before:.3g} to {kl_after:.3g}, "
                 f"above gate.divergence={self.divergence} of it"
             )
+        if kl_after == kl_before:
+            return f"the divergence from the teacher stayed {kl_before:.3g}: nothing was learnt"
         return self.anchors_objection(anchors_before, anchors_after)
 
     def anchors_objection(self, before: float, after: float) -> str | None:
@@ -255,6 +257,16 @@ class Gate:
                 f"gate.anchors={self.anchors} of it"
             )
         return None
+
+
+def about_seats(memory: MemoryConfig, slots: int) -> str:
+    """What else may be said where a night failed whose slot is one of so many in use."""
+    if not 0 < memory.top_k < slots:
+        return ""
+    return (
+        f"; {slots} slots compete for memory.top_k={memory.top_k} seats, and one without a seat "
+        "learns nothing: raise it, or set memory.router='none'"
+    )
 
 
 def aim_router(cfg: DecoderConfig, params, student: Self, level: int, index: int, tokens, mask):

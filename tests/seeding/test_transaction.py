@@ -25,6 +25,7 @@ from sleep_jax.seeding.step import Objective
 from sleep_jax.seeding.transaction import (
     Gate,
     Self,
+    about_seats,
     aim_router,
     begin,
     begin_merge,
@@ -226,11 +227,18 @@ def test_the_gate():
     gate = Gate(divergence=0.5, anchors=0.1)
     assert gate.objection(2.0, 1.0, 10.0, 11.0) is None
     assert "from 2 to 1.01, above gate.divergence=0.5" in gate.objection(2.0, 1.01, 10.0, 10.0)
+    assert "stayed 2: nothing was learnt" in Gate(float("inf"), 0.1).objection(2.0, 2.0, 1.0, 1.0)
     assert "from 10 to 11.1" in gate.objection(2.0, 1.0, 10.0, 11.1)
     assert gate.objection(2.0, float("nan"), 10.0, 10.0)
     assert gate.objection(2.0, 1.0, 10.0, float("nan"))
     with pytest.raises(ValueError, match=r"gate\.anchors=0; it must be above 0"):
         Gate(anchors=0)
+
+
+def test_where_slots_compete_for_seats_a_failed_night_says_so():
+    memory = MemoryConfig((LevelConfig(slots=4),), router="sigmoid", top_k=2)
+    assert "3 slots compete for memory.top_k=2 seats" in about_seats(memory, 3)
+    assert about_seats(memory, 2) == about_seats(MemoryConfig((LevelConfig(slots=4),)), 3) == ""
 
 
 def test_the_router_is_aimed_at_the_mean_of_the_replay(chain, read_once, variables, say):
