@@ -484,18 +484,3 @@ def test_a_second_night_without_expansion_trains_the_slot_of_the_first(tmp_path)
     assert [day["slot"] for day in night.record["days"]] == [0, 0]
     assert not equal(night.evening.memory, night.now.memory)
     assert comparison.at_the_end(tmp_path)["earlier"] == 0.0
-
-
-def test_a_phase_without_a_bookmark_heeds_the_watch_but_for_its_last_step():
-    class Asked:
-        def is_asked(self):
-            return True
-
-    desk = Desk(None, "study", quiet=True, watch=Asked())
-    with pytest.raises(Preempted) as stopped, desk.bar(2, "step") as bar:
-        bar.advance(1)
-    assert "1 of 2 steps of study, which begins anew" in stopped.value.where
-    with desk.bar(2, "step") as bar:
-        bar.advance(2)
-    with Desk(None, "consolidate", quiet=True).bar(2, "step") as bar:
-        bar.advance(1)
