@@ -38,7 +38,7 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     reinforcing = settings.reinforcing_config(c, sleeper.prompts.opening)
     if not written:  # all tied: there is no policy gradient, and nothing is rolled out for one
         reinforcing = dataclasses.replace(reinforcing, dreams=0)
-    # Many dreams take more updates than configured: none that was rewarded is left out.
+    # Many dreams take more updates than configured: all that were rewarded are learnt.
     needed = updates_to_draw(exchanges, reinforcing.shape, order_seed(rng))
     reinforcing = dataclasses.replace(reinforcing, steps=max(reinforcing.steps, needed))
     with desk.bar(reinforcing.steps, "step") as bar:

@@ -20,7 +20,7 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.seeding.config import SeedingConfig
-from sleep_jax.seeding.mixture import compose, shuffled, sizes
+from sleep_jax.seeding.mixture import compose, shuffled, sizes, widest_spacing
 from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.record import (
     UNMEASURED,
@@ -176,7 +176,8 @@ def seed_slot(
         rounds.skip(done, facts["drawn"]["dreams"])
         for step, figures in facts["told"]:
             record.tell(step, figures)
-    stream = itertools.islice(shuffled(exchanges, data_seed), drawn, None)
+    spacing = widest_spacing(exchanges, seeding.shape, data_seed, seeding.steps)
+    stream = itertools.islice(shuffled(exchanges, data_seed, spacing), drawn, None)
     for step in range(done, seeding.steps):
         meter.begin(step)
         objective = seeding.objective_at(step)
