@@ -175,7 +175,7 @@ def default() -> ml_collections.ConfigDict:
     c.dreaming.batch = 2  # of a policy gradient: dreams of an update
     c.dreaming.alpha = 0.5  # of a policy gradient: weight of the divergence beside it
     c.dreaming.importance_cap = 2.0  # of a policy gradient: of weights against the sampler
-    c.dreaming.steps = 20  # and more where it takes more to learn each rewarded dream; 0: no dreams
+    c.dreaming.steps = 20  # more where each rewarded dream, twice, takes more; 0: no dreams
     c.dreaming.learning_rate = 5e-4
     c.dreaming.cross_entropy = 0.1
     c.dreaming.scorer = "likelihood"  # tau, of its own answers; or exact_match, f1, contains, judge
