@@ -1,4 +1,4 @@
-"""Generated grid tasks: a rule of a few families, shown on three pairs of small random grids."""
+"""Generated grid tasks: a rule of a few families, shown on a few pairs of small random grids."""
 
 from collections.abc import Callable
 
@@ -7,21 +7,23 @@ import numpy as np
 from sleep_jax.data.grid_transforms import chain, flip, rotate, transpose
 from sleep_jax.data.grids import COLOURS, GridTask, as_task
 
-SIDE = 2  # cells: what a decoder learns to turn and mirror in minutes
+SHAPE = (2, 2)  # cells: what a decoder learns to turn and mirror in minutes
 EXAMPLES = 3
 PALETTE = 5  # colours of a task
 Rule = Callable[[np.ndarray], np.ndarray]
+Shape = tuple[int, int]
 
 
-def _recolour(rng: np.random.Generator, palette: np.ndarray) -> Rule:
+def _recolour(rng: np.random.Generator, palette: np.ndarray, shape: Shape) -> Rule:
     """Every cell of one colour gets another one."""
     old, new = palette[0], (palette[0] + rng.integers(1, COLOURS)) % COLOURS
     return lambda x: np.where(x == old, new, x)
 
 
-def _fill(rng: np.random.Generator, palette: np.ndarray) -> Rule:
+def _fill(rng: np.random.Generator, palette: np.ndarray, shape: Shape) -> Rule:
     """A whole row or column gets one colour."""
-    axis, at, colour = rng.integers(2), rng.integers(SIDE), rng.integers(COLOURS)
+    axis = rng.integers(2)
+    at, colour = rng.integers(shape[axis]), rng.integers(COLOURS)
 
     def rule(x):
         x = x.copy()
@@ -32,7 +34,7 @@ def _fill(rng: np.random.Generator, palette: np.ndarray) -> Rule:
 
 
 def _one_of(*transforms) -> Callable:
-    return lambda rng, palette: transforms[rng.integers(len(transforms))].forward
+    return lambda rng, *_: transforms[rng.integers(len(transforms))].forward
 
 
 FAMILIES = {
@@ -44,18 +46,27 @@ FAMILIES = {
 }
 
 
-def draw_task(rng: np.random.Generator, name: str = "") -> GridTask:
-    """A task of a random family; its rule changes every grid that is shown."""
+def draw_task(
+    rng: np.random.Generator, name: str = "", shape: Shape = SHAPE, shown: int = EXAMPLES
+) -> GridTask:
+    """A task of a random family; its rule changes every grid that is shown.
+
+    Args:
+      rng: what it is drawn with.
+      name: what follows the family's in its name.
+      shape: of its grids, rows and columns, each at least 2.
+      shown: pairs that it shows.
+    """
     family = str(rng.choice(list(FAMILIES)))
     palette = rng.choice(COLOURS, PALETTE, replace=False)
-    rule = FAMILIES[family](rng, palette)
+    rule = FAMILIES[family](rng, palette, shape)
     pairs = []
-    while len(pairs) <= EXAMPLES:
-        grid = rng.choice(palette, (SIDE, SIDE))
+    while len(pairs) <= shown:
+        grid = rng.choice(palette, shape)
         made = rule(grid)
         if not np.array_equal(grid, made):
             pairs.append({"input": grid.tolist(), "output": made.tolist()})
-    return as_task(f"{family}{name}", {"train": pairs[:EXAMPLES], "test": pairs[EXAMPLES:]})
+    return as_task(f"{family}{name}", {"train": pairs[:shown], "test": pairs[shown:]})
 
 
 def draw_tasks(seed: int, count: int) -> list[GridTask]:

@@ -28,10 +28,11 @@ from sleep_jax.runtime.progress import phase_progress
 
 FORM = GridText(between="")
 ASK, END = "\nrecipe:\n", "<end>"
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)  # from one that changes little to one that ruins
 EPOCHS = (1, 2, 4, 8)
 TEMPLATE = Template("recipe", "{text}" + ASK, form="plain", writes="recipe")
-RECIPES = 0.2  # share of the rows that end in a recipe
+SIDES, SHOWN = (2, 6), (2, 5)  # cells and pairs, at least and at most, of tasks with a recipe
+ROOM = (48, 448)  # tokens for a task with its solution, for one with a recipe
 
 
 def recipe_pieces() -> list[str]:
@@ -73,15 +74,16 @@ class SmallConfig:
 
     Attributes:
       width, layers: of the decoder; heads have 32 units, the FFN is three times as wide.
-      steps, rows: updates, and tasks or recipes in each.
+      steps, rows, recipes: updates, and tasks with a solution and with a recipe in each.
       at_once: updates of one program.
       learning_rate: Adam's peak.
     """
 
     width: int = 128
     layers: int = 4
-    steps: int = 2000
+    steps: int = 4000
     rows: int = 32
+    recipes: int = 1
     at_once: int = 50
     learning_rate: float = 3e-3
 
@@ -110,12 +112,20 @@ def any_recipe(rng: np.random.Generator) -> Recipe:
     )
 
 
-def lesson(rng: np.random.Generator, is_recipe: bool) -> str:
-    """A task and a recipe, or a task and its solution."""
+def solution(rng: np.random.Generator) -> str:
+    """A task and its solution."""
     task = draw_task(rng)
-    if is_recipe:
-        return f"{FORM.shown(task)}{ASK}{any_recipe(rng).text}{END}"
     return f"{FORM.question(task)}{FORM.grid(task.tests[0].output)}{END}"
+
+
+def advice(rng: np.random.Generator) -> str:
+    """A task and a recipe: every other one as large as those that are solved, the rest larger, for
+    a recipe is also asked for about tasks of ARC."""
+    sizes = {}
+    if rng.random() < 0.5:
+        rows, columns, shown = (int(rng.integers(a, b + 1)) for a, b in (SIDES, SIDES, SHOWN))
+        sizes = {"shape": (rows, columns), "shown": shown}
+    return f"{FORM.shown(draw_task(rng, **sizes))}{ASK}{any_recipe(rng).text}{END}"
 
 
 def replies(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
@@ -144,7 +154,6 @@ def taught(config: SmallConfig, tokenizer: Tokenizer, path: pathlib.Path | None 
 def teach(config: SmallConfig, cfg: DecoderConfig, tokenizer: Tokenizer):
     """Next-token loss on replies, Adam, a cosine to zero."""
     rng = np.random.default_rng(1)
-    length = max(len(tokenizer.encode(lesson(rng, is_recipe))) for is_recipe in (False, True))
     rate = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.steps // 10, config.steps
     )
@@ -152,27 +161,32 @@ def teach(config: SmallConfig, cfg: DecoderConfig, tokenizer: Tokenizer):
     params = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
     state = (params["params"], optimizer.init(params["params"]))
 
-    def loss(params, tokens, counts):
+    def nats(params, tokens, counts):
         hidden = Decoder(cfg).apply({"params": params}, tokens[:, :-1])
-        nats = optax.softmax_cross_entropy_with_integer_labels(
+        each = optax.softmax_cross_entropy_with_integer_labels(
             lm_logits(cfg, params, hidden), tokens[:, 1:]
         )
-        return jnp.sum(nats * counts[:, 1:]) / jnp.sum(counts[:, 1:])
+        return jnp.sum(each * counts[:, 1:])
+
+    def loss(params, batch):
+        return sum(nats(params, *x) for x in batch) / sum(jnp.sum(x[1][:, 1:]) for x in batch)
 
     def step(state, batch):
         params, held = state
-        value, gradient = jax.value_and_grad(loss)(params, *batch)
+        value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, held = optimizer.update(gradient, held)
         return (optax.apply_updates(params, updates), held), value
+
+    def draw(kind, rows, length):
+        """`at_once` batches of a kind of text, as (tokens, what counts) [batch, rows, time]."""
+        tokens, _ = pad([tokenizer.encode(kind(rng)) for _ in range(config.at_once * rows)], length)
+        counts = replies(tokens, tokenizer).astype(np.float32)
+        return tuple(x.reshape(config.at_once, rows, length) for x in (tokens, counts))
 
     several = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
     with phase_progress("teach", config.steps) as bar:
         for _ in range(config.steps // config.at_once):
-            kinds = rng.random(config.at_once * config.rows) < RECIPES
-            texts = [lesson(rng, is_recipe) for is_recipe in kinds]
-            tokens, _ = pad([tokenizer.encode(text) for text in texts], length)
-            counts = replies(tokens, tokenizer).astype(np.float32)
-            shape = (config.at_once, config.rows, length)
-            state, values = several(state, (tokens.reshape(shape), counts.reshape(shape)))
+            batch = [draw(solution, config.rows, ROOM[0]), draw(advice, config.recipes, ROOM[1])]
+            state, values = several(state, batch)
             bar.advance(config.at_once, loss=float(values[-1]))
     return jax.tree.map(np.asarray, state[0])

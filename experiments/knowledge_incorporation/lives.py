@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
-from night import FULL, NO_DREAMS, NO_SELECTION, TOPICS, after_many, variant
+from night import FULL, NO_DREAMS, NO_ROUTER, NO_SELECTION, TOPICS, after_many, variant
 
 from sleep_jax import lifecycle
+from sleep_jax.config import memory_config
 from sleep_jax.data.documents import Document
 from sleep_jax.phases.evaluate import STAGES, ask
 from sleep_jax.phases.night import Night
@@ -22,10 +23,11 @@ STAGE_OF = {BASE: STAGES[0], NO_DREAMS: STAGES[1], FULL: STAGES[2], CONTEXT: STA
 def reading(
     sleeper: Sleeper, config: ml_collections.ConfigDict, days: Sequence[Sequence[Document]]
 ) -> Sleeper:
-    """The same model with other days before it."""
+    """The same model with other settings and other days before it."""
     return dataclasses.replace(
         sleeper,
         config=ml_collections.FrozenConfigDict(config),
+        cfg=sleeper.cfg.replace(memory=memory_config(config)),
         days=tuple(map(Day.of, days)),
         topics=sleeper.topics[:TOPICS],
     )
@@ -58,8 +60,8 @@ def after_many_passages(
     """Replies, per passage, once all are read and the last night is over.
 
     Args:
-      sleeper: whose settings but for the memory do not count.
-      arm: one that `night.variant` knows; `FULL` first, whose beginning the others share.
+      sleeper: whose settings do not count.
+      arm: one that `night.variant` knows; `FULL` first, whose beginning all but `NO_ROUTER` share.
       passages: in the order of reading.
       days: over which they are read.
       seed: of the life.
@@ -69,7 +71,7 @@ def after_many_passages(
     config.seed = seed
     parts = [[passages[i] for i in part] for part in np.array_split(range(len(passages)), days)]
     own, life = reading(sleeper, config, parts), workdir / arm.replace(" ", "_")
-    if arm != FULL:
+    if arm not in (FULL, NO_ROUTER):
         branch(own, arm, workdir / FULL, life)
     return replies_about(own, lifecycle.live(own, str(life)), passages)
 

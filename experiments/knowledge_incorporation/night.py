@@ -12,6 +12,7 @@ FEWEST_DAYS = 4  # of a stream: two slots are on, and none is left to draw befor
 
 FULL, NO_DREAMS = "sleep", "sleep, no dreaming"
 NO_SELECTION, NO_EXPERT = "sleep, no gradient selection", "sleep, no random expert"
+NO_ROUTER = "sleep, no router"
 
 
 def after_a_passage() -> ml_collections.ConfigDict:
@@ -66,4 +67,7 @@ def variant(arm: str, c: ml_collections.ConfigDict) -> ml_collections.ConfigDict
         c.dreaming.random_expert = False
     if arm == NO_DREAMS:
         c.dreaming.steps = 0
+    if arm == NO_ROUTER:  # every slot is, so that there is none to draw
+        c.memory.router, c.memory.top_k = "none", 0
+        c.dreaming.random_expert = False
     return c

@@ -22,6 +22,7 @@ from night import (
     FULL,
     NO_DREAMS,
     NO_EXPERT,
+    NO_ROUTER,
     NO_SELECTION,
     after_a_passage,
     after_many,
@@ -119,7 +120,7 @@ def by_stream(sleeper: Sleeper, passages, days: int, seed: int, workdir: pathlib
     for arm, count in ((PASSAGE, 0), (SEAL, adapters.DREAMS)):
         written(arm, lambda count=count: adapters.continued(model, passages, count, seed))
     of_seed = workdir / "lives" / str(seed)
-    for arm in (FULL, NO_DREAMS, NO_SELECTION, NO_EXPERT):
+    for arm in (FULL, NO_DREAMS, NO_SELECTION, NO_EXPERT, NO_ROUTER):
         written(
             arm,
             lambda arm=arm: lives.after_many_passages(sleeper, arm, passages, days, seed, of_seed),

@@ -37,6 +37,20 @@ def test_every_rule_changes_what_it_is_shown_on(lab):
             assert any(all(t(p.input) == p.output for p in task.pairs) for t in SYMMETRIES)
 
 
+def test_recipes_are_taught_about_larger_tasks_too(lab):
+    tokenizer, rng = lab.small.make_tokenizer(), np.random.default_rng(0)
+    texts = [lab.small.advice(rng) for _ in range(200)]
+    lengths = sorted(len(tokenizer.encode(text)) for text in texts)
+    assert lengths[100] < 100 < 300 < lengths[-1] <= lab.small.ROOM[1]
+    for text in texts:
+        _, recipe = text.removesuffix(lab.small.END).split(lab.small.ASK)
+        parse_recipe(recipe)
+    assert len(tokenizer.encode(lab.small.solution(rng))) <= lab.small.ROOM[0]
+    grid = lab.rules.draw_task(rng, shape=(3, 5), shown=4)
+    assert len(grid.examples) == 4
+    assert {(len(pair.input), len(pair.input[0])) for pair in grid.pairs} == {(3, 5)}
+
+
 def test_a_recipe_is_a_token_a_choice_and_one_a_key(lab):
     tokenizer, rng = lab.small.make_tokenizer(), np.random.default_rng(0)
     for _ in range(50):
@@ -90,7 +104,7 @@ def test_the_experiment_runs_and_goes_on_from_its_files(lab, tmp_path, monkeypat
     assert len(written) == 10
     assert lab.run.experiment(settings, tmp_path, [*arc, long], seed=0) == out
     assert written == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert "| in context |" in lab.run.table(sets)
+    assert "| in context |" in lab.run.table([sets])
 
 
 def test_a_table_has_shares_of_dreams_and_of_tasks(lab):
@@ -98,10 +112,28 @@ def test_a_table_has_shares_of_dreams_and_of_tasks(lab):
     dreams = {"earned": [True, False, True], "asked": 20, "tasks": 4, "hit": 1}
     sets = {"set": {"baselines": baselines, "before": dreams}}
     sets["other"] = sets["set"] | {"before": dreams | {"earned": [], "hit": 0}}
-    assert lab.run.table(sets).splitlines() == [
+    assert lab.run.table([sets]).splitlines() == [
         "| | set | other |",
         "|---|---|---|",
         "| in context | 25 % (1 of 4) | 25 % (1 of 4) |",
         "| dreams, before | 10 % (2 of 20) | none tried (of 20) |",
         "| tasks that a dream solves, before | 25 % (1 of 4) | none tried (of 4) |",
     ]
+    better = {"set": {"baselines": {"arms": {"in context": 3}, "tasks": 4}, "before": dreams}}
+    assert lab.run.table([{"set": sets["set"]}, better]).splitlines()[2:4] == [
+        "| in context | 50 % (4 of 8; 1, 3) |",
+        "| dreams, before | 10 % (4 of 40; 2, 2) |",
+    ]
+
+
+def test_the_gain_is_that_of_dreams_and_its_interval_that_of_tasks(lab):
+    def found(earned):
+        dreams = [{"document": task} for task in (0, 0, 1, 1)]
+        return {"dreams": dreams, "earned": earned, "asked": 6, "tasks": 3}
+
+    # Two dreams a task are asked for; about the third task none was written.
+    before, after = found([True, False, False, False]), found([True, True, False, True])
+    seed = {"set": {"before": before, "after": after}}
+    assert lab.run.gain([seed], "set").startswith("set: +33.3 points of dreams [+0.0, +50.0]")
+    nothing = {"set": {"before": before, "after": before}}
+    assert lab.run.gain([seed, nothing], "set").startswith("set: +16.7 points of dreams [+0.0, ")

@@ -75,6 +75,9 @@ def test_the_variants_differ_in_what_they_are_named_after(lab):
     assert changed(night.NO_DREAMS) == {"steps"}
     tried = night.variant(night.NO_SELECTION, full).dreaming
     assert (tried.top, tried.random) == (0, full.dreaming.top + full.dreaming.random)
+    every = night.variant(night.NO_ROUTER, full)
+    assert (every.memory.router, every.memory.top_k) == ("none", 0)
+    assert changed(night.NO_ROUTER) == {"random_expert"}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +118,8 @@ def test_arms_of_a_stream_share_what_comes_before_they_part(lab, tmp_path, monke
     monkeypatch.setattr(lab.lives, "after_many", lambda days: config)
     sleeper = wake_up(config)
     passages, ends = sleeper.documents, {}
-    for arm in (lab.night.FULL, lab.night.NO_EXPERT, lab.night.NO_SELECTION, lab.night.NO_DREAMS):
+    night = lab.night
+    for arm in (night.FULL, night.NO_EXPERT, night.NO_SELECTION, night.NO_DREAMS, night.NO_ROUTER):
         said = lab.lives.after_many_passages(sleeper, arm, passages, 3, 0, tmp_path)
         assert [len(of) for of in said] == [len(p.questions) for p in passages]
         with PhaseCheckpoints(tmp_path / arm.replace(" ", "_") / "checkpoints") as saved:
@@ -127,6 +131,13 @@ def test_arms_of_a_stream_share_what_comes_before_they_part(lab, tmp_path, monke
     assert ends[lab.night.NO_SELECTION][0]["dreams"] == whole[0]["dreams"]
     assert ends[lab.night.NO_DREAMS][0]["study"] == whole[0]["study"]
     assert "dreams" not in ends[lab.night.NO_DREAMS][0]
+    assert ends[night.NO_ROUTER][0]["study"] == whole[0]["study"]
+    assert len(ends[night.NO_ROUTER]) == 3
+    routed, every = (
+        lab.lives.reading(sleeper, night.variant(arm, config), [passages])
+        for arm in (night.FULL, night.NO_ROUTER)
+    )
+    assert (routed.cfg.memory.router, every.cfg.memory.router) == ("sigmoid", "none")
 
 
 @pytest.mark.slow
