@@ -219,7 +219,7 @@ def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, undreamt)
     assert kept == pytest.approx(on_record) and len(kept) == facts["tried"]
     assert all((line["gain"] > 0) == (line["reward"] == 1.0) for line in tried)
     learnt = [line for line in lines if line["phase"] == "learn" and "loss" in line]
-    assert len(learnt) == c.dreaming.steps and phases["learn"]["learnt"] == facts["rewarded"]
+    assert len(learnt) >= c.dreaming.steps and phases["learn"]["learnt"] == facts["rewarded"]
     assert "skipped" not in phases["learn"] and not equal(night.now.memory, undreamt.now.memory)
 
 
