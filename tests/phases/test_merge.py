@@ -13,10 +13,14 @@ from sleep_jax.sleeper import wake_up
 
 
 class Hurry:
-    """Asks to stop whenever it is asked."""
+    """Asks to stop at every seventh chance. A phase that keeps no place begins anew after a stop,
+    and with more chances than that it would never end."""
+
+    chances = 0
 
     def is_asked(self):
-        return True
+        self.chances += 1
+        return self.chances % 7 == 0
 
 
 @pytest.mark.slow
@@ -35,12 +39,12 @@ def test_a_full_level_merges_and_a_stop_in_its_midst_changes_nothing(tmp_path):
     assert len({(x["phase"], x["step"]) for x in lines}) == len(lines) == 4 * config.seeding.steps
     nights = {x["phase"] for x in comparison.nights(tmp_path / "whole")}
     assert nights == {"consolidate", "consolidate-2", "consolidate-3"}
-    stops = []
+    stops, watch = [], Hurry()
     while True:
         try:
-            again = lifecycle.live(sleeper, str(tmp_path / "stopped"), quiet=True, watch=Hurry())
+            again = lifecycle.live(sleeper, str(tmp_path / "stopped"), quiet=True, watch=watch)
             break
         except Preempted as stopped:
             stops.append(stopped.where)
-    assert "4 updates of merge" in stops
+    assert any("updates of merge" in stop for stop in stops), stops
     assert jax.tree.all(jax.tree.map(np.array_equal, again.state, night.state))
