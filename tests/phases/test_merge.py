@@ -5,22 +5,12 @@ import runpy
 import jax
 import numpy as np
 import pytest
+from hurry import Hurry
 
 from sleep_jax import comparison, lifecycle
 from sleep_jax.runtime.metrics import read_metrics
 from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.sleeper import wake_up
-
-
-class Hurry:
-    """Asks to stop at every seventh chance. A phase that keeps no place begins anew after a stop,
-    and with more chances than that it would never end."""
-
-    chances = 0
-
-    def is_asked(self):
-        self.chances += 1
-        return self.chances % 7 == 0
 
 
 @pytest.mark.slow
