@@ -260,7 +260,7 @@ def table(seeds: Sequence[dict[str, dict]]) -> str:
                     f"tasks that a dream solves, {when}": _share(hit, tasks, tried),
                 }
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for arm in columns[name]:
+    for arm in next(iter(columns.values())):
         lines.append(f"| {arm} | {' | '.join(own.get(arm, '') for own in columns.values())} |")
     return "\n".join(lines)
 
