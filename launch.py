@@ -10,7 +10,7 @@ from absl import flags
 from etils import epath
 
 from sleep_jax import comparison, lifecycle, morning
-from sleep_jax.config import memory_config
+from sleep_jax.config import RunConfig, read
 from sleep_jax.errors import DeadEnd
 from sleep_jax.memory.schedule import describe, plan
 from sleep_jax.runtime import aot
@@ -29,7 +29,8 @@ from sleep_jax.runtime.workdir import (
     check_same_reading,
     check_writable,
 )
-from sleep_jax.sleeper import Sleeper, check_settings, wake_up
+from sleep_jax.settings import every
+from sleep_jax.sleeper import Sleeper, wake_up
 
 PLAN = flags.DEFINE_integer(
     "plan", None, "print when each level sleeps in a stream this long (in memory.unit), and end"
@@ -81,22 +82,27 @@ def prepare(config, workdir) -> Callable[[], None]:
     """Checks all that can be wrong before any long work; returns that work."""
     check_flags()
     if PLAN.value is not None:
-        return functools.partial(show_plan, memory_config(config), PLAN.value)
+        return functools.partial(show_plan, read(config).memory, PLAN.value)
     if SWEEP.value is not None:
         return prepare_sweep(SWEEP.value, config, workdir)
     if AOT.value or DRY_RUN.value:
         return functools.partial(show, aot.forecast(config, AOT.value, DRY_RUN.value))
+    read(config)  # a mistake is told before anything is begun
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
     use_mesh(config)
     begun, watch = check_workdir(config, workdir), Watch()
     check_shared(workdir)
+    profile = None
+    if PROFILE.value is not None:
+        profile = Profile.of(PROFILE.value, updates_of(config), workdir)
     sleeper = wake_up(config)
     check_same_base(begun.get("base", {}), sleeper.base, workdir)
     check_same_reading(begun.get("reading"), sleeper.reading, workdir)
-    profile = None
-    if PROFILE.value is not None:
-        profile = Profile.of(PROFILE.value, updates_of(sleeper), workdir)
+    if profile is not None:
+        profile.check_phase(
+            [step.label for step in sleeper.steps if step.phase in updates_of(config)]
+        )
     return functools.partial(live, sleeper, workdir, watch, profile)
 
 
@@ -127,17 +133,17 @@ def check_flags() -> None:
         )
 
 
-def updates_of(sleeper: Sleeper) -> dict[str, int]:
-    """How many updates there are of every phase that has some."""
-    steps = {"consolidate": sleeper.config.seeding.steps, "learn": sleeper.config.dreaming.steps}
-    return {step.label: steps[step.phase] for step in sleeper.steps if step.phase in steps}
+def updates_of(config) -> dict[str, int]:
+    """How many updates a phase has, for every phase that has some."""
+    updates = {"consolidate": config.seeding.steps, "learn": config.dreaming.steps}
+    return {phase: count for phase, count in updates.items() if count}
 
 
 def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
     """The same for all runs of a sweep."""
     runs = runs_of(file, config, workdir)
     for run in runs:
-        check_settings(run.config)
+        read(run.config)
     if SWEEP_PRINT.value:
         return functools.partial(print, "\n".join(run.command for run in runs))
     check_writable(workdir)
@@ -210,4 +216,6 @@ def sweep(runs: list[Run], workdir: epath.Path) -> None:
 
 
 if __name__ == "__main__":
-    run_with_config(prepare, lambda work: work(), about=ABOUT, examples=EXAMPLES)
+    run_with_config(
+        prepare, lambda work: work(), about=ABOUT, examples=EXAMPLES, settings=every(RunConfig)
+    )

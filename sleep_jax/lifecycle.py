@@ -23,7 +23,6 @@ from collections.abc import Callable
 
 import jax
 
-from sleep_jax import config as settings
 from sleep_jax.itinerary import Step
 from sleep_jax.memory.slots import init_memory
 from sleep_jax.models.sharding import place
@@ -69,7 +68,7 @@ def birth(sleeper: Sleeper) -> Night:
     memory = place(memory, "memory")
     asleep = Self(memory, place(slots, "slots"))
     learns = any(level.learning_rate for level in cfg.memory.levels)
-    wake = init_wake(cfg, settings.wake_config(sleeper.config), memory) if learns else None
+    wake = init_wake(cfg, sleeper.settings.wake, memory) if learns else None
     return Night(
         asleep.replace(wake=place(wake, "wake")), asleep, asleep, {"phases": {}, "days": []}
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from sleep_jax import config as settings
+from sleep_jax.config import RunConfig, read
 from sleep_jax.data.documents import (
     Document,
     read_anchors,
@@ -34,16 +34,12 @@ from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
 from sleep_jax.models.sharding import place
-from sleep_jax.ranges import check_ranges
 from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.calibration import calibrated
-from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
+from sleep_jax.rewards.judge import Judge, is_exact, rule_judge
 from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
 from sleep_jax.rewards.yes_no import YesNo
 from sleep_jax.seeding.prompts import Prompts
-from sleep_jax.seeding.transaction import PROTOCOLS
-
-DTYPES = ("bfloat16", "float32")  # that a model computes in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +108,11 @@ class Sleeper:
     anchors: dict[str, AnchorSet]
     judge: Judge
 
+    @functools.cached_property
+    def settings(self) -> RunConfig:
+        """Its config, as what uses each setting has it."""
+        return read(self.config)
+
     @property
     def prompts(self) -> Prompts:
         """Its prompts."""
@@ -172,37 +173,6 @@ class Sleeper:
         return itinerary(self.cfg.memory, lengths, dreams=self.config.dreaming.steps > 0)
 
 
-def check_settings(config: ml_collections.ConfigDict) -> None:
-    """Builds all that needs neither the model nor the documents.
-
-    Raises:
-      ValueError: a value that cannot be; names the field and what could.
-    """
-    check_ranges(config)
-    for build in (
-        settings.memory_config,
-        settings.seeding_config,
-        settings.reinforcing_config,
-        settings.study_config,
-        settings.writing_config,
-        settings.curriculum_config,
-        settings.selection_config,
-        settings.wake_config,
-        settings.gate_config,
-        settings.lora_config,
-        settings.trial_config,
-        settings.reward_config,
-    ):
-        build(config)
-    for field, known in (("judge", JUDGES), ("protocol", PROTOCOLS)):
-        if (value := config.seeding[field]) not in known:
-            raise ValueError(f"seeding.{field}={value!r}; choose from {', '.join(known)}")
-    if not config.model.name:
-        raise ValueError("model.name is empty; give a folder, a .gguf file, a Hub name or 'tiny'")
-    if (dtype := config.model.dtype) not in DTYPES:
-        raise ValueError(f"model.dtype={dtype!r}; choose from {', '.join(DTYPES)}")
-
-
 def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
     """Loads everything that a run needs and checks it.
 
@@ -210,10 +180,10 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
       ValueError, OSError: a setting, a document or the model is not as it should be; says which and
         what to do.
     """
-    check_settings(config)
+    settings = read(config)
     overrides = {
-        "memory": settings.memory_config(config),
-        "lora": settings.lora_config(config),
+        "memory": settings.memory,
+        "lora": settings.dreaming.lora,
         "remat": config.model.remat,
     }
     source = functools.partial(
@@ -282,13 +252,7 @@ def _days(documents: list[Document], episodes: int) -> tuple[Day, ...]:
 
 def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer):
     """The further teachers, whose tokenizer has to be the student's."""
-    names, weights = config.seeding.teachers, config.seeding.teacher_weights
-    if len(weights) != len(names) + 1:
-        raise ValueError(
-            f"seeding.teacher_weights={tuple(weights)} has {len(weights)} entries, but there are "
-            f"{len(names) + 1} teachers: the model itself and seeding.teachers={tuple(names)}"
-        )
-    for name in names:
+    for name in config.seeding.teachers:
         other, params, own = load_model(name, dtype=config.model.dtype, remat=config.model.remat)
         sample = "A teacher of 1,260 words: Odrin Bascale?"
         if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):
@@ -338,7 +302,7 @@ def _check_dreams(config, prompts: Prompts, documents) -> None:
     words, c = config.dreaming.max_new_tokens, config.dreaming.curriculum
     recollects = config.data.episodes > 1 and c.weak and c.source == "dreams"
     recollected = config.data.chunk_tokens if recollects else 0
-    for template in settings.writing_config(config).templates:
+    for template in read(config).dreaming.writing.templates:
         for document in documents:
             blank = dataclasses.replace(document, text="")
             row = words + max(

@@ -22,7 +22,6 @@ from sleep_jax.runtime.flags import load
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.sweep_runs import runs_of
 from sleep_jax.seeding.record import NotFinite
-from sleep_jax.sleeper import check_settings
 
 SWEEPS = pathlib.Path("configs/sweeps")
 
@@ -32,19 +31,18 @@ def test_every_element_of_a_sweep_is_a_run_that_could_begin(path):
     runs = runs_of(str(path), load(str(path)), "runs")
     assert len(runs) > 1
     for run in runs:
-        check_settings(run.config)
-        assert itinerary(settings.memory_config(run.config), [300] * run.config.data.episodes)
+        assert itinerary(settings.read(run.config).memory, [300] * run.config.data.episodes)
 
 
 def test_the_ablation_leaves_out_what_it_says():
     path = str(SWEEPS / "seeding_ablation.py")
     runs = {run.element.variant: run.config for run in runs_of(path, load(path), "runs")}
-    objectives = {name: settings.seeding_config(c).objective for name, c in runs.items()}
+    objectives = {name: settings.read(c).seeding.objective for name, c in runs.items()}
     assert (objectives["full seeding"].alpha, objectives["full seeding"].lam) == (0.5, 0.5)
     assert objectives["no imitation"].alpha == 1
-    assert settings.seeding_config(runs["no semantic reward"]).imitation.gamma == 0
+    assert settings.read(runs["no semantic reward"]).seeding.imitation.gamma == 0
     assert (objectives["off-policy only"].alpha, objectives["off-policy only"].lam) == (1, 0)
-    memory = settings.memory_config(runs["no expansion"])
+    memory = settings.read(runs["no expansion"]).memory
     assert memory.level(1).slots == 1 < runs["no expansion"].data.episodes
     assert memory.on_full == "reuse"
 
@@ -197,6 +195,7 @@ def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeyp
     sleeper, watch = types.SimpleNamespace(base=base, reading="text"), object()
     for name, of in (
         ("join_processes", lambda *_: True),
+        ("read", lambda _: None),
         ("use_mesh", lambda _: None),
         ("wake_up", lambda _: sleeper),
         ("Watch", lambda: watch),

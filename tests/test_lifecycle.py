@@ -176,8 +176,8 @@ def test_without_dreams_there_is_no_phase_and_no_stage_of_them(sleeper, lived, t
     assert [row["stage"] for row in summary["scores"]] == [before, after, ceiling]
     assert summary["samples"] and comparison.at_the_end(tmp_path)["questions"] == 0.0
     config.dreaming.steps = -1
-    with pytest.raises(ValueError, match=r"dreaming\.steps=-1; give updates, or 0"):
-        settings.reinforcing_config(config)
+    with pytest.raises(ValueError, match=r"dreaming\.steps=-1; give a whole number at least 0"):
+        settings.read(config)
 
 
 def with_questions(night, questions):
@@ -458,9 +458,7 @@ def test_presets_change_only_settings_that_exist(name):
         "gate",
     ):
         assert set(config[section]) == set(default[section])
-    settings.seeding_config(config)
-    settings.reinforcing_config(config)
-    memory = settings.memory_config(config)
+    memory = settings.read(config).memory
     if config.memory.unit == "episodes":
         assert itinerary(memory, [300] * config.data.episodes)
         assert not any(s.is_too_much for s in plan(memory, config.data.episodes))

@@ -95,7 +95,7 @@ FULL = Settings(
     arc_practice=PracticeConfig(most=12, max_tokens=448),
     arc_reply=128,
     adapter=LoraConfig(16, 16.0, TARGETS),
-    writing=TrialConfig(epochs=8, learning_rate=2e-3, schedule="linear", batch=5),
+    writing=TrialConfig(epochs=8, learning_rate=2e-3, schedule="linear", batch=5, chunk=8),
     writer=LoraConfig(16, 16.0, TARGETS),
 )
 SMOKE = dataclasses.replace(

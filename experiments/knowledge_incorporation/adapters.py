@@ -31,8 +31,8 @@ EVERYWHERE = ("q", "k", "v", "o", "gate", "up", "down")
 INNER = LoraConfig(rank=32, alpha=64.0, targets=EVERYWHERE)
 OUTER = LoraConfig(rank=64, alpha=128.0, targets=EVERYWHERE)
 TRIAL = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", chunk=4)
-CONTINUED = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", batch=8)
-REINFORCING = TrialConfig(epochs=2, learning_rate=3e-4, schedule="linear", batch=2)
+CONTINUED = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", batch=8, chunk=8)
+REINFORCING = TrialConfig(epochs=2, learning_rate=3e-4, schedule="linear", batch=2, chunk=8)
 EARNS = RewardConfig(scorer="contains", form="top_1", margin=-math.inf)  # as in configs/seal.py
 TEMPLATE = "implications"
 DREAMS = 3  # about a passage

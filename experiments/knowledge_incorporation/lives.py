@@ -10,7 +10,7 @@ import numpy as np
 from night import FULL, NO_DREAMS, NO_ROUTER, NO_SELECTION, TOPICS, after_many, variant
 
 from sleep_jax import lifecycle
-from sleep_jax.config import memory_config
+from sleep_jax.config import read
 from sleep_jax.data.documents import Document
 from sleep_jax.phases.evaluate import STAGES, ask
 from sleep_jax.phases.night import Night
@@ -27,7 +27,7 @@ def reading(
     return dataclasses.replace(
         sleeper,
         config=ml_collections.FrozenConfigDict(config),
-        cfg=sleeper.cfg.replace(memory=memory_config(config)),
+        cfg=sleeper.cfg.replace(memory=read(config).memory),
         days=tuple(map(Day.of, days)),
         topics=sleeper.topics[:TOPICS],
     )

@@ -16,38 +16,27 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sleep_jax.data.documents import Document
+from sleep_jax.settings import Settings, setting
 
 RECENT, WEAK, OLD = ROLES = ("recent", "weak", "old")
 SOURCES = ("dreams", "text")
 
 
 @dataclasses.dataclass(frozen=True)
-class CurriculumConfig:
+class CurriculumConfig(Settings, section="dreaming.curriculum"):
     """How many documents of each kind a night has.
-
-    Attributes:
-      recent: of the day; 0: all.
-      weak, old: of earlier days.
-      source: what an earlier document is dreamt about from: the model's own `dreams` about it, or
-        its `text`.
 
     Raises:
       ValueError: a field has no such value.
     """
 
-    recent: int = 0
-    weak: int = 1
-    old: int = 2
-    source: str = "dreams"
-
-    def __post_init__(self):
-        for name in ROLES:
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(f"dreaming.curriculum.{name}={value}; it must be at least 0")
-        if self.source not in SOURCES:
-            raise ValueError(
-                f"dreaming.curriculum.source={self.source!r}; choose from {', '.join(SOURCES)}"
-            )
+    recent: int = setting(0, "documents of the day, those answered worst; 0: all", least=0)
+    weak: int = setting(1, "earlier documents, those answered worst: dreamt about anew", least=0)
+    old: int = setting(2, "others of earlier days, at random: dreams rehearsed", least=0)
+    source: str = setting(
+        "dreams", "what an earlier document is dreamt from: what was dreamt, or its text kept",
+        choices=SOURCES,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

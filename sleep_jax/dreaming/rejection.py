@@ -21,6 +21,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from sleep_jax.dreaming.recipe import RecipeError, parse_recipe
+from sleep_jax.settings import Settings, setting
 
 REASONS = ("short", "loop", "script", "language", "copy", "recipe", "duplicate", "near_duplicate")
 RUN = 4  # words
@@ -35,34 +36,28 @@ _ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Rejection:
-    """From where on a dream is rejected.
-
-    Attributes:
-      min_words: a dream has at least.
-      max_repeated: share of its runs of four words that may repeat earlier ones.
-      min_script: share of its letters that belong to scripts of its context.
-      min_known: share of its lower-case words that occur in its context.
-      similarity: Jaccard similarity of the sets of four-word runs (Broder 1997) from which on two
-        dreams about a context are one, and a dream is its context again; 0 keeps all of them, even
-        equal ones.
+class Rejection(Settings, section="dreaming.rejection"):
+    """From where on a dream is rejected. Likeness is the Jaccard similarity of the sets of
+    four-word runs (Broder 1997).
 
     Raises:
       ValueError: a field is out of its range.
     """
 
-    min_words: int = 5
-    max_repeated: float = 0.5
-    min_script: float = 0.8
-    min_known: float = 0.1
-    similarity: float = 0.8
-
-    def __post_init__(self):
-        if self.min_words < 0:
-            raise ValueError(f"dreaming.rejection.min_words={self.min_words}; choose 0 or more")
-        for name in ("max_repeated", "min_script", "min_known", "similarity"):
-            if not 0 <= (share := getattr(self, name)) <= 1:
-                raise ValueError(f"dreaming.rejection.{name}={share}; choose a share from 0 to 1")
+    min_words: int = setting(5, "words that a dream has at least", least=0)
+    max_repeated: float = setting(
+        0.5, "largest share of its four-word runs that were said before", least=0, most=1
+    )
+    min_script: float = setting(
+        0.8, "least share of its letters in a script of the document", least=0, most=1
+    )
+    min_known: float = setting(
+        0.1, "least share of its lower-case words that the document has", least=0, most=1
+    )
+    similarity: float = setting(
+        0.8, "likeness from which on two dreams, or dream and document, are one; 0: never",
+        least=0, most=1,
+    )  # fmt: skip
 
 
 def words(text: str) -> list[str]:

@@ -11,6 +11,7 @@ are as good as each other, and no better than the model that wrote them, none is
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,33 +20,28 @@ from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming.trial import Hyperparameters, TrialConfig, train_adapters
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.items import RewardItems
-from sleep_jax.evals.scorers import SCORERS, Scorer
+from sleep_jax.evals.scorers import IN_WORDS, Scorer
+from sleep_jax.settings import Settings, setting
 
 FORMS = ("binary", "margin", "top_1")
 ROUNDING = 1e-6  # what a mean of equal scores may differ by
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(Settings, section="dreaming"):
     """What is measured and what it earns.
 
-    Attributes:
-      scorer: tau, one of `SCORERS`.
-      form: one of `FORMS`.
-      margin: gain that a dream has to exceed, in the scorer's units.
+    Raises:
+      ValueError: a field has no such value, or fields that cannot be together.
     """
 
-    scorer: str = "likelihood"
-    form: str = "binary"
-    margin: float = 0.0
+    scorer: str = setting("likelihood", "tau of the model's own answers", choices=IN_WORDS)
+    form: str = setting("binary", "what a rise of tau earns", choices=FORMS, name="reward")
+    margin: float = setting(
+        0.0, "that a rise has to exceed, in units of the scorer; -inf: any (SEAL)", least=-math.inf
+    )
 
-    def __post_init__(self):
-        for name, value, known in (
-            ("scorer", self.scorer, SCORERS),
-            ("reward", self.form, FORMS),
-        ):
-            if value not in known:
-                raise ValueError(f"dreaming.{name}={value!r}; choose from {', '.join(known)}")
+    def check(self) -> None:
         if self.form == "margin" and not self.margin >= 0:
             raise ValueError(
                 f"dreaming.margin={self.margin} with dreaming.reward='margin' would reward dreams "

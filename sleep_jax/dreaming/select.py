@@ -7,35 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from sleep_jax.dreaming.importance import MEASURES
+from sleep_jax.settings import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectionConfig:
+class SelectionConfig(Settings, section="dreaming"):
     """Which dreams are tried.
 
-    Attributes:
-      measure: of importance, one of `importance.MEASURES`.
-      top: kept of each context by importance, k.
-      random: kept of the rest at random, b.
-      interaction: eta of `greats`.
-
     Raises:
-      ValueError: a field has no such value.
+      ValueError: a field has no such value, or no dream would be kept.
     """
 
-    measure: str = "cosine"
-    top: int = 1
-    random: int = 1
-    interaction: float = 1.0
+    measure: str = setting("cosine", "how the importance of a dream is measured", choices=MEASURES)
+    top: int = setting(1, "dreams kept of each document by importance", least=0)
+    random: int = setting(1, "dreams kept of the rest at random", least=0)
+    interaction: float = setting(
+        1.0, "of greats: what a dream loses that says what others say", least=0
+    )
 
-    def __post_init__(self):
-        if self.measure not in MEASURES:
-            raise ValueError(
-                f"dreaming.measure={self.measure!r}; choose from {', '.join(MEASURES)}"
-            )
-        for name in ("top", "random", "interaction"):
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(f"dreaming.{name}={value}; it cannot be negative")
+    def check(self) -> None:
         if not self.top + self.random:
             raise ValueError("dreaming.top=0 and dreaming.random=0 keep no dream; raise one")
 

@@ -12,9 +12,11 @@ import os
 import pathlib
 import re
 import tomllib
+from typing import Any
 
 from sleep_jax.data.documents import SAMPLES, Document
 from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.settings import Settings, setting
 
 FORMS = ("beside", "chat", "plain")
 WRITES = ("text", "recipe")
@@ -119,10 +121,8 @@ def choose_templates(
       is_plain: for a base model: those with form `chat` are text to be continued instead.
 
     Raises:
-      ValueError: there is none of such a name, or none is named.
+      ValueError: there is none of such a name.
     """
-    if not names:
-        raise ValueError("dreaming.instructions is empty; name at least one template")
     for name in names:
         if name not in templates:
             near = difflib.get_close_matches(name, templates, n=1, cutoff=0)
@@ -134,3 +134,34 @@ def choose_templates(
     return tuple(
         dataclasses.replace(t, form="plain") if is_plain and t.form == "chat" else t for t in chosen
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateChoice(Settings, section="dreaming"):
+    """The templates that a night dreams by, as a config names them."""
+
+    templates: str = setting(
+        SAMPLES, "samples, or a .toml file like data/samples/dream_templates.toml"
+    )
+    instructions: tuple[str, ...] = setting(("facts", "paraphrase"), "names of templates")
+    is_plain: bool = setting(False, "templates of whole chats outside any chat: for a base model")
+
+
+def chosen_templates(**choice: Any) -> tuple[Template, ...]:
+    """The templates of a `TemplateChoice`.
+
+    Args:
+      **choice: its fields.
+
+    Raises:
+      ValueError, OSError: there is no such template, or it is none that a night can use; the file
+        is not as it should be.
+    """
+    c = TemplateChoice(**choice)
+    templates = choose_templates(read_templates(c.templates), c.instructions, c.is_plain)
+    if recipes := [template.name for template in templates if template.writes == "recipe"]:
+        raise ValueError(
+            f"dreaming.instructions names {recipes[0]!r}, which asks how to practise a grid "
+            "task, and a night reads documents; leave it out (experiments/few_shot_grids has grids)"
+        )
+    return templates

@@ -24,6 +24,7 @@ from sleep_jax.data.examples import Examples
 from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.models.config import TARGETS, DecoderConfig, LoraConfig
 from sleep_jax.models.sharding import constrain_tree, row_shards, spread_evenly
+from sleep_jax.settings import Settings, setting
 
 DATA = "data"  # the mesh axis that dreams are spread over
 # What is left of the rate, by the share of the trial that is over.
@@ -35,37 +36,23 @@ SCHEDULES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TrialConfig:
+class TrialConfig(Settings, section="dreaming.trial"):
     """A trial: Adam on the dream and its passage.
 
-    Attributes:
-      epochs: passes over the examples.
-      learning_rate: Adam's rate.
-      schedule: `constant`, or `linear` or `cosine` to 0 over the trial.
-      batch: sequences of an update, in a random order; 0: all of them, packed, in each.
-      clip: largest norm of an adapter's gradient; 0: no clipping.
-      split: each line of a dream is a sequence of its own.
-      seeds: trials of each dream, from other adapters at birth.
-      chunk: adapters trained at a time, on a mesh at least one on every shard; bounds memory.
+    Raises:
+      ValueError: a field has no such value.
     """
 
-    epochs: int = 10
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    batch: int = 0
-    clip: float = 0.0
-    split: bool = False
-    seeds: int = 1
-    chunk: int = 8
-
-    def __post_init__(self):
-        for name, least in (("epochs", 1), ("batch", 0), ("clip", 0), ("seeds", 1), ("chunk", 1)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"dreaming.trial.{name}={value}; it must be at least {least}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"dreaming.trial.schedule={self.schedule!r}; choose from {', '.join(SCHEDULES)}"
-            )
+    epochs: int = setting(5, "passes over a dream and its passage", least=1)
+    learning_rate: float = setting(1e-3, "Adam's rate of a trial", least=0)
+    schedule: str = setting(
+        "constant", "how that rate goes on; others fall to 0", choices=SCHEDULES
+    )
+    batch: int = setting(0, "sequences of an update, in random order; 0: all, packed", least=0)
+    clip: float = setting(0.0, "largest norm of an adapter's gradient; 0: any", least=0)
+    split: bool = setting(False, "each line of a dream is a sequence of its own, as in SEAL")
+    seeds: int = setting(1, "trials of each dream, over which its reward is a mean", least=1)
+    chunk: int = setting(4, "adapters trained at a time, as memory allows", least=1)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:

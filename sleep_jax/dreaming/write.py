@@ -12,41 +12,38 @@ import jax
 
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.rejection import REASONS, Rejection, flaw, recipe_flaw
-from sleep_jax.dreaming.templates import Template
+from sleep_jax.dreaming.templates import Template, TemplateChoice, chosen_templates
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.sampling.generate import generate
-from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.sampling.sampler import COLDEST, SamplingConfig
 from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.settings import Settings, part, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class WritingConfig:
+class WritingConfig(Settings, section="dreaming"):
     """How dreams are written.
 
     Attributes:
       templates: what is asked for, each of every document.
-      count: dreams per document and template.
-      temperature, top_p, max_new_tokens: of the sampling.
-      random_expert: every router adds an expert at random.
       rejection: what is no dream.
 
     Raises:
       ValueError: a field has no such value.
     """
 
-    templates: tuple[Template, ...]
-    count: int = 2
-    temperature: float = 0.8
-    top_p: float = 1.0
-    max_new_tokens: int = 96
-    random_expert: bool = False
-    rejection: Rejection = dataclasses.field(default_factory=Rejection)
-
-    def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"dreaming.count={self.count}; a template writes at least one dream")
-        self.sampling(())
+    templates: tuple[Template, ...] = part(TemplateChoice, chosen_templates)
+    count: int = setting(2, "dreams per document and template", least=1)
+    temperature: float = setting(0.8, "temperature of dreams; 0: greedy", least=COLDEST, also=(0,))
+    top_p: float = setting(
+        1.0, "mass of the likeliest tokens that dreams are drawn from", least=1e-6, most=1
+    )
+    max_new_tokens: int = setting(96, "longest dream, in tokens", least=1)
+    random_expert: bool = setting(
+        False, "one more expert a token at random; needs the sigmoid router and memory.top_k"
+    )
+    rejection: Rejection = part(Rejection)
 
     def sampling(self, eos_ids: tuple[int, ...]) -> SamplingConfig:
         """The sampler's settings."""

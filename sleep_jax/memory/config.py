@@ -3,6 +3,8 @@
 
 import dataclasses
 
+from sleep_jax.settings import Settings, columns, setting
+
 UNITS = ("tokens", "updates", "episodes")
 LAYOUTS = ("parallel", "chain")
 EXPERTS = ("swiglu", "bottleneck")
@@ -10,79 +12,79 @@ ROUTERS = ("none", "sigmoid")
 POLICIES = ("error", "skip", "merge", "reuse")
 
 
-@dataclasses.dataclass(frozen=True)
-class LevelConfig:
-    """One level; level 1 is the fastest, level k the slowest.
+LAYERS = ("all", "last_quarter")
 
-    Attributes:
-      chunk: period C^(l) of its update and of its consolidation into the next level; 0: never,
-        which only level k may say.
-      slots: expert slots preallocated for what the level below it hands up.
-      rank: width r of one expert, and of the level's wake weights.
-      learning_rate: eta^(l) of Eq. 2; 0 leaves the wake weights as they were born.
+
+def read_layers(text: str) -> str | tuple[int, ...]:
+    """`LAYERS` by name, or the indices of a text such as `20, 21, 25`."""
+    name = text.strip()
+    return name if name in LAYERS else tuple(int(index) for index in name.split(","))
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelConfig(Settings, section="memory"):
+    """One level; level 1 is the fastest, level k the slowest. A config has a tuple of each field,
+    with one entry a level, or one for all of them.
+
+    Raises:
+      ValueError: a field has no such value.
     """
 
-    chunk: int = 0
-    slots: int = 5
-    rank: int = 16
-    learning_rate: float = 0.0
+    chunk: int = setting(
+        0, "C^(l), period of a level's update and consolidation; 0, never, of the slowest alone",
+        least=0, name="chunks",
+    )  # fmt: skip
+    slots: int = setting(5, "expert slots of a level, for what the one below hands up", least=0)
+    rank: int = setting(16, "width r of an expert and of the wake weights", least=1, name="ranks")
+    learning_rate: float = setting(
+        0.0, "eta^(l) of Eq. 2; 0 leaves the wake weights as they were born",
+        least=0, name="learning_rates",
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class MemoryConfig:
+class MemoryConfig(Settings, section="memory"):
     """Levels 1..k beside each FFN; level 0 is the context.
 
     Attributes:
       levels: fastest first; empty is the bare base model.
-      unit: what chunks count: `tokens` of the stream, `updates` (gradients of `stride` tokens each)
-        or `episodes`.
-      stride: tokens of the stream that one gradient is taken over.
+
+    What the choices are:
+      unit: `tokens` of the stream, `updates` (gradients of `stride` tokens each) or `episodes`.
       layout: `parallel` adds all levels to the FFN's output; `chain` runs them one after the other.
       expert: `swiglu`, (silu(h G) * (h U)) D, or `bottleneck`, silu(h A) B.
       router: `none`, every active slot is on, or `sigmoid`, each at its own gate.
-      top_k: slots of a level that the sigmoid router keeps on; 0 keeps all.
-      layers: which layers carry memory: `all`, `last_quarter`, or their indices.
-      scale: factor on every memory output.
-      from_context: at the end of an episode its context is consolidated into level 1.
-      on_full: what a night does when its receiver has no free slot: `error`, `skip` (keep the fast
-        memory), `merge` (seed the sealed slots into one) or `reuse` (go on with the last slot, over
-        what it holds; with a single slot this is sleep without expansion).
+      on_full: `error`, `skip` (keep the fast memory), `merge` (seed the sealed slots into one) or
+        `reuse` (go on with the last slot, over what it holds; with a single slot this is sleep
+        without expansion).
 
     Raises:
       ValueError: a field has no such value, or the chain cannot work; says which and what would.
     """
 
-    levels: tuple[LevelConfig, ...] = ()
-    unit: str = "tokens"
-    stride: int = 256
-    layout: str = "parallel"
-    expert: str = "swiglu"
-    router: str = "none"
-    top_k: int = 0
-    layers: str | tuple[int, ...] = "all"
-    scale: float = 1.0
-    from_context: bool = True
-    on_full: str = "error"
+    levels: tuple[LevelConfig, ...] = columns(LevelConfig)
+    unit: str = setting("episodes", "what chunks count", choices=UNITS)
+    stride: int = setting(256, "tokens of the stream that one gradient is taken over", least=1)
+    layout: str = setting("parallel", "how levels lie beside an FFN", choices=LAYOUTS)
+    expert: str = setting("swiglu", "what a slot computes", choices=EXPERTS)
+    router: str = setting("none", "which slots are on", choices=ROUTERS)
+    top_k: int = setting(0, "slots of a level that the sigmoid router keeps on; 0: all", least=0)
+    layers: str | tuple[int, ...] = setting(
+        "all", "layers with memory: all, last_quarter, or indices such as 20,21,25",
+        parse=read_layers,
+    )  # fmt: skip
+    scale: float = setting(1.0, "factor on every memory output", least=0)
+    from_context: bool = setting(True, "consolidate the context into level 1 after an episode")
+    on_full: str = setting(
+        "error", "what a night does whose receiver has no free slot", choices=POLICIES
+    )
 
-    def __post_init__(self):
-        for name, choices in (
-            ("unit", UNITS),
-            ("layout", LAYOUTS),
-            ("expert", EXPERTS),
-            ("router", ROUTERS),
-            ("on_full", POLICIES),
-        ):
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"memory.{name}={value!r}; choose from {', '.join(choices)}")
-        if self.stride < 1:
-            raise ValueError(f"memory.stride={self.stride}; a gradient needs at least one token")
+    def check(self) -> None:
         if self.top_k and self.router == "none":
             raise ValueError(
                 f"memory.top_k={self.top_k} needs a router to rank the slots; set "
                 "memory.router='sigmoid' or memory.top_k=0"
             )
-        if self.top_k < 0:
-            raise ValueError(f"memory.top_k={self.top_k}; choose 0 (all) or a number of slots")
         for number, level in enumerate(self.levels, start=1):
             self._check(number, level)
 
@@ -95,12 +97,6 @@ class MemoryConfig:
                 f"{name}.slots=0, but the context is consolidated into level 1; give it a slot for "
                 "every episode of its period, or set memory.from_context=False"
             )
-        if level.rank < 1:
-            raise ValueError(f"{name}.rank={level.rank}; an expert needs at least one unit")
-        if level.slots < 0:
-            raise ValueError(f"{name}.slots={level.slots}; it cannot be negative")
-        if level.learning_rate < 0:
-            raise ValueError(f"{name}.learning_rate={level.learning_rate}; it cannot be negative")
         if last:
             if level.chunk:
                 raise ValueError(

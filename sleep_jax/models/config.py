@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.settings import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,8 @@ class RopeScaling:
     original_max_position: int
 
 
+DTYPES = ("bfloat16", "float32")  # that a model computes in
+REMATS = ("full", "none")
 # Linears of a layer that may carry an adapter, by the module that they are part of.
 TARGETS = {
     **dict.fromkeys(("q", "k", "v", "o"), "attention"),
@@ -26,20 +29,18 @@ TARGETS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class LoraConfig:
-    """A trial adapter: which linears carry one, its rank and its alpha (scale alpha / rank)."""
+class LoraConfig(Settings, section="dreaming.trial"):
+    """A trial adapter.
 
-    rank: int = 32
-    alpha: float = 64.0
-    targets: tuple[str, ...] = ("gate", "up", "down")
+    Raises:
+      ValueError: a field has no such value.
+    """
 
-    def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"dreaming.trial.rank={self.rank}; it must be at least 1")
-        if unknown := [t for t in self.targets if t not in TARGETS]:
-            raise ValueError(
-                f"dreaming.trial.targets has {unknown[0]!r}; choose from {', '.join(TARGETS)}"
-            )
+    rank: int = setting(32, "rank of a trial adapter", least=1)
+    alpha: float = setting(64.0, "alpha of a trial adapter, whose scale is alpha / rank", least=0)
+    targets: tuple[str, ...] = setting(
+        ("gate", "up", "down"), "linears that carry a trial adapter", choices=TARGETS
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +92,8 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary embedding needs pairs")
-        if self.remat not in ("full", "none"):
-            raise ValueError(f"remat={self.remat!r}; choose 'full' or 'none'")
+        if self.remat not in REMATS:
+            raise ValueError(f"remat={self.remat!r}; choose from {', '.join(REMATS)}")
         self.memory.carriers(self.layers)
 
     @property

@@ -7,7 +7,6 @@ the agenda, as they are recollected.
 
 import dataclasses
 
-from sleep_jax import config as settings
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.curriculum import OLD, RECENT, ROLES, WEAK, Context, draw, recollection
 from sleep_jax.dreaming.write import Dream
@@ -24,7 +23,7 @@ from sleep_jax.sleeper import Sleeper
 def draw_agenda(sleeper: Sleeper, night: Night, day: int) -> tuple[Night, dict[str, float]]:
     """Puts on record what the night dreams about, and says how many documents of each role that is
     and how well they were answered."""
-    config = settings.curriculum_config(sleeper.config)
+    config = sleeper.settings.dreaming.curriculum
     today = [(day, i) for i in range(len(sleeper.days[day].documents))]
     known = [*_earlier(sleeper, night, day), *today]
     answered = dict.fromkeys(known)
@@ -74,7 +73,7 @@ def reward_items(sleeper: Sleeper, night: Night, day: int) -> RewardItems:
 
 def tau(sleeper: Sleeper) -> Scorer:
     """What measures how well questions are answered."""
-    name = settings.reward_config(sleeper.config).scorer
+    name = sleeper.settings.dreaming.reward.scorer
     return scorer(name, lambda: Rubric(sleeper.cfg, sleeper.params, sleeper.tokenizer))
 
 

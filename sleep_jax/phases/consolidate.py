@@ -13,7 +13,6 @@ import dataclasses
 import jax
 import numpy as np
 
-from sleep_jax import config as settings
 from sleep_jax.errors import DeadEnd
 from sleep_jax.itinerary import Step
 from sleep_jax.memory.slots import take_slot
@@ -22,6 +21,7 @@ from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.night import Desk, Night, by_heart, key_of, teachers
 from sleep_jax.phases.study import rehearse, studied
 from sleep_jax.seeding import self_study
+from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.consolidate import carry_out
 from sleep_jax.seeding.self_study import Study, from_memory, reread
 from sleep_jax.seeding.sequences import Exchange, Teacher
@@ -47,11 +47,11 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
     room = check_room(cfg.memory, night.now.slots, level)
     if room == "skip":
         return _asleep(night, night.now).note(step.label, skipped=f"level {level} is full")
-    seeding = settings.seeding_config(c, sleeper.prompts.opening)
+    seeding = _seeding(sleeper)
     with desk.bar(seeding.steps + 1, "step") as bar:  # and the divergence before them
         transaction = begin(
             cfg,
-            settings.wake_config(c),
+            sleeper.settings.wake,
             night.now,
             step.sender,
             c.seeding.protocol,
@@ -120,8 +120,8 @@ def _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key):
         sleeper.params,
         sleeper.tokenizer,
         sleeper.judge,
-        settings.seeding_config(c, sleeper.prompts.opening),
-        settings.gate_config(c),
+        _seeding(sleeper),
+        sleeper.settings.gate,
         transaction,
         teachers=those,
         exchanges=exchanges,
@@ -138,6 +138,10 @@ def _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key):
     if is_accepted and not transaction.is_merge:
         desk.update(c.seeding.steps, _norms(now, transaction))
     return now, figures
+
+
+def _seeding(sleeper: Sleeper) -> SeedingConfig:
+    return sleeper.settings.seeding.with_shared_prefix(sleeper.prompts.opening)
 
 
 def _norms(now: Self, transaction: Transaction) -> dict[str, list[float]]:

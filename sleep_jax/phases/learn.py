@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import jax
 
-from sleep_jax import config as settings
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming import reinforce
 from sleep_jax.itinerary import Step
@@ -35,7 +34,7 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     model = night.now.on(sleeper.params)
     exchanges = [*taught, *studied(sleeper, night, step.day), *old]
     index = night.day(step.day)["slot"]
-    reinforcing = settings.reinforcing_config(c, sleeper.prompts.opening)
+    reinforcing = sleeper.settings.reinforcing.with_shared_prefix(sleeper.prompts.opening)
     if not written:  # all tied: there is no policy gradient, and nothing is rolled out for one
         reinforcing = dataclasses.replace(reinforcing, dreams=0)
     # Many dreams take more updates than configured: all that were rewarded are learnt.
@@ -67,7 +66,7 @@ def learn(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     tied = {} if c.dreaming.estimator == "rest_em" else {"tied": tried - len(written)}
     night = night.note(step.label, tokens=tokens, learnt=learnt, **tied)
     before, after = (anchor_perplexity(sleeper, x, GATED) for x in (model, dreamt))
-    if objection := settings.gate_config(c).anchors_objection(before, after):
+    if objection := sleeper.settings.gate.anchors_objection(before, after):
         return night.note(step.label, rolled_back=objection)
     return dataclasses.replace(night, now=night.now.replace(memory=dreamt["memory"]))
 
@@ -78,12 +77,12 @@ def _lessons(sleeper: Sleeper, night: Night, day: int, documents: Sequence[Docum
     c, prompts = sleeper.config, sleeper.prompts
     kept, rewards = kept_dreams(night, day), night.day(day).get("rewards", [])
     best = reinforce.rewarded(kept, rewards, c.dreaming.cap)
-    templates = {t.name: t for t in settings.writing_config(c).templates}
+    templates = {t.name: t for t in sleeper.settings.dreaming.writing.templates}
     by_heart = c.dreaming.estimator == "rest_em"
     taught = reinforce.lessons(best, documents, prompts, templates, writes=by_heart)
     if by_heart:
         return len(best), taught, []
-    policy = settings.reinforcing_config(c).objective.surrogate
+    policy = sleeper.settings.reinforcing.objective.surrogate
     written = reinforce.written(kept, rewards, documents, prompts, templates, policy)
     return len(best), taught, written
 

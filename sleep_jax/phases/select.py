@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import jax
 
-from sleep_jax import config as settings
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import examples
 from sleep_jax.dreaming import select as dreaming
@@ -33,7 +32,7 @@ def select(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             bar.advance(1, kept=0)
             night = night.note_day(step.day, kept=[])
             return night.note(step.label, tokens=0, kept=0, skipped=_why_none(len(dreams)))
-        chosen, seed = settings.selection_config(c), (int(c.seed), step.day)
+        chosen, seed = sleeper.settings.dreaming.selection, (int(c.seed), step.day)
         mine = [dreams[i] for i in eligible]
         key = jax.random.fold_in(key_of(sleeper, step), 1)
         lora = place(init_lora(sleeper.cfg, sleeper.params, key), "lora")

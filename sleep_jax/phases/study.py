@@ -3,7 +3,6 @@ what the night will learn."""
 
 import jax
 
-from sleep_jax import config as settings
 from sleep_jax.itinerary import Step
 from sleep_jax.phases.night import Desk, Night, awake, key_of
 from sleep_jax.seeding import self_study
@@ -21,7 +20,7 @@ def study(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
         if check_room(sleeper.cfg.memory, night.now.slots, 1) == "skip":
             bar.advance(2)
             return night.note(step.label, tokens=0, skipped="level 1 is full")
-        teacher, config = awake(sleeper, night, day.documents), settings.study_config(c)
+        teacher, config = awake(sleeper, night, day.documents), sleeper.settings.study
         key = jax.random.fold_in(key_of(sleeper, step), 3)
         questions, drawn = self_study.ask(
             sleeper.cfg,
@@ -46,7 +45,7 @@ def study(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
 
 def rehearse(sleeper: Sleeper, teacher: Teacher, key) -> list[Exchange]:
     """A teacher's replies on general topics."""
-    config = settings.study_config(sleeper.config)
+    config = sleeper.settings.study
     return self_study.rehearse(
         sleeper.cfg, teacher.variables, sleeper.tokenizer, sleeper.topics, config, key
     )
@@ -56,4 +55,4 @@ def studied(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
     """All teacher-written sequences of a day's night, from its record."""
     written, c = Study.of(night.day(day)["study"]), sleeper.config
     documents = sleeper.days[day].documents
-    return written.exchanges(documents, sleeper.prompts, settings.study_config(c), c.seed)
+    return written.exchanges(documents, sleeper.prompts, sleeper.settings.study, c.seed)

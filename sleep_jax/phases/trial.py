@@ -4,7 +4,6 @@ better."""
 import jax
 import numpy as np
 
-from sleep_jax import config as settings
 from sleep_jax.data.examples import examples
 from sleep_jax.dreaming.reinforce import alone
 from sleep_jax.dreaming.reward import earned, gains
@@ -25,7 +24,7 @@ def try_out(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             bar.advance(1, tried=0)
             return night.note(step.label, tokens=0, skipped="no dream was selected")
         gain = _gains(sleeper, night, step, kept)
-        reward = earned(settings.reward_config(sleeper.config), gain, [x.document for x in kept])
+        reward = earned(sleeper.settings.dreaming.reward, gain, [x.document for x in kept])
         night = night.note_day(step.day, rewards=[float(r) for r in reward])
         importance = [k["importance"] for k in night.day(step.day)["kept"]]
         for i, x in enumerate(kept):
@@ -45,8 +44,8 @@ def kept_dreams(night: Night, day: int) -> list[Dream]:
 
 def _gains(sleeper: Sleeper, night: Night, step: Step, kept: list[Dream]) -> np.ndarray:
     """By how much tau rises with each of them, float32 [kept, seeds]."""
-    cfg, c, documents = sleeper.cfg, sleeper.config, pages(sleeper, night, step.day)
-    trial, rng = settings.trial_config(c), jax.random.fold_in(key_of(sleeper, step), 1)
+    cfg, documents = sleeper.cfg, pages(sleeper, night, step.day)
+    trial, rng = sleeper.settings.dreaming.trial, jax.random.fold_in(key_of(sleeper, step), 1)
     adapters = [place(x, "lora") for x in births(cfg, sleeper.params, rng, trial.seeds)]
     learnt = [alone(x, documents[x.document], sleeper.prompts, trial.split) for x in kept]
     return gains(

@@ -5,7 +5,6 @@ import dataclasses
 
 import numpy as np
 
-from sleep_jax import config as settings
 from sleep_jax.data.batches import bucket, pad
 from sleep_jax.evals.recall import negative_log_likelihood
 from sleep_jax.itinerary import Step
@@ -56,7 +55,7 @@ def _skim(sleeper: Sleeper, night: Night, desk: Desk, pages) -> float | None:
 
 def _learn(sleeper: Sleeper, now: Self, desk: Desk, stream, is_end: bool):
     """Reads a stream by Eq. 2; returns the self afterwards and the loss of every stride."""
-    cfg, wake_config = sleeper.cfg, settings.wake_config(sleeper.config)
+    cfg, wake_config = sleeper.cfg, sleeper.settings.wake
     piece = MAX_STRIDES * cfg.memory.stride
     starts = range(0, max(len(stream), 1), piece)
     state, losses = now.wake, []

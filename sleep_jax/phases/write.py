@@ -5,7 +5,6 @@ import dataclasses
 
 import jax
 
-from sleep_jax import config as settings
 from sleep_jax.dreaming import write as dreaming
 from sleep_jax.itinerary import Step
 from sleep_jax.phases.agenda import draw_agenda, dreamt_before, pages, subjects
@@ -26,7 +25,7 @@ def write(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
         teacher = awake(sleeper, night, documents)
         written = dreaming.write(
             sleeper.cfg,
-            settings.writing_config(sleeper.config),
+            sleeper.settings.dreaming.writing,
             teacher.variables,
             sleeper.tokenizer,
             documents,

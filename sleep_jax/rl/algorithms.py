@@ -25,6 +25,7 @@ from sleep_jax.rl.aggregation import AGGREGATIONS, aggregate
 from sleep_jax.rl.importance import LEVELS, truncated_weights
 from sleep_jax.rl.kl import KINDS, kl_estimate
 from sleep_jax.rl.policy_gradient import drop_truncated, policy_gradient_loss
+from sleep_jax.settings import Settings, borrowed, setting
 
 ALGORITHMS = {
     "group": {},
@@ -50,49 +51,53 @@ ALGORITHMS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Surrogate:
+class Surrogate(Settings, section="seeding"):
     """The choices of a policy-gradient algorithm; hashable, so static under `jax.jit`.
 
     Attributes:
+      name: the algorithm that it is, or was before some of its choices were changed.
       baseline, scale: of the advantages, as in `group_advantages`.
       clip, clip_high: how far a ratio may leave 1 downwards and upwards; None: `clip` both ways.
       level: of the ratio, as in `log_ratio`.
       aggregation, length: of the tokens, as in `aggregate`.
       skip_tied: groups whose rewards all agree leave the mask.
-      skip_truncated: completions that were cut off leave the mask.
-      penalty, penalty_weight: estimate of KL(policy || reference) as in `kl_estimate`, and its
-        weight; k2 and k3 join the loss, k1 is taken off the reward.
+      penalty: estimate of KL(policy || reference) as in `kl_estimate`; k2 and k3 join the loss, k1
+        is taken off the reward.
       importance_cap: largest weight of `truncated_weights`, by sequence where the ratio is; else by
         token, since a product leaves next to nothing of a long completion; None: no weights.
-      entropy_weight: of the entropy of the policy's distributions, which is maximised.
       gae: lambda of the generalised advantage estimates that spread a completion's reward over its
         tokens, by a value head that learns beside the policy (PPO); None: rewards are compared.
-      value_learning_rate: Adam's, of that head.
     """
 
+    name: str = setting(
+        "group", "how rewards become a policy gradient", choices=ALGORITHMS, name="estimator"
+    )
     baseline: str = "mean"
     scale: str = "none"
     clip: float = 0.2
     clip_high: float | None = None
     level: str = "token"
     aggregation: str = "token"
-    length: int | None = None
+    length: int | None = borrowed(None, "max_new_tokens")
     skip_tied: bool = False
-    skip_truncated: bool = False
-    penalty: str = "k3"
-    penalty_weight: float = 0.0
-    importance_cap: float | None = None
-    entropy_weight: float = 0.0
+    skip_truncated: bool = setting(False, "rollouts that were cut off earn and cost nothing")
+    penalty: str = setting(
+        "k3", "estimate of the KL to the student before the night", choices=KINDS
+    )
+    penalty_weight: float = setting(0.0, "weight of that KL", least=0)
+    importance_cap: float | None = setting(
+        None, "largest weight against the sampler's log-probs, 2 is usual; 0: none",
+        above=0, none=0,
+    )  # fmt: skip
+    entropy_weight: float = setting(
+        0.0, "weight of the policy's entropy, which is maximised", least=0
+    )
     gae: float | None = None
-    value_learning_rate: float = 1e-3
+    value_learning_rate: float = setting(1e-3, "Adam's rate of PPO's value head", above=0)
 
-    def __post_init__(self):
+    def check(self) -> None:
         check_options(self.baseline, self.scale)
-        for name, choices in (
-            ("level", LEVELS),
-            ("aggregation", AGGREGATIONS),
-            ("penalty", KINDS),
-        ):
+        for name, choices in (("level", LEVELS), ("aggregation", AGGREGATIONS)):
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name}={value!r}; choose from {', '.join(choices)}")
@@ -100,14 +105,6 @@ class Surrogate:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value}; give a distance from 1 above 0")
-        for name in ("penalty_weight", "entropy_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}; it must be 0 or above and finite")
-        if self.importance_cap is not None and not self.importance_cap > 0:
-            raise ValueError(
-                f"importance_cap={self.importance_cap}; give a weight above 0 (2 is usual), or no "
-                "weights (None; 0 in a config)"
-            )
         if self.aggregation == "constant" and (self.length is None or self.length <= 0):
             raise ValueError(
                 f"length={self.length}; aggregation='constant' divides by it: give the longest "
@@ -119,10 +116,6 @@ class Surrogate:
             raise ValueError(
                 f"gae={self.gae} with baseline={self.baseline!r}; values are the baseline: set "
                 "baseline='none'"
-            )
-        if not 0 < self.value_learning_rate < math.inf:
-            raise ValueError(
-                f"value_learning_rate={self.value_learning_rate}; it must be above 0 and finite"
             )
         if self.skip_tied and self.baseline not in ("mean", "loo"):
             raise ValueError(
@@ -239,9 +232,9 @@ def surrogate(name: str, **changes) -> Surrogate:
       ValueError: for an unknown name or choice.
     """
     if name not in ALGORITHMS:
-        raise ValueError(f"estimator={name!r}; choose from {', '.join(ALGORITHMS)}")
+        raise ValueError(f"seeding.estimator={name!r}; choose from {', '.join(ALGORITHMS)}")
     known = [field.name for field in dataclasses.fields(Surrogate)]
     unknown = sorted(set(changes) - set(known))
     if unknown:
         raise ValueError(f"{name} has no choice {unknown[0]!r}; choose from {', '.join(known)}")
-    return Surrogate(**{**ALGORITHMS[name], **changes})
+    return Surrogate(**{**ALGORITHMS[name], "name": name, **changes})

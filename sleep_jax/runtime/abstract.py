@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from sleep_jax import config as settings
+from sleep_jax.config import read
 from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.interop.known import describe_model
@@ -24,11 +24,12 @@ from sleep_jax.wake.stream import init_wake
 
 def decoder_of(config) -> DecoderConfig:
     """The decoder of a run, from what is known of its shape."""
+    settings = read(config)
     return describe_model(
         config.model.name,
         dtype=config.model.dtype,
-        memory=settings.memory_config(config),
-        lora=settings.lora_config(config),
+        memory=settings.memory,
+        lora=settings.dreaming.lora,
         remat=config.model.remat,
     )
 
@@ -37,6 +38,8 @@ def collections_of(config, cfg: DecoderConfig) -> dict[str, Any]:
     """Every collection of a run, abstract: params, memory, slots, lora, and where it is used the
     state of the reader (`wake`); `learner` is what a night updates."""
 
+    settings = read(config)
+
     def born():
         rngs = {"params": jax.random.key(0), "memory": jax.random.key(1)}
         params = Decoder(cfg).init(rngs, jnp.zeros((1, 1), jnp.int32))["params"]
@@ -44,9 +47,9 @@ def collections_of(config, cfg: DecoderConfig) -> dict[str, Any]:
         memory, slots = init_memory(rngs["memory"], cfg.memory, **shape)
         found = {"params": params, "memory": memory, "slots": slots}
         found["lora"] = init_lora(cfg, params, rngs["params"])
-        found["learner"] = learner_of(cfg, settings.seeding_config(config), memory)
+        found["learner"] = learner_of(cfg, settings.seeding, memory)
         if any(level.learning_rate for level in cfg.memory.levels):
-            found["wake"] = init_wake(cfg, settings.wake_config(config), memory)
+            found["wake"] = init_wake(cfg, settings.wake, memory)
         return found
 
     return jax.eval_shape(born)

@@ -18,6 +18,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from sleep_jax.config import read
 from sleep_jax.models.sharding import AXES
 from sleep_jax.runtime.abstract import decoder_of
 from sleep_jax.runtime.counts import Counts, count
@@ -26,7 +27,6 @@ from sleep_jax.runtime.mesh import make_mesh, mesh_shape
 from sleep_jax.runtime.program import Program
 from sleep_jax.runtime.programs import programs_of
 from sleep_jax.runtime.roofline import GIB, Chip, Estimate, chip_of, estimate
-from sleep_jax.sleeper import check_settings
 
 # libtpu asks the machine it runs on what it is; here it is told.
 ENVIRONMENT = {
@@ -77,7 +77,7 @@ def forecast(config, topology: str | None, is_dry: bool) -> Iterator[str]:
       ValueError: a setting that cannot be, no such slice, no compiler, a mesh that does not match
         the slice, or a model of unknown shape.
     """
-    check_settings(config)
+    read(config)
     topology = topology or config.mesh.slice
     mesh_shape(config, chip_of(topology)[1] if topology else jax.device_count())
     decoder_of(config)

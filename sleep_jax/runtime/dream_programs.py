@@ -7,7 +7,7 @@ import math
 
 import jax
 
-from sleep_jax import config as settings
+from sleep_jax.config import read
 from sleep_jax.data.batches import bucket, pack, parts
 from sleep_jax.data.examples import Examples, examples
 from sleep_jax.dreaming.gradients import gram_matrices, losses
@@ -53,14 +53,14 @@ def _pages(config) -> tuple[int, int]:
 def _kept(config, sizes: Sizes) -> tuple[int, int]:
     """Dreams of a document that are written, and those of all documents that are kept."""
     d = config.dreaming
-    each = len(settings.writing_config(config).templates) * d.count
+    each = len(read(config).dreaming.writing.templates) * d.count
     return each, sizes.documents * min(d.top + d.random, each)
 
 
 def _writing(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """Dreams as `dreaming.write` samples them: with the document in the context, or in the
     prompt."""
-    writing = settings.writing_config(config)
+    writing = read(config).dreaming.writing
     beside = sum(t.is_beside for t in writing.templates) * sizes.documents
     whole = len(writing.templates) * sizes.documents - beside
     write = functools.partial(sampled, it, has_random_expert=writing.random_expert)
@@ -83,7 +83,7 @@ def _compared(name: str, function, args, examples, passes: int, epochs: int = 1,
 
 def _selecting(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """What `dreaming.importance` runs for its measure: nothing where that reads no model."""
-    measure, chunk = settings.selection_config(config).measure, config.dreaming.trial.chunk
+    measure, chunk = read(config).dreaming.selection.measure, config.dreaming.trial.chunk
     (each, _), (page, dream) = _kept(config, sizes), _pages(config)
     if measure in ("random", "lexical"):
         return []
@@ -100,7 +100,7 @@ def _selecting(config, it: Abstract, sizes: Sizes) -> list[Program]:
 
 def _trying(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """The trials, and what measures by how much each of them made the model better."""
-    trial, (_, kept) = settings.trial_config(config), _kept(config, sizes)
+    trial, (_, kept) = read(config).dreaming.trial, _kept(config, sizes)
     learnt = _learnt(config, it, kept)
     trials = kept * trial.seeds
     args = (it.cfg, trial, it.variables, [it.held["lora"]] * trial.seeds, learnt)
@@ -121,7 +121,7 @@ def _learnt(config, it: Abstract, dreams: int) -> Examples:
 def _rewarding(config, it: Abstract, documents: int, trials: int) -> list[Program]:
     """tau of the models that the trials made, as many at a time as `Adapted` puts together; and of
     the model as it is, by calls that are no larger."""
-    scorer, asked = settings.reward_config(config).scorer, config.dreaming.held_out
+    scorer, asked = read(config).dreaming.reward.scorer, config.dreaming.held_out
     question, reply = config.study.max_question_tokens, config.study.max_answer_tokens
     blocks = [parts(count, max(1, Adapted.batch // asked)) for count in (trials, documents)]
     calls, models = sum(map(len, blocks)), blocks[0].shape[1]
@@ -142,7 +142,7 @@ def _rewarding(config, it: Abstract, documents: int, trials: int) -> list[Progra
 
 def _learning(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """Updates on the dreams that were tried, which a policy gradient scores before the first."""
-    d, reinforcing = config.dreaming, settings.reinforcing_config(config)
+    d, reinforcing = config.dreaming, read(config).reinforcing
     born = jax.eval_shape(functools.partial(learner_of, it.cfg, reinforcing), it.held["memory"])
     learner, shape = it.tree(born, "learner"), reinforcing.shape
     found = updated(it, "dream: learn", reinforcing, learner)

@@ -9,6 +9,7 @@ import inspect
 import pathlib
 import re
 import runpy
+import shlex
 import sys
 import textwrap
 import traceback
@@ -19,6 +20,8 @@ from typing import Any, TypeVar
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
+
+from sleep_jax.settings import Setting
 
 CONFIG_FLAG = r"--?(config|sweep)(?:=(.*))?$"
 # Of what the machine says, this is for the user to mend; the rest (a network, a disk) may pass.
@@ -47,6 +50,7 @@ def run_with_config(
     about: str,
     examples: Sequence[str] = (),
     argv: Sequence[str] | None = None,
+    settings: Mapping[str, Setting] | None = None,
 ) -> Any:
     """Runs `work(prepare(config, workdir))` with what the command line says.
 
@@ -63,6 +67,7 @@ def run_with_config(
       about: first paragraph of `--help`.
       examples: command lines that `--help` shows.
       argv: the command line, by default `sys.argv`.
+      settings: what the fields of a config mean and may be, by name, for `--help`.
 
     Returns:
       What `work` returns.
@@ -72,13 +77,13 @@ def run_with_config(
     with warnings.catch_warnings():  # afterwards they are shown as before
         if not is_debug:
             warnings.showwarning = _once_and_plainly(warnings.showwarning)
-        return _run(prepare, work, about, examples, argv, is_debug)
+        return _run(prepare, work, about, examples, argv, is_debug, settings)
 
 
-def _run(prepare, work, about, examples, argv: list[str], is_debug: bool) -> Any:
+def _run(prepare, work, about, examples, argv: list[str], is_debug: bool, settings) -> Any:
     try:
         if HELP & set(argv):
-            print(help_text([arg for arg in argv if arg not in HELP], about, examples))
+            print(help_text([arg for arg in argv if arg not in HELP], about, examples, settings))
             raise SystemExit(0)
         plan = prepare(*parse(argv))
     except (ValueError, TypeError, OSError) as error:
@@ -151,8 +156,14 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
     return values["config"].value, values["workdir"].value or f"runs/{run}"
 
 
-def help_text(argv: Sequence[str], about: str, examples: Sequence[str] = ()) -> str:
-    """What `--help` prints: usage, flags, the configs there are; with --config also its fields."""
+def help_text(
+    argv: Sequence[str],
+    about: str,
+    examples: Sequence[str] = (),
+    settings: Mapping[str, Setting] | None = None,
+) -> str:
+    """What `--help` prints: usage, flags, the configs there are; with --config also its fields, as
+    `settings` describes them."""
     program = pathlib.Path(argv[0]).name
     extra = [
         (f"--{flag.name}" + ("" if flag.boolean else "=VALUE"), flag.help or "")
@@ -168,12 +179,40 @@ def help_text(argv: Sequence[str], about: str, examples: Sequence[str] = ()) -> 
     ]
     if any(re.match(CONFIG_FLAG, arg) for arg in argv):
         _, argument = _config_first(argv)
-        found = fields(load(argument)).items()
-        leaves = [(f"--config.{name}", repr(value)) for name, value in found if not is_node(value)]
-        parts.append(_list(f"fields of {argument}", leaves))
+        found = {name: x for name, x in fields(load(argument)).items() if not is_node(x)}
+        parts.append(f"fields of {argument}; * marks what it changes:")
+        parts.append(_describe(found, settings or {}))
     else:
         parts.append(f"python {program} --config=FILE --help lists the fields of that config.")
     return "\n\n".join(part for part in parts if part)
+
+
+def _describe(found: Mapping[str, Any], settings: Mapping[str, Setting]) -> str:
+    """Every field of a config as it would be given, with its meaning and range; a blank line
+    between sections, `*` where it is not as by default."""
+    sections: dict[str, list[str]] = {}
+    for name in sorted(found, key=[*settings, *found].index):
+        lines = sections.setdefault(name.rpartition(".")[0], [])
+        lines.append(_described(name, found[name], settings.get(name)))
+    return "\n\n".join(map("\n".join, sections.values()))
+
+
+def _quoted(text: str) -> str:
+    """For a shell; in double quotes where those do, since tuples have single ones."""
+    quoted = shlex.quote(text)
+    return quoted if quoted == text or re.search(r'["$`\\!]', text) else f'"{text}"'
+
+
+def _described(name: str, value: Any, setting: Setting | None) -> str:
+    given = f"--config.{name}={_quoted(value if isinstance(value, str) else repr(value))}"
+    if setting is None:
+        return f"  {given}"
+    is_changed = value != setting.default
+    default = f"; default {setting.default!r}" if is_changed else ""
+    lines = textwrap.wrap(
+        f"{setting.help} [{setting.allowed}{default}]", 88, break_on_hyphens=False
+    )
+    return "\n".join([f"{'*' if is_changed else ' '} {given}", *(f"      {x}" for x in lines)])
 
 
 def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:

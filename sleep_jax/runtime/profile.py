@@ -2,11 +2,16 @@
 
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import jax
 
 from sleep_jax.runtime.metrics import is_remote
+
+
+def _no_such_phase(text: str, known: Iterable[str]) -> str:
+    there = ", ".join(known) or "none"
+    return f"--profile={text}: no such phase with updates; there is {there}"
 
 
 class Profile:
@@ -28,22 +33,26 @@ class Profile:
 
         Args:
           text: `PHASE:UPDATE` or `PHASE:FIRST-LAST`, counted from 0.
-          updates: how many there are of every phase that has some.
+          updates: how many a phase has, for every phase that has some.
           workdir: of the run.
 
         Raises:
           ValueError: there are no such updates, or no place for a trace; says what there is.
         """
-        match = re.fullmatch(r"([\w-]+):(\d+)(?:-(\d+))?", text)
+        match = re.fullmatch(r"([a-z_]+)(-\d+)?:(\d+)(?:-(\d+))?", text)
         if match is None:
             raise ValueError(f"--profile={text}: give PHASE:FIRST-LAST, e.g. consolidate:3-5")
-        label, first, last = match[1], int(match[2]), int(match[3] or match[2])
-        if label not in updates:
-            known = ", ".join(updates) or "none"
-            raise ValueError(f"--profile={text}: no such phase with updates; there is {known}")
-        if not first <= last < updates[label]:
+        phase, number, first, last = (
+            match[1],
+            match[2] or "",
+            int(match[3]),
+            int(match[4] or match[3]),
+        )
+        if phase not in updates:
+            raise ValueError(_no_such_phase(text, updates))
+        if not first <= last < updates[phase]:
             raise ValueError(
-                f"--profile={text}: {label} has updates 0 to {updates[label] - 1}; give the first "
+                f"--profile={text}: {phase} has updates 0 to {updates[phase] - 1}; give the first "
                 "and the last of those to trace"
             )
         if is_remote(workdir):
@@ -51,7 +60,14 @@ class Profile:
                 f"--profile={text}: a trace is written to a directory, and --workdir={workdir} is "
                 "an address; trace a run with a local one"
             )
-        return cls(workdir, label, first, last)
+        return cls(workdir, f"{phase}{number}", first, last)
+
+    def check_phase(self, labels: Collection[str]) -> None:
+        """Raises a ValueError where a run, which has updates in phases of these labels, does not
+        come to that which is to be traced."""
+        if self._label not in labels:
+            text = f"{self._label}:{self._first}-{self._last}"
+            raise ValueError(_no_such_phase(text, labels))
 
     def begin(self, label: str, step: int) -> None:
         """Update `step` of a phase is about to begin."""

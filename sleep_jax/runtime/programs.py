@@ -12,7 +12,7 @@ import math
 
 import jax
 
-from sleep_jax import config as settings
+from sleep_jax.config import read
 from sleep_jax.data.batches import bucket
 from sleep_jax.evals.recall import sum_nll
 from sleep_jax.models.decoder import run_trunk
@@ -59,12 +59,12 @@ def _day(config, it: Abstract, sizes: Sizes) -> list[Program]:
     tokens = rows * sizes.context
     found = [Program("wake: read", prefill, args, 3, tokens, sizes.context / 2, 0)]
     if "wake" in it.held:
-        wake, stride = settings.wake_config(config), it.cfg.memory.stride
+        wake, stride = read(config).wake, it.cfg.memory.stride
         strides = (it.array("tokens/tokens", MAX_STRIDES, 2, stride),)
         args = (it.cfg, wake, it.variables, it.held["wake"], *strides)
         args += (it.array("tokens/ticks", MAX_STRIDES),)
-        read = sizes.documents * config.data.chunk_tokens
-        calls, tokens = math.ceil(read / (MAX_STRIDES * stride)), MAX_STRIDES * stride
+        length = sizes.documents * config.data.chunk_tokens
+        calls, tokens = math.ceil(length / (MAX_STRIDES * stride)), MAX_STRIDES * stride
         learn = Program("wake: learn", read_strides, args, calls, tokens, wake.context / 2, tokens)
         knobs = ("memory.stride", "wake.context")
         found.append(dataclasses.replace(learn, passes=2, trips=MAX_STRIDES, knobs=knobs))
@@ -86,7 +86,7 @@ def _day(config, it: Abstract, sizes: Sizes) -> list[Program]:
 
 def _seeding(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """Studying, and a consolidation of what was studied."""
-    study, seeding = settings.study_config(config), settings.seeding_config(config)
+    study, seeding = read(config).study, read(config).seeding
     questions, new = sizes.sentences * study.questions, study.max_answer_tokens
     how = functools.partial(SamplingConfig, eos_ids=END, temperature=study.temperature)
     shape, found = seeding.shape, []

@@ -15,6 +15,8 @@ from sleep_jax.models.experts import RANDOM_EXPERT
 from sleep_jax.models.linear import matmul, transposed
 from sleep_jax.models.sharding import constrain_tree
 
+COLDEST = 1e-6  # temperature above 0: logits divided by much less overflow, and draws are NaN
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
@@ -46,6 +48,10 @@ class SamplingConfig:
         ):
             if not low <= value <= high:
                 raise ValueError(f"sampling.{name}={value}; it must lie in [{low}, {high}]")
+        if 0 < self.temperature < COLDEST:
+            raise ValueError(
+                f"sampling.temperature={self.temperature}; give 0 (greedy) or at least {COLDEST}"
+            )
 
 
 @flax.struct.dataclass

@@ -5,76 +5,90 @@ import functools
 
 import optax
 
+from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.sequences import BatchShape
+from sleep_jax.seeding.transaction import PROTOCOLS
+from sleep_jax.settings import Settings, part, setting
 
 MODES = ("joint", "staged")
 
 
 @dataclasses.dataclass(frozen=True)
-class SeedingConfig:
+class SeedingConfig(Settings, section="seeding"):
     """One night's seeding.
 
+    The rate is reached after `warmup` steps, the first of which learns already, and decays along a
+    cosine to a tenth. Before `rollouts_from` the student knows too little for rollouts to earn
+    anything. `joint` has both terms in every update; `staged` first the divergence alone, then the
+    policy gradient alone, whatever alpha is.
+
     Attributes:
-      steps: updates of the slot.
-      learning_rate, warmup: Adam's peak rate, reached after `warmup` steps, the first of which
-        learns already; it decays along a cosine to a tenth.
-      shape: packed rows of an update.
-      dreams: teacher-written sequences that the student imitates in each update.
-      updates_per_rollout: updates whose rollouts are sampled at once.
-      reuse: times that the updates go over these rollouts before new ones are sampled.
-      rollouts_from: share of the steps after which rollouts join; before, the student knows too
-        little for them to earn anything.
-      max_skipped: updates in a row that may be left out because they are not finite; one more, and
-        the night stops.
-      mode: `joint`, both terms in every update; `staged`, first the divergence alone, then the
-        policy gradient alone, whatever alpha is.
-      stage: of `staged`, the share of the steps that distil.
+      shape: of an update.
       objective, imitation: what is optimised.
+
+    Raises:
+      ValueError: a field has no such value, or fields that cannot be together.
     """
 
-    steps: int
-    learning_rate: float
-    warmup: int
-    shape: BatchShape
-    dreams: int
-    updates_per_rollout: int
-    rollouts_from: float
-    objective: Objective
-    imitation: ImitationConfig
-    max_skipped: int = 5
-    reuse: int = 1
-    mode: str = "joint"
-    stage: float = 0.5
+    teachers: tuple[str, ...] = setting((), "further models that read, too: names as of model.name")
+    teacher_weights: tuple[float, ...] = setting(
+        (1.0,),
+        "weights of the self that has read and of each of those; they sum to 1",
+        above=0,
+        most=1,
+    )
+    protocol: str = setting("commit_then_clear", "who teaches whom", choices=PROTOCOLS)
+    steps: int = setting(100, "updates of a night", least=1)
+    learning_rate: float = setting(1e-2, "Adam's peak rate", least=0)
+    warmup: int = setting(4, "updates until that rate is reached", least=0)
+    shape: BatchShape = part(BatchShape)
+    dreams: int = setting(1, "sequences imitated in each update, group rollouts each", least=0)
+    updates_per_rollout: int = setting(4, "updates whose rollouts are sampled at once", least=1)
+    reuse: int = setting(1, "passes of these updates over their rollouts", least=1)
+    rollouts_from: float = setting(
+        0.0, "share of the steps after which rollouts join", least=0, most=1
+    )
+    max_skipped: int = setting(
+        5, "updates in a row that are not finite before the night stops", least=0
+    )
+    mode: str = setting("joint", "both terms at once, or distil and then imitate", choices=MODES)
+    stage: float = setting(
+        0.5, "of staged: share of the steps that distil; for one alone: joint, alpha 1 or 0",
+        above=0, below=1,
+    )  # fmt: skip
+    objective: Objective = part(Objective)
+    imitation: ImitationConfig = part(ImitationConfig)
+    judge: str = setting(
+        "embedding", "r_sem; embedding is cosine with agreement of facts, model the initial model asked",
+        choices=JUDGES,
+    )  # fmt: skip
 
-    def __post_init__(self):
+    def check(self) -> None:
         if self.steps <= self.warmup:
             raise ValueError(
                 f"seeding.steps={self.steps} does not exceed seeding.warmup={self.warmup}; "
                 "raise the one or lower the other"
-            )
-        for name in ("reuse", "updates_per_rollout"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"seeding.{name}={getattr(self, name)}; give at least 1")
-        if self.mode not in MODES:
-            raise ValueError(f"seeding.mode={self.mode!r}; choose from {', '.join(MODES)}")
-        if not 0 < self.stage < 1:
-            raise ValueError(
-                f"seeding.stage={self.stage}; it must lie between 0 and 1: for one stage alone set "
-                "seeding.mode='joint' and seeding.alpha to 1 or 0"
             )
         if self.shape.rows % self.objective.accumulate:
             raise ValueError(
                 f"seeding.rows={self.shape.rows} cannot be cut into seeding.accumulate="
                 f"{self.objective.accumulate} equal parts; make the one a multiple of the other"
             )
+        self._check_teachers()
         self._check_sampling()
-        if self.max_skipped < 0:
-            raise ValueError(f"seeding.max_skipped={self.max_skipped}; give 0 or more updates")
-        if not 0 <= self.rollouts_from <= 1:
+
+    def _check_teachers(self) -> None:
+        count, weights = len(self.teachers) + 1, self.teacher_weights
+        if len(weights) != count:
             raise ValueError(
-                f"seeding.rollouts_from={self.rollouts_from}; it is a share of the steps, in [0, 1]"
+                f"seeding.teacher_weights={weights} has {len(weights)} entries, but there are "
+                f"{count} teachers: the model itself and seeding.teachers={self.teachers}"
+            )
+        if abs(sum(weights) - 1) > 1e-6:
+            raise ValueError(
+                f"seeding.teacher_weights={weights} sum to {sum(weights):g}; they have to sum to 1"
             )
 
     def _check_sampling(self) -> None:
@@ -92,6 +106,10 @@ class SeedingConfig:
                 f"{said}: rollouts are not the student's own; correct for it with "
                 "seeding.importance_cap=2, or set both to 1"
             )
+
+    def with_shared_prefix(self, tokens: tuple[int, ...]) -> "SeedingConfig":
+        """The same where all prompts begin with some tokens (`BatchShape.opening`)."""
+        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, opening=tokens))
 
     @property
     def is_rescored(self) -> bool:

@@ -34,53 +34,40 @@ from jax.sharding import PartitionSpec
 from sleep_jax.models.head import both_ways, map_chunks
 from sleep_jax.models.linear import matmul
 from sleep_jax.models.sharding import ROWS, VOCAB, mesh_axes
+from sleep_jax.sampling.sampler import COLDEST
+from sleep_jax.settings import Settings, setting
 
 KINDS = ("forward", "reverse", "jsd", "top_k", "sampled")
 
 
 @dataclasses.dataclass(frozen=True)
-class Divergence:
+class Divergence(Settings, section="seeding"):
     """Which divergence; static.
 
-    Attributes:
-      kind: one of KINDS. `sampled` is an estimate of KL(S || T) whose mean gradient is that of
-        KL(S || T), but only over targets that the student itself has sampled, at `temperature`;
-        anywhere else it means nothing.
-      beta: of jsd, in [0, 1].
-      top_k: of top_k; tokens as likely as the k-th count, too. From the whole vocabulary on it is
-        forward KL.
-      temperature: both models' logits are divided by it. The gradient is that of what is computed:
-        no factor temperature^2 is put in front.
-      cap: in nats; a token's divergence, summed over vocabulary and teachers, is min(D, cap), and
-        where that is the cap, nothing is learnt. None: no cap.
+    `sampled` is an estimate of KL(S || T) whose mean gradient is that of KL(S || T), but only over
+    targets that the student itself has sampled, at `temperature`; anywhere else it means nothing.
+    From the whole vocabulary on, `top_k` is forward KL. The gradient is that of what is computed:
+    no factor temperature^2 is put in front. A token's divergence, summed over vocabulary and
+    teachers, is min(D, cap), and where that is the cap, nothing is learnt.
+
+    Raises:
+      ValueError: a field has no such value.
     """
 
-    kind: str = "forward"
-    beta: float = 0.5
-    top_k: int = 64
-    temperature: float = 1.0
-    cap: float | None = None
+    kind: str = setting(
+        "forward", "divergence between teacher and student", choices=KINDS, name="divergence"
+    )
+    beta: float = setting(0.5, "beta of jsd: 0 is forward KL, 1 reverse", least=0, most=1)
+    top_k: int = setting(64, "k of top_k: the teacher's likeliest tokens, ties included", least=1)
+    temperature: float = setting(
+        1.0, "both models' logits are divided by it",
+        least=COLDEST, name="divergence_temperature",
+    )  # fmt: skip
+    cap: float | None = setting(
+        None, "nats that a token's divergence counts at most; 0: no cap", above=0, none=0
+    )
 
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"seeding.divergence={self.kind!r}; choose one of {', '.join(KINDS)}")
-        if not 0 <= self.beta <= 1:
-            raise ValueError(
-                f"seeding.beta={self.beta}; it must lie in [0, 1]: 0 is forward KL, 1 reverse"
-            )
-        if self.top_k < 1:
-            raise ValueError(
-                f"seeding.top_k={self.top_k}; give at least 1, or seeding.divergence='forward' for "
-                "the whole vocabulary"
-            )
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(
-                f"seeding.divergence_temperature={self.temperature}; it must be above 0 and finite"
-            )
-        if self.cap is not None and not self.cap > 0:
-            raise ValueError(
-                f"seeding.cap={self.cap}; give nats above 0, or no cap (None; 0 in a config)"
-            )
+    def check(self) -> None:
         if self.cap is not None and self.kind == "sampled":
             raise ValueError(
                 f"seeding.cap={self.cap} with seeding.divergence='sampled', one term of a sum that "

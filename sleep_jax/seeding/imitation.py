@@ -19,64 +19,58 @@ from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.rewards.levenshtein import similarity
-from sleep_jax.rl.algorithms import Surrogate
+from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.sampling.generate import generate
-from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.sampling.sampler import COLDEST, SamplingConfig
 from sleep_jax.seeding.record import UNMEASURED, Figures, Meter
 from sleep_jax.seeding.sequences import Exchange
+from sleep_jax.settings import Settings, part, setting
 
 UNITS = ("tokens", "characters")
 
 
 @dataclasses.dataclass(frozen=True)
-class ImitationConfig:
+class ImitationConfig(Settings, section="seeding"):
     """How the student imitates.
 
     Attributes:
-      gamma: share of r_sem in the reward, in [0, 1].
-      group: rollouts per prefix.
-      cut: range of the share of a sequence that is given as its prefix.
-      cut_beta: the two parameters of the Beta law of that share over its range; (1, 1) is uniform.
-      threshold: z0 of Eq. 4.
-      is_relative: z0 is a share of the longer continuation, not a number of edits.
-      unit: what r_abs compares: tokens or characters.
-      max_new_tokens: longest rollout.
-      temperature, top_p: of the sampling.
       surrogate: says how rewards become advantages and which rollouts learn.
+
+    Raises:
+      ValueError: a field has no such value.
     """
 
-    gamma: float = 0.5
-    group: int = 8
-    cut: tuple[float, float] = (0.1, 0.9)
-    cut_beta: tuple[float, float] = (1.0, 1.0)
-    threshold: float = 0.5
-    is_relative: bool = True
-    unit: str = "tokens"
-    max_new_tokens: int = 32
-    temperature: float = 1.0
-    top_p: float = 1.0
-    surrogate: Surrogate = dataclasses.field(default_factory=Surrogate)
+    gamma: float = setting(0.5, "share of r_sem in the reward (Eq. 3)", least=0, most=1)
+    group: int = setting(8, "rollouts per prefix, which are compared", least=2)
+    cut: tuple[float, float] = setting(
+        (0.1, 0.9), "range of the share of a sequence that is given as its prefix", least=0, most=1
+    )
+    cut_beta: tuple[float, float] = setting(
+        (1.0, 1.0), "the Beta law of that share over its range; (1, 1) is uniform",
+        least=1e-3, most=1e6,
+    )  # fmt: skip
+    threshold: float = setting(0.5, "z0 of Eq. 4: distance beyond which r_abs is 0", least=0)
+    is_relative: bool = setting(True, "z0 is a share of the longer continuation, not edits")
+    unit: str = setting("tokens", "what r_abs counts", choices=UNITS)
+    max_new_tokens: int = setting(32, "longest rollout, in tokens", least=1)
+    temperature: float = setting(
+        1.0,
+        "temperature of rollouts; a group needs chance",
+        least=COLDEST,
+        name="rollout_temperature",
+    )
+    top_p: float = setting(
+        1.0,
+        "mass of the likeliest tokens that rollouts are drawn from",
+        least=1e-6,
+        most=1,
+        name="rollout_top_p",
+    )
+    surrogate: Surrogate = part(Surrogate, surrogate)
 
-    def __post_init__(self):
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"seeding.gamma={self.gamma}; it must lie in [0, 1]")
-        if not 0 <= self.cut[0] <= self.cut[1] <= 1:
-            raise ValueError(f"seeding.cut={self.cut}; give 0 <= low <= high <= 1")
-        if not min(self.cut_beta) > 0:
-            raise ValueError(
-                f"seeding.cut_beta={self.cut_beta}; give two numbers above 0: (1, 1) is uniform"
-            )
-        if not self.threshold >= 0:
-            raise ValueError(f"seeding.threshold={self.threshold}; z0 is 0 or above")
-        if self.unit not in UNITS:
-            raise ValueError(f"seeding.unit={self.unit!r}; choose from {', '.join(UNITS)}")
-        if not self.temperature > 0:
-            raise ValueError(
-                f"seeding.rollout_temperature={self.temperature}; a group needs chance: give more "
-                "than 0"
-            )
-        if self.group < 2:
-            raise ValueError(f"seeding.group={self.group}; a group is compared, give at least 2")
+    def check(self) -> None:
+        if self.cut[0] > self.cut[1]:
+            raise ValueError(f"seeding.cut={self.cut}; give the lower share first")
 
 
 _similarity = jax.jit(similarity, static_argnames=("threshold", "relative"))

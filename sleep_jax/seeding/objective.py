@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.head import masked_sum
-from sleep_jax.rl.algorithms import Surrogate
+from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.seeding.divergence import Divergence, TokenScores, token_scores
+from sleep_jax.settings import Settings, part, setting
 
 COIN = 20  # seed of the coin that one flips for a batch
 
@@ -73,13 +74,11 @@ class SeedingBatch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(Settings, section="seeding"):
     """Weights of the seeding objective.
 
     Attributes:
-      alpha: distillation against imitation, in [0, 1].
       cross_entropy: weight c of the plain cross-entropy of the supervised tokens.
-      lam: share of on-policy sequences in the divergence (lambda in the paper), in [0, 1].
       surrogate: policy-gradient loss of the imitation term.
       chunk: tokens whose logits exist at a time.
       weights: of the teachers, which sum to 1.
@@ -87,25 +86,27 @@ class Objective:
         it needs lam = 1 and the rollouts' temperature, 1.
       coin: the divergence of an update is wholly of the student's sequences, with probability lam,
         or wholly of the teacher's, rather than the mixture of both (Agarwal et al., 2024).
-      accumulate: parts that a batch is cut into, by rows; the activations of one exist at a time.
+
+    Raises:
+      ValueError: a field has no such value, or fields that cannot be together.
     """
 
-    alpha: float = 0.5
-    lam: float = 0.5
+    alpha: float = setting(0.5, "distillation (1) against imitation (0)", least=0, most=1)
+    lam: float = setting(
+        0.5, "share of the student's sequences in the divergence (lambda)", least=0, most=1
+    )
     cross_entropy: float = 0.0
-    surrogate: Surrogate = dataclasses.field(default_factory=Surrogate)
+    surrogate: Surrogate = part(Surrogate, surrogate)
     chunk: int = 128
     weights: tuple[float, ...] = (1.0,)
-    divergence: Divergence = dataclasses.field(default_factory=Divergence)
-    coin: bool = False
-    accumulate: int = 1
+    divergence: Divergence = part(Divergence)
+    coin: bool = setting(False, "lam as the odds of a coin for each batch, not as a mixture")
+    accumulate: int = setting(
+        1, "parts that an update's rows are cut into; the activations of one exist at a time",
+        least=1,
+    )  # fmt: skip
 
-    def __post_init__(self):
-        for name, value in (("alpha", self.alpha), ("lam", self.lam)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"seeding.{name}={value}; it must lie in [0, 1]")
-        if self.accumulate < 1:
-            raise ValueError(f"seeding.accumulate={self.accumulate}; give 1 part or more")
+    def check(self) -> None:
         if min(self.weights) <= 0 or abs(sum(self.weights) - 1) > 1e-6:
             raise ValueError(
                 f"seeding.teacher_weights={self.weights}; they must be above 0 and sum to 1"

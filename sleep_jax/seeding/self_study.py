@@ -23,45 +23,36 @@ from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.rewards.agreement import ungrounded
 from sleep_jax.sampling.generate import generate
-from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.sampling.sampler import COLDEST, SamplingConfig
 from sleep_jax.seeding import prompts as requests
 from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.seeding.sequences import Exchange
+from sleep_jax.settings import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyConfig:
+class StudyConfig(Settings, section="study"):
     """How much is written.
-
-    Attributes:
-      recitations: of each document.
-      completions: cues per sentence.
-      questions: drawn per sentence; repeated ones are kept once.
-      rehearsals: replies per general prompt.
-      temperature: of questions and rehearsals; answers are greedy.
-      max_question_tokens, max_answer_tokens: longest of each.
-      is_grounded: drop answers that invent names or numbers.
 
     Raises:
       ValueError: a field has no such value.
     """
 
-    recitations: int = 1
-    completions: int = 2
-    questions: int = 4
-    rehearsals: int = 3
-    temperature: float = 0.8
-    max_question_tokens: int = 24
-    max_answer_tokens: int = 48
-    is_grounded: bool = True
-
-    def __post_init__(self):
-        for name in ("recitations", "completions", "questions", "rehearsals", "temperature"):
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(f"study.{name}={value}; it cannot be negative")
-        for name in ("max_question_tokens", "max_answer_tokens"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"study.{name}={value}; give at least 1")
+    recitations: int = setting(1, "times that each document is recited", least=0)
+    completions: int = setting(2, "cues per sentence, to complete it", least=0)
+    questions: int = setting(
+        4, "questions drawn per sentence; repeated ones are kept once", least=0
+    )
+    rehearsals: int = setting(3, "replies per general prompt", least=0)
+    temperature: float = setting(
+        0.8,
+        "temperature of questions and rehearsals; 0: greedy, as answers are",
+        least=COLDEST,
+        also=(0,),
+    )
+    max_question_tokens: int = setting(24, "longest question, in tokens", least=1)
+    max_answer_tokens: int = setting(48, "longest answer or rehearsal, in tokens", least=1)
+    is_grounded: bool = setting(True, "drop answers that invent names or numbers")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from sleep_jax.models.decoder import SHARED, lm_head
 from sleep_jax.models.sharding import place, row_shards, spread_evenly, to_host
 from sleep_jax.sampling.sampler import prefill
 from sleep_jax.seeding.objective import SeedingBatch
+from sleep_jax.settings import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,20 +157,17 @@ SCORED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchShape:
+class BatchShape(Settings, section="seeding"):
     """The one static shape of a seeding batch.
 
     Attributes:
-      rows: rows of a batch.
-      time: tokens of a row.
-      scored: tokens of a row that are scored.
       opening: what prompts begin with, e.g. a system message: a row holds it once, and every
         sequence that begins with it continues it.
     """
 
-    rows: int
-    time: int
-    scored: int
+    rows: int = setting(4, "packed rows of an update", least=1)
+    time: int = setting(448, "tokens of a row", least=1)
+    scored: int = setting(320, "tokens of a row that are scored", least=1)
     opening: tuple[int, ...] = ()
 
     def shared(self, exchange: Exchange) -> int:

@@ -16,6 +16,7 @@ back is to keep the self that there was, every byte of it. Two protocols say who
 """
 
 import dataclasses
+import math
 import warnings
 from typing import Any
 
@@ -43,6 +44,7 @@ from sleep_jax.memory.slots import (
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.models.sharding import place
+from sleep_jax.settings import Settings, setting
 from sleep_jax.wake.stream import WakeConfig, WakeState, apply_due
 
 ROWS = 4  # of a replay whose hidden states exist at a time
@@ -219,21 +221,16 @@ def _updated(memory: MemoryConfig, wake: WakeConfig, self: Self, level: int) -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate:
-    """When a seeded slot is accepted.
+class Gate(Settings, section="gate"):
+    """When a seeded slot is accepted; a night that does worse is rolled back."""
 
-    Attributes:
-      divergence: largest KL(teacher || student) after the night as a share of that before it.
-      anchors: largest rise of the anchor perplexity, as a share.
-    """
-
-    divergence: float = 0.8
-    anchors: float = 0.1
-
-    def __post_init__(self):
-        for name in ("divergence", "anchors"):
-            if (value := getattr(self, name)) <= 0:
-                raise ValueError(f"gate.{name}={value}; it must be above 0 (inf: no gate)")
+    divergence: float = setting(
+        0.8, "largest KL to the teacher after a night, as a share of that before; inf: any",
+        above=0, most=math.inf,
+    )  # fmt: skip
+    anchors: float = setting(
+        0.1, "largest rise of the anchor perplexity, as a share; inf: any", above=0, most=math.inf
+    )
 
     def objection(
         self, kl_before: float, kl_after: float, anchors_before: float, anchors_after: float

@@ -27,23 +27,21 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.head import masked_sum, token_log_probs
 from sleep_jax.models.sharding import constrain_tree, to_host
+from sleep_jax.settings import Settings, setting
 
 MAX_STRIDES = 32  # of one program; a longer stream takes several
 
 
 @dataclasses.dataclass(frozen=True)
-class WakeConfig:
-    """How a stream is read.
+class WakeConfig(Settings, section="wake"):
+    """How a stream is read, where a level learns by day.
 
-    Attributes:
-      context: tokens that the context holds at most. It is wiped when the next stride would not
-        fit, and where an episode begins with a stride; one that begins within a stride never sees
-        the one before, but shares its room.
-      clip: largest global norm of a level's mean gradient.
+    The context is wiped when the next stride would not fit, and where an episode begins with a
+    stride; one that begins within a stride never sees the one before, but shares its room.
     """
 
-    context: int = 1024
-    clip: float = 1.0
+    context: int = setting(1024, "tokens that the stream sees of itself at most", least=1)
+    clip: float = setting(1.0, "largest global norm of a level's mean gradient", least=0)
 
 
 @flax.struct.dataclass

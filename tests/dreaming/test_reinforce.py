@@ -108,7 +108,7 @@ def test_ppo_credits_all_tokens_of_a_long_dream_alike():
     """By hand: rewards 1, 0, 0 over 96 tokens each, whitened with n - 1."""
     config = settings.default()
     config.dreaming.estimator = "ppo"
-    policy = settings.reinforcing_config(config).objective.surrogate
+    policy = settings.read(config).reinforcing.objective.surrogate
     told = [dataclasses.replace(x, tokens=(5,) * 96) for x in dreams(0, 0, 1)]
     rollouts = [
         dataclasses.replace(e, old_log_probs=np.zeros(96, np.float32))
@@ -156,15 +156,15 @@ def test_a_writer_that_could_not_learn_is_refused(changes, words):
     config = settings.default()
     config.dreaming.update(changes)
     with pytest.raises(ValueError, match=words):
-        settings.reinforcing_config(config)
+        settings.read(config).reinforcing
 
 
 def test_the_slot_that_is_learnt_anew_has_the_updates_of_its_night_and_is_its_own():
     config = settings.default()
     config.dreaming.restart = "base"
-    learning, night = settings.reinforcing_config(config), settings.seeding_config(config)
+    learning, night = settings.read(config).reinforcing, settings.read(config).seeding
     assert learning.steps == night.steps + config.dreaming.steps
     assert (learning.learning_rate, learning.warmup) == (night.learning_rate, night.warmup)
     config.memory.on_full = "reuse"
     with pytest.raises(ValueError, match=r"dreaming\.restart='base'.*memory\.on_full='reuse'"):
-        settings.reinforcing_config(config)
+        settings.read(config).reinforcing

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sleep_jax.config import default, memory_config
+from sleep_jax.config import default, read
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 
 LADDER = (
@@ -135,7 +135,7 @@ def test_layers_that_the_decoder_does_not_have(layers, says, cfg):
 
 
 def test_the_default_of_a_run_is_one_level_that_only_receives():
-    assert memory_config(default()) == MemoryConfig(
+    assert read(default()).memory == MemoryConfig(
         (LevelConfig(chunk=0, slots=5, rank=16, learning_rate=0.0),), unit="episodes"
     )
 
@@ -145,7 +145,7 @@ def test_a_single_entry_counts_for_all_levels():
     c.memory.chunks, c.memory.slots = (512, 1024, 0), (3, 2, 7)
     c.memory.unit, c.memory.learning_rates = "tokens", (0.1,)
     c.memory.layout, c.memory.scale = "chain", 0.5
-    assert memory_config(c) == MemoryConfig(
+    assert read(c).memory == MemoryConfig(
         (
             LevelConfig(512, 3, 16, 0.1),
             LevelConfig(1024, 2, 16, 0.1),
@@ -161,7 +161,7 @@ def test_layers_may_be_given_as_indices():
     c = default()
     for given, want in (("1", (1,)), ("20,21,25", (20, 21, 25)), ("last_quarter",) * 2):
         c.memory.layers = given
-        assert memory_config(c).layers == want
+        assert read(c).memory.layers == want
 
 
 @pytest.mark.parametrize("unit", ["tokens", "updates", "episodes"])
@@ -177,4 +177,4 @@ def test_a_table_of_the_wrong_length(values):
     c.memory.chunks, c.memory.slots = (512, 1024, 0), values
     says = f"memory.slots={values} has {len(values)} entries, memory.chunks has 3; give one for"
     with pytest.raises(ValueError, match=re.escape(says)):
-        memory_config(c)
+        read(c).memory

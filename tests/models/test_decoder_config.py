@@ -6,7 +6,7 @@ import pytest
     [
         ({"kv_heads": 3}, "kv_heads=3 does not divide heads=4"),
         ({"head_dim": 7}, "head_dim=7 is odd"),
-        ({"remat": "half"}, "remat='half'; choose 'full' or 'none'"),
+        ({"remat": "half"}, "remat='half'; choose from full, none"),
     ],
 )
 def test_shapes_that_cannot_work_are_rejected(cfg, change, message):

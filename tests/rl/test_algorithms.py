@@ -232,7 +232,7 @@ def test_masks_of_a_surrogate():
     ("name", "changes", "message"),
     [
         ("gpro", {}, "estimator='gpro'; choose from group, reinforce, rloo, grpo, dr_grpo"),
-        ("grpo", {"clip_hi": 0.3}, "grpo has no choice 'clip_hi'; choose from baseline, scale"),
+        ("grpo", {"clip_hi": 0.3}, "grpo has no choice 'clip_hi'; choose from name, baseline"),
         ("grpo", {"baseline": "median"}, "baseline='median'; choose from mean, loo, batch, none"),
         ("grpo", {"scale": "mad"}, "scale='mad'; choose from none, std, batch"),
         ("grpo", {"level": "word"}, "level='word'; choose from token, sequence, product"),
@@ -242,12 +242,24 @@ def test_masks_of_a_surrogate():
         ("dr_grpo", {}, "length=None; aggregation='constant' divides by it"),
         ("reinforce", {"skip_tied": True}, "skip_tied=True with baseline='batch'"),
         ("grpo", {"penalty": "k4"}, "penalty='k4'; choose from k1, k2, k3"),
-        ("grpo", {"penalty_weight": -0.1}, "penalty_weight=-0.1; it must be 0 or above"),
-        ("grpo", {"entropy_weight": math.inf}, "entropy_weight=inf; it must be 0 or above"),
+        ("grpo", {"penalty_weight": -0.1}, "seeding.penalty_weight=-0.1; give a number at least 0"),
+        (
+            "grpo",
+            {"entropy_weight": math.inf},
+            "seeding.entropy_weight=inf; give a number at least 0",
+        ),
         ("ppo", {"gae": 1.5}, "gae=1.5; lambda of the advantage estimates"),
         ("ppo", {"baseline": "mean"}, "gae=0.95 with baseline='mean'; values are the baseline"),
-        ("ppo", {"value_learning_rate": 0.0}, "value_learning_rate=0.0; it must be above 0"),
-        ("grpo", {"importance_cap": 0.0}, "importance_cap=0.0; give a weight above 0"),
+        (
+            "ppo",
+            {"value_learning_rate": 0.0},
+            "seeding.value_learning_rate=0.0; give a number above 0",
+        ),
+        (
+            "grpo",
+            {"importance_cap": -1.0},
+            "seeding.importance_cap=-1.0; give 0, or a number above 0",
+        ),
     ],
 )
 def test_choices_that_make_no_sense_are_rejected(name, changes, message):

@@ -69,9 +69,9 @@ def words(rng, n):
 def steps(config, is_all):
     """Losses, tokens and gradients of one of each step."""
     rng = np.random.default_rng(0)
-    memory = settings.memory_config(config)
+    memory = settings.read(config).memory
     cfg, params, tokenizer = tiny_model(
-        dtype="float32", memory=memory, lora=settings.lora_config(config), remat="full"
+        dtype="float32", memory=memory, lora=settings.read(config).dreaming.lora, remat="full"
     )
     held, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
     slots, index = unlock(slots, 1)
@@ -97,7 +97,7 @@ def steps(config, is_all):
     exchanges += rollouts
     shape = BatchShape(rows=16, time=24, scored=16)
     states = [States(hidden) for hidden in teacher_hidden(cfg, teacher, context, exchanges)]
-    seeding = settings.seeding_config(config)
+    seeding = settings.read(config).seeding
     optimizer = seeding.optimizer()
     state = place(init_state(take_slot(held, 1, index), optimizer), "learner")
     batch = batch_of(exchanges, states, packs(exchanges, shape), shape)
@@ -155,13 +155,13 @@ def steps(config, is_all):
         out[name] = [c.tokens for group in drawn for c in group]
         out[f"{name}_log_probs"] = [float(c.log_probs.sum()) for g in drawn for c in g]
 
-    wake = settings.wake_config(config)
+    wake = settings.read(config).wake
     reader = place(init_wake(cfg, wake, held), "wake")
     reader, nats = read_episode(cfg, wake, student, reader, words(rng, 160))
     out["nats"] = [float(x) for x in nats]
     out["wake"] = [float(np.abs(x).sum()) for x in jax.tree.leaves(to_host(reader.wake))]
 
-    trial = settings.trial_config(config)
+    trial = settings.read(config).dreaming.trial
     lora = place(init_lora(cfg, params, jax.random.key(4)), "lora")
     dreams, pages = (
         examples([[(words(rng, 5), words(rng, 12))] for _ in range(n)]) for n in (8, 2)

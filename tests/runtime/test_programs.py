@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from sleep_jax.config import memory_config
+from sleep_jax.config import read
 from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming import importance
 from sleep_jax.dreaming.importance import MEASURES, Candidates
@@ -197,7 +197,7 @@ def test_a_judging_model_and_a_router_are_compiled():
 def test_nothing_is_studied_or_dreamt_where_the_context_never_sleeps():
     found = programs("ladder")
     config = runpy.run_path("configs/ladder.py")["get_config"]()
-    assert not memory_config(config).from_context
+    assert not read(config).memory.from_context
     assert not [name for name in found if name.startswith("dream")]
     assert "consolidate: ask" not in found and "consolidate: update" in found
     assert "consolidate: rehearse" in found

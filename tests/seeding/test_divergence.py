@@ -366,14 +366,14 @@ def test_a_word_that_the_student_rules_out_is_infinitely_far():
     [
         (
             {"kind": "forwards"},
-            "seeding.divergence='forwards'; choose one of forward, reverse, jsd",
+            "seeding.divergence='forwards'; choose from forward, reverse, jsd",
         ),
-        ({"beta": -0.1}, r"seeding.beta=-0.1; it must lie in \[0, 1\]: 0 is forward KL"),
+        ({"beta": -0.1}, r"seeding.beta=-0.1; give a number from 0 to 1 \(.*0 is forward KL"),
         ({"beta": 1.5}, "seeding.beta=1.5"),
-        ({"top_k": 0}, "seeding.top_k=0; give at least 1"),
-        ({"temperature": 0.0}, "seeding.divergence_temperature=0.0; it must be above 0"),
+        ({"top_k": 0}, "seeding.top_k=0; give a whole number at least 1"),
+        ({"temperature": 0.0}, "seeding.divergence_temperature=0.0; give a number at least 1e-06"),
         ({"temperature": float("nan")}, "seeding.divergence_temperature=nan"),
-        ({"cap": -1.0}, "seeding.cap=-1.0; give nats above 0, or no cap"),
+        ({"cap": -1.0}, "seeding.cap=-1.0; give 0, or a number above 0"),
         ({"cap": 1.0, "kind": "sampled"}, "seeding.cap=1.0 with seeding.divergence='sampled'"),
     ],
 )

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sleep_jax.config import default, reinforcing_config, seeding_config
+from sleep_jax.config import default, read
 from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding.divergence import Divergence
 from sleep_jax.seeding.objective import Objective
@@ -13,13 +13,13 @@ from sleep_jax.seeding.objective import Objective
 def build(**changes):
     c = default()
     c.seeding.update(changes)
-    return seeding_config(c)
+    return read(c).seeding
 
 
 def test_defaults_are_the_plain_method():
     night = build()
     assert night.objective == Objective(surrogate=surrogate("group", length=32))
-    assert night.imitation.surrogate is night.objective.surrogate
+    assert night.imitation.surrogate == night.objective.surrogate
     assert night.objective_at(0) == night.objective_at(59) == night.objective
     assert not night.is_rescored and night.reuse == 1
 
@@ -59,7 +59,7 @@ def test_every_choice_reaches_its_place():
     assert (i.temperature, i.top_p) == (0.7, 0.9)
     c = default()
     c.seeding.accumulate = 4
-    assert reinforcing_config(c).objective.accumulate == 4
+    assert read(c).reinforcing.objective.accumulate == 4
 
 
 def test_a_staged_night_distils_and_then_imitates():
@@ -73,12 +73,15 @@ def test_a_staged_night_distils_and_then_imitates():
     "changes, message",
     [
         ({"mode": "stages"}, "seeding.mode='stages'; choose from joint, staged"),
-        ({"stage": 1.0}, "seeding.stage=1.0; it must lie between 0 and 1"),
-        ({"reuse": 0}, "seeding.reuse=0; give at least 1"),
-        ({"updates_per_rollout": 0}, "seeding.updates_per_rollout=0; give at least 1"),
+        ({"stage": 1.0}, "seeding.stage=1.0; give a number above 0 and below 1"),
+        ({"reuse": 0}, "seeding.reuse=0; give a whole number at least 1"),
+        (
+            {"updates_per_rollout": 0},
+            "seeding.updates_per_rollout=0; give a whole number at least 1",
+        ),
         ({"accumulate": 3}, "seeding.rows=4 cannot be cut into seeding.accumulate=3"),
-        ({"accumulate": 0}, "seeding.accumulate=0; give 1"),
-        ({"importance_cap": -1.0}, "importance_cap=-1.0; give a weight above 0"),
+        ({"accumulate": 0}, "seeding.accumulate=0; give a whole number at least 1"),
+        ({"importance_cap": -1.0}, "seeding.importance_cap=-1.0; give 0, or a number above 0"),
         ({"rollout_top_p": 0.9}, "correct for it with seeding.importance_cap=2"),
         (
             {"rollout_temperature": 0.5},

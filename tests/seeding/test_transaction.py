@@ -231,7 +231,7 @@ def test_the_gate():
     assert "from 10 to 11.1" in gate.objection(2.0, 1.0, 10.0, 11.1)
     assert gate.objection(2.0, float("nan"), 10.0, 10.0)
     assert gate.objection(2.0, 1.0, 10.0, float("nan"))
-    with pytest.raises(ValueError, match=r"gate\.anchors=0; it must be above 0"):
+    with pytest.raises(ValueError, match=r"gate\.anchors=0; give a number above 0"):
         Gate(anchors=0)
 
 
