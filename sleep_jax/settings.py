@@ -116,7 +116,8 @@ class Setting:
         one = self._allowed_entry()
         if self.entries is None:
             return one
-        return f"a tuple{f' of {self.entries}' if self.entries else ''}, each {one}"
+        count = f" of {self.entries}" if self.entries else " of one or more" if self.default else ""
+        return f"a tuple{count}, each {one}"
 
     def _allowed_entry(self) -> str:
         if self.choices is not None:

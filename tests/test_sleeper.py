@@ -4,6 +4,7 @@ import functools
 import re
 import runpy
 
+import jax
 import pytest
 
 from sleep_jax import config as settings
@@ -82,7 +83,11 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
         ("dreaming.top_p", 1.5, "=1.5; give a number from 1e-06 to 1"),
         ("seeding.learning_rate", float("inf"), "=inf; give a number at least 0"),
         ("gate.anchors", float("nan"), "=nan; give a number above 0, or inf"),
-        ("memory.learning_rates", (float("nan"),), "=(nan,); give a tuple, each a number"),
+        (
+            "memory.learning_rates",
+            (float("nan"),),
+            "=(nan,); give a tuple of one or more, each a number",
+        ),
         ("data.episodes", 0, "=0; give a whole number at least 1"),
         ("seed", -1, "=-1; give a whole number from 0 to 4294967295"),
         ("seeding.protocol", "foo", "='foo'; choose from commit_then_clear, paper"),
@@ -91,6 +96,18 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
         ("data.documents", "", "=''; give text that is not empty (samples"),
         ("data.documents", "/none.txt", "='/none.txt': nothing there"),
         ("dreaming.templates", "/none.toml", "='/none.toml': no such file"),
+        ("seeding.teacher_weights", (0.7,), "=(0.7,) sum to 0.7; they have to sum to 1"),
+        ("seeding.teacher_weights", (0.5, 0.5), "=(0.5, 0.5) has 2 entries, but there are 1"),
+        ("seeding.cut", (0.5,), "=(0.5,); give a tuple of 2, each a number from 0 to 1"),
+        ("seeding.cut", (0.1, 0.9, 1), "=(0.1, 0.9, 1); give a tuple of 2, each a number"),
+        ("seeding.cut", (0.9, 0.1), "=(0.9, 0.1); give the lower share first"),
+        ("memory.slots", (2.0,), "=(2.0,); give a tuple of one or more, each a whole number"),
+        ("memory.chunks", (), "=(); give a tuple of one or more, each a whole number"),
+        ("memory.layers", "0, one", "='0, one'; give text that is not empty (layers with memory"),
+        ("seed", 2**32, "=4294967296; give a whole number from 0 to 4294967295"),
+        ("seed", 10**20, "=100000000000000000000; give a whole number from 0 to 4294967295"),
+        ("study.temperature", 1e-40, "=1e-40; give 0, or a number at least 1e-06"),
+        ("seeding.rows", 2**31, "=2147483648; give a whole number at least 1, that 32 bits hold"),
     ],
 )
 def test_a_mistake_is_told_by_its_field_before_a_model_is_loaded(
@@ -101,6 +118,11 @@ def test_a_mistake_is_told_by_its_field_before_a_model_is_loaded(
     config.update_from_flattened_dict({setting: value})
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(f"{setting}{message}")):
         sleeper.wake_up(config)
+
+
+def test_seeds_up_to_the_last_have_keys_of_their_own():
+    seeds = (0, 2**31 - 1, 2**31, 2**32 - 1)
+    assert len({tuple(jax.random.key_data(jax.random.key(x)).tolist()) for x in seeds}) == 4
 
 
 def test_an_unknown_template_is_refused_before_a_model_is_loaded(monkeypatch):

@@ -90,36 +90,33 @@ class MemoryConfig(Settings, section="memory"):
 
     def _check(self, number: int, level: LevelConfig):
         """What one level and its neighbours have to satisfy."""
-        name = f"memory.levels[{number}]"
+        chunk = f"memory.chunks={level.chunk} of level {number}"
+        slots = f"memory.slots={level.slots} of level {number}"
         last = number == self.depth
         if number == 1 and self.from_context and not level.slots:
             raise ValueError(
-                f"{name}.slots=0, but the context is consolidated into level 1; give it a slot for "
+                f"{slots}, but the context is consolidated into level 1; give it a slot for "
                 "every episode of its period, or set memory.from_context=False"
             )
         if last:
             if level.chunk:
                 raise ValueError(
-                    f"{name}.chunk={level.chunk}, but the slowest level never updates: there is "
+                    f"{chunk}, but the slowest level never updates: there is "
                     "none for it to consolidate into; set 0"
                 )
             if self.on_full == "merge" and level.slots < 3:
                 raise ValueError(
-                    f"{name}.slots={level.slots}, but memory.on_full='merge' makes one of at least "
+                    f"{slots}, but memory.on_full='merge' makes one of at least "
                     "two slots with the help of a free one; raise it to 3"
                 )
             return
         if level.chunk < 1:
-            raise ValueError(
-                f"{name}.chunk={level.chunk}; every level but the slowest needs a period"
-            )
+            raise ValueError(f"{chunk}; every level but the slowest needs a period")
         if self.unit == "tokens" and level.chunk % self.stride:
-            raise ValueError(
-                f"{name}.chunk={level.chunk} is no multiple of memory.stride={self.stride} tokens"
-            )
+            raise ValueError(f"{chunk} is no multiple of memory.stride={self.stride} tokens")
         if not self.levels[number].slots:
             raise ValueError(
-                f"memory.levels[{number + 1}].slots=0, but level {number} consolidates into it; "
+                f"memory.slots=0 of level {number + 1}, but level {number} consolidates into it; "
                 "it needs one slot a night"
             )
         if number > 1:
@@ -130,13 +127,13 @@ class MemoryConfig(Settings, section="memory"):
             return
         if level.chunk % below or (number > 1 and level.chunk == below):
             raise ValueError(
-                f"{name}.chunk={level.chunk} is no larger multiple of the {below} of the level "
+                f"{chunk} is no larger multiple of the {below} of the level "
                 "below; periods have to divide one another"
             )
         needed = level.chunk // below
         if level.slots < needed and self.on_full != "reuse":
             raise ValueError(
-                f"{name}.slots={level.slots}, but level {number - 1} hands up {needed} times in "
+                f"{slots}, but level {number - 1} hands up {needed} times in "
                 f"its period of {level.chunk}; raise it to {needed} or shorten the period"
             )
 

@@ -35,7 +35,7 @@ class SeedingConfig(Settings, section="seeding"):
     teachers: tuple[str, ...] = setting((), "further models that read, too: names as of model.name")
     teacher_weights: tuple[float, ...] = setting(
         (1.0,),
-        "weights of the self that has read and of each of those; they sum to 1",
+        "of the self that has read and of each of those; they sum to 1",
         above=0,
         most=1,
     )
@@ -61,7 +61,7 @@ class SeedingConfig(Settings, section="seeding"):
     objective: Objective = part(Objective)
     imitation: ImitationConfig = part(ImitationConfig)
     judge: str = setting(
-        "embedding", "r_sem; embedding is cosine with agreement of facts, model the initial model asked",
+        "embedding", "r_sem; embedding is cosine and agreement of facts, model the initial model",
         choices=JUDGES,
     )  # fmt: skip
 

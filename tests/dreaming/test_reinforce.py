@@ -156,7 +156,7 @@ def test_a_writer_that_could_not_learn_is_refused(changes, words):
     config = settings.default()
     config.dreaming.update(changes)
     with pytest.raises(ValueError, match=words):
-        settings.read(config).reinforcing
+        settings.read(config)
 
 
 def test_the_slot_that_is_learnt_anew_has_the_updates_of_its_night_and_is_its_own():
@@ -167,4 +167,4 @@ def test_the_slot_that_is_learnt_anew_has_the_updates_of_its_night_and_is_its_ow
     assert (learning.learning_rate, learning.warmup) == (night.learning_rate, night.warmup)
     config.memory.on_full = "reuse"
     with pytest.raises(ValueError, match=r"dreaming\.restart='base'.*memory\.on_full='reuse'"):
-        settings.read(config).reinforcing
+        settings.read(config)

@@ -163,7 +163,7 @@ def test_schedules_say_what_is_left_of_the_rate():
 
 
 def test_what_a_trial_may_not_be_is_refused():
-    with pytest.raises(ValueError, match="targets=.*'gates'.*each one of q, k, v"):
+    with pytest.raises(ValueError, match=r"targets=.*'gates'.*each one of q, k, v"):
         LoraConfig(targets=("gate", "gates"))
     with pytest.raises(ValueError, match="rank=0"):
         LoraConfig(rank=0)

@@ -31,54 +31,65 @@ def ladder(number, **changes):
         ({"expert": "glu"}, "memory.expert='glu'; choose from swiglu, bottleneck"),
         ({"router": "softmax"}, "memory.router='softmax'; choose from none, sigmoid"),
         ({"on_full": "wrap"}, "memory.on_full='wrap'; choose from error, skip, merge, reuse"),
-        ({"stride": 0}, "memory.stride=0; a gradient needs at least one token"),
+        ({"stride": 0}, "memory.stride=0; give a whole number at least 1"),
         ({"top_k": 2}, "memory.top_k=2 needs a router .*; set memory.router='sigmoid' or"),
         (
             {"top_k": -1, "router": "sigmoid"},
-            "memory.top_k=-1; choose 0 (all) or a number of slots",
+            "memory.top_k=-1; give a whole number at least 0 (slots of a level that",
         ),
-        (ladder(2, rank=0), "memory.levels[2].rank=0; an expert needs at least one unit"),
-        (ladder(1, slots=-1), "memory.levels[1].slots=-1; it cannot be negative"),
-        (ladder(3, learning_rate=-0.1), "memory.levels[3].learning_rate=-0.1; it cannot be"),
         (
             ladder(4, chunk=20000),
-            "memory.levels[4].chunk=20000, but the slowest level never updates: .*; set 0",
+            "memory.chunks=20000 of level 4, but the slowest level never updates: .*; set 0",
         ),
         (
             ladder(4, slots=2) | {"on_full": "merge"},
-            "memory.levels[4].slots=2, but memory.on_full='merge' makes one of at least two",
+            "memory.slots=2 of level 4, but memory.on_full='merge' makes one of at least two",
         ),
-        (ladder(2, chunk=0), "memory.levels[2].chunk=0; every level but the slowest needs a"),
-        (ladder(1, chunk=-4), "memory.levels[1].chunk=-4; every level but the slowest needs a"),
+        (ladder(2, chunk=0), "memory.chunks=0 of level 2; every level but the slowest needs a"),
         (
             {"levels": LADDER, "unit": "tokens", "stride": 256, "from_context": False},
-            "memory.levels[1].chunk=1000 is no multiple of memory.stride=256 tokens",
+            "memory.chunks=1000 of level 1 is no multiple of memory.stride=256 tokens",
         ),
         (
             ladder(4, slots=0),
-            "memory.levels[4].slots=0, but level 3 consolidates into it; it needs one slot a",
+            "memory.slots=0 of level 4, but level 3 consolidates into it; it needs one slot a",
         ),
         (
             ladder(3, chunk=12000),
-            "memory.levels[3].chunk=12000 is no larger multiple of the 5000 of the level below",
+            "memory.chunks=12000 of level 3 is no larger multiple of the 5000 of the level below",
         ),
-        (ladder(2, chunk=1000), "memory.levels[2].chunk=1000 is no larger multiple of the 1000"),
-        (ladder(3, chunk=2500), "memory.levels[3].chunk=2500 is no larger multiple of the 5000"),
+        (ladder(2, chunk=1000), "memory.chunks=1000 of level 2 is no larger multiple of the 1000"),
+        (ladder(3, chunk=2500), "memory.chunks=2500 of level 3 is no larger multiple of the 5000"),
         (
             ladder(2, slots=4),
-            "memory.levels[2].slots=4, but level 1 hands up 5 times in its period of 5000; raise "
+            "memory.slots=4 of level 2, but level 1 hands up 5 times in its period of 5000; raise "
             "it to 5 or shorten the period",
         ),
-        (ladder(3, slots=1), "memory.levels[3].slots=1, but level 2 hands up 2 times .* to 2 or"),
+        (ladder(3, slots=1), "memory.slots=1 of level 3, but level 2 hands up 2 times .* to 2 or"),
         (
             {"levels": (LevelConfig(chunk=4, slots=3), LevelConfig()), "unit": "episodes"},
-            "memory.levels[1].slots=3, but level 0 hands up 4 times in its period of 4; raise it",
+            "memory.slots=3 of level 1, but level 0 hands up 4 times in its period of 4; raise it",
         ),
     ],
 )
 def test_what_cannot_work(fields, says):
     with pytest.raises(ValueError, match=re.escape(says).replace(r"\.\*", ".*")):
         MemoryConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"rank": 0}, "memory.ranks=0; give a whole number at least 1"),
+        ({"slots": -1}, "memory.slots=-1; give a whole number at least 0"),
+        ({"slots": 2.0}, "memory.slots=2.0; give a whole number at least 0"),
+        ({"learning_rate": -0.1}, "memory.learning_rates=-0.1; give a number at least 0"),
+        ({"chunk": -4}, "memory.chunks=-4; give a whole number at least 0"),
+    ],
+)
+def test_level_is_held_to_its_ranges(fields, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        LevelConfig(**fields)
 
 
 def test_what_just_works():
@@ -159,22 +170,27 @@ def test_a_single_entry_counts_for_all_levels():
 
 def test_layers_may_be_given_as_indices():
     c = default()
-    for given, want in (("1", (1,)), ("20,21,25", (20, 21, 25)), ("last_quarter",) * 2):
+    for given, want in (
+        ("1", (1,)),
+        ("20,21,25", (20, 21, 25)),
+        (" 0, 1", (0, 1)),
+        ("last_quarter",) * 2,
+    ):
         c.memory.layers = given
         assert read(c).memory.layers == want
 
 
 @pytest.mark.parametrize("unit", ["tokens", "updates", "episodes"])
 def test_a_context_that_is_handed_on_needs_a_slot(unit):
-    says = "memory.levels[1].slots=0, but the context is consolidated into level 1; give it a slot"
+    says = "memory.slots=0 of level 1, but the context is consolidated into level 1; give it a slot"
     with pytest.raises(ValueError, match=re.escape(says)):
         MemoryConfig((LevelConfig(256, slots=0), LevelConfig()), unit=unit)
 
 
-@pytest.mark.parametrize("values", [(5, 5), (5, 5, 5, 5), ()])
+@pytest.mark.parametrize("values", [(5, 5), (5, 5, 5, 5)])
 def test_a_table_of_the_wrong_length(values):
     c = default()
     c.memory.chunks, c.memory.slots = (512, 1024, 0), values
     says = f"memory.slots={values} has {len(values)} entries, memory.chunks has 3; give one for"
     with pytest.raises(ValueError, match=re.escape(says)):
-        read(c).memory
+        read(c)

@@ -98,7 +98,7 @@ def test_without_a_mesh_nothing_happens():
 @pytest.mark.parametrize("name", ["seeding_8b", "seeding_1p7b", "seeding_llama3_8b", "sleep_tiny"])
 def test_programs_have_abstract_arguments_only(name):
     config = preset(name)
-    settings.read(config).seeding
+    settings.read(config)
     programs = programs_of(config, abstract(1, 4, 1))
     names = [p.name for p in programs]
     assert len(set(names)) == len(names)

@@ -5,6 +5,7 @@ import pytest
 from absl import flags
 
 from sleep_jax.runtime.flags import help_text, parse, run_with_config
+from sleep_jax.settings import Setting
 
 CONFIG = '''"""The {name} run."""
 
@@ -201,8 +202,35 @@ def test_a_variant_of_a_config_without_any_is_refused(tmp_path):
 
 def test_help_with_a_config_lists_its_fields():
     text = help_text(line("--config=configs/small.py"), "")
-    assert "--config.seeding.steps   3" in text
-    assert "--config.documents       'samples'" in text
+    for said in (
+        "  --config.seeding.steps=3\n",
+        "  --config.documents=samples\n",
+        '  --config.seeding.layers="(1, 2)"\n',
+    ):
+        assert said in f"{text}\n"
+
+
+def test_help_says_what_fields_mean_and_marks_what_the_config_changed():
+    """Section by section in the order of the declarations; what is not declared comes last."""
+    settings = {
+        "seeding.steps": Setting(100, "updates", least=1, kind=int),
+        "seeding.layers": Setting((1, 2), "which", least=0, kind=int, entries=0),
+        "documents": Setting("samples", "to read"),
+    }
+    text = help_text(line("--config=configs/small.py"), "", settings=settings)
+    assert text.partition("* marks what it changes:\n\n")[2].splitlines() == [
+        "* --config.seeding.steps=3",
+        "      updates [a whole number at least 1; default 100]",
+        '  --config.seeding.layers="(1, 2)"',
+        "      which [a tuple of one or more, each a whole number at least 0]",
+        "  --config.seeding.is_on=True",
+        "  --config.seeding.rate=0.001",
+        "",
+        "  --config.documents=samples",
+        "      to read [text that is not empty]",
+        "  --config.seed=0",
+        "  --config.variant=plain",
+    ]
 
 
 def test_flags_of_the_launching_script_are_parsed_and_listed():
