@@ -100,9 +100,8 @@ def prepare(config, workdir) -> Callable[[], None]:
     check_same_base(begun.get("base", {}), sleeper.base, workdir)
     check_same_reading(begun.get("reading"), sleeper.reading, workdir)
     if profile is not None:
-        profile.check_phase(
-            [step.label for step in sleeper.steps if step.phase in updates_of(config)]
-        )
+        updates = updates_of(config)
+        profile.check_phase([step.label for step in sleeper.steps if step.phase in updates])
     return functools.partial(live, sleeper, workdir, watch, profile)
 
 

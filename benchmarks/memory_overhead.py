@@ -27,7 +27,9 @@ from sleep_jax.wake.stream import WakeConfig, init_wake, read_strides
 def chain(levels: int, slots: int, layers) -> MemoryConfig:
     """`levels` levels of rank 16 that learn by day, each with `slots` slots."""
     fast = tuple(LevelConfig(256 * 2**i, slots, 16, 0.1) for i in range(levels - 1))
-    return MemoryConfig((*fast, LevelConfig(0, slots, 16)), layers=layers, stride=256)
+    return MemoryConfig(
+        (*fast, LevelConfig(0, slots, 16)), unit="tokens", layers=layers, stride=256
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("cfg",))

@@ -163,6 +163,20 @@ def test_flags_that_go_together_are_not_refused(launch):
             launch["check_flags"]()
 
 
+def test_unknown_phase_of_a_profile_is_refused_before_anything_is_loaded(
+    launch, monkeypatch, tmp_path
+):
+    for name in ("join_processes", "use_mesh"):
+        monkeypatch.setitem(launch["prepare"].__globals__, name, lambda *_: True)
+    monkeypatch.setitem(launch["prepare"].__globals__, "wake_up", None)
+    flags.FLAGS.mark_as_parsed()
+    with (
+        flagsaver.flagsaver(profile="dream:1"),
+        pytest.raises(ValueError, match=r"--profile=dream:1: .* there is consolidate, learn$"),
+    ):
+        launch["prepare"](load("configs/sleep_tiny.py"), str(tmp_path))
+
+
 def test_nothing_is_forecast_of_wrong_settings(launch):
     config = load("configs/sleep_tiny.py")
     config.seeding.judge = "jury"

@@ -223,7 +223,7 @@ class Surrogate(Settings, section="seeding"):
         return (total, denominator), metrics | more
 
 
-def surrogate(name: str, **changes) -> Surrogate:
+def surrogate(name: str = Surrogate.name, **changes) -> Surrogate:
     """An algorithm of `ALGORITHMS` by name, with some of its choices changed.
 
     `surrogate("dr_grpo", length=256)`: only Dr. GRPO has a choice without a default.

@@ -39,15 +39,11 @@ class Profile:
         Raises:
           ValueError: there are no such updates, or no place for a trace; says what there is.
         """
-        match = re.fullmatch(r"([a-z_]+)(-\d+)?:(\d+)(?:-(\d+))?", text)
+        match = re.fullmatch(r"([\w-]+):(\d+)(?:-(\d+))?", text)
         if match is None:
             raise ValueError(f"--profile={text}: give PHASE:FIRST-LAST, e.g. consolidate:3-5")
-        phase, number, first, last = (
-            match[1],
-            match[2] or "",
-            int(match[3]),
-            int(match[4] or match[3]),
-        )
+        label, first, last = match[1], int(match[2]), int(match[3] or match[2])
+        phase = re.sub(r"-\d+$", "", label)  # consolidate-2 is the second of its phase
         if phase not in updates:
             raise ValueError(_no_such_phase(text, updates))
         if not first <= last < updates[phase]:
@@ -60,14 +56,13 @@ class Profile:
                 f"--profile={text}: a trace is written to a directory, and --workdir={workdir} is "
                 "an address; trace a run with a local one"
             )
-        return cls(workdir, f"{phase}{number}", first, last)
+        return cls(workdir, label, first, last)
 
     def check_phase(self, labels: Collection[str]) -> None:
         """Raises a ValueError where a run, which has updates in phases of these labels, does not
         come to that which is to be traced."""
         if self._label not in labels:
-            text = f"{self._label}:{self._first}-{self._last}"
-            raise ValueError(_no_such_phase(text, labels))
+            raise ValueError(_no_such_phase(self._label, labels))
 
     def begin(self, label: str, step: int) -> None:
         """Update `step` of a phase is about to begin."""

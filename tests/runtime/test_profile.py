@@ -47,6 +47,8 @@ def test_a_trace_ends_with_the_run_and_can_be_opened(tmp_path):
         ("consolidate", "give PHASE:FIRST-LAST, e.g. consolidate:3-5"),
         ("consolidate:a-b", "give PHASE:FIRST-LAST"),
         ("dream:1", "no such phase with updates; there is consolidate, learn"),
+        ("dream-2:1", "no such phase with updates; there is consolidate, learn"),
+        ("learn-2:2", "learn has updates 0 to 1"),
         ("consolidate:4-6", "consolidate has updates 0 to 5"),
         ("consolidate:3-2", "consolidate has updates 0 to 5"),
     ],
@@ -54,6 +56,13 @@ def test_a_trace_ends_with_the_run_and_can_be_opened(tmp_path):
 def test_a_bad_value_is_answered_in_words(text, words):
     with pytest.raises(ValueError, match=re.escape(f"--profile={text}: ") + f".*{words}"):
         Profile.of(text, UPDATES, "runs/x")
+
+
+def test_a_phase_that_a_run_does_not_come_to_is_refused():
+    profile = Profile.of("consolidate-2:3", UPDATES, "runs/x")
+    profile.check_phase(["consolidate", "consolidate-2"])
+    with pytest.raises(ValueError, match=r"--profile=consolidate-2: .* there is consolidate$"):
+        profile.check_phase(["consolidate"])
 
 
 def test_an_address_is_no_place_for_a_trace():

@@ -198,14 +198,23 @@ def test_a_penalty_enters_the_advantages_through_the_reward(written):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"gamma": 1.1}, r"seeding.gamma=1.1; it must lie in \[0, 1\]"),
+        ({"gamma": 1.1}, "seeding.gamma=1.1; give a number from 0 to 1"),
         ({"cut": (0.9, 0.1)}, r"seeding.cut=\(0.9, 0.1\)"),
-        ({"cut": (-0.1, 0.5)}, "give 0 <= low <= high <= 1"),
-        ({"cut_beta": (0.0, 1.0)}, r"seeding.cut_beta=\(0.0, 1.0\); give two numbers above 0"),
-        ({"threshold": -1.0}, "seeding.threshold=-1.0; z0 is 0 or above"),
+        (
+            {"cut": (-0.1, 0.5)},
+            r"seeding.cut=\(-0.1, 0.5\); give a tuple of 2, each a number from 0 to 1",
+        ),
+        (
+            {"cut_beta": (0.0, 1.0)},
+            r"seeding.cut_beta=\(0.0, 1.0\); give a tuple of 2, each a number",
+        ),
+        ({"threshold": -1.0}, "seeding.threshold=-1.0; give a number at least 0"),
         ({"unit": "words"}, "seeding.unit='words'; choose from tokens, characters"),
-        ({"temperature": 0.0}, "seeding.rollout_temperature=0.0; a group needs chance"),
-        ({"group": 1}, "seeding.group=1; a group is compared"),
+        (
+            {"temperature": 0.0},
+            "seeding.rollout_temperature=0.0; give a number .*a group needs chance",
+        ),
+        ({"group": 1}, "seeding.group=1; give a whole number at least 2"),
     ],
 )
 def test_settings_that_make_no_sense_are_rejected(options, message):
