@@ -17,6 +17,7 @@ from sleep_jax.dreaming.templates import choose_templates, read_templates
 from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.dreaming.write import WritingConfig
 from sleep_jax.evals.scorers import IN_WORDS, SCORERS
+from sleep_jax.interop.chat_template import DATE
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.models.config import LoraConfig
 from sleep_jax.rl.algorithms import ALGORITHMS, Surrogate, surrogate
@@ -40,6 +41,9 @@ def default() -> ml_collections.ConfigDict:
     c.model.name = "SmolLM2-135M-Instruct"  # a folder, a .gguf file, a Hub name, or "tiny" (random)
     c.model.dtype = "bfloat16"
     c.model.remat = "full"
+    c.model.thinking = False  # think before a reply, where the chat template can (Qwen 3)
+    c.model.thought_tokens = 1024  # that a thought may take, beside those of its reply
+    c.model.date = DATE  # what a chat template takes for today (Llama 3): the same on every day
 
     c.mesh = ml_collections.ConfigDict()  # sizes of its axes; -1: what the devices leave
     c.mesh.data = 1  # rows
@@ -239,6 +243,16 @@ def lora_config(c) -> LoraConfig:
     return LoraConfig(rank=trial.rank, alpha=trial.alpha, targets=tuple(trial.targets))
 
 
+def thought_tokens(c) -> int:
+    """Tokens that a thought may add to a reply."""
+    return c.model.thought_tokens if c.model.thinking else 0
+
+
+def reply_tokens(c) -> int:
+    """Longest reply of an evaluation, its thought included."""
+    return c.evaluation.max_new_tokens + thought_tokens(c)
+
+
 def study_config(c) -> StudyConfig:
     """What the teacher writes.
 
@@ -250,7 +264,9 @@ def study_config(c) -> StudyConfig:
             f"dreaming.held_out={c.dreaming.held_out} leaves no question that could reward a "
             "dream; give at least 1, or no dreams by dreaming.steps=0"
         )
-    return StudyConfig(**c.study)
+    study = StudyConfig(**c.study)
+    longest = study.max_answer_tokens + thought_tokens(c)
+    return dataclasses.replace(study, max_answer_tokens=longest)
 
 
 def seeding_config(c, opening: tuple[int, ...] = ()) -> SeedingConfig:
@@ -331,7 +347,7 @@ def writing_config(c) -> WritingConfig:
         count=d.count,
         temperature=d.temperature,
         top_p=d.top_p,
-        max_new_tokens=d.max_new_tokens,
+        max_new_tokens=d.max_new_tokens + thought_tokens(c),
         random_expert=d.random_expert,
         rejection=Rejection(**d.rejection),
     )

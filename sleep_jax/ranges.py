@@ -31,6 +31,7 @@ NOT_NEGATIVE = (
     "evaluation.samples",
 )
 AT_LEAST_1 = (
+    "model.thought_tokens",
     "data.episodes",
     "wake.context",
     "seeding.rows",

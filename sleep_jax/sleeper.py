@@ -3,6 +3,7 @@ through a run."""
 
 import collections
 import dataclasses
+import datetime
 import functools
 import hashlib
 import json
@@ -34,6 +35,7 @@ from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
 from sleep_jax.models.sharding import place
+from sleep_jax.positions import check_positions
 from sleep_jax.ranges import check_ranges
 from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.calibration import calibrated
@@ -201,6 +203,12 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
         raise ValueError("model.name is empty; give a folder, a .gguf file, a Hub name or 'tiny'")
     if (dtype := config.model.dtype) not in DTYPES:
         raise ValueError(f"model.dtype={dtype!r}; choose from {', '.join(DTYPES)}")
+    try:
+        datetime.date.fromisoformat(config.model.date)
+    except ValueError:
+        raise ValueError(
+            f"model.date={config.model.date!r}; give a day as YYYY-MM-DD, e.g. '2024-07-26'"
+        ) from None
 
 
 def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
@@ -223,14 +231,15 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         limit=config.data.limit,
     )
     source(encode=str.split)  # a mistake is told before a large model is loaded
-    is_tiny = config.model.name == "tiny"
+    is_tiny, template = config.model.name == "tiny", _template_options(config)
     cfg, params, tokenizer = (
-        tiny_model(dtype=config.model.dtype, seed=config.seed, **overrides)
+        tiny_model(dtype=config.model.dtype, seed=config.seed, **template, **overrides)
         if is_tiny
-        else load_model(config.model.name, dtype=config.model.dtype, **overrides)
+        else load_model(config.model.name, dtype=config.model.dtype, **template, **overrides)
     )
     documents = source(encode=tokenizer.encode)
     _check_lengths(config, Prompts(tokenizer), documents)
+    check_positions(config, cfg, Prompts(tokenizer), documents)
     params = jax.tree.map(jnp.asarray, place(params, "params"))
     sleeper = Sleeper(
         config=ml_collections.FrozenConfigDict(config),
@@ -280,6 +289,11 @@ def _days(documents: list[Document], episodes: int) -> tuple[Day, ...]:
     return tuple(Day.of([documents[i] for i in part]) for part in parts)
 
 
+def _template_options(config) -> dict[str, Any]:
+    """How chat templates are used."""
+    return {"thinking": config.model.thinking, "date": config.model.date}
+
+
 def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer):
     """The further teachers, whose tokenizer has to be the student's."""
     names, weights = config.seeding.teachers, config.seeding.teacher_weights
@@ -289,7 +303,8 @@ def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer):
             f"{len(names) + 1} teachers: the model itself and seeding.teachers={tuple(names)}"
         )
     for name in names:
-        other, params, own = load_model(name, dtype=config.model.dtype, remat=config.model.remat)
+        remat, template = config.model.remat, _template_options(config)
+        other, params, own = load_model(name, dtype=config.model.dtype, remat=remat, **template)
         sample = "A teacher of 1,260 words: Odrin Bascale?"
         if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):
             raise ValueError(f"seeding.teachers: {name!r} has another tokenizer than the student")
@@ -301,7 +316,7 @@ def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:
     anchors, prompts = read_anchors(), Prompts(tokenizer)
     chats = [(*prompts.alone(q.question), *prompts.reply(q.answer)) for q in anchors.questions]
     return {
-        "anchor_perplexity": AnchorSet.of([*map(tokenizer.encode, anchors.texts)]),
+        "anchor_perplexity": AnchorSet.of([*map(prompts.plain, anchors.texts)]),
         "chat_perplexity": AnchorSet.of(chats),
     }
 
@@ -329,16 +344,24 @@ def _check_lengths(config, prompts: Prompts, documents) -> None:
                 f"more than seeding.time={config.seeding.time} and "
                 f"seeding.scored={config.seeding.scored}; raise them or lower data.chunk_tokens"
             )
+    replies = settings.study_config(config).max_answer_tokens
+    if config.model.thinking and replies > config.seeding.scored:
+        raise ValueError(
+            f"model.thought_tokens={config.model.thought_tokens} beside study.max_answer_tokens="
+            f"{config.study.max_answer_tokens} exceed seeding.scored={config.seeding.scored}, so "
+            "a reply with its thought could not be learnt; lower the one or raise the other"
+        )
     if config.dreaming.steps:
         _check_dreams(config, prompts, documents)
 
 
 def _check_dreams(config, prompts: Prompts, documents) -> None:
     """And so does a dream about it, or about what is recollected of it on a later day."""
-    words, c = config.dreaming.max_new_tokens, config.dreaming.curriculum
+    writing, c = settings.writing_config(config), config.dreaming.curriculum
+    words = writing.max_new_tokens
     recollects = config.data.episodes > 1 and c.weak and c.source == "dreams"
     recollected = config.data.chunk_tokens if recollects else 0
-    for template in settings.writing_config(config).templates:
+    for template in writing.templates:
         for document in documents:
             blank = dataclasses.replace(document, text="")
             row = words + max(
@@ -347,8 +370,8 @@ def _check_dreams(config, prompts: Prompts, documents) -> None:
             )
             if row > config.seeding.time or words > config.seeding.scored:
                 raise ValueError(
-                    f"dreaming.max_new_tokens={words}: a dream about {document.title!r} by the "
-                    f"template {template.name!r} needs rows of up to {row} tokens, {words} of them "
-                    f"scored, more than seeding.time={config.seeding.time} and seeding.scored="
+                    f"dreaming.max_new_tokens={config.dreaming.max_new_tokens}: a dream about "
+                    f"{document.title!r} by the template {template.name!r} needs rows of up to "
+                    f"{row} tokens, {words} of them scored, more than seeding.time={config.seeding.time} and seeding.scored="
                     f"{config.seeding.scored}; lower it or data.chunk_tokens, or raise those"
                 )

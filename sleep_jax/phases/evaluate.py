@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from sleep_jax import config as settings
 from sleep_jax.evals.metrics import perplexity
 from sleep_jax.evals.recall import negative_log_likelihood, reply, share_right
 from sleep_jax.itinerary import Step
@@ -114,7 +115,7 @@ def ask(sleeper: Sleeper, variables, asked: list[tuple[int, str]], context=None)
             prompts.alone(text) if context is None else prompts.beside(requests.answer(text))
             for _, text in asked
         ],
-        max_new_tokens=sleeper.config.evaluation.max_new_tokens,
+        max_new_tokens=settings.reply_tokens(sleeper.config),
         context=context,
         documents=None if context is None else [document for document, _ in asked],
     )
