@@ -372,6 +372,7 @@ def _check_dreams(config, prompts: Prompts, documents) -> None:
                 raise ValueError(
                     f"dreaming.max_new_tokens={config.dreaming.max_new_tokens}: a dream about "
                     f"{document.title!r} by the template {template.name!r} needs rows of up to "
-                    f"{row} tokens, {words} of them scored, more than seeding.time={config.seeding.time} and seeding.scored="
-                    f"{config.seeding.scored}; lower it or data.chunk_tokens, or raise those"
+                    f"{row} tokens, {words} of them scored, more than seeding.time="
+                    f"{config.seeding.time} and seeding.scored={config.seeding.scored}; "
+                    "lower it or data.chunk_tokens, or raise those"
                 )

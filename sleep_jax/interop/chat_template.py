@@ -112,9 +112,8 @@ class ChatTemplate:
             )
         except Exception as error:  # a template is someone else's program: anything may happen
             roles = ", ".join(str(m.get("role")) for m in messages)
-            raise ValueError(
-                f"{self.name} cannot write a chat of {roles}: {type(error).__name__}: {error}"
-            ) from error
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"{self.name} cannot write a chat of {roles}: {why}") from error
 
     def pieces(self, messages: Sequence[Mapping], **options) -> list[Piece]:
         """The same as pieces: what the template writes and, after each, the words of a message.
@@ -187,12 +186,12 @@ class ChatTemplate:
         if "".join(piece.text for piece in replied) != written:
             raise ValueError(f"{self.name} changes the words of a turn: it writes {written!r}")
         closing, between = asked[-1].text, replied[2].text
-        self._check_thinking(closing)
         if replied[0] != asked[0] or not between.startswith(closing):
             raise ValueError(
                 f"{self.name} ends a prompt with {closing!r}, but writes {between!r} before a "
                 "reply: what is learnt would not be what is asked for"
             )
+        self._check_thinking(closing)
 
     def _check_thinking(self, closing: str) -> None:
         if self.thinking and END_OF_THOUGHT not in self.source:

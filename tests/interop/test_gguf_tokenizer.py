@@ -40,8 +40,9 @@ def test_metadata_make_the_same_tokenizer(bpe, tmp_path):
         "<|im_start|>day<|im_end|>",
         "day's  12 345.",
     ):
-        assert tokenizer.encode(text) == bpe.encode(text, add_special_tokens=False).ids
-        assert tokenizer.decode(tokenizer.encode(text)) == bpe.decode(bpe.encode(text).ids)
+        found = tokenizer.backend.encode(text, add_special_tokens=False).ids
+        assert found == bpe.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(tokenizer.encode(text)) == text
     assert (tokenizer.eos_ids, tokenizer.pad_id, tokenizer.bos_id) == ((2, 0), 0, 1)
     chat = tokenizer.chat_text([{"role": "user", "content": "night"}])
     assert chat == "<|im_start|>night<|im_end|>"
