@@ -2,7 +2,16 @@
 
 import pytest
 import transformers
-from families import ALWAYS_THINKING, CHATML, FAMILIES, QWEN3, backend_of, write_family
+from families import (
+    ALWAYS_THINKING,
+    CHATML,
+    FAMILIES,
+    QWEN3,
+    backend_of,
+    qwen3,
+    write_family,
+    written,
+)
 
 from sleep_jax.data.documents import Document
 from sleep_jax.interop.chat_template import ChatTemplate
@@ -154,17 +163,6 @@ def test_the_empty_thought_stands_where_the_template_has_it():
     assert shown(tokenizers[0], off.reply("So.")) == "So.<|im_end|>"
     assert shown(tokenizers[1], on.alone("Why?")).endswith("assistant\n")
     assert shown(tokenizers[1], on.reply("So.")) == f"{empty}So.<|im_end|>"
-
-
-def qwen3(template=QWEN3, **options):
-    family = FAMILIES["Qwen3-8B"]
-    specials = {"eos_token": "<|im_end|>"}
-    return Tokenizer(backend_of(family), special_tokens=specials, template=template, **options)
-
-
-def written(tokenizer, text):
-    """Token ids as a model would write them."""
-    return tuple(tokenizer.backend.encode(text, add_special_tokens=False).ids)
 
 
 @pytest.mark.parametrize(
