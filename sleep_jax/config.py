@@ -6,6 +6,7 @@ Fields keep the names of the paper where it has one: `alpha`, `lam` (lambda), `g
 """
 
 import dataclasses
+import datetime
 
 import ml_collections
 
@@ -13,6 +14,7 @@ from sleep_jax import settings
 from sleep_jax.data.chunking import SMALLEST
 from sleep_jax.data.documents import SAMPLES
 from sleep_jax.dreaming.config import DreamingConfig
+from sleep_jax.interop.chat_template import DATE
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DTYPES, REMATS
 from sleep_jax.seeding.config import SeedingConfig
@@ -33,6 +35,19 @@ class ModelConfig(Settings, section="model"):
     remat: str = setting(
         "full", "what of each layer the backward pass computes again", choices=REMATS
     )
+    thinking: bool = setting(False, "think before a reply, where the chat template can (Qwen 3)")
+    thought_tokens: int = setting(
+        1024, "tokens that a thought may take, beside those of its reply", least=1
+    )
+    date: str = setting(DATE, "what a chat template takes for today (Llama 3), as YYYY-MM-DD")
+
+    def check(self) -> None:
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError:
+            raise ValueError(
+                f"model.date={self.date!r}; give a day as YYYY-MM-DD, e.g. '2024-07-26'"
+            ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +120,23 @@ class RunConfig(Settings):
             )
         self.dreaming.learning.seeding(self.seeding, self.dreaming.writing)
 
+    def with_room_to_think(self) -> "RunConfig":
+        """The same where all that the model replies may begin with a thought."""
+        if not self.model.thinking:
+            return self
+
+        def longer(part, name):
+            tokens = getattr(part, name) + self.model.thought_tokens
+            return dataclasses.replace(part, **{name: tokens})
+
+        writing = longer(self.dreaming.writing, "max_new_tokens")
+        return dataclasses.replace(
+            self,
+            study=longer(self.study, "max_answer_tokens"),
+            dreaming=dataclasses.replace(self.dreaming, writing=writing),
+            evaluation=longer(self.evaluation, "max_new_tokens"),
+        )
+
     @property
     def reinforcing(self) -> SeedingConfig:
         """How what dreams earn is learnt."""
@@ -127,4 +159,4 @@ def read(config) -> RunConfig:
       ValueError, OSError: a setting, or the file of templates that one names, is not as it should
         be; says which and what is allowed.
     """
-    return settings.read(RunConfig, config)
+    return settings.read(RunConfig, config).with_room_to_think()

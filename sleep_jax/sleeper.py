@@ -34,6 +34,7 @@ from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
 from sleep_jax.models.sharding import place
+from sleep_jax.positions import check_positions
 from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.calibration import calibrated
 from sleep_jax.rewards.judge import Judge, is_exact, rule_judge
@@ -193,14 +194,15 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         limit=config.data.limit,
     )
     source(encode=str.split)  # a mistake is told before a large model is loaded
-    is_tiny = config.model.name == "tiny"
+    is_tiny, template = config.model.name == "tiny", _template_options(config)
     cfg, params, tokenizer = (
-        tiny_model(dtype=config.model.dtype, seed=config.seed, **overrides)
+        tiny_model(dtype=config.model.dtype, seed=config.seed, **template, **overrides)
         if is_tiny
-        else load_model(config.model.name, dtype=config.model.dtype, **overrides)
+        else load_model(config.model.name, dtype=config.model.dtype, **template, **overrides)
     )
     documents = source(encode=tokenizer.encode)
     _check_lengths(config, Prompts(tokenizer), documents)
+    check_positions(config, cfg, Prompts(tokenizer), documents)
     params = jax.tree.map(jnp.asarray, place(params, "params"))
     sleeper = Sleeper(
         config=ml_collections.FrozenConfigDict(config),
@@ -250,10 +252,16 @@ def _days(documents: list[Document], episodes: int) -> tuple[Day, ...]:
     return tuple(Day.of([documents[i] for i in part]) for part in parts)
 
 
+def _template_options(config) -> dict[str, Any]:
+    """How chat templates are used."""
+    return {"thinking": config.model.thinking, "date": config.model.date}
+
+
 def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer):
     """The further teachers, whose tokenizer has to be the student's."""
     for name in config.seeding.teachers:
-        other, params, own = load_model(name, dtype=config.model.dtype, remat=config.model.remat)
+        remat, template = config.model.remat, _template_options(config)
+        other, params, own = load_model(name, dtype=config.model.dtype, remat=remat, **template)
         sample = "A teacher of 1,260 words: Odrin Bascale?"
         if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):
             raise ValueError(f"seeding.teachers: {name!r} has another tokenizer than the student")
@@ -265,7 +273,7 @@ def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:
     anchors, prompts = read_anchors(), Prompts(tokenizer)
     chats = [(*prompts.alone(q.question), *prompts.reply(q.answer)) for q in anchors.questions]
     return {
-        "anchor_perplexity": AnchorSet.of([*map(tokenizer.encode, anchors.texts)]),
+        "anchor_perplexity": AnchorSet.of([*map(prompts.plain, anchors.texts)]),
         "chat_perplexity": AnchorSet.of(chats),
     }
 
@@ -293,16 +301,24 @@ def _check_lengths(config, prompts: Prompts, documents) -> None:
                 f"more than seeding.time={config.seeding.time} and "
                 f"seeding.scored={config.seeding.scored}; raise them or lower data.chunk_tokens"
             )
+    replies = read(config).study.max_answer_tokens
+    if config.model.thinking and replies > config.seeding.scored:
+        raise ValueError(
+            f"model.thought_tokens={config.model.thought_tokens} beside study.max_answer_tokens="
+            f"{config.study.max_answer_tokens} exceed seeding.scored={config.seeding.scored}, so "
+            "a reply with its thought could not be learnt; lower the one or raise the other"
+        )
     if config.dreaming.steps:
         _check_dreams(config, prompts, documents)
 
 
 def _check_dreams(config, prompts: Prompts, documents) -> None:
     """And so does a dream about it, or about what is recollected of it on a later day."""
-    words, c = config.dreaming.max_new_tokens, config.dreaming.curriculum
+    writing, c = read(config).dreaming.writing, config.dreaming.curriculum
+    words = writing.max_new_tokens
     recollects = config.data.episodes > 1 and c.weak and c.source == "dreams"
     recollected = config.data.chunk_tokens if recollects else 0
-    for template in read(config).dreaming.writing.templates:
+    for template in writing.templates:
         for document in documents:
             blank = dataclasses.replace(document, text="")
             row = words + max(
@@ -311,8 +327,9 @@ def _check_dreams(config, prompts: Prompts, documents) -> None:
             )
             if row > config.seeding.time or words > config.seeding.scored:
                 raise ValueError(
-                    f"dreaming.max_new_tokens={words}: a dream about {document.title!r} by the "
-                    f"template {template.name!r} needs rows of up to {row} tokens, {words} of them "
-                    f"scored, more than seeding.time={config.seeding.time} and seeding.scored="
-                    f"{config.seeding.scored}; lower it or data.chunk_tokens, or raise those"
+                    f"dreaming.max_new_tokens={config.dreaming.max_new_tokens}: a dream about "
+                    f"{document.title!r} by the template {template.name!r} needs rows of up to "
+                    f"{row} tokens, {words} of them scored, more than seeding.time="
+                    f"{config.seeding.time} and seeding.scored={config.seeding.scored}; "
+                    "lower it or data.chunk_tokens, or raise those"
                 )

@@ -93,6 +93,8 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
         ("seeding.protocol", "foo", "='foo'; choose from commit_then_clear, paper"),
         ("model.dtype", "int32", "='int32'; choose from bfloat16, float32"),
         ("model.name", "", "=''; give text that is not empty (a folder"),
+        ("model.date", "26 Jul 2024", "='26 Jul 2024'; give a day as YYYY-MM-DD"),
+        ("model.thought_tokens", 0, "=0; give a whole number at least 1"),
         ("data.documents", "", "=''; give text that is not empty (samples"),
         ("data.documents", "/none.txt", "='/none.txt': nothing there"),
         ("dreaming.templates", "/none.toml", "='/none.toml': no such file"),
@@ -184,3 +186,30 @@ def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
         check(short)
     config.dreaming.steps = 0
     check(short)
+
+
+def test_a_thought_has_room_in_every_reply_that_could_have_one(tokenizer):
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    brief = read(config)
+    config.model.thinking, config.model.thought_tokens = True, 100
+    long = read(config)
+    assert long.study.max_answer_tokens == brief.study.max_answer_tokens + 100
+    assert long.study.max_question_tokens == brief.study.max_question_tokens
+    writing = brief.dreaming.writing
+    assert long.dreaming.writing.max_new_tokens == writing.max_new_tokens + 100
+    assert long.evaluation.max_new_tokens == brief.evaluation.max_new_tokens + 100
+    short = [Document("a", "Lamps", "A lamp is red.")]
+    _check_lengths(config, Prompts(tokenizer), short)
+    config.model.thought_tokens = 300
+    told = r"model\.thought_tokens=300 beside study\.max_answer_tokens=8 exceed seeding\.scored=288"
+    with pytest.raises(ValueError, match=told):
+        _check_lengths(config, Prompts(tokenizer), short)
+
+
+def test_a_model_that_cannot_think_is_told_so():
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.model.thinking = True
+    with pytest.raises(
+        ValueError, match=r"model\.thinking=True, but the chat template of the tiny"
+    ):
+        sleeper.wake_up(config)

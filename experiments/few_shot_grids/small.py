@@ -21,6 +21,7 @@ from sleep_jax.data.batches import pad
 from sleep_jax.data.grids import GridText
 from sleep_jax.dreaming.recipe import AUGMENTATIONS, STRATEGIES, Recipe
 from sleep_jax.dreaming.templates import Template
+from sleep_jax.interop.chat_template import Piece
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_logits
@@ -50,6 +51,11 @@ def recipe_pieces() -> list[str]:
         "true",
         "false",
     ]
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids of a text of ours, in which `END` is the token."""
+    return tokenizer.encode_pieces([Piece(text, False)])
 
 
 def make_tokenizer() -> Tokenizer:
@@ -131,7 +137,7 @@ def advice(rng: np.random.Generator) -> str:
 def replies(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """Which tokens [rows, time] are foreseen: outputs and recipes, each with what ends it."""
     opens, closes = (
-        np.isin(tokens, [i for text in texts for i in tokenizer.encode(text)])
+        np.isin(tokens, [i for text in texts for i in encode(tokenizer, text)])
         for texts in ((FORM.arrow, ASK), (FORM.gap, END))
     )
     opened, closed = (np.cumsum(x, axis=1) - x for x in (opens, closes))
@@ -179,7 +185,9 @@ def teach(config: SmallConfig, cfg: DecoderConfig, tokenizer: Tokenizer):
 
     def draw(kind, rows, length):
         """`at_once` batches of a kind of text, as (tokens, what counts) [batch, rows, time]."""
-        tokens, _ = pad([tokenizer.encode(kind(rng)) for _ in range(config.at_once * rows)], length)
+        tokens, _ = pad(
+            [encode(tokenizer, kind(rng)) for _ in range(config.at_once * rows)], length
+        )
         counts = replies(tokens, tokenizer).astype(np.float32)
         return tuple(x.reshape(config.at_once, rows, length) for x in (tokens, counts))
 

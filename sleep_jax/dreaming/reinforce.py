@@ -27,7 +27,7 @@ def alone(
     """What a trial of one dream learns, as (prompt, reply): the dream, or where it `is_split` each
     of its lines, and the passage."""
     lines = [line for line in dream.text.splitlines() if line.strip()]
-    told = [prompts.reply(line) for line in lines] if is_split else [dream.tokens]
+    told = [prompts.reply(line) for line in lines] if is_split else [prompts.said(dream.tokens)]
     return [(prompts.about(document), reply) for reply in (*told, prompts.reply(document.text))]
 
 
@@ -61,8 +61,8 @@ def lessons(
         if writes:
             out.append(writing)
         if not dream.is_recipe:
-            student = prompts.about(documents[dream.document])
-            out.append(dataclasses.replace(writing, student=student, kind="dream"))
+            student, said = prompts.about(documents[dream.document]), prompts.said(dream.tokens)
+            out.append(dataclasses.replace(writing, student=student, completion=said, kind="dream"))
     return [dataclasses.replace(e, supervised=True) for e in out]
 
 

@@ -59,7 +59,7 @@ class Dream:
     Attributes:
       document: index of its document.
       template: name of the template it was written to.
-      tokens: its completion tokens, end of turn included.
+      tokens: its completion tokens, thought and end of turn included.
       text: its words.
       is_recipe: they are a configuration object (`dreaming.recipe`), no knowledge.
       log_probs: of its tokens when they were drawn.
@@ -139,7 +139,7 @@ def write(
     for i, template in asked:
         page, is_recipe = f"{documents[i].title} {documents[i].text}", template.writes == "recipe"
         for completion in drawn[i, template.name]:
-            text = tokenizer.decode(completion.tokens).strip()
+            text = tokenizer.reply_text(completion.tokens)
             known = [x.text for x in kept if x.document == i and x.is_recipe == is_recipe]
             if is_recipe:
                 reason = recipe_flaw(text, known, config.rejection)

@@ -69,7 +69,7 @@ class Adapted:
             )
             for j, i in enumerate(models):
                 own = drawn[j * rows :][: len(prompts[i])]
-                out[i] = [self.tokenizer.decode(one.tokens).strip() for [one] in own]
+                out[i] = [self.tokenizer.reply_text(one.tokens) for [one] in own]
         return out
 
     def log_likelihoods(self, sequences: Sequence[Sequence[Scored]]) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ def reply(
     context=None,
     documents: Sequence[int] | None = None,
 ) -> list[str]:
-    """Greedy replies to token prompts, as text.
+    """Greedy replies to token prompts, as text, without the thought before it.
 
     Args:
       cfg, variables: the model.
@@ -46,7 +46,7 @@ def reply(
         context=context,
         documents=documents,
     )
-    return [tokenizer.decode(completion.tokens).strip() for [completion] in drawn]
+    return [tokenizer.reply_text(completion.tokens) for [completion] in drawn]
 
 
 def share_right(replies: Sequence[str], answers: Sequence[Sequence[str]]) -> float:

@@ -2,8 +2,17 @@
 
 import gguf
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
+from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.gguf import GGUFFile
 from sleep_jax.interop.tokenizer import Tokenizer
 
@@ -35,11 +44,16 @@ _PRE_TOKENIZERS = {
 }
 
 
-def read_tokenizer(file: GGUFFile) -> Tokenizer:
+def read_tokenizer(file: GGUFFile, *, thinking: bool = False, date: str = DATE) -> Tokenizer:
     """Builds the byte-level BPE tokenizer of a GGUF file.
 
+    Args:
+      file: the file.
+      thinking, date: of the template, as for `ChatTemplate`.
+
     Raises:
-      ValueError: the file carries no tokenizer, or one of a kind that is not supported.
+      ValueError: the file carries no tokenizer, or one of a kind that is not supported; the chat
+        template does not write chats.
     """
     model, pre = file.metadata("tokenizer.ggml.model"), file.metadata("tokenizer.ggml.pre", None)
     if model != "gpt2" or pre not in _PRE_TOKENIZERS:
@@ -67,9 +81,18 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
 
     roles = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
     ids = {name: token_id(role) for name, role in roles.items()}
+    # Llama 3's texts begin with a token, whether or not the file says so (as llama.cpp has it).
+    starts, bos = file.metadata("tokenizer.ggml.add_bos_token", pre == "llama-bpe"), token_id("bos")
+    if starts and bos is not None:
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
+        )
     return Tokenizer(
         backend,
         special_tokens={name: tokens[i] for name, i in ids.items() if i is not None},
         eos_ids=[i for role in ("eot", "eom") if (i := token_id(role)) is not None],
         template=file.metadata("tokenizer.chat_template", None),
+        template_name=f"tokenizer.chat_template in {file.path}",
+        thinking=thinking,
+        date=date,
     )

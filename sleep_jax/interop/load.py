@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from sleep_jax.interop import huggingface
+from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.resolve import resolve
 from sleep_jax.interop.safetensors import SafetensorsFolder
 from sleep_jax.interop.tensors import read_params
@@ -11,7 +12,13 @@ from sleep_jax.models.config import DecoderConfig
 
 
 def load_model(
-    name: str, *, dtype, cache_dir=None, **overrides
+    name: str,
+    *,
+    dtype,
+    cache_dir=None,
+    thinking: bool = False,
+    date: str = DATE,
+    **overrides,
 ) -> tuple[DecoderConfig, dict, Tokenizer]:
     """Loads a Hugging Face folder or a GGUF file.
 
@@ -19,6 +26,7 @@ def load_model(
       name: what `resolve` accepts: a folder, a .gguf file, a Hub name, or `SmolLM2-135M-Instruct`.
       dtype: float32 or bfloat16, of the weights (norm scales stay float32) and of the config.
       cache_dir: where downloads are kept; see `resolve`.
+      thinking, date: of its chat template, as for `ChatTemplate`.
       **overrides: other fields of `DecoderConfig`, e.g. `memory`, `lora`, `remat`, `scan_layers`.
 
     Returns:
@@ -41,10 +49,10 @@ def load_model(
 
         checkpoint = gguf.GGUFFile(path)
         cfg = gguf.decoder_config(checkpoint)
-        tokenizer = gguf_tokenizer.read_tokenizer(checkpoint)
+        tokenizer = gguf_tokenizer.read_tokenizer(checkpoint, thinking=thinking, date=date)
     else:
         checkpoint = SafetensorsFolder(path)
         cfg = huggingface.decoder_config(huggingface.read_config(path))
-        tokenizer = read_tokenizer(path)
+        tokenizer = read_tokenizer(path, thinking=thinking, date=date)
     cfg = cfg.replace(dtype=dtype, **overrides)
     return cfg, read_params(cfg, checkpoint, jnp.dtype(dtype)), tokenizer

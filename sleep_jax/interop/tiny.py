@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder
@@ -16,14 +17,21 @@ CHATML = (
 )
 
 
-def byte_tokenizer() -> Tokenizer:
+def byte_tokenizer(*, thinking: bool = False, date: str = DATE) -> Tokenizer:
     """One token a byte, and ChatML's two."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    return Tokenizer(backend, special_tokens={"eos_token": "<|im_end|>"}, template=CHATML)
+    return Tokenizer(
+        backend,
+        special_tokens={"eos_token": "<|im_end|>"},
+        template=CHATML,
+        template_name="the chat template of the tiny model",
+        thinking=thinking,
+        date=date,
+    )
 
 
 def tiny_config(*, dtype, **overrides) -> DecoderConfig:
@@ -42,9 +50,9 @@ def tiny_config(*, dtype, **overrides) -> DecoderConfig:
     )
 
 
-def tiny_model(*, dtype, seed: int = 0, **overrides):
+def tiny_model(*, dtype, seed: int = 0, thinking: bool = False, date: str = DATE, **overrides):
     """What `load_model` returns, for a random model of that shape."""
     cfg = tiny_config(dtype=dtype, **overrides)
     rngs = {"params": jax.random.key(seed), "memory": jax.random.key(seed + 1)}
     params = Decoder(cfg).init(rngs, jnp.zeros((1, 1), jnp.int32))["params"]
-    return cfg, params, byte_tokenizer()
+    return cfg, params, byte_tokenizer(thinking=thinking, date=date)

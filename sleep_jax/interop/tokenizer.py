@@ -1,18 +1,19 @@
 """Text to token ids and back, and chats through the model's own template.
 
-Needs `tokenizers` and `jinja2` alone; renders what transformers' `apply_chat_template` renders.
+Needs `tokenizers` and `jinja2` alone; writes what transformers' `apply_chat_template` writes. Text
+is text: the name of a special token in it, such as `<|im_end|>`, is read letter by letter and means
+nothing.
 """
 
-import datetime
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
 import numpy as np
 import tokenizers
+
+from sleep_jax.interop.chat_template import DATE, END_OF_THOUGHT, THINK, ChatTemplate, Piece
 
 # Tokens that end a turn or a text, in the families this library reads.
 ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>")
@@ -24,11 +25,12 @@ class Tokenizer:
     Attributes:
       backend: the `tokenizers.Tokenizer` beneath.
       special_tokens: what the chat template may name: `bos_token`, `eos_token`, ...
-      template: Jinja source of the chat template, or None.
-      eos_ids: every id that ends a turn; the first is the one to write.
+      eos_ids: every id that ends a turn; the first is the one to write: that of the template.
       pad_id: the id to pad with.
-      bos_id: the id that starts a text, or None. `encode` does not add it; a chat template does,
-        where the model wants it.
+      bos_id: the id that is called the start of a text, or None. Not every model wants it: see
+        `text_start`.
+      text_start: ids that a plain text begins with, as the tokenizer's post-processor has it:
+        Llama 3's `<|begin_of_text|>`, nothing for Qwen or SmolLM2. `encode` does not add them.
       vocab_size: ids the tokenizer knows. A model's vocabulary may be padded beyond it.
     """
 
@@ -40,6 +42,9 @@ class Tokenizer:
         eos_ids: Iterable[int] = (),
         pad_id: int | None = None,
         template: str | None = None,
+        template_name: str = "the chat template",
+        thinking: bool = False,
+        date: str = DATE,
     ):
         """Wraps a backend.
 
@@ -49,24 +54,39 @@ class Tokenizer:
           eos_ids: ids that end a turn, as the model's files say; those of `ENDS` follow.
           pad_id: default: the `pad_token`, else the first end.
           template: Jinja source of the chat template.
+          template_name, thinking, date: of the template, as for `ChatTemplate`.
 
         Raises:
-          ValueError: nothing ends a turn, so sampling could not stop.
+          ValueError: nothing ends a turn, so sampling could not stop; the template does not write
+            chats.
         """
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
         self.special_tokens = dict(special_tokens or {})
-        self.template = template
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.bos_id = self._id("bos_token")
-
+        self.text_start = _text_start(backend)
+        self._template = None
+        if template is not None:
+            self._template = ChatTemplate(
+                template,
+                name=template_name,
+                special_tokens=self.special_tokens,
+                thinking=thinking,
+                date=date,
+            )
+        added = {i: t for i, t in backend.get_added_tokens_decoder().items() if t.content.strip()}
+        specials = {t.content: i for i, t in added.items() if t.special}
+        self._controls = frozenset(specials.values())
+        if self._template is not None:  # also Qwen 3's <think>, which is not marked as special
+            own = "".join(self._template.around())
+            self._controls |= added.keys() & set(self._ids(own).ids)
         eos = self._id("eos_token")
-        specials = {
-            t.content: i for i, t in backend.get_added_tokens_decoder().items() if t.special
-        }
         known = [specials[token] for token in ENDS if token in specials]
         ends = dict.fromkeys([*([] if eos is None else [eos]), *eos_ids, *known])
+        turn_end = self._turn_end(frozenset(ends))
+        ends = dict.fromkeys([*([] if turn_end is None else [turn_end]), *ends])
         if not ends:
             raise ValueError(
                 "the tokenizer has no end-of-turn token: set `eos_token` in tokenizer_config.json "
@@ -75,65 +95,164 @@ class Tokenizer:
         self.eos_ids: tuple[int, ...] = tuple(ends)
         pad_id = self._id("pad_token") if pad_id is None else pad_id
         self.pad_id: int = self.eos_ids[0] if pad_id is None else pad_id
-        self._compiled = None if template is None else _environment().from_string(template)
+        self._end_of_thought = self._thought_token(END_OF_THOUGHT)
+        self._thought = self._thought_token(THINK)
 
     def _id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
         return None if token is None else self.backend.token_to_id(token)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text; nothing is added, special tokens in the text are recognised."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+    def _ids(self, text: str) -> tokenizers.Encoding:
+        return self.backend.encode(text, add_special_tokens=False)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids (a sequence or an array of rank 1), special tokens left out."""
-        return self.backend.decode(np.asarray(ids, np.int64).tolist(), skip_special_tokens=True)
+    def _turn_end(self, ends: frozenset[int]) -> int | None:
+        """The token by which the template ends a reply; None where it writes nothing there."""
+        if self._template is None:
+            return None
+        after = self._template.around().after
+        for token in self._ids(after).ids:
+            if token in self._controls | ends:
+                return token
+        if after.strip():
+            raise ValueError(
+                f"{self._template.name} ends a reply with {after!r}, which holds no special token "
+                "of the tokenizer: sampling could not stop there"
+            )
+        return None
 
-    def chat_text(
-        self, messages: Sequence[Mapping], *, add_generation_prompt: bool = True, **options
-    ) -> str:
-        """A chat as the model's template writes it.
+    def _thought_token(self, token: str) -> int | None:
+        found = self.backend.token_to_id(token)
+        if found is None and self._template is not None and self._template.thinking:
+            raise ValueError(
+                f"model.thinking=True, but {token} is no token of the tokenizer, so no thought "
+                "could be told from its reply; set model.thinking=False"
+            )
+        return found
 
-        Args:
-          messages: `{"role": ..., "content": ...}` in order. A template may add a system message
-            of its own when none is given, as SmolLM2's does.
-          add_generation_prompt: end with the header of the assistant's next turn.
-          **options: whatever else the template reads, e.g. `enable_thinking=False`.
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template.
 
         Raises:
-          ValueError: the tokenizer has no chat template.
-          jinja2.TemplateError: the template refuses these messages.
+          ValueError: there is none.
         """
-        if self._compiled is None:
+        if self._template is None:
             raise ValueError(
                 "this tokenizer has no chat template (no chat_template.jinja, no `chat_template` "
                 "in tokenizer_config.json, no `tokenizer.chat_template` in the GGUF file): load an "
                 "instruct model, or encode plain text"
             )
-        variables = {"tools": None, "documents": None, **self.special_tokens, **options}
-        return self._compiled.render(
-            messages=list(messages), add_generation_prompt=add_generation_prompt, **variables
+        return self._template
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; nothing is added, special tokens are not recognised in it."""
+        return self.encode_pieces([Piece(text, True)])
+
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[int]:
+        """Token ids of the text that pieces make up; special tokens are recognised in what a
+        template wrote alone."""
+        found = self._ids("".join(piece.text for piece in pieces))
+        if self._controls.isdisjoint(found.ids):
+            return found.ids
+        words = list(_spans(pieces))
+        cuts = [
+            start + 1  # a name that is cut behind its first letter is read as text
+            for token, (start, end) in zip(found.ids, found.offsets)
+            if token in self._controls
+            and end - start > 1
+            and any(first <= start < last for first, last in words)
+        ]
+        if not cuts:
+            return found.ids
+        ends = [0, *cuts, sum(len(piece.text) for piece in pieces)]
+        parts = (_between(pieces, a, b) for a, b in itertools.pairwise(ends))
+        return [token for part in parts for token in self.encode_pieces(part)]
+
+    def encode_reply(self, text: str) -> list[int]:
+        """Token ids of a finished reply as the template writes it, up to the end of its turn: what
+        follows the prompt."""
+        *reply, after = self.template.reply(text)
+        found = self._ids(after.text)
+        for token, (_, end) in zip(found.ids, found.offsets):
+            if token == self.eos_ids[0]:
+                return self.encode_pieces([*reply, Piece(after.text[:end], False)])
+        return [*self.encode_pieces(reply), self.eos_ids[0]]  # the template leaves it open
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids (a sequence or an array of rank 1), special tokens left out."""
+        return self.backend.decode(np.asarray(ids, np.int64).tolist(), skip_special_tokens=True)
+
+    def reply_start(self, ids: Sequence[int]) -> int:
+        """How many tokens of a reply are the thought before its words; all of them where the
+        thought has no end."""
+        ids = np.asarray(ids, np.int64).tolist()
+        if self._end_of_thought in ids:
+            return len(ids) - ids[::-1].index(self._end_of_thought)
+        closing = "" if self._template is None else self._template.around().closing
+        is_open = closing.rfind(THINK) > closing.rfind(END_OF_THOUGHT)
+        return len(ids) if is_open or self._thought in ids else 0
+
+    def reply_text(self, ids: Sequence[int]) -> str:
+        """The words of a reply: no special tokens, no thought, no white space around them."""
+        return self.decode(ids[self.reply_start(ids) :]).strip()
+
+    def chat_text(
+        self, messages: Sequence[Mapping], *, add_generation_prompt: bool = True, **options
+    ) -> str:
+        """A chat as the model's template writes it; arguments and what is raised are those of
+        `ChatTemplate.render`."""
+        return self.template.render(
+            messages, add_generation_prompt=add_generation_prompt, **options
         )
 
     def chat(
         self, messages: Sequence[Mapping], *, add_generation_prompt: bool = True, **options
     ) -> list[int]:
-        """Token ids of `chat_text`."""
-        return self.encode(
-            self.chat_text(messages, add_generation_prompt=add_generation_prompt, **options)
+        """Token ids of `chat_text`; the words of the messages are text."""
+        return self.encode_pieces(
+            self.template.pieces(messages, add_generation_prompt=add_generation_prompt, **options)
         )
 
 
-def read_tokenizer(folder: pathlib.Path) -> Tokenizer:
+def _text_start(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """What the post-processor puts before a text."""
+    bare = backend.encode("a", add_special_tokens=False).ids
+    whole = backend.encode("a", add_special_tokens=True).ids
+    starts = range(len(whole) - len(bare) + 1)
+    at = next((i for i in starts if whole[i : i + len(bare)] == bare), 0)
+    return tuple(whole[:at])
+
+
+def _spans(pieces: Sequence[Piece]):
+    """Where words begin and end in the text that pieces make up."""
+    at = 0
+    for piece in pieces:
+        if piece.is_words:
+            yield at, at + len(piece.text)
+        at += len(piece.text)
+
+
+def _between(pieces: Sequence[Piece], start: int, stop: int) -> list[Piece]:
+    """The pieces of a part of that text."""
+    out, at = [], 0
+    for piece in pieces:
+        part = piece.text[max(start - at, 0) : max(stop - at, 0)]
+        out.append(Piece(part, piece.is_words))
+        at += len(piece.text)
+    return out
+
+
+def read_tokenizer(folder: pathlib.Path, *, thinking: bool = False, date: str = DATE) -> Tokenizer:
     """The tokenizer of a Hugging Face model folder.
 
     Args:
       folder: holds `tokenizer.json`; `tokenizer_config.json`, `chat_template.jinja`,
         `generation_config.json` and `config.json` are read where present.
+      thinking, date: of the template, as for `ChatTemplate`.
 
     Raises:
       FileNotFoundError: there is no `tokenizer.json`.
-      ValueError: a file cannot be parsed.
+      ValueError: a file cannot be parsed, or the chat template does not write chats.
     """
     path = folder / "tokenizer.json"
     if not path.exists():
@@ -159,23 +278,28 @@ def read_tokenizer(folder: pathlib.Path) -> Tokenizer:
         token = token.get("content") if isinstance(token, dict) else token
         if token is not None:
             special_tokens[role] = token
+    template, template_name = _template(folder, config)
     return Tokenizer(
         backend,
         special_tokens=special_tokens,
         eos_ids=eos_ids,
         pad_id=None if "pad_token" in special_tokens else pad_id,
-        template=_template(folder, config),
+        template=template,
+        template_name=template_name,
+        thinking=thinking,
+        date=date,
     )
 
 
-def _template(folder: pathlib.Path, config: dict) -> str | None:
+def _template(folder: pathlib.Path, config: dict) -> tuple[str | None, str]:
+    """The chat template, and where it comes from."""
     path = folder / "chat_template.jinja"
     if path.exists():
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8"), str(path)
     template = config.get("chat_template")
     if isinstance(template, list):  # several named templates
         template = {t["name"]: t["template"] for t in template}.get("default")
-    return template
+    return template, f"chat_template in {folder / 'tokenizer_config.json'}"
 
 
 def _read_json(path: pathlib.Path) -> dict:
@@ -185,39 +309,3 @@ def _read_json(path: pathlib.Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"cannot parse {path}: {error}") from error
-
-
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks what the assistant says, for loss masks; in text it is nothing."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser):
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> jinja2.Environment:
-    """The environment that chat templates are written for (transformers `apply_chat_template`)."""
-
-    def raise_exception(message):
-        raise jinja2.TemplateError(message)
-
-    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        # Jinja's own filter escapes HTML.
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
-    # Templates come with the weights: they are someone else's code, so they run in a sandbox.
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return environment

@@ -79,7 +79,7 @@ def tau(sleeper: Sleeper) -> Scorer:
 
 def examinee(sleeper: Sleeper, night: Night) -> Adapted:
     """The model as it is, to be asked."""
-    longest = int(sleeper.config.evaluation.max_new_tokens)
+    longest = sleeper.settings.evaluation.max_new_tokens
     model = night.now.on(sleeper.params)
     return Adapted(sleeper.cfg, model, sleeper.tokenizer, max_new_tokens=longest)
 
@@ -92,7 +92,7 @@ def rehearsed(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
     for x in (x for x in _agenda(night, day) if x.role == OLD):
         document = sleeper.days[x.day].documents[x.document]
         asked, dreams = prompts.about(document), dreamt.get((x.day, x.document), ())
-        told = [dream.tokens for dream, _ in dreams] or [prompts.reply(document.text)]
+        told = [prompts.said(dream.tokens) for dream, _ in dreams] or [prompts.reply(document.text)]
         out += [Exchange(None, asked, asked, tokens, "rehearse") for tokens in told]
     return out
 

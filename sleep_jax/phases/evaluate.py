@@ -114,7 +114,7 @@ def ask(sleeper: Sleeper, variables, asked: list[tuple[int, str]], context=None)
             prompts.alone(text) if context is None else prompts.beside(requests.answer(text))
             for _, text in asked
         ],
-        max_new_tokens=sleeper.config.evaluation.max_new_tokens,
+        max_new_tokens=sleeper.settings.evaluation.max_new_tokens,
         context=context,
         documents=None if context is None else [document for document, _ in asked],
     )

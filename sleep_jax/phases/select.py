@@ -72,7 +72,9 @@ def candidates(sleeper: Sleeper, pages: Sequence[Document], dreams: Sequence[Dre
     return Candidates(
         contexts=[x.document for x in dreams],
         texts=[x.text for x in dreams],
-        dreams=examples([[(prompts.about(pages[x.document]), x.tokens)] for x in dreams]),
+        dreams=examples(
+            [[(prompts.about(pages[x.document]), prompts.said(x.tokens))] for x in dreams]
+        ),
         pages=[f"{page.title} {page.text}" for page in pages],
         targets=examples([[(prompts.about(page), prompts.reply(page.text))] for page in pages]),
     )

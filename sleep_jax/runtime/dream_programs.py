@@ -131,7 +131,7 @@ def _rewarding(config, it: Abstract, documents: int, trials: int) -> list[Progra
         args = (it.cfg, it.variables | {"lora": it.adapters(models)}, scored)
         calls *= pieces
         return [_compared("dream: reward", score_tokens, args, (scored,), 1, calls=calls)]
-    how = greedy(config.evaluation.max_new_tokens)
+    how = greedy(read(config).evaluation.max_new_tokens)
     rows, adapted = models * asked, {"adapters": models}
     found = [sampled_rows(it, "dream: reward", how, calls, rows, PROMPT, **adapted)]
     if scorer == "judge":
@@ -142,12 +142,13 @@ def _rewarding(config, it: Abstract, documents: int, trials: int) -> list[Progra
 
 def _learning(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """Updates on the dreams that were tried, which a policy gradient scores before the first."""
-    d, reinforcing = config.dreaming, read(config).reinforcing
+    settings = read(config)
+    reinforcing, writing = settings.reinforcing, settings.dreaming.writing
     born = jax.eval_shape(functools.partial(learner_of, it.cfg, reinforcing), it.held["memory"])
     learner, shape = it.tree(born, "learner"), reinforcing.shape
     found = updated(it, "dream: learn", reinforcing, learner)
     if reinforcing.dreams and (reinforcing.is_rescored or learner.critic is not None):
-        (_, kept), new = _kept(config, sizes), min(d.max_new_tokens, shape.scored)
+        (_, kept), new = _kept(config, sizes), min(writing.max_new_tokens, shape.scored)
         size = min(PROMPT + config.data.chunk_tokens + new, shape.time), new
         rows = len(pack([size] * kept, (shape.time, shape.scored)))
         calls = math.ceil(rows / shape.rows)

@@ -76,7 +76,7 @@ def _day(config, it: Abstract, sizes: Sizes) -> list[Program]:
     found.append(
         Program("evaluate: anchors", sum_nll, args, 8, texts * time, time / 2, texts * time)
     )
-    questions, how = 4 * sizes.documents, greedy(config.evaluation.max_new_tokens)
+    questions, how = 4 * sizes.documents, greedy(read(config).evaluation.max_new_tokens)
     return [
         *found,
         sampled(it, "evaluate: answer", how, questions, PROMPT),

@@ -84,15 +84,16 @@ def shares(imitation: ImitationConfig, rng, count: int) -> np.ndarray:
     return low + (high - low) * np.asarray(jax.random.beta(rng, *imitation.cut_beta, (count,)))
 
 
-def split(dream: Exchange, share: float) -> tuple[Exchange, tuple[int, ...]]:
-    """A sequence cut at a share of its length, at least one token on each side.
+def split(dream: Exchange, share: float, thought: int = 0) -> tuple[Exchange, tuple[int, ...]]:
+    """A sequence cut at a share of its length, at least one token on each side; its first `thought`
+    tokens, what is thought before the reply, are given and do not count.
 
     Returns:
       (begun, rest): the exchange with the prefix moved into both prompts and no completion, and the
       tokens after the cut.
     """
     n = len(dream.completion)
-    at = min(max(1, round(share * n)), n - 1)
+    at = min(thought + max(1, round(share * (n - thought))), n - 1)
     prefix, rest = dream.completion[:at], dream.completion[at:]
     begun = dataclasses.replace(
         dream, student=dream.student + prefix, teacher=dream.teacher + prefix, completion=()
@@ -174,7 +175,8 @@ def roll_out(
     """
     cut_key, sample_key = jax.random.split(rng)
     at = shares(imitation, cut_key, len(dreams))
-    begun, rest = zip(*(split(d, float(s)) for d, s in zip(dreams, at)))
+    thoughts = [tokenizer.reply_start(d.completion) for d in dreams]
+    begun, rest = zip(*(split(d, float(s), n) for d, s, n in zip(dreams, at, thoughts)))
     sampling = SamplingConfig(
         imitation.max_new_tokens,
         tokenizer.eos_ids,

@@ -8,8 +8,6 @@ student's prompts are whole turns without the document.
 from sleep_jax.data.documents import Document
 from sleep_jax.interop.tokenizer import Tokenizer
 
-_HOLE = "\x00"  # stands for the user's words while a chat template is rendered
-
 # Worked examples that show a base or a small chat model what a question about a sentence is.
 QUESTION_EXAMPLES = (
     (
@@ -27,41 +25,44 @@ QUESTION_EXAMPLES = (
 )
 
 
+RECITE = "Repeat the text above word for word."
+
+
 class Prompts:
-    """Token prompts over one tokenizer and its chat template."""
+    """Token prompts over one tokenizer and its chat template: all that is around the words is as
+    the template writes it, and the words themselves are text, whatever they are."""
 
     def __init__(self, tokenizer: Tokenizer):
-        turn = tokenizer.chat_text([{"role": "user", "content": _HOLE}])
-        self._opening, self._closing = turn.split(_HOLE)
+        self._template = tokenizer.template
         self._tokenizer = tokenizer
 
-    def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text))
+    def _encode(self, pieces) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode_pieces(pieces))
 
     @property
     def opening(self) -> tuple[int, ...]:
         """What every turn of a user begins with."""
-        return self._encode(self._opening)
+        return self._encode(self._template.begun(""))
 
     def context(self, document: Document) -> tuple[int, ...]:
         """What is read of a document while awake."""
-        return self._encode(f"{self._opening}{document.title}\n\n{document.text}\n\n")
+        return self._encode(self._template.begun(f"{document.title}\n\n{document.text}\n\n"))
 
     def page(self, document: Document) -> tuple[int, ...]:
         """A document as it stands in the stream."""
-        return self._encode(f"{document.title}\n\n{document.text}\n\n")
+        return self.plain(f"{document.title}\n\n{document.text}\n\n")
 
     def plain(self, text: str) -> tuple[int, ...]:
-        """Text to be continued as it stands, outside any chat."""
-        return self._encode(text)
+        """Text to be continued as it stands, outside any chat, begun as the model's texts are."""
+        return (*self._tokenizer.text_start, *self._tokenizer.encode(text))
 
     def beside(self, request: str) -> tuple[int, ...]:
         """A request to the model that has the document in its context."""
-        return self._encode(request + self._closing)
+        return self._encode(self._template.ended(request))
 
     def alone(self, request: str) -> tuple[int, ...]:
         """The same request to the model without it."""
-        return self._encode(self._opening + request + self._closing)
+        return self._encode(self._template.user(request))
 
     def about(self, document: Document) -> tuple[int, ...]:
         """The request that a document, or a dream about it, is the reply to when it is learnt."""
@@ -73,8 +74,16 @@ class Prompts:
         return self.plain(f"{shots}Sentence: {sentence}\nQuestion:")
 
     def reply(self, text: str) -> tuple[int, ...]:
-        """A finished reply."""
-        return (*self._encode(text), self._tokenizer.eos_ids[0])
+        """A finished reply, an empty thought before it where the model may think."""
+        return tuple(self._tokenizer.encode_reply(text))
+
+    def said(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """What a model wrote as a reply, its thought left empty."""
+        if not (start := self._tokenizer.reply_start(tokens)):
+            return tokens
+        words = self.reply(self._tokenizer.reply_text(tokens))
+        is_finished = bool(tokens[start:]) and tokens[-1] in self._tokenizer.eos_ids
+        return words if is_finished else words[:-1]
 
 
 def answer(question: str) -> str:

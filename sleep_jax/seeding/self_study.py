@@ -182,7 +182,7 @@ def recite(documents: Sequence[Document], prompts: Prompts, times: int) -> list[
         Exchange(
             document=i,
             student=prompts.about(d),
-            teacher=prompts.beside("Repeat the text above word for word."),
+            teacher=prompts.beside(requests.RECITE),
             completion=prompts.reply(d.text),
             kind="recite",
         )
@@ -275,7 +275,7 @@ def ask(
     )
     questions = []
     for ((i, text), sentence), [completion] in zip(written.items(), answers):
-        reply = tokenizer.decode(completion.tokens).strip()
+        reply = tokenizer.reply_text(completion.tokens)
         invents = study.is_grounded and ungrounded(reply, pages[i])
         is_kept = bool(reply) and completion.finished and not invents
         questions.append(Question(i, sentence, text, reply if is_kept else None))

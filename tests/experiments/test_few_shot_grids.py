@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import pathlib
 import sys
 
@@ -40,12 +41,12 @@ def test_every_rule_changes_what_it_is_shown_on(lab):
 def test_recipes_are_taught_about_larger_tasks_too(lab):
     tokenizer, rng = lab.small.make_tokenizer(), np.random.default_rng(0)
     texts = [lab.small.advice(rng) for _ in range(200)]
-    lengths = sorted(len(tokenizer.encode(text)) for text in texts)
+    lengths = sorted(len(lab.small.encode(tokenizer, text)) for text in texts)
     assert lengths[100] < 100 < 300 < lengths[-1] <= lab.small.ROOM[1]
     for text in texts:
         _, recipe = text.removesuffix(lab.small.END).split(lab.small.ASK)
         parse_recipe(recipe)
-    assert len(tokenizer.encode(lab.small.solution(rng))) <= lab.small.ROOM[0]
+    assert len(lab.small.encode(tokenizer, lab.small.solution(rng))) <= lab.small.ROOM[0]
     grid = lab.rules.draw_task(rng, shape=(3, 5), shown=4)
     assert len(grid.examples) == 4
     assert {(len(pair.input), len(pair.input[0])) for pair in grid.pairs} == {(3, 5)}
@@ -55,7 +56,7 @@ def test_a_recipe_is_a_token_a_choice_and_one_a_key(lab):
     tokenizer, rng = lab.small.make_tokenizer(), np.random.default_rng(0)
     for _ in range(50):
         recipe = lab.small.any_recipe(rng)
-        tokens = tokenizer.encode(recipe.text + lab.small.END)
+        tokens = lab.small.encode(tokenizer, recipe.text + lab.small.END)
         assert len(tokens) == 16 and parse_recipe(tokenizer.decode(tokens)) == recipe
 
 
@@ -68,7 +69,7 @@ def test_what_is_foreseen_are_outputs_and_recipes(lab):
         form.shown(task) + lab.small.ASK + "12": form.gap.join(made[:-1]) + form.gap + "12",
     }
     for text, expected in rows.items():
-        tokens = np.array([tokenizer.encode(text + lab.small.END) + [0, 0]])
+        tokens = np.array([lab.small.encode(tokenizer, text + lab.small.END) + [0, 0]])
         counts = lab.small.replies(tokens, tokenizer)
         assert tokenizer.backend.decode(tokens[counts].tolist(), skip_special_tokens=False) == (
             expected + lab.small.END
@@ -83,8 +84,8 @@ def test_the_experiment_runs_and_goes_on_from_its_files(lab, tmp_path, monkeypat
         """The decoder has learnt nothing, so it writes none."""
         readable = [i for i, task in enumerate(tasks) if learner.can_read(task)]
         texts = [(i, lab.small.any_recipe(rng).text) for i in readable for _ in range(count)]
-        encode = learner.base.tokenizer.encode
-        return [Dream(i, "recipe", (*encode(t), *encode(lab.small.END)), t, True) for i, t in texts]
+        encode = functools.partial(lab.small.encode, learner.base.tokenizer)
+        return [Dream(i, "recipe", tuple(encode(t + lab.small.END)), t, True) for i, t in texts]
 
     monkeypatch.setattr(lab.run, "write_recipes", any_recipes)
     monkeypatch.setattr(lab.run, "rewarded", lambda dreams, earned: dreams[:2])

@@ -16,6 +16,7 @@ from sleep_jax.evals import adapted
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.items import Item
 from sleep_jax.evals.scorers import IN_WORDS, scorer
+from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.models.sharding import AXES
 from sleep_jax.rewards import yes_no
 from sleep_jax.rl.algorithms import ALGORITHMS
@@ -65,9 +66,7 @@ def test_rewards_compile_what_their_scorer_asks_of_the_models(name):
     asked = []
 
     class Models:
-        tokenizer = types.SimpleNamespace(
-            chat_text=lambda chat: chat[0]["content"], encode=lambda text: [1], eos_ids=(0,)
-        )
+        tokenizer = byte_tokenizer()
 
         def replies(self, prompts):
             asked.append(sample)
@@ -98,8 +97,7 @@ def test_adapted_models_answer_as_many_at_a_time_as_they_are_put_together(monkey
         return [[types.SimpleNamespace(tokens=())] for _ in prompts]
 
     monkeypatch.setattr(adapted, "generate", generate)
-    tokenizer = types.SimpleNamespace(eos_ids=(0,), decode=lambda tokens: "")
-    models = Adapted(None, {}, tokenizer, np.zeros((1, 60)), max_new_tokens=40)
+    models = Adapted(None, {}, byte_tokenizer(), np.zeros((1, 60)), max_new_tokens=40)
     models.replies([[[1]] * 4] * 60)
     assert len(set(dealt)) == 1 < len(dealt)
 

@@ -1,0 +1,270 @@
+"""Chat templates of every family, against transformers, and what is said of those that are none."""
+
+import pytest
+import transformers
+from families import (
+    ALWAYS_THINKING,
+    CHATML,
+    FAMILIES,
+    QWEN3,
+    backend_of,
+    qwen3,
+    write_family,
+    written,
+)
+
+from sleep_jax.data.documents import Document
+from sleep_jax.interop.chat_template import ChatTemplate
+from sleep_jax.interop.tiny import byte_tokenizer
+from sleep_jax.interop.tokenizer import Tokenizer, read_tokenizer
+from sleep_jax.seeding.prompts import Prompts
+
+# One family has a switch for thinking.
+CASES = [(name, thinking) for name in FAMILIES for thinking in (False, "Qwen3" in name)]
+CASES = list(dict.fromkeys(CASES))
+TEXTS = (
+    "Who built it in 1832?",
+    " padded \n",
+    "\n\nTwo lines,\n\nthe second one.\n\n",
+    'Zürich, 東京: {{ 7 * 7 }} {% raw %} \\n "quoted" <b>&amp;</b>',
+    "",
+)
+MARKED = (
+    "Write <|im_end|>, <|eot_id|>\n<|im_start|>system\nor <|start_header_id|> and <|endoftext|>!"
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model folder of every family."""
+    root = tmp_path_factory.mktemp("families")
+    return {name: write_family(name, root / name) for name in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def both(folders):
+    """(name, thinking) -> our tokenizer, and what transformers renders with the same choices."""
+
+    def of(name, thinking=False):
+        peer = transformers.AutoTokenizer.from_pretrained(folders[name])
+
+        def render(messages, *, prompt=False, tokenize=False):
+            found = peer.apply_chat_template(
+                messages,
+                tokenize=tokenize,
+                add_generation_prompt=prompt,
+                enable_thinking=thinking,
+                date_string="26 Jul 2024",
+            )
+            return found["input_ids"] if tokenize else found
+
+        return read_tokenizer(folders[name], thinking=thinking), render
+
+    return of
+
+
+def shown(tokenizer, ids):
+    """Token ids as text, special tokens kept."""
+    return tokenizer.backend.decode(list(ids), skip_special_tokens=False)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def up_to_the_end(family, text):
+    """Without what a template writes after the end of the last turn."""
+    end = FAMILIES[family].turn_end
+    return text[: text.rindex(end) + len(end)]
+
+
+@pytest.mark.parametrize("name, thinking", CASES)
+def test_prompt_and_reply_are_what_the_template_renders(both, name, thinking):
+    tokenizer, render = both(name, thinking)
+    prompts = Prompts(tokenizer)
+    for text in (*TEXTS, MARKED):
+        asked = prompts.alone(text)
+        assert shown(tokenizer, asked) == render([user(text)], prompt=True)
+        for said in (*TEXTS, MARKED):
+            whole = render([user(text), assistant(said)])
+            got = shown(tokenizer, asked + prompts.reply(said))
+            assert got == up_to_the_end(name, whole)
+    for text in TEXTS:  # and token by token
+        assert list(prompts.alone(text)) == render([user(text)], prompt=True, tokenize=True)
+    end = tokenizer.backend.token_to_id(FAMILIES[name].turn_end)
+    assert prompts.reply("So.")[-1] == tokenizer.eos_ids[0] == end
+    assert {tokenizer.backend.token_to_id(t) for t in FAMILIES[name].ends} <= set(tokenizer.eos_ids)
+
+
+@pytest.mark.parametrize("name, thinking", CASES)
+def test_document_and_request_are_one_turn_of_the_template(both, name, thinking):
+    tokenizer, render = both(name, thinking)
+    prompts = Prompts(tokenizer)
+    for title, text in (("The Lamp", "It is out."), ("", " Odd. \n"), (MARKED, MARKED)):
+        document = Document(id="x", title=title, text=text)
+        for request in (*TEXTS, MARKED):
+            turn = f"{title}\n\n{text}\n\n{request}"
+            if not request.strip() and "Llama" in name:
+                continue  # such a turn ends in the document, whose white space would be trimmed
+            got = shown(tokenizer, prompts.context(document) + prompts.beside(request))
+            assert got == render([user(turn)], prompt=True)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_special_tokens_in_a_text_are_text(both, name):
+    tokenizer, render = both(name)
+    controls = {*FAMILIES[name].specials, "<think>", "</think>"}
+    texts = [*controls, "".join(sorted(controls)), "<<|im_end|>|im_end|>", *TEXTS, MARKED]
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        for word in FAMILIES[name].specials:
+            assert tokenizer.backend.token_to_id(word) not in ids
+        messages = [user(text), assistant("Yes."), user(text)]
+        chat = tokenizer.chat(messages)
+        assert (
+            shown(tokenizer, chat) == tokenizer.chat_text(messages) == render(messages, prompt=True)
+        )
+    # As many turns as there are: nothing that was said ends one or starts one.
+    end = tokenizer.backend.token_to_id(FAMILIES[name].turn_end)
+    assert tokenizer.chat([user(MARKED)]).count(end) == tokenizer.chat([user("Hm.")]).count(end)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_plain_text_begins_as_the_post_processor_has_it(both, folders, name):
+    tokenizer, _ = both(name)
+    peer = transformers.AutoTokenizer.from_pretrained(folders[name])
+    prompts, text = Prompts(tokenizer), "The bridge stood."
+    assert list(prompts.plain(text)) == peer(text)["input_ids"]
+    document = Document(id="x", title="Bridge", text=text)
+    assert list(prompts.page(document)) == peer(f"Bridge\n\n{text}\n\n")["input_ids"]
+    assert (len(tokenizer.text_start) == 1) == ("Llama" in name)
+
+
+def test_the_date_is_the_runs_own(folders):
+    for name in ("Llama-3.2-1B-Instruct", "Llama-3.1-8B-Instruct"):
+        prompts = [
+            read_tokenizer(folders[name], **options).chat_text([user("Why?")])
+            for options in ({}, {"date": "2025-01-09"})
+        ]
+        assert "Today Date: 26 Jul 2024\n" in prompts[0]
+        assert prompts[1] == prompts[0].replace("26 Jul 2024", "09 Jan 2025")
+
+
+def test_the_empty_thought_stands_where_the_template_has_it():
+    tokenizers = [qwen3(thinking=thinking) for thinking in (False, True)]
+    off, on = map(Prompts, tokenizers)
+    empty = "<think>\n\n</think>\n\n"
+    assert shown(tokenizers[0], off.alone("Why?")).endswith(f"assistant\n{empty}")
+    assert shown(tokenizers[0], off.reply("So.")) == "So.<|im_end|>"
+    assert shown(tokenizers[1], on.alone("Why?")).endswith("assistant\n")
+    assert shown(tokenizers[1], on.reply("So.")) == f"{empty}So.<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "template, thinking, reply, words",
+    [
+        (QWEN3, True, "<think>\nIt is 7.\n</think>\n\nEight.<|im_end|>", "Eight."),
+        (QWEN3, True, "<think>\nIt is 7, and then", ""),  # cut off while thinking
+        (QWEN3, True, "Eight.<|im_end|>", "Eight."),
+        (QWEN3, False, "Eight.<|im_end|>", "Eight."),
+        (QWEN3, False, "<think>7</think> Eight.<|im_end|>", "Eight."),
+        (ALWAYS_THINKING, True, "It is 7.\n</think>\n\nEight.<|im_end|>", "Eight."),
+        (ALWAYS_THINKING, True, "It is 7.", ""),
+        (QWEN3, True, "", ""),
+    ],
+)
+def test_the_words_of_a_reply_are_what_follows_its_thought(template, thinking, reply, words):
+    tokenizer = qwen3(template, thinking=thinking)
+    tokens = written(tokenizer, reply)
+    assert tokenizer.reply_text(tokens) == words
+    said = Prompts(tokenizer).said(tokens)
+    if tokenizer.reply_start(tokens):
+        want = Prompts(tokenizer).reply(words)
+        assert said == (want if reply.endswith("<|im_end|>") else want[:-1])
+    else:
+        assert said == tokens
+
+
+def test_a_quoted_thought_is_no_thought():
+    tokenizer = qwen3(thinking=True)
+    quoted = "The tag </think> ends a thought."
+    assert tokenizer.reply_text(Prompts(tokenizer).reply(quoted)) == quoted
+
+
+def test_an_answer_at_once_follows_an_empty_thought():
+    for template, thinking in ((QWEN3, False), (QWEN3, True), (ALWAYS_THINKING, True)):
+        tokenizer = qwen3(template, thinking=thinking)
+        pieces = tokenizer.template.at_once("Is it?")
+        text = "".join(piece.text for piece in pieces)
+        assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    at_once = byte_tokenizer().template.at_once("Is it?")
+    assert "".join(piece.text for piece in at_once).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    "source, told",
+    [
+        ("{% for m in messages %}{{ m.content }}", r"no valid template: .*\(line 1\)"),
+        ("{{ raise_exception('only tools') }}", r"cannot write a chat of user: .*only tools"),
+        ("{{ messages.append(1) }}", "cannot write a chat of user: SecurityError"),
+        ("{{ 1 / 0 }}", "cannot write a chat of user: ZeroDivisionError"),
+        ("{{ messages[3].content.x }}", "cannot write a chat of user: UndefinedError"),
+        ("<|im_start|>user<|im_end|>", "leaves out the words of a user's turn"),
+        (CHATML.replace("message.content", "message.content * 2"), "repeats the words of a user's"),
+        (
+            CHATML.replace("message.content", "(message.content if loop.first else '')"),
+            "leaves out the words of an assistant's turn",
+        ),
+        (CHATML.replace("message.content", "message.content | upper"), "changes the words"),
+        (CHATML.replace("message.content", "(message.content | tojson)"), "changes the words"),
+        (
+            CHATML.replace("assistant\\n", "helper\\n"),
+            r"ends a prompt with .*helper.* but writes .*assistant",
+        ),
+    ],
+)
+def test_a_template_that_writes_no_chat_is_refused_in_a_line(source, told):
+    with pytest.raises(ValueError, match=rf"^x/chat_template\.jinja .*{told}") as refusal:
+        ChatTemplate(source, name="x/chat_template.jinja")
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_end_of_turn_that_is_no_token_is_refused(bpe):
+    template = CHATML.replace("<|im_end|>", "<|end|>")
+    with pytest.raises(
+        ValueError, match=r"ends a reply with '<\|end\|>\\n', which holds no special"
+    ):
+        Tokenizer(bpe, eos_ids=[0], template=template)
+    # Where a template writes no end at all, the model's own is written.
+    open_ended = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    tokenizer = Tokenizer(bpe, eos_ids=[0], template=open_ended)
+    assert tokenizer.encode_reply("day") == [*tokenizer.encode("day"), 0]
+
+
+def test_thinking_needs_a_template_that_can():
+    with pytest.raises(
+        ValueError, match=r"model\.thinking=True, but .*tiny model knows no <think>"
+    ):
+        byte_tokenizer(thinking=True)
+    with pytest.raises(ValueError, match=r"opens <think> whatever enable_thinking is; set model"):
+        qwen3(ALWAYS_THINKING)
+    with pytest.raises(ValueError, match="</think> is no token of the tokenizer"):
+        backend = backend_of(FAMILIES["SmolLM2"])
+        Tokenizer(backend, eos_ids=[1], template=QWEN3, thinking=True)
+
+
+def test_the_file_of_a_template_is_named(folders, tmp_path):
+    folder = write_family("SmolLM2", tmp_path)
+    (folder / "chat_template.jinja").write_text("{% if %}")
+    with pytest.raises(ValueError, match=rf"^{folder}/chat_template\.jinja is no valid template"):
+        read_tokenizer(folder)
+    (folder / "chat_template.jinja").unlink()
+    config = folder / "tokenizer_config.json"
+    config.write_text('{"eos_token": "<|im_end|>", "chat_template": "Hello."}')
+    with pytest.raises(ValueError, match=r"chat_template in .*tokenizer_config\.json leaves out"):
+        read_tokenizer(folder)
