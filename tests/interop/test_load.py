@@ -45,6 +45,24 @@ def test_folder(folder, dtype):
     assert tokenizer.vocab_size == 290
 
 
+def test_tokenizer_beyond_the_embedding_is_refused(folder, bpe):
+    bpe.add_tokens([f"<more {i}>" for i in range(14)])  # ids 290 to 303 fit 304 rows
+    bpe.save(str(folder / "tokenizer.json"))
+    load_model(str(folder), dtype=jnp.float32)
+    bpe.add_tokens(["<one more>"])
+    bpe.save(str(folder / "tokenizer.json"))
+    with pytest.raises(
+        ValueError, match=r"305 tokens with ids up to 304 \('<one more>'\), .* 304 row"
+    ):
+        load_model(str(folder), dtype=jnp.float32)
+
+
+def test_end_of_turn_beyond_the_embedding_is_refused(folder):
+    (folder / "generation_config.json").write_text('{"eos_token_id": 304}')
+    with pytest.raises(ValueError, match="ids up to 304"):
+        load_model(str(folder), dtype=jnp.float32)
+
+
 def test_arguments_are_checked(folder):
     with pytest.raises(ValueError, match="dtype='float16'; choose 'float32' or 'bfloat16'"):
         load_model(str(folder), dtype=jnp.float16)
