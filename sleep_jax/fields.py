@@ -34,7 +34,7 @@ def parse_json(content: str | bytes, where: str) -> Any:
     try:
         return json.loads(content if isinstance(content, str) else content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"cannot parse {where}: {error}; put back what it was") from error
+        raise ValueError(f"cannot parse {where}: {error}; put an undamaged copy there") from error
 
 
 def read_json(path: os.PathLike[str]) -> Any:
