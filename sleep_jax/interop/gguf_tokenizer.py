@@ -90,9 +90,12 @@ def read_tokenizer(file: GGUFFile, *, thinking: bool = False, date: str = DATE) 
     # Llama 3's texts begin with a token, whether or not the file says so (as llama.cpp has it).
     starts, bos = read.flag("tokenizer.ggml.add_bos_token", pre == "llama-bpe"), token_id("bos")
     if starts and bos is not None:
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
-        )
+        try:
+            backend.post_processor = processors.TemplateProcessing(
+                single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
+            )
+        except ValueError:
+            read.refuse("tokenizer.ggml.bos_token_id", "the id of a token without white space")
     return checked(
         file.path,
         backend,

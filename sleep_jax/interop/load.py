@@ -57,13 +57,21 @@ def load_model(
         checkpoint = SafetensorsFolder(path)
         cfg = huggingface.decoder_config(huggingface.read_config(path))
         tokenizer = read_tokenizer(path, thinking=thinking, date=date)
-    _check_ids(tokenizer, cfg, path)
+    check_ids(tokenizer, cfg, path)
     cfg = cfg.replace(dtype=dtype, **overrides)
     return cfg, read_params(cfg, checkpoint, jnp.dtype(dtype)), tokenizer
 
 
-def _check_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path):
-    """An id beyond the embedding would be read as its last row, without a word."""
+def check_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path) -> None:
+    """An id beyond the embedding would be read as its last row, without a word.
+
+    Args:
+      tokenizer, cfg: of one model.
+      path: of its files.
+
+    Raises:
+      ValueError: the tokenizer has one.
+    """
     ids = tokenizer.backend.get_vocab(with_added_tokens=True)
     most = max((*ids.values(), *tokenizer.eos_ids, tokenizer.pad_id))
     if most >= cfg.vocab:
