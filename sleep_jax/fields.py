@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 REQUIRED = object()
+MOST_REASON = 200  # characters
 MOST = 2**31 - 1  # of a whole number, where nothing else is said
 
 _repr = reprlib.Repr()
@@ -25,6 +26,12 @@ def shown(value: Any) -> str:
     return _repr.repr(value)
 
 
+def reason(error: BaseException) -> str:
+    """What another library says in an error, in one line and as much as is read at a glance."""
+    words = " ".join(str(error)[:MOST_REASON].split())
+    return words.encode("utf-8", "backslashreplace").decode() or type(error).__name__
+
+
 def parse_json(content: str | bytes, where: str) -> Any:
     """What a text of JSON holds.
 
@@ -34,7 +41,9 @@ def parse_json(content: str | bytes, where: str) -> Any:
     try:
         return json.loads(content if isinstance(content, str) else content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"cannot parse {where}: {error}; put an undamaged copy there") from error
+        raise ValueError(
+            f"cannot parse {where}: {reason(error)}; put an undamaged copy there"
+        ) from error
 
 
 def read_json(path: os.PathLike[str]) -> Any:

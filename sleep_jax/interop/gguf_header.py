@@ -14,6 +14,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from sleep_jax.fields import shown
+
 VERSIONS = (2, 3)
 MOST_DIMENSIONS = 4
 _STRING, _ARRAY = int(gguf.GGUFValueType.STRING), int(gguf.GGUFValueType.ARRAY)
@@ -79,7 +81,7 @@ class Header:
         for _ in range(keys):
             key = cursor.text()
             if key in found:
-                raise ValueError(f"key {key!r} is there twice")
+                raise ValueError(f"key {shown(key)} is there twice")
             found[key] = cursor.at
             cursor.skip_value()
         self.metadata: Mapping[str, Any] = _Metadata(cursor.data, found)
@@ -90,7 +92,7 @@ class Header:
         for _ in range(count):
             name, at = cursor.text(), cursor.at
             if name in listed:
-                raise ValueError(f"tensor {name!r} is there twice")
+                raise ValueError(f"tensor {shown(name)} is there twice")
             dimensions = cursor.scalar("I")
             if dimensions > MOST_DIMENSIONS:
                 raise ValueError(f"a tensor of {dimensions} dimensions at byte {at}")
@@ -98,7 +100,7 @@ class Header:
             listed[name] = shape, cursor.scalar("I"), cursor.scalar("Q")
         alignment = self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise ValueError(f"general.alignment={alignment!r} is no power of two")
+            raise ValueError(f"general.alignment={shown(alignment)} is no power of two")
         begin = -(-cursor.at // alignment) * alignment
         return {name: self._tensor(name, begin, *facts) for name, facts in listed.items()}
 
@@ -106,13 +108,17 @@ class Header:
         try:
             kind = gguf.GGMLQuantizationType(kind)
         except ValueError:
-            raise ValueError(f"tensor {name!r} has the unknown type {kind}") from None
+            raise ValueError(f"tensor {shown(name)} has the unknown type {kind}") from None
+        if 0 in shape:
+            raise ValueError(f"tensor {shown(name)} has shape {list(shape)}")
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         if shape and shape[-1] % block:
-            raise ValueError(f"tensor {name!r} has rows of {shape[-1]}, no multiple of {block}")
+            raise ValueError(
+                f"tensor {shown(name)} has rows of {shape[-1]}, no multiple of {block}"
+            )
         start, size = begin + offset, math.prod(shape) * block_bytes // block
         if start + size > len(self.data):
-            raise ValueError(f"tensor {name!r} ends at byte {start + size}")
+            raise ValueError(f"tensor {shown(name)} ends at byte {start + size}")
         return Tensor(kind, shape, start, size)
 
     def read(self, tensor: Tensor) -> np.ndarray:

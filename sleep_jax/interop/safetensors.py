@@ -1,11 +1,12 @@
 """Tensors from a Hugging Face safetensors checkpoint, single or sharded."""
 
 import pathlib
+import re
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from sleep_jax.fields import read_object
+from sleep_jax.fields import read_object, reason
 
 _DTYPES = ("F32", "F16", "BF16", "F64")
 _INDEX = "model.safetensors.index.json"
@@ -91,8 +92,8 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
     read = read_object(index).section("weight_map")
     shards = {name: read.text(name) for name in read}
     for name, shard in shards.items():
-        if pathlib.PurePath(shard).name != shard or "\0" in shard:
-            read.refuse(name, "the name of a file beside the index")
+        if not re.fullmatch(r"[\w.-]{1,240}\.safetensors", shard):
+            read.refuse(name, "the name of a .safetensors file beside the index")
     if not shards:
         raise ValueError(f"{index}: weight_map names no tensor; download it again")
     return shards
@@ -101,8 +102,8 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
 def _open(path: pathlib.Path):
     try:
         return safe_open(path, framework="numpy")
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is truncated or damaged ({error}); "
+            f"{path} ({path.stat().st_size} bytes) is truncated or damaged ({reason(error)}); "
             "download it again"
         ) from error

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import tokenizers
 
-from sleep_jax.fields import Fields, read_object
+from sleep_jax.fields import Fields, read_object, reason
 from sleep_jax.interop.chat_template import DATE, END_OF_THOUGHT, THINK, ChatTemplate, Piece
 
 # Tokens that end a turn or a text, in the families this library reads.
@@ -262,8 +262,9 @@ def read_tokenizer(folder: pathlib.Path, *, thinking: bool = False, date: str = 
         )
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"cannot parse {path}: {_cut(error)}; download it again") from error
+    except BaseException as error:
+        _pass_on(error)
+        raise ValueError(f"cannot parse {path}: {reason(error)}; download it again") from error
 
     config = _read_optional(folder / "tokenizer_config.json")
     eos_ids, pad_id = [], None
@@ -312,15 +313,18 @@ def checked(path: pathlib.Path, backend: tokenizers.Tokenizer, **parts) -> Token
     except ValueError as error:
         where = "" if str(path.parent) in str(error) else f"{path}: "
         raise ValueError(f"{where}{error}") from error
-    except Exception as error:  # the library raises bare Exception
+    except BaseException as error:
+        _pass_on(error)
         raise ValueError(
-            f"{path}: its tokenizer fails on plain text ({_cut(error)}); download it again"
+            f"{path}: its tokenizer fails on plain text ({reason(error)}); download it again"
         ) from error
 
 
-def _cut(error: Exception) -> str:
-    """The first line of an error, as much of it as is read at a glance."""
-    return (str(error).splitlines() or [""])[0][:200]
+def _pass_on(error: BaseException) -> None:
+    """Raises what is no failure of the library, which has bare exceptions and panics of Rust; these
+    have a class that cannot be imported."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
 
 
 def _ids_of(read: Fields, name: str) -> list[int]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from sleep_jax.fields import read_object, shown
+from sleep_jax.fields import read_object, reason, shown
 
 LENGTHS = (32, 64, 128, 256)  # word pieces a batch is padded to
 BATCHES = (1, 8, 32)  # rows a batch is padded to
@@ -161,7 +161,9 @@ def _weights(file: Path) -> dict[str, np.ndarray]:
     try:
         tensors = load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or damaged ({error}); download it again") from error
+        raise ValueError(
+            f"{file} is truncated or damaged ({reason(error)}); download it again"
+        ) from error
     kept = {name: x for name, x in tensors.items() if name.endswith((".weight", ".bias"))}
     if bad := [name for name, x in kept.items() if not np.isfinite(x).all()]:
         raise ValueError(f"tensor {bad[0]!r} in {file} holds NaN or infinity; download it again")

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 Change = Callable[[random.Random, bytes], bytes]
 
 
+LARGEST = 2**18  # bytes of an input: beside its allowance, what is measured is the size declared
+
+
 @dataclasses.dataclass(frozen=True)
 class Format:
     """One row of the fuzzing report.
@@ -40,4 +43,4 @@ class Format:
         if number < len(self.bases):
             return self.bases[number]
         rng = random.Random(f"{self.name} {seed} {number}")
-        return self.change(rng, rng.choice(self.bases))
+        return self.change(rng, rng.choice(self.bases))[:LARGEST]

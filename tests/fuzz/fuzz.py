@@ -9,6 +9,7 @@ kept in --keep.
 import argparse
 import collections
 import faulthandler
+import os
 import pathlib
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import text_files
 from formats import Format
 from oracle import Fault, judge
 
+SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None  # in memory where there is such a place
 FORMATS = {x.name: x for x in (*model_files.FORMATS, *text_files.FORMATS, *run_files.FORMATS)}
 
 
@@ -66,7 +68,7 @@ def main() -> int:
     status = 0
     for name in arguments.names or FORMATS:
         began = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        with tempfile.TemporaryDirectory(prefix="fuzz-", dir=SCRATCH) as folder:
             faults = tried(FORMATS[name], pathlib.Path(folder), arguments.inputs, arguments.seed)
         seconds = time.perf_counter() - began
         print(

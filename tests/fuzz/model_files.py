@@ -31,6 +31,7 @@ CHATML = (
     "+ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+SHORT = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"  # compiled at once
 LLAMA = """{{- bos_token }}
 {%- if not date_string is defined %}{%- set date_string = strftime_now("%d %b %Y") %}{%- endif %}
 {%- if messages[0]['role'] == 'system' %}
@@ -54,6 +55,9 @@ QWEN = """{%- set ns = namespace(last=messages|length - 1) %}
 {%- for message in messages %}
     {%- set content = message.content if message.content is string else '' %}
     {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+    {%- if message.role == "assistant" and loop.last %}
+        {%- set content = '<think>\\n\\n</think>\\n\\n' + content %}
+    {%- endif %}
     {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}
@@ -170,7 +174,7 @@ def _check_shape(cfg: DecoderConfig) -> None:
 def _read_tokenizer(folder: pathlib.Path) -> None:
     tokenizer = read_tokenizer(folder)
     tokenizer.decode(tokenizer.encode(TEXT))
-    if tokenizer.template is not None:
+    if tokenizer._template is not None:
         tokenizer.chat([{"role": "user", "content": TEXT}])
     check_ids(tokenizer, CFG, folder)
 
@@ -242,7 +246,7 @@ def _gguf_parts() -> tuple[list, list]:
         ["tokenizer.ggml.bos_token_id", g.U32, 1],
         ["tokenizer.ggml.eos_token_id", g.U32, 2],
         ["tokenizer.ggml.padding_token_id", g.U32, 0],
-        ["tokenizer.chat_template", g.STRING, CHATML],
+        ["tokenizer.chat_template", g.STRING, SHORT],
     ]
     tensors = [[n, list(x.shape[::-1]), 0, x.tobytes()] for n, x in _tensors(cfg, "gguf").items()]
     tensors.append(["rope_freqs.weight", [cfg.head_dim // 2], 0, np.ones(2, np.float32).tobytes()])
@@ -279,14 +283,15 @@ def _read_gguf(folder: pathlib.Path) -> None:
 
 
 TOKENIZER_CONFIG = {
-    "bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>", "lstrip": False, "special": True},
-    "pad_token": "<|im_end|>", "unk_token": None, "model_max_length": 8192, "chat_template": CHATML,
-    "added_tokens_decoder": {"0": {"content": "<|endoftext|>", "special": True}}, "tokenizer_class": "GPT2Tokenizer",
+    "bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>", "special": True},
+    "pad_token": "<|im_end|>", "unk_token": None, "model_max_length": 8192,
+    "added_tokens_decoder": {"0": {"content": "<|endoftext|>", "special": True}},
 }  # fmt: skip
+ONE = TOKENIZER_CONFIG | {"chat_template": SHORT}
 NAMED = TOKENIZER_CONFIG | {
     "chat_template": [
         {"name": "tool_use", "template": "x"},
-        {"name": "default", "template": CHATML},
+        {"name": "default", "template": SHORT},
     ]
 }
 GENERATION = {
@@ -322,7 +327,7 @@ FORMATS = (
     Format(
         "tokenizer_config.json",
         "tokenizer_config.json",
-        [_json(TOKENIZER_CONFIG), _json(NAMED)],
+        [_json(ONE), _json(NAMED)],
         change_json,
         _read_tokenizer,
         _FOLDER,

@@ -3,6 +3,7 @@
 Every function takes a `random.Random` and changes one thing, so that a seed says what was tried.
 """
 
+import copy
 import json
 import random
 import re
@@ -57,6 +58,11 @@ def move(rng: random.Random, data: bytes) -> bytes:
     return data[:start] + rng.choice(PIECES) * rng.choice((1, 1, 2, 3000)) + data[start:]
 
 
+def anything(rng: random.Random) -> Any:
+    """One of `VALUES`, to be changed at will."""
+    return copy.deepcopy(rng.choice(VALUES))
+
+
 def spoil(rng: random.Random, data: bytes) -> bytes:
     """One to three of `flip` and `move`."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
@@ -81,19 +87,19 @@ def change(rng: random.Random, tree: Any) -> Any:
     """Changes one place of a tree, which is spoilt, and returns what it is now."""
     listed = places(tree) if isinstance(tree, dict | list) else []
     if not listed or rng.random() < 0.02:
-        return rng.choice(VALUES)
+        return anything(rng)
     # Each depth is as likely as another, or the long lists would have nearly all.
     node, key = rng.choice(listed if rng.random() < 0.5 else listed[: len(tree) or 1])
     value, how = node[key], rng.randrange(8)
     if how < 4:
-        node[key] = rng.choice(VALUES)
+        node[key] = anything(rng)
     elif how == 4:
         del node[key]
     elif how == 5 and isinstance(node, dict):
         node[f"{key}{rng.choice(('', '_', 's', 'X'))}"[rng.choice((0, 1)) :]] = node.pop(key)
     elif how == 6:
         other, at = rng.choice(listed)
-        node[key] = other[at] if not isinstance(other[at], dict | list) else rng.choice(VALUES)
+        node[key] = other[at] if not isinstance(other[at], dict | list) else anything(rng)
     else:
         node[key] = _near(rng, value)
     return tree
@@ -111,7 +117,7 @@ def _near(rng: random.Random, value: Any) -> Any:
         return rng.choice((value[:1], value * 2, value[::-1], [value], dict.fromkeys("ab", value)))
     if isinstance(value, dict):
         return rng.choice((list(value), list(value.values()), [value], str(value)[:200]))
-    return rng.choice(VALUES)
+    return anything(rng)
 
 
 def dumps(rng: random.Random, tree: Any) -> bytes:

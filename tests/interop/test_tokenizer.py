@@ -172,7 +172,11 @@ def test_folder_errors(bpe, tmp_path):
             r"chat_template\[0\]=3; give an object",
         ),
         ("tokenizer_config.json", '{"chat_template": "{% for %}"}', "Expected an expression"),
-        ("tokenizer_config.json", '{"chat_template": "{{ 1 / 0 }}"}', "cannot write a chat of user: ZeroDiv"),
+        (
+            "tokenizer_config.json",
+            '{"chat_template": "{{ 1 / 0 }}"}',
+            "cannot write a chat of user: ZeroDiv",
+        ),
         (
             "generation_config.json",
             '{"eos_token_id": "2"}',
