@@ -14,8 +14,9 @@ from typing import Any
 
 from etils import epath
 
+from sleep_jax.fields import shown
 from sleep_jax.phases.evaluate import STAGES
-from sleep_jax.runtime.metrics import read_metrics
+from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
 from sleep_jax.runtime.publish import save_figure
 from sleep_jax.runtime.sweep_runs import Run
 
@@ -70,7 +71,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
         variants.setdefault(run.element.variant, {})[run.element.seed] = at_the_end(run.workdir)
     missing = tuple(run.element.name for run in runs if not run.is_finished)
     refused = {
-        run.element.name: sum(not line["accepted"] for line in nights(run.workdir))
+        run.element.name: sum(not line.get("accepted", True) for line in nights(run.workdir))
         for run in finished
     }
     rolled_back = {name: count for name, count in refused.items() if count}
@@ -95,8 +96,10 @@ def scores(workdir: str | os.PathLike[str], night: int = -1) -> dict[str, Figure
 def at_the_start(workdir: str | os.PathLike[str]) -> Figures:
     """Figures of a run before its first night; questions are those of its first day."""
     first, asleep = scores(workdir, night=0)[STAGES[0]], nights(workdir)
-    figures = {name: float(first[name]) for name in COLUMNS if name in first}
-    return figures | ({"divergence": float(asleep[0]["held_out_kl_before"])} if asleep else {})
+    figures = {name: _figure(workdir, first, name) for name in COLUMNS if name in first}
+    if asleep:
+        figures["divergence"] = _figure(workdir, asleep[0], "held_out_kl_before")
+    return figures
 
 
 def at_the_end(workdir: str | os.PathLike[str]) -> Figures:
@@ -107,17 +110,33 @@ def at_the_end(workdir: str | os.PathLike[str]) -> Figures:
     """
     last = scores(workdir)
     awake = last[[stage for stage in STAGES[:-1] if stage in last][-1]]
-    figures = {name: float(awake[name]) for name in ("anchor_perplexity", "chat_perplexity")}
-    *_, asked = (line for line in _evaluations(workdir) if line["step"] == len(STAGES))
+    figures = {
+        name: _figure(workdir, awake, name) for name in ("anchor_perplexity", "chat_perplexity")
+    }
+    lines = [line for line in _evaluations(workdir) if line["step"] == len(STAGES)]
+    if not lines:
+        raise ValueError(f"{workdir} has no scores of its days; finish the run first")
     for name in ("questions", "paraphrases"):
-        days = [share for key, share in asked.items() if re.fullmatch(rf"day_\d+_{name}", key)]
+        named = [key for key in lines[-1] if re.fullmatch(rf"day_\d+_{name}", key)]
+        days = [_figure(workdir, lines[-1], key) for key in named]
         if days:
             figures[name] = statistics.mean(days)
         if name == "questions" and len(days) > 1:
             figures["earlier"] = statistics.mean(days[:-1])
     if asleep := nights(workdir):
-        figures["divergence"] = statistics.mean(float(x["held_out_kl_after"]) for x in asleep)
+        after = (_figure(workdir, line, "held_out_kl_after") for line in asleep)
+        figures["divergence"] = statistics.mean(after)
     return figures
+
+
+def _figure(workdir: str | os.PathLike[str], line: Mapping[str, Any], name: str) -> float:
+    """A figure that a line must have."""
+    if (value := figure_of(line, name)) is None:
+        raise ValueError(
+            f"{metrics_path(workdir)}: {line['phase']}, step {line['step']} has "
+            f"{name}={shown(line.get(name))}, which is no figure; run this phase again"
+        )
+    return value
 
 
 def _evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:

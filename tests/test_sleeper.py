@@ -190,9 +190,9 @@ def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
 
 def test_a_thought_has_room_in_every_reply_that_could_have_one(tokenizer):
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
-    brief = read(config)
+    brief = settings.read(config)
     config.model.thinking, config.model.thought_tokens = True, 100
-    long = read(config)
+    long = settings.read(config)
     assert long.study.max_answer_tokens == brief.study.max_answer_tokens + 100
     assert long.study.max_question_tokens == brief.study.max_question_tokens
     writing = brief.dreaming.writing

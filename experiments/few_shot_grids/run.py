@@ -42,6 +42,7 @@ from sleep_jax.dreaming.write import Dream
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.grid_answers import items_of
 from sleep_jax.evals.items import RewardItems
+from sleep_jax.fields import read_json
 from sleep_jax.models.config import DecoderConfig, LoraConfig
 from sleep_jax.runtime.publish import publish
 from sleep_jax.runtime.workdir import claim
@@ -180,7 +181,7 @@ def once(path: pathlib.Path, stage: Callable[[], dict]) -> dict:
         draft = path.with_suffix(".new")
         draft.write_text(json.dumps(found))
         draft.replace(path)
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def try_all(learner: Learner, dreams: Tried, of: Sequence[int], items: RewardItems) -> np.ndarray:

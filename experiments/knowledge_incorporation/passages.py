@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from sleep_jax.data.documents import Document, Question
 from sleep_jax.evals.items import Item, RewardItems
+from sleep_jax.fields import Fields, read_json
 
 ASKED = "cpt200_base_val.json"  # SEAL's 200 passages with 974 questions
 REWARDED = "iter0_train.json"  # those of its first round of reinforcement
@@ -29,23 +30,25 @@ def read_passages(file: pathlib.Path, count: int, fits: Callable[[str], bool]) -
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: fewer of them fit.
+      ValueError: fewer of them fit, or a field is missing or no text.
     """
     if not file.exists():
         raise FileNotFoundError(
             f"{file}: not there; give --data the folder knowledge-incorporation/data of SEAL's "
             "repository, or wherever its files lie"
         )
-    items = json.loads(file.read_text(encoding="utf-8"))
-    chosen = [(i, item) for i, item in enumerate(items) if fits(item["context"])][:count]
+    items = Fields({"passages": read_json(file)}, str(file)).objects("passages")
+    chosen = [(i, item) for i, item in enumerate(items) if fits(item.text("context"))][:count]
     if len(chosen) < count:
         raise ValueError(f"{file}: {len(chosen)} of its passages fit, {count} are asked for")
     return [
         Document(
             id=f"{file.stem}-{i}",
-            title=item["title"],
-            text=item["context"].strip(),
-            questions=tuple(Question(q["question"], q["answer"]) for q in item["questions"]),
+            title=item.text("title"),
+            text=item.text("context").strip(),
+            questions=tuple(
+                Question(q.text("question"), q.text("answer")) for q in item.objects("questions")
+            ),
         )
         for i, item in chosen
     ]

@@ -20,6 +20,7 @@ from facts import Fact, invent
 from figures import README, report
 from night import NightConfig
 
+from sleep_jax.fields import read_json
 from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.runtime.workdir import claim
 
@@ -90,7 +91,7 @@ def main() -> None:
                         lambda bar=bar, **figures: bar.advance(**figures),
                     )
                 path.write_text(json.dumps(life))
-            lives.append(json.loads(path.read_text()))
+            lives.append(read_json(path))
     print(f"all lives: {time.perf_counter() - began:.0f} s in this call")
     print(report(workdir, lives))
     if arguments.publish:

@@ -9,13 +9,14 @@ with the outputs of the tests beside their inputs or in a file of their own, {id
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from sleep_jax.fields import as_text, read_json, read_object, shown
 
 Grid = tuple[tuple[int, ...], ...]
 COLOURS = 10
@@ -106,16 +107,17 @@ def as_grid(cells: Any, where: str) -> Grid:
       ValueError: they are none; `where` names them.
     """
     if not isinstance(cells, list) or not cells or not all(isinstance(row, list) for row in cells):
-        raise ValueError(f"{where} is {str(cells)[:40]}; a grid is a list of rows, each a list")
+        raise ValueError(f"{where} is {shown(cells)}; a grid is a list of rows, each a list")
     height, width = len(cells), len(cells[0])
     if {*map(len, cells)} != {width} or not 1 <= width <= MAX_SIDE or height > MAX_SIDE:
+        lengths = shown(sorted({*map(len, cells)}))
         raise ValueError(
-            f"{where} has {height} rows of {sorted({*map(len, cells)})} cells; they must be of one "
-            f"length, and neither more than {MAX_SIDE}"
+            f"{where} has {height} rows of {lengths} cells; they must be of one length, and "
+            f"neither more than {MAX_SIDE}"
         )
     for cell in (cell for row in cells for cell in row):
         if type(cell) is not int or not 0 <= cell < COLOURS:
-            raise ValueError(f"{where} holds {cell!r}; a colour is a whole number from 0 to 9")
+            raise ValueError(f"{where} holds {shown(cell)}; a colour is a whole number from 0 to 9")
     return tuple(map(tuple, cells))
 
 
@@ -131,13 +133,18 @@ def as_task(name: str, held: Any, solutions: Sequence[Any] | None = None) -> Gri
       ValueError: it is no task; says where.
     """
     if not isinstance(held, Mapping) or not {"train", "test"} <= held.keys():
-        raise ValueError(f"task {name!r} is no object with train and test: {str(held)[:40]}")
+        raise ValueError(f"task {name!r} is no object with train and test: {shown(held)}")
     tests = held["test"]
     if solutions is not None:
+        for part, listed in (("tests", tests), ("solutions", solutions)):
+            if not isinstance(listed, list):
+                raise ValueError(f"task {name!r} has {part} {shown(listed)}; give a list")
         if len(solutions) != len(tests):
             raise ValueError(
                 f"task {name!r} has {len(tests)} tests, {len(solutions)} solutions; give one each"
             )
+        if not all(isinstance(test, Mapping) for test in tests):
+            raise ValueError(f"task {name!r} has tests {shown(tests)}; each is an object")
         tests = [{**test, "output": grid} for test, grid in zip(tests, solutions)]
     parts = {}
     for part, pairs in (("train", held["train"]), ("test", tests)):
@@ -174,22 +181,21 @@ def read_tasks(
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        held = {file.stem: _read_json(file) for file in sorted(path.glob("*.json"))}
+        held = {file.stem: read_json(file) for file in sorted(path.glob("*.json"))}
     else:
-        held = _read_json(path)
+        held = read_json(path)
     if not isinstance(held, dict) or not held:
         raise ValueError(f"{path} holds no tasks; it must be {{id: task}}, or a folder of ID.json")
-    outputs = None if solutions is None else _read_json(pathlib.Path(solutions))
+    outputs = None if solutions is None else read_object(pathlib.Path(solutions))
     if outputs is not None and (missing := held.keys() - outputs.keys()):
         raise ValueError(f"{solutions} has no solution of task {min(missing)!r}")
-    return [as_task(name, task, outputs and outputs[name]) for name, task in held.items()]
-
-
-def _read_json(file: pathlib.Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid JSON ({error})") from error
+        return [
+            as_task(as_text(name, "the id of a task"), task, outputs and outputs[name])
+            for name, task in held.items()
+        ]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def seal_tasks(split: str, folder: str | os.PathLike[str] | None = None) -> list[GridTask]:

@@ -15,6 +15,7 @@ import tomllib
 from typing import Any
 
 from sleep_jax.data.documents import SAMPLES, Document
+from sleep_jax.fields import shown
 from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.settings import Settings, setting
 
@@ -47,9 +48,11 @@ class Template:
         where = f"dream template {self.name!r}"
         for name, value, choices in (("form", self.form, FORMS), ("writes", self.writes, WRITES)):
             if value not in choices:
-                raise ValueError(f"{where}: {name}={value!r}; choose from {', '.join(choices)}")
+                raise ValueError(
+                    f"{where}: {name}={shown(value)}; choose from {', '.join(choices)}"
+                )
         if not isinstance(self.prompt, str) or not self.prompt.strip():
-            raise ValueError(f"{where}: prompt={self.prompt!r}; it has to ask for something")
+            raise ValueError(f"{where}: prompt={shown(self.prompt)}; it has to ask for something")
         holds = "{text}" in self.prompt
         if self.is_beside and _PLACE.search(self.prompt):
             raise ValueError(
@@ -94,9 +97,12 @@ def read_templates(path: str | os.PathLike[str] = SAMPLES) -> dict[str, Template
         raise FileNotFoundError(
             f"dreaming.templates={str(path)!r}: no such file; give a .toml file, or {SAMPLES!r}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"dreaming.templates={str(path)!r}: not valid TOML ({error})") from error
-    return {name: _template(name, table) for name, table in tables.items()}
+    try:
+        return {name: _template(name, table) for name, table in tables.items()}
+    except ValueError as error:
+        raise ValueError(f"dreaming.templates={str(path)!r}: {error}") from error
 
 
 def _template(name: str, table) -> Template:

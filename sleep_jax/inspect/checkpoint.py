@@ -9,7 +9,6 @@ hold the accelerator meanwhile.
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from sleep_jax.fields import Fields, read_json, read_object
+from sleep_jax.inspect import record
 from sleep_jax.runtime.checkpoints import damage
 
 BANK = "experts"  # below it, axis 1 of every leaf counts slots
@@ -122,23 +123,25 @@ class Checkpoint:
 
     @functools.cached_property
     def _facts(self) -> dict[str, Any]:
+        path = self.folder / "record" / "metadata"
         with _in_words(self.folder):
-            return json.loads((self.folder / "record" / "metadata").read_text(encoding="utf-8"))
+            return record.checked(read_json(path), str(path))
 
     @functools.cached_property
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> Fields:
         """What Orbax notes of the state's tree and layout."""
         with _in_words(self.folder):
-            return json.loads((self.folder / "state" / "_METADATA").read_text(encoding="utf-8"))
+            return read_object(self.folder / "state" / "_METADATA")
 
     @functools.cached_property
     def _names(self) -> list[str]:
-        leaves = self._state["tree_metadata"].values()
-        return [
-            ".".join(str(key["key"]) for key in leaf["key_metadata"])
-            for leaf in leaves
-            if not leaf["value_metadata"]["skip_deserialize"]  # None where arrays might be
-        ]
+        with _in_words(self.folder):
+            leaves = self._state.section("tree_metadata")
+            return [
+                ".".join(str(key.get("key")) for key in leaf.objects("key_metadata"))
+                for leaf in map(leaves.section, leaves)
+                if not leaf.section("value_metadata").flag("skip_deserialize")  # None, no array
+            ]
 
     def _named(self, under: str) -> list[str]:
         """The names at or below one; KeyError where there is none."""

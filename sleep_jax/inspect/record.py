@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sleep_jax.evals.metrics import contains_answer
+from sleep_jax.fields import Fields, as_object
 from sleep_jax.runtime.progress import figure
 
 HOURS = {
@@ -15,6 +16,63 @@ HOURS = {
     "evaluate": "morning",
 }
 COSTS = ("tokens", "seconds", "programs", "memory")  # of a phase
+
+
+def checked(facts: Any, where: str) -> dict[str, Any]:
+    """What a checkpoint has on record, {phase, record}, held to what is read of it here.
+
+    Args:
+      facts: as parsed.
+      where: names its file.
+
+    Raises:
+      ValueError: a field is missing or of another type.
+    """
+    read = as_object(facts, where)
+    read.text("phase")
+    whole = read.section("record")
+    whole.section("config")
+    base = whole.section("base", None)
+    for model in map(base.section, base):
+        model.text("name"), model.text("weights")
+    night = whole.section("night", None)
+    phases = night.section("phases", None)
+    for phase in map(phases.section, phases):
+        _check_figures(phase)
+        for cost in COSTS:
+            phase.number(cost, 0, 1e18, None)
+    for day in night.objects("days", []):
+        _check_day(day)
+    return dict(read)
+
+
+def _check_day(day: Fields) -> None:
+    """The parts of a day that `samples`, `scores` and `recall` read."""
+    stages = day.section("scores", None)
+    for row in (*map(stages.section, stages), *day.objects("recall", [])):
+        _check_figures(row)
+        row.number("questions", 0, 1, None)
+    if "asked" not in day:
+        return
+    asked, replies = day.objects("asked"), day.section("replies")
+    for question in asked:
+        question.text("document"), question.text("question")
+        if not question.texts("answers"):
+            question.refuse("answers", "at least one accepted answer")
+    if not any("context" not in stage for stage in replies):
+        day.refuse("replies", "those of a stage without context")
+    for stage in replies:
+        if len(replies.texts(stage)) != len(asked):
+            replies.refuse(stage, f"a reply to each of {len(asked)} questions")
+
+
+def _check_figures(read: Fields) -> None:
+    """Facts that a table shows: each is a number, a text, true, false or null."""
+    for name, value in read.items():
+        if isinstance(value, str):
+            read.text(name)
+        elif not isinstance(value, int | float | None):
+            read.refuse(name, "a number, a text, true, false or null")
 
 
 def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -36,9 +94,8 @@ def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _pace(facts: Mapping[str, Any]) -> float | None:
     """Tokens a second of a phase; None where it read and wrote none."""
-    return (
-        facts["tokens"] / facts["seconds"] if facts.get("tokens") and "seconds" in facts else None
-    )
+    is_timed = facts.get("tokens") and facts.get("seconds")
+    return facts["tokens"] / facts["seconds"] if is_timed else None
 
 
 def detail(facts: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from etils import epath
 
 from sleep_jax.inspect import memory, record
 from sleep_jax.inspect.checkpoint import Checkpoint
-from sleep_jax.runtime.metrics import metrics_path, read_metrics
+from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
 from sleep_jax.runtime.workdir import config_difference
 
 CURVES = ("kl", "held_out_kl", "reward")
@@ -141,10 +141,11 @@ class Run:
         """{phase: {name: [(step, value), ...]}} of the metrics whose names begin so."""
         found: dict[str, dict[str, list[tuple[int, float]]]] = {}
         for line in self.metrics:
-            for name, value in line.items():
-                if name.startswith(tuple(prefixes)):
+            for name in line:
+                value = figure_of(line, name) if name.startswith(tuple(prefixes)) else None
+                if value is not None:
                     of_phase = found.setdefault(line["phase"], {})
-                    of_phase.setdefault(name, []).append((line["step"], float(value)))
+                    of_phase.setdefault(name, []).append((line["step"], value))
         return found
 
     def samples(self) -> list[dict[str, Any]]:

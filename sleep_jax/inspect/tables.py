@@ -46,7 +46,7 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
                 row["hour"],
                 row["phase"],
                 row["tokens"],
-                clock(row["seconds"]),
+                "" if row["seconds"] is None else clock(row["seconds"]),
                 row["tokens_per_second"],
                 row["programs"],
                 row["memory"],

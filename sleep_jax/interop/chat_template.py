@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 import jinja2
 import jinja2.ext
-import jinja2.sandbox
+
+from sleep_jax.fields import reason
+from sleep_jax.interop.sandbox import Sandbox, guarded
 
 DATE = "2024-07-26"  # Llama 3's own, where its template is told none
 THINK, END_OF_THOUGHT = "<think>", "</think>"
@@ -83,9 +85,11 @@ class ChatTemplate:
         }
         try:
             self._compiled = _environment(today).from_string(source)
-        except jinja2.TemplateSyntaxError as error:
+        except Exception as error:  # of Jinja, or of Python, which compiles what Jinja writes
+            line = getattr(error, "lineno", None)
             raise ValueError(
-                f"{name} is no valid template: {error.message} (line {error.lineno})"
+                f"{name} is no valid template: {reason(error)}"
+                + (f" (line {line})" if line else "")
             ) from error
         self.around = functools.lru_cache(maxsize=256)(self._around)
         self._check()
@@ -105,14 +109,18 @@ class ChatTemplate:
           ValueError: the template refuses these messages.
         """
         try:
-            return self._compiled.render(
-                messages=list(messages),
-                add_generation_prompt=add_generation_prompt,
-                **(self._variables | options),
+            return self._compiled.environment.write(
+                self._compiled,
+                {
+                    "messages": list(messages),
+                    "add_generation_prompt": add_generation_prompt,
+                    **self._variables,
+                    **options,
+                },
             )
         except Exception as error:  # a template is someone else's program: anything may happen
             roles = ", ".join(str(m.get("role")) for m in messages)
-            why = " ".join(f"{type(error).__name__}: {error}".split())
+            why = f"{type(error).__name__}: {reason(error)}"
             raise ValueError(f"{self.name} cannot write a chat of {roles}: {why}") from error
 
     def pieces(self, messages: Sequence[Mapping], **options) -> list[Piece]:
@@ -240,11 +248,10 @@ def _environment(today: datetime.datetime) -> jinja2.Environment:
             sort_keys=sort_keys,
         )
 
-    # Templates come with the weights: they are someone else's code, so they run in a sandbox.
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    environment.filters["tojson"] = tojson
+    environment.filters["tojson"] = guarded(tojson)
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = today.strftime
     return environment

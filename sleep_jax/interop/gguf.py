@@ -2,21 +2,31 @@
 
 import pathlib
 
-import gguf
 import numpy as np
 
+from sleep_jax.fields import MOST, Fields, one_of
+from sleep_jax.interop.gguf_header import Header
+from sleep_jax.interop.huggingface import (
+    MOST_HEADS,
+    MOST_LAYERS,
+    MOST_VOCAB,
+    MOST_WIDTH,
+    ROTARY_BASE,
+    SCALING,
+    SMALLEST_EPS,
+)
 from sleep_jax.models.attention import rope_frequencies
 from sleep_jax.models.config import DecoderConfig, RopeScaling
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
-_REQUIRED = object()
 
 
 class GGUFFile:
-    """A GGUF file as a `Checkpoint` and as a table of metadata.
+    """A GGUF file as a `Checkpoint` and as the fields of its metadata.
 
     Attributes:
       path: the file.
+      fields: its metadata.
       architecture: llama.cpp's name of it, one of `ARCHITECTURES`.
     """
 
@@ -27,65 +37,73 @@ class GGUFFile:
 
         Raises:
           FileNotFoundError: no such file.
-          ValueError: the file is truncated or not GGUF, or of an unsupported architecture.
+          ValueError: the file is truncated or not GGUF, of an unsupported architecture, or one of
+            several parts.
         """
         self.path = path
         try:
-            reader = gguf.GGUFReader(path)
-        except (ValueError, IndexError, KeyError, OverflowError) as error:
+            self._header = Header(path)
+        except ValueError as error:
             raise ValueError(
                 f"{path} ({path.stat().st_size} bytes) is truncated or not a GGUF file ({error}); "
                 "download it again"
             ) from error
-        self._fields = reader.fields
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self.architecture = self.metadata("general.architecture")
+        self.fields = Fields(self._header.metadata, str(path))
+        self.architecture = self.fields.text("general.architecture")
         if self.architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"{path} has architecture {self.architecture!r}; "
-                f"supported: {', '.join(ARCHITECTURES)}"
-            )
-
-    def metadata(self, key: str, default=_REQUIRED):
-        """A metadata value as Python's own types; `{arch}` in the key is the architecture.
-
-        Raises:
-          ValueError: there is no such key and no default.
-        """
-        key = key.replace("{arch}", getattr(self, "architecture", ""))
-        if key in self._fields:
-            return self._fields[key].contents()
-        if default is _REQUIRED:
-            raise ValueError(f"{self.path} has no metadata {key!r}; convert the model again")
-        return default
+            self.fields.refuse("general.architecture", f"a model of {one_of(ARCHITECTURES)}")
+        if self.fields.whole("split.count", default=1) > 1:
+            self.fields.refuse("split.count", "the whole file, as `llama-gguf-split --merge` makes")
 
     def names(self) -> set[str]:
         """The tensors in the file."""
-        return set(self._tensors)
+        return set(self._header.tensors)
 
     def file(self, name: str) -> str:
         """The file of a tensor: there is but one."""
         return str(self.path)
 
-    def read(self, name: str) -> np.ndarray:
-        """A tensor, dequantized to float32, with query and key rows in the order of Hugging Face.
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, which is not read.
 
         Raises:
           ValueError: no such tensor.
         """
-        if name not in self._tensors:
+        if name not in self._header.tensors:
             raise ValueError(f"{self.path} has no tensor {name!r}, which its metadata ask for")
-        tensor = self._tensors[name]
-        array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        return self._header.tensors[name].shape
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor, dequantized to float32, with query and key rows in the order of Hugging Face.
+
+        Raises:
+          ValueError: no such tensor, or it is stored in a way that is not read.
+        """
+        self.shape(name)
+        tensor = self._header.tensors[name]
+        try:
+            array = self._header.read(tensor)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"tensor {name!r} in {self.path} is stored as {tensor.kind.name}, which is not "
+                "read; convert the model to F16, BF16 or Q8_0"
+            ) from error
         if self.architecture == "llama" and ".attn_q." in name:
-            return unpermute(array, self.metadata("{arch}.attention.head_count"))
+            return unpermute(array, heads(self)[0])
         if self.architecture == "llama" and ".attn_k." in name:
-            return unpermute(array, self._kv_heads())
+            return unpermute(array, heads(self)[1])
         return array
 
-    def _kv_heads(self) -> int:
-        heads = self.metadata("{arch}.attention.head_count")
-        return self.metadata("{arch}.attention.head_count_kv", heads)
+
+def heads(file: GGUFFile) -> tuple[int, int]:
+    """How many query heads and key-value heads each layer has.
+
+    Raises:
+      ValueError: not every layer has as many.
+    """
+    name = f"{file.architecture}.attention.head_count"
+    query = file.fields.whole(name, 1, MOST_HEADS)
+    return query, file.fields.whole(f"{name}_kv", 1, MOST_HEADS, query)
 
 
 def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -110,47 +128,79 @@ def decoder_config(file: GGUFFile) -> DecoderConfig:
     """The decoder's shape from the metadata.
 
     Raises:
-      ValueError: a needed key is missing; the model is a mixture of experts, has sliding windows,
-        or has a rope scaling that is not supported.
+      ValueError: a needed key is missing, of another type or out of its range; the model is a
+        mixture of experts, has sliding windows, or has a rope scaling that is not supported.
     """
-    if file.metadata("{arch}.expert_count", 0):
-        raise ValueError(f"{file.path} is a mixture of experts; only dense models are supported")
-    if file.metadata("{arch}.attention.sliding_window", 0):
-        raise ValueError(
-            f"{file.path} has sliding-window attention; only full attention is supported"
-        )
-    scaling = file.metadata("{arch}.rope.scaling.type", "none")
-    if scaling != "none":
-        raise ValueError(f"{file.path} has rope scaling {scaling!r}; supported: none, llama3")
-
-    width = file.metadata("{arch}.embedding_length")
-    heads = file.metadata("{arch}.attention.head_count")
-    head_dim = file.metadata("{arch}.attention.key_length", width // heads)
-    eps = file.metadata("{arch}.attention.layer_norm_rms_epsilon")
-    cfg = DecoderConfig(
-        vocab=file.metadata("{arch}.vocab_size", None)
-        or len(file.metadata("tokenizer.ggml.tokens")),
-        width=width,
-        hidden=file.metadata("{arch}.feed_forward_length"),
-        layers=file.metadata("{arch}.block_count"),
-        heads=heads,
-        kv_heads=file.metadata("{arch}.attention.head_count_kv", heads),
-        head_dim=head_dim,
-        rope_theta=file.metadata("{arch}.rope.freq_base", 10000.0),
-        norm_eps=float(str(np.float32(eps))),  # 1e-05 as written, not as the nearest float32
-        tie_embeddings="output.weight" not in file.names(),
-        attention_bias=file.architecture == "qwen2",
-        qk_norm=file.architecture == "qwen3",
-        max_position=file.metadata("{arch}.context_length"),
-    )
+    read, arch = file.fields, file.architecture
+    _reject_variants(file)
+    width = read.whole(f"{arch}.embedding_length", 1, MOST_WIDTH)
+    query, key = heads(file)
+    head_dim = _head_dim(file, width, query)
+    vocab = read.whole(f"{arch}.vocab_size", 1, MOST_VOCAB, default=None)
+    eps = read.number(f"{arch}.attention.layer_norm_rms_epsilon", SMALLEST_EPS, 1)
+    fields = {
+        "vocab": vocab or len(read.texts("tokenizer.ggml.tokens")),
+        "width": width,
+        "hidden": read.whole(f"{arch}.feed_forward_length", 1, MOST_WIDTH),
+        "layers": read.whole(f"{arch}.block_count", 1, MOST_LAYERS),
+        "heads": query,
+        "kv_heads": key,
+        "head_dim": head_dim,
+        "rope_theta": read.number(f"{arch}.rope.freq_base", *ROTARY_BASE, 10000.0),
+        "norm_eps": float(str(np.float32(eps))),  # 1e-05 as written, not as the nearest float32
+        "tie_embeddings": "output.weight" not in file.names(),
+        "attention_bias": arch == "qwen2",
+        "qk_norm": arch == "qwen3",
+        "max_position": read.whole(f"{arch}.context_length", 1),
+    }
+    try:
+        cfg = DecoderConfig(**fields)
+    except ValueError as error:
+        raise ValueError(f"{read.where}: {error}") from error
     if "rope_freqs.weight" in file.names():
         cfg = cfg.replace(rope_scaling=_llama3_scaling(file, cfg))
     return cfg
 
 
+def _reject_variants(file: GGUFFile):
+    """Variants that the decoder would compute wrongly without a word."""
+    read, arch = file.fields, file.architecture
+    if read.whole(f"{arch}.expert_count", 0, MOST, 0):
+        raise ValueError(f"{file.path} is a mixture of experts; only dense models are supported")
+    if read.whole(f"{arch}.attention.sliding_window", 0, MOST, 0):
+        raise ValueError(
+            f"{file.path} has sliding-window attention; only full attention is supported"
+        )
+    scaling = read.text(f"{arch}.rope.scaling.type", "none")
+    if scaling != "none":
+        raise ValueError(f"{file.path} has rope scaling {scaling!r}; supported: none, llama3")
+    for name in (f"{arch}.rope.scaling.factor", f"{arch}.rope.scale_linear"):
+        # Without a type, llama.cpp takes a factor for linear scaling.
+        if read.number(name, 0, SCALING[1], 1.0) not in (0.0, 1.0):
+            read.refuse(name, "a model without linear rope scaling")
+
+
+def _head_dim(file: GGUFFile, width: int, query: int) -> int:
+    """The width of a head, which keys, values and the rotated part must share."""
+    read, arch = file.fields, file.architecture
+    name = f"{arch}.attention.key_length"
+    if name not in read and width % query:
+        read.refuse(f"{arch}.attention.head_count", f"a divisor of embedding_length={width}")
+    head_dim = read.whole(name, 1, MOST_HEADS, width // query)
+    for name in (f"{arch}.attention.value_length", f"{arch}.rope.dimension_count"):
+        if read.whole(name, 1, MOST_HEADS, head_dim) != head_dim:
+            read.refuse(name, f"{head_dim}, the width of a head: no other is supported")
+    return head_dim
+
+
 def _llama3_scaling(file: GGUFFile, cfg: DecoderConfig) -> RopeScaling:
     """Llama 3's scaling; GGUF keeps only each frequency's divisor, so its constants are checked."""
     divisors = file.read("rope_freqs.weight")
+    if divisors.shape != (cfg.head_dim // 2,) or not SCALING[0] <= divisors.max() <= SCALING[1]:
+        raise ValueError(
+            f"rope_freqs.weight in {file.path} has shape {list(divisors.shape)} or divisors out of "
+            f"{SCALING}; each of the {cfg.head_dim // 2} frequencies has one"
+        )
     scaling = RopeScaling(
         factor=float(divisors.max()),
         low_freq_factor=1.0,
@@ -158,7 +208,7 @@ def _llama3_scaling(file: GGUFFile, cfg: DecoderConfig) -> RopeScaling:
         original_max_position=8192,
     )
     expected = rope_frequencies(cfg) / rope_frequencies(cfg.replace(rope_scaling=scaling))
-    if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-3):
+    if not np.allclose(divisors, expected, rtol=1e-3):
         raise ValueError(
             f"rope_freqs.weight in {file.path} is not Llama 3's scaling (low_freq_factor 1, "
             "high_freq_factor 4, original context 8192), the only one supported"

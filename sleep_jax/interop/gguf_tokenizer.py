@@ -12,9 +12,10 @@ from tokenizers import (
     processors,
 )
 
+from sleep_jax.fields import Fields, shown
 from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.gguf import GGUFFile
-from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.interop.tokenizer import Tokenizer, checked
 
 # How Llama 3 and Qwen 2 split a text into words; they differ in how many digits stay together.
 _BEFORE_DIGITS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -52,47 +53,72 @@ def read_tokenizer(file: GGUFFile, *, thinking: bool = False, date: str = DATE) 
       thinking, date: of the template, as for `ChatTemplate`.
 
     Raises:
-      ValueError: the file carries no tokenizer, or one of a kind that is not supported; the chat
-        template does not write chats.
+      ValueError: the file carries no tokenizer, one of a kind that is not supported, or one whose
+        parts do not go together; the chat template does not write chats.
     """
-    model, pre = file.metadata("tokenizer.ggml.model"), file.metadata("tokenizer.ggml.pre", None)
+    read = file.fields
+    model, pre = read.text("tokenizer.ggml.model"), read.text("tokenizer.ggml.pre", None)
     if model != "gpt2" or pre not in _PRE_TOKENIZERS:
         raise ValueError(
             f"{file.path} has tokenizer {model!r} with pre-tokenizer {pre!r}; supported: 'gpt2' "
             f"(byte-level BPE) with {', '.join(_PRE_TOKENIZERS)}. Load the safetensors version of "
             "this model"
         )
-    tokens = file.metadata("tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ", 1)) for merge in file.metadata("tokenizer.ggml.merges")]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    backend = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=pre == "llama-bpe"))
+    tokens = read.texts("tokenizer.ggml.tokens")
+    backend = tokenizers.Tokenizer(_bpe(read, tokens, ignore_merges=pre == "llama-bpe"))
     if pre == "qwen2":
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(_PRE_TOKENIZERS[pre]())
     backend.decoder = decoders.ByteLevel()
-    for token, kind in zip(tokens, file.metadata("tokenizer.ggml.token_type")):
+    kinds = read.listing("tokenizer.ggml.token_type")
+    if len(kinds) != len(tokens):
+        raise ValueError(
+            f"{file.path} has {len(tokens)} tokenizer.ggml.tokens and {len(kinds)} "
+            "tokenizer.ggml.token_type; each has one. Convert the model again"
+        )
+    for token, kind in zip(tokens, kinds):
         if kind == gguf.TokenType.CONTROL:
             backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         elif kind == gguf.TokenType.USER_DEFINED:
             backend.add_tokens([AddedToken(token, normalized=False)])
 
     def token_id(role):
-        return file.metadata(f"tokenizer.ggml.{role}_token_id", None)
+        return read.whole(f"tokenizer.ggml.{role}_token_id", 0, len(tokens) - 1, None)
 
     roles = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
     ids = {name: token_id(role) for name, role in roles.items()}
     # Llama 3's texts begin with a token, whether or not the file says so (as llama.cpp has it).
-    starts, bos = file.metadata("tokenizer.ggml.add_bos_token", pre == "llama-bpe"), token_id("bos")
+    starts, bos = read.flag("tokenizer.ggml.add_bos_token", pre == "llama-bpe"), token_id("bos")
     if starts and bos is not None:
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
-        )
-    return Tokenizer(
+        try:
+            backend.post_processor = processors.TemplateProcessing(
+                single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
+            )
+        except ValueError:
+            read.refuse("tokenizer.ggml.bos_token_id", "the id of a token without white space")
+    return checked(
+        file.path,
         backend,
         special_tokens={name: tokens[i] for name, i in ids.items() if i is not None},
         eos_ids=[i for role in ("eot", "eom") if (i := token_id(role)) is not None],
-        template=file.metadata("tokenizer.chat_template", None),
+        template=read.text("tokenizer.chat_template", None),
         template_name=f"tokenizer.chat_template in {file.path}",
         thinking=thinking,
         date=date,
     )
+
+
+def _bpe(read: Fields, tokens: list[str], *, ignore_merges: bool) -> models.BPE:
+    """The merges over the vocabulary; each must be of two tokens that make a third."""
+    vocab = {token: i for i, token in enumerate(tokens)}
+    if len(vocab) < len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if vocab[token] != i)
+        raise ValueError(f"{read.where}: tokenizer.ggml.tokens has {twice!r} twice; name each once")
+    merges = [tuple(merge.split(" ", 1)) for merge in read.texts("tokenizer.ggml.merges")]
+    for i, pair in enumerate(merges):
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys():
+            raise ValueError(
+                f"{read.where}: tokenizer.ggml.merges[{i}]={shown(' '.join(pair))}; give two "
+                "tokens of the vocabulary that make a third"
+            )
+    return models.BPE(vocab, merges, ignore_merges=ignore_merges)

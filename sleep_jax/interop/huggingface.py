@@ -1,9 +1,17 @@
 """Decoder config from a Hugging Face `config.json` (Llama 3, SmolLM2, Qwen 2.5, Qwen 3)."""
 
-import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
+from sleep_jax.fields import Fields, one_of, read_object, shown
 from sleep_jax.models.config import DecoderConfig, RopeScaling
+
+# The largest shapes that are believed: what is allocated follows from them.
+MOST_LAYERS, MOST_HEADS, MOST_WIDTH, MOST_VOCAB = 1000, 4096, 2**20, 2**24
+SMALLEST_EPS = 1e-30  # of a norm; beside it float32 keeps its inverse root finite
+ROTARY_BASE = (1.0, 1e15)
+SCALING = (1.0, 1e6)
 
 # What a field means where the file leaves it out: the defaults of each family in transformers.
 _LLAMA = {"num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2048}
@@ -16,115 +24,119 @@ ARCHITECTURES = {
 }
 
 
-def read_config(folder: pathlib.Path) -> dict:
-    """The parsed `config.json` of a model folder.
+def read_config(folder: pathlib.Path) -> Fields:
+    """The fields of the `config.json` of a model folder.
 
     Raises:
       FileNotFoundError: there is none.
-      ValueError: it is not JSON.
+      ValueError: it is no JSON object.
     """
     path = folder / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"no config.json in {folder}; give a folder in Hugging Face layout or a .gguf file"
         )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"cannot parse {path}: {error}") from error
+    return read_object(path)
 
 
-def decoder_config(config_json: dict) -> DecoderConfig:
+def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
     """The decoder's shape.
 
     Args:
-      config_json: parsed `config.json`, as written by transformers 4 or 5.
+      config: the fields of `config.json`, as written by transformers 4 or 5.
 
     Raises:
-      ValueError: the architecture or a variant of it is not supported, or a field is missing.
+      ValueError: the architecture or a variant of it is not supported, a field is missing, of
+        another type or out of its range, or two of them do not go together.
     """
-    named = config_json.get("architectures") or []
-    architecture = named[0] if len(named) == 1 else None
+    read = config if isinstance(config, Fields) else Fields(config, "config.json")
+    named = read.texts("architectures", None)
+    architecture = named[0] if named and len(named) == 1 else None
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"architectures={named!r}; supported: {', '.join(ARCHITECTURES)}")
-    _reject_variants(config_json, architecture)
+        supported = ", ".join(ARCHITECTURES)
+        raise ValueError(f"{read.where}: architectures={shown(named)}; supported: {supported}")
+    _reject_variants(read, architecture)
 
-    fields = ARCHITECTURES[architecture] | config_json
-    needed = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
+    family = ARCHITECTURES[architecture]
+    width = read.whole("hidden_size", 1, MOST_WIDTH)
+    heads = read.whole("num_attention_heads", 1, MOST_HEADS)
+    kv_heads, head_dim = (
+        read.whole(name, 1, MOST_HEADS, default=None) if name in read else family[name]
+        for name in ("num_key_value_heads", "head_dim")
     )
-    if missing := [name for name in needed if fields.get(name) is None]:
-        raise ValueError(f"config.json has no {', '.join(missing)}; save the model's config again")
-    heads = fields["num_attention_heads"]
-    theta, scaling = _rope(config_json)
-    return DecoderConfig(
-        vocab=fields["vocab_size"],
-        width=fields["hidden_size"],
-        hidden=fields["intermediate_size"],
-        layers=fields["num_hidden_layers"],
-        heads=heads,
-        kv_heads=fields["num_key_value_heads"] or heads,
-        head_dim=fields["head_dim"] or fields["hidden_size"] // heads,
-        rope_theta=theta,
-        rope_scaling=scaling,
-        norm_eps=fields.get("rms_norm_eps", 1e-6),
-        tie_embeddings=fields.get("tie_word_embeddings", False),
-        attention_bias=architecture == "Qwen2ForCausalLM",
-        qk_norm=architecture == "Qwen3ForCausalLM",
-        max_position=fields["max_position_embeddings"],
-    )
+    if not head_dim and width % heads:
+        read.refuse("num_attention_heads", f"a divisor of hidden_size={width}, or head_dim too")
+    theta, scaling = _rope(read)
+    fields = {
+        "vocab": read.whole("vocab_size", 1, MOST_VOCAB),
+        "width": width,
+        "hidden": read.whole("intermediate_size", 1, MOST_WIDTH),
+        "layers": read.whole("num_hidden_layers", 1, MOST_LAYERS),
+        "heads": heads,
+        "kv_heads": kv_heads or heads,
+        "head_dim": head_dim or width // heads,
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "norm_eps": read.number("rms_norm_eps", SMALLEST_EPS, 1, 1e-6),
+        "tie_embeddings": read.flag("tie_word_embeddings", False),
+        "attention_bias": architecture == "Qwen2ForCausalLM",
+        "qk_norm": architecture == "Qwen3ForCausalLM",
+        "max_position": read.whole(
+            "max_position_embeddings", 1, default=family["max_position_embeddings"]
+        ),
+    }
+    try:
+        return DecoderConfig(**fields)
+    except ValueError as error:
+        raise ValueError(f"{read.where}: {error}") from error
 
 
-def _reject_variants(config: dict, architecture: str):
+def _reject_variants(read: Fields, architecture: str):
     """Variants that the decoder would compute wrongly without a word."""
-    if config.get("quantization_config"):
+    if read.get("quantization_config"):
         raise ValueError(
-            "quantization_config is set; load the unquantized safetensors, or a GGUF file"
+            f"{read.where}: quantization_config is set; load the unquantized safetensors, or a "
+            "GGUF file"
         )
-    if config.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"hidden_act={config['hidden_act']!r}; supported: 'silu'")
-    if architecture != "Qwen2ForCausalLM" and config.get("attention_bias"):
+    if read.text("hidden_act", "silu") != "silu":
+        read.refuse("hidden_act", "a model with 'silu', the only one supported")
+    if read.flag("attention_bias", None) and architecture != "Qwen2ForCausalLM":
         raise ValueError(
-            f"attention_bias=True in {architecture}; supported: the q, k and v biases of "
-            "Qwen2ForCausalLM"
+            f"{read.where}: attention_bias=True in {architecture}; supported: the q, k and v "
+            "biases of Qwen2ForCausalLM"
         )
-    if config.get("mlp_bias"):
-        raise ValueError("mlp_bias=True; supported: no bias in the MLP")
-    layers = config.get("num_hidden_layers", 0)
-    windowed = config.get("use_sliding_window") and config.get("max_window_layers", 28) < layers
-    if "layer_types" in config:
-        windowed = any(kind != "full_attention" for kind in config["layer_types"] or ())
+    if read.flag("mlp_bias", None):
+        read.refuse("mlp_bias", "a model with no bias in the MLP, the only one supported")
+    windowed = read.flag("use_sliding_window", None) and read.whole(
+        "max_window_layers", default=28
+    ) < read.whole("num_hidden_layers", 1, MOST_LAYERS)
+    if "layer_types" in read:
+        kinds = read.texts("layer_types", None) or ()
+        windowed = any(kind != "full_attention" for kind in kinds)
     if windowed:
-        raise ValueError("the config asks for sliding-window attention; supported: full attention")
+        raise ValueError(
+            f"{read.where}: it asks for sliding-window attention; supported: full attention"
+        )
 
 
-def _rope(config: dict) -> tuple[float, RopeScaling | None]:
+def _rope(read: Fields) -> tuple[float, RopeScaling | None]:
     """Rotary base and scaling: `rope_parameters`, or `rope_theta` with `rope_scaling`."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if partial != 1.0:
-        raise ValueError(f"partial_rotary_factor={partial}; supported: 1.0")
+    name = "rope_scaling" if read.get("rope_parameters") is None else "rope_parameters"
+    rope = read.section(name, None)
+    theta = rope.number("rope_theta", *ROTARY_BASE, read.number("rope_theta", *ROTARY_BASE, 1e4))
+    for place in (rope, read):
+        if place.number("partial_rotary_factor", 0, 1, 1.0) != 1.0:
+            place.refuse("partial_rotary_factor", "1.0, the only one supported")
+    named = "rope_type" if "rope_type" in rope else "type"
+    kind = rope.text(named, "default")
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise ValueError(f"rope_type={kind!r}; supported: 'default', 'llama3'")
-    needed = (
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    )
-    if missing := [name for name in needed if rope.get(name) is None]:
-        raise ValueError(f"rope_type='llama3' needs {', '.join(missing)} beside it in config.json")
+        rope.refuse(named, f"{one_of(('default', 'llama3'))}, the only ones supported")
+    low = rope.number("low_freq_factor", 1e-6, SCALING[1])
     return theta, RopeScaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_position=int(rope["original_max_position_embeddings"]),
+        factor=rope.number("factor", *SCALING),
+        low_freq_factor=low,
+        high_freq_factor=rope.number("high_freq_factor", low * 1.000001, SCALING[1]),
+        original_max_position=rope.whole("original_max_position_embeddings", 1),
     )

@@ -1,5 +1,7 @@
 """A pre-trained decoder by name: its config, its weights on the host and its tokenizer."""
 
+import pathlib
+
 import jax.numpy as jnp
 
 from sleep_jax.interop import huggingface
@@ -35,7 +37,8 @@ def load_model(
     Raises:
       FileNotFoundError: there is no such model, or it lacks a part.
       ConnectionError: it is not here and could not be fetched.
-      ValueError: the model is not supported, or a file is damaged or lacks a tensor.
+      ValueError: the model is not supported, a file is damaged or lacks a tensor, or the tokenizer
+        has ids beyond the embedding.
     """
     dtypes = {jnp.dtype(d): d for d in (jnp.float32, jnp.bfloat16)}
     if jnp.dtype(dtype) not in dtypes:
@@ -54,5 +57,26 @@ def load_model(
         checkpoint = SafetensorsFolder(path)
         cfg = huggingface.decoder_config(huggingface.read_config(path))
         tokenizer = read_tokenizer(path, thinking=thinking, date=date)
+    check_ids(tokenizer, cfg, path)
     cfg = cfg.replace(dtype=dtype, **overrides)
     return cfg, read_params(cfg, checkpoint, jnp.dtype(dtype)), tokenizer
+
+
+def check_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path) -> None:
+    """An id beyond the embedding would be read as its last row, without a word.
+
+    Args:
+      tokenizer, cfg: of one model.
+      path: of its files.
+
+    Raises:
+      ValueError: the tokenizer has one.
+    """
+    ids = tokenizer.backend.get_vocab(with_added_tokens=True)
+    most = max((*ids.values(), *tokenizer.eos_ids, tokenizer.pad_id))
+    if most >= cfg.vocab:
+        token = tokenizer.backend.id_to_token(most)
+        raise ValueError(
+            f"{path}: its tokenizer has {len(ids)} tokens with ids up to {most} ({token!r}), the "
+            f"embedding {cfg.vocab} rows; give the tokenizer of this model, or resize its embedding"
+        )

@@ -84,12 +84,12 @@ def resolve(name: str, *, cache_dir: str | os.PathLike | None = None) -> pathlib
     Raises:
       FileNotFoundError: there is no such model.
       ConnectionError: the model is neither here nor reachable; says what was tried.
-      ValueError: the name is of no known form, or a file has the wrong SHA-256.
+      ValueError: the name is of no known form or is a run's, a folder holds several .gguf files,
+        or a file has the wrong SHA-256.
     """
     path = pathlib.Path(name).expanduser()
     if path.is_dir():
-        files = list(path.glob("*.gguf"))
-        return files[0] if len(files) == 1 and not (path / "config.json").exists() else path
+        return _in_folder(path)
     if path.is_file() and path.suffix == ".gguf":
         return path
     if path.is_file():
@@ -108,6 +108,26 @@ def resolve(name: str, *, cache_dir: str | os.PathLike | None = None) -> pathlib
             f"name 'org/model', or one of {', '.join(p.name for p in PACKAGED)}"
         )
     return _from_hub(name)
+
+
+def _in_folder(path: pathlib.Path) -> pathlib.Path:
+    """The folder itself, or the only GGUF file in one without safetensors."""
+    if (path / "config.json").exists() and any(path.glob("*.safetensors*")):
+        return path
+    files = sorted(file.name for file in path.glob("*.gguf"))
+    if len(files) > 1:
+        raise ValueError(
+            f"model.name={str(path)!r} holds {len(files)} .gguf files ({', '.join(files[:4])}"
+            f"{', ...' if len(files) > 4 else ''}); give one of them, e.g. {path / files[0]}"
+        )
+    if files:
+        return path / files[0]
+    if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").exists():
+        raise ValueError(
+            f"model.name={str(path)!r} is the folder of a run, not a model; give the model it "
+            f"began with (`python -m sleep_jax.inspect {path} config` says which)"
+        )
+    return path
 
 
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> pathlib.Path:

@@ -1,10 +1,12 @@
 """Tensors from a Hugging Face safetensors checkpoint, single or sharded."""
 
-import json
 import pathlib
+import re
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from sleep_jax.fields import read_object, reason
 
 _DTYPES = ("F32", "F16", "BF16", "F64")
 _INDEX = "model.safetensors.index.json"
@@ -52,18 +54,21 @@ class SafetensorsFolder:
         shard = _SINGLE if self._shard_of is None else self._shard_of.get(name, _INDEX)
         return str(self._folder / shard)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, which is not read.
+
+        Raises:
+          ValueError: no such tensor.
+        """
+        return tuple(self._shard(name).get_slice(name).get_shape())
+
     def read(self, name: str) -> np.ndarray:
         """A tensor in the dtype it is stored in.
 
         Raises:
           ValueError: no such tensor, or it is not stored as a plain float.
         """
-        shard = _SINGLE if self._shard_of is None else self._shard_of.get(name)
-        if name not in self._held.get(shard, ()):
-            raise ValueError(
-                f"{self.file(name)} has no tensor {name!r}, which config.json asks for"
-            )
-        file = self._shards[shard]
+        file = self._shard(name)
         dtype = file.get_slice(name).get_dtype()
         if dtype not in _DTYPES:
             raise ValueError(
@@ -72,19 +77,33 @@ class SafetensorsFolder:
             )
         return file.get_tensor(name)
 
+    def _shard(self, name: str):
+        """The open file of a tensor."""
+        shard = _SINGLE if self._shard_of is None else self._shard_of.get(name)
+        if name not in self._held.get(shard, ()):
+            raise ValueError(
+                f"{self.file(name)} has no tensor {name!r}, which config.json asks for"
+            )
+        return self._shards[shard]
+
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
-    try:
-        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"cannot parse {index}: {error!r}; download it again") from error
+    """The file of each tensor, all of them in the folder of the index."""
+    read = read_object(index).section("weight_map")
+    shards = {name: read.text(name) for name in read}
+    for name, shard in shards.items():
+        if not re.fullmatch(r"[\w.-]{1,240}\.safetensors", shard):
+            read.refuse(name, "the name of a .safetensors file beside the index")
+    if not shards:
+        raise ValueError(f"{index}: weight_map names no tensor; download it again")
+    return shards
 
 
 def _open(path: pathlib.Path):
     try:
         return safe_open(path, framework="numpy")
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is truncated or damaged ({error}); "
+            f"{path} ({path.stat().st_size} bytes) is truncated or damaged ({reason(error)}); "
             "download it again"
         ) from error

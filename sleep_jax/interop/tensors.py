@@ -108,6 +108,9 @@ class Checkpoint(Protocol):
     def names(self) -> set[str]:
         """The tensors it holds."""
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, unread; raises ValueError where there is none of this name."""
+
     def read(self, name: str) -> np.ndarray:
         """One tensor, in a float dtype; raises ValueError where there is none of this name."""
 
@@ -118,7 +121,8 @@ class Checkpoint(Protocol):
 def read_params(cfg: DecoderConfig, checkpoint: Checkpoint, dtype) -> dict:
     """Reads a checkpoint, tensor by tensor, into freshly stacked host arrays.
 
-    Beyond the result itself, only one tensor is in memory at a time.
+    Beyond the result itself, only one tensor is in memory at a time. Every shape is compared with
+    the config's before anything is allocated.
 
     Args:
       cfg: the decoder's shape.
@@ -129,26 +133,26 @@ def read_params(cfg: DecoderConfig, checkpoint: Checkpoint, dtype) -> dict:
       The `params` tree, nested dicts of numpy arrays.
 
     Raises:
-      ValueError: a tensor is missing or has the wrong shape, or the checkpoint holds one that the
-        decoder has no place for.
+      ValueError: a tensor is missing, has the wrong shape or a value that is not finite, or the
+        checkpoint holds one that the decoder has no place for.
     """
-    params, used = {}, set()
+    _check_shapes(cfg, checkpoint)
+    params = {}
     for leaf in leaves(cfg):
         shape = leaf.shape[::-1] if leaf.is_transposed else leaf.shape
         stack = () if leaf.layers is None else (leaf.layers,)
         stacked = np.empty(stack + shape, np.float32 if leaf.is_norm else dtype)
         for i, name in enumerate(getattr(leaf, checkpoint.naming)):
             tensor = checkpoint.read(name)
-            if tensor.shape != leaf.shape:
-                raise ValueError(
-                    f"tensor {name!r} in {checkpoint.file(name)} has shape {list(tensor.shape)}, "
-                    f"the config asks for {list(leaf.shape)}; they are of different models"
-                )
             target = stacked if leaf.layers is None else stacked[i]
-            target[...] = tensor.T if leaf.is_transposed else tensor
-            used.add(name)
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+                target[...] = tensor.T if leaf.is_transposed else tensor
+            if not _is_finite(target):
+                raise ValueError(
+                    f"tensor {name!r} in {checkpoint.file(name)} holds NaN, infinity or what is "
+                    f"infinite in {target.dtype.name}; download it again, or mend the model"
+                )
         params[leaf.path] = stacked
-    _reject_unknown(cfg, checkpoint, used)
     return split_stacks(cfg, traverse_util.unflatten_dict(params, sep="/"))
 
 
@@ -167,6 +171,32 @@ def join_stacks(cfg: DecoderConfig, params: dict) -> dict:
     rest = {name: held for name, held in params.items() if name not in cfg.stacks}
     stacks = [params[name] for name in cfg.stacks]
     return rest | {"layers": jax.tree.map(lambda *x: jnp.concatenate(x), *stacks)}
+
+
+def _check_shapes(cfg: DecoderConfig, checkpoint: Checkpoint):
+    """Holds the tensors that there are against those that the config asks for."""
+    used = set()
+    for leaf in leaves(cfg):
+        for name in getattr(leaf, checkpoint.naming):
+            if (shape := checkpoint.shape(name)) != leaf.shape:
+                raise ValueError(
+                    f"tensor {name!r} in {checkpoint.file(name)} has shape {list(shape)}, the "
+                    f"config asks for {list(leaf.shape)}; they are of different models"
+                )
+            used.add(name)
+    _reject_unknown(cfg, checkpoint, used)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Whether no entry is NaN or infinite, in one pass and without a copy.
+
+    Max and min carry both on. Those of bfloat16 are slow, so its bits are compared instead: from
+    0x7F80 on, or 0xFF80 with the sign, the exponent is all ones.
+    """
+    if array.dtype == jnp.bfloat16:
+        positive, negative = array.view(np.int16).max(), array.view(np.uint16).max()
+        return bool(positive < 0x7F80 and negative < 0xFF80)
+    return bool(np.isfinite(array.max()) and np.isfinite(array.min()))
 
 
 def _reject_unknown(cfg: DecoderConfig, checkpoint: Checkpoint, used: set[str]):

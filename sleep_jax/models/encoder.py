@@ -5,7 +5,6 @@ Gurevych 2019, arXiv 1908.10084; Wang et al. 2020, arXiv 2002.10957). Layers are
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
+
+from sleep_jax.fields import read_object, reason, shown
 
 LENGTHS = (32, 64, 128, 256)  # word pieces a batch is padded to
 BATCHES = (1, 8, 32)  # rows a batch is padded to
@@ -117,26 +119,22 @@ def load_encoder(path: str | Path) -> SentenceEncoder:
         `sentence_bert_config.json` gives the truncation length (256 for all-MiniLM-L6-v2).
 
     Raises:
-      ValueError: if the config asks for what this encoder does not compute.
+      ValueError: if the config asks for what this encoder does not compute, or a file is damaged.
     """
     path = Path(path)
-    config = json.loads((path / "config.json").read_text())
+    config = read_object(path / "config.json")
     for field, value in (("model_type", "bert"), ("hidden_act", "gelu")):
         if config.get(field, value) != value:
             raise ValueError(
-                f"{path / 'config.json'}: {field}={config[field]!r}; this encoder computes "
+                f"{path / 'config.json'}: {field}={shown(config[field])}; this encoder computes "
                 f"{value!r} only, load a BERT with exact gelu such as all-MiniLM-L6-v2"
             )
-    limit = min(LENGTHS[-1], config["max_position_embeddings"])
+    limit = min(LENGTHS[-1], config.whole("max_position_embeddings", 1))
     sentence_config = path / "sentence_bert_config.json"
     if sentence_config.exists():
-        limit = min(limit, json.loads(sentence_config.read_text())["max_seq_length"])
+        limit = min(limit, read_object(sentence_config).whole("max_seq_length", 1))
 
-    weights = {
-        name: value.astype(np.float32)
-        for name, value in load_file(path / "model.safetensors").items()
-        if name.endswith((".weight", ".bias"))
-    }
+    weights = _weights(path / "model.safetensors")
     embeddings = {
         name.removeprefix("embeddings."): value
         for name, value in weights.items()
@@ -144,12 +142,29 @@ def load_encoder(path: str | Path) -> SentenceEncoder:
     }
     first = "encoder.layer.0."
     names = [name.removeprefix(first) for name in weights if name.startswith(first)]
-    depth = range(config["num_hidden_layers"])
+    depth = range(config.whole("num_hidden_layers", 1, 1000))
+    wanted = [f"encoder.layer.{i}.{n}" for n in names for i in depth]
+    if missing := [name for name in wanted if name not in weights]:
+        raise ValueError(f"{path / 'model.safetensors'} has no tensor {missing[0]!r}")
     layers = {n: np.stack([weights[f"encoder.layer.{i}.{n}"] for i in depth]) for n in names}
     return SentenceEncoder(
         {"embeddings": embeddings, "layers": layers},
         Tokenizer.from_file(str(path / "tokenizer.json")),
-        heads=config["num_attention_heads"],
-        eps=config["layer_norm_eps"],
+        heads=config.whole("num_attention_heads", 1, 4096),
+        eps=config.number("layer_norm_eps", 1e-30, 1),
         limit=limit,
     )
+
+
+def _weights(file: Path) -> dict[str, np.ndarray]:
+    """The weights and biases of a file, in float32."""
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} is truncated or damaged ({reason(error)}); download it again"
+        ) from error
+    kept = {name: x for name, x in tensors.items() if name.endswith((".weight", ".bias"))}
+    if bad := [name for name, x in kept.items() if not np.isfinite(x).all()]:
+        raise ValueError(f"tensor {bad[0]!r} in {file} holds NaN or infinity; download it again")
+    return {name: x.astype(np.float32) for name, x in kept.items()}

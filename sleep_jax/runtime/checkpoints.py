@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from sleep_jax.fields import read_object, shown
 from sleep_jax.runtime.metrics import is_remote
 from sleep_jax.runtime.workdir import differences
 
@@ -224,13 +225,17 @@ def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:
     """
     folder = epath.Path(folder)
     try:
-        sealed = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        sealed = read_object(folder / DIGESTS)
     except FileNotFoundError:
         return UNFINISHED
-    except ValueError:
+    except (OSError, ValueError):
         return f"its {DIGESTS} is damaged"
-    if missing := sorted(name for name in sealed if not (folder / name).exists()):
-        return f"{missing[0]} is missing"
+    if not sealed or not all(isinstance(x, str) for x in sealed.values()):
+        return f"its {DIGESTS} is damaged"
+    # Names of it are looked up, never followed: they may be anything.
+    there = {path.relative_to(folder).as_posix() for path in _files(folder)}
+    if missing := sorted(sealed.keys() - there):
+        return f"{shown(missing[0])[1:-1]} is missing"
     for name, digest in sealed.items() if is_thorough else ():
         if _digest(folder / name) != digest:
             return f"{name} is damaged"

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
+from sleep_jax.fields import as_object, as_text, parse_json
+
 if TYPE_CHECKING:
     import tensorboardX
 
@@ -185,12 +187,43 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            found.append(_record(line))
+        except ValueError as error:
+            reason = str(error).partition(";")[0]
             raise ValueError(
-                f"{path}, line {number} is damaged: {line[:40]!r}; remove it"
+                f"{path}, line {number} is damaged: {line[:40]!r} ({reason}); remove it"
             ) from None
     return found
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """A line as it was written: its three fields, and numbers, words or lists of them."""
+    read = as_object(parse_json(line, "it"), "it")
+    read.text("phase")
+    read.whole("step")
+    read.number("time", 0, math.inf)
+    for name, value in read.items():
+        for entry in value if isinstance(value, list) else (value,):
+            if not isinstance(entry, str | int | float):
+                read.refuse(name, "a number, a text or a list of them")
+            if isinstance(entry, str):
+                as_text(entry, name)
+    return dict(read)
+
+
+def figure_of(line: Mapping[str, Any], name: str) -> float | None:
+    """A figure of a recorded line; None where there is none of this name, or words.
+
+    >>> figure_of({"kl": "inf"}, "kl"), figure_of({"kl": "words"}, "kl")
+    (inf, None)
+    """
+    value = line.get(name)
+    if isinstance(value, str) and value not in ("nan", "inf", "-inf"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, OverflowError):
+        return None
 
 
 def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:

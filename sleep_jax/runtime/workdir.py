@@ -9,6 +9,8 @@ from typing import Any
 
 from etils import epath
 
+from sleep_jax.fields import read_object
+
 # What may change during a run: where it is computed, what is kept of it, and where its base lies,
 # which is known by its weights.
 FREE = ("mesh.", "checkpoint.", "model.name:")
@@ -65,7 +67,7 @@ def claim(workdir: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
     """
     path = epath.Path(workdir) / "settings.json"
     if path.exists():
-        check_same_config(json.loads(path.read_text()), settings, workdir)
+        check_same_config(read_object(path), settings, workdir)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, default=str, indent=1))

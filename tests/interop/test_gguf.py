@@ -1,3 +1,6 @@
+import struct
+import tracemalloc
+
 import gguf
 import jax
 import numpy as np
@@ -6,6 +9,7 @@ import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from sleep_jax.interop.gguf import GGUFFile, decoder_config, unpermute
+from sleep_jax.interop.gguf_header import Header
 from sleep_jax.interop.tensors import leaves, read_params
 from sleep_jax.models.config import DecoderConfig, RopeScaling
 
@@ -56,6 +60,7 @@ def write(path, arch, cfg, tensors, *, extra=None, skip=(), kind=gguf.GGMLQuanti
     if cfg.head_dim * cfg.heads != cfg.width:
         writer.add_key_length(cfg.head_dim)
     for key, value in (extra or {}).items():
+        writer.kv_data[0].pop(key, None)
         writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
     for name, tensor in tensors.items():
         if name in skip:
@@ -160,9 +165,99 @@ def test_unsupported_variants(key, value, message, tmp_path):
         decoder_config(GGUFFile(path))
 
 
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("llama.rope.dimension_count", 4, "rope.dimension_count=4; give 8, the width of a head"),
+        ("llama.attention.value_length", 16, "value_length=16; give 8"),
+        ("llama.attention.head_count_kv", [2, 1], r"head_count_kv=\[2, 1\]; give a whole number"),
+        ("llama.attention.head_count_kv", 3, "kv_heads=3 does not divide heads=4"),
+        ("llama.attention.head_count", 0, "head_count=0"),
+        ("llama.attention.head_count", 5, "head_count=5; give a divisor of embedding_length=32"),
+        ("llama.feed_forward_length", [64, 64], "feed_forward_length="),
+        ("llama.embedding_length", "32", "embedding_length='32'"),
+        ("llama.block_count", 10**9, "block_count=1000000000; give a whole number from 1 to 1000"),
+        ("llama.attention.layer_norm_rms_epsilon", float("nan"), "rms_epsilon=nan"),
+        ("llama.rope.freq_base", float("inf"), "freq_base=inf"),
+        ("llama.rope.scaling.factor", 4.0, "factor=4.0; give a model without linear rope"),
+        ("llama.rope.scale_linear", 4.0, "scale_linear=4.0"),
+        ("split.count", 3, "split.count=3; give the whole file, as `llama-gguf-split --merge`"),
+    ],
+)
+def test_decoder_config_holds_every_key_to_its_type_and_range(key, value, message, tmp_path):
+    path = write(tmp_path / "tiny.gguf", "llama", CFG, {}, extra={key: value})
+    with pytest.raises(ValueError, match=rf"tiny\.gguf: .*{message}") as error:
+        decoder_config(GGUFFile(path))
+    assert str(error.value).count("\n") == 0
+
+
+def test_rope_freqs_of_another_shape_are_refused(tmp_path):
+    tensors = random_tensors(CFG) | {"rope_freqs.weight": np.ones(3, np.float32)}
+    file = GGUFFile(write(tmp_path / "a.gguf", "llama", CFG, tensors))
+    with pytest.raises(ValueError, match=r"rope_freqs.*shape \[3\].*each of the 4 frequencies"):
+        decoder_config(file)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(bad, tmp_path):
+    tensors = random_tensors(CFG)
+    tensors["blk.1.ffn_up.weight"][3, 5] = bad
+    file = GGUFFile(write(tmp_path / "tiny.gguf", "llama", CFG, tensors))
+    with pytest.raises(ValueError, match=r"'blk\.1\.ffn_up\.weight' in .*tiny\.gguf holds NaN"):
+        read_params(CFG, file, np.float32)
+
+
+def test_tensors_stored_as_integers_are_refused_by_name(tmp_path):
+    tensors = random_tensors(CFG)
+    tensors["output_norm.weight"] = np.ones(32, np.int8)
+    path = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"'output_norm\.weight' .* is stored as I8"):
+        GGUFFile(path).read("output_norm.weight")
+
+
+def huge(count):
+    """A header of one key: an array that declares `count` numbers and holds none."""
+    key = b"general.architecture"
+    lengths = [(1, "<Q"), (len(key), "<Q")]
+    head = b"GGUF" + struct.pack("<IQ", 3, 0) + b"".join(struct.pack(f, n) for n, f in lengths)
+    return head + key + struct.pack("<IIQ", 9, 4, count)
+
+
+def test_lengths_that_the_header_declares_allocate_nothing(tmp_path):
+    path = tmp_path / "huge.gguf"
+    path.write_bytes(huge(10**15))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"4000000000000000 bytes are declared at byte"):
+            GGUFFile(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_header_reads_what_the_gguf_package_reads(tmp_path):
+    extra = {"a.list": [1, 2, 3], "a.words": ["x", "ü"], "a.flag": True, "a.small": -7, "a.x": 0.5}
+    path = write(tmp_path / "t.gguf", "llama", CFG, random_tensors(CFG), extra=extra)
+    ours, peer = Header(path), gguf.GGUFReader(path)
+    theirs = {k: f.contents() for k, f in peer.fields.items() if not k.startswith("GGUF.")}
+    assert dict(ours.metadata) == theirs
+    assert {t.name: (t.data_offset, t.n_bytes) for t in peer.tensors} == {
+        name: (t.start, t.size) for name, t in ours.tensors.items()
+    }
+
+
 def test_unsupported_architecture(tmp_path):
     path = write(tmp_path / "tiny.gguf", "gemma2", CFG, {})
-    with pytest.raises(ValueError, match="'gemma2'; supported: llama, qwen2, qwen3"):
+    with pytest.raises(
+        ValueError, match=r"general\.architecture='gemma2'; give a model of 'llama' or"
+    ):
         GGUFFile(path)
 
 
@@ -172,8 +267,8 @@ def test_missing_tensor_and_metadata(tmp_path):
     file = GGUFFile(path)
     with pytest.raises(ValueError, match=r"tiny\.gguf has no tensor 'blk\.1\.ffn_up\.weight'"):
         read_params(CFG, file, np.float32)
-    with pytest.raises(ValueError, match=r"no metadata 'llama\.nothing'"):
-        file.metadata("{arch}.nothing")
+    with pytest.raises(ValueError, match=r"tiny\.gguf has no llama\.nothing; give it a whole"):
+        file.fields.whole("llama.nothing")
 
 
 def test_any_truncation_is_found(tmp_path):

@@ -9,20 +9,31 @@ from sleep_jax.interop.gguf_tokenizer import read_tokenizer
 TEMPLATE = "{% for m in messages %}{{ bos_token }}{{ m.content }}{{ eos_token }}{% endfor %}"
 
 
-def write(path, bpe, *, pre="smollm", model="gpt2", user_defined=(), starts=None):
+def write(
+    path,
+    bpe,
+    *,
+    pre="smollm",
+    model="gpt2",
+    user_defined=(),
+    kinds=None,
+    merges=(),
+    eos=2,
+    starts=None,
+):
     writer = gguf.GGUFWriter(path, "llama")
     state = json.loads(bpe.to_str())
     vocab = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
-    kinds = [gguf.TokenType.CONTROL if i < 3 else gguf.TokenType.NORMAL for i in range(len(vocab))]
+    all_kinds = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(vocab) - 3)
     vocab += user_defined
-    kinds += [gguf.TokenType.USER_DEFINED] * len(user_defined)
+    all_kinds += [gguf.TokenType.USER_DEFINED] * len(user_defined)
     writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(vocab)
-    writer.add_token_types(kinds)
-    writer.add_token_merges([" ".join(merge) for merge in state["model"]["merges"]])
+    writer.add_token_types(all_kinds if kinds is None else all_kinds[:kinds])
+    writer.add_token_merges([*(" ".join(merge) for merge in state["model"]["merges"]), *merges])
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_eos_token_id(eos)
     writer.add_pad_token_id(0)
     if starts is not None:
         writer.add_add_bos_token(starts)
@@ -101,3 +112,19 @@ def test_other_tokenizers_are_refused(bpe, tmp_path, changes):
 def test_texts_begin_as_the_file_says(bpe, tmp_path, pre, starts, want):
     tokenizer = read_tokenizer(write(tmp_path / "t.gguf", bpe, pre=pre, starts=starts))
     assert tokenizer.text_start == want
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"merges": ["nobody knows"]}, r"merges\[\d+\]='nobody knows'; give two tokens"),
+        ({"merges": ["alone"]}, r"merges\[\d+\]='alone'"),
+        ({"kinds": 2}, r"290 tokenizer.ggml.tokens and 2 tokenizer.ggml.token_type; each has one"),
+        ({"user_defined": ["a"]}, "tokenizer.ggml.tokens has 'a' twice"),
+        ({"eos": 290}, "eos_token_id=290; give a whole number from 0 to 289"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(bpe, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=rf"t\.gguf.*{message}") as error:
+        read_tokenizer(write(tmp_path / "t.gguf", bpe, **changes))
+    assert str(error.value).count("\n") == 0

@@ -89,9 +89,15 @@ def test_qwen25_with_its_idle_sliding_window_loads():
         ({"architectures": ["MixtralForCausalLM"]}, "Mixtral.*supported: Llama.*Qwen2.*Qwen3"),
         ({"architectures": ["Qwen3MoeForCausalLM"]}, "Qwen3Moe.*supported: LlamaForCausalLM"),
         ({"architectures": None}, "supported: LlamaForCausalLM"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'.*supported: 'default'"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_scaling.type='linear'; give 'def",
+        ),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'.*'llama3'"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "needs low_freq_factor"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+            "has no rope_parameters.low_freq_fac",
+        ),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window"),
         ({"use_sliding_window": True, "max_window_layers": 1}, "sliding-window"),
@@ -99,12 +105,75 @@ def test_qwen25_with_its_idle_sliding_window_loads():
         ({"mlp_bias": True}, "mlp_bias"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"quantization_config": {"bits": 4}}, "unquantized"),
-        ({"hidden_size": None}, "no hidden_size"),
+        ({"hidden_size": None}, "hidden_size=None; give a whole number from 1 to 1048576"),
     ],
 )
 def test_what_is_not_supported_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         decoder_config(OLD | change)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"rms_norm_eps": "1e-5"}, "config.json: rms_norm_eps='1e-5'; give a number from 1e-30 to"),
+        ({"rms_norm_eps": None}, "rms_norm_eps=None"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps=0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0; give a whole number from 1 to 4096"),
+        ({"num_attention_heads": True}, "num_attention_heads=True"),
+        ({"num_attention_heads": 5}, "num_attention_heads=5; give a divisor of hidden_size=32"),
+        ({"num_attention_heads": [4, 4]}, r"num_attention_heads=\[4, 4\]"),
+        ({"num_key_value_heads": 3}, "config.json: kv_heads=3 does not divide heads=4"),
+        ({"head_dim": 7}, "config.json: head_dim=7 is odd"),
+        ({"vocab_size": "97"}, "vocab_size='97'"),
+        ({"vocab_size": 97.5}, "vocab_size=97.5"),
+        (
+            {"num_hidden_layers": 10**15},
+            "num_hidden_layers=10+; give a whole number from 1 to 1000",
+        ),
+        ({"intermediate_size": -48}, "intermediate_size=-48"),
+        ({"max_position_embeddings": float("inf")}, "max_position_embeddings=inf"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false'; give true or false"),
+        ({"hidden_act": {}}, "hidden_act={}"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures='LlamaForCausalLM'; give a list"),
+        ({"architectures": [["LlamaForCausalLM"]]}, "architectures="),
+        ({"layer_types": "full_attention"}, "layer_types='full_attention'; give a list of strings"),
+        ({"rope_scaling": "linear"}, "rope_scaling='linear'; give an object"),
+        ({"rope_theta": "1e5"}, "rope_theta='1e5'; give a number"),
+        ({"rope_theta": -1}, "rope_theta=-1"),
+        ({"rope_scaling": LLAMA3 | {"factor": 0}}, "rope_scaling.factor=0; give a number from 1"),
+        ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "rope_scaling.high_freq_factor=1.0"),
+        ({"rope_scaling": LLAMA3 | {"low_freq_factor": 0}}, "rope_scaling.low_freq_factor=0"),
+        (
+            {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 0}},
+            "original_max_position_embeddings=0",
+        ),
+    ],
+)
+def test_decoder_config_holds_every_field_to_its_type_and_range(change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        decoder_config(OLD | change)
+    assert str(error.value).count("\n") == 0
+
+
+def test_decoder_config_of_null_is_the_default_where_transformers_writes_null():
+    null = {"head_dim": None, "num_key_value_heads": None, "rope_scaling": None}
+    cfg = decoder_config(OLD | null)
+    assert (cfg.head_dim, cfg.kv_heads, cfg.rope_scaling) == (8, 4, None)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '"config"'])
+def test_read_config_wants_an_object(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json holds .*; it must be an object"):
+        read_config(tmp_path)
+
+
+def test_read_config_of_deep_nesting(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"cannot parse .*config\.json"):
+        read_config(tmp_path)
 
 
 def test_config_file_errors(tmp_path):

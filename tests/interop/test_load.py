@@ -9,6 +9,7 @@ import transformers
 from sleep_jax.interop.load import load_model
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 
+TEMPLATE = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
 SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
 
@@ -26,7 +27,7 @@ def folder(bpe, tmp_path):
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", chat_template="{{ messages[0].content }}"
+        tokenizer_object=bpe, eos_token="<|im_end|>", chat_template=TEMPLATE
     ).save_pretrained(tmp_path)
     return tmp_path
 
@@ -43,6 +44,24 @@ def test_folder(folder, dtype):
     assert tokenizer.eos_ids[0] == 2
     # The model's vocabulary may be padded beyond the tokenizer's.
     assert tokenizer.vocab_size == 290
+
+
+def test_tokenizer_beyond_the_embedding_is_refused(folder, bpe):
+    bpe.add_tokens([f"<more {i}>" for i in range(14)])  # ids 290 to 303 fit 304 rows
+    bpe.save(str(folder / "tokenizer.json"))
+    load_model(str(folder), dtype=jnp.float32)
+    bpe.add_tokens(["<one more>"])
+    bpe.save(str(folder / "tokenizer.json"))
+    with pytest.raises(
+        ValueError, match=r"305 tokens with ids up to 304 \('<one more>'\), .* 304 row"
+    ):
+        load_model(str(folder), dtype=jnp.float32)
+
+
+def test_end_of_turn_beyond_the_embedding_is_refused(folder):
+    (folder / "generation_config.json").write_text('{"eos_token_id": 304}')
+    with pytest.raises(ValueError, match="ids up to 304"):
+        load_model(str(folder), dtype=jnp.float32)
 
 
 def test_arguments_are_checked(folder):

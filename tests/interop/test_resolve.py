@@ -68,6 +68,8 @@ def test_paths_resolve_to_themselves(tmp_path):
     assert resolve(str(file)) == file
     assert resolve(str(tmp_path)) == file  # a folder with one .gguf and nothing else
     (tmp_path / "config.json").write_text("{}")
+    assert resolve(str(tmp_path)) == file  # config.json alone has no weights
+    (tmp_path / "model.safetensors").write_bytes(b"")
     assert resolve(str(tmp_path)) == tmp_path
     with pytest.raises(ValueError, match=r"config\.json is neither a folder nor a \.gguf"):
         resolve(str(tmp_path / "config.json"))
@@ -203,3 +205,17 @@ def test_hub_names(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(FileNotFoundError, match="pip install huggingface_hub"):
         resolve("org/model")
+
+
+def test_folder_of_several_gguf_files_names_them(tmp_path):
+    for name in ("b.gguf", "a.gguf"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds 2 \.gguf files \(a\.gguf, b\.gguf\); give one"):
+        resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("made", ["checkpoints/", "metrics.jsonl"])
+def test_folder_of_a_run_is_no_model(made, tmp_path):
+    (tmp_path / made).mkdir() if made.endswith("/") else (tmp_path / made).write_text("")
+    with pytest.raises(ValueError, match=r"is the folder of a run, not a model; give the model it"):
+        resolve(str(tmp_path))

@@ -201,3 +201,50 @@ def test_sharded_errors(tmp_path):
     (tmp_path / shard).unlink()
     with pytest.raises(FileNotFoundError, match=f"lacks 1 of the .* shards.*{shard}"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[]", r"index\.json holds \[\]; it must be an object"),
+        ("{}", r"index\.json has no weight_map; give it an object"),
+        ('{"weight_map": []}', r"weight_map=\[\]; give an object"),
+        ('{"weight_map": {}}', "weight_map names no tensor"),
+        ('{"weight_map": {"a": 3}}', "weight_map.a=3; give a string"),
+        ('{"weight_map": {"a": "../b.safetensors"}}', "weight_map.a='../b.*the name of a file bes"),
+    ],
+)
+def test_index_holds_its_fields_to_their_types(content, message, folder):
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_weights_that_are_not_finite_are_refused_by_name(bad, dtype, folder):
+    def spoil(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = bad
+
+    rewrite(folder, spoil)
+    with pytest.raises(
+        ValueError, match=r"'model\.layers\.1\.mlp\.up_proj\.weight' in .* holds NaN"
+    ):
+        load(folder, np.dtype(dtype))
+
+
+def test_weights_beyond_the_dtype_are_refused_and_its_largest_is_not(folder):
+    largest = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
+    for value, is_kept in ((largest, True), (-largest, True), (3.4e38, True), (-1e39, False)):
+        wide = np.full(16, value)
+        rewrite(
+            folder,
+            lambda t, wide=wide: t.update(
+                {"model.layers.0.mlp.up_proj.weight": np.full((40, 16), wide[0])}
+            ),
+        )
+        if is_kept:
+            load(folder, np.dtype(np.float32))
+        else:
+            with pytest.raises(ValueError, match="infinite in float32"):
+                load(folder, np.dtype(np.float32))

@@ -152,3 +152,50 @@ def test_folder_errors(bpe, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"cannot parse .*tokenizer_config\.json"):
         read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("tokenizer_config.json", "[]", r"tokenizer_config\.json holds \[\]; it must be an object"),
+        ("tokenizer_config.json", '{"eos_token": 3}', "eos_token=3; give a string"),
+        ("tokenizer_config.json", '{"eos_token": {"content": 3}}', "eos_token.content=3"),
+        (
+            "tokenizer_config.json",
+            '{"eos_token": "<end>"}',
+            r"'<end>'; give a token that tokenizer",
+        ),
+        ("tokenizer_config.json", '{"chat_template": 3}', "chat_template=3"),
+        (
+            "tokenizer_config.json",
+            '{"chat_template": [3]}',
+            r"chat_template\[0\]=3; give an object",
+        ),
+        ("tokenizer_config.json", '{"chat_template": "{% for %}"}', "Expected an expression"),
+        (
+            "tokenizer_config.json",
+            '{"chat_template": "{{ 1 / 0 }}"}',
+            "cannot write a chat of user: ZeroDiv",
+        ),
+        (
+            "generation_config.json",
+            '{"eos_token_id": "2"}',
+            "eos_token_id='2'; give a whole number",
+        ),
+        ("generation_config.json", '{"eos_token_id": [2, -1]}', "eos_token_id=-1"),
+        ("config.json", '{"pad_token_id": 1.5}', "pad_token_id=1.5"),
+    ],
+)
+def test_files_of_a_folder_are_held_to_their_types(bpe, tmp_path, name, content, message):
+    peer(bpe).save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value) and str(error.value).count("\n") == 0
+
+
+def test_pad_of_minus_one_is_none(bpe, tmp_path):
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"eos_token_id": 5, "pad_token_id": -1}')
+    assert read_tokenizer(tmp_path).pad_id == 5

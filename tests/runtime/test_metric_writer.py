@@ -94,7 +94,7 @@ def test_restart_never_leaves_the_folder_of_its_phase(tmp_path, phase):
 
 
 def test_a_damaged_line_is_named(tmp_path):
-    metrics_path(tmp_path).write_text('{"phase": "wake"}\n\x00garbage\n')
+    metrics_path(tmp_path).write_text('{"phase": "wake", "step": 0, "time": 1.5}\n\x00garbage\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged: .*garbage"):
         read_metrics(tmp_path)
 

@@ -1,0 +1,212 @@
+"""The header of a GGUF file: its metadata, and where each tensor lies.
+
+Every length and count that the header declares is held against what is left of the file before
+anything is made of it. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import dataclasses
+import math
+import pathlib
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gguf
+import numpy as np
+
+from sleep_jax.fields import shown
+
+VERSIONS = (2, 3)
+MOST_DIMENSIONS = 4
+_STRING, _ARRAY = int(gguf.GGUFValueType.STRING), int(gguf.GGUFValueType.ARRAY)
+_SCALARS = {  # by the number of its type: its format
+    int(kind): code
+    for kind, code in zip(
+        (
+            gguf.GGUFValueType.UINT8,
+            gguf.GGUFValueType.INT8,
+            gguf.GGUFValueType.UINT16,
+            gguf.GGUFValueType.INT16,
+            gguf.GGUFValueType.UINT32,
+            gguf.GGUFValueType.INT32,
+            gguf.GGUFValueType.FLOAT32,
+            gguf.GGUFValueType.UINT64,
+            gguf.GGUFValueType.INT64,
+            gguf.GGUFValueType.FLOAT64,
+            gguf.GGUFValueType.BOOL,
+        ),
+        "BbHhIifQqd?",
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies.
+
+    Attributes:
+      kind: how it is stored.
+      shape: as NumPy has it, the last axis contiguous.
+      start, size: bytes from the beginning of the file, and how many there are.
+    """
+
+    kind: gguf.GGMLQuantizationType
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+class Header:
+    """What a GGUF file says of itself.
+
+    Attributes:
+      data: uint8 [bytes], the file, mapped.
+      metadata: values by key as Python's own types, decoded when asked for.
+      tensors: by name.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it is truncated, damaged, or no GGUF file; says at which byte.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.data = np.memmap(path, mode="r")
+        cursor = _Cursor(memoryview(self.data), 0)
+        if cursor.bytes(4) != b"GGUF":
+            raise ValueError("it does not begin with GGUF")
+        version, count, keys = cursor.scalar("I"), cursor.scalar("Q"), cursor.scalar("Q")
+        if version not in VERSIONS:
+            raise ValueError(f"version {version}; supported: 2, 3, little-endian")
+        found: dict[str, int] = {}
+        for _ in range(keys):
+            key = cursor.text()
+            if key in found:
+                raise ValueError(f"key {shown(key)} is there twice")
+            found[key] = cursor.at
+            cursor.skip_value()
+        self.metadata: Mapping[str, Any] = _Metadata(cursor.data, found)
+        self.tensors = self._tensors(cursor, count)
+
+    def _tensors(self, cursor: "_Cursor", count: int) -> dict[str, Tensor]:
+        listed = {}
+        for _ in range(count):
+            name, at = cursor.text(), cursor.at
+            if name in listed:
+                raise ValueError(f"tensor {shown(name)} is there twice")
+            dimensions = cursor.scalar("I")
+            if dimensions > MOST_DIMENSIONS:
+                raise ValueError(f"a tensor of {dimensions} dimensions at byte {at}")
+            shape = tuple(cursor.scalar("Q") for _ in range(dimensions))[::-1]
+            listed[name] = shape, cursor.scalar("I"), cursor.scalar("Q")
+        alignment = self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"general.alignment={shown(alignment)} is no power of two")
+        begin = -(-cursor.at // alignment) * alignment
+        return {name: self._tensor(name, begin, *facts) for name, facts in listed.items()}
+
+    def _tensor(self, name: str, begin: int, shape, kind: int, offset: int) -> Tensor:
+        try:
+            kind = gguf.GGMLQuantizationType(kind)
+        except ValueError:
+            raise ValueError(f"tensor {shown(name)} has the unknown type {kind}") from None
+        if 0 in shape:
+            raise ValueError(f"tensor {shown(name)} has shape {list(shape)}")
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        if shape and shape[-1] % block:
+            raise ValueError(
+                f"tensor {shown(name)} has rows of {shape[-1]}, no multiple of {block}"
+            )
+        start, size = begin + offset, math.prod(shape) * block_bytes // block
+        if start + size > len(self.data):
+            raise ValueError(f"tensor {shown(name)} ends at byte {start + size}")
+        return Tensor(kind, shape, start, size)
+
+    def read(self, tensor: Tensor) -> np.ndarray:
+        """A tensor, dequantized to float32.
+
+        Raises:
+          NotImplementedError: it is stored in a way that is not read.
+        """
+        raw = self.data[tensor.start : tensor.start + tensor.size]
+        block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
+        if tensor.shape:
+            raw = raw.reshape(*tensor.shape[:-1], tensor.shape[-1] // block * block_bytes)
+        return gguf.quants.dequantize(raw, tensor.kind)
+
+
+class _Metadata(Mapping):
+    """Values that are decoded when asked for: a vocabulary takes many times its bytes in Python."""
+
+    def __init__(self, data: memoryview, starts: Mapping[str, int]):
+        self._data = data
+        self._starts = starts
+
+    def __getitem__(self, key: str) -> Any:
+        return _Cursor(self._data, self._starts[key]).value()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._starts)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+
+class _Cursor:
+    """Reads on from a byte; never beyond the end."""
+
+    def __init__(self, data: memoryview, at: int):
+        self.data = data
+        self.at = at
+
+    def skip(self, size: int) -> int:
+        """Goes on by some bytes; where they begin."""
+        start, end = self.at, self.at + size
+        if end > len(self.data):
+            raise ValueError(f"{size} bytes are declared at byte {start}, and fewer are left")
+        self.at = end
+        return start
+
+    def bytes(self, size: int) -> bytes:
+        start = self.skip(size)
+        return bytes(self.data[start : self.at])
+
+    def scalar(self, code: str) -> Any:
+        return struct.unpack_from(f"<{code}", self.data, self.skip(struct.calcsize(f"<{code}")))[0]
+
+    def text(self) -> str:
+        """Bytes that are not UTF-8 become halves of surrogate pairs: not every text is used."""
+        return self.bytes(self.scalar("Q")).decode("utf-8", "surrogateescape")
+
+    def skip_value(self) -> None:
+        """Goes past a value, which need not be one that is ever used."""
+        kind = self.scalar("I")
+        if kind == _STRING:
+            self.skip(self.scalar("Q"))
+        elif kind == _ARRAY:
+            kind, count = self.scalar("I"), self.scalar("Q")
+            if kind == _STRING:
+                for _ in range(count):
+                    self.skip(self.scalar("Q"))
+            else:
+                self.skip(count * struct.calcsize(f"<{_code(kind)}"))
+        else:
+            self.skip(struct.calcsize(f"<{_code(kind)}"))
+
+    def value(self) -> Any:
+        kind = self.scalar("I")
+        if kind == _STRING:
+            return self.text()
+        if kind != _ARRAY:
+            return self.scalar(_code(kind))
+        kind, count = self.scalar("I"), self.scalar("Q")
+        if kind == _STRING:
+            return [self.text() for _ in range(count)]
+        code = _code(kind)
+        start = self.skip(count * struct.calcsize(f"<{code}"))
+        return np.frombuffer(self.data, f"<{np.dtype(code).str[1:]}", count, start).tolist()
+
+
+def _code(kind: int) -> str:
+    if kind not in _SCALARS:
+        raise ValueError(f"a value of the unknown type {kind}")
+    return _SCALARS[kind]

@@ -1,0 +1,110 @@
+"""What may come of reading a file: it is read, or one error of two lines at most that names it.
+
+Anything else is a fault: another exception, silence beyond a time limit, more memory than twice the
+file's size beside a small allowance.
+"""
+
+import dataclasses
+import pathlib
+import re
+import resource
+import signal
+import time
+import traceback
+import tracemalloc
+from collections.abc import Callable
+
+SECONDS = 5.0  # for one file
+ALLOWANCE = 8 * 2**20  # bytes of Python objects beside twice the size of the file
+NATIVE = 128 * 2**20  # bytes by which the peak of the process may grow through one file
+LONGEST = 1000  # characters of an error, less the path
+
+
+class TooSlow(BaseException):
+    """Raised in the middle of reading, past everything that catches errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What must not happen.
+
+    Attributes:
+      kind: the same for the same fault: exception and where it was raised.
+      words: what was seen.
+    """
+
+    kind: str
+    words: str
+
+
+def judge(read: Callable[[pathlib.Path], object], folder: pathlib.Path, size: int) -> Fault | None:
+    """Reads a folder and says what is wrong with how that went; None: nothing.
+
+    Args:
+      read: of the format.
+      folder: with the files, one of which was changed.
+      size: of that file, in bytes.
+
+    Tracing of memory (`tracemalloc`) must be on, and signals are used: only in the main thread.
+    """
+
+    def stop(*_):
+        raise TooSlow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.reset_peak()
+    held, began = tracemalloc.get_traced_memory()[0], time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    fault = None
+    try:
+        read(folder)
+    except (ValueError, OSError) as error:
+        fault = _of_words(error, folder)
+    except TooSlow as error:
+        fault = Fault(f"slow at {_where(error)}", f"more than {SECONDS:g} s")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        fault = Fault(f"{type(error).__name__} at {_where(error)}", _words(error))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    if fault is None and time.perf_counter() - began > SECONDS:
+        fault = Fault("slow outside Python", f"{time.perf_counter() - began:.1f} s")
+    used = tracemalloc.get_traced_memory()[1] - held
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024
+    if fault is None and (used > 2 * size + ALLOWANCE or grown > 2 * size + NATIVE):
+        fault = Fault("memory", f"{used:,} bytes traced, {grown:,} of the process, file {size:,}")
+    return fault
+
+
+def _of_words(error: Exception, folder: pathlib.Path) -> Fault | None:
+    """Whether an error of the right kind says what it should, in a form that any sink writes."""
+    words = str(error)
+    where = f"{type(error).__name__} at {_where(error)}"
+    if str(folder) not in words:
+        return Fault(f"names no file: {where}", words)
+    if len(words.splitlines()) > 2:
+        return Fault(f"more than two lines: {where}", words)
+    if len(words.replace(str(folder), "")) > LONGEST:
+        return Fault(f"more than {LONGEST} characters: {where}", words[:300])
+    try:
+        words.encode("utf-8")
+    except UnicodeEncodeError:
+        return Fault(f"cannot be written: {where}", ascii(words))
+    return None
+
+
+def _where(error: BaseException) -> str:
+    """The last place in the project, and the last of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        x for x in frames if re.search(r"/(sleep_jax|experiments)/(?!.*site-packages)", x.filename)
+    ]
+    named = [f"{pathlib.Path(x.filename).name}:{x.name}" for x in (*own[-1:], *frames[-1:])]
+    return " > ".join(dict.fromkeys(named))
+
+
+def _words(error: BaseException) -> str:
+    return ascii(str(error))[:300]
