@@ -9,8 +9,9 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from sleep_jax.rewards.numerals import numbers
-from sleep_jax.rewards.units import normalize_quantities, units
+from sleep_jax.data.answers import spell
+from sleep_jax.data.numerals import numbers
+from sleep_jax.data.quantities import normalize_quantities, units
 
 # Capitalised in titles, labels and greetings without naming anything.
 _COMMON_WORDS = """

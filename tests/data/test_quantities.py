@@ -2,7 +2,7 @@
 
 import pytest
 
-from sleep_jax.rewards.units import normalize_quantities, units
+from sleep_jax.data.quantities import normalize_quantities, units
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """One spelling for every number in a text, so that "seven", "7" and "7.0" compare equal.
 
-English cardinals up to trillions, ordinals up to ninety-ninth, thousands separators, decimals.
+English cardinals up to trillions, ordinals up to ninety-ninth, thousands separators, decimals of
+any length. What has two dots or more, 1.20.3, is an address, a date or a version and stays as it
+is.
 """
 
+import decimal
 import re
 from decimal import Decimal
 
@@ -36,7 +39,7 @@ def _any(words) -> str:
     return "(?:" + "|".join(words) + ")"
 
 
-_DIGITS = r"(?:(?<!\w)[-−])?(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
+_DIGITS = r"(?:(?<!\w)[-−])?(?<![\w.])(?:\d{1,3}(?:,\d{3})++(?!\d)|\d++)(?:\.\d++)?(?!\.\d)"
 _SMALL = rf"(?:{_any(_TENS)}(?:[ -]{_any(_UNITS)})?|{_any(_TEENS)}|{_any(_UNITS)}|zero)"
 _HUNDREDS = rf"(?:(?:(?:{_SMALL}|a)(?:\s+|-))?hundred(?:\s+(?:and\s+)?{_SMALL})?|{_SMALL})"
 _SCALED = rf"(?:(?:{_DIGITS}|{_HUNDREDS}|a)\s+{_any(_SCALES)})"
@@ -59,9 +62,9 @@ def _value(phrase: str) -> Decimal:
     total, current = Decimal(0), Decimal(0)
     for token in re.findall(r"[a-z]+|-?\d[\d,]*(?:\.\d+)?", phrase.lower().replace("−", "-")):
         if token in _SCALES:
-            total, current = total + max(current, 1) * _SCALES[token], Decimal(0)
+            total, current = total + (current or 1) * _SCALES[token], Decimal(0)
         elif token == "hundred":
-            current = max(current, Decimal(1)) * 100
+            current = (current or Decimal(1)) * 100
         elif token in _VALUES:
             current += _VALUES[token]
         elif token not in ("a", "and"):
@@ -70,7 +73,8 @@ def _value(phrase: str) -> Decimal:
 
 
 def _spell(match: re.Match) -> str:
-    value = _value(match[0])
+    with decimal.localcontext(prec=len(match[0]) + 20):  # exact: a scale adds 12 digits at most
+        value = _value(match[0])
     if match["ordinal"]:
         n = int(value)
         suffix = "th" if 10 < n % 100 < 20 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")

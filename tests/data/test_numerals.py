@@ -2,7 +2,7 @@
 
 import pytest
 
-from sleep_jax.rewards.numerals import normalize_numbers, numbers
+from sleep_jax.data.numerals import normalize_numbers, numbers
 
 
 @pytest.mark.parametrize(
