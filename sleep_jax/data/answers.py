@@ -19,6 +19,7 @@ from sleep_jax.data.languages import (
     UNSEGMENTED,
     UNSPACED,
     language,
+    stem,
     stop_words,
 )
 from sleep_jax.data.quantities import is_measured, normalize_quantities
@@ -129,17 +130,17 @@ def split_words(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """Its words, tidied and folded."""
-    return split_words(fold(tidy(text)))
+    """Its words, tidied and case folded."""
+    return split_words(tidy(text).casefold())
 
 
 def answer_words(text: str, *, is_verbatim: bool = False) -> list[str]:
     """What is left of an answer for comparison: words without articles, case, accents and
     punctuation, numbers in digits with their signs, units by name, parts of compounds apart."""
-    text = fold(normalize_quantities(spell(text, is_verbatim=is_verbatim)))
+    text = normalize_quantities(spell(text, is_verbatim=is_verbatim)).casefold()
     text = re.sub(r"(?<!\w)-(?=\d)", "−", text)  # a sign
     text = re.sub(r"'|\.(?!\d)|(?<!\d)\.", "", text.replace("_", " "))
-    return [word for word in _ANSWER_WORD.findall(text) if word not in _ARTICLES]
+    return [fold(word) for word in _ANSWER_WORD.findall(text) if word not in _ARTICLES]
 
 
 def canonical(text: str) -> str:
@@ -152,9 +153,11 @@ def content_words(text: str) -> set[str]:
     """The words that say what a text is about, folded: no stop words of its language, no lone
     letters. In Japanese kana in a row are words and hiragana none; of scripts without words, runs
     of four characters."""
-    stops = set(map(fold, stop_words(language(text))))
+    name = language(text)
+    stops = set(map(fold, stop_words(name)))
     text = re.sub(r"'\w{1,2}\b", "", fold(tidy(text)))
-    found = {word for word in re.findall(_LETTERS, text) if len(word) > 1 or not word.isalpha()}
+    spaced = [word for word in re.findall(_LETTERS, text) if len(word) > 1 or not word.isalpha()]
+    found = {stem(word, name) for word in spaced if word not in stops}
     found |= set(re.findall(rf"[{KATAKANA}]{{2,}}|[{HAN}]", text))
     for run in re.findall(f"[{UNSEGMENTED}]+", text):
         found |= {run[i : i + 4] for i in range(max(1, len(run) - 3))}

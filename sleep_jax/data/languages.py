@@ -59,7 +59,24 @@ _STOP_WORDS = {
     ),
     "ja": "何 誰 私 彼 人 時 中 者 的",
 }
+_DETERMINERS = """
+der die das den dem des ein eine einen einem einer eines kein keine keinen keinem keiner im am ins
+ans zum zur vom beim welche welcher welches welchen welchem diese dieser dieses diesen diesem jede
+jeder jedes jeden jedem seine seinen seinem seiner ihre ihren ihrem ihrer
+"""
+DETERMINERS = frozenset(_DETERMINERS.split())  # before German nouns
+_NEGATIONS = {
+    "en": r"\b(?:not(?!\s+only\b)|no(?!\.\s*\d)|never|none|nobody|nothing|nowhere|neither|without"
+    r"|cannot|lack(?:s|ed|ing)?|unable|fail(?:s|ed)?\s+to|\w+n['’]t)\b",
+    "de": r"\b(?:nicht(?!\s+nur\b)|nein|kein(?:e[mnrs]?)?|nie(?:mals|mand\w*)?|nichts|ohne"
+    r"|weder)\b",
+    "ru": r"\b(?:не(?!\s+только\b)|нет|ни|никогда|никто|ничего|без|нельзя)\b",
+    "zh": r"不(?![仅僅但只论論管过過])|没|沒|无|無|未|勿|别(?![人的])|非(?!常)",
+    "ja": r"ない|なかった|なく[て、]|ませ|ず[に、。]|いいえ|無",
+}
+NEGATIONS = {name: re.compile(words, re.IGNORECASE) for name, words in _NEGATIONS.items()}
 STOP_WORDS = {name: frozenset(words.split()) for name, words in _STOP_WORDS.items()}
+CASED = frozenset(("en", "de", "ru", "el", "hy"))  # with capitals, which tell names
 _BY_STOP_WORDS = ("en", "de")
 
 
@@ -86,3 +103,14 @@ def language(text: str) -> str:
 def stop_words(name: str) -> frozenset[str]:
     """The words without content of a language; none where they are not listed."""
     return STOP_WORDS.get(name, frozenset())
+
+
+_RUSSIAN_ENDING = re.compile(
+    "(?<=[а-я]{3})(?:[ия]ми|ами|[иы]ми|[ео]го|[ео]му|[иы]?е[йм]|[ао]в|[аоыяи]х|[аоыяи]м|[оиы]й|"
+    "[ая]я|[оеыи]е|[ую]ю|[аяоеыиуюьй])$"
+)
+
+
+def stem(word: str, name: str) -> str:
+    """A folded word without the ending of its case, where a language has many: Russian."""
+    return _RUSSIAN_ENDING.sub("", word) if name == "ru" else word

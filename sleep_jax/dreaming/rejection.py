@@ -17,7 +17,7 @@ in the passage, half of them 0.68; French, German and Spanish renderings had les
 import dataclasses
 from collections.abc import Sequence
 
-from sleep_jax.data.answers import fold, split_words, tidy, words
+from sleep_jax.data.answers import split_words, tidy, words
 from sleep_jax.data.languages import scripts
 from sleep_jax.dreaming.recipe import RecipeError, parse_recipe
 
@@ -84,7 +84,7 @@ def known_share(text: str, context: str) -> float:
     if len(known) < JUDGED or len(said) < JUDGED / 4:
         return 1.0
     known = set(known)
-    return sum(fold(word) in known for word in said) / len(said)
+    return sum(word.casefold() in known for word in said) / len(said)
 
 
 def similarity(a: str, b: str) -> float:

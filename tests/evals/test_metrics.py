@@ -38,7 +38,11 @@ def test_f1_by_hand():
     assert f1("Paris", ["London", "Paris, France"]) == pytest.approx(2 / 3)  # the best answer
     assert f1("red red red", ["red blue"]) == pytest.approx(2 / 5)  # repeats count once
     assert f1("London", ["Paris"]) == 0.0
-    assert f1("the", [""]) == 1.0 and f1("the", ["Paris"]) == 0.0
+    assert f1("the", ["Paris"]) == 0.0
+
+
+def test_f1_of_two_empty_texts_is_none_as_in_squad():
+    assert f1("", "") == f1("the", [""]) == squad("the", [""])[1] == 0.0
 
 
 def squad(prediction, answers):
