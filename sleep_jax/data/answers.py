@@ -36,6 +36,7 @@ _ONE_CHARACTER = str.maketrans(
         **dict.fromkeys("™℠®©", ""),
         **dict.fromkeys("º˚", "°"),
         "♯": "#",
+        "♭": "flat",
         "№": "No. ",
     }
 )
@@ -90,7 +91,7 @@ def _one_character(match: re.Match) -> str:
     if character.isdecimal():
         return str(unicodedata.decimal(character))
     if unicodedata.category(character) == "Sc" and character not in _SIGNS:
-        return f" {unicodedata.name(character).removesuffix(' SIGN').lower()} "
+        return f" {unicodedata.name(character).removesuffix(' SIGN').split()[-1].lower()} "
     return character
 
 

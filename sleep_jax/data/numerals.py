@@ -1,8 +1,8 @@
 """One spelling for every number in a text, so that "seven", "7" and "7.0" compare equal.
 
 English cardinals up to trillions, ordinals up to ninety-ninth, thousands separators, decimals of
-any length. What has two dots or more, 1.20.3, is an address, a date or a version and stays as it
-is.
+any length; Chinese numerals of two characters or before a unit of time, length or money. What has
+two dots or more, 1.20.3, is an address, a date or a version and stays as it is.
 """
 
 import decimal
@@ -85,12 +85,37 @@ def _spell(match: re.Match) -> str:
     return "0" if digits == "-0" else digits
 
 
+_HAN_DIGITS = {**{c: i for i, c in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2, "兩": 2}
+_HAN_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
+_HAN_NUMBER = re.compile(
+    "[〇零一二三四五六七八九两兩十百][〇零一二三四五六七八九两兩十百千万萬亿億]+"
+    "|[一二三四五六七八九两兩十](?=[年月日时時秒米元円岁歳])"
+)
+
+
+def _han_value(match: re.Match) -> str:
+    """In digits: 五十三 is 53, and without scales 一八七一 is 1871."""
+    if _HAN_SCALES.keys().isdisjoint(match[0]):
+        return "".join(str(_HAN_DIGITS[c]) for c in match[0])
+    total, section, digit = 0, 0, 0
+    for c in match[0]:
+        scale = _HAN_SCALES.get(c, 1)
+        if scale == 1:
+            digit = _HAN_DIGITS[c]
+        elif scale < 10**4:
+            section, digit = section + (digit or 1) * scale, 0
+        else:
+            total = total + (section + digit) * scale if section + digit else total * scale
+            section, digit = 0, 0
+    return str(total + section + digit)
+
+
 def normalize_numbers(text: str) -> str:
     """Rewrites every number in digits: "Twenty-one of 1,250 (third)" -> "21 of 1250 (3rd)".
 
     Digits that do not open a word ("H2O") stay as they are.
     """
-    return _NUMBER.sub(_spell, text)
+    return _NUMBER.sub(_spell, _HAN_NUMBER.sub(_han_value, text))
 
 
 def numbers(text: str) -> list[str]:

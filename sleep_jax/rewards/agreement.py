@@ -135,7 +135,9 @@ def _names_agree(candidate: str, reference: str, of: str) -> bool:
             unknown |= set(words) - known
         missing.append(unknown)
     if of not in CASED:
-        ours, theirs = content_words(candidate), content_words(reference)
+        ours, theirs = (
+            content_words(normalize_quantities(text)) for text in (candidate, reference)
+        )
         missing = [ours - theirs, theirs - ours]
     return not (missing[0] and missing[1])
 
@@ -212,8 +214,8 @@ def agreement(candidate: str, reference: str) -> bool:
     have name words that the other lacks. The word that opens a sentence counts as a name only in
     that last rule ("Paris is the capital", "Lyon is the capital") and in texts without a
     lower-case word ("Paris"). Negation: the same number of sentences carry one. Frame: texts of the
-    same frame are filled with the same words, and neither text goes on where the other, a sentence, ends. So a synonym in
-    an otherwise equal text is refused, too.
+    same frame are filled with the same words, and neither text goes on where the other, a
+    sentence, ends. So a synonym in an otherwise equal text is refused, too.
     """
     # In the second view zeros count, so that "3.10" is the same as "Release 3.10".
     views = {

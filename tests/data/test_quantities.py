@@ -10,7 +10,8 @@ from sleep_jax.data.quantities import normalize_quantities, units
     [
         ("It is 8 km, eight kilometers or 8-kilometre long.",
          "It is 8 kilometre, 8 kilometre or 8 kilometre long."),
-        ("60 °C, 60°C, sixty degrees Celsius", "60 degree celsius, 60 degree celsius, 60 degree celsius"),
+        ("60 °C, 60°C, sixty degrees Celsius",
+         "60 degree celsius, 60 degree celsius, 60 degree celsius"),
         ("12 % and twelve per cent", "12 percent and 12 percent"),
         ("2.5kg, 3 m, 4 mm, 5 min", "2.5 kilogram, 3 metre, 4 millimetre, 5 minute"),
         ("seven arches and some metres", "7 arches and some metres"),
