@@ -80,21 +80,18 @@ def _names(text: str, of: str) -> list[_Name]:
     not a certain name."""
     text = normalize_quantities(_without_markers(text))
     ends = {match.start() for match in _SENTENCE_END.finditer(text)}
-    common = _COMMON | stop_words(of)
+    tokens = [*_TOKEN.finditer(text)]
+    common = _COMMON if of == "en" else _COMMON | stop_words(of)
+    nouns = _nouns([token[0] for token in tokens]) if of == "de" else ()
     names, certain, opening = [], [], []
-    is_opening, is_noun, before = True, False, ""
-    for match in [*_TOKEN.finditer(text), None]:
+    is_opening, before = True, ""
+    for i, match in enumerate([*tokens, None]):
         token = match[0] if match else ""
         is_end = match is None or match.start() in ends
         is_month = token == "May" and before.isdigit()
-        is_name = token[:1].isupper() and (_fold(token) not in common or is_month)
-        if of == "de" and is_name and is_noun:
-            is_name = False
-        elif of == "de":  # "der große alte Turm", "53 Meter"
-            is_adjective = is_noun and re.fullmatch(r"[^\W\d_]+e[mnrs]?", token) and not is_name
-            is_noun = token.casefold() in DETERMINERS or token.isdigit() or bool(is_adjective)
+        is_common = (_fold(token) in common and not is_month) or i in nouns
         before = token
-        if is_name:
+        if token[:1].isupper() and not is_common:
             (opening if is_opening else certain).append(_fold(token))
         elif (certain or opening) and (is_end or token not in "-."):  # "Anglo-Saxon", "J. Smith"
             names.append(_Name(tuple(certain), tuple(opening)))
@@ -102,6 +99,19 @@ def _names(text: str, of: str) -> list[_Name]:
         if is_end or token not in "'‘*#":  # marks that may stand before a first word
             is_opening = is_end
     return names
+
+
+def _nouns(tokens: list[str]) -> set[int]:
+    """Where a German text has nouns that name nothing: behind an article or a small number, with
+    adjectives between, "der große alte Turm"."""
+    found, is_near = set(), False
+    for i, token in enumerate(tokens):
+        if is_near and token[:1].isupper():
+            found.add(i)
+        is_adjective = is_near and re.fullmatch(r"[^\W\d_A-ZÄÖÜ][^\W\d_]*e[mnrs]?", token)
+        is_number = token.isdigit() and len(token) < 4
+        is_near = token.casefold() in DETERMINERS or is_number or bool(is_adjective)
+    return found
 
 
 def _required_numbers(text: str) -> tuple[list[str], set[str]]:
@@ -249,11 +259,13 @@ def ungrounded(text: str, source: str) -> list[str]:
       The folded names (lower case, no accents), then the numbers in digits, each once, in order.
     """
     of = language(source)
-    spelt = [spell(source, is_verbatim=v) for v in (False, True)]
-    known = {stem(word, of) for word in _words(spelt[0])}
-    known_numbers = {value for view in spelt for value in numbers(normalize_quantities(view))}
-    text = spell(text)
-    certain = [word for name in _names(text, of) for word in name.certain]
+    # In the second view zeros count, as in `agreement`.
+    sources = [spell(source, is_verbatim=v) for v in (False, True)]
+    texts = [spell(text, is_verbatim=v) for v in (False, True)]
+    known = {stem(word, of) for word in _words(sources[0])}
+    certain = [word for name in _names(texts[0], of) for word in name.certain]
     names = [word for word in certain if stem(word, of) not in known]
-    values = [value for value in _required_numbers(text)[0] if value not in known_numbers]
+    known = {value for view in sources for value in numbers(normalize_quantities(view))}
+    views = zip(*(_required_numbers(view)[0] for view in texts))
+    values = [plain for plain, verbatim in views if known.isdisjoint((plain, verbatim))]
     return list(dict.fromkeys(names + values))
