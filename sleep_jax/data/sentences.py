@@ -20,16 +20,14 @@ _QUOTED = re.compile(r"[ \t]*>[ \t>]*")
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)")
 _MARK = re.compile(r"\A[ \t]*(?:(?:#{1,6}|[-*+–](?:[ \t]+\[[ xX]\])?)[ \t]+|[•‣◦⁃▪●○■□◆・·][ \t]*)")
 _NUMBER = re.compile(
-    r"[ \t]*(?:(?:\d{1,3}[.)]|\((?:\d{1,3}|[a-zA-Z])\)|[a-zA-Z]\))[ \t]+"
+    r"\A(?:[ \t]*(?:\d{1,3}[.)]|\((?:\d{1,3}|[a-zA-Z])\)|[a-zA-Z]\))[ \t]+"
     r"|[①-⑳][ \t]*|[一二三四五六七八九十]{1,3}、|（[一二三四五六七八九十\d]{1,3}）)"
 )
 _ROW = re.compile(r"[ \t]*\|.*|[^|\n]+\|[^|\n]*\|.*|[^\t\n]*\S\t+\S.*[^.!?。！？\s]")
-_KEY = re.compile(r"[ \t]*[*_]{0,2}[^\Wa-z_][^\n:：.!?。！？]{0,40}(?::[*_]{0,2}(?:[ \t]|$)|：)")
+_KEY = re.compile(r"\A[ \t]*[*_]{0,2}[^\Wa-z_][^\n:：.!?。！？]{0,40}(?::[*_]{0,2}(?:[ \t]|$)|：)")
 _ENDED = re.compile(r"[.!?…。！？؟।:：;；][\"'”’»)\]」』）]*[ \t]*$")
 _AFTER_BRACKET = re.compile(r"(?<=[^\WA-Z_][.!?]\)\s)(?=[\"'(“„«]?[^\Wa-z_])")
-_ORDINAL = re.compile(
-    r"\b(?:[ia]m|d(?:er|en|es|em|ie|as)|vom|[bz]u?eim|zum|jede[nrs])\s+\d\d?\.\s+$"
-)
+_ORDINAL = re.compile(r"\b(?:[ia]m|d(?:er|en|es|em|ie|as)|vom|beim|zum|jede[nrs])\s+\d\d?\.\s+$")
 
 
 def sentences(text: str) -> list[str]:
@@ -113,13 +111,15 @@ def _is_opened(before: str, line: str, width: int) -> bool:
     ended on purpose, which is so where the first word would have fitted on it."""
     if _MARK.match(line) or _ROW.fullmatch(line) or _ROW.fullmatch(before):
         return True
-    is_closed = any(p.search(before) for p in (_ENDED, _KEY)) or _NUMBER.match(before)
-    if is_closed and (_KEY.match(line) or _NUMBER.match(line)):
+    if _KEY.match(line) and _KEY.match(before):
+        return True
+    if _NUMBER.match(line) and any(p.search(before) for p in (_ENDED, _KEY, _NUMBER)):
         return True
     if before.startswith("#") or not any(map(str.isalnum, before)):
         return True
-    if line[0].isspace() or (line[0].islower() and _columns(before) >= NARROWEST // 2):
-        return False  # it goes on
+    is_inside = _columns(before) >= NARROWEST // 2 or before.rstrip().endswith(",")
+    if line[0].isspace() or (line[0].islower() and is_inside):
+        return False
     first = line[: word_ends(line)[0]]
     return _columns(before.rstrip()) + 1 + _columns(first) <= width
 

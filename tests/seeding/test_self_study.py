@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.data.documents import Document
+from sleep_jax.data.sentences import sentences
 from sleep_jax.sampling.generate import Completion
 from sleep_jax.seeding import prompts as requests
 from sleep_jax.seeding import self_study
@@ -24,7 +25,6 @@ from sleep_jax.seeding.self_study import (
     recite,
     rehearse,
     reread,
-    sentences,
 )
 from sleep_jax.seeding.sequences import Exchange
 
@@ -63,23 +63,6 @@ def script(tokenizer, monkeypatch):
         return seen
 
     return play
-
-
-@pytest.mark.parametrize(
-    "text, want",
-    [
-        ("One. Two! Three? Four.", ["One.", "Two!", "Three?", "Four."]),
-        ("It is 3.5 m high. 7 men built it.", ["It is 3.5 m high.", "7 men built it."]),
-        ("She said e.g. this and\nthat. Then left", ["She said e.g. this and\nthat.", "Then left"]),
-        ("  First.\n\nSecond.  ", ["First.", "Second."]),
-        ('He said "Go." Then he left.', ['He said "Go."', "Then he left."]),
-        ("It rose (by 3 m.) The men (all) fled.", ["It rose (by 3 m.)", "The men (all) fled."]),
-        ('It ended. "Why?" she asked.', ["It ended.", '"Why?" she asked.']),
-        ("", []),
-    ],
-)
-def test_sentences_by_hand(text, want):
-    assert sentences(text) == want
 
 
 def test_recitation_is_the_text_itself(prompts, tokenizer):
