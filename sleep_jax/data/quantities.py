@@ -10,7 +10,7 @@ from sleep_jax.data.numerals import normalize_numbers
 _SPELLINGS = {
     "kilometre_an_hour": r"km/h km\s?h-1 kmh kph kilomet(?:re|er)s?\s+(?:per|an)\s+hour",
     "mile_an_hour": r"mph miles?\s+(?:per|an)\s+hour",
-    "metre_a_second": r"m/s met(?:re|er)s?\s+(?:per|a)\s+second",
+    "metre_a_sec": r"m/s met(?:re|er)s?\s+(?:per|a)\s+second",
     "square_kilometre": r"km\^2 km2 sq\.?\s?km square\s+kilomet(?:re|er)s?",
     "square_metre": r"m\^2 m2 sq\.?\s?m square\s+met(?:re|er)s?",
     "cubic_metre": r"m\^3 m3 cubic\s+met(?:re|er)s?",
@@ -31,7 +31,7 @@ _SPELLINGS = {
     "millilitre": "ml millilitres? milliliters?",
     "litre": "l litres? liters?",
     "gallon": "gallons?",
-    "second": "sec seconds?",
+    "seconds": "sec seconds?",  # plural: "2 second" would be read as an ordinal
     "minute": "mins? minutes?",
     "hour": "h hrs? hours?",
     "day": "days?",

@@ -68,7 +68,7 @@ def contains_answer(prediction: str, answers: str | Sequence[str]) -> bool:
     return any(
         _occurs(answer, prediction, is_verbatim)
         for answer in _list_of(answers)
-        for is_verbatim in (False, True)
+        for is_verbatim in ((False, True) if "." in answer else (False,))
     )
 
 
