@@ -77,6 +77,7 @@ _NEGATIONS = {
 NEGATIONS = {name: re.compile(words, re.IGNORECASE) for name, words in _NEGATIONS.items()}
 STOP_WORDS = {name: frozenset(words.split()) for name, words in _STOP_WORDS.items()}
 CASED = frozenset(("en", "de", "ru", "el", "hy"))  # with capitals, which tell names
+FREE_ORDER = frozenset(("ru",))  # endings say who does what to whom
 _BY_STOP_WORDS = ("en", "de")
 
 

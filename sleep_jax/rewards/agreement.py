@@ -13,6 +13,7 @@ from sleep_jax.data.answers import content_words, fold, spell
 from sleep_jax.data.languages import (
     CASED,
     DETERMINERS,
+    FREE_ORDER,
     NEGATIONS,
     UNSPACED,
     language,
@@ -196,7 +197,7 @@ def _is_refilled(candidate: str, reference: str, of: str) -> bool:
     empty = _EMPTY if of == "en" else _EMPTY | stop_words(of) | _HIRAGANA
     a, b = _frame_words(candidate), _frame_words(reference)
     if sorted(a) == sorted(b):
-        return _is_swapped(a, b)
+        return of not in FREE_ORDER and _is_swapped(a, b)
     short, long = sorted((a, b), key=lambda words: (len(words), words))  # the same both ways
     sentence = 3 * _SENTENCE if of in ("zh", "ja") else _SENTENCE
     if len(short) >= sentence and long[: len(short)] == short:
