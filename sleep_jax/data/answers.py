@@ -3,7 +3,7 @@
     tidy          one character for each meaning: quotes, hyphens, spaces, digits, widths
     spell         tidied, and in words what a mark alone would tell apart: O+, C#, <5, Vitamin A
     fold          without case and accents
-    words         folded; a character each where a script has no spaces
+    words         case folded; a character each where a script has no spaces
     answer_words  what two answers have in common if they are one: quantities in one spelling, no
                   articles, no punctuation
 
@@ -59,10 +59,10 @@ _LETTER = re.compile(
 )
 # A number behind a name counts nothing, so that 3.10 is not 3.1.
 _NUMBERED = re.compile(
-    r"(\b(?:[A-Z](?!\w*ly )[\w+#]*|version|release|build|section|chapter|figure|table|python) )"
-    r"(\d+\.\d+)(?![\d.]*\d)"
+    r"(\b(?:(?!USD|EUR|GBP|JPY|CHF)[A-Z](?!\w*ly )[\w+#]*"
+    r"|version|release|build|section|chapter|figure|table) )(\d+\.\d+)(?![\d.]*\d)"
 )
-_DECIMAL = re.compile(r"(?<![\w.])()(\d+\.\d+)(?![\d.]*\d)")
+_DECIMAL = re.compile(rf"(?<![\w.{_SIGNS}])(?<![{_SIGNS}] )()(\d+\.\d+)(?![\d.]*\d)")
 
 # Scripts whose vowels are marks, which \w lacks.
 _MARKED = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
@@ -152,8 +152,8 @@ def canonical(text: str) -> str:
 
 def content_words(text: str) -> set[str]:
     """The words that say what a text is about, folded: no stop words of its language, no lone
-    letters. In Japanese kana in a row are words and hiragana none; of scripts without words, runs
-    of four characters."""
+    letters. Chinese characters and runs of katakana are words, hiragana none; in scripts like Thai,
+    runs of four characters."""
     name = language(text)
     stops = set(map(fold, stop_words(name)))
     text = re.sub(r"'\w{1,2}\b", "", fold(tidy(text)))

@@ -1,8 +1,8 @@
 """What is known of languages: which a text is in, words without content, scripts without spaces.
 
 The rule is small: kana are Japanese, other Chinese characters Chinese, a script of one great
-language is that language, and Latin letters are English unless another listed language has more of
-its words without content in the text.
+language is that language, and Latin letters are English unless more of the words without content
+are German ones.
 """
 
 import collections
@@ -78,7 +78,9 @@ NEGATIONS = {name: re.compile(words, re.IGNORECASE) for name, words in _NEGATION
 STOP_WORDS = {name: frozenset(words.split()) for name, words in _STOP_WORDS.items()}
 CASED = frozenset(("en", "de", "ru", "el", "hy"))  # with capitals, which tell names
 FREE_ORDER = frozenset(("ru",))  # endings say who does what to whom
-_BY_STOP_WORDS = ("en", "de")
+# German words that are no words of English (nor French) as well.
+_GERMAN = STOP_WORDS["de"] - STOP_WORDS["en"]
+_GERMAN -= {"bin", "den", "des", "du", "es", "hat", "man", "nun", "war"}
 
 
 def scripts(text: str) -> collections.Counter:
@@ -96,9 +98,9 @@ def language(text: str) -> str:
         return "ja" if len(re.findall("[\u3041-\u30ff]", text)) > KANA * count else "zh"
     if script != "LATIN":
         return _LANGUAGE_OF.get(script, "en")
-    said = collections.Counter(re.findall(r"[^\W\d_]+", text.casefold()))
-    share = {name: sum(said[w] for w in STOP_WORDS[name]) for name in _BY_STOP_WORDS}
-    return max(_BY_STOP_WORDS, key=share.__getitem__)
+    said = re.findall(r"[^\W\d_]+", text.casefold())
+    german, english = (sum(w in of for w in said) for of in (_GERMAN, STOP_WORDS["en"]))
+    return "de" if german > english else "en"
 
 
 def stop_words(name: str) -> frozenset[str]:

@@ -16,7 +16,7 @@ from sleep_jax.data.languages import UNSPACED, language
 
 NARROWEST = 40  # columns: text wrapped to less is not expected, such lines were ended on purpose
 
-_QUOTED = re.compile(r"[ \t]*>[ \t>]*")
+_QUOTED = re.compile(r"\A[ \t]*>[ \t>]*")
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)")
 _MARK = re.compile(r"\A[ \t]*(?:(?:#{1,6}|[-*+–](?:[ \t]+\[[ xX]\])?)[ \t]+|[•‣◦⁃▪●○■□◆・·][ \t]*)")
 _NUMBER = re.compile(

@@ -127,9 +127,15 @@ def _required_numbers(text: str) -> tuple[list[str], set[str]]:
     return [number for number in found if number not in vague], set(found)
 
 
+def _numbers_agree(candidate: str, reference: str) -> bool:
+    (required, found), (other, other_found) = map(_required_numbers, (candidate, reference))
+    return other_found.issuperset(required) and found.issuperset(other)
+
+
 def _negated_sentences(text: str, of: str) -> int:
-    negation = NEGATIONS.get(of, NEGATIONS["en"])
-    return sum(bool(negation.search(part)) for part in _SENTENCE_END.split(text))
+    negations = {NEGATIONS["en"], NEGATIONS.get(of, NEGATIONS["en"])}
+    parts = _SENTENCE_END.split(text)
+    return sum(any(negation.search(part) for negation in negations) for part in parts)
 
 
 def _names_agree(candidate: str, reference: str, of: str) -> bool:
@@ -228,24 +234,17 @@ def agreement(candidate: str, reference: str) -> bool:
     same frame are filled with the same words, and neither text goes on where the other, a
     sentence, ends. So a synonym in an otherwise equal text is refused, too.
     """
+    of = language(f"{candidate} {reference}")
     # In the second view zeros count, so that "3.10" is the same as "Release 3.10".
-    views = {
+    pair, verbatim = (
         (spell(candidate, is_verbatim=v), spell(reference, is_verbatim=v)) for v in (False, True)
-    }
-    return any(_agree(*pair, language(f"{candidate} {reference}")) for pair in views)
-
-
-def _agree(candidate: str, reference: str, of: str) -> bool:
-    required, found = _required_numbers(candidate)
-    required_reference, found_reference = _required_numbers(reference)
+    )
     return (
-        found_reference.issuperset(required)
-        and found.issuperset(required_reference)
-        and _units_agree(candidate, reference)
-        and _codes_agree(candidate, reference)
-        and _negated_sentences(candidate, of) == _negated_sentences(reference, of)
-        and _names_agree(candidate, reference, of)
-        and not _is_refilled(candidate, reference, of)
+        _units_agree(*pair)
+        and _codes_agree(*pair)
+        and _negated_sentences(pair[0], of) == _negated_sentences(pair[1], of)
+        and _names_agree(*pair, of)
+        and any(_numbers_agree(*v) and not _is_refilled(*v, of) for v in {pair, verbatim})
     )
 
 

@@ -10,6 +10,9 @@ from sleep_jax.data.languages import language, scripts, stem
     [
         ("The mill stands by the brook.", "en"),
         ("Die Mühle steht am Bach.", "de"),
+        ("Er war es, der die Glocke goss.", "de"),
+        ("The man's hat in the den", "en"),
+        ("La tour du village des Alpes", "en"),  # not told apart
         ("Маяк стоит на скале.", "ru"),
         ("灯塔建在岩石上。", "zh"),
         ("灯台は岩の上に立つ。", "ja"),

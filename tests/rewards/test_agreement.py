@@ -51,6 +51,9 @@ CHANGED = [
 # Where a mark, a zero, an order or a capital is all that differs.
 SIGNS_CHANGED = [
     ("The fee is $5.", "The fee is €5."),
+    ("The fee is $3.50.", "The fee is €3.50."),
+    ("The fee is USD 3.50.", "The fee is EUR 3.50."),
+    ("The road is 5.0 km long.", "The road is 5.0 miles long."),
     ("O+ donor", "O- donor"),
     ("Vitamin A", "Vitamin B"),
     ("Release 3.10", "Release 3.1"),
@@ -100,6 +103,7 @@ SIGNS_CHANGED = [
 ]
 SIGNS_SAME = [
     ("The fee is $5.", "The fee is 5 dollars."),
+    ("The fee is $3.50.", "The fee is USD 3.5."),
     ("It costs €5.", "5 euros is what it costs."),
     ("Release 3.10", "3.10"),
     ("Python 3.10 is used.", "It uses Python 3.10."),
