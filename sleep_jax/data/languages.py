@@ -78,7 +78,8 @@ NEGATIONS = {name: re.compile(words, re.IGNORECASE) for name, words in _NEGATION
 STOP_WORDS = {name: frozenset(words.split()) for name, words in _STOP_WORDS.items()}
 CASED = frozenset(("en", "de", "ru", "el", "hy"))  # with capitals, which tell names
 FREE_ORDER = frozenset(("ru",))  # endings say who does what to whom
-# German words that are no words of English (nor French) as well.
+# Those of one of the two languages alone, nor of French.
+_ENGLISH = STOP_WORDS["en"] - STOP_WORDS["de"]
 _GERMAN = STOP_WORDS["de"] - STOP_WORDS["en"]
 _GERMAN -= {"bin", "den", "des", "du", "es", "hat", "man", "nun", "war"}
 
@@ -99,7 +100,7 @@ def language(text: str) -> str:
     if script != "LATIN":
         return _LANGUAGE_OF.get(script, "en")
     said = re.findall(r"[^\W\d_]+", text.casefold())
-    german, english = (sum(w in of for w in said) for of in (_GERMAN, STOP_WORDS["en"]))
+    german, english = (sum(w in of for w in said) for of in (_GERMAN, _ENGLISH))
     return "de" if german > english else "en"
 
 
