@@ -13,12 +13,13 @@ CORE = [
     "seqio>=0.0.20",
     "ml_collections>=1.0",
     "tensorboardX>=2.6",
-    # What the main job touches: weights, tokenizer and chat template, progress and plots.
+    # What the main job touches: weights, tokenizer and chat template, sentences, progress, plots.
     "gguf>=0.10",
     "jinja2>=3.1",
     "matplotlib>=3.8",
     "rich>=13",
     "safetensors>=0.4.3",
+    "sentencex>=1.0.20",
     "tensorstore>=0.1.60",
     "tokenizers>=0.20",
 ]

@@ -8,9 +8,10 @@ import runpy
 
 import pytest
 
+from sleep_jax.data.sentences import sentences
 from sleep_jax.dreaming import write
 from sleep_jax.seeding import self_study
-from sleep_jax.seeding.self_study import Question, ask, sentences
+from sleep_jax.seeding.self_study import Question, ask
 
 
 def articulate(patch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,21 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-# Best cut first. A piece keeps the space behind it, so the pieces of a text always join to it.
-PARAGRAPH, SENTENCE, WORD = r"\n\s*\n", r"[.!?…][\"')\]”’]*\s+|[。！？]|\n", r"\s+"
-CUTS = (PARAGRAPH, SENTENCE, WORD)
+from sleep_jax.data.sentences import sentence_ends
+
 SMALLEST = 8
 
 Encode = Callable[[str], Sequence[int]]
+Ends = Callable[[str], Sequence[int]]  # offsets
+
+
+def _ends_of(pattern: str) -> Ends:
+    return lambda text: [match.end() for match in re.finditer(pattern, text)]
+
+
+# Best cut first: after paragraphs, sentences and lines, words. A piece keeps the space behind it,
+# so the pieces of a text always join to it.
+CUTS: tuple[Ends, ...] = (_ends_of(r"\n\s*\n"), sentence_ends, _ends_of(r"\s+"))
 
 
 def split_text(text: str, limit: int, encode: Encode) -> list[str]:
@@ -43,7 +52,7 @@ def split_text(text: str, limit: int, encode: Encode) -> list[str]:
     return chunks
 
 
-def _split(text: str, limit: int, encode: Encode, cuts: Sequence[str] = CUTS) -> list[str]:
+def _split(text: str, limit: int, encode: Encode, cuts: Sequence[Ends] = CUTS) -> list[str]:
     """Greedy: every chunk takes pieces until the next would not fit; what is too long is cut finer.
 
     Chunks are stripped; nothing but white space between them is lost.
@@ -66,9 +75,9 @@ def _split(text: str, limit: int, encode: Encode, cuts: Sequence[str] = CUTS) ->
     return [chunk for chunk in [*chunks, current.strip()] if chunk]
 
 
-def _pieces(text: str, cuts: Sequence[str]) -> list[str]:
+def _pieces(text: str, cuts: Sequence[Ends]) -> list[str]:
     """Pieces that join to `text`: ending at the best kind of cut, or halves of a single word."""
     if not cuts:
         return [text[: len(text) // 2], text[len(text) // 2 :]]
-    ends = [0, *(match.end() for match in re.finditer(cuts[0], text)), len(text)]
+    ends = [0, *cuts[0](text), len(text)]
     return [text[a:b] for a, b in itertools.pairwise(ends) if b > a]

@@ -14,12 +14,11 @@ words in lower case. Of 2,000 English dreams about SQuAD passages each has at le
 in the passage, half of them 0.68; French, German and Spanish renderings had less than 0.05.
 """
 
-import collections
 import dataclasses
-import re
-import unicodedata
 from collections.abc import Sequence
 
+from sleep_jax.data.answers import split_words, tidy, words
+from sleep_jax.data.languages import scripts
 from sleep_jax.dreaming.recipe import RecipeError, parse_recipe
 from sleep_jax.settings import Settings, setting
 
@@ -27,12 +26,6 @@ REASONS = ("short", "loop", "script", "language", "copy", "recipe", "duplicate",
 RUN = 4  # words
 JUDGED = 20  # words of a context, and a quarter as many of a dream, that tell a language
 IN_USE = 0.05  # share of a context's letters from which on it uses a script
-
-# Written without spaces between words, so that each character counts as one: Thai, Lao, Burmese,
-# Khmer, kana, Chinese characters.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
-_ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +53,6 @@ class Rejection(Settings, section="dreaming.rejection"):
     )  # fmt: skip
 
 
-def words(text: str) -> list[str]:
-    """Its words, case folded; a character each where a script has no spaces."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-
-
 def _runs(said: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(said[i : i + RUN]) for i in range(len(said) - RUN + 1)]
 
@@ -75,15 +63,9 @@ def repeated_share(text: str) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def _scripts(text: str) -> collections.Counter:
-    letters = filter(str.isalpha, unicodedata.normalize("NFKC", text))
-    names = (unicodedata.name(letter, "?").split()[0] for letter in letters)
-    return collections.Counter(_ONE_SCRIPT.get(name, name) for name in names)
-
-
 def script_share(text: str, context: str) -> float:
     """Share of its letters that are of a script which the context uses; 1 where either has none."""
-    said, read = _scripts(text), _scripts(context)
+    said, read = scripts(text), scripts(context)
     used = {script for script, n in read.items() if n >= IN_USE * read.total()}
     if not said or not used:
         return 1.0
@@ -93,8 +75,7 @@ def script_share(text: str, context: str) -> float:
 def known_share(text: str, context: str) -> float:
     """Share of its lower-case words that occur in the context; 1 where too few tell."""
     known = words(context)
-    said = _WORD.findall(unicodedata.normalize("NFKC", text))
-    said = [word for word in said if word.isalpha() and word == word.lower()]
+    said = [word for word in split_words(tidy(text)) if word.isalpha() and word == word.lower()]
     if len(known) < JUDGED or len(said) < JUDGED / 4:
         return 1.0
     known = set(known)

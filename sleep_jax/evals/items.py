@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Sequence
 
-from sleep_jax.evals.metrics import normalize_answer
+from sleep_jax.data.answers import canonical
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +37,9 @@ class RewardItems:
           AssertionError: one is, but for case, articles and punctuation: a dream that it rewards
             would have seen the test.
         """
-        tested = {normalize_answer(text) for text in tests}
+        tested = {canonical(text) for text in tests}
         for item in items:
-            if normalize_answer(item.question) in tested:
+            if canonical(item.question) in tested:
                 raise AssertionError(
                     f"a question that rewards dreams is a test question: {item.question!r}; leave "
                     "it out of one of the two sets"

@@ -1,6 +1,8 @@
 """Scores of short answers (SQuAD exact match and F1, containment, integers, grids) and perplexity.
 
-Exact match and F1 follow the SQuAD v1.1 evaluation (Rajpurkar et al. 2016, arXiv 1606.05250).
+Exact match and F1 follow the SQuAD v1.1 evaluation (Rajpurkar et al. 2016, arXiv 1606.05250), but
+for answers of which its normalisation leaves nothing ("A", "+"): these are compared as they are.
+What an answer is elsewhere, `data.answers` says.
 """
 
 import collections
@@ -9,7 +11,8 @@ import re
 import string
 from collections.abc import Sequence
 
-from sleep_jax.rewards.numerals import normalize_numbers
+from sleep_jax.data.answers import answer_words
+from sleep_jax.data.numerals import normalize_numbers
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -27,59 +30,65 @@ def _list_of(answers: str | Sequence[str]) -> Sequence[str]:
     return answers
 
 
+def _words(prediction: str, answer: str) -> tuple[list[str], list[str]]:
+    """Both as SQuAD has them; in raw words where that leaves nothing of the answer."""
+    normal = normalize_answer(answer).split()
+    if not normal:
+        return prediction.lower().split(), answer.lower().split()
+    return normalize_answer(prediction).split(), normal
+
+
 def exact_match(prediction: str, answers: str | Sequence[str]) -> float:
-    """1.0 if the prediction equals any accepted answer after SQuAD normalisation, else 0.0."""
-    normalized = normalize_answer(prediction)
-    return float(any(normalized == normalize_answer(answer) for answer in _list_of(answers)))
+    """1.0 if the prediction equals any accepted answer after SQuAD normalisation, else 0.0; an
+    empty prediction equals none."""
+    pairs = [_words(prediction, answer) for answer in _list_of(answers)]
+    return float(any(words and words == wanted for words, wanted in pairs))
 
 
 def _f1(prediction: list[str], answer: list[str]) -> float:
-    if not prediction or not answer:
-        return float(prediction == answer)
     common = sum((collections.Counter(prediction) & collections.Counter(answer)).values())
-    return 2.0 * common / (len(prediction) + len(answer))
+    return 2.0 * common / (len(prediction) + len(answer)) if common else 0.0
 
 
 def f1(prediction: str, answers: str | Sequence[str]) -> float:
-    """Best bag-of-words F1 against any accepted answer, in [0, 1]; two empty texts give 1.0."""
-    words = normalize_answer(prediction).split()
-    return max(_f1(words, normalize_answer(answer).split()) for answer in _list_of(answers))
-
-
-def answer_words(text: str) -> list[str]:
-    """SQuAD normalisation that keeps what a number means and splits compounds."""
-    text = normalize_numbers(text)
-    # Outside string.punctuation, so they survive: 3.5 is not 35, and -5 is not 5.
-    text = re.sub(r"(?<=\d)\.(?=\d)", "·", text)
-    text = re.sub(r"(?<!\w)-(?=\d)", "−", text)
-    text = re.sub(r"(?<=\w)[-–—/](?=\w)", " ", text)
-    return normalize_answer(text.translate(str.maketrans("", "", "“”‘’…"))).split()
+    """Best bag-of-words F1 against any accepted answer, in [0, 1]; 0 where no word is shared, so
+    also of two empty texts."""
+    return max(_f1(*_words(prediction, answer)) for answer in _list_of(answers))
 
 
 def contains_answer(prediction: str, answers: str | Sequence[str]) -> bool:
     """Whether an accepted answer occurs in the prediction as a run of whole words.
 
-    Both sides are normalised as for SQuAD, with numbers in digits ("seven" = "7", "1,250" =
-    "1250"), so a longer reply that states the answer counts. An answer of articles and punctuation
-    alone never occurs. It does not read: "not Paris" contains "Paris".
+    Both sides are normalised by `answer_words`: numbers in digits ("seven" = "7", "1,250" =
+    "1250"), units by name ("53m" = "53 metres"), any quotes and hyphens; so a longer reply that
+    states the answer counts. An answer of articles or marks alone has to be the whole reply. It
+    does not read: "not Paris" contains "Paris".
     """
-    words = answer_words(prediction)
-    for answer in _list_of(answers):
-        wanted = answer_words(answer)
-        starts = range(len(words) - len(wanted) + 1)
-        if wanted and any(words[i : i + len(wanted)] == wanted for i in starts):
-            return True
-    return False
+    # In the second view zeros count, so that an answer of "3.10" is in "Release 3.10".
+    return any(
+        _occurs(answer, prediction, is_verbatim)
+        for answer in _list_of(answers)
+        for is_verbatim in ((False, True) if "." in answer else (False,))
+    )
 
 
-_INTEGER = re.compile(r"(?<![\w.])[-−]?\d+(?!\d|\.\d)")
+def _occurs(answer: str, prediction: str, is_verbatim: bool) -> bool:
+    wanted = answer_words(answer, is_verbatim=is_verbatim)
+    if not wanted:
+        return bool(answer.strip()) and answer.strip() == prediction.strip()
+    words = answer_words(prediction, is_verbatim=is_verbatim)
+    return any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
+
+
+_INTEGER = re.compile(r"(?<![\w.])[-−]?\d++(?!\.\d)")
+_LONGEST = 1000  # digits; Python reads no more than 4,300
 
 
 def last_integer(text: str) -> int | None:
     """The last integer of a text, with numbers in words ("seven") and thousands ("1,250") read;
-    None: there is none. The 5 of 3.5 is none."""
+    None: there is none, or it has more than 1,000 digits. The 5 of 3.5 is none."""
     found = _INTEGER.findall(normalize_numbers(text))
-    return int(found[-1].replace("−", "-")) if found else None
+    return int(found[-1].replace("−", "-")) if found and len(found[-1]) <= _LONGEST else None
 
 
 def is_integer_right(prediction: str, answers: str | Sequence[str]) -> bool:

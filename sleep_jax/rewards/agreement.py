@@ -1,16 +1,27 @@
 """Rules of agreement: what two texts may not differ in if they are to say the same.
 
-They read surface forms of English. A changed common noun is seen only where the texts have the same
-frame; in other words it passes.
+They read surface forms, of English first. A changed common noun is seen only where the texts have
+the same frame; in other words it passes. In German a noun behind an article names nothing; where a
+script has no capitals every content word may be a name. Numbers in words are English.
 """
 
 import difflib
 import re
-import unicodedata
 from typing import NamedTuple
 
-from sleep_jax.rewards.numerals import numbers
-from sleep_jax.rewards.units import normalize_quantities, units
+from sleep_jax.data.answers import content_words, fold, spell
+from sleep_jax.data.languages import (
+    CASED,
+    DETERMINERS,
+    FREE_ORDER,
+    NEGATIONS,
+    UNSPACED,
+    language,
+    stem,
+    stop_words,
+)
+from sleep_jax.data.numerals import numbers
+from sleep_jax.data.quantities import normalize_quantities, units
 
 # Capitalised in titles, labels and greetings without naming anything.
 _COMMON_WORDS = """
@@ -31,17 +42,17 @@ _EMPTY_WORDS = """
 that their there these they this those to was we were which who with you your
 """
 _EMPTY = frozenset(_EMPTY_WORDS.split())
-_EVEN = frozenset(("is", "are", "was", "were", "and", "or", "it"))  # both sides of them alike
+_HIRAGANA = frozenset(map(chr, range(0x3041, 0x30A0)))  # particles and endings
+# Both sides of them are alike.
+_EVEN_WORDS = "is are was were and or it ist sind war waren und oder это и или 是 和 は"
+_EVEN = frozenset(_EVEN_WORDS.split())
 _SILENT = frozenset(("a", "an", "the", "mr", "mrs", "ms", "dr", "doctor", "prof", "professor"))
 _SENTENCE = 3  # words, from which on a text is more than a short answer
-_NEGATION = re.compile(
-    r"\b(?:not(?!\s+only\b)|no(?!\.\s*\d)|never|none|nobody|nothing|nowhere|neither|without|cannot"
-    r"|lack(?:s|ed|ing)?|unable|fail(?:s|ed)?\s+to|\w+n['’]t)\b",
-    re.IGNORECASE,
-)
-_SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\b[DMS][rst])(?<!\bMrs)\.(?!\d)|[!?;:\n\"“”(]")
+_SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\b[DMS][rst])(?<!\bMrs)\.(?!\d)|[!?;:\n\"“”(。।]")
 _LIST_MARKER = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+(?=\S)", re.MULTILINE)
-_TOKEN = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)*|[^\w\s]|\n")
+_TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’][^\W\d_]+)*|[^\w\s]|\n")
+# Their parts mean something in their order: times, dates, ratios, addresses.
+_CODE = re.compile(r"(?<![\w.])\d+(?:[:/]\d+|\.\d+\.\d+|-\d+-\d+)(?:[:/.-]\d+)*(?!\w)")
 
 
 class _Name(NamedTuple):
@@ -53,9 +64,7 @@ class _Name(NamedTuple):
 
 def _fold(word: str) -> str:
     """Lower case, no accents, no possessive: "Zürich's" -> "zurich"."""
-    word = unicodedata.normalize("NFKD", word.replace("’", "'").casefold())
-    word = "".join(c for c in word if not unicodedata.combining(c))
-    return word.removesuffix("'s")
+    return fold(word).removesuffix("'s")
 
 
 def _words(text: str) -> set[str]:
@@ -67,17 +76,23 @@ def _without_markers(text: str) -> str:
     return _LIST_MARKER.sub(". ", text)
 
 
-def _names(text: str) -> list[_Name]:
-    """Runs of capitalised words, in order. A word that opens a sentence is not a certain name."""
+def _names(text: str, of: str) -> list[_Name]:
+    """Runs of capitalised words of a text in a language, in order. A word that opens a sentence is
+    not a certain name."""
     text = normalize_quantities(_without_markers(text))
     ends = {match.start() for match in _SENTENCE_END.finditer(text)}
+    tokens = [*_TOKEN.finditer(text)]
+    common = _COMMON if of == "en" else _COMMON | stop_words(of)
+    nouns = _nouns([token[0] for token in tokens]) if of == "de" else ()
     names, certain, opening = [], [], []
-    is_opening = True
-    for match in [*_TOKEN.finditer(text), None]:
+    is_opening, before = True, ""
+    for i, match in enumerate([*tokens, None]):
         token = match[0] if match else ""
         is_end = match is None or match.start() in ends
-        is_name = token[:1].isupper() and _fold(token) not in _COMMON
-        if is_name:
+        is_month = token == "May" and before.isdigit()
+        is_common = (_fold(token) in common and not is_month) or i in nouns
+        before = token
+        if token[:1].isupper() and not is_common:
             (opening if is_opening else certain).append(_fold(token))
         elif (certain or opening) and (is_end or token not in "-."):  # "Anglo-Saxon", "J. Smith"
             names.append(_Name(tuple(certain), tuple(opening)))
@@ -87,10 +102,23 @@ def _names(text: str) -> list[_Name]:
     return names
 
 
+def _nouns(tokens: list[str]) -> set[int]:
+    """Where a German text has nouns that name nothing: behind an article or a small number, with
+    adjectives between, "der große alte Turm"."""
+    found, is_near = set(), False
+    for i, token in enumerate(tokens):
+        if is_near and token[:1].isupper():
+            found.add(i)
+        is_adjective = is_near and re.fullmatch(r"[^\W\d_A-ZÄÖÜ][^\W\d_]*e[mnrs]?", token)
+        is_number = token.isdigit() and len(token) < 4
+        is_near = token.casefold() in DETERMINERS or is_number or bool(is_adjective)
+    return found
+
+
 def _required_numbers(text: str) -> tuple[list[str], set[str]]:
     """The numbers that must be matched, and all: "one", "first", "second" often count nothing."""
     text = _without_markers(text)
-    found = numbers(text)
+    found = numbers(normalize_quantities(text))
     vague = set()
     for words, value in ((r"one|first", "1"), (r"second", "2")):
         if re.search(rf"\b(?:{words})\b", text, re.IGNORECASE):
@@ -99,30 +127,51 @@ def _required_numbers(text: str) -> tuple[list[str], set[str]]:
     return [number for number in found if number not in vague], set(found)
 
 
-def _negated_sentences(text: str) -> int:
-    return sum(bool(_NEGATION.search(part)) for part in _SENTENCE_END.split(text))
+def _numbers_agree(candidate: str, reference: str) -> bool:
+    (required, found), (other, other_found) = map(_required_numbers, (candidate, reference))
+    return other_found.issuperset(required) and found.issuperset(other)
 
 
-def _names_agree(candidate: str, reference: str) -> bool:
+def _negated_sentences(text: str, of: str) -> int:
+    negations = {NEGATIONS["en"], NEGATIONS.get(of, NEGATIONS["en"])}
+    parts = _SENTENCE_END.split(text)
+    return sum(any(negation.search(part) for negation in negations) for part in parts)
+
+
+def _names_agree(candidate: str, reference: str, of: str) -> bool:
     """No name was exchanged; one side may shorten a name ("Ada Lovelace", "Lovelace")."""
     missing = []  # per side: words of its names that the other side lacks
     for text, other in ((candidate, reference), (reference, candidate)):
         known, unknown = _words(other), set()
         # "Paris", "Ada Lovelace": no sentence, so the first word is a name like the others.
         is_fragment = not any(token[0].islower() for token in _TOKEN.findall(text))
-        for name in _names(text):
+        for name in _names(text, of):
             words = name.opening + name.certain
             if known.isdisjoint(words) and (name.certain or is_fragment):
                 return False
             unknown |= set(words) - known
         missing.append(unknown)
+    if of not in CASED:
+        ours, theirs = (
+            content_words(normalize_quantities(text)) for text in (candidate, reference)
+        )
+        missing = [ours - theirs, theirs - ours]
     return not (missing[0] and missing[1])
 
 
 def _units_agree(candidate: str, reference: str) -> bool:
-    """No number that both texts measure something with has other units in each."""
+    """No number that both texts measure something with has other units in each, and both or none
+    count in per cent."""
     ours, theirs = units(candidate), units(reference)
-    return all(ours[number] & theirs[number] for number in ours.keys() & theirs.keys())
+    in_percent = [any("percent" in names for names in found.values()) for found in (ours, theirs)]
+    shared = ours.keys() & theirs.keys()
+    return in_percent[0] == in_percent[1] and all(ours[n] & theirs[n] for n in shared)
+
+
+def _codes_agree(candidate: str, reference: str) -> bool:
+    """Not both texts have a time, date, ratio or address that the other lacks."""
+    ours, theirs = (set(_CODE.findall(text)) for text in (candidate, reference))
+    return not (ours - theirs and theirs - ours)
 
 
 def _frame_words(text: str) -> list[str]:
@@ -144,26 +193,28 @@ def _is_swapped(a: list[str], b: list[str]) -> bool:
     return any(a[i] not in _EVEN for i in stayed)
 
 
-def _is_refilled(candidate: str, reference: str) -> bool:
+def _is_refilled(candidate: str, reference: str, of: str) -> bool:
     """The texts are one frame with other content words in it, or one goes on where the other ends.
 
     "The gate is of oak", "The gate is of iron". At least half of the longer text must be common to
     both, in order, and nothing but replaced words tell them apart: who puts a thing in other words
     hardly ever keeps the rest as it was.
     """
+    empty = _EMPTY if of == "en" else _EMPTY | stop_words(of) | _HIRAGANA
     a, b = _frame_words(candidate), _frame_words(reference)
     if sorted(a) == sorted(b):
-        return _is_swapped(a, b)
+        return of not in FREE_ORDER and _is_swapped(a, b)
     short, long = sorted((a, b), key=lambda words: (len(words), words))  # the same both ways
-    if len(short) >= _SENTENCE and long[: len(short)] == short:
-        return not _EMPTY.issuperset(long[len(short) :])
+    sentence = 3 * _SENTENCE if of in ("zh", "ja") else _SENTENCE
+    if len(short) >= sentence and long[: len(short)] == short:
+        return not empty.issuperset(long[len(short) :])
     common, is_refilled = 0, False
     matcher = difflib.SequenceMatcher(None, short, long, autojunk=False)
     for kind, i, j, k, m in matcher.get_opcodes():
         if kind == "equal":
             common += j - i
-        elif not _EMPTY.issuperset(short[i:j] + long[k:m]):
-            if _EMPTY.issuperset(short[i:j]) or _EMPTY.issuperset(long[k:m]):
+        elif not empty.issuperset(short[i:j] + long[k:m]):
+            if empty.issuperset(short[i:j]) or empty.issuperset(long[k:m]):
                 return False  # said at another place, or left out
             is_refilled = True
     return is_refilled and 2 * common >= len(long)
@@ -173,24 +224,27 @@ def agreement(candidate: str, reference: str) -> bool:
     """Whether the facts of two texts agree as far as their surface tells, in both directions.
 
     Numbers: the same set of values ("seven" = "7" = "7.0"; 1,234 = 1234), however often each is
-    said; a bare "one", "first" or "second" need not be matched. Units: a number that both texts
-    give a known unit has the same one. Names: every capitalised name shares a word with the other
-    text, compared without case and accents, and not both texts have name words that the other
-    lacks. The word that opens a sentence counts as a name only in that last rule ("Paris is the
-    capital", "Lyon is the capital") and in texts without a lower-case word ("Paris").
-    Negation: the same number of sentences carry one. Frame: texts of the same frame are filled with
-    the same words, and neither text goes on where the other, a sentence, ends. So a synonym in
-    an otherwise equal text is refused, too.
+    said; a bare "one", "first" or "second" need not be matched. Units, currencies: a number that
+    both texts give a known one has the same one; both texts or none count in per cent. Codes: not
+    both texts have a time, date, ratio or address that the other lacks. Names: every capitalised
+    name shares a word with the other text, compared without case and accents, and not both texts
+    have name words that the other lacks. The word that opens a sentence counts as a name only in
+    that last rule ("Paris is the capital", "Lyon is the capital") and in texts without a
+    lower-case word ("Paris"). Negation: the same number of sentences carry one. Frame: texts of the
+    same frame are filled with the same words, and neither text goes on where the other, a
+    sentence, ends. So a synonym in an otherwise equal text is refused, too.
     """
-    required, found = _required_numbers(candidate)
-    required_reference, found_reference = _required_numbers(reference)
+    of = language(f"{candidate} {reference}")
+    # In the second view zeros count, so that "3.10" is the same as "Release 3.10".
+    pair, verbatim = (
+        (spell(candidate, is_verbatim=v), spell(reference, is_verbatim=v)) for v in (False, True)
+    )
     return (
-        found_reference.issuperset(required)
-        and found.issuperset(required_reference)
-        and _units_agree(candidate, reference)
-        and _negated_sentences(candidate) == _negated_sentences(reference)
-        and _names_agree(candidate, reference)
-        and not _is_refilled(candidate, reference)
+        _units_agree(*pair)
+        and _codes_agree(*pair)
+        and _negated_sentences(pair[0], of) == _negated_sentences(pair[1], of)
+        and _names_agree(*pair, of)
+        and any(_numbers_agree(*v) and not _is_refilled(*v, of) for v in {pair, verbatim})
     )
 
 
@@ -204,7 +258,14 @@ def ungrounded(text: str, source: str) -> list[str]:
     Returns:
       The folded names (lower case, no accents), then the numbers in digits, each once, in order.
     """
-    known, known_numbers = _words(source), set(numbers(source))
-    names = [word for name in _names(text) for word in name.certain if word not in known]
-    values = [value for value in _required_numbers(text)[0] if value not in known_numbers]
+    of = language(source)
+    # In the second view zeros count, as in `agreement`.
+    sources = [spell(source, is_verbatim=v) for v in (False, True)]
+    texts = [spell(text, is_verbatim=v) for v in (False, True)]
+    known = {stem(word, of) for word in _words(sources[0])}
+    certain = [word for name in _names(texts[0], of) for word in name.certain]
+    names = [word for word in certain if stem(word, of) not in known]
+    known = {value for view in sources for value in numbers(normalize_quantities(view))}
+    views = zip(*(_required_numbers(view)[0] for view in texts))
+    values = [plain for plain, verbatim in views if known.isdisjoint((plain, verbatim))]
     return list(dict.fromkeys(names + values))

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sleep_jax.evals.metrics import answer_words
+from sleep_jax.data.answers import answer_words
 
 JUDGES = ("embedding", "cosine", "agreement", "exact", "model")
 

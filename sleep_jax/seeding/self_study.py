@@ -11,14 +11,16 @@ document lacks, is dropped: small teachers invent.
 """
 
 import dataclasses
-import re
+import unicodedata
 from collections.abc import Collection, Sequence
 
 import jax
 import numpy as np
 
+from sleep_jax.data.answers import answer_words, canonical, content_words, tidy
 from sleep_jax.data.documents import Document
-from sleep_jax.evals.metrics import normalize_answer
+from sleep_jax.data.languages import language
+from sleep_jax.data.sentences import sentences, word_ends
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.rewards.agreement import ungrounded
@@ -135,8 +137,8 @@ def hold_out(
     for document in sorted({q.document for q in questions}):
         unlike: dict[str, Question] = {}  # of those that are spelt alike the first
         for q in questions:
-            if q.document == document and q.answer:
-                unlike.setdefault(normalize_answer(q.question), q)
+            if q.document == document and q.answer and answer_words(q.answer):
+                unlike.setdefault(canonical(q.question), q)
         mine = list(unlike.values())
         of: dict[str, list[Question]] = {}
         for q in mine:
@@ -146,8 +148,8 @@ def hold_out(
         first = [own[0] for i, own in enumerate(of.values()) if i in spread]
         rest = [q for q in mine if q not in first]
         held += [*first, *rest[: per_document - count]]
-    asked = {(q.document, normalize_answer(q.question)) for q in held}
-    return held, [q for q in questions if (q.document, normalize_answer(q.question)) not in asked]
+    asked = {(q.document, canonical(q.question)) for q in held}
+    return held, [q for q in questions if (q.document, canonical(q.question)) not in asked]
 
 
 def from_memory(exchanges: Sequence[Exchange]) -> list[Exchange]:
@@ -167,13 +169,6 @@ def reread(pages: Sequence[Sequence[int]]) -> list[Exchange]:
         for page in pages
         if len(page) > 1
     ]
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of a text, split where a mark of ending is followed by space and a capital or
-    digit."""
-    boundary = r"(?:(?<=[.!?])|(?<=[.!?][\"')]))\s+(?=[\"'(]?[A-Z0-9])"
-    return [s for s in re.split(boundary, text.strip()) if s]
 
 
 def recite(documents: Sequence[Document], prompts: Prompts, times: int) -> list[Exchange]:
@@ -198,10 +193,11 @@ def complete(
     out = []
     for i, d in enumerate(documents):
         for sentence in sentences(d.text):
-            words = sentence.split()
+            ends = word_ends(sentence)
             # A cue has two words or more and leaves one or more.
-            for _ in range(times if len(words) >= 3 else 0):
-                cue = " ".join(words[: rng.integers(2, max(3, len(words) - 1))])
+            for _ in range(times if len(ends) >= 3 else 0):
+                last = rng.integers(2, max(3, len(ends) - 1)) - 1
+                cue = " ".join(sentence[: ends[last]].split())
                 out.append(
                     Exchange(
                         document=i,
@@ -255,13 +251,13 @@ def ask(
         jax.random.fold_in(rng, 0),
     )
     pages = [f"{d.title} {d.text}" for d in documents]
-    tested = set(map(normalize_answer, excluded))
+    tested = set(map(canonical, excluded))
     written = {
         (i, text): sentence
         for (i, sentence), group in zip(about, drawn)
         for text in (tokenizer.decode(c.tokens).strip() for c in group)
         if is_about(text, sentence)
-        and normalize_answer(text) not in tested
+        and canonical(text) not in tested
         and not (study.is_grounded and ungrounded(text, pages[i]))
     }
     answers = generate(
@@ -282,23 +278,19 @@ def ask(
     return questions, sum(map(len, drawn))
 
 
-# Words of four letters or more that most questions have, whatever they are about.
-COMMON = frozenset(
-    re.findall(
-        r"\w+",
-        "about been does from have into long many much than that their then there these they this "
-        "those were what when where which whom whose will with would",
-    )
-)
-
-
 def is_about(question: str, sentence: str) -> bool:
-    """Whether it is a question, and shares a content word with the sentence."""
+    """Whether it is a question, in any script, and shares a content word with the sentence."""
+    return is_question(question) and not content_words(question).isdisjoint(content_words(sentence))
 
-    def content(text):
-        return set(re.findall(r"\w{4,}", text.lower())) - COMMON
 
-    return question.endswith("?") and bool(content(question) & content(sentence))
+def is_question(text: str) -> bool:
+    """Whether it ends in a question mark of any script, or in the か that Japanese has for it."""
+    text = text.rstrip()
+    if not text:
+        return False
+    is_marked = "QUESTION" in unicodedata.name(text[-1], "")
+    is_greek = text[-1] == ";" and language(text) == "el"
+    return is_marked or is_greek or tidy(text).rstrip("。. ").endswith("か")
 
 
 def answer(questions: Sequence[Question], prompts: Prompts) -> list[Exchange]:

@@ -32,13 +32,25 @@ def test_exact_match():
     assert exact_match("Eiffel", "eiffel") == 1.0
 
 
+def test_an_answer_that_normalises_to_nothing_is_compared_as_it_is():
+    assert exact_match("", "A") == f1("", "A") == 0.0
+    assert exact_match("a ", "A") == f1("A", "A") == 1.0
+    assert exact_match("The cat", ["A", "cat"]) == 1.0
+    assert exact_match("+", "+") == 1.0 and exact_match("-", "+") == 0.0
+    assert exact_match("", "") == exact_match("", "...") == exact_match("the", "") == 0.0
+
+
 def test_f1_by_hand():
     # Prediction: in, old, eiffel, tower; answer: eiffel, tower. 2 shared: 2 * 2 / (4 + 2).
     assert f1("in the old Eiffel Tower", ["the Eiffel Tower"]) == pytest.approx(2 / 3)
     assert f1("Paris", ["London", "Paris, France"]) == pytest.approx(2 / 3)  # the best answer
     assert f1("red red red", ["red blue"]) == pytest.approx(2 / 5)  # repeats count once
     assert f1("London", ["Paris"]) == 0.0
-    assert f1("the", [""]) == 1.0 and f1("the", ["Paris"]) == 0.0
+    assert f1("the", ["Paris"]) == 0.0
+
+
+def test_f1_of_two_empty_texts_is_none_as_in_squad():
+    assert f1("", "") == f1("the", [""]) == squad("the", [""])[1] == 0.0
 
 
 def squad(prediction, answers):
@@ -93,6 +105,10 @@ def test_parity_with_squad_on_random_texts():
         ("it is 3.5", None),
         ("A7 and none", None),
         ("", None),
+        ("１２ and then ７", 7),
+        ("9" * 1000, 10**1000 - 1),
+        ("1 or " + "9" * 5000, None),
+        ("9" * 5000 + " million", None),
     ],
 )
 def test_the_last_integer(text, expected):
@@ -150,7 +166,31 @@ def test_a_grid_is_right_in_every_cell_or_not_at_all():
         ("It was -5 degrees.", ["5"], False),
         ("in London", ["Paris", "London"], True),
         ("“Paris”…", ["Paris"], True),
+        ("Es ist «Paris».", ["Paris"], True),
+        ("¿París?", ["Paris"], True),
+        ("Par\u200bis\u200b", ["Paris"], True),
+        ("The kiln reaches 1260°C.", ["1260 °C"], True),
+        ("The kiln reaches 1260 °C.", ["1260 degrees"], True),
+        ("It is 53m tall.", ["53 metres"], True),
+        ("a well‐known fact", ["well-known"], True),  # U+2010
+        ("答案是东京。", ["东京"], True),
+        ("答案是大阪。", ["东京"], False),
+        ("答えは東京です。", ["東京"], True),
+        ("クリスマスです。", ["リス"], False),  # katakana in a row are a word
+        ("คำตอบคือกรุงเทพ", ["กรุงเทพ"], True),
+        ("Башня высотой 53 м.", ["53 м"], True),
+        ("Er wohnt in der Goethestrasse.", ["Goethestraße"], True),
+        ("It costs €5.", ["$5"], False),
+        ("It is 5.", ["5 %"], False),
+        ("Group O-", ["O+"], False),
+        ("The answer is A.", ["A"], True),
+        ("A cat", ["A"], False),
+        ("It came with Release 3.10.", ["3.10"], True),
+        ("It came with Release 3.1.", ["3.10"], False),
+        ("It is 3.1 m.", ["3.10 m"], True),
+        ("+", ["+"], True),
         ("", ["Paris"], False),
+        ("", [""], False),
         ("the a an", ["the"], False),  # nothing is left to look for
     ],
 )

@@ -48,6 +48,123 @@ CHANGED = [
     ("Ines Calder followed Ada Reyes.", "Ada Reyes followed Ines Calder."),
     ("The bell is rung at noon.", "The bell is rung at noon and at dusk."),  # a tail
 ]
+# Where a mark, a zero, an order or a capital is all that differs.
+SIGNS_CHANGED = [
+    ("The fee is $5.", "The fee is €5."),
+    ("The fee is $3.50.", "The fee is €3.50."),
+    ("The fee is USD 3.50.", "The fee is EUR 3.50."),
+    ("The road is 5.0 km long.", "The road is 5.0 miles long."),
+    ("O+ donor", "O- donor"),
+    ("Vitamin A", "Vitamin B"),
+    ("Release 3.10", "Release 3.1"),
+    ("The id is 11111111111111111111111111111112", "The id is 11111111111111111111111111111113"),
+    ("It is Vitamin A.", "It is Vitamin B."),
+    ("He has blood group O+.", "He has blood group O-."),
+    ("She got an A+.", "She got an A."),
+    ("She got an A.", "She got an A-."),
+    ("It is written in C++.", "It is written in C."),
+    ("It is written in C#.", "It is written in C++."),
+    ("Plan A", "Plan B"),
+    ("They chose plan A.", "They chose plan B."),
+    ("Type 1", "Type 2"),
+    ("The pH is 7.", "The pH is 8."),
+    ("The score was 3:10.", "The score was 3:1."),
+    ("The score was 3:10.", "The score was 10:3."),
+    ("The host is 10.0.0.1.", "The host is 10.0.1.0."),
+    ("Use version 1.20.3.", "Use version 1.2.3."),
+    ("The room is at -5 °C.", "The room is at 5 °C."),
+    ("It is −5 degrees outside.", "Outside it is 5 degrees."),
+    ("5 percent of them left.", "5 of them left."),
+    ("Interest is 5%.", "Interest is 5."),
+    ("Henry IV was king.", "Henry VI was king."),
+    ("chapter iv", "chapter vi"),
+    ("The dose is <5 mg.", "The dose is >5 mg."),
+    ("10² men came.", "102 men came."),
+    ("It was built on 3 May 1931.", "It was built on 3 June 1931."),
+    ("The date is 2024-05-01.", "The date is 2024-01-05."),
+    ("It is dated 3/10/2020.", "It is dated 10/3/2020."),
+    ("Call 555-1234.", "Call 555-1243."),
+    ("The fee is 5 dollars.", "The fee is 5 euros."),
+    ("It costs £5.", "It costs $5."),
+    ("It costs ₱5.", "It costs ฿5."),
+    ("Hepatitis A", "Hepatitis C"),
+    ("He takes vitamin A daily.", "He takes vitamin C daily."),
+    ("The file is 5 MB.", "The file is 5 GB."),
+    ("It goes 60 km/h.", "It goes 60 mph."),
+    ("Python 3.10 is used.", "The used one is Python 3.1."),
+    ("B♭ major", "B major"),
+    ("Rh+", "Rh-"),
+    ("The key is F#.", "The key is F."),
+    ("Grade A-", "Grade A+"),
+    ("The area is 5 m².", "The area is 5 m³."),
+    ("The range is 5-10.", "The range is 5-11."),
+    ("-$5", "$5"),
+    ("1/2", "2/1"),
+]
+SIGNS_SAME = [
+    ("The fee is $5.", "The fee is 5 dollars."),
+    ("The fee is $3.50.", "The fee is USD 3.5."),
+    ("It costs €5.", "5 euros is what it costs."),
+    ("Release 3.10", "3.10"),
+    ("Python 3.10 is used.", "It uses Python 3.10."),
+    ("It is 3.50 m wide.", "It is 3.5 m wide."),
+    ("«Paris»", "Paris"),
+    ("„Paris“", "Paris"),
+    ("It is 1260°C.", "It is 1260 °C."),
+    ("It is 60 ℃ hot.", "It is 60 degrees Celsius hot."),
+    ("12 % left.", "Twelve percent left."),
+    ("The museum isn’t open.", "The museum isn't open."),
+    ("well‑known", "well-known"),
+    ("The answer is A.", "A"),
+    ("A. Paris", "Paris"),
+    ("vitamin A", "Vitamin A"),
+    ("Vitamin a", "vitamin A"),
+    ("He earned $5 million.", "He earned 5,000,000 dollars."),
+    ("The dose is <5 mg.", "The dose is less than 5 mg."),
+    ("An A+ was what she got.", "She got an A+."),
+    ("It is dated 3/10/2020.", "The date on it is 3/10/2020."),
+    ("The score was 3:10.", "3:10 was the score."),
+    ("Zürich", "Zurich"),
+    ("１２３", "123"),
+    ("The café opens at 7:30.", "At 7:30 the cafe opens."),
+    ("• Paris", "Paris"),
+    ("10² men", "10^2 men"),
+    ("Once upon a time, in Oslen", "Once upon a time in Oslen"),
+]
+# German, Russian, Chinese, Japanese.
+LANGUAGES_CHANGED = [
+    ("Der Turm ist 53 Meter hoch.", "Der Turm ist 54 Meter hoch."),
+    ("Das Museum ist montags geöffnet.", "Das Museum ist montags nicht geöffnet."),
+    ("Die Hauptstadt ist Oslen.", "Die Hauptstadt ist Marwick."),
+    ("Anna baute die Mühle.", "Bert baute die Mühle."),
+    ("Маяк построил Баскейл.", "Маяк построил Орлов."),
+    ("Музей открыт по понедельникам.", "Музей не открыт по понедельникам."),
+    ("Башня высотой 53 м.", "Башня высотой 35 м."),
+    ("答案是东京。", "答案是大阪。"),
+    ("东京", "大阪"),
+    ("首都是东京。", "大阪是首都。"),
+    ("塔高53米。", "塔高54米。"),
+    ("博物馆星期一开放。", "博物馆星期一不开放。"),
+    ("首都は東京です。", "首都は大阪です。"),
+    ("塔は1871年に完成した。", "塔は1872年に完成した。"),
+    ("博物館は月曜日に開いている。", "博物館は月曜日に開いていない。"),
+    ("スミスが建てた。", "ジョンが建てた。"),
+    ("塔高五十三米。", "塔高五十四米。"),
+]
+LANGUAGES_SAME = [
+    ("Die Mühle wurde 1832 von Anna gebaut.", "Anna baute 1832 die Mühle."),
+    ("Der Turm ist 53 m hoch.", "53 m hoch ist der Turm."),
+    ("Маяк построил Баскейл в 1871 году.", "В 1871 году Баскейл построил маяк."),
+    ("答案是东京。", "东京是答案。"),
+    ("答案是东京。", "答案是：东京！"),
+    ("塔高53米。", "这座塔有53米高。"),
+    ("塔は1871年に完成した。", "1871年に塔が完成した。"),
+    ("首都は東京です。", "東京が首都です。"),
+    ("“你好”", "「你好」"),
+    ("东京", "答案是东京。"),
+    ("塔高五十三米。", "塔高53米。"),
+    ("一八七一年完成。", "1871年完成。"),
+]
 SHORT_SAME = [("Marwick", "In Marwick."), ("Seven.", "7"), ("Ada Lovelace", "Lovelace")]
 SHORT_CHANGED = [("Marwick", "Oslen"), ("oslen", "Marwick"), ("Seven.", "8"), ("Yes.", "No.")]
 UNRELATED = [
@@ -57,18 +174,19 @@ UNRELATED = [
 ]
 
 
-@pytest.mark.parametrize("pair", SAME + SHORT_SAME)
+@pytest.mark.parametrize("pair", SAME + SHORT_SAME + SIGNS_SAME + LANGUAGES_SAME)
 def test_paraphrases_agree_both_ways(pair):
     assert agreement(*pair) and agreement(*reversed(pair))
 
 
-@pytest.mark.parametrize("pair", CHANGED + SHORT_CHANGED)
+@pytest.mark.parametrize("pair", CHANGED + SHORT_CHANGED + SIGNS_CHANGED + LANGUAGES_CHANGED)
 def test_one_changed_fact_disagrees_both_ways(pair):
     assert not agreement(*pair) and not agreement(*reversed(pair))
 
 
 def test_text_agrees_with_itself():
-    for text, other in SAME + CHANGED + SHORT_SAME + SHORT_CHANGED + UNRELATED:
+    signs = SIGNS_SAME + SIGNS_CHANGED + LANGUAGES_SAME + LANGUAGES_CHANGED
+    for text, other in SAME + CHANGED + SHORT_SAME + SHORT_CHANGED + UNRELATED + signs:
         assert agreement(text, text) and agreement(other, other)
         assert ungrounded(text, text) == []
 
@@ -102,3 +220,25 @@ seven arches; 1,250 people watched the opening. A lamp keeper lives beside the n
 )
 def test_ungrounded(text, expected):
     assert ungrounded(text, SOURCE) == expected
+
+
+GERMAN = "Die Mühle steht am Bach. Anna Weber baute sie 1832. Sie wiegt ca. 53 kg und kostet 5 €."
+RUSSIAN = "Маяк стоит на скале Ганнет. Его построил инженер Одрин Баскейл в 1871 году."
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "expected"),
+    [
+        ("Welche Höhe hat die alte Mühle?", GERMAN, []),  # nouns behind an article name nothing
+        ("Sie gehört Bert Maier.", GERMAN, ["bert", "maier"]),
+        ("Sie kostet 5 $ und wiegt 35 kg.", GERMAN, ["35"]),
+        ("Маяк был построен Одрином Баскейлом на скале Ганнета.", RUSSIAN, []),
+        ("Его построил Орлов в 1872 году.", RUSSIAN, ["орлов", "1872"]),
+        ("它建于一八七一年，高54米。", "灯塔高五十三米，1871年建成。", ["54"]),
+        ("高さは五十三メートルです。", "灯台は1871年に完成した。高さは53メートル。", []),
+        ("It is 3.10.", "Python 3.10 is out.", []),
+        ("It is 3.1.", "Python 3.10 is out.", ["3.1"]),
+    ],
+)
+def test_ungrounded_in_other_languages(text, source, expected):
+    assert ungrounded(text, source) == expected

@@ -1,12 +1,14 @@
 """Self-study: sentences, what is asked about them, and which answers are kept."""
 
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from sleep_jax.data.documents import Document
+from sleep_jax.data.sentences import sentences
 from sleep_jax.sampling.generate import Completion
 from sleep_jax.seeding import prompts as requests
 from sleep_jax.seeding import self_study
@@ -24,7 +26,6 @@ from sleep_jax.seeding.self_study import (
     recite,
     rehearse,
     reread,
-    sentences,
 )
 from sleep_jax.seeding.sequences import Exchange
 
@@ -65,23 +66,6 @@ def script(tokenizer, monkeypatch):
     return play
 
 
-@pytest.mark.parametrize(
-    "text, want",
-    [
-        ("One. Two! Three? Four.", ["One.", "Two!", "Three?", "Four."]),
-        ("It is 3.5 m high. 7 men built it.", ["It is 3.5 m high.", "7 men built it."]),
-        ("She said e.g. this and\nthat. Then left", ["She said e.g. this and\nthat.", "Then left"]),
-        ("  First.\n\nSecond.  ", ["First.", "Second."]),
-        ('He said "Go." Then he left.', ['He said "Go."', "Then he left."]),
-        ("It rose (by 3 m.) The men (all) fled.", ["It rose (by 3 m.)", "The men (all) fled."]),
-        ('It ended. "Why?" she asked.', ["It ended.", '"Why?" she asked.']),
-        ("", []),
-    ],
-)
-def test_sentences_by_hand(text, want):
-    assert sentences(text) == want
-
-
 def test_recitation_is_the_text_itself(prompts, tokenizer):
     out = recite(DOCUMENTS, prompts, 2)
     assert [e.document for e in out] == [0, 0, 1, 1]
@@ -104,6 +88,15 @@ def test_completion_cues_are_the_first_words_and_never_all(prompts, tokenizer):
         assert f"Complete the sentence from the text: {cue}" in tokenizer.decode(e.teacher)
         lengths.add((sentence, len(cue.split())))
     assert len(lengths) > 4
+
+
+def test_cues_of_a_script_without_spaces_are_characters():
+    as_it_is = types.SimpleNamespace(**dict.fromkeys(("alone", "beside", "reply"), lambda t: t))
+    document = Document("tower", "塔", "灯塔高五十三米。")
+    out = complete([document], as_it_is, 20, np.random.default_rng(0))
+    cues = {e.student.removeprefix("Complete the sentence: ") for e in out}
+    assert cues == {"灯塔高五十三米"[:n] for n in range(2, 7)}
+    assert {e.completion for e in out} == {"灯塔高五十三米。"}
 
 
 def study(cfg, tokenizer, excluded=(), context=None, **options):
@@ -132,6 +125,29 @@ def study(cfg, tokenizer, excluded=(), context=None, **options):
 )
 def test_what_a_question_about_a_sentence_is(question, claim):
     assert is_about(question, "Anna built the mill when she could, which is what it is.") == claim
+
+
+@pytest.mark.parametrize(
+    "question, sentence, claim",
+    [
+        ("How old is Ann?", "Ann is 93.", True),
+        ("What is Ann's?", "It is Bob's hat.", False),  # the 's alone
+        ("Wie alt ist Ann?", "Ann ist 93.", True),
+        ("Wer war es?", "Es war die Mühle.", False),
+        ("Кто построил башню?", "Башня построена инженером.", True),
+        ("Кто это был?", "Это был он.", False),
+        ("这座塔有多高？", "塔高五十三米。", True),
+        ("他是谁？", "这是他的。", False),
+        ("塔は誰が建てましたか。", "技師が塔を建てた。", True),
+        ("これは何ですか？", "これはペンです。", False),
+        ("أين البيت؟", "البيت كبير", True),
+        ("Πού είναι ο πύργος;", "ο πύργος είναι εδώ", True),
+        ("The mill; when?!", "The mill", False),
+        ("", "The mill", False),
+    ],
+)
+def test_a_question_in_any_script_shares_a_content_word(question, sentence, claim):
+    assert is_about(question, sentence) == claim
 
 
 def test_ask_keeps_questions_about_the_text_and_answers_that_it_bears(
@@ -224,6 +240,11 @@ def test_a_held_out_question_is_not_learnt_in_another_spelling():
     questions = [Question(0, "s", "Who built it?", "a"), Question(0, "t", "who built it", "a")]
     held, learnt = hold_out(questions, 1)
     assert (len(held), learnt) == (1, [])
+
+
+def test_an_answer_without_a_word_is_not_held_out():
+    questions = [Question(0, "s", "q?", "The."), Question(0, "s", "r?", "A")]
+    assert [q.question for q in hold_out(questions, 1)[0]] == ["r?"]
 
 
 def test_a_study_comes_back_from_its_record():

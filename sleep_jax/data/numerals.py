@@ -1,8 +1,11 @@
 """One spelling for every number in a text, so that "seven", "7" and "7.0" compare equal.
 
-English cardinals up to trillions, ordinals up to ninety-ninth, thousands separators, decimals.
+English cardinals up to trillions, ordinals up to ninety-ninth, thousands separators, decimals of
+any length; Chinese numerals of two characters or before a unit of time, length or money. What has
+two dots or more, 1.20.3, is an address, a date or a version and stays as it is.
 """
 
+import decimal
 import re
 from decimal import Decimal
 
@@ -36,7 +39,7 @@ def _any(words) -> str:
     return "(?:" + "|".join(words) + ")"
 
 
-_DIGITS = r"(?:(?<!\w)[-−])?(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
+_DIGITS = r"(?:(?<!\w)[-−])?(?<![\w.])(?:\d{1,3}(?:,\d{3})++(?!\d)|\d++)(?:\.\d++)?(?!\.\d)"
 _SMALL = rf"(?:{_any(_TENS)}(?:[ -]{_any(_UNITS)})?|{_any(_TEENS)}|{_any(_UNITS)}|zero)"
 _HUNDREDS = rf"(?:(?:(?:{_SMALL}|a)(?:\s+|-))?hundred(?:\s+(?:and\s+)?{_SMALL})?|{_SMALL})"
 _SCALED = rf"(?:(?:{_DIGITS}|{_HUNDREDS}|a)\s+{_any(_SCALES)})"
@@ -59,9 +62,9 @@ def _value(phrase: str) -> Decimal:
     total, current = Decimal(0), Decimal(0)
     for token in re.findall(r"[a-z]+|-?\d[\d,]*(?:\.\d+)?", phrase.lower().replace("−", "-")):
         if token in _SCALES:
-            total, current = total + max(current, 1) * _SCALES[token], Decimal(0)
+            total, current = total + (current or 1) * _SCALES[token], Decimal(0)
         elif token == "hundred":
-            current = max(current, Decimal(1)) * 100
+            current = (current or Decimal(1)) * 100
         elif token in _VALUES:
             current += _VALUES[token]
         elif token not in ("a", "and"):
@@ -70,7 +73,8 @@ def _value(phrase: str) -> Decimal:
 
 
 def _spell(match: re.Match) -> str:
-    value = _value(match[0])
+    with decimal.localcontext(prec=len(match[0]) + 20):  # exact: a scale adds 12 digits at most
+        value = _value(match[0])
     if match["ordinal"]:
         n = int(value)
         suffix = "th" if 10 < n % 100 < 20 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
@@ -81,12 +85,37 @@ def _spell(match: re.Match) -> str:
     return "0" if digits == "-0" else digits
 
 
+_HAN_DIGITS = {**{c: i for i, c in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2, "兩": 2}
+_HAN_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
+_HAN_NUMBER = re.compile(
+    "[〇零一二三四五六七八九两兩十百][〇零一二三四五六七八九两兩十百千万萬亿億]+"
+    "|[一二三四五六七八九两兩十](?=[年月日时時秒米元円岁歳])"
+)
+
+
+def _han_value(match: re.Match) -> str:
+    """In digits: 五十三 is 53, and without scales 一八七一 is 1871."""
+    if _HAN_SCALES.keys().isdisjoint(match[0]):
+        return "".join(str(_HAN_DIGITS[c]) for c in match[0])
+    total, section, digit = 0, 0, 0
+    for c in match[0]:
+        scale = _HAN_SCALES.get(c, 1)
+        if scale == 1:
+            digit = _HAN_DIGITS[c]
+        elif scale < 10**4:
+            section, digit = section + (digit or 1) * scale, 0
+        else:
+            total = total + (section + digit) * scale if section + digit else total * scale
+            section, digit = 0, 0
+    return str(total + section + digit)
+
+
 def normalize_numbers(text: str) -> str:
     """Rewrites every number in digits: "Twenty-one of 1,250 (third)" -> "21 of 1250 (3rd)".
 
     Digits that do not open a word ("H2O") stay as they are.
     """
-    return _NUMBER.sub(_spell, text)
+    return _NUMBER.sub(_spell, _HAN_NUMBER.sub(_han_value, text))
 
 
 def numbers(text: str) -> list[str]:

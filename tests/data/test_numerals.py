@@ -2,7 +2,7 @@
 
 import pytest
 
-from sleep_jax.rewards.numerals import normalize_numbers, numbers
+from sleep_jax.data.numerals import normalize_numbers, numbers
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,11 @@ from sleep_jax.rewards.numerals import normalize_numbers, numbers
         ("the twenty-first, the 21st, the twelfth", "the 21st, the 21st, the 12th"),
         ("It fell in 1931. Then nothing.", "It fell in 1931. Then nothing."),
         ("1,250km", "1250km"),
+        ("-5 million, minus nothing", "-5000000, minus nothing"),
+        ("10.0.0.1, 1.20.3 and 3.10.2020", "10.0.0.1, 1.20.3 and 3.10.2020"),
+        ("1" * 40 + ".50", "1" * 40 + ".5"),
+        ("9" * 40 + " million", "9" * 40 + "000000"),
+        ("五十三米，一八七一年，一亿二千万，十分", "53米，1871年，120000000，十分"),
         ("someone often tends a stone at H2O", "someone often tends a stone at H2O"),
     ],
 )
