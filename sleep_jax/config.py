@@ -181,6 +181,9 @@ def default() -> ml_collections.ConfigDict:
     c.dreaming.scorer = "likelihood"  # tau, of its own answers; or exact_match, f1, contains, judge
     c.dreaming.reward = "binary"  # or "margin", "top_1": what a rise of tau earns
     c.dreaming.margin = 0.0  # that a rise has to exceed; SEAL's top_1 asks for none: -inf
+    # What tau has to rise above: that of a trial of the passage alone; or "untrained", of the model
+    # as it is (SEAL), which pays for what the passage teaches.
+    c.dreaming.baseline = "passage"
     c.dreaming.trial = ml_collections.ConfigDict()
     c.dreaming.trial.rank = 32
     c.dreaming.trial.alpha = 64.0
@@ -457,4 +460,4 @@ def reward_config(c) -> RewardConfig:
             f"dreaming.scorer={d.scorer!r} needs answers of its kind, but a night asks what the "
             f"model itself wrote; choose from {', '.join(IN_WORDS)}"
         )
-    return RewardConfig(scorer=d.scorer, form=d.reward, margin=d.margin)
+    return RewardConfig(scorer=d.scorer, form=d.reward, margin=d.margin, baseline=d.baseline)

@@ -315,7 +315,9 @@ def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge
         return rule_judge(agreement)
     if name == "exact":
         return rule_judge(is_exact)
-    return calibrated(YesNo(cfg, params, tokenizer))
+    if name == "model":
+        return calibrated(YesNo(cfg, params, tokenizer))
+    raise ValueError(f"seeding.judge={name!r}; choose from {', '.join(JUDGES)}")
 
 
 def _check_lengths(config, prompts: Prompts, documents) -> None:

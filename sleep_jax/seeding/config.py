@@ -93,11 +93,6 @@ class SeedingConfig:
                 "seeding.importance_cap=2, or set both to 1"
             )
 
-    @property
-    def is_rescored(self) -> bool:
-        """Ratios start from the scorer's log-probabilities, not from the sampler's."""
-        return self.reuse > 1 or self.imitation.surrogate.importance_cap is not None
-
     def objective_at(self, step: int) -> Objective:
         """What an update optimises."""
         if self.mode == "joint":
