@@ -23,5 +23,5 @@ def get_config(levels: str = "3"):
     c.memory.chunks, c.memory.slots = CHUNKS[levels], SLOTS[levels]
     c.memory.learning_rates = (0.1,) * (len(CHUNKS[levels]) - 1) + (0.0,)
     c.seeding.steps = 40
-    c.seeding.rollouts_from = 0.75
+    c.seeding.rollouts_from = 0.7  # of 40 updates 12: three whole rounds
     return c

@@ -28,6 +28,7 @@ def get_config():
     c.dreaming.measure = "random"
     c.dreaming.top, c.dreaming.random = 5, 0
     c.dreaming.reward, c.dreaming.margin = "top_1", -math.inf
+    c.dreaming.baseline = "untrained"
     c.dreaming.scorer, c.dreaming.held_out = "contains", 4
     c.dreaming.cross_entropy = 1.0  # a divergence alone would hold the writer to what it was
     c.dreaming.trial.rank, c.dreaming.trial.alpha = 32, 64.0

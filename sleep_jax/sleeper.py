@@ -37,7 +37,7 @@ from sleep_jax.models.sharding import place
 from sleep_jax.positions import check_positions
 from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.calibration import calibrated
-from sleep_jax.rewards.judge import Judge, is_exact, rule_judge
+from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
 from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
 from sleep_jax.rewards.yes_no import YesNo
 from sleep_jax.seeding.prompts import Prompts
@@ -287,7 +287,9 @@ def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge
         return rule_judge(agreement)
     if name == "exact":
         return rule_judge(is_exact)
-    return calibrated(YesNo(cfg, params, tokenizer))
+    if name == "model":
+        return calibrated(YesNo(cfg, params, tokenizer))
+    raise ValueError(f"seeding.judge={name!r}; choose from {', '.join(JUDGES)}")
 
 
 def _check_lengths(config, prompts: Prompts, documents) -> None:

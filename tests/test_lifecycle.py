@@ -203,14 +203,18 @@ def test_dreams_are_tried_and_the_rewarded_ones_learnt(sleeper, lived, undreamt)
     facts = phases["try"]
     assert facts["tried"] == phases["select"]["kept"] >= facts["rewarded"] > 0
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    tried = [line for line in lines if line["phase"] == "try" and "gain" in line]
+    tried = [line for line in lines if line["phase"] == "try" and "reward" in line]
     assert len(tried) == facts["tried"]
     ranked = [line for line in lines if line["phase"] == "select"]
     assert len(ranked) == phases["write"]["dreams"]
     kept = {line["step"]: line["importance"] for line in ranked if line["kept"]}
     on_record = {k["dream"]: k["importance"] for k in night.day(0)["kept"]}
     assert kept == pytest.approx(on_record) and len(kept) == facts["tried"]
-    assert all((line["gain"] > 0) == (line["reward"] == 1.0) for line in tried)
+    assert all((line["gain_over_passage"] > 0) == (line["reward"] == 1.0) for line in tried)
+    assert any(line["gain_over_untrained"] != line["gain_over_passage"] for line in tried)
+    told = [{k: line[f"gain_over_{k}"] for k in ("untrained", "passage")} for line in tried]
+    assert night.day(0)["gains"] == [pytest.approx(x) for x in told]
+    assert facts["gain_over_passage"] == pytest.approx(np.mean([x["passage"] for x in told]))
     learnt = [line for line in lines if line["phase"] == "learn" and "loss" in line]
     assert len(learnt) >= c.dreaming.steps and phases["learn"]["learnt"] == facts["rewarded"]
     assert "skipped" not in phases["learn"] and not equal(night.now.memory, undreamt.now.memory)

@@ -56,7 +56,10 @@ class Learner:
         readable = [i for i, (task, _) in enumerate(dreams) if self.can_read(task)]
         adapters = births(self.base.cfg, self.base.variables["params"], jax.random.key(0), 1)
         chosen = [dreams[i] for i in readable]
-        tried, models = practised(self.base, self.trial, adapters, chosen, FORM, self.practice)
+        order = jax.random.key(self.practice.seed)
+        tried, models = practised(
+            self.base, self.trial, adapters, chosen, FORM, self.practice, order
+        )
         return [readable[i] for i in tried], models
 
 
@@ -145,6 +148,7 @@ def learn_to_write(
     tokenizer, variables = learner.base.tokenizer, learner.base.variables
     taught = lessons(dreams, documents_of(tasks), Prompts(tokenizer), {TEMPLATE.name: TEMPLATE})
     learnt = examples([[(x.student, x.completion) for x in taught]], is_packed=False)
-    adapters = births(cfg, variables["params"], jax.random.key(1), 1)
-    trained, _ = train_adapters(cfg, trial, variables, adapters, learnt)
+    key = jax.random.key(1)
+    adapters = births(cfg, variables["params"], key, 1)
+    trained, _ = train_adapters(cfg, trial, variables, adapters, learnt, rng=key)
     return {**variables, "lora": trained}

@@ -33,7 +33,8 @@ OUTER = LoraConfig(rank=64, alpha=128.0, targets=EVERYWHERE)
 TRIAL = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", chunk=4)
 CONTINUED = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", batch=8, chunk=8)
 REINFORCING = TrialConfig(epochs=2, learning_rate=3e-4, schedule="linear", batch=2, chunk=8)
-EARNS = RewardConfig(scorer="contains", form="top_1", margin=-math.inf)  # as in configs/seal.py
+# As in configs/seal.py.
+EARNS = RewardConfig(scorer="contains", form="top_1", margin=-math.inf, baseline="untrained")
 TEMPLATE = "implications"
 DREAMS = 3  # about a passage
 
@@ -81,9 +82,10 @@ class Model:
     ) -> Adapted:
         """A model for each item, which has learnt its (prompt, reply) pairs."""
         base = self._bare()
-        at_birth = births(base.cfg, self.params, jax.random.key(seed), trial.seeds)
+        key = jax.random.key(seed)
+        at_birth = births(base.cfg, self.params, key, trial.seeds)
         learnt = examples(items, is_packed=not trial.batch)
-        adapters, _ = train_adapters(base.cfg, trial, base.variables, at_birth, learnt)
+        adapters, _ = train_adapters(base.cfg, trial, base.variables, at_birth, learnt, rng=key)
         return base.wearing(adapters)
 
     def replies(self, models: Adapted, passages: Sequence[Document]) -> list[list[str]]:
@@ -114,16 +116,18 @@ class Model:
             examples(learnt, is_packed=not TRIAL.batch),
             of,
             asked,
-        )
+            rng=jax.random.key(seed),
+        ).over(EARNS.baseline)
         template = read_templates()[TEMPLATE]
         pairs = [
             (template.tokens(prompts, passages[x.document]), x.tokens)
             for x in rewarded(dreams, earned(EARNS, gain, of))
         ]
         cfg = dataclasses.replace(self.cfg, lora=OUTER)
-        at_birth = births(cfg, self.params, jax.random.key(seed), 1)
+        key = jax.random.key(seed)
+        at_birth = births(cfg, self.params, key, 1)
         kept = examples([pairs], is_packed=False)
-        writer, _ = train_adapters(cfg, REINFORCING, base.variables, at_birth, kept)
+        writer, _ = train_adapters(cfg, REINFORCING, base.variables, at_birth, kept, rng=key)
         return dataclasses.replace(self, writer=writer)
 
     def _bare(self) -> Adapted:

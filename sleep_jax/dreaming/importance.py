@@ -29,8 +29,6 @@ from sleep_jax.evals.metrics import f1
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.sharding import spread_evenly, to_host
 
-MEASURES = ("cosine", "inner", "norm", "last_layer", "greats", "loss", "lexical", "random")
-
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
@@ -90,6 +88,44 @@ def greats(gram: np.ndarray, step: float) -> tuple[np.ndarray, list[int]]:
     return gains, order
 
 
+def _plain(score):
+    """A measure whose score decides alone."""
+
+    def scored(gram, step):
+        scores = score(gram)
+        return scores, _ranked(scores)
+
+    return scored
+
+
+# From a context's inner products and `step`: (scores [dreams], the dreams best first).
+BY_GRADIENT = {
+    "cosine": _plain(cosine),
+    "inner": _plain(inner),
+    "norm": _plain(norm),
+    "last_layer": _plain(cosine),
+    "greats": greats,
+}
+
+
+def _loss(cfg, chunk, variables, candidates, seed):
+    return to_host(losses(cfg, chunk, variables, candidates.dreams))
+
+
+def _lexical(cfg, chunk, variables, candidates, seed):
+    pages = (candidates.pages[i] for i in candidates.contexts)
+    return np.asarray([f1(text, page) for text, page in zip(candidates.texts, pages)])
+
+
+def _random(cfg, chunk, variables, candidates, seed):
+    return np.random.default_rng((seed[0], 1, seed[1])).random(len(candidates.texts))
+
+
+# Scores [dreams] of all dreams at once.
+WITHOUT_GRADIENT = {"loss": _loss, "lexical": _lexical, "random": _random}
+MEASURES = (*BY_GRADIENT, *WITHOUT_GRADIENT)
+
+
 def importance(
     measure: str,
     cfg: DecoderConfig,
@@ -121,15 +157,9 @@ def importance(
     """
     if measure not in MEASURES:
         raise ValueError(f"dreaming.measure={measure!r}; choose from {', '.join(MEASURES)}")
-    if measure == "random":
-        scores = np.random.default_rng((seed[0], 1, seed[1])).random(len(candidates.texts))
-    elif measure == "lexical":
-        pages = (candidates.pages[i] for i in candidates.contexts)
-        scores = np.asarray([f1(text, page) for text, page in zip(candidates.texts, pages)])
-    elif measure == "loss":
-        scores = to_host(losses(cfg, chunk, variables, candidates.dreams))
-    else:
+    if measure in BY_GRADIENT:
         return _by_gradient(measure, cfg, chunk, variables, lora, candidates, step)
+    scores = WITHOUT_GRADIENT[measure](cfg, chunk, variables, candidates, seed)
     return scores, _ranked(scores)
 
 
@@ -152,12 +182,9 @@ def _by_gradient(measure, cfg, chunk, variables, lora, candidates: Candidates, s
     for gram, mine in zip(to_host(grams), members):
         mine = mine[mine >= 0]
         gram = gram[: 1 + len(mine), : 1 + len(mine)]
-        if measure == "greats":
-            scores[mine], order = greats(gram, step)
-            chosen += mine[order].tolist()
-        else:
-            scores[mine] = {"inner": inner, "norm": norm}.get(measure, cosine)(gram)
-    return scores, chosen or _ranked(scores)
+        scores[mine], order = BY_GRADIENT[measure](gram, step)
+        chosen += mine[order].tolist()
+    return scores, chosen
 
 
 def by_context(contexts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

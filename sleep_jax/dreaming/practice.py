@@ -63,6 +63,7 @@ def practised(
     dreams: Sequence[tuple[GridTask, Recipe]],
     form: GridText,
     config: PracticeConfig,
+    rng,
 ) -> tuple[list[int], Adapted | None]:
     """The model after each dream's practice.
 
@@ -74,6 +75,7 @@ def practised(
       dreams: tasks and recipes for them.
       form: how tasks are written.
       config: what practice may cost.
+      rng: PRNG key of the order of sequences.
 
     Returns:
       (tried, models): the indices of the dreams that were tried, and the model that each of them
@@ -103,5 +105,5 @@ def practised(
         [{"epochs": x.epochs, "learning_rate": x.learning_rate} for x in recipes],
     )
     learnt = examples([each[i] for i in tried], is_packed=False)
-    trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, learnt, hyper)
+    trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, learnt, hyper, rng)
     return tried, base.wearing(trained)

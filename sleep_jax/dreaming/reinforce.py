@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.data.documents import Document
+from sleep_jax.data.examples import Scored
 from sleep_jax.dreaming.templates import Template
+from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.rl.algorithms import Surrogate
 from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.seeding.sequences import Exchange
 
 
-def alone(
-    dream: Dream, document: Document, prompts: Prompts, is_split: bool
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def alone(dream: Dream, document: Document, prompts: Prompts, is_split: bool) -> list[Scored]:
     """What a trial of one dream learns, as (prompt, reply): the dream, or where it `is_split` each
     of its lines, and the passage."""
     lines = [line for line in dream.text.splitlines() if line.strip()]
@@ -31,17 +31,51 @@ def alone(
     return [(prompts.about(document), reply) for reply in (*told, prompts.reply(document.text))]
 
 
-def rewarded(dreams: Sequence[Dream], rewards: Sequence[float], cap: int = 0) -> list[Dream]:
+def passages_alone(
+    dreams: Sequence[Dream],
+    learnt: Sequence[Sequence[Scored]],
+    documents: Sequence[Document],
+    prompts: Prompts,
+    trial: TrialConfig,
+) -> dict[int, list[Scored]]:
+    """What the trial of each document's passage alone learns, by document: the passage, by as many
+    updates as the longest of its dreams.
+
+    Args:
+      dreams: that are tried.
+      learnt: what the trial of each learns.
+      documents: by index.
+      prompts: of the model.
+      trial: how they are tried.
+    """
+    out = {}
+    for document in sorted({x.document for x in dreams}):
+        rows = max(len(own) for x, own in zip(dreams, learnt) if x.document == document)
+        text = documents[document]
+        passage = (prompts.about(text), prompts.reply(text.text))
+        out[document] = [passage] * (rows if trial.batch else 1)
+    return out
+
+
+def rewarded(
+    dreams: Sequence[Dream],
+    rewards: Sequence[float],
+    cap: int = 0,
+    gains: Sequence[float] | None = None,
+) -> list[Dream]:
     """The dreams that earned something, in their order.
 
     Args:
       dreams, rewards: all that were tried, and what each earned.
-      cap: how many of a document are left, the best, of equals the first; 0: all.
+      cap: how many of a document are left, the best; 0: all.
+      gains: of each over the baseline, which decide between equal rewards; of equals the first is
+        left.
     """
+    gains = [0.0] * len(dreams) if gains is None else gains
     left: list[int] = []
     for document in {x.document for x in dreams}:
         mine = [i for i, x in enumerate(dreams) if x.document == document and rewards[i] > 0]
-        left += sorted(mine, key=lambda i: -rewards[i])[: cap or None]
+        left += sorted(mine, key=lambda i: (-rewards[i], -gains[i]))[: cap or None]
     return [dreams[i] for i in sorted(left)]
 
 

@@ -1,13 +1,18 @@
 """Reward: a dream earns by how much the model that learnt it answers better (Eq. 5).
 
-    gain_i = mean over seeds of tau(adapted_i) - tau(base), on the same questions
+    gain_i = mean over seeds of tau(adapted_i) - tau(baseline), on the same questions
+
+    passage     baseline: a model that learnt the dream's passage alone, from the same start by as
+                many updates. A trial learns the passage, too: what that alone teaches is none of
+                the dream's merit.
+    untrained   baseline: the model as it is (SEAL)
 
     binary   1 where gain > margin                                    Eq. 5, with margin 0
     margin   gain where gain > margin, else 0                         a reward of degree
     top_1    1 for the best of its document where gain > margin       SEAL, with margin -inf
 
 A tie with the margin earns 0, and so does a trial that diverged. Where all dreams about a document
-are as good as each other, and no better than the model that wrote them, none is the best.
+are as good as each other, and no better than the baseline, none is the best.
 """
 
 import dataclasses
@@ -23,8 +28,31 @@ from sleep_jax.evals.items import RewardItems
 from sleep_jax.evals.scorers import IN_WORDS, Scorer
 from sleep_jax.settings import Settings, setting
 
-FORMS = ("binary", "margin", "top_1")
+BASELINES = ("passage", "untrained")
 ROUNDING = 1e-6  # what a mean of equal scores may differ by
+
+
+def _binary(gain, has_risen, documents):
+    return has_risen
+
+
+def _margin(gain, has_risen, documents):
+    return np.where(has_risen, gain, 0.0)
+
+
+def _top_1(gain, has_risen, documents):
+    has_won = has_risen.copy()
+    for document in set(documents.tolist()):
+        rivals = np.flatnonzero(documents == document)
+        best = rivals[np.argmax(gain[rivals])]
+        if len(rivals) > 1 and np.allclose(gain[rivals], gain[best], 0, ROUNDING):
+            best = rivals[gain[rivals] > ROUNDING][:1]
+        has_won[np.setdiff1d(rivals, best)] = False
+    return has_won
+
+
+# From the gains [dreams], whether each exceeds the margin, and the document of each.
+FORMS = {"binary": _binary, "margin": _margin, "top_1": _top_1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +68,11 @@ class RewardConfig(Settings, section="dreaming"):
     margin: float = setting(
         0.0, "that a rise has to exceed, in units of the scorer; -inf: any (SEAL)", least=-math.inf
     )
+    baseline: str = setting(
+        "passage",
+        "what tau has to rise above: a trial of the passage alone, or the untrained model (SEAL)",
+        choices=BASELINES,
+    )
 
     def check(self) -> None:
         if self.form == "margin" and not self.margin >= 0:
@@ -47,6 +80,34 @@ class RewardConfig(Settings, section="dreaming"):
                 f"dreaming.margin={self.margin} with dreaming.reward='margin' would reward dreams "
                 "that do harm; set dreaming.margin=0 or more, or dreaming.reward='top_1'"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Gains:
+    """By how much tau is higher after the trial of each dream, float32 [dreams, seeds]; NaN where
+    the trial diverged.
+
+    Attributes:
+      untrained: than that of the model as it is.
+      passage: than after a trial of the passage alone; None: there was no such trial.
+    """
+
+    untrained: np.ndarray
+    passage: np.ndarray | None = None
+
+    def over(self, baseline: str) -> np.ndarray:
+        """The gain over one of `BASELINES`; where nothing learnt the passage alone, `passage` is
+        the model as it is."""
+        if baseline not in BASELINES:
+            raise ValueError(f"dreaming.baseline={baseline!r}; choose from {', '.join(BASELINES)}")
+        has_passage = baseline == "passage" and self.passage is not None
+        return self.passage if has_passage else self.untrained
+
+    @property
+    def means(self) -> dict[str, list[float]]:
+        """Over the seeds, by the name of the baseline, of every dream."""
+        each = {"untrained": self.untrained, "passage": self.passage}
+        return {k: x.mean(axis=1).tolist() for k, x in each.items() if x is not None}
 
 
 def gains(
@@ -57,8 +118,11 @@ def gains(
     learnt: Examples,
     documents: Sequence[int],
     items: RewardItems,
+    *,
+    passages: Sequence[int] = (),
     hyper: Hyperparameters | None = None,
-) -> np.ndarray:
+    rng=None,
+) -> Gains:
     """Trains a trial adapter on every dream for every seed, and sees by how much tau rose.
 
     Args:
@@ -66,21 +130,29 @@ def gains(
       trial: how an adapter is trained.
       score: tau.
       adapters: one at birth for each seed.
-      learnt: what each dream's trial learns from, [dreams, rows, time].
+      learnt: what each trial learns from, [trials, rows, time]: first each dream's, then a
+        passage's alone for each of `passages`.
       documents: each dream's; it has at least one item.
       items: what tau asks.
-      hyper: of each dream; None: as configured.
-
-    Returns:
-      tau(adapted) - tau(base), float32 [dreams, seeds].
+      passages: documents whose passage is learnt alone, for comparison: those of all dreams, once
+        each, or none.
+      hyper: of each trial; None: as configured.
+      rng: as for `train_adapters`.
     """
-    trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, learnt, hyper)
+    trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, learnt, hyper, rng)
     each = {document: items.about(document) for document in sorted(set(documents))}
-    before = {d: marks.mean for d, marks in zip(each, score(base, list(each.values())))}
-    asked = [each[document] for document in documents for _ in adapters]
+    untrained = {d: marks.mean for d, marks in zip(each, score(base, list(each.values())))}
+    asked = [each[document] for document in (*documents, *passages) for _ in adapters]
     after = np.array([marks.mean for marks in score(base.wearing(trained), asked)])
-    gain = after.reshape(len(documents), -1) - np.array([[before[d]] for d in documents])
-    return gain.astype(np.float32)
+    after, alone = np.split(after.reshape(-1, len(adapters)), [len(documents)])
+    before = np.array([[untrained[d]] for d in documents])
+    gain, over_passage = after - before, None
+    if passages:
+        # A passage that was not learnt, since its trial diverged, leaves the model as it is.
+        of = [passages.index(d) for d in documents]
+        over_passage = after - np.where(np.isnan(alone[of]), before, alone[of])
+        over_passage = over_passage.astype(np.float32)
+    return Gains(gain.astype(np.float32), over_passage)
 
 
 def earned(config: RewardConfig, gain: np.ndarray, documents: Sequence[int]) -> np.ndarray:
@@ -88,19 +160,10 @@ def earned(config: RewardConfig, gain: np.ndarray, documents: Sequence[int]) -> 
 
     Args:
       config: its form.
-      gain: [dreams, seeds]; NaN where the trial diverged.
+      gain: over the baseline, [dreams, seeds]; NaN where the trial diverged.
       documents: each dream's; those of one document compete in `top_1`, the first of equals wins.
     """
-    gain, documents = gain.mean(axis=1, dtype=np.float64), np.asarray(documents)
+    gain = gain.mean(axis=1, dtype=np.float64)
     gain = np.where(np.isnan(gain), -np.inf, gain)  # argmax would take it for the best
-    rose = gain > config.margin + ROUNDING
-    if config.form == "margin":
-        return np.where(rose, gain, 0.0).astype(np.float32)
-    if config.form == "top_1":
-        for document in set(documents.tolist()):
-            mine = np.flatnonzero(documents == document)
-            best = mine[np.argmax(gain[mine])]
-            if len(mine) > 1 and np.allclose(gain[mine], gain[best], 0, ROUNDING):
-                best = mine[gain[mine] > ROUNDING][:1]
-            rose[np.setdiff1d(mine, best)] = False
-    return rose.astype(np.float32)
+    has_risen = gain > config.margin + ROUNDING
+    return FORMS[config.form](gain, has_risen, np.asarray(documents)).astype(np.float32)

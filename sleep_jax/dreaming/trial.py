@@ -139,6 +139,7 @@ def train_adapters(
     adapters: Sequence,
     examples: Examples,
     hyper: Hyperparameters | None = None,
+    rng=None,
 ):
     """Trains an adapter for every dream and seed, each alone with its dream's examples.
 
@@ -151,16 +152,25 @@ def train_adapters(
       adapters: one at birth for each seed (`births`), shared by all dreams.
       examples: [dreams, rows, time], of which a dream with fewer has rows without a scored token.
       hyper: of each dream; None: as configured.
+      rng: PRNG key of the order of the rows, which differs from seed to seed; needed where
+        `trial.batch` takes some of them at a time.
 
     Returns:
       (adapters, losses): the `lora` collection of dreams * seeds adapters side by side, the seeds
       of a dream next to each other, leaves [L, dreams * seeds, ...]; and the loss before each
       update [dreams * seeds, updates], 0 where there was nothing to learn.
+
+    Raises:
+      ValueError: there is an order to draw and no `rng`.
     """
+    if rng is None and 0 < trial.batch < examples.tokens.shape[1]:
+        raise ValueError(f"dreaming.trial.batch={trial.batch} needs rng, of the order of rows")
     seeds = len(adapters)
     at_birth = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *adapters)
     repeated = jax.tree.map(lambda x: jnp.repeat(x, seeds, axis=0), (examples, hyper))
-    trials = (jnp.tile(jnp.arange(seeds), len(examples.tokens)), *repeated)
+    seed = jnp.tile(jnp.arange(seeds), len(examples.tokens))
+    orders = None if rng is None else jax.vmap(lambda i: jax.random.fold_in(rng, i))(seed)
+    trials = (seed, *repeated, orders)
 
     def train(variables, at_birth, trials):
         run = functools.partial(_train_side_by_side, cfg, trial, variables, at_birth)
@@ -203,8 +213,9 @@ def _in_chunks(run, trials, chunk: int):
 
 
 def _train_side_by_side(cfg: DecoderConfig, trial: TrialConfig, variables, at_birth, trials):
-    """Trains the adapters of some trials: (seed [n], examples [n, rows, time], hyper [n])."""
-    seed, examples, hyper = trials
+    """Trains the adapters of some trials: (seed [n], examples [n, rows, time], hyper [n], keys of
+    the order of rows [n])."""
+    seed, examples, hyper, orders = trials
     adapters = jax.tree.map(lambda x: x[:, seed], at_birth)
     epochs, rate = jnp.full(seed.shape, trial.epochs), jnp.full(seed.shape, trial.learning_rate)
     if hyper is not None:
@@ -233,7 +244,7 @@ def _train_side_by_side(cfg: DecoderConfig, trial: TrialConfig, variables, at_bi
         epoch, part = step // per_epoch, step % per_epoch
         rows = examples
         if per_epoch > 1:
-            rows = _shuffled_part(examples, seed, epoch, part, batch)
+            rows = _shuffled_part(examples, orders, epoch, part, batch)
 
         def loss(adapters):
             worn = adapters if hyper is None else _scaled(cfg.lora, hyper, adapters)
@@ -276,15 +287,15 @@ def _scaled(lora: LoraConfig, hyper: Hyperparameters, adapters):
     return jax.tree_util.tree_map_with_path(scale, adapters)
 
 
-def _shuffled_part(examples: Examples, seed, epoch, part, batch: int) -> Examples:
+def _shuffled_part(examples: Examples, orders, epoch, part, batch: int) -> Examples:
     """The part-th `batch` rows of each trial in the order of its epoch, rows without a scored token
     last. How many of these there are changes nothing in that order."""
 
-    def shuffled(seed, mine: Examples):
-        key = jax.random.fold_in(jax.random.key(seed), epoch)
+    def shuffled(key, mine: Examples):
+        key = jax.random.fold_in(key, epoch)
         rows = jnp.arange(mine.mask.shape[0])
         noise = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row)))(rows)
         order = jnp.argsort(jnp.where(mine.mask.any(-1), noise, jnp.inf))
         return _take(mine, jax.lax.dynamic_slice(order, (part * batch,), (batch,)))
 
-    return jax.vmap(shuffled)(seed, examples)
+    return jax.vmap(shuffled)(orders, examples)

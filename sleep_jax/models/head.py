@@ -63,11 +63,35 @@ def both_ways(head):
     return transposed(head.T), transposed(head)
 
 
+def through_head(slope, table, targets):
+    """Gradients with respect to hidden states, slope @ table, float32 [tokens, d].
+
+    Logits may be shifted together without changing anything, so every row of a slope sums to 0.
+    Where the probability of the target is near 1, its entry is a difference of two numbers near 1:
+    what rounding has left of the sum is taken off there, which makes that entry the sum of the
+    others, as precise as they are.
+
+    Args:
+      slope: with respect to logits, float32 [tokens, vocab].
+      table: the head, transposed, [vocab, d].
+      targets: int32 [tokens].
+    """
+    slope = slope.astype(table.dtype)
+    # A product, not a sum, which would be made of a copy in float32.
+    left = matmul(slope, jnp.ones((slope.shape[-1], 1), slope.dtype))
+    return matmul(slope, table) - left * table[targets].astype(jnp.float32)
+
+
+def target_slope(p, targets):
+    """d log p(y) / d logits = 1_y - p of distributions p, float32 [tokens, vocab]."""
+    return (jnp.arange(p.shape[-1]) == targets[:, None]) - p
+
+
 def _log_probs(hidden, targets, head, table):
     """Log-probabilities of one chunk and their gradients with respect to `hidden`."""
     log_p = jax.nn.log_softmax(matmul(hidden, head), axis=-1)
     chosen = jnp.take_along_axis(log_p, targets[:, None], -1)[:, 0]
-    return chosen, table[targets].astype(jnp.float32) - matmul(jnp.exp(log_p), table)
+    return chosen, through_head(target_slope(jnp.exp(log_p), targets), table, targets)
 
 
 def token_log_probs(hidden, targets, mask, head, chunk: int = 128):

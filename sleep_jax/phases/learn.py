@@ -76,7 +76,9 @@ def _lessons(sleeper: Sleeper, night: Night, day: int, documents: Sequence[Docum
     learns from."""
     c, prompts = sleeper.config, sleeper.prompts
     kept, rewards = kept_dreams(night, day), night.day(day).get("rewards", [])
-    best = reinforce.rewarded(kept, rewards, c.dreaming.cap)
+    over = sleeper.settings.dreaming.reward.baseline
+    gains = [x[over] for x in night.day(day).get("gains", [])] or None
+    best = reinforce.rewarded(kept, rewards, c.dreaming.cap, gains)
     templates = {t.name: t for t in sleeper.settings.dreaming.writing.templates}
     by_heart = c.dreaming.estimator == "rest_em"
     taught = reinforce.lessons(best, documents, prompts, templates, writes=by_heart)
@@ -91,5 +93,7 @@ def _beginning(restart: str, model, index: int):
     """The model that learns: as it is or, from the base, with the night's slot silent again."""
     if restart == "previous":
         return model
+    if restart != "base":
+        raise ValueError(f"dreaming.restart={restart!r}; choose from previous, base")
     slot = silent(take_slot(model["memory"], 1, index))
     return model | {"memory": put_slot(model["memory"], 1, index, slot)}

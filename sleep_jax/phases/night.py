@@ -31,7 +31,7 @@ class Night:
       consolidated: as it was before the last dreams.
       record: JSON-able facts: `phases` by label, and `days`, for each its `study`, the `slot` that
         holds it, the `agenda` of its dreams, these `dreams`, which of them were `kept`, their
-        `rewards`, `scores`, `replies` and `recall`.
+        `rewards` and `gains`, `scores`, `replies` and `recall`.
     """
 
     now: Self

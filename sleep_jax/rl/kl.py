@@ -17,9 +17,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-KINDS = ("k1", "k2", "k3")
 # exp(20) is still finite; verl bounds the same.
 LARGEST_GAP = 20.0
+
+
+def _k3(gap):
+    gap = jnp.clip(gap, -LARGEST_GAP, LARGEST_GAP)
+    return jnp.expm1(-gap) + gap
+
+
+ESTIMATES = {"k1": lambda gap: gap, "k2": lambda gap: gap**2 / 2, "k3": _k3}
+KINDS = tuple(ESTIMATES)
 
 
 def kl_estimate(
@@ -43,9 +51,4 @@ def kl_estimate(
         raise ValueError(f"kind={kind!r}; choose from {', '.join(KINDS)}")
     reference = lax.stop_gradient(reference_log_probs).astype(jnp.float32)
     gap = jnp.where(mask.astype(bool), log_probs.astype(jnp.float32) - reference, 0.0)
-    if kind == "k1":
-        return gap
-    if kind == "k2":
-        return gap**2 / 2
-    gap = jnp.clip(gap, -LARGEST_GAP, LARGEST_GAP)
-    return jnp.expm1(-gap) + gap
+    return ESTIMATES[kind](gap)

@@ -11,6 +11,7 @@ from sleep_jax.config import read
 from sleep_jax.data.batches import bucket, pack, parts
 from sleep_jax.data.examples import Examples, examples
 from sleep_jax.dreaming.gradients import gram_matrices, losses
+from sleep_jax.dreaming.importance import BY_GRADIENT
 from sleep_jax.dreaming.trial import train_adapters
 from sleep_jax.evals.adapted import Adapted, score_tokens
 from sleep_jax.models.sharding import spread_evenly
@@ -87,7 +88,7 @@ def _selecting(config, it: Abstract, sizes: Sizes) -> list[Program]:
     (each, _), (page, dream) = _kept(config, sizes), _pages(config)
     if measure in ("random", "lexical"):
         return []
-    if measure == "loss":
+    if measure not in BY_GRADIENT:
         alone = it.examples(sizes.documents * each, 1, dream)
         args = (it.cfg, chunk, it.variables, alone)
         return [_compared("dream: select", losses, args, (alone,), 1)]
@@ -100,10 +101,13 @@ def _selecting(config, it: Abstract, sizes: Sizes) -> list[Program]:
 
 def _trying(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """The trials, and what measures by how much each of them made the model better."""
-    trial, (_, kept) = read(config).dreaming.trial, _kept(config, sizes)
-    learnt = _learnt(config, it, kept)
-    trials = kept * trial.seeds
-    args = (it.cfg, trial, it.variables, [it.held["lora"]] * trial.seeds, learnt)
+    dreaming, (_, tried) = read(config).dreaming, _kept(config, sizes)
+    trial = dreaming.trial
+    if dreaming.reward.baseline == "passage":
+        tried += sizes.documents  # each passage alone
+    learnt = _learnt(config, it, tried)
+    trials = tried * trial.seeds
+    args = (it.cfg, trial, it.variables, [it.held["lora"]] * trial.seeds, learnt, None, it.key)
     epochs = trial.epochs * trial.seeds
     trained = _compared("dream: try", train_adapters, args, (learnt,), 2, epochs)
     return [trained, *_rewarding(config, it, sizes.documents, trials)]
@@ -147,7 +151,7 @@ def _learning(config, it: Abstract, sizes: Sizes) -> list[Program]:
     born = jax.eval_shape(functools.partial(learner_of, it.cfg, reinforcing), it.held["memory"])
     learner, shape = it.tree(born, "learner"), reinforcing.shape
     found = updated(it, "dream: learn", reinforcing, learner)
-    if reinforcing.dreams and (reinforcing.is_rescored or learner.critic is not None):
+    if reinforcing.dreams:
         (_, kept), new = _kept(config, sizes), min(writing.max_new_tokens, shape.scored)
         size = min(PROMPT + config.data.chunk_tokens + new, shape.time), new
         rows = len(pack([size] * kept, (shape.time, shape.scored)))

@@ -44,6 +44,7 @@ class Curves:
 PANELS = (
     Panel("consolidate", "kl", "Consolidation: divergence from the teacher, nats"),
     Panel("consolidate", "reward", "Consolidation: reward for imitation"),
+    Panel("try", "gain", "Dreaming: rise of tau with each dream"),
 )
 
 

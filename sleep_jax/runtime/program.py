@@ -162,7 +162,7 @@ def updated(
     out = []
     for objective, calls in steps.items():
         args = (it.cfg, objective, seeding.optimizer(), level, index, learner, it.variables)
-        args += (it.batch(shape),)
+        args += (it.batch(shape), None, it.key if objective.coin else None)
         stage, heads = stages.get(objective.alpha == 1, ""), 4 * shape.rows * shape.scored
         program = Program(f"{name}{stage}", seeding_step, args, calls, *grid(shape), heads, 2)
         out.append(program)

@@ -167,10 +167,8 @@ def _rollouts(config, it: Abstract, seeding: SeedingConfig, sizes: Sizes) -> lis
         judge = judged(it, "consolidate: judge", texts, longest)
         found.append(dataclasses.replace(judge, calls=judge.calls * rounds))
     # The reference's scores are another call; what an update rolls out fits a batch.
-    scores = seeding.is_rescored or learner.critic is not None
-    if scores := scores + imitation.surrogate.needs_reference:
-        calls = scores * rounds * seeding.updates_per_rollout
-        found.append(rescored(it, "consolidate: rescore", seeding.shape, learner, calls))
+    calls = rounds * seeding.updates_per_rollout * (1 + imitation.surrogate.needs_reference)
+    found.append(rescored(it, "consolidate: rescore", seeding.shape, learner, calls))
     rollouts, width = dreams * imitation.group, bucket(width + imitation.max_new_tokens)
     teach = _taught(it, "consolidate: teach rollouts", width, sizes, bucket(rollouts, 4))
     calls = rounds * math.ceil(rollouts * width / teach.tokens)

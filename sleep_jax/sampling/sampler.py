@@ -26,8 +26,9 @@ class SamplingConfig:
       max_new_tokens: longest completion, EOS included.
       eos_ids: tokens that end a completion; the one that ends it is part of it.
       temperature: 0 is greedy.
-      top_k: keep the k likeliest tokens; 0 keeps all.
-      top_p: keep the smallest set of likeliest tokens whose mass reaches p; 1 keeps all.
+      top_k: keep the k likeliest tokens, of equals the first; 0 keeps all.
+      top_p: keep the smallest set of likeliest tokens whose mass reaches p, of equals the first; 1
+        keeps all.
       group: completions per prompt; they share its prefill.
     """
 
@@ -75,17 +76,25 @@ def truncate(logits, config: SamplingConfig):
     if config.temperature > 0:
         logits = logits / config.temperature
     if config.top_k:
-        kth = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
-        logits = jnp.where(logits < kth, -jnp.inf, logits)
+        best, tokens = jax.lax.top_k(logits, min(config.top_k, logits.shape[-1]))
+        logits = _up_to(logits, best[:, -1:], tokens[:, -1:])
     if config.top_p < 1:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        mass = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
+        tokens = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+        negated, tokens = jax.lax.sort((-logits, tokens), num_keys=1, is_stable=True)
+        p = jax.nn.softmax(-negated, axis=-1)
         # A token stays if the mass before it is below p; the likeliest always does.
-        last = (
-            jnp.sum(mass - jax.nn.softmax(ordered, axis=-1) < config.top_p, -1, keepdims=True) - 1
-        )
-        logits = jnp.where(logits < jnp.take_along_axis(ordered, last, -1), -jnp.inf, logits)
+        last = jnp.sum(jnp.cumsum(p, axis=-1) - p < config.top_p, -1, keepdims=True) - 1
+        last_logit, last_token = (jnp.take_along_axis(x, last, -1) for x in (-negated, tokens))
+        logits = _up_to(logits, last_logit, last_token)
     return logits
+
+
+def _up_to(logits, last_logit, last_token):
+    """Logits down to those of the last token that is kept, [batch, 1]; of its equals those that
+    come before it."""
+    comes_before = jnp.arange(logits.shape[-1]) <= last_token
+    is_kept = (logits > last_logit) | ((logits == last_logit) & comes_before)
+    return jnp.where(is_kept, logits, -jnp.inf)
 
 
 def draw(rng, log_probs, block: int = 256):
@@ -100,21 +109,33 @@ def draw(rng, log_probs, block: int = 256):
       block: tokens per block.
 
     Returns:
-      int32 [batch].
+      int32 [batch], tokens whose probability is above 0.
     """
+    return _inverse(jax.random.uniform(rng, (len(log_probs), 1)), log_probs, block)
+
+
+def _inverse(uniform, log_probs, block: int):
+    """The tokens at shares [batch, 1] in [0, 1) of the cumulative distributions."""
     b, v = log_probs.shape
     mass = jnp.pad(jnp.exp(log_probs), ((0, 0), (0, -v % block))).reshape(b, -1, block)
-    blocks = jnp.cumsum(mass.sum(-1), -1)
-    target = jax.random.uniform(rng, (b, 1)) * blocks[:, -1:]
-    i = jnp.sum(blocks <= target, -1, keepdims=True)
-    i = jnp.minimum(i, blocks.shape[1] - 1)
+    of_blocks = mass.sum(-1)
+    blocks = jnp.cumsum(of_blocks, -1)
+    target = uniform * blocks[:, -1:]
+    i = _reached(blocks, target, of_blocks)
     inside = jnp.take_along_axis(mass, i[..., None], 1)[:, 0]
     before = jnp.take_along_axis(blocks, i, 1) - inside.sum(-1, keepdims=True)
-    cumulative = jnp.cumsum(inside, -1)
-    j = jnp.sum(cumulative <= target - before, -1, keepdims=True)
-    # Rounding may carry the target past the last token with mass; step back onto it.
-    last = block - 1 - jnp.argmax((inside > 0)[:, ::-1], -1)[:, None]
-    return (i * block + jnp.minimum(j, last))[:, 0].astype(jnp.int32)
+    j = _reached(jnp.cumsum(inside, -1), target - before, inside)
+    return (i * block + j)[:, 0].astype(jnp.int32)
+
+
+def _reached(cumulative, target, mass):
+    """Where a cumulative sum first exceeds its target [batch, 1], among entries with mass; the last
+    of these where rounding has carried the target past all of them."""
+    has_mass = mass > 0
+    last = has_mass.shape[-1] - 1 - jnp.argmax(has_mass[:, ::-1], -1, keepdims=True)
+    exceeds = has_mass & (cumulative > target)
+    first = jnp.argmax(exceeds, -1, keepdims=True)
+    return jnp.where(jnp.any(exceeds, -1, keepdims=True), first, last)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg",))

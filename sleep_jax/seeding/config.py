@@ -111,11 +111,6 @@ class SeedingConfig(Settings, section="seeding"):
         """The same where all prompts begin with some tokens (`BatchShape.opening`)."""
         return dataclasses.replace(self, shape=dataclasses.replace(self.shape, opening=tokens))
 
-    @property
-    def is_rescored(self) -> bool:
-        """Ratios start from the scorer's log-probabilities, not from the sampler's."""
-        return self.reuse > 1 or self.imitation.surrogate.importance_cap is not None
-
     def objective_at(self, step: int) -> Objective:
         """What an update optimises."""
         if self.mode == "joint":

@@ -53,6 +53,8 @@ from sleep_jax.seeding.transaction import (
 )
 from sleep_jax.seeding.trunk import precompute
 
+COIN = 2**31 - 1  # the stream of the coin's flips; those of rounds are numbered by updates
+
 
 def divergence(
     cfg: DecoderConfig,
@@ -146,6 +148,7 @@ def seed_slot(
         state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
     state = place(state, "learner")
     data_seed = order_seed(rng)
+    coin_rng = jax.random.fold_in(rng, COIN) if seeding.objective.coin else None
     rounds = Rounds(
         seeding,
         exchanges,
@@ -159,7 +162,6 @@ def seed_slot(
             seeding.shape,
             initial=student,
             teachers=teachers,
-            is_rescored=seeding.is_rescored,
             written=written,
             meter=meter,
         ),
@@ -190,7 +192,16 @@ def seed_slot(
         states = [states_of[id(e)] for e in chosen]
         batch = batch_of(chosen, states, packs(chosen, seeding.shape), seeding.shape)
         state, metrics = seeding_step(
-            cfg, objective, optimizer, level, jnp.int32(index), state, student, batch, heads
+            cfg,
+            objective,
+            optimizer,
+            level,
+            jnp.int32(index),
+            state,
+            student,
+            batch,
+            heads,
+            coin_rng,
         )
         if not here:  # what rollouts alone have is no figure of this update
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}

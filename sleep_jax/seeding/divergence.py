@@ -17,7 +17,8 @@ forward and reverse KL, as in TRL. Q makes top_k the forward KL over k tokens an
 A cotangent is one number a token, so gradients with respect to h_S are formed while a chunk's
 logits are at hand, dD/du W^T / temperature, (1_y - S) W^T for log S(y) and, where it is asked for,
 - S (log S + H) W^T for the entropy H, and only scaled in the backward pass: the head is applied
-once a model forward and once a gradient; nothing is recomputed.
+once a model forward and once a gradient; nothing is recomputed. What is multiplied by W^T is formed
+in float32 and then rounded, and sums to 0 over the vocabulary (`through_head`).
 Several teachers (general Knowledge Seeding) add up, each with its weight.
 """
 
@@ -31,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from sleep_jax.models.head import both_ways, map_chunks
+from sleep_jax.models.head import both_ways, map_chunks, target_slope, through_head
 from sleep_jax.models.linear import matmul
 from sleep_jax.models.sharding import ROWS, VOCAB, mesh_axes
 from sleep_jax.sampling.sampler import COLDEST
@@ -152,8 +153,7 @@ def _top_k(log_s, log_t, k: int):
 
 def _sampled(log_s, log_t, target):
     gap = jnp.take_along_axis(log_s - log_t, target[:, None], -1)
-    is_target = jnp.arange(log_s.shape[-1]) == target[:, None]
-    return gap, gap * (is_target - jnp.exp(log_s))
+    return gap, gap * target_slope(jnp.exp(log_s), target)
 
 
 def _from_one(divergence: Divergence, log_s, log_t, target):
@@ -167,7 +167,9 @@ def _from_one(divergence: Divergence, log_s, log_t, target):
             return _jsd(log_s, log_t, divergence.beta)
         case "top_k":
             return _top_k(log_s, log_t, divergence.top_k)
-    return _sampled(log_s, log_t, target)
+        case "sampled":
+            return _sampled(log_s, log_t, target)
+    raise ValueError(f"seeding.divergence={divergence.kind!r}; choose one of {', '.join(KINDS)}")
 
 
 def _score(student, teacher, target, head, table, heads, weights, divergence, has_entropy, learns):
@@ -186,16 +188,15 @@ def _score(student, teacher, target, head, table, heads, weights, divergence, ha
     log_prob, p = jnp.take_along_axis(log_p, target[:, None], -1)[:, 0], jnp.exp(log_p)
     scores, slopes = TokenScores(kl[:, 0], log_prob), TokenScores(None, None)
     if "kl" in learns:
-        slopes = slopes.replace(kl=matmul(slope / temperature, table))
+        slopes = slopes.replace(kl=through_head(slope / temperature, table, target))
     if "log_prob" in learns:
-        towards = table[target].astype(jnp.float32) - matmul(p, table)
-        slopes = slopes.replace(log_prob=towards)
+        slopes = slopes.replace(log_prob=through_head(target_slope(p, target), table, target))
     if has_entropy:
         entropy = -_expected(p, log_p)
         scores = scores.replace(entropy=entropy[:, 0])
         if "entropy" in learns:
             slope = jnp.where(p == 0, 0.0, -p * (log_p + entropy))
-            slopes = slopes.replace(entropy=matmul(slope, table))
+            slopes = slopes.replace(entropy=through_head(slope, table, target))
     return scores, slopes
 
 

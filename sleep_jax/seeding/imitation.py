@@ -119,9 +119,13 @@ def absolute_reward(
 
 def _absolute(imitation: ImitationConfig, tokens, texts, eos_ids) -> np.ndarray:
     """r_abs of what was written against what was wanted, in the unit that the config names."""
-    pairs = tokens
-    if imitation.unit == "characters":
-        pairs, eos_ids = [[tuple(map(ord, text)) for text in side] for side in texts], ()
+    match imitation.unit:
+        case "tokens":
+            pairs = tokens
+        case "characters":
+            pairs, eos_ids = [[tuple(map(ord, text)) for text in side] for side in texts], ()
+        case unit:
+            raise ValueError(f"seeding.unit={unit!r}; choose from {', '.join(UNITS)}")
     longest = max(len(sequence) for side in pairs for sequence in side)
     return absolute_reward(
         *pairs,

@@ -23,8 +23,6 @@ from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.seeding.divergence import Divergence, TokenScores, token_scores
 from sleep_jax.settings import Settings, part, setting
 
-COIN = 20  # seed of the coin that one flips for a batch
-
 
 @flax.struct.dataclass
 class SeedingBatch:
@@ -42,8 +40,8 @@ class SeedingBatch:
       supervised: bool [batch, scored], also learnt by cross-entropy: rewarded dreams.
       advantages: float32 [batch, scored], of the token or the sequence that it is part of; 0
         off-policy.
-      old_log_probs: float32 [batch, scored], which ratios start from; read on-policy only, like the
-        next four.
+      old_log_probs: float32 [batch, scored], by the scorer when the round of rollouts began, which
+        ratios start from; read on-policy only, like the next four.
       sampler_log_probs: float32 [batch, scored], of the token when it was drawn.
       reference_log_probs: float32 [batch, scored], under the student before the night.
       old_values, returns: float32 [batch, scored], for a value head.
@@ -166,8 +164,9 @@ class Objective(Settings, section="seeding"):
             sequences=flat(_numbered(batch.sequence))[:, None],
             **column,
         )
-        gap, count = masked_sum(jnp.abs(scores.log_prob - flat(batch.sampler_log_probs)), on)
-        metrics["sampler_gap"] = jax.lax.stop_gradient(gap / jnp.maximum(count, 1.0))
+        for name, then in (("sampler", batch.sampler_log_probs), ("round", batch.old_log_probs)):
+            gap, count = masked_sum(jnp.abs(scores.log_prob - flat(then)), on)
+            metrics[f"{name}_gap"] = jax.lax.stop_gradient(gap / jnp.maximum(count, 1.0))
         terms = {
             "kl_off": masked_sum(scores.kl, flat(batch.mask & ~batch.on_policy)),
             "kl_on": masked_sum(scores.kl, on),
@@ -185,11 +184,18 @@ class Objective(Settings, section="seeding"):
             "cross_entropy": self.cross_entropy * mean["cross_entropy"],
         }
 
-    def share_on_policy(self, step, count_on):
-        """Lambda of an update: `lam`, or what the coin says where there is anything on-policy."""
+    def share_on_policy(self, step, count_on, coin_rng=None):
+        """Lambda of an update: `lam`, or what the coin says where there is anything on-policy.
+
+        Raises:
+          ValueError: a coin is to be flipped and `coin_rng`, the PRNG key of a night's flips, is
+            not given.
+        """
         if not self.coin:
             return self.lam
-        flip = jax.random.bernoulli(jax.random.fold_in(jax.random.key(COIN), step), self.lam)
+        if coin_rng is None:
+            raise ValueError("seeding.coin=True needs coin_rng, the PRNG key of its flips")
+        flip = jax.random.bernoulli(jax.random.fold_in(coin_rng, step), self.lam)
         return jnp.where(flip & (count_on > 0), 1.0, 0.0)
 
 

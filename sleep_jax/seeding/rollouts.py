@@ -2,8 +2,8 @@
 compare it with is scored while the slot is still the one that wrote.
 
     sampler     log-probabilities of the tokens when they were drawn
-    old         those of the scorer, the same slot: what ratios start from where several updates
-                share a round's rollouts or the sampler is not quite the policy; else the sampler's
+    old         those of the scorer, the same slot: what ratios start from. The sampler, another
+                program over a cache, is not quite the policy that is updated
     reference   those of the student before the night, for a penalty
     values      of a value head, for PPO: rewards become advantages of tokens
     teachers    hidden states, for the divergence
@@ -74,7 +74,7 @@ def imitable(
     Raises:
       ValueError: there are dreams, and none is left.
     """
-    dreams = [e for e in exchanges if e.is_dream]
+    dreams = [e for e in exchanges if e.is_imitable]
     widths, new = (bucket(_longest_prompt(e)) for e in dreams), imitation.max_new_tokens
     needed = [_rows(shape, width, rollouts, new) for width in widths]
     left = [e for e, rows in zip(dreams, needed) if rows <= shape.rows]
@@ -133,7 +133,6 @@ def play(
     dreams: Sequence[Exchange],
     rng,
     widths: Widths,
-    is_rescored: bool,
     value_head=None,
     written: Sequence[Exchange] = (),
     meter: Meter = UNMEASURED,
@@ -149,7 +148,6 @@ def play(
       dreams: to imitate.
       rng: PRNG key.
       widths: of the night.
-      is_rescored: ratios start from the scorer's log-probabilities.
       value_head: of PPO; None: another estimator.
       written: rollouts that there are already, with their advantages; then none are sampled.
       meter: is told what was `rollout`, `reward` and `score`.
@@ -180,12 +178,11 @@ def play(
             meter=meter,
         )
     trunks = trunks or trunks_of(cfg, student, rollouts, shape)
-    if is_rescored or value_head is not None:
-        log_probs, values = score(cfg, student, rollouts, shape, value_head, trunks)
-        rollouts = [dataclasses.replace(e, old_log_probs=x) for e, x in zip(rollouts, log_probs)]
-        if value_head is not None:
-            longest = max(len(e.completion) for e in rollouts)
-            rollouts = spread(surrogate, rollouts, values, max(longest, imitation.max_new_tokens))
+    log_probs, values = score(cfg, student, rollouts, shape, value_head, trunks)
+    rollouts = [dataclasses.replace(e, old_log_probs=x) for e, x in zip(rollouts, log_probs)]
+    if value_head is not None:
+        longest = max(len(e.completion) for e in rollouts)
+        rollouts = spread(surrogate, rollouts, values, max(longest, imitation.max_new_tokens))
     states = precompute(
         cfg, student, teachers, rollouts, shape, width=widths.teacher, trunks=trunks
     )

@@ -83,14 +83,15 @@ class Rounds:
         return is_on_policy and step >= first and not self._left
 
     def play(self, step: int, student, value_head) -> None:
-        """A round for the updates from `step` on.
+        """A round for the updates from `step` on, of no more dreams than are left to learn from.
 
         Args:
           step: of an update.
           student: collections of the student as it is.
           value_head: of PPO, as it is; None: another estimator.
         """
-        count = self._seeding.updates_per_rollout * self._seeding.dreams
+        updates = min(self._seeding.updates_per_rollout, self._seeding.steps - step)
+        count = updates * self._seeding.dreams
         asked = [] if self._is_written else list(itertools.islice(self._dreams, count))
         self.drawn += len(asked)
         rollouts, states, self.figures = self._play(

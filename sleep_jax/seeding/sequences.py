@@ -35,8 +35,8 @@ class Exchange:
       on_policy: the student wrote the completion.
       advantage: of the completion, for the policy gradient, or of its tokens, [completion].
       log_probs: of the completion when it was sampled, [completion].
-      old_log_probs: of the completion by the scorer at that time, [completion], where ratios start
-        from these; None: from `log_probs`.
+      old_log_probs: of the completion by the scorer when its round began, [completion]: what ratios
+        start from.
       reference_log_probs: of the completion under the student before the night, [completion].
       old_values, returns: of its tokens, for a value head, [completion].
       rewarded: the policy gradient learns from it, where it is on-policy.
@@ -64,7 +64,7 @@ class Exchange:
         return self.document is None and self.teacher == self.student
 
     @property
-    def is_dream(self) -> bool:
+    def is_imitable(self) -> bool:
         """The student can imitate it: a reply about a document that can be cut in two."""
         return self.kind in ("complete", "quote", "answer") and len(self.completion) > 1
 
@@ -261,7 +261,7 @@ def _facts(e: Exchange) -> dict:
         "supervised": e.supervised,
         "rewarded": e.on_policy and e.rewarded,
         "advantages": e.advantage,
-        "old_log_probs": e.log_probs if e.old_log_probs is None else e.old_log_probs,
+        "old_log_probs": e.old_log_probs,
         "sampler_log_probs": e.log_probs,
         "reference_log_probs": e.reference_log_probs,
         "old_values": e.old_values,

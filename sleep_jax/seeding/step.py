@@ -79,6 +79,7 @@ def seeding_step(
     base,
     batch: SeedingBatch,
     heads=None,
+    coin_rng=None,
 ):
     """One update of slot `index` of `level`.
 
@@ -90,13 +91,16 @@ def seeding_step(
         not read.
       batch: what it learns from; its rows are a multiple of `objective.accumulate`.
       heads: the teachers' LM heads; None where all have the student's.
+      coin_rng: PRNG key of the flips of `objective.coin`.
 
     Returns:
       (state, metrics): float32 scalars:
         loss, kl_off, kl_on, policy_loss, cross_entropy: the loss and the means of its terms.
-        policy_...: those of the policy gradient and of the value head; policy_sampler_gap is the
-          mean |log-prob now - when drawn| of the rollouts' tokens: on the first update after they
-          were sampled, the gap between sampler and scorer, later also what the slot has learnt.
+        policy_...: those of the policy gradient and of the value head. Of the rollouts' tokens,
+          policy_round_gap is the mean |log-prob now - when their round began|, both by the scorer:
+          how far the updates of the round have taken the policy, 0 before the first of them but for
+          rounding. policy_sampler_gap, |log-prob now - when drawn|, has the difference between
+          sampler and scorer besides.
         tokens_off, tokens_on: tokens that the divergence is the mean of.
         gradient_norm: with respect to the slot, before clipping.
         hidden_gradient_distillation, hidden_gradient_policy: of both terms as they enter the loss,
@@ -108,7 +112,7 @@ def seeding_step(
     """
     head = lm_head(cfg, base["params"])
     counts = _counts(objective, batch)
-    lam = objective.share_on_policy(state.step, counts["kl_on"])
+    lam = objective.share_on_policy(state.step, counts["kl_on"], coin_rng)
     learners = jnp.sum(batch.mask & batch.rewarded, dtype=jnp.float32)
 
     def shares(scores, part):

@@ -1,5 +1,6 @@
 """Practice: what a recipe makes of a task, and which recipes are not tried."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_the_examples_are_asked_for_and_the_test_is_not(tokenizer):
 def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
     seen = []
 
-    def train(cfg, trial, variables, adapters, learnt, hyper):
+    def train(cfg, trial, variables, adapters, learnt, hyper, rng):
         seen.append((learnt, hyper))
         return {"a": jnp.zeros((1, len(learnt.tokens)))}, None
 
@@ -58,7 +59,9 @@ def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
         Recipe((), "all", 3e-3, 5),
     ]
     dreams = [(TASK, recipe) for recipe in recipes]
-    tried, models = practised(base, trial, [{}], dreams, FORM, PracticeConfig(max_updates=15))
+    tried, models = practised(
+        base, trial, [{}], dreams, FORM, PracticeConfig(max_updates=15), jax.random.key(0)
+    )
     assert tried == [0, 3] and models.adapters["a"].shape == (1, 2)
     [(learnt, hyper)] = seen
     np.testing.assert_allclose(hyper.learning_rate, [1e-2, 3e-3])
@@ -67,7 +70,8 @@ def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
     reply = len(Prompts(tokenizer).reply("2 0"))
     whole = np.asarray(learnt.segment_ids[1]).sum(-1)
     assert learnt.mask.sum(-1).tolist() == [[reply] * 2, (whole - 1).tolist()]
-    assert practised(base, trial, [{}], dreams[1:2], FORM, PracticeConfig()) == ([], None)
+    found = practised(base, trial, [{}], dreams[1:2], FORM, PracticeConfig(), jax.random.key(0))
+    assert found == ([], None)
     assert len(seen) == 1
 
 

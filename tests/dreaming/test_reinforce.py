@@ -7,8 +7,9 @@ import pytest
 
 from sleep_jax import config as settings
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.reinforce import alone, lessons, rewarded, written
+from sleep_jax.dreaming.reinforce import alone, lessons, passages_alone, rewarded, written
 from sleep_jax.dreaming.templates import read_templates
+from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.rl.algorithms import ALGORITHMS, surrogate
@@ -63,6 +64,14 @@ def test_of_the_rewarded_ones_the_best_of_a_document_are_left():
     assert rewarded(tried, rewards, cap=2) == [tried[i] for i in (1, 2, 4)]
     assert rewarded(tried, rewards, cap=1) == [tried[i] for i in (1, 4)]
     assert rewarded(tried, [0.0, -0.1] * 2 + [0.0]) == []
+
+
+def test_rewarded_of_equal_rewards_leaves_the_larger_gains():
+    tried, gains = dreams(0, 0, 0, 1), [0.1, 0.3, 0.2, 0.1]
+    assert rewarded(tried, [1.0] * 4, cap=1, gains=gains) == [tried[1], tried[3]]
+    assert rewarded(tried, [1.0] * 4, cap=2, gains=gains) == [tried[1], tried[2], tried[3]]
+    assert rewarded(tried, [2.0, 1.0, 1.0, 1.0], cap=1, gains=gains)[0] is tried[0]
+    assert rewarded(tried, [1.0] * 4, cap=1, gains=[0.1] * 4)[0] is tried[0]
 
 
 def as_written(tried, rewards, estimator):
@@ -168,3 +177,17 @@ def test_the_slot_that_is_learnt_anew_has_the_updates_of_its_night_and_is_its_ow
     config.memory.on_full = "reuse"
     with pytest.raises(ValueError, match=r"dreaming\.restart='base'.*memory\.on_full='reuse'"):
         settings.read(config)
+
+
+@pytest.mark.parametrize("batch, rows", [(0, {0: 1, 2: 1}), (1, {0: 3, 2: 2})])
+def test_passages_alone_are_learnt_by_as_many_updates_as_the_longest_dream(batch, rows):
+    prompts = Prompts(byte_tokenizer())
+    documents = [Document(str(i), f"Kettle {i}", f"Kettle {i} whistles.") for i in range(3)]
+    tried = [Dream(d, "paraphrase", (5, 6), text) for d, text in ((2, "a"), (0, "b"), (0, "c\nd"))]
+    learnt = [alone(x, documents[x.document], prompts, True) for x in tried]
+    trial = TrialConfig(batch=batch, split=True)
+    found = passages_alone(tried, learnt, documents, prompts, trial)
+    assert list(found) == [0, 2]
+    for document, count in rows.items():
+        page = documents[document]
+        assert found[document] == [(prompts.about(page), prompts.reply(page.text))] * count

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from small_model import batch_of_rows, model
 
-from sleep_jax.dreaming.reward import RewardConfig, earned, gains
+from sleep_jax.dreaming.reward import Gains, RewardConfig, earned, gains
 from sleep_jax.dreaming.trial import TrialConfig, births
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.items import Item, RewardItems
@@ -60,6 +60,10 @@ def test_a_reward_of_degree_for_harm_is_refused():
 
 
 def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"baseline='dream'.*passage, untrained"):
+        RewardConfig(baseline="dream")
+    with pytest.raises(ValueError, match=r"baseline='base'.*passage, untrained"):
+        Gains(GAIN).over("base")
     with pytest.raises(ValueError, match=r"scorer='bleu'.*f1"):
         RewardConfig(scorer="bleu")
     with pytest.raises(ValueError, match=r"reward='best'.*top_1"):
@@ -88,6 +92,61 @@ def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
 
     trial = TrialConfig(epochs=6, learning_rate=1e-2, seeds=2)
     base = Adapted(cfg, variables, None)
-    gain = gains(base, trial, score, pair, dreams, [4, 4, 4], items)
-    assert gain.shape == (3, 2)
+    found = gains(base, trial, score, pair, dreams, [4, 4, 4], items)
+    gain = found.untrained
+    assert gain.shape == (3, 2) and found.passage is None
     assert np.all(gain[1] > 0) and np.all(gain[1] > gain[0]) and np.all(gain[1] > gain[2])
+
+
+def test_gain_over_the_passage_is_what_its_own_trial_leaves():
+    """tau of given numbers: of every trial its place among all, whatever it learnt."""
+    cfg, variables = model(targets=("down",))
+    pair = births(cfg, variables["params"], jax.random.key(0), 2)
+    items = RewardItems.apart_from((), [Item(d, f"{d}?", ("yes",)) for d in (0, 4)])
+    untrained = {0: 0.2, 4: 0.1}
+
+    def score(models, asked):
+        known = [untrained[item.document] for [item] in asked]
+        marks = known if models.adapters is None else [next(tau) for _ in asked]
+        return [Marks(np.array([x], np.float32), np.ones(1, np.float32)) for x in marks]
+
+    # Trials of dreams about 4, 0, 4 and of the passages 0 and 4, two seeds of each.
+    tau = iter([0.3, 0.2, 0.9, 0.7, 0.5, 0.5, 0.2, 0.4, 0.1, np.nan])
+    learnt, trial = batch_of_rows(7, 5), TrialConfig(epochs=1, seeds=2)
+    base = Adapted(cfg, variables, None)
+    found = gains(base, trial, score, pair, learnt, [4, 0, 4], items, passages=[0, 4])
+    np.testing.assert_allclose(found.untrained, [[0.2, 0.1], [0.7, 0.5], [0.4, 0.4]], rtol=1e-5)
+    # Where the passage's trial diverged, the model as it is stands for it: 0.1.
+    np.testing.assert_allclose(found.passage, [[0.2, 0.1], [0.7, 0.3], [0.4, 0.4]], rtol=1e-5)
+    assert found.over("passage") is found.passage and found.over("untrained") is found.untrained
+    assert Gains(found.untrained).over("passage") is found.untrained
+    assert set(found.means) == {"untrained", "passage"}
+
+
+def test_reward_of_a_dream_that_adds_nothing_to_its_passage_is_0():
+    """One that learns the passage twice over is the passage: its gain over that is 0, bit for bit,
+    however much the passage teaches."""
+    cfg, variables = model(targets=("down",))
+    pair = births(cfg, variables["params"], jax.random.key(0), 2)
+    page = batch_of_rows(7, 1)
+    learnt = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), page)
+    items = RewardItems.apart_from((), [Item(0, "0?", ("yes",))])
+    loss = jax.jit(mean_nll, static_argnums=0)
+
+    def score(models, asked):
+        out = []
+        for i in range(len(asked)):
+            own = jax.tree.map(lambda x, i=i: x[:, i], models.adapters or {})
+            nll = loss(cfg, {**variables, **({"lora": own} if own else {})}, first(page))
+            out.append(Marks(np.array([-nll], np.float32), np.ones(1, np.float32)))
+        return out
+
+    def first(x):
+        return jax.tree.map(lambda x: x[0], x)
+
+    trial = TrialConfig(epochs=4, learning_rate=1e-2, seeds=2)
+    base = Adapted(cfg, variables, None)
+    found = gains(base, trial, score, pair, learnt, [0], items, passages=[0])
+    assert np.all(found.untrained > 0.01) and not found.passage.any()
+    assert earned(RewardConfig(), found.over("passage"), [0]) == [0.0]
+    assert earned(RewardConfig(baseline="untrained"), found.over("untrained"), [0]) == [1.0]

@@ -114,17 +114,36 @@ def test_empty_rows_of_a_dream_cost_it_no_update():
     long = jax.tree.map(lambda x: x.reshape(1, 6, -1)[:, :3], rows)
     short = jax.tree.map(lambda x: x.at[:, 2].set(jnp.zeros((), x.dtype)), long)
     both = jax.tree.map(lambda *x: jnp.concatenate(x), long, short)
-    together, losses = train_adapters(cfg, trial, variables, pair, both)
+    together, losses = train_adapters(cfg, trial, variables, pair, both, rng=jax.random.key(1))
     assert losses.shape == (4, 6) and np.all(losses[:2] > 0)
     np.testing.assert_array_equal(losses[2:] > 0, [[True, True, False] * 2] * 2)
     without = jax.tree.map(lambda x: x[:, :2], short)
-    alone, _ = train_adapters(cfg, trial, variables, pair, without)
+    alone, _ = train_adapters(cfg, trial, variables, pair, without, rng=jax.random.key(1))
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together)):
         np.testing.assert_allclose(a, b[:, 2:], rtol=2e-3, atol=2e-5)
     # Seeds differ in the adapter at birth, candidates of a seed do not.
     a = together["layers"]["attention"]["v"]["a"]
     moved = jnp.abs(a[:, 0] - a[:, 2]).max()
     assert moved < 0.1 < jnp.abs(a[:, 0] - a[:, 1]).max()
+
+
+def test_order_of_rows_is_drawn_from_the_key_and_the_seed():
+    cfg, variables = model(targets=("up",))
+    trial = TrialConfig(epochs=2, learning_rate=1e-2, batch=1)
+    lora = init_lora(cfg, variables["params"], jax.random.key(0))
+    rows = jax.tree.map(lambda x: x.reshape(1, 6, -1), batch_of_rows(5, 3))
+
+    def losses(key):
+        given = (cfg, trial, variables, [lora, lora], rows)
+        _, found = train_adapters(*given, rng=jax.random.key(key))
+        assert found.shape == (2, 12)
+        return np.asarray(found)
+
+    one = losses(1)
+    np.testing.assert_array_equal(one, losses(1))
+    assert not np.allclose(one[0], one[1]) and not np.allclose(one, losses(2))
+    with pytest.raises(ValueError, match=r"trial\.batch=1 needs rng"):
+        train_adapters(cfg, trial, variables, [lora], rows)
 
 
 def products(jaxpr):
@@ -190,7 +209,7 @@ cfg, variables = model()
 trial = TrialConfig(epochs=3, learning_rate=1e-2, batch=1, chunk=1)
 lora = init_lora(cfg, variables["params"], jax.random.key(0))
 dreams = batch_of_rows(5, 11)  # two on most of the devices
-args = (cfg, trial, variables, [lora], dreams)
+args = (cfg, trial, variables, [lora], dreams, None, jax.random.key(1))
 want, _ = train_adapters(*args)
 with jax.set_mesh(jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))):
     compiled = train_adapters.lower(*args).compile().as_text()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from certainty import CERTAIN, near_certainty, softmax
 
 from sleep_jax.models.head import map_chunks, masked_sum, token_log_probs
 
@@ -81,3 +82,15 @@ def test_masked_sum_by_hand():
         jnp.array([1.0, jnp.nan, 3.0, jnp.inf]), jnp.array([1, 0, 1, 0], bool)
     )
     assert (total, count) == (4.0, 2.0)
+
+
+@pytest.mark.parametrize("p", [0.9, 0.986, 0.998, 0.99999])
+def test_log_prob_gradient_is_precise_near_certainty(p):
+    """Of a bfloat16 head, against float64."""
+    hidden, head = near_certainty(p)
+    target, every = jnp.array([CERTAIN]), jnp.ones(1, bool)
+    gradient = jax.grad(lambda h: token_log_probs(h[None], target, every, head)[0])(hidden)
+    q = softmax(hidden, head)
+    assert abs((1 - q[CERTAIN]) / (1 - p) - 1) < 0.1
+    want = (np.eye(len(q))[CERTAIN] - q) @ np.asarray(head, np.float64).T
+    assert np.linalg.norm(gradient - want) < 0.01 * np.linalg.norm(want)

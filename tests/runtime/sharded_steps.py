@@ -130,7 +130,6 @@ def steps(config, is_all):
         dreams=(),
         rng=None,
         widths=written_widths(rollouts, shape, len(rollouts)),
-        is_rescored=True,
         value_head=learner.value_head,
         written=rollouts,
     )
@@ -170,7 +169,7 @@ def steps(config, is_all):
     grams = gram_matrices(cfg, 2, student, lora, grouped, pages)
     out["grams"] = to_host(grams).tolist()
     few = jax.tree.map(lambda x: x[:5], dreams)
-    adapters, losses = train_adapters(cfg, trial, student, [lora], few)
+    adapters, losses = train_adapters(cfg, trial, student, [lora], few, rng=jax.random.key(4))
     out["trials"] = to_host(losses).tolist()
     out["adapters"] = [float(np.abs(x).sum()) for x in jax.tree.leaves(to_host(adapters))]
 

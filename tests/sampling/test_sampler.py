@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.data.batches import pad
-from sleep_jax.sampling.sampler import SamplingConfig, draw, prefill, sample, truncate
+from sleep_jax.sampling.sampler import SamplingConfig, _inverse, draw, prefill, sample, truncate
 
 RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(0, 97, n).tolist() for n in (3, 5, 8)]
@@ -195,3 +195,44 @@ def test_a_random_expert_changes_what_is_written(cfg, trained):
     # The first token comes from the prompt, which is read without it.
     np.testing.assert_array_equal(plain.log_probs[:, 0], extra.log_probs[:, 0])
     assert not jnp.array_equal(plain.log_probs[:, 1:], extra.log_probs[:, 1:])
+
+
+def test_truncate_keeps_exactly_k_of_equals_the_first():
+    logits = jnp.array([[1.0, 3.0, 2.0, 3.0, 3.0, 2.0], [0.0] * 6, [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]])
+    for k, kept in ((2, [[1, 3], [0, 1], [0, 1]]), (4, [[1, 2, 3, 4], [0, 1, 2, 3], [0, 1, 2, 3]])):
+        left = truncate(logits, SamplingConfig(1, (), top_k=k))
+        assert [np.flatnonzero(np.isfinite(row)).tolist() for row in left] == kept
+    whole = truncate(logits, SamplingConfig(1, (), top_k=99))
+    np.testing.assert_array_equal(whole, logits)
+
+
+def test_truncate_keeps_the_smallest_set_that_reaches_p():
+    logits = jnp.log(jnp.array([[0.125, 0.25, 0.25, 0.25, 0.125]]))
+    for p, kept in ((0.2, [1]), (0.5, [1, 2]), (0.51, [1, 2, 3]), (0.8, [0, 1, 2, 3])):
+        left = truncate(logits, SamplingConfig(1, (), top_p=p))
+        assert np.flatnonzero(np.isfinite(left[0])).tolist() == kept, p
+    # Of what top-k has left.
+    left = truncate(logits, SamplingConfig(1, (), top_k=2, top_p=0.9))
+    assert np.flatnonzero(np.isfinite(left[0])).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_draw_never_takes_a_token_that_was_removed(seed):
+    """At both ends of the uniform numbers, at the borders of blocks, and at random; most tokens are
+    removed, among them the first and the last of every block."""
+    rng, rows, block = np.random.default_rng(seed), 512, 16
+    logits = rng.normal(size=(rows, 5 * block + 3)).astype(np.float32) * 4
+    is_removed = rng.random(logits.shape) < 0.8
+    is_removed[:, ::block] = is_removed[:, block - 1 :: block] = True
+    is_removed[np.arange(rows), rng.integers(1, block - 1, rows)] = False
+    log_p = jax.nn.log_softmax(np.where(is_removed, -np.inf, logits))
+    p = np.exp(np.asarray(log_p, np.float64))
+    borders = np.cumsum(p, axis=1)[np.arange(rows), rng.integers(0, p.shape[1], rows)]
+    largest = np.float32(1) - np.float32(2**-24)
+    for uniform in (0.0, 2**-24, largest, borders, rng.random(rows)):
+        at = jnp.broadcast_to(jnp.asarray(uniform, jnp.float32), (rows,))[:, None]
+        at = jnp.minimum(at, largest)
+        tokens = np.asarray(_inverse(at, log_p, block))
+        assert (p[np.arange(rows), tokens] > 0).all()
+    ends = np.asarray(_inverse(jnp.zeros((rows, 1)), log_p, block))
+    np.testing.assert_array_equal(ends, (p > 0).argmax(1))

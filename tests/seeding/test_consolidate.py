@@ -177,6 +177,7 @@ def test_what_was_written_before_is_learnt_by_its_reward(
     assert praised > blamed + 0.5
     np.testing.assert_allclose(logged[0]["policy_ratio"], 1, atol=1e-4)  # the scorer's own
     assert logged[0]["policy_sampler_gap"] > 0.1 and "reward" not in logged[0]
+    assert logged[0]["policy_round_gap"] < 1e-4 < 1e-3 < logged[-1]["policy_round_gap"]
 
 
 class Stopped(Exception):
@@ -264,7 +265,7 @@ def test_divergence_is_the_mean_over_tokens_whatever_the_batches(cfg, night, log
 
 def test_rollout_widths_hold_every_dream():
     # Prompts of 3 and 4 tokens; the longest dream has 8, the recital of 10 is none.
-    dreams = [e for e in EXCHANGES if e.is_dream]
+    dreams = [e for e in EXCHANGES if e.is_imitable]
     assert rollout_widths(dreams, ImitationConfig(max_new_tokens=7)) == (16, 20)
     longer = [*dreams, exchange(20)]
     assert rollout_widths(longer, ImitationConfig(max_new_tokens=9)) == (24, 40)

@@ -137,7 +137,7 @@ def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
     for i, r in enumerate(rollouts):
         assert r.student == (1, 2, *prefixes[i // 2]) and r.teacher == (3, *prefixes[i // 2])
         assert r.completion == written[i]
-        assert r.document == (1, None)[i // 2] and r.on_policy and not r.is_dream
+        assert r.document == (1, None)[i // 2] and r.on_policy and not r.is_imitable
         np.testing.assert_array_equal(r.log_probs, np.arange(5) - 8.0)
     # The second group is tied, the first was cut off.
     for estimator, learns in (

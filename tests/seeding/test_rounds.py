@@ -2,6 +2,7 @@
 stop."""
 
 import dataclasses
+import runpy
 
 import jax
 import pytest
@@ -54,6 +55,26 @@ def test_a_round_serves_its_updates_in_shares():
         taken.append([e.completion[-1] for e in those.take()])
     assert taken == [[dreams[0]] * 2, [dreams[1]] * 2] * 2
     assert those.is_due(4, ON_POLICY) and those.take() == []
+
+
+def test_rounds_sample_no_more_than_updates_learn_from():
+    """Of eight updates the last five, two a round: the third round is of one."""
+    those, asked = rounds(rollouts_from=0.375)
+    taken = []
+    for step in range(8):
+        if those.is_due(step, ON_POLICY):
+            those.play(step, None, None)
+        taken += those.take()
+    assert [len(dreams) for _, dreams in asked] == [2, 2, 1] and those.is_between
+    assert len(taken) == 2 * those.drawn == 10
+
+
+@pytest.mark.parametrize("name", ["sleep_smollm2", "levels_smollm2"])
+def test_presets_end_with_a_whole_round(name):
+    """One of another size would be compiled for itself."""
+    seeding = runpy.run_path(f"configs/{name}.py")["get_config"]().seeding
+    learn = seeding.steps - round(seeding.rollouts_from * seeding.steps)
+    assert learn % seeding.updates_per_rollout == 0
 
 
 def test_updates_that_learn_from_the_teacher_alone_need_none():

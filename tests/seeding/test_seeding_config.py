@@ -21,7 +21,7 @@ def test_defaults_are_the_plain_method():
     assert night.objective == Objective(surrogate=surrogate("group", length=32))
     assert night.imitation.surrogate == night.objective.surrogate
     assert night.objective_at(0) == night.objective_at(59) == night.objective
-    assert not night.is_rescored and night.reuse == 1
+    assert night.reuse == 1
 
 
 def test_every_choice_reaches_its_place():
@@ -53,7 +53,7 @@ def test_every_choice_reaches_its_place():
         value_learning_rate=3e-4,
     )
     assert night.objective == Objective(surrogate=policy, coin=True, accumulate=2)
-    assert night.is_rescored and (night.reuse, night.max_skipped) == (3, 2)
+    assert (night.reuse, night.max_skipped) == (3, 2)
     i = night.imitation
     assert (i.cut_beta, i.threshold, i.is_relative, i.unit) == ((2, 5), 4, False, "characters")
     assert (i.temperature, i.top_p) == (0.7, 0.9)

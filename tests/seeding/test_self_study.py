@@ -69,7 +69,7 @@ def script(tokenizer, monkeypatch):
 def test_recitation_is_the_text_itself(prompts, tokenizer):
     out = recite(DOCUMENTS, prompts, 2)
     assert [e.document for e in out] == [0, 0, 1, 1]
-    assert {e.kind for e in out} == {"recite"} and not any(e.is_dream for e in out)
+    assert {e.kind for e in out} == {"recite"} and not any(e.is_imitable for e in out)
     assert tokenizer.decode(out[2].completion) == "The lamp is out."
     assert out[2].completion[-1] == tokenizer.eos_ids[0]
     assert out[2].student == prompts.alone("Tell me about The Lamp.")
@@ -202,7 +202,7 @@ def test_replies_quote_the_sentence_and_answer_where_there_is_an_answer(prompts,
         (0, "quote", "It ground oats."),
         (1, "answer", "Yes."),
     ]
-    assert all(e.is_dream for e in out)
+    assert all(e.is_imitable for e in out)
     assert out[2].student == prompts.alone("Is it out?")
     assert out[2].teacher == prompts.beside(requests.answer("Is it out?"))
     assert out[2].completion == prompts.reply("Yes.")
@@ -258,6 +258,6 @@ def test_what_is_told_by_heart_has_no_document():
     rehearsed = Exchange(None, (1, 2), (1, 2), (3,), "rehearse")
     [told] = from_memory([seen, rehearsed])
     assert (told.document, told.teacher, told.completion) == (None, (1, 2), (4, 5))
-    assert told.is_dream
+    assert told.is_imitable
     [page] = reread([(5, 6, 7), (8,)])
     assert (page.student, page.teacher, page.completion) == ((5,), (5,), (6, 7))

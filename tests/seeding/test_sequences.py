@@ -145,7 +145,7 @@ def test_what_belongs_to_a_sequence_stands_at_its_tokens(batch, in_order):
         ("supervised", lambda e: [e.supervised] * len(e.completion)),
         ("advantages", lambda e: [e.advantage] * len(e.completion)),
         (
-            "old_log_probs",
+            "sampler_log_probs",
             lambda e: [0] * len(e.completion) if e.log_probs is None else e.log_probs,
         ),
     ):
@@ -196,8 +196,9 @@ def test_one_width_for_all_gives_the_same_states(cfg, trained, hidden):
         ("answer", 1, False),  # cannot be cut in two
         ("recite", 9, False),
         ("rehearse", 9, False),
+        ("dream", 9, False),
         ("rollout", 9, False),
     ],
 )
 def test_what_can_be_imitated(kind, length, claim):
-    assert Exchange(0, (1,), (1,), tokens(length), kind).is_dream == claim
+    assert Exchange(0, (1,), (1,), tokens(length), kind).is_imitable == claim

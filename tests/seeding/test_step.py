@@ -77,11 +77,11 @@ def student(cfg, trained):
 def run(cfg):
     """(objective, base, batch, slot=that of base, optimizer) -> (slot 1 after a step, metrics)."""
 
-    def step(objective, base, batch, slot=None, optimizer=ADAM):
+    def step(objective, base, batch, slot=None, optimizer=ADAM, **more):
         slot = take_slot(base["memory"], 1, 1) if slot is None else slot
         state = init_state(jax.tree.map(jnp.array, slot), optimizer)
         state, metrics = seeding_step(
-            cfg, objective, optimizer, 1, jnp.int32(1), state, base, batch
+            cfg, objective, optimizer, 1, jnp.int32(1), state, base, batch, **more
         )
         assert state.step == 1
         return state.slot, metrics
@@ -349,11 +349,20 @@ def test_accumulated_parts_are_the_whole_batch(student, batch, run):
 
 def test_a_coin_decides_whose_sequences_an_update_distils(student, batch, run):
     objective = dataclasses.replace(MIXED, coin=True)
-    flips = np.array([float(objective.share_on_policy(step, 9.0)) for step in range(300)])
+
+    def flips_of(key):
+        flip = jax.vmap(lambda step: objective.share_on_policy(step, 9.0, key))
+        return np.asarray(flip(jnp.arange(300)))
+
+    flips = flips_of(jax.random.key(0))
     assert set(flips) == {0.0, 1.0} and abs(flips.mean() - 0.75) < 0.08
-    assert objective.share_on_policy(int(flips.argmax()), 0.0) == 0  # nothing on-policy to distil
+    assert (flips != flips_of(jax.random.key(1))).any()  # each night has flips of its own
+    first = int(flips.argmax())
+    assert objective.share_on_policy(first, 0.0, jax.random.key(0)) == 0  # nothing to distil
+    with pytest.raises(ValueError, match="coin=True needs coin_rng"):
+        objective.share_on_policy(0, 9.0)
     assert MIXED.share_on_policy(0, 9.0) == 0.75
-    _, metrics = run(objective, student, batch)
+    _, metrics = run(objective, student, batch, coin_rng=jax.random.key(0))
     kl = metrics["kl_on"] if flips[0] else metrics["kl_off"]
     want = 0.25 * kl + 0.75 * metrics["policy_loss"] + 0.5 * metrics["cross_entropy"]
     np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
