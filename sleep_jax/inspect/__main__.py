@@ -12,6 +12,9 @@ import numpy as np
 from sleep_jax.inspect.memory import SELVES, changes, slots
 from sleep_jax.inspect.run import Run, difference
 from sleep_jax.inspect.tables import show
+from sleep_jax.runtime.addresses import in_words
+from sleep_jax.runtime.ends import quietly
+from sleep_jax.runtime.flags import version
 
 QUESTIONS = {
     "all": ("", "state of the run, and the next five"),
@@ -32,12 +35,17 @@ OVERVIEW = ("timeline", "slots", "curves", "scores", "samples")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answers one question about a run; returns the exit status."""
-    arguments = _parse(argv)
+    with quietly():
+        return _answer_all(_parse(argv))
+
+
+def _answer_all(arguments: argparse.Namespace) -> int:
     try:
-        answers = _answers(Run(arguments.run), arguments)
+        with in_words(arguments.run):
+            answers = _answers(Run(arguments.run), arguments)
     except (OSError, ValueError, LookupError) as error:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, ConnectionError) else 2
     if arguments.json:
         print(json.dumps(_plain(answers), ensure_ascii=False, indent=1))
     else:
@@ -60,6 +68,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--phase", default="-1", help="a phase by name or index [the last one]")
     parser.add_argument("--who", default="now", choices=SELVES, help="which memory of it [now]")
     parser.add_argument("--slot", type=int, help="of `restore`: which slot of an expert bank")
+    parser.add_argument("--version", action="version", version=version())
     parser.add_argument("--json", action="store_true", help="print JSON, all of it")
     arguments = parser.parse_args(argv)
     if arguments.question not in QUESTIONS:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from sleep_jax.runtime.addresses import fault
 from sleep_jax.runtime.checkpoints import damage
 
 BANK = "experts"  # below it, axis 1 of every leaf counts slots
@@ -174,6 +175,8 @@ def _in_words(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
+        if plain := fault(error, folder):
+            raise plain from error
         words = str(error).split("\n")[0]
         raise OSError(
             f"checkpoint {folder} cannot be read ({words}); `verify` says which file is damaged, "

@@ -11,6 +11,7 @@ from etils import epath
 
 from sleep_jax.inspect import memory, record
 from sleep_jax.inspect.checkpoint import Checkpoint
+from sleep_jax.runtime.addresses import check_answers
 from sleep_jax.runtime.metrics import metrics_path, read_metrics
 from sleep_jax.runtime.workdir import config_difference
 
@@ -25,9 +26,11 @@ class Run:
 
     Raises:
       FileNotFoundError: there is no run; names those nearby.
+      Exception: as `addresses.check_answers`, of an address.
     """
 
     def __init__(self, workdir: str | os.PathLike[str]):
+        check_answers(workdir)
         self.workdir = epath.Path(workdir)
         if not self.workdir.is_dir():
             raise FileNotFoundError(f"no run in {workdir}: there is no such directory")

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
+from sleep_jax.runtime.addresses import is_remote
+
 if TYPE_CHECKING:
     import tensorboardX
 
@@ -158,11 +160,6 @@ class _Remote:
 def _lines(path: epath.Path):
     """The file of lines, to be written to at its end."""
     return _Remote(path) if is_remote(path) else path.open("a", encoding="utf-8")
-
-
-def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is an address in an object store."""
-    return "://" in os.fspath(path)
 
 
 def metrics_path(workdir: str | os.PathLike[str]) -> epath.Path:
