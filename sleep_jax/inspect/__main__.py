@@ -85,7 +85,7 @@ def _answers(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     if question == "all":
         if not run.checkpoints:
             return {"state": [run.state(), *run.problems], "curves": run.curves()}
-        state = {"state": [run.state(), *_base(run), *run.problems]}
+        state = {"state": [run.state(), run.headline(), *_base(run), *run.problems]}
         return state | {name: _answer(run, name, phase, who) for name in OVERVIEW}
     if question == "changes":
         before, after = map(run.__getitem__, arguments.more)
@@ -106,7 +106,7 @@ def _answer(run: Run, question: str, phase: str, who: str) -> Any:
     if question == "slots":
         return slots(run[phase], who)
     if question == "scores":
-        return {"stages": run.scores(), "recall": run.recall()}
+        return {"headline": run.headline(), "stages": run.scores(), "recall": run.recall()}
     if question == "leaves":
         return list(run[phase].leaves().values())
     if question == "verify":

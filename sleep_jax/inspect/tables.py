@@ -7,6 +7,7 @@ import numpy as np
 
 from sleep_jax.inspect.checkpoint import Leaf
 from sleep_jax.inspect.memory import Change, Level
+from sleep_jax.inspect.record import title_of
 from sleep_jax.runtime.progress import clock, table
 from sleep_jax.runtime.workdir import flat_config
 
@@ -87,11 +88,12 @@ def curves(phases: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> T
 
 
 def scores(found: Mapping[str, Sequence[Any]]) -> Tables:
-    """Of {"stages": `Run.scores`, "recall": `Run.recall`}."""
+    """Of {"headline": `Run.headline`, "stages": `Run.scores`, "recall": `Run.recall`}."""
     if rows := found["stages"]:
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        lines = [[row.get(name, "") for name in names] for row in rows]
-        yield "Evaluation", ["", *(name.replace("_", " ") for name in names[1:])], lines
+        names = list(dict.fromkeys(name for row in rows for name in row))[1:]
+        lines = [[title_of(row["stage"]), *(row.get(name, "") for name in names)] for row in rows]
+        titles = ["held-out wordings" if n == "paraphrases" else n.replace("_", " ") for n in names]
+        yield found["headline"], ["", *titles], lines
     if nights := found["recall"]:
         columns = ["after night", *(f"day {i + 1}" for i in range(len(nights)))]
         blank = [""] * len(nights)

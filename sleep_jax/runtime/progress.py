@@ -73,8 +73,8 @@ class PhaseBar:
         return f"{self.done}{total} {self.unit}{plural}"
 
     def words(self) -> str:
-        """The latest figures, e.g. `kl 0.31  reward 0.4`."""
-        named = ((name.replace("_", " "), figure(x)) for name, x in self.figures.items())
+        """The latest figures, e.g. `kl 0.31  reward 0.4`; `-` where there is none yet."""
+        named = ((name.replace("_", " "), figure(x) or "-") for name, x in self.figures.items())
         return "  ".join(f"{name} {value}" for name, value in named)
 
     def left(self) -> str:
@@ -154,6 +154,12 @@ def phase_progress(
     bar.total = bar.total and bar.done  # Done early is done: nothing is left.
     summary = (bar.count(), bar.words(), clock(bar.seconds))
     print(f"{phase}: done  " + "  ".join(part for part in summary if part), flush=True)
+
+
+def say(text: str, *, quiet: bool | None = None) -> None:
+    """Prints a line, as `table` prints a table."""
+    if not _is_quiet(quiet):
+        print(f"\n{printable(text)}\n", flush=True)
 
 
 def table(
