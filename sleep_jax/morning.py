@@ -6,7 +6,7 @@ from typing import Any
 from sleep_jax.inspect import record
 from sleep_jax.phases.night import Night
 from sleep_jax.runtime import report
-from sleep_jax.runtime.progress import clock, printable, say, table
+from sleep_jax.runtime.progress import clock, say, table
 from sleep_jax.sleeper import Sleeper
 
 PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
@@ -53,8 +53,7 @@ def samples(sleeper: Sleeper, night: Night) -> list[dict[str, Any]]:
     it learnt first."""
     chosen: dict[str, dict[str, Any]] = {}
     for row in record.samples(night.record["days"][-1]):
-        shown = {k: printable(x) if isinstance(x, str) else x for k, x in row.items()}
-        chosen.setdefault(row["document"], shown)
+        chosen.setdefault(row["document"], row)
     return list(chosen.values())[: sleeper.config.evaluation.samples]
 
 

@@ -1,4 +1,5 @@
-"""A stand-in for Cloud Storage on this machine, which answers every request with one status."""
+"""A stand-in for Cloud Storage, or for another server, on this machine: it answers every request
+with one status."""
 
 import contextlib
 import http.server
@@ -19,7 +20,7 @@ MESSAGES = {
 
 
 @contextlib.contextmanager
-def answering(status: int):
+def answering(status: int, **headers: str):
     """The address of a server that answers so; of none where `status` is 0."""
     if not status:
         with socket.socket() as unused:
@@ -35,6 +36,8 @@ def answering(status: int):
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             self.wfile.write(body)
 
@@ -52,13 +55,12 @@ def answering(status: int):
         server.server_close()
 
 
-def command(*arguments: str, store: str) -> tuple[int, str, float]:
-    """Runs `python ARGUMENTS` with the store at an address: (status, what it said, seconds)."""
-    variables = {"STORAGE_EMULATOR_HOST": store, "TENSORSTORE_GCS_HTTP_URL": store}
+def command(*arguments: str, **variables: str) -> tuple[int, str, float]:
+    """Runs `python ARGUMENTS` with these variables: (status, what it said on stderr, seconds)."""
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, *arguments],
-        env=os.environ | variables | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | variables,
         capture_output=True,
         text=True,
         timeout=120,

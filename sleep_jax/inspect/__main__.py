@@ -47,7 +47,7 @@ def _answer_all(arguments: argparse.Namespace) -> int:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 1 if isinstance(error, ConnectionError) else 2
     if arguments.json:
-        print(json.dumps(_plain(answers), ensure_ascii=False, indent=1))
+        print(_json(_plain(answers)))
     else:
         for name, answer in answers.items():
             show(name, answer)
@@ -119,6 +119,16 @@ def _restore(run: Run, name: str, file: str, phase: str, slot: int | None) -> li
     arrays = {x: checkpoint.read(x, slot) for x in checkpoint.leaves(name)}
     np.savez(file, **arrays)
     return [f"{x} {x_.dtype}{list(x_.shape)} -> {file}" for x, x_ in arrays.items()]
+
+
+def _json(answers: Any) -> str:
+    """As JSON; with escapes where stdout, or any encoding, lacks a character."""
+    text = json.dumps(answers, ensure_ascii=False, indent=1)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return json.dumps(answers, indent=1)
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ import numpy as np
 from etils import epath
 
 from sleep_jax.runtime.addresses import is_remote
+from sleep_jax.runtime.progress import printable
 
 if TYPE_CHECKING:
     import tensorboardX
@@ -71,7 +72,7 @@ class MetricWriter:
         if self._is_silent:
             return
         now = self._append(phase, step, {tag: markdown})
-        self._writer(phase).add_text(tag, markdown, step, walltime=now)
+        self._writer(phase).add_text(tag, printable(markdown), step, walltime=now)
 
     def histogram(self, phase: str, step: int, tag: str, values: Sequence[float]) -> None:
         """Records how numbers are distributed; the line holds all of them."""
@@ -196,7 +197,10 @@ def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode(
+        "utf-8", "backslashreplace"
+    ).decode()  # lone surrogates, as JSON escapes them
 
 
 def _as_json(figure: float) -> float | str:

@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 30.0
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
+# Control characters, all but tab and line end, and halves of a surrogate pair.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class PhaseBar:
@@ -194,9 +195,9 @@ def table(
 
 
 def printable(text: str) -> str:
-    """A text with U+FFFD for its control characters, which a terminal would obey; what a model
-    writes may have any."""
-    return _CONTROL.sub("\ufffd", text)
+    """A text with U+FFFD for its control characters, which a terminal would obey, and for halves of
+    surrogate pairs, which no encoding has; what a model writes may have any."""
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def figure(value: Any) -> str:

@@ -30,7 +30,7 @@ from etils import epath
 
 from sleep_jax.runtime import figures
 from sleep_jax.runtime.metrics import read_metrics
-from sleep_jax.runtime.progress import figure
+from sleep_jax.runtime.progress import figure, printable
 from sleep_jax.runtime.workdir import flat_config
 
 COLUMNS = {
@@ -56,7 +56,7 @@ def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) ->
         raise ValueError(f"summary has {unknown[0]!r}; a report knows {', '.join(PARTS)}")
     path = report_path(workdir)
     draft = path.with_suffix(".html.new")
-    draft.write_text(render(summary, read_metrics(workdir)), encoding="utf-8")
+    draft.write_text(printable(render(summary, read_metrics(workdir))), encoding="utf-8")
     draft.replace(path)
     return path
 

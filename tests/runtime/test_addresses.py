@@ -85,7 +85,10 @@ def test_a_store_that_takes_calls_and_never_answers_is_given_up(store):
 def test_a_sweep_of_a_store_that_refuses_is_not_begun():
     with cloud_storage.answering(403) as address:
         status, said, _ = cloud_storage.command(
-            "launch.py", "--sweep=configs/sweeps/alpha_tiny.py", f"--workdir={RUN}", store=address
+            "launch.py",
+            "--sweep=configs/sweeps/alpha_tiny.py",
+            f"--workdir={RUN}",
+            STORAGE_EMULATOR_HOST=address,
         )
     assert status == 2 and said.startswith(WORDS[403][1]) and said.count("\n") == 1
 
@@ -101,7 +104,7 @@ def test_a_sweep_of_a_store_that_refuses_is_not_begun():
 )
 def test_a_command_gives_a_store_that_fails_half_a_minute(status, arguments):
     with cloud_storage.answering(status) as address:
-        ended, said, seconds = cloud_storage.command(*arguments, store=address)
+        ended, said, seconds = cloud_storage.command(*arguments, STORAGE_EMULATOR_HOST=address)
     assert ended == WORDS[status][0] and said.startswith(WORDS[status][1])
     assert said.count("\n") == 1 and seconds < 60
 
