@@ -1,9 +1,9 @@
 """The one entry point: `python launch.py --config=configs/sleep_smollm2.py`."""
 
-# ruff: noqa: E402  (the first lines are for Ctrl-C while the others are loaded)
-from sleep_jax.runtime.ends import loads_quietly
+if __name__ == "__main__":  # from here on Ctrl-C is quiet, also while the rest is loaded
+    from sleep_jax.runtime.ends import loads_quietly
 
-loads_quietly()
+    loads_quietly()
 
 import contextlib
 import functools

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 30.0
+SHORT = 14  # characters of a column that is not wrapped
 # Control characters, all but tab and line end, and halves of a surrogate pair.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -170,7 +171,8 @@ def table(
     *,
     quiet: bool | None = None,
 ) -> None:
-    """Prints a table; numbers stand right, and no cell is cut (a terminal wraps, a log widens)."""
+    """Prints a table; numbers stand right, and no cell is cut: a log widens, a terminal wraps long
+    columns, and short ones only where there is no room for all of them."""
     if _is_quiet(quiet):
         return
     # Nor is a notebook a terminal, which asks for colours and gets a blank beside the text.
@@ -178,14 +180,19 @@ def table(
     console = Console(**({} if sys.stdout.isatty() else plain))
     name = Text(printable(title))
     grid = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    shown = [
+        [printable(cell) if isinstance(cell, str) else figure(cell) for cell in row] for row in rows
+    ]
     for index, column in enumerate(columns):
-        is_numeric = all(_is_number(row[index]) for row in rows)
+        longest = max(len(text) for text in (column, *(row[index] for row in shown)))
         grid.add_column(
-            Text(printable(column)), justify="right" if is_numeric else "left", overflow="fold"
+            Text(printable(column)),
+            justify="right" if all(_is_number(row[index]) for row in rows) else "left",
+            overflow="fold",
+            no_wrap=longest <= SHORT,
         )
-    for row in rows:
-        cells = (printable(cell) if isinstance(cell, str) else figure(cell) for cell in row)
-        grid.add_row(*map(Text, cells))
+    for row in shown:
+        grid.add_row(*map(Text, row))
     if console.is_terminal:
         console.print(grid)
         return

@@ -216,7 +216,7 @@ def test_hub_names(tmp_path, monkeypatch):
             "on https://huggingface.co/org/model, then export HF_T",
         ),
         (403, "GatedRepo", "PermissionError", "accepted its licence"),
-        (401, "", "PermissionError", "refuses who asks (401"),
+        (401, "", "PermissionError", "refuses who asks ("),
         (404, "RepoNotFound", "FileNotFoundError", "(HF_TOKEN is set)"),
         (403, "", "PermissionError", "refuses who asks (403"),
     ],

@@ -75,6 +75,16 @@ def test_inspect_of_a_store_that_fails_ends_in_one_line_and_its_status(store, st
     assert said.startswith(WORDS[status][1]) and said.count("\n") == 1
 
 
+def test_inspect_of_an_address_without_what_reaches_it_names_the_extra(monkeypatch, capsys):
+    def lacking(*_, **__):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(fsspec, "filesystem", lacking)
+    assert main([RUN]) == 2
+    said = capsys.readouterr().err
+    assert "pip install -e '.[gs]'" in said and said.count("\n") == 1
+
+
 def test_a_store_that_takes_calls_and_never_answers_is_given_up(store):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store(f"http://127.0.0.1:{silent.getsockname()[1]}")

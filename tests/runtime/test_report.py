@@ -158,3 +158,11 @@ def test_the_mix_of_several_nights_is_drawn():
     ]
     title = "documents of a night"
     assert title in render({}, nights) and title not in render({}, nights[:1])
+
+
+def test_a_report_is_written_of_any_text(tmp_path):
+    text = "half a \ud83d pair, a \x00 and \x1b[2J"
+    sample = dict.fromkeys(("document", "question", "answer", "before", "after"), text)
+    write_report(tmp_path, {"samples": [sample], "documents": [text], "config": {"x": text}})
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "half a \ufffd pair, a \ufffd and \ufffd[2J" in page and "\x1b" not in page
