@@ -20,7 +20,7 @@ from sleep_jax.config import memory_config
 from sleep_jax.errors import DeadEnd
 from sleep_jax.memory.schedule import describe, plan
 from sleep_jax.runtime import aot
-from sleep_jax.runtime.addresses import fault
+from sleep_jax.runtime.addresses import fault, in_words
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.distributed import check_shared, join_processes
@@ -96,8 +96,10 @@ def prepare(config, workdir) -> Callable[[], None]:
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
     use_mesh(config)
-    begun, watch = check_workdir(config, workdir), Watch()
-    check_shared(workdir)
+    watch = Watch()
+    with in_words(workdir):
+        begun = check_workdir(config, workdir)
+        check_shared(workdir)
     sleeper = wake_up(config)
     check_same_base(begun.get("base", {}), sleeper.base, workdir)
     check_same_reading(begun.get("reading"), sleeper.reading, workdir)
@@ -147,10 +149,11 @@ def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
         check_settings(run.config)
     if SWEEP_PRINT.value:
         return functools.partial(print, "\n".join(run.command for run in runs))
-    check_writable(workdir)
-    for run in runs:
-        if epath.Path(run.workdir).exists():
-            check_workdir(run.config, run.workdir)
+    with in_words(workdir):
+        check_writable(workdir)
+        for run in runs:
+            if epath.Path(run.workdir).exists():
+                check_workdir(run.config, run.workdir)
     return functools.partial(sweep, runs, epath.Path(workdir))
 
 
@@ -218,7 +221,8 @@ def its_store(workdir: str) -> Iterator[None]:
 def sweep(runs: list[Run], workdir: epath.Path) -> None:
     """Runs a sweep and compares what is finished; ends with status 1 where a run failed."""
     try:
-        failed = run_all(runs, sys.argv[0])
+        with its_store(str(workdir)):
+            failed = run_all(runs, sys.argv[0])
     except Preempted as stopped:
         print(f"asked to stop, in {stopped.where}; the same command goes on")
         raise

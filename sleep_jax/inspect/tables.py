@@ -92,7 +92,7 @@ def scores(found: Mapping[str, Sequence[Any]]) -> Tables:
         names = list(dict.fromkeys(name for row in rows for name in row))[1:]
         lines = [[title_of(row["stage"]), *(_score(row, name) for name in names)] for row in rows]
         titles = ["held-out wordings" if n == "paraphrases" else n.replace("_", " ") for n in names]
-        yield found["headline"], ["", *titles], lines
+        yield found.get("headline", "Evaluation"), ["", *titles], lines
     if nights := found["recall"]:
         columns = ["after night", *(f"day {i + 1}" for i in range(len(nights)))]
         blank = [""] * len(nights)

@@ -14,16 +14,17 @@ from collections.abc import Iterator
 SECONDS = 20.0  # that an answer is waited for, while gcsfs asks again
 SCHEMES = ("gs", "s3", "az")  # that epath knows
 MAY_PASS = (408, 429, *range(500, 600))
-# What TensorStore calls the statuses of a store.
+# What TensorStore calls the statuses of a store. (A file that is not there is no fault of a store.)
 NAMED = {
     "UNAUTHENTICATED": 401,
     "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
     "RESOURCE_EXHAUSTED": 429,
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
-NETWORK = ("aiohttp", "requests", "urllib3")  # libraries whose errors are those of a network
+# Libraries whose errors are those of a network. Those of Python itself may be of another one.
+NETWORK = ("aiohttp", "requests", "urllib3", "fsspec")
+READERS = ("fsspec", "gcsfs", "s3fs", "adlfs")
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -70,7 +71,7 @@ def fault(error: Exception, address: str | os.PathLike[str]) -> Exception | None
     address = os.fspath(address)
     if not is_remote(address) or str(error).startswith(address):
         return None
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and any(name in str(error) for name in READERS):
         return ValueError(
             f"{address} is an address, and what reaches it is not installed ({error}); "
             "pip install -e '.[gs]' brings it, or choose a directory"
@@ -100,7 +101,7 @@ def fault(error: Exception, address: str | os.PathLike[str]) -> Exception | None
         )
     if code is not None:
         return ValueError(f"{address}: the store refuses this ({code}: {said})")
-    if _is_of_a_network(error):
+    if _is_of(error, *NETWORK):
         return ConnectionError(
             f"{address} does not answer ({said}); look to the network: this may pass, the same "
             "command goes on"
@@ -110,6 +111,7 @@ def fault(error: Exception, address: str | os.PathLike[str]) -> Exception | None
 
 def _ask_cloud_storage(bucket: str) -> None:
     import fsspec
+    from fsspec.exceptions import FSTimeoutError
 
     with _listening() as heard:
         store = fsspec.filesystem("gcs", finalize_on_close=True)  # the one that epath will use
@@ -118,7 +120,7 @@ def _ask_cloud_storage(bucket: str) -> None:
         except FileNotFoundError as error:
             raise _NoBucket(str(error)) from None
         except TimeoutError:
-            raise heard.last or TimeoutError(f"no answer in {SECONDS:.0f} s") from None
+            raise heard.last or FSTimeoutError(f"no answer in {SECONDS:.0f} s") from None
 
 
 class _NoBucket(Exception):
@@ -166,9 +168,8 @@ def _code(error: Exception) -> int | None:
             return int(getattr(code, "value", code))
     if _is_of(error, "google.auth"):
         return 401
-    if found := re.search(r"HTTP response code: ([45]\d\d)", str(error)):
-        return int(found[1])
-    if found := re.match(rf"({'|'.join(NAMED)}): ", str(error)):
+    is_of_tensorstore = isinstance(error, ValueError | OSError) and "gs://" in str(error)
+    if is_of_tensorstore and (found := re.match(rf"({'|'.join(NAMED)}): ", str(error))):
         return NAMED[found[1]]
     return None
 
@@ -186,7 +187,3 @@ def _may_pass(error: BaseException) -> bool:
 
 def _is_of(error: BaseException, *libraries: str) -> bool:
     return f"{type(error).__module__}.".startswith(tuple(f"{name}." for name in libraries))
-
-
-def _is_of_a_network(error: Exception) -> bool:
-    return isinstance(error, TimeoutError | ConnectionError) or _is_of(error, *NETWORK)

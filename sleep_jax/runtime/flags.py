@@ -23,7 +23,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from sleep_jax.runtime import ends
-from sleep_jax.runtime.addresses import in_words
 
 CONFIG_FLAG = r"--?(config|sweep)(?:=(.*))?$"
 # Of what the machine says, this is for the user to mend; the rest (a network, a disk) may pass.
@@ -92,9 +91,7 @@ def _prepared(prepare, about, examples, argv: list[str], is_debug: bool) -> Any:
         if "--version" in argv:
             print(version())
             raise SystemExit(0)
-        config, workdir = parse(argv)
-        with in_words(workdir):
-            return prepare(config, workdir)
+        return prepare(*parse(argv))
     except (ValueError, TypeError, OSError) as error:
         if isinstance(error, BrokenPipeError) and ends.is_unread():
             raise

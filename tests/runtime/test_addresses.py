@@ -10,6 +10,7 @@ pytest.importorskip("gcsfs")
 import aiohttp
 import cloud_storage
 import fsspec
+import google.api_core.exceptions
 import google.auth.exceptions
 import requests
 from gcsfs.retry import HttpError
@@ -147,9 +148,11 @@ def renewed(cause):
         (google.auth.exceptions.DefaultCredentialsError("none"), PermissionError, 2),
         (requests.exceptions.ConnectTimeout(), ConnectionError, 1),
         (aiohttp.ServerDisconnectedError(), ConnectionError, 1),
-        (TimeoutError(), ConnectionError, 1),
-        (ValueError("UNAVAILABLE: Error opening"), ConnectionError, 1),
-        (ValueError("Error reading: HTTP response code: 403 body"), PermissionError, 2),
+        (fsspec.FSTimeoutError(), ConnectionError, 1),
+        (ValueError("UNAVAILABLE: Error opening gs://bucket/run/0"), ConnectionError, 1),
+        (ValueError("PERMISSION_DENIED: Error reading gs://bucket/run"), PermissionError, 2),
+        (google.api_core.exceptions.NotFound("bucket"), FileNotFoundError, 2),
+        (google.api_core.exceptions.ServiceUnavailable("later"), ConnectionError, 1),
         (ModuleNotFoundError("No module named 'gcsfs'"), ValueError, 2),
     ],
 )
@@ -161,6 +164,17 @@ def test_fault_tells_what_may_pass_from_what_is_to_be_mended(error, kind, status
     assert fault(error, "runs/here") is None
 
 
-def test_other_errors_are_raised_as_they_are():
-    with pytest.raises(KeyError), in_words(RUN):
-        raise KeyError("x")
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("x"),
+        ConnectionError("model 'a/b' is no local path"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        ModuleNotFoundError("No module named 'docx'"),
+        FileNotFoundError("gs://bucket/run/0"),
+    ],
+)
+def test_what_is_no_fault_of_the_store_is_raised_as_it_is(error):
+    with pytest.raises(type(error)) as raised, in_words(RUN):
+        raise error
+    assert raised.value is error
