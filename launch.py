@@ -1,8 +1,14 @@
 """The one entry point: `python launch.py --config=configs/sleep_smollm2.py`."""
 
+if __name__ == "__main__":  # from here on Ctrl-C is quiet, also while the rest is loaded
+    from sleep_jax.runtime.ends import loads_quietly
+
+    loads_quietly()
+
+import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -14,10 +20,11 @@ from sleep_jax.config import RunConfig, read
 from sleep_jax.errors import DeadEnd
 from sleep_jax.memory.schedule import describe, plan
 from sleep_jax.runtime import aot
+from sleep_jax.runtime.addresses import fault, in_words
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.distributed import check_shared, join_processes
-from sleep_jax.runtime.flags import run_with_config
+from sleep_jax.runtime.flags import exit_status, run_with_config
 from sleep_jax.runtime.mesh import use_mesh
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.profile import Profile
@@ -49,8 +56,8 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one of them this is
 AOT = flags.DEFINE_string(
     "aot",
     None,
-    "compile every program for a TPU slice, e.g. v5e:4x4, without one, and end; with status 1 "
-    "where one does not fit",
+    "compile every program for a TPU slice, e.g. v5e:4x4 (or v5litepod-16, as launch/tpu_vm.sh has "
+    "it), without one, and end; with status 1 where one does not fit",
 )
 DRY_RUN = flags.DEFINE_boolean(
     "dry_run", False, "print shapes, memory, schedule and cost without compiling, and end"
@@ -91,8 +98,10 @@ def prepare(config, workdir) -> Callable[[], None]:
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
     use_mesh(config)
-    begun, watch = check_workdir(config, workdir), Watch()
-    check_shared(workdir)
+    watch = Watch()
+    with in_words(workdir):
+        begun = check_workdir(config, workdir)
+        check_shared(workdir)
     profile = None
     if PROFILE.value is not None:
         profile = Profile.of(PROFILE.value, updates_of(config), workdir)
@@ -145,17 +154,20 @@ def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
         read(run.config)
     if SWEEP_PRINT.value:
         return functools.partial(print, "\n".join(run.command for run in runs))
-    check_writable(workdir)
-    for run in runs:
-        if epath.Path(run.workdir).exists():
-            check_workdir(run.config, run.workdir)
+    with in_words(workdir):
+        check_writable(workdir)
+        for run in runs:
+            if epath.Path(run.workdir).exists():
+                check_workdir(run.config, run.workdir)
     return functools.partial(sweep, runs, epath.Path(workdir))
 
 
 def check_workdir(config, workdir: str) -> dict[str, Any]:
     """Checks that a run can be written, or gone on with, there; what is on record of it."""
     check_writable(workdir)
-    with PhaseCheckpoints(f"{workdir}/checkpoints") as saved:
+    if not (checkpoints := epath.Path(workdir) / "checkpoints").exists():
+        return {}  # Orbax would make it, though the run may yet be refused
+    with PhaseCheckpoints(checkpoints) as saved:
         latest = saved.latest()
         record = {} if latest is None else saved.record(latest[0])
     if record:
@@ -180,7 +192,8 @@ def show(lines: Iterable[str]) -> None:
 def live(sleeper: Sleeper, workdir: str, watch: Watch, profile: Profile | None = None) -> None:
     """Lives the days and nights, and reports."""
     try:
-        night = lifecycle.live(sleeper, workdir, watch=watch, profile=profile)
+        with its_store(workdir):
+            night = lifecycle.live(sleeper, workdir, watch=watch, profile=profile)
     except Preempted as stopped:
         print(f"asked to stop, after {stopped.where}; the same command goes on")
         raise
@@ -194,22 +207,37 @@ def live(sleeper: Sleeper, workdir: str, watch: Watch, profile: Profile | None =
         print(f"profile: {profile.folder if profile.state == 'written' else none}")
     summary = morning.summarise(sleeper, night)
     morning.show(summary)
-    print(f"report: {write_report(workdir, summary)}")
+    with its_store(workdir):
+        print(f"report: {write_report(workdir, summary)}")
+
+
+@contextlib.contextmanager
+def its_store(workdir: str) -> Iterator[None]:
+    """Ends in words where the store that a run lies in does not answer any more."""
+    try:
+        yield
+    except Exception as error:
+        if (plain := fault(error, workdir)) is None:
+            raise
+        print(f"error: {plain}", file=sys.stderr)
+        raise SystemExit(exit_status(plain)) from None
 
 
 def sweep(runs: list[Run], workdir: epath.Path) -> None:
     """Runs a sweep and compares what is finished; ends with status 1 where a run failed."""
     try:
-        failed = run_all(runs, sys.argv[0])
+        with its_store(str(workdir)):
+            failed = run_all(runs, sys.argv[0])
     except Preempted as stopped:
         print(f"asked to stop, in {stopped.where}; the same command goes on")
         raise
-    if any(run.is_finished for run in runs):
-        compared = comparison.compare(runs)
-        text = comparison.report(compared)
-        (workdir / "comparison.md").write_text(f"{text}\n", encoding="utf-8")
-        comparison.draw(compared, workdir / "comparison")
-        print(f"\n{text}\n\ncomparison: {workdir / 'comparison.md'}")
+    with its_store(str(workdir)):
+        if any(run.is_finished for run in runs):
+            compared = comparison.compare(runs)
+            text = comparison.report(compared)
+            (workdir / "comparison.md").write_text(f"{text}\n", encoding="utf-8")
+            comparison.draw(compared, workdir / "comparison")
+            print(f"\n{text}\n\ncomparison: {workdir / 'comparison.md'}")
     if failed:
         raise SystemExit(1)
 

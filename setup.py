@@ -52,5 +52,6 @@ setup(
             "transformers>=4.50",
         ],
         "tpu": ["jax[tpu]"],
+        "watch": ["tensorboard>=2.17", "xprof"],
     },
 )

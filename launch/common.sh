@@ -68,6 +68,20 @@ arguments_of() {
   arguments=("${arguments[@]:2}")
 }
 
+# local_paths ARGUMENT ...: those values of --config.FIELD=VALUE that are a file or folder here, one a
+# line; what a run elsewhere has to find, too.
+local_paths() {
+  local word value=""
+  for word in "$@"; do
+    [[ "$value" == next ]] && value=$word || value=""
+    [[ "$word" == --config.*=* ]] && value=${word#*=}
+    if [[ -n "$value" && -e "${value/#\~\//$HOME/}" ]]; then
+      printf '%s\n' "$value"
+    fi
+    [[ "$word" == --config.* && "$word" != *=* ]] && value=next
+  done
+}
+
 # Runs a command, or with DRY_RUN=1 prints it as one would type it.
 run() {
   if [[ "${DRY_RUN:-0}" != 1 ]]; then

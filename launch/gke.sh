@@ -20,6 +20,8 @@
 #   CHIPS              chips of a host [4]
 #   SLICES             how many slices [1]
 #   RESTARTS           how often a preempted or failed run starts again, where it was [100]
+#   HF_TOKEN           for models that the Hugging Face Hub gives to accounts alone; the pods have it
+#                      from a Secret, NAME-hf-token, which goes with `delete`
 #   SERVICE_ACCOUNT    the pods' Kubernetes service account, which may write to the bucket [default]
 #   DRY_RUN=1          print the manifest or the command, apply nothing
 #
@@ -71,6 +73,12 @@ manifest() {
       "or a folder that you mount in gke_jobset.yaml" >&2
     return 2
   fi
+  while IFS= read -r field; do
+    [[ "$field" == [/~]* || ! -e "$here/../$field" ]] || continue
+    echo "error: $field is not in the image: put it into this checkout and say launch/gke.sh image" \
+      "again, or into a bucket and give gs://BUCKET/FOLDER" >&2
+    return 2
+  done < <(local_paths "$@")
   hosts=$(hosts_of "$TOPOLOGY" "$CHIPS") || return
   # What Kubernetes calls the last pod has to be a label.
   longest=$jobset-slice-$((SLICES - 1))-$((hosts - 1))-abcde
@@ -89,6 +97,15 @@ manifest() {
     text=${text//"{{$field}}"/"${values[$field]}"}
   done
   printf '%s\n' "$text"
+}
+
+# secret NAME: the manifest of a JobSet's token, where there is one; what is printed does not show it.
+secret() {
+  local token="<HF_TOKEN in base64>"
+  [[ -n "${HF_TOKEN:-}" ]] || return 0
+  [[ "${DRY_RUN:-0}" == 1 ]] || token=$(printf '%s' "$HF_TOKEN" | base64 --wrap=0)
+  printf '%s\n' "apiVersion: v1" "kind: Secret" "metadata:" "  name: $1-hf-token" "data:" \
+    "  HF_TOKEN: \"$token\"" "---"
 }
 
 # start FILLED: applies manifests, or prints them.
@@ -113,6 +130,7 @@ case "$1" in
   delete)
     need_program kubectl "see https://kubernetes.io/docs/tasks/tools"
     run kubectl delete jobset "$NAME"
+    run kubectl delete secret "$NAME-hf-token" --ignore-not-found
     ;;
   image)
     need IMAGE
@@ -123,7 +141,8 @@ case "$1" in
   --*)
     need IMAGE ACCELERATOR TOPOLOGY
     filled=$(manifest "$NAME" "$@")
-    start "$filled"
+    token=$(secret "$NAME")
+    start "${token:+$token$'\n'}$filled"
     ;;
   *)
     [[ -f "$1" ]] || { echo "error: no action and no file '$1'; --help lists them" >&2; exit 2; }
@@ -134,7 +153,8 @@ case "$1" in
       [[ -n "$(sed -n "${i}p" "$1")" ]] || continue
       arguments_of "$1" "$i"
       one=$(manifest "$NAME-$i" "${arguments[@]}") || { echo "in line $i of $1" >&2; exit 2; }
-      filled+="---"$'\n'"$one"$'\n'
+      token=$(secret "$NAME-$i")
+      filled+="---"$'\n'"${token:+$token$'\n'}$one"$'\n'
     done
     [[ -n "$filled" ]] || { echo "error: $1 has no line; give one command a line" >&2; exit 2; }
     start "${filled%$'\n'}"

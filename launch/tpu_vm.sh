@@ -5,6 +5,8 @@
 #   launch/tpu_vm.sh queue                  asks for it as a queued resource, and ends
 #   launch/tpu_vm.sh status                 says how the slice, or the request for it, stands
 #   launch/tpu_vm.sh setup                  copies this checkout (HEAD) to every worker, installs it
+#   launch/tpu_vm.sh copy PATH ...          copies documents and the like, which are below this
+#                                           directory and not committed, to every worker
 #   launch/tpu_vm.sh run --config=FILE ...  starts python launch.py on every worker, and ends
 #   launch/tpu_vm.sh tail                   follows the log of one worker
 #   launch/tpu_vm.sh stop                   stops the run; it saves what it is to save first
@@ -19,6 +21,8 @@
 #   RUNTIME_VERSION    the image [the one for ACCELERATOR_TYPE]
 #   SPOT=1             spot capacity: cheaper, and taken back at any time
 #   WORKER             of tail: which worker [0]
+#   HF_TOKEN           of run: for models that the Hugging Face Hub gives to accounts alone; it goes
+#                      to every worker in a file
 #   DRY_RUN=1          print the commands, run none
 #
 # Checkpoints of a slice of several hosts go where all of them can write:
@@ -64,8 +68,14 @@ python3 -m pip install --quiet --user uv
 python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu,hf,gs]'"
 
 setup() {
-  local root archive
+  local root archive changed
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  changed=$(git -C "$root" status --porcelain)
+  if [[ -n "$changed" ]]; then
+    echo "warning: what is not committed is not copied ($(head -n 3 <<<"$changed" | cut -c 4- |
+      paste -sd ' ')$( (($(wc -l <<<"$changed") > 3)) && echo ' ...')); commit it and say setup" \
+      "again, or, for documents: launch/tpu_vm.sh copy PATH" >&2
+  fi
   archive=$(mktemp --suffix=.tar.gz)
   trap 'rm -f "$archive"' RETURN
   run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
@@ -73,11 +83,57 @@ setup() {
   on all "$installation"
 }
 
+# copy PATH ...: below this directory, to the same place in the workers' checkout.
+copy() {
+  local archive path
+  [[ $# -gt 0 ]] || { echo "error: what? e.g. copy my_notes/" >&2; exit 2; }
+  for path in "$@"; do
+    if [[ ! -e "$path" || "$path" == [/~]* || "/$path/" == */../* ]]; then
+      echo "error: $path: give a file or folder below this directory, or put it into a bucket and" \
+        "give gs://BUCKET/FOLDER" >&2
+      exit 2
+    fi
+  done
+  archive=$(mktemp --suffix=.tar.gz)
+  trap 'rm -f "$archive"' RETURN
+  run tar -czf "$archive" -- "$@"
+  gcloud_tpu tpu-vm scp "$archive" "$TPU_NAME:copied.tar.gz" --worker=all
+  on all "tar -xzf ~/copied.tar.gz -C ~/sleep_jax && rm ~/copied.tar.gz"
+}
+
+# What a worker does first of all: it looks for the files of the arguments, and for the token.
+preparation() {
+  local path there
+  while IFS= read -r path; do
+    printf -v there '%q' "${path#\~/}"
+    [[ "$path" == \~/* ]] && there=\~/$there
+    printf '[ -e %s ] || { echo %q >&2; exit 2; }\n' "$there" "error: $path is not on this worker;\
+ launch/tpu_vm.sh copy $path, or give gs://BUCKET/FOLDER"
+  done < <(local_paths "$@")
+  if [[ -n "${HF_TOKEN:-}" ]]; then
+    # shellcheck disable=SC2016
+    echo 'HF_TOKEN=$(cat ~/.sleep_jax_token) && export HF_TOKEN'
+  fi
+}
+
+# Copies HF_TOKEN to every worker, where a command line would show it.
+give_token() {
+  local file
+  [[ -n "${HF_TOKEN:-}" ]] || return 0
+  file=$(mktemp)
+  # shellcheck disable=SC2064
+  trap "rm -f ${file@Q}" EXIT
+  [[ "${DRY_RUN:-0}" == 1 ]] || printf '%s' "$HF_TOKEN" >"$file"
+  gcloud_tpu tpu-vm scp "$file" "$TPU_NAME:.sleep_jax_token" --worker=all
+}
+
 start() {
   local arguments
   [[ $# -gt 0 ]] || { echo "error: which run? e.g. run --config=configs/seeding_8b.py" >&2; exit 2; }
   printf -v arguments '%q ' "$@"
+  give_token
   on all "cd ~/sleep_jax || exit
+$(preparation "$@")
 if kill -0 \$(cat ~/$pid) 2>/dev/null; then
   echo 'error: a run is under way; wait for it, or: launch/tpu_vm.sh stop' >&2
   exit 1
@@ -110,6 +166,7 @@ case "$action" in
       gcloud_tpu tpu-vm describe "$TPU_NAME" --format='value(state)'
     ;;
   setup) setup ;;
+  copy) copy "$@" ;;
   run) start "$@" ;;
   tail) on "${WORKER:-0}" "tail -n 50 -F ~/$log" ;;
   stop) stop ;;

@@ -15,13 +15,14 @@ from typing import Any
 from etils import epath
 
 from sleep_jax.fields import shown
-from sleep_jax.phases.evaluate import STAGES
+from sleep_jax.phases.evaluate import OPEN_BOOK, STAGES
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
 from sleep_jax.runtime.publish import save_figure
 from sleep_jax.runtime.sweep_runs import Run
 
 CONFIDENCE = 0.95
 BEFORE = "before the first night"
+CEILING = "open book (the ceiling)"
 COLUMNS = {
     "questions": "questions",
     "paraphrases": "held-out wordings",
@@ -43,12 +44,14 @@ class Comparison:
       before: figures of the first run before its first night.
       missing: names of the runs that are not finished.
       rolled_back: {name: nights that the gate refused}, of the runs that have some.
+      ceiling: shares of the first run with the day's documents in the context.
     """
 
     variants: dict[str, dict[int | None, Figures]]
     before: Figures
     missing: tuple[str, ...] = ()
     rolled_back: dict[str, int] = dataclasses.field(default_factory=dict)
+    ceiling: Figures = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -75,7 +78,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
         for run in finished
     }
     rolled_back = {name: count for name, count in refused.items() if count}
-    return Comparison(variants, at_the_start(finished[0].workdir), missing, rolled_back)
+    before, ceiling = (of(finished[0].workdir) for of in (at_the_start, with_the_book_open))
+    return Comparison(variants, before, missing, rolled_back, ceiling)
 
 
 def scores(workdir: str | os.PathLike[str], night: int = -1) -> dict[str, Figures]:
@@ -87,7 +91,8 @@ def scores(workdir: str | os.PathLike[str], night: int = -1) -> dict[str, Figure
     found: dict[str, dict[str, Figures]] = {}
     for line in _evaluations(workdir):
         if line["step"] < len(STAGES):
-            found.setdefault(line["phase"], {})[STAGES[line["step"]]] = line
+            figures = {name.removeprefix(OPEN_BOOK): x for name, x in line.items()}
+            found.setdefault(line["phase"], {})[STAGES[line["step"]]] = figures
     if not found or STAGES[-1] not in (last := list(found.values())[night]):
         raise ValueError(f"{workdir} has no scores {STAGES[-1]}; finish the run first")
     return last
@@ -100,6 +105,20 @@ def at_the_start(workdir: str | os.PathLike[str]) -> Figures:
     if asleep:
         figures["divergence"] = _figure(workdir, asleep[0], "held_out_kl_before")
     return figures
+
+
+def with_the_book_open(workdir: str | os.PathLike[str]) -> Figures:
+    """Shares right with the day's documents in the context, means over the days of a run."""
+    days = [
+        {name.removeprefix(OPEN_BOOK): x for name, x in line.items()}
+        for line in _evaluations(workdir)
+        if line["step"] == STAGES.index(STAGES[-1])
+    ]
+    return {
+        name: statistics.mean(day[name] for day in days)
+        for name in ("questions", "paraphrases")
+        if days and all(name in day for day in days)
+    }
 
 
 def at_the_end(workdir: str | os.PathLike[str]) -> Figures:
@@ -174,6 +193,11 @@ def table(comparison: Comparison) -> str:
     for variant, runs in comparison.variants.items():
         cells = [cell(name, _values(runs, name), True) for name in columns]
         rows.append([variant, str(len(runs)), *cells])
+    if comparison.ceiling:
+        cells = [
+            cell(n, [comparison.ceiling[n]]) if n in comparison.ceiling else "" for n in columns
+        ]
+        rows.append([CEILING, "", *cells])
     return _markdown(["variant", "runs", *columns.values()], rows)
 
 
@@ -222,14 +246,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def report(comparison: Comparison) -> str:
     """Markdown: both tables, and what has to be said with them."""
     parts = [table(comparison)]
+    if comparison.rolled_back:
+        nights = (f"{name} ({count})" for name, count in comparison.rolled_back.items())
+        parts.insert(0, f"Nights that the gate rolled back: {', '.join(nights)}.")
     if len(comparison.variants) > 1:
         parts += [
             f"Paired differences, with {100 * CONFIDENCE:.0f} % t intervals (shares in points):",
             differences(comparison),
         ]
-    if comparison.rolled_back:
-        nights = (f"{name} ({count})" for name, count in comparison.rolled_back.items())
-        parts.append(f"Nights that the gate rolled back: {', '.join(nights)}.")
     if comparison.missing:
         parts.append(f"Not finished: {', '.join(comparison.missing)}.")
     return "\n\n".join(parts)

@@ -6,7 +6,7 @@ from typing import Any
 from sleep_jax.inspect import record
 from sleep_jax.phases.night import Night
 from sleep_jax.runtime import report
-from sleep_jax.runtime.progress import clock, printable, table
+from sleep_jax.runtime.progress import clock, say, table
 from sleep_jax.sleeper import Sleeper
 
 PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
@@ -16,6 +16,7 @@ def summarise(sleeper: Sleeper, night: Night) -> dict[str, Any]:
     """The summary of a run; its keys are those of `runtime.report`."""
     columns = report.COLUMNS["phases"]
     return {
+        "verdict": record.verdict(night.record),
         "scores": record.scores(night.record["days"][-1]),
         "recall": record.recall(night.record),
         "phases": [{name: row[name] for name in columns} for row in record.timeline(night.record)],
@@ -52,8 +53,7 @@ def samples(sleeper: Sleeper, night: Night) -> list[dict[str, Any]]:
     it learnt first."""
     chosen: dict[str, dict[str, Any]] = {}
     for row in record.samples(night.record["days"][-1]):
-        shown = {k: printable(x) if isinstance(x, str) else x for k, x in row.items()}
-        chosen.setdefault(row["document"], shown)
+        chosen.setdefault(row["document"], row)
     return list(chosen.values())[: sleeper.config.evaluation.samples]
 
 
@@ -64,7 +64,8 @@ def retention(score: dict[str, Any]) -> list[str]:
 
 
 def show(summary: dict[str, Any]) -> None:
-    """Prints the closing tables."""
+    """Prints the verdict and the closing tables."""
+    say(report.headline(summary["scores"], summary["verdict"]))
     scored = [s for s in summary["scores"] if "questions" in s]
     if scored:
         table(
@@ -72,7 +73,7 @@ def show(summary: dict[str, Any]) -> None:
             ("", "questions", "held-out wordings", "anchor perplexity", "of chats"),
             [
                 (
-                    s["stage"],
+                    record.title_of(s["stage"]),
                     *(
                         f"{100 * s[k]:.0f} %" if k in s else ""
                         for k in ("questions", "paraphrases")

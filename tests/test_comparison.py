@@ -6,7 +6,15 @@ import math
 import pytest
 
 from sleep_jax import comparison
-from sleep_jax.comparison import Comparison, at_the_end, at_the_start, cell, difference, interval
+from sleep_jax.comparison import (
+    Comparison,
+    at_the_end,
+    at_the_start,
+    cell,
+    difference,
+    interval,
+    with_the_book_open,
+)
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.runtime.sweep import Element
 from sleep_jax.runtime.sweep_runs import Run
@@ -74,6 +82,25 @@ def test_figures_of_a_run(tmp_path):
         "divergence": 2.0,
     }
     assert list(comparison.scores(workdir)) == [STAGES[0], STAGES[1], STAGES[3]]
+    assert with_the_book_open(workdir) == pytest.approx({"questions": 0.85, "paraphrases": 0.425})
+    compared = Comparison({"full": {0: at_the_end(workdir)}}, {}, ceiling={"questions": 0.85})
+    last = comparison.table(compared).splitlines()[-1]
+    assert last.startswith("| open book (the ceiling) |  | 85 % |  |")
+
+
+def test_the_ceiling_has_a_name_of_its_own_in_the_metrics(tmp_path):
+    workdir = two_nights(tmp_path)
+    lines = comparison.read_metrics(workdir)
+    for line in lines:
+        if line["step"] == 3:
+            line["open_book_questions"] = line.pop("questions")
+    record(workdir, lines)
+    assert comparison.scores(workdir)[STAGES[3]]["questions"] == 0.9
+
+
+def test_nights_that_were_rolled_back_are_said_first(tmp_path):
+    compared = Comparison({"full": {0: {"questions": 0.5}}}, {}, rolled_back={"seed=1": 2})
+    assert comparison.report(compared).startswith("Nights that the gate rolled back: seed=1 (2).")
 
 
 def test_one_day_with_dreams_and_one_without_questions(tmp_path):

@@ -124,6 +124,32 @@ def test_a_finished_element_of_another_config_is_not_taken_for_one_of_this(launc
         launch["prepare_sweep"](path, config, str(tmp_path))
 
 
+def test_a_start_that_is_refused_leaves_no_checkpoints(launch, tmp_path, monkeypatch):
+    for name, of in (("join_processes", lambda *_: True), ("Watch", object)):
+        monkeypatch.setitem(launch["prepare"].__globals__, name, of)
+    config = load("configs/sleep_tiny.py")
+    config.data.documents = str(tmp_path / "nowhere.txt")
+    flags.FLAGS.mark_as_parsed()
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
+        launch["prepare"](config, str(tmp_path / "run"))
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_store_that_stops_answering_ends_a_run_in_words(launch, capsys, monkeypatch):
+    aiohttp = pytest.importorskip("aiohttp")
+
+    def stop(*_, **__):
+        raise aiohttp.ServerDisconnectedError
+
+    monkeypatch.setattr(lifecycle, "live", stop)
+    with pytest.raises(SystemExit) as ended:
+        launch["live"](None, "gs://bucket/run", None)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: gs://bucket/run does not answer (Server di")
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        launch["live"](None, "runs/x", None)
+
+
 def test_an_address_reaches_every_command_of_a_sweep(launch, capsys):
     path, workdir = str(SWEEPS / "alpha_tiny.py"), "gs://bucket/alpha"
     flags.FLAGS.mark_as_parsed()

@@ -12,6 +12,13 @@ Nothing here needs an accelerator or the base model, or reads more of a checkpoi
 is about.
 """
 
+import sys
+
+if sys.argv[0] == "-m":  # python -m sleep_jax.inspect
+    from sleep_jax.runtime.ends import loads_quietly
+
+    loads_quietly()
+
 from sleep_jax.inspect.checkpoint import Checkpoint
 from sleep_jax.inspect.memory import Change, Level, changes, slots
 from sleep_jax.inspect.run import Run, difference

@@ -12,6 +12,9 @@ import numpy as np
 from sleep_jax.inspect.memory import SELVES, changes, slots
 from sleep_jax.inspect.run import Run, difference
 from sleep_jax.inspect.tables import show
+from sleep_jax.runtime.addresses import in_words
+from sleep_jax.runtime.ends import quietly
+from sleep_jax.runtime.flags import version
 
 QUESTIONS = {
     "all": ("", "state of the run, and the next five"),
@@ -32,14 +35,19 @@ OVERVIEW = ("timeline", "slots", "curves", "scores", "samples")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answers one question about a run; returns the exit status."""
-    arguments = _parse(argv)
+    with quietly():
+        return _answer_all(_parse(argv))
+
+
+def _answer_all(arguments: argparse.Namespace) -> int:
     try:
-        answers = _answers(Run(arguments.run), arguments)
+        with in_words(arguments.run):
+            answers = _answers(Run(arguments.run), arguments)
     except (OSError, ValueError, LookupError) as error:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, ConnectionError) else 2
     if arguments.json:
-        print(json.dumps(_plain(answers), ensure_ascii=False, indent=1))
+        print(_json(_plain(answers)))
     else:
         for name, answer in answers.items():
             show(name, answer)
@@ -60,6 +68,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--phase", default="-1", help="a phase by name or index [the last one]")
     parser.add_argument("--who", default="now", choices=SELVES, help="which memory of it [now]")
     parser.add_argument("--slot", type=int, help="of `restore`: which slot of an expert bank")
+    parser.add_argument("--version", action="version", version=version())
     parser.add_argument("--json", action="store_true", help="print JSON, all of it")
     arguments = parser.parse_args(argv)
     if arguments.question not in QUESTIONS:
@@ -76,7 +85,7 @@ def _answers(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     if question == "all":
         if not run.checkpoints:
             return {"state": [run.state(), *run.problems], "curves": run.curves()}
-        state = {"state": [run.state(), *_base(run), *run.problems]}
+        state = {"state": [run.state(), run.headline(), *_base(run), *run.problems]}
         return state | {name: _answer(run, name, phase, who) for name in OVERVIEW}
     if question == "changes":
         before, after = map(run.__getitem__, arguments.more)
@@ -97,7 +106,7 @@ def _answer(run: Run, question: str, phase: str, who: str) -> Any:
     if question == "slots":
         return slots(run[phase], who)
     if question == "scores":
-        return {"stages": run.scores(), "recall": run.recall()}
+        return {"headline": run.headline(), "stages": run.scores(), "recall": run.recall()}
     if question == "leaves":
         return list(run[phase].leaves().values())
     if question == "verify":
@@ -110,6 +119,16 @@ def _restore(run: Run, name: str, file: str, phase: str, slot: int | None) -> li
     arrays = {x: checkpoint.read(x, slot) for x in checkpoint.leaves(name)}
     np.savez(file, **arrays)
     return [f"{x} {x_.dtype}{list(x_.shape)} -> {file}" for x, x_ in arrays.items()]
+
+
+def _json(answers: Any) -> str:
+    """As JSON; with escapes where stdout, or any encoding, lacks a character."""
+    text = json.dumps(answers, ensure_ascii=False, indent=1)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return json.dumps(answers, indent=1)
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ import tensorstore as ts
 
 from sleep_jax.fields import Fields, read_json, read_object
 from sleep_jax.inspect import record
+from sleep_jax.runtime.addresses import fault
 from sleep_jax.runtime.checkpoints import damage
 
 BANK = "experts"  # below it, axis 1 of every leaf counts slots
@@ -177,6 +178,8 @@ def _in_words(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
+        if plain := fault(error, folder):
+            raise plain from error
         words = str(error).split("\n")[0]
         raise OSError(
             f"checkpoint {folder} cannot be read ({words}); `verify` says which file is damaged, "

@@ -149,6 +149,30 @@ def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"stage": stage, **score} for stage, score in day.get("scores", {}).items()]
 
 
+def verdict(record: Mapping[str, Any]) -> str:
+    """What became of the last night that was slept to its end: `kept`, or `rolled back: ...` and
+    `skipped: ...` with the reason; `kept, but for its dreams: ...` where only these were rolled
+    back. Empty before that. Of several levels the one that hands over the day speaks."""
+    said = ""
+    for label, facts in record["phases"].items():
+        kind = label.partition("-")[0]
+        if kind == "consolidate":
+            said = _outcome(facts) or "kept"
+        elif kind == "learn" and said == "kept" and "rolled_back" in facts:
+            said = f"kept, but for its dreams: {facts['rolled_back']}"
+    return said
+
+
+def _outcome(facts: Mapping[str, Any]) -> str:
+    named = {"rolled_back": "rolled back", "skipped": "skipped"}
+    return "".join(f"{words}: {facts[name]}" for name, words in named.items() if name in facts)
+
+
+def title_of(stage: str) -> str:
+    """A stage as a table names it: the open book is the ceiling, no result of the night."""
+    return f"{stage} (the ceiling)" if "context" in stage else stage
+
+
 def _first_and_last(stages: Sequence[str]) -> tuple[str, str]:
     """The closed-book stages before and after the night."""
     closed = [stage for stage in stages if "context" not in stage]

@@ -11,7 +11,9 @@ from etils import epath
 
 from sleep_jax.inspect import memory, record
 from sleep_jax.inspect.checkpoint import Checkpoint
+from sleep_jax.runtime.addresses import check_answers
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
+from sleep_jax.runtime.report import headline, report_path
 from sleep_jax.runtime.workdir import config_difference
 
 CURVES = ("kl", "held_out_kl", "reward")
@@ -25,9 +27,11 @@ class Run:
 
     Raises:
       FileNotFoundError: there is no run; names those nearby.
+      Exception: as `addresses.check_answers`, of an address.
     """
 
     def __init__(self, workdir: str | os.PathLike[str]):
+        check_answers(workdir)
         self.workdir = epath.Path(workdir)
         if not self.workdir.is_dir():
             raise FileNotFoundError(f"no run in {workdir}: there is no such directory")
@@ -109,7 +113,7 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Its report, the last thing that a run writes, is there."""
-        return (self.workdir / "report.html").exists()
+        return report_path(self.workdir).exists()
 
     def state(self) -> str:
         """How far it is, in one line."""
@@ -157,6 +161,10 @@ class Run:
         """The stages of that day's evaluation (`record.scores`)."""
         days = [rows for day in self.record["days"] if (rows := record.scores(day))]
         return days[-1] if days else []
+
+    def headline(self) -> str:
+        """The last night in one line, as its report says it."""
+        return headline(self.scores(), record.verdict(self.record))
 
     def recall(self) -> list[list[float]]:
         """Share right about each day after each night (`record.recall`)."""

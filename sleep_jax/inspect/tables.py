@@ -7,7 +7,9 @@ import numpy as np
 
 from sleep_jax.inspect.checkpoint import Leaf
 from sleep_jax.inspect.memory import Change, Level
+from sleep_jax.inspect.record import title_of
 from sleep_jax.runtime.progress import clock, table
+from sleep_jax.runtime.report import share
 from sleep_jax.runtime.workdir import flat_config
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -35,9 +37,8 @@ def show(question: str, answer: Any) -> None:
 def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
     """Of `Run.timeline`."""
     levels = sorted({n for row in rows for n in row["slots"]})
-    columns = ("day", "", "phase", "tokens", "time", "tokens/s", "programs", "GiB")
-    columns += (*(f"level {n}" for n in levels), "detail")
-    lines = []
+    columns = ("day", "", "phase", "tokens", "time", "tokens/s", *(f"level {n}" for n in levels))
+    lines, facts = [], []
     for row in rows:
         counts = [row["slots"].get(n) for n in levels]
         lines.append(
@@ -48,13 +49,12 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
                 row["tokens"],
                 "" if row["seconds"] is None else clock(row["seconds"]),
                 row["tokens_per_second"],
-                row["programs"],
-                row["memory"],
                 *("/".join(map(str, count)) if count else "" for count in counts),
-                row["detail"],
             )
         )
+        facts.append((row["phase"], row["programs"], row["memory"], row["detail"]))
     yield "Days and nights, and the slots in use after each phase", columns, lines
+    yield "What the phases say", ("phase", "programs", "GiB", "detail"), facts
 
 
 def slots(levels: Sequence[Level]) -> Tables:
@@ -87,19 +87,21 @@ def curves(phases: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> T
 
 
 def scores(found: Mapping[str, Sequence[Any]]) -> Tables:
-    """Of {"stages": `Run.scores`, "recall": `Run.recall`}."""
+    """Of {"headline": `Run.headline`, "stages": `Run.scores`, "recall": `Run.recall`}."""
     if rows := found["stages"]:
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        lines = [[row.get(name, "") for name in names] for row in rows]
-        yield "Evaluation", ["", *(name.replace("_", " ") for name in names[1:])], lines
+        names = list(dict.fromkeys(name for row in rows for name in row))[1:]
+        lines = [[title_of(row["stage"]), *(_score(row, name) for name in names)] for row in rows]
+        titles = ["held-out wordings" if n == "paraphrases" else n.replace("_", " ") for n in names]
+        yield found.get("headline", "Evaluation"), ["", *titles], lines
     if nights := found["recall"]:
         columns = ["after night", *(f"day {i + 1}" for i in range(len(nights)))]
         blank = [""] * len(nights)
-        lines = [
-            [str(i + 1), *(f"{100 * x:.0f} %" for x in row), *blank[len(row) :]]
-            for i, row in enumerate(nights)
-        ]
+        lines = [[str(i + 1), *map(share, row), *blank[len(row) :]] for i, row in enumerate(nights)]
         yield "Questions about each day answered right after each night", columns, lines
+
+
+def _score(row: Mapping[str, Any], name: str) -> Any:
+    return share(row.get(name)) if name in ("questions", "paraphrases") else row.get(name, "")
 
 
 def samples(rows: Sequence[Mapping[str, Any]]) -> Tables:

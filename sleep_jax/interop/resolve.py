@@ -160,7 +160,6 @@ def _from_hub(name: str) -> pathlib.Path:
     )
     try:
         import huggingface_hub
-        from huggingface_hub.errors import RepositoryNotFoundError
     except ImportError as error:
         raise FileNotFoundError(
             f"model {name!r} is no local path, and asking the Hugging Face Hub needs "
@@ -169,11 +168,41 @@ def _from_hub(name: str) -> pathlib.Path:
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
-        is_unknown = isinstance(error, (ValueError, RepositoryNotFoundError))
-        raise (FileNotFoundError if is_unknown else ConnectionError)(
-            f"model {name!r} is no local path, and the Hugging Face Hub did not give it ({error}). "
-            f"{remedy}"
-        ) from error
+        raise _of_the_hub(name, error, remedy) from error
+
+
+def _of_the_hub(name: str, error: Exception, remedy: str) -> OSError:
+    """Why the Hub did not give a model: what may pass is a ConnectionError."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    answer = error  # snapshot_download wraps it where nothing is cached
+    while answer is not None and not hasattr(answer, "response"):
+        answer = answer.__cause__
+    status = getattr(getattr(answer, "response", None), "status_code", None)
+    error = error if answer is None else answer
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
+    tokens = "a token from https://huggingface.co/settings/tokens"
+    if isinstance(error, GatedRepoError):
+        return PermissionError(
+            f"model {name!r} is given to those who have accepted its licence: do so on "
+            f"https://huggingface.co/{name}, then export HF_TOKEN={tokens} of the same account "
+            f"({token})"
+        )
+    if isinstance(error, ValueError | RepositoryNotFoundError):
+        return FileNotFoundError(
+            f"model {name!r} is no local path, and the Hugging Face Hub did not give it ({said}). "
+            f"Where it is private, export HF_TOKEN={tokens} ({token}). {remedy}"
+        )
+    if status in (401, 403):
+        return PermissionError(
+            f"model {name!r}: the Hugging Face Hub refuses who asks ({said}); export "
+            f"HF_TOKEN={tokens} that may read it ({token})"
+        )
+    return ConnectionError(
+        f"model {name!r} is no local path, and the Hugging Face Hub did not give it ({said}). "
+        f"{remedy}"
+    )
 
 
 def _from_wheel(packaged: Packaged, cache: pathlib.Path) -> pathlib.Path:

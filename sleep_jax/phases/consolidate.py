@@ -113,7 +113,9 @@ def _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key):
         if number < 0:
             return bar.advance(1, **metrics)
         desk.update(number, metrics)
-        bar.advance(1, kl=metrics["kl_off"], reward=metrics.get("reward", 0.0))
+        # Where nothing was rolled out yet there is none.
+        reward = metrics.get("reward", bar.figures.get("reward"))
+        bar.advance(1, kl=metrics["kl_off"], reward=reward)
 
     now, figures = carry_out(
         sleeper.cfg,

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from sleep_jax.evals.metrics import perplexity
 from sleep_jax.evals.recall import negative_log_likelihood, reply, share_right
 from sleep_jax.itinerary import Step
@@ -11,6 +13,7 @@ from sleep_jax.seeding import prompts as requests
 from sleep_jax.sleeper import Day, Sleeper, TestQuestion
 
 STAGES = ("before sleep", "after consolidation", "after dreaming", "with the document in context")
+OPEN_BOOK = "open_book_"  # what the metrics of the last stage, the ceiling, begin with
 
 
 def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
@@ -41,14 +44,18 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
                 scores[stage] |= {
                     name: anchor_perplexity(sleeper, variables, name) for name in sleeper.anchors
                 }
-            desk.scalars(STAGES.index(stage), scores[stage])
-            bar.advance(1, **scores[stage])
+                desk.scalars(STAGES.index(stage), scores[stage])
+            else:
+                ceiling = {f"{OPEN_BOOK}{name}": x for name, x in scores[stage].items()}
+                desk.scalars(STAGES.index(stage), ceiling)
+            bar.advance(1, **_shown(scores[stage], stage in selves))
         recall = []
         for before in earlier:
             questions = [(q.document, q.text) for q in before.questions]
             answers = ask(sleeper, night.now.on(sleeper.params), questions)
             recall.append(marks(before.questions, answers))
-            bar.advance(1, **recall[-1])
+            known = [share["questions"] for share in recall if "questions" in share]
+            bar.advance(1, **({"earlier days": float(np.mean(known))} if known else {}))
         recall.append(marks(day.questions, replies[stages[-2]]))
     shares = {f"day_{i + 1}_{name}": x for i, r in enumerate(recall) for name, x in r.items()}
     desk.scalars(len(STAGES), shares)
@@ -60,6 +67,14 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     night = night.note_day(step.day, scores=scores, replies=replies, recall=recall)
     night = night.note_day(step.day, asked=_asked(night.day(step.day), day))
     return night.note(step.label, tokens=0, questions=len(asked))
+
+
+def _shown(scores: dict[str, float], is_closed_book: bool) -> dict[str, float]:
+    """What the bar says of a stage: it is to end with what is known without the documents, and with
+    the ceiling under a name of its own."""
+    if not is_closed_book:
+        return {"open-book ceiling": scores["questions"]} if "questions" in scores else {}
+    return {("held-out wordings" if n == "paraphrases" else n): x for n, x in scores.items()}
 
 
 def stages_of(sleeper: Sleeper) -> list[str]:

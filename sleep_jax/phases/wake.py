@@ -49,7 +49,7 @@ def _skim(sleeper: Sleeper, night: Night, desk: Desk, pages) -> float | None:
             surprises.append(nats / scored)
             read_tokens += len(page)
             desk.scalars(i, {"tokens": len(page), "nats_per_token": surprises[-1]})
-            bar.advance(1, tokens=read_tokens, surprise=surprises[-1])
+            bar.advance(1, tokens=read_tokens, surprise=float(np.mean(surprises)))
     return float(np.mean(surprises))
 
 
@@ -69,5 +69,6 @@ def _learn(sleeper: Sleeper, now: Self, desk: Desk, stream, is_end: bool):
             for value in nats:
                 desk.scalars(len(losses), {"nats_per_token": value})
                 losses.append(float(value))
-            bar.advance(1, tokens=start + len(part), surprise=losses[-1] if losses else 0.0)
+            surprise = float(np.mean(losses)) if losses else None
+            bar.advance(1, tokens=start + len(part), surprise=surprise)
     return now.having_read(state), losses

@@ -26,7 +26,15 @@ from sleep_jax.runtime.dry_run import axes, dry_run
 from sleep_jax.runtime.mesh import make_mesh, mesh_shape
 from sleep_jax.runtime.program import Program
 from sleep_jax.runtime.programs import programs_of
-from sleep_jax.runtime.roofline import GIB, Chip, Estimate, chip_of, estimate
+from sleep_jax.runtime.roofline import (
+    ACCELERATORS,
+    GIB,
+    Chip,
+    Estimate,
+    chip_of,
+    estimate,
+    slice_of,
+)
 
 # libtpu asks the machine it runs on what it is; here it is told.
 ENVIRONMENT = {
@@ -34,7 +42,6 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # several forecasts at a time: none uses a TPU
 }
-ACCELERATORS = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
 
 
 class DoesNotFit(Exception):
@@ -78,7 +85,7 @@ def forecast(config, topology: str | None, is_dry: bool) -> Iterator[str]:
         the slice, or a model of unknown shape.
     """
     read(config)
-    topology = topology or config.mesh.slice
+    topology = slice_of(topology or config.mesh.slice)
     mesh_shape(config, chip_of(topology)[1] if topology else jax.device_count())
     decoder_of(config)
     if is_dry:

@@ -22,7 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from sleep_jax.fields import read_object, shown
-from sleep_jax.runtime.metrics import is_remote
+from sleep_jax.runtime.addresses import is_remote
 from sleep_jax.runtime.workdir import differences
 
 DIGESTS = "digests.json"

@@ -4,7 +4,9 @@ ml_collections reads the config and its overrides; this module looks at them fir
 misspelt field is answered with the nearest one and not with a traceback.
 """
 
+import contextlib
 import difflib
+import importlib.metadata
 import inspect
 import pathlib
 import re
@@ -21,6 +23,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from sleep_jax.runtime import ends
 from sleep_jax.settings import Setting
 
 CONFIG_FLAG = r"--?(config|sweep)(?:=(.*))?$"
@@ -38,6 +41,7 @@ OURS = (
     ("--config.FIELD=VALUE", "changes one field of it"),
     ("--workdir=DIRECTORY", "where checkpoints, metrics and report.html go [runs/CONFIG]"),
     ("--debug", "shows the traceback of a mistake in the command"),
+    ("--version", "prints the version, and ends"),
 )
 
 Plan = TypeVar("Plan")
@@ -74,31 +78,42 @@ def run_with_config(
     """
     argv = list(sys.argv if argv is None else argv)
     is_debug = "--debug" in argv
-    with warnings.catch_warnings():  # afterwards they are shown as before
+    remark = "stopped; the same command goes on where it was"
+    with contextlib.ExitStack() as stack:
         if not is_debug:
+            stack.enter_context(ends.quietly(remark))
+            stack.enter_context(warnings.catch_warnings())  # afterwards they are shown as before
             warnings.showwarning = _once_and_plainly(warnings.showwarning)
-        return _run(prepare, work, about, examples, argv, is_debug, settings)
+        return work(_prepared(prepare, about, examples, argv, is_debug, settings))
 
 
-def _run(prepare, work, about, examples, argv: list[str], is_debug: bool, settings) -> Any:
+def _prepared(prepare, about, examples, argv: list[str], is_debug: bool, settings) -> Any:
     try:
         if HELP & set(argv):
             print(help_text([arg for arg in argv if arg not in HELP], about, examples, settings))
             raise SystemExit(0)
-        plan = prepare(*parse(argv))
+        if "--version" in argv:
+            print(version())
+            raise SystemExit(0)
+        return prepare(*parse(argv))
     except (ValueError, TypeError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and ends.is_unread():
+            raise
         if is_debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        may_pass = isinstance(error, OSError) and not isinstance(error, MISTAKES)
-        raise SystemExit(1 if may_pass else 2) from None
-    try:
-        return work(plan)
-    except KeyboardInterrupt:
-        if is_debug:
-            raise
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(exit_status(error)) from None
+
+
+def exit_status(error: Exception) -> int:
+    """1 of what may pass by itself (a network, a disk), so that another start makes sense; 2 of
+    what the user has to mend."""
+    return 1 if isinstance(error, OSError) and not isinstance(error, MISTAKES) else 2
+
+
+def version() -> str:
+    """What `--version` prints."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("sleep_jax", "jax"))
 
 
 def _once_and_plainly(usual: Callable[..., None]) -> Callable[..., None]:
@@ -169,12 +184,16 @@ def help_text(
         (f"--{flag.name}" + ("" if flag.boolean else "=VALUE"), flag.help or "")
         for flag in flags.FLAGS.get_flags_for_module(argv[0])
     ]
-    configs = [(str(path), _first_paragraph(path)) for path in _configs(argv[0])]
+    configs, sweeps = (
+        [(str(path), _first_paragraph(path)) for path in found]
+        for found in (_configs(argv[0]), _sweeps(argv[0]))
+    )
     parts = [
         f"usage: python {program} --config=FILE [--config.FIELD=VALUE ...] [--workdir=DIRECTORY]",
         textwrap.fill(" ".join(about.split()), 96),
         _list("flags", [*OURS, *extra]),
         _list("configs", configs),
+        _list("sweeps, for --sweep=FILE", sweeps),
         _list("examples", [(example, "") for example in examples]),
     ]
     if any(re.match(CONFIG_FLAG, arg) for arg in argv):
@@ -248,7 +267,8 @@ def function_of(argument: str, name: str) -> Callable[..., Any]:
     """
     path = argument.partition(":")[0]
     if not pathlib.Path(path).is_file():
-        found = [str(other) for other in _configs(path)] or [str(p) for p in _configs("launch.py")]
+        near = path if _configs(path) else "launch.py"
+        found = [str(other) for other in (*_configs(near), *_sweeps(near))]
         near = _nearest(path, found) or f"; there are: {', '.join(found) or 'none'}"
         raise FileNotFoundError(f"config file {argument!r}: no such file{near}")
     module = runpy.run_path(path)
@@ -311,10 +331,18 @@ def _in_words(message: str, defaults: Mapping[str, Any]) -> str:
 
 def _configs(near: str) -> list[pathlib.Path]:
     """The config files of the project whose launch script (or config) is `near`."""
+    return _files(near, "*.py")
+
+
+def _sweeps(near: str) -> list[pathlib.Path]:
+    """Its sweep files."""
+    return _files(near, "sweeps/*.py")
+
+
+def _files(near: str, pattern: str) -> list[pathlib.Path]:
     parents = pathlib.Path(near).parents[:2]
     folder = next((x for x in parents if x.name == "configs"), parents[0] / "configs")
-    found = [*folder.glob("*.py"), *folder.glob("sweeps/*.py")]
-    return sorted(path for path in found if not path.name.startswith("_"))
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("_"))
 
 
 def _first_paragraph(path: pathlib.Path) -> str:

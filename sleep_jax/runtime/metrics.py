@@ -21,6 +21,8 @@ import numpy as np
 from etils import epath
 
 from sleep_jax.fields import as_object, as_text, parse_json
+from sleep_jax.runtime.addresses import is_remote
+from sleep_jax.runtime.progress import printable
 
 if TYPE_CHECKING:
     import tensorboardX
@@ -71,7 +73,7 @@ class MetricWriter:
         if self._is_silent:
             return
         now = self._append(phase, step, {tag: markdown})
-        self._writer(phase).add_text(tag, markdown, step, walltime=now)
+        self._writer(phase).add_text(tag, printable(markdown), step, walltime=now)
 
     def histogram(self, phase: str, step: int, tag: str, values: Sequence[float]) -> None:
         """Records how numbers are distributed; the line holds all of them."""
@@ -162,11 +164,6 @@ def _lines(path: epath.Path):
     return _Remote(path) if is_remote(path) else path.open("a", encoding="utf-8")
 
 
-def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is an address in an object store."""
-    return "://" in os.fspath(path)
-
-
 def metrics_path(workdir: str | os.PathLike[str]) -> epath.Path:
     """Where a run keeps its JSON lines."""
     return epath.Path(workdir) / "metrics.jsonl"
@@ -232,7 +229,10 @@ def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode(
+        "utf-8", "backslashreplace"
+    ).decode()  # lone surrogates, as JSON escapes them
 
 
 def _as_json(figure: float) -> float | str:

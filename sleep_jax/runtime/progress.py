@@ -20,7 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 30.0
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
+SHORT = 14  # characters of a column that is not wrapped
+# Control characters, all but tab and line end, and halves of a surrogate pair.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class PhaseBar:
@@ -73,8 +75,8 @@ class PhaseBar:
         return f"{self.done}{total} {self.unit}{plural}"
 
     def words(self) -> str:
-        """The latest figures, e.g. `kl 0.31  reward 0.4`."""
-        named = ((name.replace("_", " "), figure(x)) for name, x in self.figures.items())
+        """The latest figures, e.g. `kl 0.31  reward 0.4`; `-` where there is none yet."""
+        named = ((name.replace("_", " "), figure(x) or "-") for name, x in self.figures.items())
         return "  ".join(f"{name} {value}" for name, value in named)
 
     def left(self) -> str:
@@ -156,6 +158,12 @@ def phase_progress(
     print(f"{phase}: done  " + "  ".join(part for part in summary if part), flush=True)
 
 
+def say(text: str, *, quiet: bool | None = None) -> None:
+    """Prints a line, as `table` prints a table."""
+    if not _is_quiet(quiet):
+        print(f"\n{printable(text)}\n", flush=True)
+
+
 def table(
     title: str,
     columns: Sequence[str],
@@ -163,7 +171,8 @@ def table(
     *,
     quiet: bool | None = None,
 ) -> None:
-    """Prints a table; numbers stand right, and no cell is cut (a terminal wraps, a log widens)."""
+    """Prints a table; numbers stand right, and no cell is cut: a log widens, a terminal wraps long
+    columns, and short ones only where there is no room for all of them."""
     if _is_quiet(quiet):
         return
     # Nor is a notebook a terminal, which asks for colours and gets a blank beside the text.
@@ -171,14 +180,19 @@ def table(
     console = Console(**({} if sys.stdout.isatty() else plain))
     name = Text(printable(title))
     grid = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    shown = [
+        [printable(cell) if isinstance(cell, str) else figure(cell) for cell in row] for row in rows
+    ]
     for index, column in enumerate(columns):
-        is_numeric = all(_is_number(row[index]) for row in rows)
+        longest = max(len(text) for text in (column, *(row[index] for row in shown)))
         grid.add_column(
-            Text(printable(column)), justify="right" if is_numeric else "left", overflow="fold"
+            Text(printable(column)),
+            justify="right" if all(_is_number(row[index]) for row in rows) else "left",
+            overflow="fold",
+            no_wrap=longest <= SHORT,
         )
-    for row in rows:
-        cells = (printable(cell) if isinstance(cell, str) else figure(cell) for cell in row)
-        grid.add_row(*map(Text, cells))
+    for row in shown:
+        grid.add_row(*map(Text, row))
     if console.is_terminal:
         console.print(grid)
         return
@@ -188,9 +202,9 @@ def table(
 
 
 def printable(text: str) -> str:
-    """A text with U+FFFD for its control characters, which a terminal would obey; what a model
-    writes may have any."""
-    return _CONTROL.sub("\ufffd", text)
+    """A text with U+FFFD for its control characters, which a terminal would obey, and for halves of
+    surrogate pairs, which no encoding has; what a model writes may have any."""
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def figure(value: Any) -> str:

@@ -3,7 +3,7 @@
 `summary` is the contract between a run and its report. Every part may be missing or empty; its
 section is then left out.
 
-    {"headline": "Closed-book answers: 3 % before sleep, 44 % after.",   # else made from scores
+    {"verdict": "kept",                  # or "rolled back: ..."; `headline` says it with the scores
      "config": {...},                                                    # nested dicts
      "versions": {"jax": "0.10.2", ...},
      "scores": [{"stage": "before sleep", "questions": 0.03, "paraphrases": 0.0,
@@ -30,7 +30,7 @@ from etils import epath
 
 from sleep_jax.runtime import figures
 from sleep_jax.runtime.metrics import read_metrics
-from sleep_jax.runtime.progress import figure
+from sleep_jax.runtime.progress import figure, printable
 from sleep_jax.runtime.workdir import flat_config
 
 COLUMNS = {
@@ -43,7 +43,7 @@ COLUMNS = {
     ),
 }  # fmt: skip
 COSTS = {"tokens_per_second": "tokens a second", "programs": "programs", "memory": "GiB at most"}
-PARTS = ("headline", *COLUMNS, "recall", "documents", "notes", "config", "versions")
+PARTS = ("verdict", *COLUMNS, "recall", "documents", "notes", "config", "versions")
 
 
 def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) -> epath.Path:
@@ -56,7 +56,7 @@ def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) ->
         raise ValueError(f"summary has {unknown[0]!r}; a report knows {', '.join(PARTS)}")
     path = report_path(workdir)
     draft = path.with_suffix(".html.new")
-    draft.write_text(render(summary, read_metrics(workdir)), encoding="utf-8")
+    draft.write_text(printable(render(summary, read_metrics(workdir))), encoding="utf-8")
     draft.replace(path)
     return path
 
@@ -77,7 +77,7 @@ def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
     documents = summary.get("documents") or []
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         **rows,
-        headline=summary.get("headline") or headline(rows["scores"]),
+        headline=headline(rows["scores"], summary.get("verdict") or ""),
         byline=_byline(rows["phases"], documents),
         answers=figures.answers_chart(rows["scores"]),
         curves=figures.curves(metrics),
@@ -94,18 +94,38 @@ def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
     )
 
 
-def headline(scores: Sequence[Mapping[str, Any]]) -> str:
-    """The night in one sentence, from the first and the last closed-book score."""
-    closed = [row for row in scores if "context" not in row["stage"]]
-    asked = [row["questions"] for row in closed if row["questions"] is not None]
-    if len(asked) < 2:
-        return "A night's sleep."
-    return f"Closed-book answers: {share(asked[0])} before sleep, {share(asked[-1])} after."
+def headline(scores: Sequence[Mapping[str, Any]], verdict: str = "") -> str:
+    """The night in one line: the verdict, what is known without the documents before and after it,
+    and, as such, the ceiling.
+
+    >>> headline([{"stage": "before", "questions": 0.0}, {"stage": "after", "questions": 0.5},
+    ...           {"stage": "with the document in context", "questions": 0.8}], "kept")
+    'Kept. Closed book: questions 0 % -> 50 %. Open book, the ceiling: questions 80 %.'
+
+    Args:
+      scores: the stages, as the summary has them.
+      verdict: as `inspect.record.verdict` says it; "" where there is none.
+    """
+    named = {"questions": "questions", "paraphrases": "held-out wordings"}
+    asked = [row for row in scores if row.get("questions") is not None]
+    closed = [row for row in asked if "context" not in row["stage"]]
+    parts = [f"{verdict[:1].upper()}{verdict[1:]}".rstrip(".")] if verdict else []
+    for title, rows in (
+        ("Closed book", closed[:1] + closed[-1:] if len(closed) > 1 else []),
+        ("Open book, the ceiling", [row for row in asked if row not in closed]),
+    ):
+        shares = {
+            words: [share(row[name]) for row in rows if row.get(name) is not None]
+            for name, words in named.items()
+        }
+        said = [f"{words} {' -> '.join(found)}" for words, found in shares.items() if found]
+        parts += [f"{title}: {', '.join(said)}"] if said else []
+    return f"{'. '.join(parts)}." if parts else "A night's sleep."
 
 
 def share(value: float | None) -> str:
-    """0.437 as `44 %`, never broken over two lines; nothing for None."""
-    return "" if value is None else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
+    """0.437 as `44 %`; nothing for None."""
+    return "" if value is None else f"{100 * value:.0f} %"
 
 
 def duration(seconds: float | None) -> str:

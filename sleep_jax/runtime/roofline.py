@@ -13,6 +13,8 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.runtime.counts import Counts
 
 GIB = 2**30
+# What Google Cloud calls a slice of a chip: its name, and what it counts of each chip.
+ACCELERATORS = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,22 @@ def chip_of(topology: str) -> tuple[Chip, int]:
     if kind not in CHIPS or not all(side.isdigit() and int(side) for side in sides):
         raise ValueError(
             f"{topology!r} is no TPU slice; write a chip of {', '.join(CHIPS)} and its sides, e.g. "
-            "v5e:4x4 or v5p:2x2x4"
+            "v5e:4x4 or v5p:2x2x4, or what Google Cloud calls it, e.g. v5litepod-16"
         )
     return CHIPS[kind], math.prod(map(int, sides))
+
+
+def slice_of(name: str) -> str:
+    """The slice that a name stands for: `v5litepod-16`, as Google Cloud has it (ACCELERATOR_TYPE of
+    `launch/tpu_vm.sh`), is `v5e:4x4`; others are left as they are."""
+    kind, _, count = name.rpartition("-")
+    chips = {cloud: (chip, cores) for chip, (cloud, cores) in ACCELERATORS.items()}
+    if kind not in chips or not count.isdigit():
+        return name
+    chip, cores = chips[kind]
+    number, dimensions = int(count) // cores, 3 if chip in ("v4", "v5p") else 2
+    doublings = number.bit_length() - 1
+    if number < 1 or 2**doublings * cores != int(count):
+        return name
+    sides = [2 ** ((doublings + i) // dimensions) for i in range(dimensions)]
+    return f"{chip}:{'x'.join(map(str, sorted(sides, key=lambda side: (side == 1, side))))}"

@@ -23,8 +23,8 @@ from etils import epath
 
 from sleep_jax.interop.resolve import cache_folder
 from sleep_jax.runtime import sweep
+from sleep_jax.runtime.addresses import is_remote
 from sleep_jax.runtime.flags import fields, function_of, is_node, load, parse
-from sleep_jax.runtime.metrics import is_remote
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.progress import clock, table
 from sleep_jax.runtime.report import report_path

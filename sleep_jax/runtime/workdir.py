@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from sleep_jax.fields import read_object
+from sleep_jax.runtime.addresses import check_answers, fault
 
 # What may change during a run: where it is computed, what is kept of it, and where its base lies,
 # which is known by its weights.
@@ -121,20 +122,20 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
 
     Raises:
       OSError: of the kind that was met (PermissionError, NotADirectoryError, ...), naming the
-        directory and the remedy.
-      ValueError: it is an address, and what reaches it is not installed.
+        directory and the remedy; as `addresses.check_answers` where it is an address.
+      ValueError: likewise.
     """
+    check_answers(workdir)
     probe = epath.Path(workdir) / f".probe-{uuid.uuid4().hex}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_text("sleep")
         probe.unlink()
-    except ImportError as error:
-        raise ValueError(
-            f"workdir={str(workdir)!r} is an address; pip install -e '.[gs]' brings what reaches "
-            "it, or choose a directory"
-        ) from error
-    except OSError as error:
+    except Exception as error:
+        if plain := fault(error, workdir):
+            raise plain from error
+        if not isinstance(error, OSError):
+            raise
         raise type(error)(
             f"cannot write to workdir={str(workdir)!r} ({error.strerror or error}); "
             "choose another with --workdir=DIRECTORY"

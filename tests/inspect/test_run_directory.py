@@ -4,7 +4,7 @@ import time
 import pytest
 
 from sleep_jax.inspect import Run, difference
-from sleep_jax.inspect.record import recall, samples, timeline
+from sleep_jax.inspect.record import recall, samples, timeline, verdict
 from sleep_jax.runtime.metrics import MetricWriter
 
 
@@ -24,6 +24,30 @@ def test_a_day_ends_with_its_evaluation():
     labels = ("wake", "consolidate", "wake-2", "consolidate-2", "evaluate", "wake-3")
     rows = timeline({"phases": {label: {"tokens": 0, "seconds": 1.0} for label in labels}})
     assert [row["day"] for row in rows] == [1, 1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("phases", "said"),
+    [
+        ({"wake": {}, "study": {}}, ""),
+        ({"consolidate": {"kl_after": 0.1}}, "kept"),
+        ({"consolidate": {"rolled_back": "too costly"}}, "rolled back: too costly"),
+        ({"consolidate": {"skipped": "level 1 is full"}}, "skipped: level 1 is full"),
+        (
+            {"consolidate": {}, "learn": {"rolled_back": "anchors"}},
+            "kept, but for its dreams: anchors",
+        ),
+        ({"consolidate": {"rolled_back": "x"}, "consolidate-2": {}}, "kept"),
+    ],
+)
+def test_the_verdict_is_that_of_the_last_night(phases, said):
+    assert verdict({"phases": phases}) == said
+
+
+def test_the_headline_of_a_run_has_its_verdict_and_its_ceiling(finished):
+    assert Run(finished).headline() == (
+        "Kept. Closed book: questions 50 % -> 50 %. Open book, the ceiling: questions 50 %."
+    )
 
 
 def test_a_phase_is_found_by_name_and_index(finished):

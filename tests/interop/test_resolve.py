@@ -4,6 +4,7 @@ import stat
 import sys
 import zipfile
 
+import cloud_storage
 import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -219,3 +220,34 @@ def test_folder_of_a_run_is_no_model(made, tmp_path):
     (tmp_path / made).mkdir() if made.endswith("/") else (tmp_path / made).write_text("")
     with pytest.raises(ValueError, match=r"is the folder of a run, not a model; give the model it"):
         resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "raised", "words"),
+    [
+        (
+            401,
+            "GatedRepo",
+            "PermissionError",
+            "on https://huggingface.co/org/model, then export HF_T",
+        ),
+        (403, "GatedRepo", "PermissionError", "accepted its licence"),
+        (401, "", "PermissionError", "refuses who asks ("),
+        (404, "RepoNotFound", "FileNotFoundError", "(HF_TOKEN is set)"),
+        (403, "", "PermissionError", "refuses who asks (403"),
+    ],
+)
+def test_a_model_that_the_hub_does_not_give_is_answered_with_what_opens_it(
+    tmp_path, status, code, raised, words
+):
+    with cloud_storage.answering(status, X_Error_Code=code) as address:
+        ended, said, _ = cloud_storage.command(
+            "-c",
+            "from sleep_jax.interop.resolve import resolve; resolve('org/model')",
+            HF_ENDPOINT=address,
+            HF_HOME=str(tmp_path),
+            HF_TOKEN="hf_secret",
+        )
+    last = said.rstrip().splitlines()[-1]
+    assert ended == 1 and last.startswith(f"{raised}: model 'org/model'") and words in last
+    assert "hf_secret" not in said

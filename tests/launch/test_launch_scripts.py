@@ -1,5 +1,6 @@
 """The scripts of launch/, as a person types them, with stand-ins for the programs they call."""
 
+import base64
 import os
 import pathlib
 import shutil
@@ -122,6 +123,118 @@ def test_set_up_copies_the_checkout_to_every_worker():
     assert "--worker=all" in install
     command = next(x for x in install if x.startswith("--command="))
     assert "-e '.[tpu,hf,gs]'" in command
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository of its own with the scripts in it, and documents that are not committed."""
+    shutil.copytree(LAUNCH, tmp_path / "checkout" / "launch")
+    root = tmp_path / "checkout"
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", root, *author, *words], check=True)
+    return root
+
+
+def test_set_up_warns_of_what_is_not_committed(checkout):
+    def said():
+        return subprocess.run(
+            [checkout / "launch" / "tpu_vm.sh", "setup"],
+            env={"PATH": "/usr/bin:/bin", "DRY_RUN": "1", **TPU}, capture_output=True, text=True,
+        )  # fmt: skip
+
+    clean = said()
+    assert clean.returncode == 0 and not clean.stderr
+    (checkout / "my_notes").mkdir()
+    (checkout / "my_notes" / "a.txt").write_text("a")
+    dirty = said()
+    assert dirty.returncode == 0
+    assert "warning: what is not committed is not copied (my_notes/)" in dirty.stderr
+    assert "launch/tpu_vm.sh copy PATH" in dirty.stderr
+    for name in "abcd":
+        (checkout / name).write_text("")
+    assert "(a b c ...)" in said().stderr
+
+
+def test_documents_are_copied_to_the_place_that_a_run_looks_for_them(worker, monkeypatch):
+    here = worker / "here"
+    (here / "texts" / "my notes").mkdir(parents=True)
+    (here / "texts" / "my notes" / "a.txt").write_text("A kiln.")
+    monkeypatch.chdir(here)
+    argument = "--config.data.documents=texts/my notes/"
+    done = start("tpu_vm.sh", "run", "--config=a.py", argument, path=worker, **TPU)
+    assert done.returncode == 2 and not (worker / "said").exists()
+    assert "error: texts/my notes/ is not on this worker; launch/tpu_vm.sh copy" in done.stderr
+    stand_in(
+        worker, "gcloud",
+        'for x; do [[ $x == --command=* ]] && exec bash -c "${x#--command=}"; done\n'
+        'cp "$5" ~/"${6#t:}"',
+    )  # fmt: skip
+    done = start("tpu_vm.sh", "copy", "texts/my notes", path=worker, **TPU)
+    assert done.returncode == 0, done.stderr
+    assert (worker / "sleep_jax" / "texts" / "my notes" / "a.txt").read_text() == "A kiln."
+    done = start("tpu_vm.sh", "run", "--config=a.py", argument, path=worker, **TPU)
+    assert done.returncode == 0, done.stderr
+    assert argument in wait_for(worker / "said", "notes")
+    start("tpu_vm.sh", "stop", path=worker, **TPU)
+    for path in ("nowhere", str(here), "../here", "~"):
+        done = start("tpu_vm.sh", "copy", path, path=worker, **TPU)
+        assert done.returncode == 2 and "give gs://BUCKET/FOLDER" in done.stderr
+
+
+def test_a_token_reaches_the_workers_and_no_command_line(worker):
+    words = dry("tpu_vm.sh", "run", "--config=a.py", HF_TOKEN="hf_secret", **TPU)
+    copy, run = words
+    assert copy[4] == "scp" and copy[6] == "t:.sleep_jax_token" and "--worker=all" in copy
+    assert "hf_secret" not in str(words) and "export HF_TOKEN" in str(run)
+    stand_in(
+        worker, "gcloud",
+        f'echo "$@" >>{worker}/commands\n'
+        'for x; do [[ $x == --command=* ]] && exec bash -c "${x#--command=}"; done\n'
+        'cp "$5" ~/"${6#t:}"; stat --format=%a "$5" >~/mode',
+    )  # fmt: skip
+    python = worker / "sleep_jax" / ".venv" / "bin"
+    stand_in(python, "python", 'echo "$HF_TOKEN" >~/said')
+    done = start("tpu_vm.sh", "run", "--config=a.py", path=worker, HF_TOKEN="hf_secret", **TPU)
+    assert done.returncode == 0, done.stderr
+    assert wait_for(worker / "said", "hf_") == "hf_secret\n"
+    assert (worker / "mode").read_text() == "600\n"
+    assert "hf_secret" not in (worker / "commands").read_text() + done.stdout + done.stderr
+
+
+def test_pods_have_the_token_from_a_secret_that_is_not_printed(tmp_path, commands):
+    done = start("gke.sh", *RUN, DRY_RUN="1", HF_TOKEN="hf_secret", **GKE)
+    assert done.returncode == 0 and "hf_secret" not in done.stdout + done.stderr, done.stderr
+    secret, jobset = yaml.safe_load_all(done.stdout)
+    assert secret["data"] == {"HF_TOKEN": "<HF_TOKEN in base64>"}
+    [slices] = jobset["spec"]["replicatedJobs"]
+    [pod] = slices["template"]["spec"]["template"]["spec"]["containers"]
+    [variable] = pod["env"]
+    reference = variable["valueFrom"]["secretKeyRef"]
+    assert variable["name"] == reference["key"] == "HF_TOKEN" and reference["optional"] is True
+    assert reference["name"] == secret["metadata"]["name"] == "n-hf-token"
+    stand_in(tmp_path, "kubectl", f'echo "$@" >{tmp_path}/said; cat >{tmp_path}/applied')
+    assert start("gke.sh", *RUN, path=tmp_path, HF_TOKEN="hf_secret", **GKE).returncode == 0
+    applied, _ = yaml.safe_load_all((tmp_path / "applied").read_text())
+    assert base64.b64decode(applied["data"]["HF_TOKEN"]) == b"hf_secret"
+    assert "hf_" not in (tmp_path / "said").read_text()
+    done = start("gke.sh", str(commands), DRY_RUN="1", HF_TOKEN="hf_secret", **GKE)
+    names = [x["metadata"]["name"] for x in yaml.safe_load_all(done.stdout)]
+    assert names == ["n-1-hf-token", "n-1", "n-2-hf-token", "n-2"]
+    assert ["kubectl", "delete", "secret", "n-hf-token", "--ignore-not-found"] in dry(
+        "gke.sh", "delete", **GKE
+    )
+
+
+def test_documents_that_no_image_has_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "notes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for given in (["--config.data.documents=notes"], ["--config.data.documents", str(tmp_path)]):
+        done = start("gke.sh", *RUN, *given, DRY_RUN="1", **GKE)
+        assert done.returncode == 2 and "is not in the image: put it into" in done.stderr
+    monkeypatch.chdir(ROOT)
+    given = "--config.data.documents=README.md"
+    assert start("gke.sh", *RUN, given, DRY_RUN="1", **GKE).returncode == 0
 
 
 @pytest.fixture

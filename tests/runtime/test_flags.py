@@ -1,10 +1,11 @@
 import pathlib
+import re
 import warnings
 
 import pytest
 from absl import flags
 
-from sleep_jax.runtime.flags import help_text, parse, run_with_config
+from sleep_jax.runtime.flags import help_text, parse, run_with_config, version
 from sleep_jax.settings import Setting
 
 CONFIG = '''"""The {name} run."""
@@ -144,6 +145,35 @@ def test_failures_of_the_work_keep_their_traceback():
             lambda *_: None, fail(ValueError("ours")), about="",
             argv=line("--config=configs/small.py"),
         )  # fmt: skip
+
+
+def test_interrupting_the_preparation_is_no_traceback_either(capsys):
+    with pytest.raises(SystemExit) as end:
+        run_with_config(
+            fail(KeyboardInterrupt()), print, about="", argv=line("--config=configs/small.py")
+        )
+    assert end.value.code == 130 and "Traceback" not in capsys.readouterr().err
+
+
+def test_version_names_the_package_and_jax(capsys):
+    with pytest.raises(SystemExit) as end:
+        run_with_config(fail(ValueError("not reached")), print, about="", argv=line("--version"))
+    assert end.value.code == 0
+    assert capsys.readouterr().out == version() + "\n"
+    assert re.fullmatch(r"sleep_jax \d\S*, jax \d\S*", version())
+
+
+def test_sweeps_are_listed_apart_from_the_runs(tmp_path):
+    (tmp_path / "configs" / "sweeps").mkdir()
+    (tmp_path / "configs" / "sweeps" / "rates.py").write_text('"""Three rates."""\n')
+    text = help_text(line("--help"), "")
+    configs, sweeps = text.split("sweeps, for --sweep=FILE:")
+    assert "configs/small.py" in configs and "rates.py" not in configs
+    assert "configs/sweeps/rates.py  Three rates." in sweeps
+    with pytest.raises(ValueError, match=r"configs/large\.py, configs/small\.py$"):
+        parse(line())
+    with pytest.raises(FileNotFoundError, match=r"nearest: configs/sweeps/rates\.py"):
+        parse(line("--sweep=configs/sweeps/rate.py"))
 
 
 def test_interrupting_the_work_says_how_to_go_on(capsys):

@@ -138,3 +138,13 @@ def test_what_is_measured_is_no_part_of_what_is_reproduced(tmp_path):
     [line] = read_metrics(tmp_path)
     assert line["time/step"] == 0.25
     assert reproducible(line) == {"phase": "wake", "step": 2, "loss": 1.0}
+
+
+def test_any_text_is_written_and_read_back(tmp_path):
+    text = "half a \ud83d pair, a \x00 and \x1b[2J, \u4eac and \U0001f600"
+    with MetricWriter(tmp_path) as writer:
+        writer.text("learn", 0, "dream", text)
+    [line] = read_metrics(tmp_path)
+    assert line["dream"] == text
+    assert "\u4eac" in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    assert any((tmp_path / "tensorboard" / "learn").iterdir())

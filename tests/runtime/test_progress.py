@@ -89,6 +89,24 @@ def test_what_a_terminal_would_obey_is_shown_as_a_mark(capsys):
     assert "What [/b] \ufffd is it?" in out
     assert "\ufffd[2J\ufffd an \ufffdanswer\ufffd\n" in out
     assert printable("a line\nand a\ttab") == "a line\nand a\ttab"
+    assert printable("half a \ud83d pair, \U0001f600") == "half a \ufffd pair, \U0001f600"
+
+
+def test_columns_of_short_words_are_not_folded_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    text = "a detail of many words that has to wrap somewhere " * 3
+    names = ("phase", "questions", "paraphrases", "programs")
+    table("t", (*names, "detail"), [("consolidate-2", 0.5, 0.25, 12, text)] * 2)
+    out = capsys.readouterr().out
+    assert all(name in out for name in (*names, "consolidate-2"))
+
+
+def test_a_figure_that_is_not_there_yet_is_a_dash():
+    with phase_progress("consolidate", quiet=True) as bar:
+        bar.advance(kl=0.5, reward=None)
+        assert bar.words() == "kl 0.5  reward -"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ SCORES = [
 SUMMARY = {
     "config": {"seeding": {"steps": 120, "layers": [1, 2]}},
     "versions": {"jax": "0.10.2"},
+    "verdict": "kept",
     "scores": SCORES,
     "phases": [
         {"phase": "wake", "tokens": 1200, "seconds": 5.0},
@@ -74,8 +75,10 @@ def test_a_full_report_says_everything_and_fetches_nothing(tmp_path):
     assert all(target.startswith("#") for target in checker.fetched)
     assert "@import" not in page and "url(http" not in page
     for part in (
-        "Closed-book answers: 3 % before sleep, 44 % after.", "2 documents read · 2,000 tokens",
-        "after dreaming", "22.00", "Gannet Tooth", "✗", "✓", "divergence from the teacher",
+        "Kept. Closed book: questions 3 % -> 44 %, held-out wordings 0 % -> 40 %. Open book, the "
+        "ceiling: questions 57 %.", "2 documents read · 2,000 tokens",
+        "after dreaming", "with the document in context (the ceiling)", "22.00",
+        "Gannet Tooth", "✗", "✓", "divergence from the teacher",
         "reward for imitation", "importance", "accepted", "1 min 55 s", "Two steps were skipped.",
         "seeding.steps", "120", "jax 0.10.2",
     ):  # fmt: skip
@@ -87,7 +90,7 @@ def test_a_full_report_says_everything_and_fetches_nothing(tmp_path):
 def test_whatever_comes_from_outside_is_escaped():
     evil = "<script>alert('&')</script>"
     summary = {
-        "headline": evil,
+        "verdict": evil,
         "config": {evil: {evil: evil}},
         "versions": {evil: evil},
         "scores": [{"stage": evil, "questions": 0.5}],
@@ -129,19 +132,23 @@ def test_an_unknown_part_is_refused(tmp_path):
         write_report(tmp_path, {"score": []})
 
 
-def test_headline_compares_the_first_and_last_closed_book_score():
-    rows = [{"questions": None} | row for row in SCORES]
-    assert headline(rows).replace("\N{NO-BREAK SPACE}", " ") == (
-        "Closed-book answers: 3 % before sleep, 44 % after."
-    )
-    assert headline([]) == "A night's sleep."
+def test_headline_has_the_verdict_both_shares_before_and_after_and_the_ceiling_as_such():
+    rows = [{"questions": None, "paraphrases": None} | row for row in SCORES]
+    known = "questions 3 % -> 44 %, held-out wordings 0 % -> 40 %"
+    ceiling = "Open book, the ceiling: questions 57 %."
+    assert headline(rows) == f"Closed book: {known}. {ceiling}"
+    assert headline(rows, "kept") == f"Kept. Closed book: {known}. {ceiling}"
+    refused = headline([rows[0], rows[0], rows[2]], "rolled back: nothing was learnt")
+    assert refused.startswith("Rolled back: nothing was learnt. Closed book: questions 3 % -> 3 %")
+    assert headline([], "kept") == "Kept."
+    assert headline([]) == headline(rows[:1]) == "A night's sleep."
 
 
 def test_words_for_numbers():
     assert [duration(s) for s in (None, 2.51, 48, 725, 7380)] == [
         "", "2.5 s", "48 s", "12 min 5 s", "2 h 3 min",
     ]  # fmt: skip
-    assert [share(x) for x in (None, 0.437)] == ["", "44\N{NO-BREAK SPACE}%"]
+    assert [share(x) for x in (None, 0.437)] == ["", "44 %"]
 
 
 def test_the_mix_of_several_nights_is_drawn():
@@ -151,3 +158,11 @@ def test_the_mix_of_several_nights_is_drawn():
     ]
     title = "documents of a night"
     assert title in render({}, nights) and title not in render({}, nights[:1])
+
+
+def test_a_report_is_written_of_any_text(tmp_path):
+    text = "half a \ud83d pair, a \x00 and \x1b[2J"
+    sample = dict.fromkeys(("document", "question", "answer", "before", "after"), text)
+    write_report(tmp_path, {"samples": [sample], "documents": [text], "config": {"x": text}})
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "half a \ufffd pair, a \ufffd and \ufffd[2J" in page and "\x1b" not in page

@@ -5,7 +5,15 @@ import pytest
 from sleep_jax.interop.known import describe_model
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.runtime.counts import Counts
-from sleep_jax.runtime.roofline import Chip, chip_of, estimate, model_flops, peak_flops
+from sleep_jax.runtime.roofline import (
+    ACCELERATORS,
+    Chip,
+    chip_of,
+    estimate,
+    model_flops,
+    peak_flops,
+    slice_of,
+)
 
 CHIP = Chip(flops=100.0, hbm=1.0, bandwidth=10.0, link=5.0)
 
@@ -53,3 +61,20 @@ def test_peaks_of_devices_are_known_or_not_made_up():
     assert peak_flops("TPU v5 lite") == 197e12 and peak_flops("TPU v6 lite") == 918e12
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_flops("cpu") is None and peak_flops("TPU v99") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("v5litepod-16", "v5e:4x4"), ("v5litepod-8", "v5e:2x4"), ("v5litepod-256", "v5e:16x16"),
+        ("v6e-1", "v6e:1x1"), ("v4-32", "v4:2x2x4"), ("v5p-8", "v5p:2x2x1"),
+        ("v5p-128", "v5p:4x4x4"), ("v5e:2x2", "v5e:2x2"), ("v5litepod-12", "v5litepod-12"),
+        ("v9-8", "v9-8"), ("", ""),
+    ],
+)  # fmt: skip
+def test_slice_of_takes_the_name_that_google_cloud_has(name, found):
+    assert slice_of(name) == found
+    if ":" in found:
+        chip, cores = ACCELERATORS[found.partition(":")[0]]
+        count = cores * chip_of(found)[1]
+        assert name == found or name == f"{chip}-{count}"

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import sys
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -75,10 +76,14 @@ def test_check_writable_names_the_directory_and_the_remedy(tmp_path, monkeypatch
         check_writable(tmp_path / "locked")
 
 
-def test_an_address_without_what_reaches_it_is_refused_with_the_remedy():
-    if importlib.util.find_spec("gcsfs"):
-        pytest.skip("gcsfs is installed")
+def test_an_address_without_what_reaches_it_is_refused_with_the_remedy(monkeypatch):
     before = "tensorflow" in sys.modules
+    if importlib.util.find_spec("gcsfs"):
+
+        def lacking(*_, **__):
+            raise ImportError("Please install gcsfs to access Google Storage")
+
+        monkeypatch.setattr(fsspec, "filesystem", lacking)
     with pytest.raises(ValueError, match=r"gs://bucket/run.*-e '\.\[gs\]'"):
         check_writable("gs://bucket/run")
     assert ("tensorflow" in sys.modules) == before

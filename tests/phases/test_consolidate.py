@@ -1,0 +1,32 @@
+"""What the bar of a night shows."""
+
+import types
+
+from sleep_jax.phases import consolidate as module
+from sleep_jax.runtime.progress import PhaseBar
+
+
+def test_reward_is_blank_until_there_are_rollouts(monkeypatch):
+    bar, shown = PhaseBar("consolidate", 4, "step"), []
+    desk = types.SimpleNamespace(
+        update=lambda *_: None, scalars=lambda *_: None, bookmark=None, meter=None
+    )
+
+    def carry_out(*_, log, **__):
+        log(-1, {"kl_before": 2.0})
+        for number, metrics in enumerate(({}, {"reward": 0.25}, {})):
+            log(number, {"kl_off": 1.0, **metrics})
+            shown.append(bar.words().partition("reward ")[2])
+        return "now", {"kl_before": 2.0, "kl_after": 1.5, "rolled_back": "too little"}
+
+    monkeypatch.setattr(module, "carry_out", carry_out)
+    for name in ("seeding_config", "gate_config"):
+        monkeypatch.setattr(module.settings, name, lambda *_: None)
+    sleeper = types.SimpleNamespace(
+        config=types.SimpleNamespace(seeding=types.SimpleNamespace(steps=3)),
+        cfg=None, params=None, tokenizer=None, judge=None,
+        prompts=types.SimpleNamespace(opening=()),
+    )  # fmt: skip
+    key = module.jax.random.key(0)
+    module._seed(sleeper, desk, bar, types.SimpleNamespace(), [], [], [], key)
+    assert shown == ["-", "0.25", "0.25"]
