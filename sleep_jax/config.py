@@ -52,8 +52,10 @@ def default() -> ml_collections.ConfigDict:
     c.checkpoint.updates = 25  # and one, within a phase, so many updates; 0: none
 
     c.data = ml_collections.ConfigDict()
-    c.data.documents = "samples"  # or a .txt, .md, .jsonl file, a folder of them, "seqio:TASK"
-    c.data.limit = 0  # read only the first documents; 0 reads all
+    # A text, markdown, PDF, HTML, Word or JSONL file, a folder of them, the address of either
+    # (gs://...), "seqio:TASK", or "samples", "samples:4" for the first four of them.
+    c.data.documents = "samples"
+    c.data.limit = 0  # read only the first parts of whatever is given; 0 reads all
     c.data.chunk_tokens = 256  # a longer document becomes several
     c.data.episodes = 1  # days over which the documents are read; each ends in a night
 
