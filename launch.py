@@ -11,6 +11,7 @@ from etils import epath
 
 from sleep_jax import comparison, lifecycle, morning
 from sleep_jax.config import memory_config
+from sleep_jax.data.files import writable
 from sleep_jax.errors import DeadEnd
 from sleep_jax.memory.schedule import describe, plan
 from sleep_jax.runtime import aot
@@ -202,7 +203,7 @@ def sweep(runs: list[Run], workdir: epath.Path) -> None:
     if any(run.is_finished for run in runs):
         compared = comparison.compare(runs)
         text = comparison.report(compared)
-        (workdir / "comparison.md").write_text(f"{text}\n", encoding="utf-8")
+        (workdir / "comparison.md").write_text(writable(f"{text}\n"), encoding="utf-8")
         comparison.draw(compared, workdir / "comparison")
         print(f"\n{text}\n\ncomparison: {workdir / 'comparison.md'}")
     if failed:

@@ -49,7 +49,7 @@ def default() -> ml_collections.ConfigDict:
 
     c.checkpoint = ml_collections.ConfigDict()  # one follows every phase
     c.checkpoint.keep = 0  # the last so many; 0: all
-    c.checkpoint.updates = 25  # and one, within a phase, so many updates; 0: none
+    c.checkpoint.updates = 25  # and one, within a phase, so many updates or batches; 0: none
 
     c.data = ml_collections.ConfigDict()
     # A text, markdown, PDF, HTML, Word or JSONL file, a folder of them, the address of either

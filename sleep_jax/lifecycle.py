@@ -15,7 +15,8 @@ evaluate     what it knows now without the documents, and what that cost elsewhe
 
 Each phase is a function from what the phases before it left (`Night`) to what it leaves. Their
 order is worked out beforehand (`itinerary`). A checkpoint follows each one, written while the next
-begins, and within those that learn a bookmark is kept, so a run that stops goes on where it was.
+begins, and within those that learn or write a bookmark is kept, so a run that stops goes on where
+it was.
 """
 
 import contextlib
@@ -58,7 +59,7 @@ PHASES: dict[str, Callable[[Sleeper, Night, Desk, Step], Night]] = {
     "learn": learn,
     "evaluate": evaluate,
 }
-KEEPS_ITS_PLACE = ("merge", "consolidate", "learn")
+KEEPS_ITS_PLACE = ("study", "merge", "consolidate", "write", "learn")
 
 
 def birth(sleeper: Sleeper) -> Night:

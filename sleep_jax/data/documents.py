@@ -200,16 +200,11 @@ def _documents_of(file: epath.Path, folder: epath.Path | None) -> list[Document]
     if files.suffix_of(file) == files.LINES:
         return _documents_of_lines(str(file), text, name.rpartition(".")[0])
     title = title or file.stem.replace("_", " ").replace("-", " ")
-    return [Document(id=name, title=_writable(title), text=_writable(text.strip()))]
+    return [Document(id=name, title=files.writable(title), text=files.writable(text.strip()))]
 
 
 def _name(file: epath.Path, folder: epath.Path | None) -> str:
-    return _writable(file.name if folder is None else file.relative_to(folder).as_posix())
-
-
-def _writable(text: str) -> str:
-    """With U+FFFD for what UTF-8 cannot write, such as bytes of a file name."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return files.writable(file.name if folder is None else file.relative_to(folder).as_posix())
 
 
 def _documents_of_lines(name: str, content: str, stem: str = "documents") -> list[Document]:
@@ -308,7 +303,7 @@ def _sample(name: str) -> str:
 
 def _chunks(document: Document, limit: int, encode: Encode) -> list[Document]:
     """The document itself where it fits, else its parts, each with the questions about it."""
-    texts = split_text(document.text, limit, encode)
+    texts = [*filter(files.is_visible, split_text(document.text, limit, encode))]
     if len(texts) == 1:
         return [document]
     homes = [_home(question, texts) for question in document.questions]

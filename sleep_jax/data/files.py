@@ -132,6 +132,12 @@ def is_visible(text: str) -> bool:
     return any(unicodedata.category(c) not in unseen and c not in INVISIBLE for c in text)
 
 
+def writable(text: str) -> str:
+    """A text with U+FFFD for halves of characters, which UTF-8 cannot write: what Python makes of
+    the bytes of an odd file name, for one."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
 def _identity(path: epath.Path) -> str:
     """What two names of one file have in common."""
     return str(path) if "://" in str(path) else os.path.realpath(path)

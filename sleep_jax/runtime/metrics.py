@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
+from sleep_jax.data.files import writable
+
 if TYPE_CHECKING:
     import tensorboardX
 
@@ -68,6 +70,7 @@ class MetricWriter:
         """Records words (a sample answer, a dream), shown as markdown by TensorBoard."""
         if self._is_silent:
             return
+        markdown = writable(markdown)
         now = self._append(phase, step, {tag: markdown})
         self._writer(phase).add_text(tag, markdown, step, walltime=now)
 
@@ -199,7 +202,7 @@ def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    return writable(json.dumps(record, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def _as_json(figure: float) -> float | str:

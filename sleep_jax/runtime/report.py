@@ -28,6 +28,7 @@ from typing import Any
 import jinja2
 from etils import epath
 
+from sleep_jax.data.files import writable
 from sleep_jax.runtime import figures
 from sleep_jax.runtime.metrics import read_metrics
 from sleep_jax.runtime.progress import figure
@@ -56,7 +57,8 @@ def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) ->
         raise ValueError(f"summary has {unknown[0]!r}; a report knows {', '.join(PARTS)}")
     path = report_path(workdir)
     draft = path.with_suffix(".html.new")
-    draft.write_text(render(summary, read_metrics(workdir)), encoding="utf-8")
+    page = render(summary, read_metrics(workdir))
+    draft.write_text(writable(page), encoding="utf-8")
     draft.replace(path)
     return path
 

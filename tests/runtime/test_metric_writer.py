@@ -138,3 +138,10 @@ def test_what_is_measured_is_no_part_of_what_is_reproduced(tmp_path):
     [line] = read_metrics(tmp_path)
     assert line["time/step"] == 0.25
     assert reproducible(line) == {"phase": "wake", "step": 2, "loss": 1.0}
+
+
+def test_any_text_can_be_recorded(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.text("wake", 0, "answer", "half \ud83d of a \x1b[31mface\u2028")
+    [line] = read_metrics(tmp_path)
+    assert line["answer"] == "half \ufffd of a \x1b[31mface\u2028"

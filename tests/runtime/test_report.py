@@ -151,3 +151,9 @@ def test_the_mix_of_several_nights_is_drawn():
     ]
     title = "documents of a night"
     assert title in render({}, nights) and title not in render({}, nights[:1])
+
+
+def test_a_report_of_any_text_is_written(tmp_path):
+    said = {"question": "\ud83d?", "answer": "\x00", "before": "a\u2028b", "after": "\udc00"}
+    path = write_report(tmp_path, {"samples": [said], "documents": ["caf\udce9"]})
+    assert "caf" in path.read_text(encoding="utf-8")
