@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,16 +20,21 @@ from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.distributed import check_shared, join_processes
 from sleep_jax.runtime.flags import run_with_config
-from sleep_jax.runtime.mesh import use_mesh
+from sleep_jax.runtime.mesh import make_mesh, use_mesh
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.profile import Profile
+from sleep_jax.runtime.programs import programs_of
+from sleep_jax.runtime.progress import say
 from sleep_jax.runtime.report import write_report
+from sleep_jax.runtime.run_plan import RunPlan
 from sleep_jax.runtime.sweep_runs import Run, run_all, runs_of
+from sleep_jax.runtime.timing import Pace
 from sleep_jax.runtime.workdir import (
     check_same_base,
     check_same_config,
     check_same_reading,
     check_writable,
+    config_difference,
 )
 from sleep_jax.sleeper import Sleeper, check_settings, wake_up
 
@@ -156,6 +162,9 @@ def check_workdir(config, workdir: str) -> dict[str, Any]:
         record = {} if latest is None else saved.record(latest[0])
     if record:
         check_same_config(record["config"], config.to_dict(), workdir)
+        for change in config_difference(record["config"], config.to_dict()):
+            if change.startswith("memory."):
+                print(f"from here on {change}")
     return record
 
 
@@ -174,9 +183,10 @@ def show(lines: Iterable[str]) -> None:
 
 
 def live(sleeper: Sleeper, workdir: str, watch: Watch, profile: Profile | None = None) -> None:
-    """Lives the days and nights, and reports."""
+    """Says what it will be, lives the days and nights, and reports."""
+    pace = None if jax.process_index() else tell_plan(sleeper, workdir)
     try:
-        night = lifecycle.live(sleeper, workdir, watch=watch, profile=profile)
+        night = lifecycle.live(sleeper, workdir, watch=watch, profile=profile, pace=pace)
     except Preempted as stopped:
         print(f"asked to stop, after {stopped.where}; the same command goes on")
         raise
@@ -191,6 +201,24 @@ def live(sleeper: Sleeper, workdir: str, watch: Watch, profile: Profile | None =
     summary = morning.summarise(sleeper, night)
     morning.show(summary)
     print(f"report: {write_report(workdir, summary)}")
+
+
+def tell_plan(sleeper: Sleeper, workdir: str) -> Pace:
+    """Says what the run will do, and what may surprise; how long it will take is said later, by
+    what this returns."""
+    plan = RunPlan.of(
+        sleeper.config,
+        sleeper.cfg,
+        sleeper.source,
+        sleeper.days,
+        sleeper.tokenizer.encode,
+        sleeper.steps,
+    )
+    say(*plan.lines())
+    for remark in plan.warnings(workdir):
+        warnings.warn(remark, stacklevel=2)
+    programs = programs_of(sleeper.config, make_mesh(sleeper.config), plan.sizes)
+    return Pace(programs, sleeper.cfg, len(plan.days), say)
 
 
 def sweep(runs: list[Run], workdir: epath.Path) -> None:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from sleep_jax.models.sharding import AXES
 from sleep_jax.runtime.abstract import decoder_of
 from sleep_jax.runtime.counts import Counts, count
-from sleep_jax.runtime.dry_run import axes, dry_run
+from sleep_jax.runtime.dry_run import axes, dry_run, plan_of
 from sleep_jax.runtime.mesh import make_mesh, mesh_shape
 from sleep_jax.runtime.program import Program
 from sleep_jax.runtime.programs import programs_of
@@ -82,7 +82,7 @@ def forecast(config, topology: str | None, is_dry: bool) -> Iterator[str]:
     mesh_shape(config, chip_of(topology)[1] if topology else jax.device_count())
     decoder_of(config)
     if is_dry:
-        return dry_run(config, topology)
+        return dry_run(config, topology, plan_of(config))
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"--aot={topology} needs the TPU compiler; pip install -e '.[tpu]' brings it, no "

@@ -187,6 +187,13 @@ def table(
     print("\n".join(line.rstrip() for line in capture.get().rstrip().split("\n")), flush=True)
 
 
+def say(*lines: str, quiet: bool | None = None) -> None:
+    """Prints lines, also while a bar is shown."""
+    if not _is_quiet(quiet):
+        for line in lines:
+            print(printable(line), flush=True)
+
+
 def printable(text: str) -> str:
     """A text with U+FFFD for its control characters, which a terminal would obey; what a model
     writes may have any."""
