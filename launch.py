@@ -104,7 +104,8 @@ def prepare(config, workdir) -> Callable[[], None]:
     profile = None
     if PROFILE.value is not None:
         profile = Profile.of(PROFILE.value, updates_of(sleeper), workdir)
-    return functools.partial(live, sleeper, workdir, watch, profile)
+    pace = None if jax.process_index() else tell_plan(sleeper, workdir)  # process 0 speaks for all
+    return functools.partial(live, sleeper, workdir, watch, profile, pace)
 
 
 def check_flags() -> None:
@@ -182,9 +183,14 @@ def show(lines: Iterable[str]) -> None:
         raise SystemExit(1) from None
 
 
-def live(sleeper: Sleeper, workdir: str, watch: Watch, profile: Profile | None = None) -> None:
-    """Says what it will be, lives the days and nights, and reports."""
-    pace = None if jax.process_index() else tell_plan(sleeper, workdir)
+def live(
+    sleeper: Sleeper,
+    workdir: str,
+    watch: Watch,
+    profile: Profile | None = None,
+    pace: Pace | None = None,
+) -> None:
+    """Lives the days and nights, and reports."""
     try:
         night = lifecycle.live(sleeper, workdir, watch=watch, profile=profile, pace=pace)
     except Preempted as stopped:
@@ -203,9 +209,9 @@ def live(sleeper: Sleeper, workdir: str, watch: Watch, profile: Profile | None =
     print(f"report: {write_report(workdir, summary)}")
 
 
-def tell_plan(sleeper: Sleeper, workdir: str) -> Pace:
+def tell_plan(sleeper: Sleeper, workdir: str) -> Pace | None:
     """Says what the run will do, and what may surprise; how long it will take is said later, by
-    what this returns."""
+    what this returns, where a night learns anything."""
     plan = RunPlan.of(
         sleeper.config,
         sleeper.cfg,
@@ -217,6 +223,8 @@ def tell_plan(sleeper: Sleeper, workdir: str) -> Pace:
     say(*plan.lines())
     for remark in plan.warnings(workdir):
         warnings.warn(remark, stacklevel=2)
+    if not plan.nights:
+        return None
     programs = programs_of(sleeper.config, make_mesh(sleeper.config), plan.sizes)
     return Pace(programs, sleeper.cfg, len(plan.days), say)
 

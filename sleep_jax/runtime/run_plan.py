@@ -18,6 +18,7 @@ from sleep_jax.runtime.abstract import collections_of
 from sleep_jax.runtime.program import Sizes
 from sleep_jax.runtime.programs import rounds_of
 from sleep_jax.runtime.roofline import GIB
+from sleep_jax.runtime.timing import memory_at_hand
 from sleep_jax.seeding.self_study import sentences
 from sleep_jax.sleeper import Day
 
@@ -84,17 +85,27 @@ class RunPlan:
         yield from (f"slots       {line}" for line in self._slots())
         yield f"updates     {self._updates()}"
         yield f"written     {self._written()}"
-        yield f"memory      {_gib(self._context())} for a day's documents as a context"
+        yield (
+            f"memory      beside the model {_gib(self._context())} for a day's documents as a "
+            f"context, {_gib(self._trials())} for the trials of a night's dreams"
+        )
         yield f"disk        {self._disk()}"
 
     def warnings(self, workdir: str | None = None) -> Iterator[str]:
         """What will go otherwise than the user may think, and the remedy.
 
         Args:
-          workdir: of the run, whose disk has to hold it; None: nobody knows.
+          workdir: of the run, whose disk and memory have to hold it; None: it is not made here.
         """
         yield from self._exhausted()
         yield from self._too_few_updates()
+        needed, there = self._context() + self._trials(), memory_at_hand()
+        if workdir is not None and needed > there:
+            yield (
+                f"a day of {max(map(len, self.tokens)):,} parts asks for {_gib(needed)} beside the "
+                f"model, and there are {_gib(there)}; give more days by data.episodes, or dream "
+                "about fewer of the day's documents by dreaming.curriculum.recent"
+            )
         if workdir is not None and "://" not in workdir:
             free = shutil.disk_usage(workdir).free
             if free < self._bytes():
@@ -178,7 +189,7 @@ class RunPlan:
     def _too_few_updates(self) -> Iterator[str]:
         s = self.config.seeding
         held, written, parts = self._room()
-        if held < written:
+        if held < written and any(step.phase == "study" for step in self.steps):
             days = -(-written * len(self.days) // held)
             yield (
                 f"a day of {_count(parts, 'part')} and a night of {_count(s.steps, 'update')}: "
@@ -202,7 +213,8 @@ class RunPlan:
         }
         if any(step.phase == "write" for step in self.steps):
             each = len(settings.writing_config(c).templates) * c.dreaming.count
-            counts["dreams"] = sum(map(len, self.tokens)) * each * c.dreaming.max_new_tokens
+            dreamt = sum(min(c.dreaming.curriculum.recent or len(x), len(x)) for x in self.tokens)
+            counts["dreams"] = dreamt * each * c.dreaming.max_new_tokens
         seeding = settings.seeding_config(c)
         dreamt = rounds_of(seeding) * seeding.updates_per_rollout * seeding.dreams
         counts["rollouts"] = self.nights * dreamt * c.seeding.group * c.seeding.max_new_tokens
@@ -215,6 +227,15 @@ class RunPlan:
         cache = jax.eval_shape(lambda: init_cache(self.cfg, sizes.documents + 1, sizes.context))
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
 
+    def _trials(self) -> float:
+        """Bytes of the adapters that a night's dreams train, all of which are kept until they are
+        compared."""
+        d, parts = self.config.dreaming, max(map(len, self.tokens))
+        if not any(step.phase == "try" for step in self.steps):
+            return 0.0
+        tried = min(d.curriculum.recent or parts, parts) * (d.top + d.random) * d.trial.seeds
+        return tried * _size(collections_of(self.config, self.cfg)["lora"])
+
     def _bytes(self) -> float:
         """Of the checkpoints that are kept: each holds the memory as it is, as the day ended, and
         as it was before the last dreams."""
@@ -222,7 +243,8 @@ class RunPlan:
         once = {name: _size(held[name]) for name in ("memory", "slots", "wake") if name in held}
         each = 3 * (once["memory"] + once["slots"]) + once.get("wake", 0)
         keep = self.config.checkpoint.keep
-        return each * min(keep or len(self.steps), len(self.steps)) + 2 * _size(held["learner"])
+        bookmarks = 2 * _size(held.get("learner", ()))
+        return each * min(keep or len(self.steps), len(self.steps)) + bookmarks
 
     def _disk(self) -> str:
         count = min(self.config.checkpoint.keep or len(self.steps), len(self.steps))

@@ -149,7 +149,7 @@ def _worth_timing(work, samples: Mapping[str, Program], cfg: DecoderConfig) -> I
 def _seconds(program: Program) -> float:
     """Of a call that is compiled."""
     needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.args) if _is_array(x))
-    if needed > SHARE * _memory():
+    if needed > SHARE * memory_at_hand():
         raise MemoryError(program.name)
     for _ in range(2):
         args = jax.tree.map(_filled, _as_on_this_device(program.args), is_leaf=_is_array)
@@ -187,7 +187,7 @@ def _kind(program: Program) -> str:
     return program.function.__name__
 
 
-def _memory() -> float:
+def memory_at_hand() -> float:
     """Bytes of the devices, or of what this machine has left where they do not say."""
     stats = [found for x in jax.local_devices() if (found := x.memory_stats())]
     if stats:
