@@ -14,7 +14,7 @@ from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.ranges import RANGES, check_ranges
 from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.seeding.prompts import Prompts
-from sleep_jax.sleeper import _check_lengths, _judge
+from sleep_jax.sleeper import _judge, check_lengths
 
 
 def test_rules_by_name():
@@ -89,7 +89,7 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
         ("seeding.protocol", "foo", "='foo'; choose from commit_then_clear, paper"),
         ("model.dtype", "int32", "='int32'; choose from bfloat16, float32"),
         ("model.name", "", " is empty; give a folder"),
-        ("data.documents", "", " is empty; give a file"),
+        ("data.documents", "", " is empty; give a .txt, .md"),
         ("data.documents", "/none.txt", "='/none.txt': nothing there"),
         ("dreaming.templates", "/none.toml", "='/none.toml': no such file"),
     ],
@@ -153,7 +153,7 @@ def test_a_run_of_one_day_is_warned_of_its_random_expert_once():
 
 def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
-    check = functools.partial(_check_lengths, config, Prompts(tokenizer))
+    check = functools.partial(check_lengths, config, Prompts(tokenizer))
     short = [Document("a", "Lamps", "A lamp is red.")]
     check(short)
     config.data.chunk_tokens = 1000

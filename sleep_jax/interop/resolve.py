@@ -151,10 +151,10 @@ def _from_hub(name: str, may_fetch: bool = True) -> pathlib.Path:
             f"`pip install huggingface_hub`. {remedy}"
         ) from error
     try:
-        found = huggingface_hub.snapshot_download(
-            name, allow_patterns=HUB_FILES, local_files_only=not may_fetch
+        here = {} if may_fetch else {"local_files_only": True}
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES, **here)
         )
-        return pathlib.Path(found)
     except (OSError, ValueError) as error:
         is_unknown = isinstance(error, (ValueError, RepositoryNotFoundError))
         raise (FileNotFoundError if is_unknown else ConnectionError)(
