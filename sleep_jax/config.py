@@ -65,7 +65,9 @@ class CheckpointConfig(Settings, section="checkpoint"):
     """Checkpoints; one follows every phase."""
 
     keep: int = setting(0, "how many are kept, the last; 0: all", least=0)
-    updates: int = setting(25, "one more within a phase every so many updates; 0: none", least=0)
+    updates: int = setting(
+        25, "one more within a phase every so many updates or batches; 0: none", least=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +75,11 @@ class DataConfig(Settings, section="data"):
     """What is read."""
 
     documents: str = setting(
-        SAMPLES, "samples, or a .txt, .md, .jsonl file, a folder of them, seqio:TASK"
+        SAMPLES,
+        "a text, markdown, PDF, HTML, Word or JSONL file, a folder of them, the address of either "
+        "(gs://...), seqio:TASK, or samples, samples:4 for the first four of them",
     )
-    limit: int = setting(0, "read only the first documents; 0: all", least=0)
+    limit: int = setting(0, "read only the first parts of whatever is given; 0: all", least=0)
     chunk_tokens: int = setting(256, "tokens of a part; a longer document becomes several",
                                 least=SMALLEST)  # fmt: skip
     episodes: int = setting(

@@ -15,11 +15,13 @@ evaluate     what it knows now without the documents, and what that cost elsewhe
 
 Each phase is a function from what the phases before it left (`Night`) to what it leaves. Their
 order is worked out beforehand (`itinerary`). A checkpoint follows each one, written while the next
-begins, and within those that learn a bookmark is kept, so a run that stops goes on where it was.
+begins, and within those that learn or write a bookmark is kept, so a run that stops goes on where
+it was.
 """
 
 import contextlib
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 
@@ -42,6 +44,7 @@ from sleep_jax.runtime.meter import Compilations, Meter, memory
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.profile import Profile
+from sleep_jax.runtime.timing import Pace
 from sleep_jax.seeding.transaction import Self
 from sleep_jax.sleeper import Sleeper
 from sleep_jax.wake.stream import check_updates, init_wake
@@ -57,7 +60,7 @@ PHASES: dict[str, Callable[[Sleeper, Night, Desk, Step], Night]] = {
     "learn": learn,
     "evaluate": evaluate,
 }
-KEEPS_ITS_PLACE = ("merge", "consolidate", "learn")
+KEEPS_ITS_PLACE = ("study", "merge", "consolidate", "write", "learn")
 
 
 def birth(sleeper: Sleeper) -> Night:
@@ -80,6 +83,7 @@ def live(
     quiet: bool | None = None,
     watch: Watch | None = None,
     profile: Profile | None = None,
+    pace: Pace | None = None,
 ) -> Night:
     """Lives the days and nights, from where an earlier attempt in `workdir` was stopped.
 
@@ -89,6 +93,7 @@ def live(
       quiet: no progress bars.
       watch: says when to stop; None: nobody does.
       profile: the updates to trace; None: none.
+      pace: says how long it will take, once a few updates were made.
 
     Returns:
       What the last phase left.
@@ -107,21 +112,21 @@ def live(
         Compilations() as compilations,
         profile or contextlib.nullcontext(),
     ):
-        night, done = birth(sleeper), -1
+        night, steps = birth(sleeper), [*enumerate(sleeper.steps)]
         if (latest := saved.latest()) is not None:
-            done = latest[0]
-            state, record = saved.restore(done, night.state)
+            state, record = saved.restore(latest[0], night.state)
             night = Night(**state, record=record["night"])
-        for index, step in enumerate(sleeper.steps):
-            if index <= done:
-                continue
+            steps = _left(sleeper.steps, night.record["phases"], latest[0])
+        for index, step in steps:
             writer.restart(step.label)
             compiled = compilations.count
             bookmark = Bookmark(under_way, step.label, kept.updates, watch, finished=saved)
             meter = Meter(sleeper.cfg, step.label, profile)
             heeded = None if step.phase in KEEPS_ITS_PLACE else watch
-            desk = Desk(writer, step.label, quiet, bookmark, meter, heeded)
+            desk = Desk(writer, step.label, quiet, bookmark, meter, heeded, pace)
             night = PHASES[step.phase](sleeper, night, desk, step)
+            if pace is not None and step.phase == "study":
+                pace.studied(bookmark.seconds)
             cost = {"seconds": bookmark.seconds, "memory": memory()["memory_peak"]}
             night = night.note(step.label, **cost, programs=compilations.count - compiled)
             record = {"config": config, "base": sleeper.base, "reading": sleeper.reading}
@@ -137,3 +142,24 @@ def live(
     if night.now.wake is not None:
         check_updates(sleeper.cfg.memory, night.now.wake)
     return night
+
+
+def _left(steps: Sequence[Step], finished: Collection[str], last: int) -> list[tuple[int, Step]]:
+    """The steps after those that are finished, each with the index of its checkpoint.
+
+    With another `memory.on_full` than the run began with there are more merges in the order of its
+    steps, or fewer, than there were: indices go on from the last checkpoint all the same, and no
+    random number is drawn twice.
+
+    Args:
+      steps: all of the run, as its config has it now.
+      finished: labels of those that are.
+      last: index of the last checkpoint.
+    """
+    done = max(i for i, step in enumerate(steps) if step.label in finished)
+    shift = last - done
+    return [
+        (i + shift, dataclasses.replace(step, number=step.number + max(shift, 0)))
+        for i, step in enumerate(steps)
+        if i > done
+    ]

@@ -65,7 +65,7 @@ def retention(score: dict[str, Any]) -> list[str]:
 
 def show(summary: dict[str, Any]) -> None:
     """Prints the verdict and the closing tables."""
-    say(report.headline(summary["scores"], summary["verdict"]))
+    say("", report.headline(summary["scores"], summary["verdict"]), "")
     scored = [s for s in summary["scores"] if "questions" in s]
     if scored:
         table(

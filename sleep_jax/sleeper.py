@@ -16,11 +16,13 @@ import ml_collections
 import numpy as np
 
 from sleep_jax.config import RunConfig, read
+from sleep_jax.data.chunking import Encode
 from sleep_jax.data.documents import (
     Document,
+    Reading,
     read_anchors,
-    read_documents,
     read_rehearsal_topics,
+    read_source,
 )
 from sleep_jax.dreaming.reinforce import writer_prompt
 from sleep_jax.evals.recall import AnchorSet
@@ -97,6 +99,7 @@ class Sleeper:
       topics: general prompts that it rehearses on.
       anchors: what it should predict as well after the night as before, by name of the score.
       judge: r_sem.
+      source: what it reads, in words.
     """
 
     config: ml_collections.FrozenConfigDict
@@ -108,6 +111,7 @@ class Sleeper:
     topics: list[str]
     anchors: dict[str, AnchorSet]
     judge: Judge
+    source: str = ""
 
     @functools.cached_property
     def settings(self) -> RunConfig:
@@ -187,21 +191,16 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         "lora": settings.dreaming.lora,
         "remat": config.model.remat,
     }
-    source = functools.partial(
-        read_documents,
-        config.data.documents,
-        max_chunk_tokens=config.data.chunk_tokens,
-        limit=config.data.limit,
-    )
-    source(encode=str.split)  # a mistake is told before a large model is loaded
+    _read(config, str.split)  # a mistake is told before a large model is loaded
     is_tiny, template = config.model.name == "tiny", _template_options(config)
     cfg, params, tokenizer = (
         tiny_model(dtype=config.model.dtype, seed=config.seed, **template, **overrides)
         if is_tiny
         else load_model(config.model.name, dtype=config.model.dtype, **template, **overrides)
     )
-    documents = source(encode=tokenizer.encode)
-    _check_lengths(config, Prompts(tokenizer), documents)
+    source, days = read_days(config, tokenizer.encode)
+    documents = [document for day in days for document in day.documents]
+    check_lengths(config, Prompts(tokenizer), documents)
     check_positions(config, cfg, Prompts(tokenizer), documents)
     params = jax.tree.map(jnp.asarray, place(params, "params"))
     sleeper = Sleeper(
@@ -209,11 +208,12 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         cfg=cfg,
         params=params,
         tokenizer=tokenizer,
-        days=_days(documents, config.data.episodes),
+        days=days,
         others=tuple(_others(config, cfg, tokenizer)),
         topics=read_rehearsal_topics(),
         anchors=_anchors(tokenizer),
         judge=_judge(config.seeding.judge, cfg, params, tokenizer),
+        source=source,
     )
     steps = sleeper.steps  # raises where a level would never learn
     if config.dreaming.random_expert and config.dreaming.steps:
@@ -241,8 +241,26 @@ def _check_random_expert(memory: MemoryConfig, steps: Sequence[Step]) -> None:
         )
 
 
-def _days(documents: list[Document], episodes: int) -> tuple[Day, ...]:
-    """The documents over the days, in order, as evenly as can be."""
+def read_days(config: ml_collections.ConfigDict, encode: Encode) -> tuple[str, tuple[Day, ...]]:
+    """What a run reads, in words, and its documents over the days, in order, as evenly as can be.
+
+    Raises:
+      ValueError, OSError: as `read_source`; or there are more days than documents.
+    """
+    found = _read(config, encode)
+    return str(found), _days(found.documents, config.data.episodes)
+
+
+def _read(config: ml_collections.ConfigDict, encode: Encode) -> Reading:
+    return read_source(
+        config.data.documents,
+        max_chunk_tokens=config.data.chunk_tokens,
+        encode=encode,
+        limit=config.data.limit,
+    )
+
+
+def _days(documents: Sequence[Document], episodes: int) -> tuple[Day, ...]:
     if not 1 <= episodes <= len(documents):
         raise ValueError(
             f"data.episodes={episodes}, but there are {len(documents)} documents to read; every "
@@ -292,8 +310,12 @@ def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge
     raise ValueError(f"seeding.judge={name!r}; choose from {', '.join(JUDGES)}")
 
 
-def _check_lengths(config, prompts: Prompts, documents) -> None:
-    """A document, with the longest prompt beside it, has to fit a row of a seeding batch."""
+def check_lengths(config, prompts: Prompts, documents) -> None:
+    """A document, with the longest prompt beside it, has to fit a row of a seeding batch.
+
+    Raises:
+      ValueError: one does not, or a dream about it would not; names the settings.
+    """
     for document in documents:
         words = len(prompts.reply(document.text))
         row = len(prompts.about(document)) + words

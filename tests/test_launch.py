@@ -22,6 +22,7 @@ from sleep_jax.runtime.flags import load
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.sweep_runs import runs_of
 from sleep_jax.seeding.record import NotFinite
+from sleep_jax.sleeper import wake_up
 
 SWEEPS = pathlib.Path("configs/sweeps")
 
@@ -239,14 +240,44 @@ def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeyp
         ("use_mesh", lambda _: None),
         ("wake_up", lambda _: sleeper),
         ("Watch", lambda: watch),
+        ("tell_plan", lambda *_: None),
     ):
         monkeypatch.setitem(launch["prepare"].__globals__, name, of)
     flags.FLAGS.mark_as_parsed()
     config = ml_collections.ConfigDict({"seed": 0})
-    assert launch["prepare"](config, str(tmp_path)).args == (sleeper, str(tmp_path), watch, None)
+    assert launch["prepare"](config, str(tmp_path)).args == (
+        *(sleeper, str(tmp_path), watch),
+        *(None, None),  # no profile, no pace
+    )
     sleeper.reading = "more text"
     with pytest.raises(ValueError, match=r"data\.documents: .*\(fingerprint text\).*\(more text\)"):
         launch["prepare"](config, str(tmp_path))
     sleeper.base = {"model.name": {"name": "b", "weights": "2"}}
     with pytest.raises(ValueError, match=r"model\.name='b' has the weights 2, .* stands on 1"):
         launch["prepare"](config, str(tmp_path))
+
+
+def test_a_run_says_what_it_will_do_before_it_begins(launch, tmp_path, monkeypatch, capsys):
+    config = load("configs/sleep_tiny.py")
+    config.data.documents, config.data.episodes = "samples:3", 3
+    sleeper = wake_up(config)
+    monkeypatch.setenv("SLEEP_JAX_QUIET", "")
+    with pytest.warns(UserWarning) as told:
+        pace = launch["tell_plan"](sleeper, str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        *("documents", "days", "slots", "updates", "written", "memory", "disk")
+    ]
+    assert "of the samples, all read" in lines[0] and lines[2].endswith("full after day 2")
+    assert any("on day 3 none is free and the run stops there" in str(x.message) for x in told)
+    pace.updated(0, 1.0)
+
+
+def test_what_has_changed_of_a_run_is_said(launch, tmp_path, capsys):
+    config = load("configs/sleep_tiny.py")
+    with PhaseCheckpoints(tmp_path / "checkpoints") as saved:
+        record = {"config": config.to_dict()}
+        saved.save(0, "wake", state={"x": np.zeros(1)}, record=record)
+    config.memory.on_full = "skip"
+    launch["check_workdir"](config, str(tmp_path))
+    assert capsys.readouterr().out == 'from here on memory.on_full: "error" -> "skip"\n'

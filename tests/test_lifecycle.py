@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+import shutil
 
 import jax
 import ml_collections
@@ -16,15 +17,18 @@ from sleep_jax import config as settings
 from sleep_jax.dreaming import write
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.itinerary import DREAMING, itinerary
+from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.schedule import plan
 from sleep_jax.memory.slots import SlotsExhausted, take_slot, unlock
 from sleep_jax.phases import consolidate, learn, trial
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
 from sleep_jax.phases.select import candidates
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics, reproducible
 from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.runtime.report import write_report
+from sleep_jax.runtime.workdir import check_same_config
 from sleep_jax.seeding import rollouts
 from sleep_jax.seeding.self_study import Question, Study
 from sleep_jax.seeding.sequences import Exchange
@@ -479,3 +483,41 @@ def test_a_second_night_without_expansion_trains_the_slot_of_the_first(tmp_path)
     assert [day["slot"] for day in night.record["days"]] == [0, 0]
     assert not equal(night.evening.memory, night.now.memory)
     assert comparison.at_the_end(tmp_path)["earlier"] == 0.0
+
+
+def test_the_rest_of_a_run_goes_on_where_its_finished_phases_end():
+    memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes")
+    merging = dataclasses.replace(memory, on_full="merge")
+    plain, merged = (itinerary(m, [9] * 5, dreams=False) for m in (memory, merging))
+    assert [s.phase for s in merged].count("merge") == 3  # nights 3, 4 and 5
+    finished = [s.label for s in plain[:11]]  # night 3 has been learnt
+    assert lifecycle._left(plain, finished, 10) == [*enumerate(plain)][11:]
+    # With one merge before that: indices go on, and so do the numbers of random draws.
+    left = lifecycle._left(merged, finished, 10)
+    assert [(i, s.label) for i, s in left[:2]] == [(11, "evaluate-3"), (12, "wake-4")]
+    assert left[0][1].number == merged[12].number > plain[10].number
+    # And back: the merge that was made is none of the steps now, and its number stays its own.
+    finished = [s.label for s in merged[:13]]
+    left = lifecycle._left(plain, finished, 12)
+    assert [(i, s.label) for i, s in left[:2]] == [(13, "wake-4"), (14, "study-4")]
+    assert left[0][1].number == merged[12].number + 1
+
+
+@pytest.mark.slow
+def test_a_run_whose_slots_ran_out_goes_on_with_the_remedy(tmp_path):
+    config = tiny_config()
+    config.data.episodes, config.memory.slots, config.dreaming.steps = 2, (1,), 0
+    sleeper = wake_up(config)
+    with pytest.raises(SlotsExhausted, match="'skip' or 'reuse' and this run goes on"):
+        lifecycle.live(sleeper, str(tmp_path), quiet=True)
+    for on_full, said in (("skip", "level 1 is full"), ("reuse", None)):
+        config.memory.on_full = on_full
+        workdir = tmp_path / on_full
+        shutil.copytree(tmp_path / "checkpoints", workdir / "checkpoints")
+        check_same_config(sleeper.config.to_dict(), config.to_dict(), workdir)
+        night = lifecycle.live(wake_up(config), str(workdir), quiet=True)
+        assert night.record["phases"]["consolidate-2"].get("skipped") == said
+        with PhaseCheckpoints(workdir / "checkpoints") as saved:
+            last, _ = saved.latest()
+            kept = [saved.record(i)["config"]["memory"]["on_full"] for i in (0, last)]
+        assert kept == ["error", on_full]

@@ -14,7 +14,7 @@ from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.seeding.prompts import Prompts
-from sleep_jax.sleeper import _check_lengths, _judge
+from sleep_jax.sleeper import _judge, check_lengths
 
 
 def test_rules_by_name():
@@ -168,7 +168,7 @@ def test_a_run_of_one_day_is_warned_of_its_random_expert_once():
 
 def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
-    check = functools.partial(_check_lengths, config, Prompts(tokenizer))
+    check = functools.partial(check_lengths, config, Prompts(tokenizer))
     short = [Document("a", "Lamps", "A lamp is red.")]
     check(short)
     config.data.chunk_tokens = 1000
@@ -199,11 +199,11 @@ def test_a_thought_has_room_in_every_reply_that_could_have_one(tokenizer):
     assert long.dreaming.writing.max_new_tokens == writing.max_new_tokens + 100
     assert long.evaluation.max_new_tokens == brief.evaluation.max_new_tokens + 100
     short = [Document("a", "Lamps", "A lamp is red.")]
-    _check_lengths(config, Prompts(tokenizer), short)
+    check_lengths(config, Prompts(tokenizer), short)
     config.model.thought_tokens = 300
     told = r"model\.thought_tokens=300 beside study\.max_answer_tokens=8 exceed seeding\.scored=288"
     with pytest.raises(ValueError, match=told):
-        _check_lengths(config, Prompts(tokenizer), short)
+        check_lengths(config, Prompts(tokenizer), short)
 
 
 def test_a_model_that_cannot_think_is_told_so():

@@ -10,7 +10,7 @@ from sleep_jax.config import default
 def get_config():
     """Two short nights and no dreams: many small updates, imitation for the second half of them."""
     c = default()
-    c.data.limit = c.data.episodes = 2
+    c.data.documents, c.data.episodes = "samples:2", 2
     c.study.rehearsals = 1
     c.seeding.steps = 40
     c.seeding.rows = 2

@@ -1,8 +1,8 @@
 """The documents a day is made of: read from files, checked, and cut to what the model can hold.
 
-A source is a text or markdown file, a folder of them, a JSONL file, a SeqIO task (`data.tasks`), or
-the name `samples` for the invented documents that come with the package. One line of JSONL is one
-document:
+A source is a file (`data.files`: text, markdown, PDF, HTML, Word, or JSONL), a folder of them, an
+address of either, a SeqIO task (`data.tasks`), or `samples` for the invented documents that come
+with the package, `samples:4` for the first four. One line of JSONL is one document:
 
     {"text": "...", "id": "...", "title": "...", "questions": [
         {"question": "...", "answer": "...", "paraphrase": "...", "aliases": ["..."]}]}
@@ -14,19 +14,20 @@ import collections
 import dataclasses
 import difflib
 import importlib.resources
-import itertools
 import json
 import os
-import pathlib
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sleep_jax.data import tasks
+from etils import epath
+
+from sleep_jax.data import files, tasks
 from sleep_jax.data.chunking import SMALLEST, Encode, split_text
 
 SAMPLES = "samples"
-SUFFIXES = (".txt", ".md")
+SHOWN = 5  # skipped files that are named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +58,45 @@ class Anchors:
     questions: tuple[Question, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What came of a source.
+
+    Attributes:
+      documents: what is read, each short enough for one context.
+      parts: how many there are, those beyond the limit included.
+      source: what they are of, in words: `1 file`, `2 files`, `the samples`, `seqio:TASK`.
+    """
+
+    documents: tuple[Document, ...]
+    parts: int
+    source: str
+
+    def __str__(self) -> str:
+        """E.g. `886 parts of 1 file, all read`."""
+        parts = f"{self.parts:,} part{'' if self.parts == 1 else 's'} of {self.source}"
+        if len(self.documents) == self.parts:
+            return f"{parts}, all read"
+        return f"{len(self.documents):,} of {parts} read, as data.limit has it"
+
+
 def read_documents(
     path: str | os.PathLike[str], *, max_chunk_tokens: int, encode: Encode, limit: int = 0
 ) -> list[Document]:
+    """The documents of `read_source`."""
+    found = read_source(path, max_chunk_tokens=max_chunk_tokens, encode=encode, limit=limit)
+    return list(found.documents)
+
+
+def read_source(
+    path: str | os.PathLike[str], *, max_chunk_tokens: int, encode: Encode, limit: int = 0
+) -> Reading:
     """Reads a source and cuts what is too long for one context.
 
     Args:
-      path: a .txt, .md or .jsonl file, a folder of .txt and .md files (read in sorted order, with
-        its subfolders), `seqio:` and the name of a task, or `samples`.
+      path: a file of a kind that `data.files` reads, a folder (read in sorted order, with its
+        subfolders; a warning names what is skipped), the address of either, `seqio:` and the name
+        of a task, `samples`, or `samples:N` for the first N of them.
       max_chunk_tokens: most tokens a document may have; a longer one becomes several, titled
         `Title (1 of 3)`, cut at the end of a paragraph, else of a sentence, else of a word.
       encode: text to token ids.
@@ -80,12 +112,12 @@ def read_documents(
     """
     if max_chunk_tokens < SMALLEST:
         raise ValueError(f"max_chunk_tokens={max_chunk_tokens}; allow at least {SMALLEST}")
-    documents = _read(path, limit)
+    documents, source = _read(path, limit)
     seen = collections.Counter(document.id for document in documents)
     if repeated := [name for name, count in seen.items() if count > 1]:
         raise ValueError(f"{path}: the id {repeated[0]!r} is used twice; ids tell documents apart")
-    chunks = (x for document in documents for x in _chunks(document, max_chunk_tokens, encode))
-    return list(itertools.islice(chunks, limit or None))
+    parts = [x for document in documents for x in _chunks(document, max_chunk_tokens, encode)]
+    return Reading(tuple(parts[: limit or None]), len(parts), source)
 
 
 def read_anchors() -> Anchors:
@@ -107,62 +139,82 @@ def read_rehearsal_topics() -> list[str]:
     return [line for line in lines if line]
 
 
-def _read(path: str | os.PathLike[str], limit: int) -> list[Document]:
-    if str(path).startswith(tasks.PREFIX):
-        name = str(path).rpartition(":")[2]
-        read = enumerate(tasks.read_examples(str(path), limit), 1)
-        return [Document(f"{name}-{i}", title, text) for i, (title, text) in read]
-    if str(path) == SAMPLES:
-        return _documents_of_lines("documents.jsonl", _sample("documents.jsonl"))
-    if not str(path):
+def _read(path: str | os.PathLike[str], limit: int) -> tuple[list[Document], str]:
+    """Whole documents, and what they are of, in words."""
+    name = str(path)
+    if name.startswith(tasks.PREFIX):
+        task = name.rpartition(":")[2]
+        read = enumerate(tasks.read_examples(name, limit), 1)
+        return [Document(f"{task}-{i}", title, text) for i, (title, text) in read], name
+    if name.partition(":")[0] == SAMPLES:
+        return _samples(name), "the samples"
+    if not name:
+        raise ValueError(f"data.documents is empty; give {_KNOWN}")
+    found = files.located(path)
+    with files.reaching(path):
+        is_folder = found.is_dir()
+        if not is_folder and not found.exists():
+            raise FileNotFoundError(f"data.documents={name!r}: nothing there; give {_KNOWN}")
+        read = _choose(found) if is_folder else [found]
+    documents = [x for file in read for x in _documents_of(file, found if is_folder else None)]
+    return documents, f"{len(read):,} file{'' if len(read) == 1 else 's'}"
+
+
+_KNOWN = (
+    f"a {files.KINDS.replace(' and ', ' or ')} file, a folder of such files, "
+    f"{tasks.PREFIX + 'TASK'!r}, or {SAMPLES!r}"
+)
+
+
+def _samples(name: str) -> list[Document]:
+    """All of the samples, or the first so many."""
+    documents = _documents_of_lines("documents.jsonl", _sample("documents.jsonl"))
+    _, colon, count = name.partition(":")
+    if colon and not (count.isdecimal() and 1 <= int(count) <= len(documents)):
         raise ValueError(
-            f"data.documents is empty; give a file, a folder, {tasks.PREFIX + 'TASK'!r}, or "
-            f"{SAMPLES!r}"
+            f"data.documents={name!r}: {len(documents)} documents come with the package; give "
+            f"{SAMPLES!r} for all of them, or e.g. '{SAMPLES}:4' for the first four"
         )
-    path = pathlib.Path(path)
-    if path.is_dir():
-        return _folder(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"data.documents={str(path)!r}: nothing there; give a .txt, .md or .jsonl file, "
-            f"a folder of .txt and .md files, {tasks.PREFIX + 'TASK'!r}, or {SAMPLES!r}"
+    return documents[: int(count) if colon else None]
+
+
+def _choose(folder: epath.Path) -> list[epath.Path]:
+    """The files of a folder that are read; warns of the others."""
+    read, skipped = files.files_below(folder)
+    if not read:
+        raise ValueError(f"{folder}: no {files.KINDS.replace(' and ', ' or ')} file in this folder")
+    if skipped:
+        names = ", ".join(_name(file, folder) for file in skipped[:SHOWN])
+        more = f" and {len(skipped) - SHOWN:,} more" if len(skipped) > SHOWN else ""
+        warnings.warn(
+            f"data.documents={str(folder)!r}: not read: {names}{more}; {files.KINDS} are",
+            stacklevel=2,
         )
-    if path.suffix == ".jsonl":
-        return _documents_of_lines(str(path), _text(path))
-    if path.suffix in SUFFIXES:
-        return [_document_of_file(path, path.name)]
-    raise ValueError(f"{path}: a {path.suffix or 'nameless'} file; .txt, .md and .jsonl are read")
+    return read
 
 
-def _folder(path: pathlib.Path) -> list[Document]:
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix in SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
-    if not files:
-        raise ValueError(f"{path}: no .txt or .md file in this folder; put the documents there")
-    return [_document_of_file(file, file.relative_to(path).as_posix()) for file in files]
+def _documents_of(file: epath.Path, folder: epath.Path | None) -> list[Document]:
+    """What a file holds; it is named by its way from the folder that is read."""
+    name = _name(file, folder)
+    title, text = files.read_text(file)
+    if files.suffix_of(file) == files.LINES:
+        return _documents_of_lines(str(file), text, name.rpartition(".")[0])
+    title = title or file.stem.replace("_", " ").replace("-", " ")
+    return [Document(id=name, title=files.writable(title), text=files.writable(text.strip()))]
 
 
-def _document_of_file(path: pathlib.Path, name: str) -> Document:
-    """Titled by its first markdown heading, else by its file name."""
-    text = _text(path).strip()
-    heading = re.match(r"#\s+(.+)", text) if path.suffix == ".md" else None
-    title = heading[1].strip() if heading else path.stem.replace("_", " ").replace("-", " ")
-    return Document(id=name, title=title, text=text)
+def _name(file: epath.Path, folder: epath.Path | None) -> str:
+    return files.writable(file.name if folder is None else file.relative_to(folder).as_posix())
 
 
-def _documents_of_lines(name: str, content: str) -> list[Document]:
-    return [_document(item, where, name) for where, item in _jsonl(name, content)]
+def _documents_of_lines(name: str, content: str, stem: str = "documents") -> list[Document]:
+    """Those without an id are called by `stem` and their line."""
+    return [_document(item, where, stem) for where, item in _jsonl(name, content)]
 
 
-def _document(item: dict[str, Any], where: str, name: str) -> Document:
+def _document(item: dict[str, Any], where: str, stem: str) -> Document:
     _check_keys(item, ("id", "title", "text", "questions"), where)
-    number = where.rpartition(" ")[2]
-    default = f"{pathlib.Path(name).stem}-{number}"
+    default = f"{stem}-{where.rpartition(' ')[2]}"
     questions = item.get("questions") or []
     if not isinstance(questions, list):
         raise ValueError(f"{where}: 'questions' is a {type(questions).__name__}, not a list")
@@ -204,7 +256,7 @@ def _string(item: dict[str, Any], key: str, where: str, default: Any = _REQUIRED
         raise ValueError(f"{where}: no {key!r}; every entry needs one")
     if not isinstance(value, str):
         raise ValueError(f"{where}: {key!r} is of type {type(value).__name__}, not a string")
-    if not value.strip():
+    if not files.is_visible(value):
         raise ValueError(f"{where}: {key!r} is empty")
     return value
 
@@ -229,19 +281,20 @@ def _jsonl(name: str, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
             raise ValueError(f"{where}: not valid JSON ({error})") from error
         if not isinstance(item, dict):
             raise ValueError(f"{where}: a {type(item).__name__}, not an object with a 'text'")
+        _check_writable(item, where)
         yield where, item
 
 
-def _text(path: pathlib.Path) -> str:
+def _check_writable(item: Any, where: str) -> None:
+    """Refuses half of a surrogate pair, which no file can hold."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text; save it as UTF-8, or remove it") from error
-    if "\0" in text:
-        raise ValueError(f"{path}: holds zero bytes, so it is no text; remove it")
-    if not text.strip():
-        raise ValueError(f"{path}: the file is empty; fill it, or remove it")
-    return text
+        json.dumps(item, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(
+            f"{where}: holds {half.encode('unicode_escape').decode()}, half of a character; write "
+            "the whole one, or remove it"
+        ) from error
 
 
 def _sample(name: str) -> str:
@@ -250,7 +303,7 @@ def _sample(name: str) -> str:
 
 def _chunks(document: Document, limit: int, encode: Encode) -> list[Document]:
     """The document itself where it fits, else its parts, each with the questions about it."""
-    texts = split_text(document.text, limit, encode)
+    texts = [*filter(files.is_visible, split_text(document.text, limit, encode))]
     if len(texts) == 1:
         return [document]
     homes = [_home(question, texts) for question in document.questions]

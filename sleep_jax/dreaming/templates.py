@@ -88,7 +88,7 @@ def read_templates(path: str | os.PathLike[str] = SAMPLES) -> dict[str, Template
       FileNotFoundError: there is no such file.
       ValueError: it is no TOML, or a template of it is not as it should be; says which.
     """
-    file = pathlib.Path(path)
+    file = pathlib.Path(path).expanduser()
     if str(path) == SAMPLES:
         file = importlib.resources.files("sleep_jax.data") / "samples" / "dream_templates.toml"
     try:

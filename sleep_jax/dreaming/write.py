@@ -104,6 +104,7 @@ def write(
     expert_rng=None,
     chosen: Sequence[int] | None = None,
     earlier: Mapping[int, Sequence[str]] | None = None,
+    draw=None,
 ) -> Written:
     """Writes dreams about documents.
 
@@ -116,6 +117,7 @@ def write(
       expert_rng: that of the random expert; used where `config.random_expert`.
       chosen: indices of those to dream about; None: all.
       earlier: by document, what was dreamt about it before.
+      draw: in place of `generate`; it may know what was drawn before.
     """
     prompts, templates = Prompts(tokenizer), config.templates
     chosen = range(len(documents)) if chosen is None else chosen
@@ -123,7 +125,7 @@ def write(
     drawn: dict[tuple[int, str], list] = {}
     for is_beside in (True, False):
         mine = [(i, t) for i, t in asked if t.is_beside == is_beside]
-        groups = generate(
+        groups = (draw or generate)(
             cfg,
             config.sampling(tokenizer.eos_ids),
             variables,

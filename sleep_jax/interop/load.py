@@ -9,6 +9,7 @@ from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.resolve import resolve
 from sleep_jax.interop.safetensors import SafetensorsFolder
 from sleep_jax.interop.tensors import read_params
+from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.interop.tokenizer import Tokenizer, read_tokenizer
 from sleep_jax.models.config import DecoderConfig
 
@@ -80,3 +81,23 @@ def check_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path) -> N
             f"{path}: its tokenizer has {len(ids)} tokens with ids up to {most} ({token!r}), the "
             f"embedding {cfg.vocab} rows; give the tokenizer of this model, or resize its embedding"
         )
+
+
+def tokenizer_at_hand(name: str) -> Tokenizer | None:
+    """The tokenizer of a model, without its weights; None where it is not on this machine: nothing
+    is fetched for it.
+
+    Args:
+      name: as for `load_model`, or `tiny`.
+    """
+    if name == "tiny":
+        return byte_tokenizer()
+    try:
+        path = resolve(name, may_fetch=False)
+    except (OSError, ValueError):
+        return None
+    if path.suffix == ".gguf":
+        from sleep_jax.interop import gguf, gguf_tokenizer
+
+        return gguf_tokenizer.read_tokenizer(gguf.GGUFFile(path))
+    return read_tokenizer(path) if (path / "tokenizer.json").exists() else None

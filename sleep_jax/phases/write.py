@@ -8,6 +8,7 @@ import jax
 from sleep_jax.dreaming import write as dreaming
 from sleep_jax.itinerary import Step
 from sleep_jax.phases.agenda import draw_agenda, dreamt_before, pages, subjects
+from sleep_jax.phases.drafts import Drafts
 from sleep_jax.phases.night import Desk, Night, awake, key_of
 from sleep_jax.sleeper import Sleeper
 
@@ -23,6 +24,7 @@ def write(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
         night, mix = draw_agenda(sleeper, night, step.day)
         documents = pages(sleeper, night, step.day)
         teacher = awake(sleeper, night, documents)
+        draw = Drafts(desk.bookmark, lambda count: bar.advance(0, batches=count))
         written = dreaming.write(
             sleeper.cfg,
             sleeper.settings.dreaming.writing,
@@ -34,7 +36,9 @@ def write(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             earlier=dreamt_before(sleeper, night, step.day),
             rng=jax.random.fold_in(key, 0),
             expert_rng=jax.random.fold_in(key, 3),
+            draw=draw,
         )
+        bar.figures.pop("batches", None)  # told while they are drawn
         figures = {"written": written.count, "dreams": len(written.dreams)}
         rejected = {f"rejected_{reason}": n for reason, n in written.rejected.items()}
         desk.scalars(0, figures | rejected | mix)

@@ -47,7 +47,8 @@ def collections_of(config, cfg: DecoderConfig) -> dict[str, Any]:
         memory, slots = init_memory(rngs["memory"], cfg.memory, **shape)
         found = {"params": params, "memory": memory, "slots": slots}
         found["lora"] = init_lora(cfg, params, rngs["params"])
-        found["learner"] = learner_of(cfg, settings.seeding, memory)
+        if any(level.slots for level in cfg.memory.levels):
+            found["learner"] = learner_of(cfg, settings.seeding, memory)
         if any(level.learning_rate for level in cfg.memory.levels):
             found["wake"] = init_wake(cfg, settings.wake, memory)
         return found

@@ -19,12 +19,13 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from sleep_jax.config import read
+from sleep_jax.data.documents import SAMPLES
 from sleep_jax.models.sharding import AXES
 from sleep_jax.runtime.abstract import decoder_of
 from sleep_jax.runtime.counts import Counts, count
-from sleep_jax.runtime.dry_run import axes, dry_run
+from sleep_jax.runtime.dry_run import axes, dry_run, plan_of
 from sleep_jax.runtime.mesh import make_mesh, mesh_shape
-from sleep_jax.runtime.program import Program
+from sleep_jax.runtime.program import Program, Sizes
 from sleep_jax.runtime.programs import programs_of
 from sleep_jax.runtime.roofline import (
     ACCELERATORS,
@@ -82,20 +83,22 @@ def forecast(config, topology: str | None, is_dry: bool) -> Iterator[str]:
 
     Raises:
       ValueError: a setting that cannot be, no such slice, no compiler, a mesh that does not match
-        the slice, or a model of unknown shape.
+        the slice, a model of unknown shape, or documents that do not fit the settings.
+      OSError: documents that cannot be read.
     """
     read(config)
     topology = slice_of(topology or config.mesh.slice)
     mesh_shape(config, chip_of(topology)[1] if topology else jax.device_count())
-    decoder_of(config)
+    plan = plan_of(config)
     if is_dry:
-        return dry_run(config, topology)
+        return dry_run(config, topology, plan)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"--aot={topology} needs the TPU compiler; pip install -e '.[tpu]' brings it, no "
             "TPU is needed"
         )
-    return report(config, topology)
+    is_ours = config.data.documents.partition(":")[0] == SAMPLES
+    return report(config, topology, None if is_ours else plan.sizes)
 
 
 def slice_devices(topology: str):
@@ -113,12 +116,13 @@ def slice_devices(topology: str):
     return found.devices
 
 
-def compile_all(config, topology: str) -> Iterator[Compiled]:
-    """Compiles every program of a run for a slice, one after the other."""
+def compile_all(config, topology: str, sizes: Sizes | None = None) -> Iterator[Compiled]:
+    """Compiles every program of a run for a slice, one after the other; `sizes` as for
+    `programs_of`."""
     chip, _ = chip_of(topology)
     mesh = make_mesh(config, slice_devices(topology))
     cfg = decoder_of(config)
-    for program in programs_of(config, mesh):
+    for program in programs_of(config, mesh, sizes):
         yield _compile(program, mesh, chip, program.flops(cfg))
 
 
@@ -149,7 +153,7 @@ def _compile(program: Program, mesh: Mesh, chip: Chip, needed: float) -> Compile
     )
 
 
-def report(config, topology: str) -> Iterator[str]:
+def report(config, topology: str, sizes: Sizes | None = None) -> Iterator[str]:
     """`compile_all` as lines: one block a program, then a table of the day and what to change.
 
     Raises:
@@ -160,7 +164,7 @@ def report(config, topology: str) -> Iterator[str]:
     yield f"{config.model.name} on {topology}: {chips} chips, mesh {axes(shape)}"
     yield ""
     done = []
-    for found in compile_all(config, topology):
+    for found in compile_all(config, topology, sizes):
         done.append(found)
         yield from _block(found, chip)
     yield from _day(done, chip, chips)

@@ -18,7 +18,8 @@ class Bookmark:
     Args:
       saved: where.
       label: of the phase.
-      every: updates after which to keep it again; 0: only when the run is asked to stop.
+      every: updates, or batches that are sampled, after which to keep it again; 0: only when the
+        run is asked to stop.
       watch: says when it is; None: never.
       finished: checkpoints of the finished phases, the last of which may still be being written.
     """
@@ -64,8 +65,13 @@ class Bookmark:
         self._is_asked = self._watch is not None and self._watch.is_asked()
         return self._is_asked or 0 < self._every <= done - self._kept
 
-    def keep(self, done: int, state: Any, facts: dict[str, Any]) -> None:
+    def keep(self, done: int, state: Any, facts: dict[str, Any], unit: str = "updates") -> None:
         """Begins to write it, and ends the run, once it is written, where it was asked to stop.
+
+        Args:
+          done: so many of `unit`.
+          state, facts: as `find` gives them back.
+          unit: what is counted, in words.
 
         Raises:
           Preempted: it was.
@@ -76,4 +82,4 @@ class Bookmark:
         self._kept = done
         if self._is_asked:
             self._saved.wait()
-            raise Preempted(f"{done} updates of {self._label}")
+            raise Preempted(f"{done} {unit} of {self._label}")

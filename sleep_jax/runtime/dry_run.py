@@ -1,5 +1,5 @@
-"""What a run holds and does (`--dry_run`): shapes from the config, nothing read, computed or
-compiled."""
+"""What a run holds and does (`--dry_run`): its documents are read, shapes and schedule follow from
+them and from the config; no weight is. On the devices at hand a few steps are timed."""
 
 import math
 from collections.abc import Iterator
@@ -7,25 +7,50 @@ from collections.abc import Iterator
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from sleep_jax.memory.schedule import describe, plan
+from sleep_jax.interop.load import tokenizer_at_hand
+from sleep_jax.itinerary import itinerary
 from sleep_jax.models.sharding import AXES, path_of, shardings
 from sleep_jax.runtime.abstract import collections_of, decoder_of
 from sleep_jax.runtime.mesh import mesh_shape
 from sleep_jax.runtime.programs import programs_of
 from sleep_jax.runtime.roofline import GIB, chip_of
+from sleep_jax.runtime.run_plan import PROMPTED, RunPlan, about_tokens
+from sleep_jax.runtime.timing import minutes, seconds_of, time_steps
+from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.sleeper import check_lengths, read_days
 
 
-def dry_run(config, topology: str) -> Iterator[str]:
-    """What a run holds and does, as lines, without compiling anything.
+def plan_of(config) -> RunPlan:
+    """The plan of a run whose model is not loaded; tokens are counted by its tokenizer where that
+    is on this machine.
+
+    Raises:
+      ValueError, OSError: the documents are not as they should be, do not fit the settings, or a
+        level would never learn.
+    """
+    cfg, tokenizer = decoder_of(config), tokenizer_at_hand(config.model.name)
+    encode = about_tokens if tokenizer is None else tokenizer.encode
+    source, days = read_days(config, encode)
+    if tokenizer is not None:
+        documents = [document for day in days for document in day.documents]
+        check_lengths(config, Prompts(tokenizer), documents)
+    lengths = [sum(len(encode(d.text)) + PROMPTED for d in day.documents) for day in days]
+    steps = itinerary(cfg.memory, lengths, dreams=config.dreaming.steps > 0)
+    return RunPlan.of(config, cfg, source, days, encode, steps, tokenizer is not None)
+
+
+def dry_run(config, topology: str, plan: RunPlan) -> Iterator[str]:
+    """What a run holds and does, as lines.
 
     Args:
       config: of the run.
       topology: the slice; empty: the devices of this machine.
+      plan: of the run.
     """
     chips = chip_of(topology)[1] if topology else jax.device_count()
     shape = mesh_shape(config, chips)
     mesh = AbstractMesh(shape, AXES, (AxisType.Auto,) * len(AXES))
-    cfg = decoder_of(config)
+    cfg = plan.cfg
     where = topology or f"{chips} local devices"
     yield f"{config.model.name} on {where}: mesh {axes(dict(zip(AXES, shape)))}"
     yield ""
@@ -42,13 +67,9 @@ def dry_run(config, topology: str) -> Iterator[str]:
     yield ""
     yield f"a device holds {held / GIB:.2f} GiB of the model at all times"
     yield ""
-    memory, days = cfg.memory, config.data.episodes
-    length = days if memory.unit == "episodes" else 10 * max(v.chunk for v in memory.levels)
-    yield from describe(memory, length, plan(memory, length))
-    yield ""
     yield f"{'a day and its night':34} {'calls':>6} {'tokens a call':>14} {'PFLOP':>9}"
-    total = 0.0
-    for p in programs_of(config, mesh):
+    total, programs = 0.0, programs_of(config, mesh, plan.sizes)
+    for p in programs:
         needed = p.calls * p.flops(cfg)
         total += needed
         yield f"  {p.name:32} {p.calls:6} {p.tokens:14,} {needed / 1e15:9.3f}"
@@ -56,6 +77,26 @@ def dry_run(config, topology: str) -> Iterator[str]:
     if topology:
         seconds = total / (chips * chip_of(topology)[0].flops)
         yield f"  {seconds:,.1f} s at the peak of {topology}; --aot={topology} says what is left"
+    yield ""
+    yield from plan.lines()
+    if not topology:
+        yield f"time        {_duration(config, plan, programs)}"
+    yield from (f"warning: {said}" for said in plan.warnings())
+
+
+def _duration(config, plan: RunPlan, programs) -> str:
+    """In words, from a few timed steps."""
+    try:
+        rates = time_steps(config, plan.cfg, plan.sizes)
+    except MemoryError:
+        return "unknown: a step would fill the memory of this machine"
+    night = seconds_of(programs, plan.cfg, rates)
+    device = jax.devices()[0].device_kind
+    return (
+        f"about {minutes(night)} for a day and its night, {minutes(night * len(plan.days))} for "
+        f"all, if replies are as long as they may be; {len(rates) - 1} kinds of steps were timed "
+        f"on {jax.device_count()} x {device}"
+    )
 
 
 def axes(shape: dict[str, int]) -> str:

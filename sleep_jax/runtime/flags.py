@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import importlib.metadata
 import inspect
+import os
 import pathlib
 import re
 import runpy
@@ -168,7 +169,7 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
     flags.FLAGS.mark_as_parsed()
     file, _, variant = config_argument.partition(":")
     run = "-".join(part for part in (pathlib.Path(file).stem, variant) if part)
-    return values["config"].value, values["workdir"].value or f"runs/{run}"
+    return values["config"].value, os.path.expanduser(values["workdir"].value or f"runs/{run}")
 
 
 def help_text(
@@ -242,7 +243,7 @@ def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:
         raise ValueError(f"{rest[given[1][0]]}: one file is enough; give --config or --sweep")
     for index, match in given:
         is_apart = match[2] is None and index + 1 < len(rest)
-        argument = rest[index + 1] if is_apart else match[2] or ""
+        argument = os.path.expanduser(rest[index + 1] if is_apart else match[2] or "")
         if match[1] == "config":
             del rest[index : index + 1 + is_apart]
         return [argv[0], f"--config={argument}", *rest], argument

@@ -230,9 +230,8 @@ def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:
 
 def _line(record: Mapping[str, Any]) -> str:
     text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-    return text.encode(
-        "utf-8", "backslashreplace"
-    ).decode()  # lone surrogates, as JSON escapes them
+    # Lone surrogates as JSON escapes them.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _as_json(figure: float) -> float | str:

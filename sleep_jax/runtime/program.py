@@ -2,8 +2,8 @@
 that several phases call.
 
 What only the documents and the tokenizer could say is assumed and written down here: documents as
-long as `data.chunk_tokens`, `DOCUMENTS` a day unless `data.limit` says how many, a sentence (and a
-line of a dream) every `SENTENCE` tokens, prompts of at most `PROMPT` tokens.
+long as `data.chunk_tokens`, `DOCUMENTS` a day unless `data.limit` (or the number of samples) says
+how many, a sentence (and a line of a dream) every `SENTENCE` tokens, prompts of at most `PROMPT`.
 """
 
 import collections
@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 
 from sleep_jax.data.batches import bucket
+from sleep_jax.data.documents import SAMPLES
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.sharding import spread_evenly
 from sleep_jax.rewards import yes_no
@@ -78,8 +79,9 @@ class Sizes:
     @classmethod
     def of(cls, config) -> "Sizes":
         """Of a run."""
-        limit = math.ceil(config.data.limit / config.data.episodes)
-        documents = limit or DOCUMENTS
+        source, _, count = config.data.documents.partition(":")
+        limit = config.data.limit or (int(count or 0) if source == SAMPLES else 0)
+        documents = math.ceil(limit / config.data.episodes) or DOCUMENTS
         chunk = config.data.chunk_tokens
         return cls(documents, bucket(chunk + 32), documents * math.ceil(chunk / SENTENCE))
 

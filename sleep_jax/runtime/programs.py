@@ -44,9 +44,15 @@ REHEARSED = 40  # general prompts
 ANCHORS = (8, 256)  # texts and tokens
 
 
-def programs_of(config, mesh) -> list[Program]:
-    """Every program of a run on a mesh, in the order of a day."""
-    sizes = Sizes.of(config)
+def programs_of(config, mesh, sizes: Sizes | None = None) -> list[Program]:
+    """Every program of a run on a mesh, in the order of a day.
+
+    Args:
+      config: of the run.
+      mesh: that it is on.
+      sizes: of its documents; None: as `Sizes.of` assumes them.
+    """
+    sizes = sizes or Sizes.of(config)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         it = Abstract(config, mesh)
         return [p for part in (_day, _seeding, dreaming) for p in part(config, it, sizes)]
@@ -105,7 +111,7 @@ def _seeding(config, it: Abstract, sizes: Sizes) -> list[Program]:
     written = sizes.documents * (1 + study.completions) * config.data.chunk_tokens + questions * new
     calls = math.ceil(written / teach.tokens)
     found.append(dataclasses.replace(teach, calls=calls))
-    batches = _rounds(seeding) * seeding.updates_per_rollout
+    batches = rounds_of(seeding) * seeding.updates_per_rollout
     if "trunk" in it.cfg.stacks:
         args = (it.cfg, it.variables, *it.rows(shape.rows, shape.time))
         found.append(
@@ -138,7 +144,7 @@ def _taught(it: Abstract, name: str, columns: int, sizes: Sizes, most: int = 2**
     return Program(name, prefill, args, 1, rows * columns, sizes.context + columns / 2, 0)
 
 
-def _rounds(seeding: SeedingConfig) -> int:
+def rounds_of(seeding: SeedingConfig) -> int:
     """Rounds of rollouts in a night: how often `Rounds.is_due`."""
     if not seeding.dreams:
         return 0
@@ -150,7 +156,7 @@ def _rounds(seeding: SeedingConfig) -> int:
 
 def _rollouts(config, it: Abstract, seeding: SeedingConfig, sizes: Sizes) -> list[Program]:
     """The rounds of a night (`rollouts.play`)."""
-    imitation, rounds, learner = seeding.imitation, _rounds(seeding), it.held["learner"]
+    imitation, rounds, learner = seeding.imitation, rounds_of(seeding), it.held["learner"]
     dreams = seeding.dreams * seeding.updates_per_rollout
     width = bucket(PROMPT + max(config.study.max_answer_tokens, SENTENCE))
     how = SamplingConfig(

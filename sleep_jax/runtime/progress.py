@@ -158,12 +158,6 @@ def phase_progress(
     print(f"{phase}: done  " + "  ".join(part for part in summary if part), flush=True)
 
 
-def say(text: str, *, quiet: bool | None = None) -> None:
-    """Prints a line, as `table` prints a table."""
-    if not _is_quiet(quiet):
-        print(f"\n{printable(text)}\n", flush=True)
-
-
 def table(
     title: str,
     columns: Sequence[str],
@@ -199,6 +193,13 @@ def table(
     with console.capture() as capture:
         console.print(grid)
     print("\n".join(line.rstrip() for line in capture.get().rstrip().split("\n")), flush=True)
+
+
+def say(*lines: str, quiet: bool | None = None) -> None:
+    """Prints lines, also while a bar is shown."""
+    if not _is_quiet(quiet):
+        for line in lines:
+            print(printable(line), flush=True)
 
 
 def printable(text: str) -> str:

@@ -12,9 +12,9 @@ from etils import epath
 from sleep_jax.fields import read_object
 from sleep_jax.runtime.addresses import check_answers, fault
 
-# What may change during a run: where it is computed, what is kept of it, and where its base lies,
-# which is known by its weights.
-FREE = ("mesh.", "checkpoint.", "model.name:")
+# What may change during a run: where it is computed, what is kept of it, where its base lies, which
+# is known by its weights, and what is done when slots run out. Every checkpoint records its config.
+FREE = ("mesh.", "checkpoint.", "model.name:", "memory.on_full:")
 
 
 def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -41,6 +41,8 @@ def generate(
     width: int | None = None,
     batch: int = 64,
     expert_rng=None,
+    drawn: list[list[Completion]] | None = None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> list[list[Completion]]:
     """Completes prompts, `sampling.group` times each.
 
@@ -57,6 +59,9 @@ def generate(
       batch: most completions sampled at a time; prompts are dealt evenly over as few batches as
         that allows.
       expert_rng: PRNG key of the random expert, as for `sample`.
+      drawn: completions of the first prompts, from an earlier call that got as far as this after
+        one of its batches; those of the other prompts are appended to it.
+      on_batch: called after every batch.
 
     Returns:
       Per prompt its completions.
@@ -69,8 +74,8 @@ def generate(
     # Unrolled layers decode faster on CPU; elsewhere one scanned layer saves the copy of the
     # weights.
     cfg = cfg.replace(scan_layers=jax.default_backend() != "cpu")
-    out = []
-    for start in range(0, len(prompts), count):
+    out = [] if drawn is None else drawn
+    for start in range(len(out), len(prompts), count):
         chosen = list(range(start, min(start + count, len(prompts))))
         # Rows under adapters side by side belong to one each: none is put beside them.
         rows = count if "lora" in variables else spread_evenly(count)
@@ -79,10 +84,11 @@ def generate(
         cache = None if context is None else take_rows(context, [documents[i] for i in filled])
         keys = [key if key is None else jax.random.fold_in(key, start) for key in (rng, expert_rng)]
         samples = sample(cfg, sampling, variables, tokens, mask, keys[0], cache, keys[1])
-        drawn = to_host(samples)
+        here = to_host(samples)
         for row in range(len(chosen)):
             group = range(row * sampling.group, (row + 1) * sampling.group)
-            out.append([_completion(drawn, i, sampling.eos_ids) for i in group])
+            out.append([_completion(here, i, sampling.eos_ids) for i in group])
+        on_batch()
     return out
 
 

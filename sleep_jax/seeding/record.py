@@ -23,7 +23,7 @@ class Bookmark(Protocol):
     def is_due(self, done: int) -> bool:
         """Whether to keep what is there after `done` updates."""
 
-    def keep(self, done: int, state: Any, facts: dict[str, Any]) -> None:
+    def keep(self, done: int, state: Any, facts: dict[str, Any], unit: str = "updates") -> None:
         """Keeps it; may end the run."""
 
 

@@ -12,7 +12,7 @@ document lacks, is dropped: small teachers invent.
 
 import dataclasses
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import numpy as np
@@ -24,12 +24,14 @@ from sleep_jax.data.sentences import sentences, word_ends
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.rewards.agreement import ungrounded
-from sleep_jax.sampling.generate import generate
+from sleep_jax.sampling.generate import Completion, generate
 from sleep_jax.sampling.sampler import COLDEST, SamplingConfig
 from sleep_jax.seeding import prompts as requests
 from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.settings import Settings, setting
+
+Draw = Callable[..., list[list[Completion]]]  # as `generate`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +221,7 @@ def ask(
     study: StudyConfig,
     excluded: Collection[str],
     rng,
+    draw: Draw | None = None,
 ) -> tuple[list[Question], int]:
     """Questions that the teacher writes about each sentence, with its answers from the whole
     document.
@@ -230,6 +233,7 @@ def ask(
       excluded: test questions; one that the model happens to write itself is left out, whatever
         its case, articles and punctuation.
       rng: PRNG key.
+      draw: in place of `generate`; it may know what was drawn before.
 
     Returns:
       (questions, drawn): the distinct questions that are about their sentence, and how many were
@@ -238,7 +242,7 @@ def ask(
     prompts = Prompts(tokenizer)
     line_ends = {tokenizer.encode(end)[-1] for end in ("\n", "\n\n")}
     about = [(i, s) for i, d in enumerate(documents) for s in sentences(d.text)]
-    drawn = generate(
+    drawn = (draw or generate)(
         cfg,
         SamplingConfig(
             max_new_tokens=study.max_question_tokens,
@@ -260,7 +264,7 @@ def ask(
         and canonical(text) not in tested
         and not (study.is_grounded and ungrounded(text, pages[i]))
     }
-    answers = generate(
+    answers = (draw or generate)(
         cfg,
         SamplingConfig(study.max_answer_tokens, tokenizer.eos_ids, temperature=0.0),
         variables,
@@ -317,16 +321,17 @@ def rehearse(
     topics: Sequence[str],
     study: StudyConfig,
     rng,
+    draw: Draw | None = None,
 ) -> list[Exchange]:
     """What the model says on general prompts, asked in a chat and begun as plain text, in turn.
 
-    The teacher of these is the model as it was, without a document.
+    The teacher of these is the model as it was, without a document; `draw` as for `ask`.
     """
     if not topics or not study.rehearsals:
         return []
     prompts = Prompts(tokenizer)
     asked = [(prompts.plain if i % 2 else prompts.alone)(t) for i, t in enumerate(topics)]
-    drawn = generate(
+    drawn = (draw or generate)(
         cfg,
         SamplingConfig(
             study.max_answer_tokens,

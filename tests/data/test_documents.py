@@ -8,6 +8,7 @@ from sleep_jax.data.documents import (
     read_anchors,
     read_documents,
     read_rehearsal_topics,
+    read_source,
 )
 
 
@@ -85,6 +86,9 @@ def test_a_long_document_becomes_numbered_parts_each_with_its_questions(tmp_path
         ({"title": "T"}, "no 'text'"),
         ({"text": 3}, "'text' is of type int, not a string"),
         ({"text": "  "}, "'text' is empty"),
+        ({"text": "\u200b\u200d"}, "'text' is empty"),
+        ({"text": "half \ud83d here"}, r"holds \ud83d, half of a character"),
+        ({"text": "t", "note": {"\udc00": 1}}, r"holds \udc00, half of a character"),
         ({"text": "t", "id": 5}, "'id' is of type int"),
         ({"text": "t", "question": []}, "unknown key 'question'; nearest: 'questions'"),
         ({"text": "t", "questions": {}}, None),
@@ -112,13 +116,17 @@ def test_what_is_no_document_is_named_with_the_remedy(tmp_path):
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     (tmp_path / "zeros.txt").write_bytes(b"ab\0cd")
     (tmp_path / "paper.pdf").write_text("%PDF")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG")
+    (tmp_path / "unseen.md").write_text("\u200b\n\u2060\u3164\ufeff", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     for name, message in {
         "empty.txt": "is empty",
         "latin.txt": "not UTF-8",
         "zeros.txt": "zero bytes",
-        "paper.pdf": r"a \.pdf file",
-        "folder": "no .txt or .md file",
+        "paper.pdf": "pypdf cannot read it",
+        "image.png": r"a \.png file; \.txt, .* are read",
+        "unseen.md": "is empty",
+        "folder": r"no \.txt, \.md, .* file in this folder",
     }.items():
         with pytest.raises(ValueError, match=message) as error:
             read(tmp_path / name)
@@ -156,3 +164,18 @@ def test_the_anchors_and_topics_are_there_and_apart_from_the_samples():
     assert len(set(topics)) == len(topics)
     titles = [document.title.lower() for document in read("samples")]
     assert not any(title in text.lower() for title in titles for text in anchors.texts)
+
+
+def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
+    assert read("samples:3") == read("samples")[:3]
+    for wrong in ("samples:0", "samples:99", "samples:four", "samples:"):
+        with pytest.raises(ValueError, match=rf"='{wrong}': \d+ documents come with the package"):
+            read(wrong)
+    path = tmp_path / "book.txt"
+    path.write_text("\n\n".join(f"Paragraph {n} " + "word " * 20 for n in range(30)))
+    whole, limited = (
+        read_source(path, max_chunk_tokens=25, encode=str.split, limit=limit) for limit in (0, 4)
+    )
+    assert str(whole) == "30 parts of 1 file, all read"
+    assert str(limited) == "4 of 30 parts of 1 file read, as data.limit has it"
+    assert limited.documents == whole.documents[:4]

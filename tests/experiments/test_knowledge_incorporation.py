@@ -114,7 +114,7 @@ def test_arms_of_a_stream_share_what_comes_before_they_part(lab, tmp_path, monke
     config = tiny()
     config.memory.slots, config.memory.router, config.memory.top_k = (3,), "sigmoid", 1
     config.dreaming.random_expert, config.data.episodes = True, 3
-    config.data.limit = 3
+    config.data.documents = "samples:3"
     monkeypatch.setattr(lab.lives, "after_many", lambda days: config)
     sleeper = wake_up(config)
     passages, ends = sleeper.documents, {}

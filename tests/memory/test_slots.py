@@ -69,7 +69,7 @@ def test_exhaustion_is_an_error_that_changes_nothing(born):
     for _ in range(3):
         slots, _ = unlock(slots, 2)
     before = jax.tree.map(np.array, slots)
-    with pytest.raises(SlotsExhausted, match=r"levels\[2\]\.slots=3 .*; start a new run") as e:
+    with pytest.raises(SlotsExhausted, match=r"levels\[2\]\.slots=3 .*; set memory.on_full") as e:
         unlock(slots, 2)
     assert (e.value.level, e.value.capacity) == (2, 3)
     jax.tree.map(np.testing.assert_array_equal, slots, before)

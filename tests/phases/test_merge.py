@@ -16,7 +16,7 @@ from sleep_jax.sleeper import wake_up
 @pytest.mark.slow
 def test_a_full_level_merges_and_a_stop_in_its_midst_changes_nothing(tmp_path):
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
-    config.data.limit = config.data.episodes = 3
+    config.data.documents, config.data.episodes = "samples:3", 3
     config.memory.slots, config.memory.on_full = (3,), "merge"
     config.dreaming.steps = 0
     sleeper = wake_up(config)

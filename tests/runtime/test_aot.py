@@ -56,6 +56,25 @@ def test_mistakes_are_named_before_any_work(monkeypatch):
         aot.forecast(preset("seeding_8b"), "v5e:4x4", is_dry=False)
 
 
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_documents_are_read_before_any_work(tmp_path, monkeypatch, is_dry):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    config = preset("seeding_8b")
+    config.data.documents = str(tmp_path / "none.txt")
+    with pytest.raises(FileNotFoundError, match=r"none\.txt': nothing there"):
+        aot.forecast(config, "v5e:4x4", is_dry=is_dry)
+    for i in range(20):
+        (tmp_path / f"{i}.txt").write_text("A note.")
+    config.data.documents, compiled = str(tmp_path), []
+    monkeypatch.setattr(aot, "compile_all", lambda *given: compiled.append(given) or iter(()))
+    monkeypatch.setattr(aot, "_day", lambda *_: iter(()))
+    lines = [*aot.forecast(config, "v5e:4x4", is_dry=is_dry)]
+    if is_dry:
+        assert any(line.startswith("documents   20 parts of 20 files, all read") for line in lines)
+        return
+    assert [sizes.documents for _, _, sizes in compiled] == [20]
+
+
 def test_advice_names_settings_with_their_values():
     config = preset("seeding_8b")
     config.model.remat = "none"

@@ -277,3 +277,13 @@ def test_the_config_is_found_from_any_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(pathlib.Path("/"))
     config, _ = parse([str(tmp_path / "launch.py"), f"--config={tmp_path}/configs/small.py"])
     assert config.seed == 0
+
+
+def test_a_tilde_is_the_home_of_config_and_workdir(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text(
+        "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'a': 1})\n"
+    )
+    config, workdir = parse(line("--config=~/mine.py", "--workdir=~/out"))
+    assert config.a == 1 and workdir == str(tmp_path / "out")
+    assert parse(line("--config=~/mine.py"))[1] == "runs/mine"

@@ -1,0 +1,228 @@
+"""Files of documents in the forms that people have them in: folders, links, addresses."""
+
+import io
+import sys
+import zlib
+
+import pytest
+from etils import epath
+
+from sleep_jax.data.documents import read_documents
+from sleep_jax.data.files import located
+
+
+def read(path):
+    return read_documents(path, max_chunk_tokens=1000, encode=str.split)
+
+
+def pdf_of(*lines):
+    """A minimal PDF of one page."""
+    shown = " ".join(f"({line}) Tj T*" for line in lines)
+    content = zlib.compress(f"BT /F1 12 Tf 14 TL 72 700 Td {shown} ET".encode())
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R"
+        b" /Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d /Filter /FlateDecode >>\nstream\n%s\nendstream" % (len(content), content),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    out, places = b"%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        places.append(len(out))
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    size = len(objects) + 1
+    return out + (
+        b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n"
+        b"%%%%EOF\n" % (size, table, size, len(out))
+    )
+
+
+def test_a_folder_is_read_whatever_the_case_of_its_suffixes(tmp_path):
+    for name in ("NOTES.TXT", "c.Md", "x.markdown", "sub/b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"# About {name}\n\nText.")
+    (tmp_path / "sub/more.jsonl").write_text('{"text": "One."}\n{"text": "Two."}\n')
+    found = {d.id: d.title for d in read(tmp_path)}
+    assert found == {
+        "NOTES.TXT": "NOTES",
+        "c.Md": "About c.Md",
+        "sub/b.txt": "b",
+        "sub/more-1": "sub/more-1",
+        "sub/more-2": "sub/more-2",
+        "x.markdown": "About x.markdown",
+    }
+    assert read(tmp_path / "NOTES.TXT")[0].text.startswith("# About")
+
+
+def test_links_are_followed_once(tmp_path):
+    notes, other = tmp_path / "notes", tmp_path / "other"
+    (notes / "deep").mkdir(parents=True)
+    other.mkdir()
+    (notes / "deep/a.txt").write_text("A.")
+    (other / "b.txt").write_text("B.")
+    (notes / "away").symlink_to(other)
+    (notes / "again").symlink_to(notes / "deep")  # sorts before the folder itself
+    (notes / "deep/loop").symlink_to(notes)
+    (other / "loop").symlink_to(other)
+    (notes / "same.txt").symlink_to(notes / "deep/a.txt")
+    assert [d.id for d in read(notes)] == ["away/b.txt", "deep/a.txt"]
+
+
+def test_what_a_folder_holds_beside_is_named_in_one_warning(tmp_path):
+    (tmp_path / "a.txt").write_text("A.")
+    for name in ("1.png", "2.csv", "3", ".hidden.png", "4.doc", "5.zip", "6.rtf", "7.odt"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.warns(UserWarning) as told:
+        assert len(read(tmp_path)) == 1
+    [said] = [str(warning.message) for warning in told]
+    assert "not read: 1.png, 2.csv, 3, 4.doc, 5.zip and 3 more; .txt, .md" in said
+
+
+def test_a_pdf_is_read_with_its_wrapped_sentences_put_together(tmp_path):
+    path = tmp_path / "paper.PDF"
+    path.write_bytes(
+        pdf_of("The kiln of Orlo reaches", "1260 degrees. It was tempe-", "red.", "End")
+    )
+    [document] = read(path)
+    assert document.title == "paper" and document.id == "paper.PDF"
+    assert document.text == "The kiln of Orlo reaches\n1260 degrees. It was tempered.\nEnd"
+
+
+def test_a_page_of_html_is_read_as_it_is_shown(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(
+        "<!doctype html><html><head><title>The  Kiln</title><style>p {}</style></head><body>"
+        "<!-- a comment --><h1>Kiln</h1><p>It reaches <b>1260</b>\n degrees.</p>"
+        "<script>let x;</script><ul><li>one</li><li>two</li></ul>"
+        "<table><tr><th>Top</th><td>1260</td></tr><tr><th>Low</th><td>20</td></tr></table>"
+        "<p>Z&uuml;rich<br>ends</p></body></html>",
+        encoding="utf-8",
+    )
+    [document] = read(path)
+    assert document.title == "The Kiln"
+    assert document.text == (
+        "Kiln\n\nIt reaches 1260 degrees.\n\none\ntwo\n\nTop | 1260\nLow | 20\n\nZürich\nends"
+    )
+
+
+def test_a_word_file_is_read_with_its_tables_in_their_place(tmp_path):
+    docx = pytest.importorskip("docx")
+    written = docx.Document()
+    written.core_properties.title = "The Kiln"
+    written.add_paragraph("Before.")
+    table = written.add_table(rows=2, cols=2)
+    for i, word in enumerate(("Top", "1260", "Low", "20")):
+        table.cell(i // 2, i % 2).text = word
+    written.add_paragraph("After.")
+    written.save(str(tmp_path / "kiln.docx"))
+    [document] = read(tmp_path / "kiln.docx")
+    assert (document.title, document.text) == (
+        "The Kiln",
+        "Before.\n\nTop | 1260\nLow | 20\n\nAfter.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("a.pdf", "pypdf"), ("a.html", "bs4"), ("a.docx", "docx")]
+)
+def test_a_form_whose_reader_is_missing_is_refused_with_the_remedy(
+    tmp_path, monkeypatch, name, module
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / name).write_text("x")
+    for path in (tmp_path / name, tmp_path):
+        with pytest.raises(ValueError, match=rf"{name}: .* pip install -e '\.\[documents\]'"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.docx"])
+def test_a_damaged_file_is_named_by_file_and_reader(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x00\x01 damaged")
+    with pytest.raises(ValueError, match=rf"{name}: \S+ cannot read it") as told:
+        read(tmp_path / name)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_name_that_is_no_utf8_is_told_by_its_readable_part(tmp_path):
+    try:
+        path = tmp_path / b"caf\xe9.txt".decode("utf-8", "surrogateescape")
+        path.write_text("Text.")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such name")
+    [document] = read(tmp_path)
+    assert document.id == "caf\ufffd.txt" and document.title == "caf\ufffd"
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "notes.txt").write_text("Text.")
+    assert located("~/notes.txt") == epath.Path(tmp_path / "notes.txt")
+    assert read("~/notes.txt")[0].text == "Text."
+
+
+class Bucket:
+    """What fsspec asks of a store: files by their address."""
+
+    def __init__(self, held):
+        self.held = held
+
+    def isdir(self, path):
+        return any(name.startswith(f"{path.rstrip('/')}/") for name in self.held)
+
+    def exists(self, path):
+        return path in self.held or self.isdir(path)
+
+    def listdir(self, path, detail):
+        start = f"{path.rstrip('/')}/"
+        inside = {x.removeprefix(start).partition("/")[0] for x in self.held if x.startswith(start)}
+        return [f"{start.removeprefix('gs://')}{name}" for name in sorted(inside)]
+
+    def open(self, path, mode):
+        return io.BytesIO(self.held[path])
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    held = {
+        "gs://b/notes/a.txt": b"A.",
+        "gs://b/notes/deep/B.MD": b"# The B\n\nText.",
+        "gs://b/notes/deep/c.png": b"x",
+    }
+    backend = type(epath.Path("gs://b")._backend)  # of fsspec
+    monkeypatch.setattr(backend, "_get_filesystem", lambda *_: Bucket(held))
+    return held
+
+
+def test_an_address_is_read_as_a_path_is(bucket):
+    with pytest.warns(UserWarning, match=r"not read: deep/c\.png; "):
+        found = read("gs://b/notes")
+    assert [(d.id, d.title, d.text) for d in found] == [
+        ("a.txt", "a", "A."),
+        ("deep/B.MD", "The B", "# The B\n\nText."),
+    ]
+    assert read("gs://b/notes/a.txt")[0].text == "A."
+    with pytest.raises(FileNotFoundError, match="='gs://b/none': nothing there"):
+        read("gs://b/none")
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind", "message"),
+    [
+        (ImportError("no gcsfs"), ValueError, r"pip install -e '\.\[gs\]'"),
+        (type("HttpError", (Exception,), {"code": 403})("forbidden"), PermissionError, "forbidden"),
+        (RuntimeError("no route"), ConnectionError, "no route"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_told_in_words(
+    bucket, monkeypatch, problem, kind, message
+):
+    def fail(*_):
+        raise problem
+
+    monkeypatch.setattr(Bucket, "isdir", fail)
+    with pytest.raises(kind, match=message) as told:
+        read("gs://b/notes")
+    assert "data.documents='gs://b/notes'" in str(told.value)

@@ -1,0 +1,106 @@
+"""A phase that samples keeps its place after every batch."""
+
+import runpy
+
+import jax
+import numpy as np
+import pytest
+
+from sleep_jax import lifecycle
+from sleep_jax.phases import drafts
+from sleep_jax.phases.drafts import Drafts, _completions, _record
+from sleep_jax.phases.night import Desk
+from sleep_jax.phases.study import study
+from sleep_jax.runtime.bookmark import Bookmark
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.runtime.metrics import MetricWriter
+from sleep_jax.runtime.preemption import Preempted
+from sleep_jax.sampling import generate as sampling
+from sleep_jax.sampling.generate import Completion
+from sleep_jax.seeding import self_study
+from sleep_jax.sleeper import wake_up
+
+
+class Impatient:
+    """Asks to stop at every chance."""
+
+    def is_asked(self):
+        return True
+
+
+def test_completions_come_back_from_a_bookmark_to_the_bit():
+    scores = np.random.default_rng(0).normal(size=5).astype(np.float32)
+    groups = [
+        [Completion((3, 1, 70_000), scores[:3], True), Completion((2,), scores[3:4], False)],
+        [Completion((9,), scores[4:], True)],
+    ]
+    back = _completions(_record(groups))
+    assert [[(x.tokens, x.finished) for x in group] for group in back] == [
+        [(x.tokens, x.finished) for x in group] for group in groups
+    ]
+    kept = np.concatenate([x.log_probs for group in back for x in group])
+    assert kept.dtype == np.float32 and np.array_equal(kept, scores)
+    assert _completions(_record([])) == []
+
+
+@pytest.fixture(scope="module")
+def sleeper():
+    """Questions and replies of several batches."""
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.study.questions, config.study.rehearsals = 32, 3
+    return wake_up(config)
+
+
+def test_a_study_that_is_stopped_after_every_batch_ends_like_one_that_was_not(
+    sleeper, tmp_path, monkeypatch
+):
+    # Whatever the random model writes passes for a question, so that all three calls have batches.
+    monkeypatch.setattr(self_study, "is_about", lambda *_: True)
+    monkeypatch.setattr(self_study, "ungrounded", lambda *_: False)
+    step = next(x for x in sleeper.steps if x.phase == "study")
+    batches, sample = [], sampling.sample
+
+    def counted(cfg, how, *rest):
+        batches.append(how.group)
+        return sample(cfg, how, *rest)
+
+    monkeypatch.setattr(sampling, "sample", counted)
+    born = lifecycle.birth(sleeper)
+    with MetricWriter(tmp_path / "metrics") as writer:
+        whole = study(sleeper, born, Desk(writer, "study", quiet=True), step)
+        drawn, stops = batches.copy(), []
+        batches.clear()
+        assert len({*drawn}) == 3 and all(drawn.count(group) > 1 for group in drawn)
+        with PhaseCheckpoints(tmp_path / "bookmark", keep=2) as saved:
+            while True:
+                bookmark = Bookmark(saved, "study", every=0, watch=Impatient())
+                desk = Desk(writer, "study", quiet=True, bookmark=bookmark)
+                try:
+                    again = study(sleeper, born, desk, step)
+                    break
+                except Preempted as stopped:
+                    stops.append(stopped.where)
+    assert stops == [f"{n} batches of study" for n in range(1, len(drawn) + 1)]
+    assert batches == drawn  # none of them twice
+    assert again.record == whole.record
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.state, whole.state))
+
+
+def test_calls_are_known_by_their_order(monkeypatch):
+    asked = []
+
+    def generate(name, drawn, on_batch):
+        asked.append((name, len(drawn)))
+        drawn.append(name)
+        on_batch()
+        return drawn
+
+    monkeypatch.setattr(drafts, "generate", generate)
+    counts = []
+    draw = Drafts(None, counts.append)
+    assert draw("a") == ["a"] and draw("b") == ["b"]
+    assert asked == [("a", 0), ("b", 0)] and counts == [1, 2]
+
+
+def test_study_and_write_are_left_to_their_bookmark():
+    assert {"study", "write"} <= {*lifecycle.KEEPS_ITS_PLACE}
