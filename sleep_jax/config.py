@@ -117,6 +117,17 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = part(EvaluationConfig)
 
     def check(self) -> None:
+        learns = any(level.learning_rate for level in self.memory.levels)
+        if learns and self.wake.context < self.memory.stride:
+            raise ValueError(
+                f"wake.context={self.wake.context} holds less than memory.stride="
+                f"{self.memory.stride} tokens; raise the one or lower the other"
+            )
+        if (longest := self.study.max_answer_tokens) > self.seeding.shape.scored:
+            raise ValueError(
+                f"study.max_answer_tokens={longest} is more than a row scores, seeding.scored="
+                f"{self.seeding.shape.scored}; lower the one or raise the other"
+            )
         if self.dreaming.learning.restart == "base" and self.memory.on_full == "reuse":
             raise ValueError(
                 "dreaming.restart='base' with memory.on_full='reuse' would empty a slot that holds "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 
@@ -143,4 +144,29 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
     c = default()
     c.seeding.stpes = 3
     with pytest.raises(ValueError, match=r"seeding\.stpes=3; no such field, .*seeding\.steps"):
+        read(c)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"wake.context": 100, "memory.chunks": (1, 0), "memory.learning_rates": (0.1, 0.0)},
+            "wake.context=100 holds less than memory.stride=256 tokens",
+        ),
+        (
+            {"study.max_answer_tokens": 321},
+            "study.max_answer_tokens=321 is more than a row scores, seeding.scored=320",
+        ),
+        (
+            {"dreaming.restart": "base", "memory.on_full": "reuse"},
+            "dreaming.restart='base' with memory.on_full='reuse'",
+        ),
+        ({"seeding.teachers": ("a",)}, "seeding.teacher_weights=(1.0,) has 1 entries, .* 2 teach"),
+    ],
+)
+def test_settings_that_cannot_be_together_are_refused(changes, says):
+    c = default()
+    c.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=re.escape(says).replace(r"\.\*", ".*")):
         read(c)

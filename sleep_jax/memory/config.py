@@ -10,15 +10,13 @@ LAYOUTS = ("parallel", "chain")
 EXPERTS = ("swiglu", "bottleneck")
 ROUTERS = ("none", "sigmoid")
 POLICIES = ("error", "skip", "merge", "reuse")
-
-
 LAYERS = ("all", "last_quarter")
 
 
 def read_layers(text: str) -> str | tuple[int, ...]:
     """`LAYERS` by name, or the indices of a text such as `20, 21, 25`."""
     name = text.strip()
-    return name if name in LAYERS else tuple(int(index) for index in name.split(","))
+    return name if name in LAYERS else tuple(map(int, name.removesuffix(",").split(",")))
 
 
 @dataclasses.dataclass(frozen=True)

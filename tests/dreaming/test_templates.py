@@ -3,7 +3,12 @@
 import pytest
 
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.templates import Template, choose_templates, read_templates
+from sleep_jax.dreaming.templates import (
+    Template,
+    choose_templates,
+    chosen_templates,
+    read_templates,
+)
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.seeding.prompts import Prompts
 
@@ -53,8 +58,10 @@ def test_chosen_templates_keep_their_order_and_may_leave_the_chat():
 def test_unknown_and_missing_names_are_refused():
     with pytest.raises(ValueError, match=r"has 'implication'; choose .*nearest: 'implications'"):
         choose_templates(read_templates(), ("implication",))
-    with pytest.raises(ValueError, match="empty"):
-        choose_templates(read_templates(), ())
+    with pytest.raises(
+        ValueError, match=r"dreaming\.instructions=\(\); give a tuple of one or more"
+    ):
+        chosen_templates(instructions=())
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ def test_layers_may_be_given_as_indices():
         ("1", (1,)),
         ("20,21,25", (20, 21, 25)),
         (" 0, 1", (0, 1)),
+        ("3,", (3,)),
         ("last_quarter",) * 2,
     ):
         c.memory.layers = given
