@@ -216,6 +216,8 @@ class Tokenizer:
 
 def _text_start(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
     """What the post-processor puts before a text."""
+    if not backend.num_special_tokens_to_add(is_pair=False):
+        return ()
     bare = backend.encode("a", add_special_tokens=False).ids
     whole = backend.encode("a", add_special_tokens=True).ids
     starts = range(len(whole) - len(bare) + 1)

@@ -26,7 +26,9 @@ def folder(bpe, tmp_path):
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", chat_template="{{ messages[0].content }}"
+        tokenizer_object=bpe,
+        eos_token="<|im_end|>",
+        chat_template="{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
     ).save_pretrained(tmp_path)
     return tmp_path
 
