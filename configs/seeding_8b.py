@@ -5,7 +5,9 @@ steps; rank 64 and 5 slots; trials of LoRA rank 64, alpha 128. For 16 TPU v5e ch
     python launch.py --config=configs/seeding_8b.py --aot=v5e:4x4
     python launch.py --config=configs/seeding_8b.py --dry_run
 
-The weights come from the Hugging Face cache or hub, or from `--config.model.name=FOLDER`.
+The weights come from the Hugging Face cache or hub, or from `--config.model.name=FOLDER`. Qwen3
+replies at once; with `--config.model.thinking` it thinks first, for up to `model.thought_tokens`,
+and only what follows the thought is graded and learnt; `seeding.time` has to hold it.
 """
 
 from sleep_jax.config import default

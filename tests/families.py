@@ -14,6 +14,8 @@ import torch
 import transformers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from sleep_jax.interop.tokenizer import Tokenizer
+
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
     r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -333,3 +335,14 @@ def write_family(name: str, folder: pathlib.Path, **changes) -> pathlib.Path:
     for file, content in files.items():
         (folder / file).write_text(json.dumps(content, indent=2))
     return folder
+
+
+def qwen3(template: str = QWEN3, **options) -> Tokenizer:
+    """Qwen 3's tokenizer."""
+    backend, specials = backend_of(FAMILIES["Qwen3-8B"]), {"eos_token": "<|im_end|>"}
+    return Tokenizer(backend, special_tokens=specials, template=template, **options)
+
+
+def written(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """Token ids as a model writes them: special tokens are meant."""
+    return tuple(tokenizer.backend.encode(text, add_special_tokens=False).ids)

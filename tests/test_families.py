@@ -37,6 +37,7 @@ SMALL = {
     "memory.slots": (1,),
     "memory.ranks": (2,),
     "model.dtype": "float32",
+    "model.remat": "none",
     "model.thought_tokens": 8,
     "study.completions": 1,
     "study.questions": 1,
@@ -134,7 +135,7 @@ CASES = [
 
 @pytest.mark.parametrize("name, thinking", CASES)
 def test_cycle_has_the_prompts_and_replies_of_the_template(name, thinking, tmp_path, monkeypatch):
-    folder = write_family(name, tmp_path / "model")
+    folder = write_family(name, tmp_path / "model", num_hidden_layers=1, max_window_layers=1)
     (tmp_path / "notes.jsonl").write_text(json.dumps(DOCUMENT))
     config = runpy.run_path(f"configs/{PRESETS[name]}.py")["get_config"]()
     assert config.model.thinking is False

@@ -89,6 +89,8 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
         ("seeding.protocol", "foo", "='foo'; choose from commit_then_clear, paper"),
         ("model.dtype", "int32", "='int32'; choose from bfloat16, float32"),
         ("model.name", "", " is empty; give a folder"),
+        ("model.date", "26 Jul 2024", "='26 Jul 2024'; give a day as YYYY-MM-DD"),
+        ("model.thought_tokens", 0, "=0; give a finite number, at least 1"),
         ("data.documents", "", " is empty; give a file"),
         ("data.documents", "/none.txt", "='/none.txt': nothing there"),
         ("dreaming.templates", "/none.toml", "='/none.toml': no such file"),
@@ -171,3 +173,28 @@ def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
         check(short)
     config.dreaming.steps = 0
     check(short)
+
+
+def test_a_thought_has_room_in_every_reply_that_could_have_one(tokenizer):
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    study, writing = settings.study_config(config), settings.writing_config(config)
+    config.model.thinking, config.model.thought_tokens = True, 100
+    assert settings.study_config(config).max_answer_tokens == study.max_answer_tokens + 100
+    assert settings.study_config(config).max_question_tokens == study.max_question_tokens
+    assert settings.writing_config(config).max_new_tokens == writing.max_new_tokens + 100
+    assert settings.reply_tokens(config) == config.evaluation.max_new_tokens + 100
+    short = [Document("a", "Lamps", "A lamp is red.")]
+    _check_lengths(config, Prompts(tokenizer), short)
+    config.model.thought_tokens = 300
+    told = r"model\.thought_tokens=300 beside study\.max_answer_tokens=8 exceed seeding\.scored=288"
+    with pytest.raises(ValueError, match=told):
+        _check_lengths(config, Prompts(tokenizer), short)
+
+
+def test_a_model_that_cannot_think_is_told_so():
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.model.thinking = True
+    with pytest.raises(
+        ValueError, match=r"model\.thinking=True, but the chat template of the tiny"
+    ):
+        sleeper.wake_up(config)

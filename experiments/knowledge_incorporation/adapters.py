@@ -161,6 +161,6 @@ def continued(model: Model, passages: Sequence[Document], count: int, seed: int)
     prompts = model.prompts
     pairs = [(prompts.about(p), prompts.reply(p.text)) for p in passages]
     for x in model.dreams(passages, count, seed) if count else ():
-        pairs.append((prompts.about(passages[x.document]), x.tokens))
+        pairs.append((prompts.about(passages[x.document]), prompts.said(x.tokens)))
     said = iter(model.asked(model.trained([pairs], seed, CONTINUED), passages))
     return [[next(said) for _ in passage.questions] for passage in passages]

@@ -24,8 +24,10 @@ from typing import Any
 
 from sleep_jax.data import tasks
 from sleep_jax.data.chunking import SMALLEST, Encode, split_text
+from sleep_jax.fields import reason
 
 SAMPLES = "samples"
+MOST_TITLE = 200  # characters that every part of a document repeats; a heading may be a whole text
 SUFFIXES = (".txt", ".md")
 
 
@@ -225,8 +227,8 @@ def _jsonl(name: str, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{name}, line {number}"
         try:
             item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not valid JSON ({error})") from error
+        except (ValueError, RecursionError) as error:  # also a number of 4,300 digits
+            raise ValueError(f"{where}: not valid JSON ({reason(error)})") from error
         if not isinstance(item, dict):
             raise ValueError(f"{where}: a {type(item).__name__}, not an object with a 'text'")
         yield where, item
@@ -257,7 +259,7 @@ def _chunks(document: Document, limit: int, encode: Encode) -> list[Document]:
     return [
         Document(
             id=f"{document.id}-{index + 1}",
-            title=f"{document.title} ({index + 1} of {len(texts)})",
+            title=f"{document.title[:MOST_TITLE]} ({index + 1} of {len(texts)})",
             text=text,
             questions=tuple(q for q, home in zip(document.questions, homes) if home == index),
         )

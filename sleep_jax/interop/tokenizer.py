@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import tokenizers
 
-from sleep_jax.fields import Fields, read_object, reason
+from sleep_jax.fields import Fields, read_object, reason, shown
 from sleep_jax.interop.chat_template import DATE, END_OF_THOUGHT, THINK, ChatTemplate, Piece
 
 # Tokens that end a turn or a text, in the families this library reads.
@@ -115,8 +115,8 @@ class Tokenizer:
                 return token
         if after.strip():
             raise ValueError(
-                f"{self._template.name} ends a reply with {after!r}, which holds no special token "
-                "of the tokenizer: sampling could not stop there"
+                f"{self._template.name} ends a reply with {shown(after)}, which holds no special "
+                "token of the tokenizer: sampling could not stop there"
             )
         return None
 
@@ -216,6 +216,8 @@ class Tokenizer:
 
 def _text_start(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
     """What the post-processor puts before a text."""
+    if not backend.num_special_tokens_to_add(is_pair=False):
+        return ()
     bare = backend.encode("a", add_special_tokens=False).ids
     whole = backend.encode("a", add_special_tokens=True).ids
     starts = range(len(whole) - len(bare) + 1)

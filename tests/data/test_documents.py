@@ -156,3 +156,19 @@ def test_the_anchors_and_topics_are_there_and_apart_from_the_samples():
     assert len(set(topics)) == len(topics)
     titles = [document.title.lower() for document in read("samples")]
     assert not any(title in text.lower() for title in titles for text in anchors.texts)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"text": ' + "9" * 5000 + "}"])
+def test_lines_that_python_cannot_hold_are_refused_by_file_and_line(tmp_path, line):
+    path = tmp_path / "notes.jsonl"
+    path.write_text('{"text": "a"}\n' + line)
+    with pytest.raises(ValueError, match=r"notes\.jsonl, line 2: not valid JSON"):
+        read_documents(path, max_chunk_tokens=64, encode=str.split)
+
+
+def test_a_heading_that_is_a_whole_text_is_not_repeated_in_every_part(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text("# " + "word " * 4000)
+    read = read_documents(path, max_chunk_tokens=64, encode=str.split)
+    assert len(read) > 60 and all(len(x.title) < 220 for x in read)
+    assert sum(len(x.text) for x in read) < 21_000

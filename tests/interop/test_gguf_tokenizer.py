@@ -9,7 +9,18 @@ from sleep_jax.interop.gguf_tokenizer import read_tokenizer
 TEMPLATE = "{% for m in messages %}{{ bos_token }}{{ m.content }}{{ eos_token }}{% endfor %}"
 
 
-def write(path, bpe, *, pre="smollm", model="gpt2", user_defined=(), kinds=None, merges=(), eos=2):
+def write(
+    path,
+    bpe,
+    *,
+    pre="smollm",
+    model="gpt2",
+    user_defined=(),
+    starts=None,
+    kinds=None,
+    merges=(),
+    eos=2,
+):
     writer = gguf.GGUFWriter(path, "llama")
     state = json.loads(bpe.to_str())
     vocab = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
@@ -24,6 +35,8 @@ def write(path, bpe, *, pre="smollm", model="gpt2", user_defined=(), kinds=None,
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(eos)
     writer.add_pad_token_id(0)
+    if starts is not None:
+        writer.add_add_bos_token(starts)
     writer.add_chat_template(TEMPLATE)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -85,6 +98,20 @@ def test_qwen_normalises(bpe, tmp_path):
 def test_other_tokenizers_are_refused(bpe, tmp_path, changes):
     with pytest.raises(ValueError, match=r"supported: 'gpt2' .* smollm, llama-bpe, qwen2"):
         read_tokenizer(write(tmp_path / "t.gguf", bpe, **changes))
+
+
+@pytest.mark.parametrize(
+    ("pre", "starts", "want"),
+    [
+        ("llama-bpe", None, (1,)),  # as llama.cpp has it where the file does not say
+        ("llama-bpe", False, ()),
+        ("qwen2", None, ()),
+        ("smollm", True, (1,)),
+    ],
+)
+def test_texts_begin_as_the_file_says(bpe, tmp_path, pre, starts, want):
+    tokenizer = read_tokenizer(write(tmp_path / "t.gguf", bpe, pre=pre, starts=starts))
+    assert tokenizer.text_start == want
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,18 @@ def test_absolute_reward_by_hand(candidate, reference, reward):
     np.testing.assert_allclose(got, [reward], atol=1e-6)
 
 
+def test_split_leaves_the_thought_to_the_prompt():
+    words = dream(range(10, 20), 1)
+    begun, rest = split(words, 0.5)
+    assert (begun.student[-5:], rest) == (tuple(range(10, 15)), tuple(range(15, 20)))
+    begun, rest = split(words, 0.5, thought=4)
+    assert rest == tuple(range(17, 20))  # half of the six after the thought
+    begun, rest = split(words, 0.0, thought=4)
+    assert rest == tuple(range(15, 20))
+    begun, rest = split(words, 1.0, thought=9)
+    assert rest == (19,)
+
+
 def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
     eos = tokenizer.eos_ids[0]
     dreams = [dream(tokenizer.encode("abcdefghij"), 1), dream(tokenizer.encode("klmnopqrst"), None)]
