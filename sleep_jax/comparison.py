@@ -100,7 +100,7 @@ def scores(workdir: str | os.PathLike[str], night: int = -1) -> dict[str, Figure
 
 def at_the_start(workdir: str | os.PathLike[str]) -> Figures:
     """Figures of a run before its first night; questions are those of its first day."""
-    first, asleep = scores(workdir, night=0)[STAGES[0]], nights(workdir)
+    first, asleep = _stage(workdir, scores(workdir, night=0), STAGES[:1]), nights(workdir)
     figures = {name: _figure(workdir, first, name) for name in COLUMNS if name in first}
     if asleep:
         figures["divergence"] = _figure(workdir, asleep[0], "held_out_kl_before")
@@ -128,7 +128,7 @@ def at_the_end(workdir: str | os.PathLike[str]) -> Figures:
     is one over its nights, right after each.
     """
     last = scores(workdir)
-    awake = last[[stage for stage in STAGES[:-1] if stage in last][-1]]
+    awake = _stage(workdir, last, STAGES[-2::-1])
     figures = {
         name: _figure(workdir, awake, name) for name in ("anchor_perplexity", "chat_perplexity")
     }
@@ -146,6 +146,16 @@ def at_the_end(workdir: str | os.PathLike[str]) -> Figures:
         after = (_figure(workdir, line, "held_out_kl_after") for line in asleep)
         figures["divergence"] = statistics.mean(after)
     return figures
+
+
+def _stage(
+    workdir: str | os.PathLike[str], found: Mapping[str, Figures], stages: Sequence[str]
+) -> Figures:
+    """The figures of the first of these stages that was measured."""
+    for stage in stages:
+        if stage in found:
+            return found[stage]
+    raise ValueError(f"{metrics_path(workdir)} has no scores {stages[0]}; finish the run first")
 
 
 def _figure(workdir: str | os.PathLike[str], line: Mapping[str, Any], name: str) -> float:

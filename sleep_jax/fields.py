@@ -9,21 +9,29 @@ An error names the file, the field, its value, and what to give instead.
 import json
 import math
 import os
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 REQUIRED = object()
-MOST_REASON = 200  # characters
+MOST_SHOWN, MOST_REASON = 100, 200  # characters
 MOST = 2**31 - 1  # of a whole number, where nothing else is said
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 60
 
 
 def shown(value: Any) -> str:
-    """A value in at most a line, however long or deep it is."""
-    return _repr.repr(value)
+    """A value as Python writes it, cut to `MOST_SHOWN`, however long or deep it is."""
+    text = _repr.repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+
+
+def named(name: str) -> str:
+    """A name as it is; escaped and cut where it is long, or would break a line."""
+    return name if name.isprintable() and len(name) <= MOST_SHOWN else shown(name)[1:-1]
 
 
 def reason(error: BaseException) -> str:
@@ -36,10 +44,15 @@ def parse_json(content: str | bytes, where: str) -> Any:
     """What a text of JSON holds.
 
     Raises:
-      ValueError: it is not JSON, not UTF-8, or nested too deep; `where` names it.
+      ValueError: it is not JSON, not UTF-8, nested too deep, or has half a surrogate pair, which
+        could be written nowhere; `where` names it.
     """
     try:
-        return json.loads(content if isinstance(content, str) else content.decode("utf-8"))
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        value = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"cannot parse {where}: {reason(error)}; put an undamaged copy there"
@@ -180,7 +193,10 @@ class Fields(Mapping):
         for i, value in enumerate(listed):
             if not isinstance(value, Mapping):
                 self._refuse(f"{name}[{i}]", value, "an object")
-        return [Fields(x, self.where, f"{self._prefix}{name}[{i}].") for i, x in enumerate(listed)]
+        return [
+            Fields(x, self.where, f"{self._prefix}{named(name)}[{i}].")
+            for i, x in enumerate(listed)
+        ]
 
     def section(self, name: str, default: Any = REQUIRED) -> "Fields | Any":
         """An object within this one; a default of None gives one without fields."""
@@ -189,7 +205,7 @@ class Fields(Mapping):
             return value if isinstance(value, Mapping) else None
 
         values = self._read(name, read, "an object", default)
-        return Fields(values or {}, self.where, f"{self._prefix}{name}.")
+        return Fields(values or {}, self.where, f"{self._prefix}{named(name)}.")
 
     def refuse(self, name: str, allowed: str) -> None:
         """Raises the error of a field whose value, though of the right type, is not supported.
@@ -202,7 +218,7 @@ class Fields(Mapping):
     def _read(self, name, read, allowed, default):
         value = self.get(name, REQUIRED)
         if value is REQUIRED and default is REQUIRED:
-            raise ValueError(f"{self.where} has no {self._prefix}{name}; give it {allowed}")
+            raise ValueError(f"{self.where} has no {self._prefix}{named(name)}; give it {allowed}")
         if value is REQUIRED or (value is None and default is None):
             return default
         try:
@@ -214,7 +230,9 @@ class Fields(Mapping):
         return found
 
     def _refuse(self, name: str, value: Any, allowed: str) -> None:
-        raise ValueError(f"{self.where}: {self._prefix}{name}={shown(value)}; give {allowed}")
+        raise ValueError(
+            f"{self.where}: {self._prefix}{named(name)}={shown(value)}; give {allowed}"
+        )
 
 
 def one_of(choices: Sequence[str]) -> str:

@@ -25,9 +25,11 @@ from etils import epath
 
 from sleep_jax.data import files, tasks
 from sleep_jax.data.chunking import SMALLEST, Encode, split_text
+from sleep_jax.fields import reason
 
 SAMPLES = "samples"
 SHOWN = 5  # skipped files that are named
+MOST_TITLE = 200  # characters that every part of a document repeats; a heading may be a whole text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,8 +279,8 @@ def _jsonl(name: str, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{name}, line {number}"
         try:
             item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not valid JSON ({error})") from error
+        except (ValueError, RecursionError) as error:  # also a number of 4,300 digits
+            raise ValueError(f"{where}: not valid JSON ({reason(error)})") from error
         if not isinstance(item, dict):
             raise ValueError(f"{where}: a {type(item).__name__}, not an object with a 'text'")
         _check_writable(item, where)
@@ -310,7 +312,7 @@ def _chunks(document: Document, limit: int, encode: Encode) -> list[Document]:
     return [
         Document(
             id=f"{document.id}-{index + 1}",
-            title=f"{document.title} ({index + 1} of {len(texts)})",
+            title=f"{document.title[:MOST_TITLE]} ({index + 1} of {len(texts)})",
             text=text,
             questions=tuple(q for q, home in zip(document.questions, homes) if home == index),
         )

@@ -133,25 +133,26 @@ def as_task(name: str, held: Any, solutions: Sequence[Any] | None = None) -> Gri
       ValueError: it is no task; says where.
     """
     if not isinstance(held, Mapping) or not {"train", "test"} <= held.keys():
-        raise ValueError(f"task {name!r} is no object with train and test: {shown(held)}")
+        raise ValueError(f"task {shown(name)} is no object with train and test: {shown(held)}")
     tests = held["test"]
     if solutions is not None:
         for part, listed in (("tests", tests), ("solutions", solutions)):
             if not isinstance(listed, list):
-                raise ValueError(f"task {name!r} has {part} {shown(listed)}; give a list")
+                raise ValueError(f"task {shown(name)} has {part} {shown(listed)}; give a list")
         if len(solutions) != len(tests):
             raise ValueError(
-                f"task {name!r} has {len(tests)} tests, {len(solutions)} solutions; give one each"
+                f"task {shown(name)} has {len(tests)} tests, {len(solutions)} solutions; give one "
+                "each"
             )
         if not all(isinstance(test, Mapping) for test in tests):
-            raise ValueError(f"task {name!r} has tests {shown(tests)}; each is an object")
+            raise ValueError(f"task {shown(name)} has tests {shown(tests)}; each is an object")
         tests = [{**test, "output": grid} for test, grid in zip(tests, solutions)]
     parts = {}
     for part, pairs in (("train", held["train"]), ("test", tests)):
         if not isinstance(pairs, list) or not pairs:
-            raise ValueError(f"task {name!r} has no {part} pairs; it needs at least one")
+            raise ValueError(f"task {shown(name)} has no {part} pairs; it needs at least one")
         parts[part] = tuple(
-            _pair(pair, f"task {name!r}, {part}[{i}]") for i, pair in enumerate(pairs)
+            _pair(pair, f"task {shown(name)}, {part}[{i}]") for i, pair in enumerate(pairs)
         )
     return GridTask(name, parts["train"], parts["test"])
 
@@ -188,7 +189,7 @@ def read_tasks(
         raise ValueError(f"{path} holds no tasks; it must be {{id: task}}, or a folder of ID.json")
     outputs = None if solutions is None else read_object(pathlib.Path(solutions))
     if outputs is not None and (missing := held.keys() - outputs.keys()):
-        raise ValueError(f"{solutions} has no solution of task {min(missing)!r}")
+        raise ValueError(f"{solutions} has no solution of task {shown(min(missing))}")
     try:
         return [
             as_task(as_text(name, "the id of a task"), task, outputs and outputs[name])

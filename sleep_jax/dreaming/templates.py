@@ -45,7 +45,7 @@ class Template:
     writes: str = "text"
 
     def __post_init__(self):
-        where = f"dream template {self.name!r}"
+        where = f"dream template {shown(self.name)}"
         for name, value, choices in (("form", self.form, FORMS), ("writes", self.writes, WRITES)):
             if value not in choices:
                 raise ValueError(
@@ -108,11 +108,13 @@ def read_templates(path: str | os.PathLike[str] = SAMPLES) -> dict[str, Template
 def _template(name: str, table) -> Template:
     known = [field.name for field in dataclasses.fields(Template) if field.name != "name"]
     if not isinstance(table, dict) or "prompt" not in table:
-        raise ValueError(f"dream template {name!r} has no prompt; write [{name}] and prompt = ...")
+        raise ValueError(
+            f"dream template {shown(name)} has no prompt; write [{name}] and prompt = ..."
+        )
     if unknown := [key for key in table if key not in known]:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"nearest: {near[0]!r}" if near else f"choose from {', '.join(known)}"
-        raise ValueError(f"dream template {name!r}: unknown key {unknown[0]!r}; {hint}")
+        raise ValueError(f"dream template {shown(name)}: unknown key {shown(unknown[0])}; {hint}")
     return Template(name, **table)
 
 

@@ -139,7 +139,7 @@ class Checkpoint:
         with _in_words(self.folder):
             leaves = self._state.section("tree_metadata")
             return [
-                ".".join(str(key.get("key")) for key in leaf.objects("key_metadata"))
+                ".".join(map(_key, leaf.objects("key_metadata")))
                 for leaf in map(leaves.section, leaves)
                 if not leaf.section("value_metadata").flag("skip_deserialize")  # None, no array
             ]
@@ -166,6 +166,11 @@ class Checkpoint:
         }
         with _in_words(self.folder):
             return ts.open(spec, read=True, open=True, context=self._context).result()
+
+
+def _key(read: Fields) -> str:
+    """A step of the path of a leaf: of a dict or of a list."""
+    return str(read.whole("key")) if isinstance(read.get("key"), int) else read.text("key")
 
 
 def _leaf(name: str, array: ts.TensorStore) -> Leaf:

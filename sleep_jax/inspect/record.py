@@ -35,13 +35,13 @@ def checked(facts: Any, where: str) -> dict[str, Any]:
     base = whole.section("base", None)
     for model in map(base.section, base):
         model.text("name"), model.text("weights")
-    night = whole.section("night", None)
-    phases = night.section("phases", None)
+    night = whole.section("night")
+    phases = night.section("phases")
     for phase in map(phases.section, phases):
         _check_figures(phase)
         for cost in COSTS:
             phase.number(cost, 0, 1e18, None)
-    for day in night.objects("days", []):
+    for day in night.objects("days"):
         _check_day(day)
     return dict(read)
 
@@ -54,6 +54,7 @@ def _check_day(day: Fields) -> None:
         row.number("questions", 0, 1, None)
     if "asked" not in day:
         return
+    day.section("scores")
     asked, replies = day.objects("asked"), day.section("replies")
     for question in asked:
         question.text("document"), question.text("question")
@@ -71,7 +72,9 @@ def _check_figures(read: Fields) -> None:
     for name, value in read.items():
         if isinstance(value, str):
             read.text(name)
-        elif not isinstance(value, int | float | None):
+        elif type(value) is int:
+            read.whole(name, -(2**63), 2**63)
+        elif not isinstance(value, bool | float | None):
             read.refuse(name, "a number, a text, true, false or null")
 
 
@@ -109,7 +112,7 @@ def recall(record: Mapping[str, Any]) -> list[list[float]]:
     single day or without questions."""
     days = [[row.get("questions") for row in day.get("recall", [])] for day in record["days"]]
     days = [day for day in days if day]
-    return days if len(days) > 1 and None not in days[-1] else []
+    return days if len(days) > 1 and all(None not in day for day in days) else []
 
 
 def samples(day: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -146,7 +149,7 @@ def samples(day: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The stages of a day's evaluation: {stage, questions, paraphrases, anchor_perplexity, ...}."""
-    return [{"stage": stage, **score} for stage, score in day.get("scores", {}).items()]
+    return [{"stage": stage, **score} for stage, score in (day.get("scores") or {}).items()]
 
 
 def verdict(record: Mapping[str, Any]) -> str:

@@ -98,7 +98,7 @@ class Run:
     def base(self) -> dict[str, dict[str, str]]:
         """The models it stands on, by the field that names each: {name, weights}; {} where they
         were not recorded."""
-        return self.latest.record.get("base", {})
+        return self.latest.record.get("base") or {}
 
     @property
     def record(self) -> dict[str, Any]:

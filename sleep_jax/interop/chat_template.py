@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jinja2
 import jinja2.ext
 
-from sleep_jax.fields import reason
+from sleep_jax.fields import reason, shown
 from sleep_jax.interop.sandbox import Sandbox, guarded
 
 DATE = "2024-07-26"  # Llama 3's own, where its template is told none
@@ -192,12 +192,13 @@ class ChatTemplate:
                 raise ValueError(f"{self.name} {verb} the words of {whose}'s turn")
         written = self.render(chat, add_generation_prompt=False)
         if "".join(piece.text for piece in replied) != written:
-            raise ValueError(f"{self.name} changes the words of a turn: it writes {written!r}")
+            said = shown(written)
+            raise ValueError(f"{self.name} changes the words of a turn: it writes {said}")
         closing, between = asked[-1].text, replied[2].text
         if replied[0] != asked[0] or not between.startswith(closing):
             raise ValueError(
-                f"{self.name} ends a prompt with {closing!r}, but writes {between!r} before a "
-                "reply: what is learnt would not be what is asked for"
+                f"{self.name} ends a prompt with {shown(closing)}, but writes {shown(between)} "
+                "before a reply: what is learnt would not be what is asked for"
             )
         self._check_thinking(closing)
 

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from sleep_jax.fields import MOST, Fields, one_of
+from sleep_jax.fields import MOST, Fields, one_of, shown
 from sleep_jax.interop.gguf_header import Header
 from sleep_jax.interop.huggingface import (
     MOST_HEADS,
@@ -173,7 +173,7 @@ def _reject_variants(file: GGUFFile):
         )
     scaling = read.text(f"{arch}.rope.scaling.type", "none")
     if scaling != "none":
-        raise ValueError(f"{file.path} has rope scaling {scaling!r}; supported: none, llama3")
+        raise ValueError(f"{file.path} has rope scaling {shown(scaling)}; supported: none, llama3")
     for name in (f"{arch}.rope.scaling.factor", f"{arch}.rope.scale_linear"):
         # Without a type, llama.cpp takes a factor for linear scaling.
         if read.number(name, 0, SCALING[1], 1.0) not in (0.0, 1.0):

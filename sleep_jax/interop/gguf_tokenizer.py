@@ -60,9 +60,9 @@ def read_tokenizer(file: GGUFFile, *, thinking: bool = False, date: str = DATE) 
     model, pre = read.text("tokenizer.ggml.model"), read.text("tokenizer.ggml.pre", None)
     if model != "gpt2" or pre not in _PRE_TOKENIZERS:
         raise ValueError(
-            f"{file.path} has tokenizer {model!r} with pre-tokenizer {pre!r}; supported: 'gpt2' "
-            f"(byte-level BPE) with {', '.join(_PRE_TOKENIZERS)}. Load the safetensors version of "
-            "this model"
+            f"{file.path} has tokenizer {shown(model)} with pre-tokenizer {shown(pre)}; supported: "
+            f"'gpt2' (byte-level BPE) with {', '.join(_PRE_TOKENIZERS)}. Load the safetensors "
+            "version of this model"
         )
     tokens = read.texts("tokenizer.ggml.tokens")
     backend = tokenizers.Tokenizer(_bpe(read, tokens, ignore_merges=pre == "llama-bpe"))
@@ -113,7 +113,9 @@ def _bpe(read: Fields, tokens: list[str], *, ignore_merges: bool) -> models.BPE:
     vocab = {token: i for i, token in enumerate(tokens)}
     if len(vocab) < len(tokens):
         twice = next(token for i, token in enumerate(tokens) if vocab[token] != i)
-        raise ValueError(f"{read.where}: tokenizer.ggml.tokens has {twice!r} twice; name each once")
+        raise ValueError(
+            f"{read.where}: tokenizer.ggml.tokens has {shown(twice)} twice; name each once"
+        )
     merges = [tuple(merge.split(" ", 1)) for merge in read.texts("tokenizer.ggml.merges")]
     for i, pair in enumerate(merges):
         if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys():

@@ -4,6 +4,7 @@ import pathlib
 
 import jax.numpy as jnp
 
+from sleep_jax.fields import shown
 from sleep_jax.interop import huggingface
 from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.resolve import resolve
@@ -76,9 +77,9 @@ def check_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path) -> N
     ids = tokenizer.backend.get_vocab(with_added_tokens=True)
     most = max((*ids.values(), *tokenizer.eos_ids, tokenizer.pad_id))
     if most >= cfg.vocab:
-        token = tokenizer.backend.id_to_token(most)
+        token = shown(tokenizer.backend.id_to_token(most))
         raise ValueError(
-            f"{path}: its tokenizer has {len(ids)} tokens with ids up to {most} ({token!r}), the "
+            f"{path}: its tokenizer has {len(ids)} tokens with ids up to {most} ({token}), the "
             f"embedding {cfg.vocab} rows; give the tokenizer of this model, or resize its embedding"
         )
 

@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 STEPS = 20_000  # turns of loops, and calls, while a chat is written
 MOST_CHARACTERS = 10**7  # of a text
-MOST_NUMBER = 10**6  # that may be an argument: of a width, a count, a power
+MOST_NUMBER = 10**5  # that may be an argument: of a width, a count, a power
 _WIDTH = re.compile(r"\d{5,}|\*")  # in a format string
 
 
@@ -31,6 +31,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._left = STEPS
+        del self.globals["lipsum"]  # much text of little
         self.filters = {name: guarded(x) for name, x in self.filters.items()}
         self.filters["counted"] = jinja2.pass_context(lambda context, items: self._counted(items))
 
@@ -49,10 +50,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Calls what a template calls, which costs a step."""
         __self._spend()
         _check_numbers((*args, *kwargs.values()))
-        owner = getattr(__obj, "__self__", None)
-        if isinstance(owner, str) and __obj.__name__.startswith("format") and _WIDTH.search(owner):
-            raise jinja2.TemplateError("a format as wide as that is not supported")
         return super().call(__context, __obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        """Jinja's own guard of `str.format`, with one for widths."""
+        owner = getattr(value, "__self__", None)
+        if isinstance(owner, str) and value.__name__ in ("format", "format_map"):
+            _check_format(owner)
+        return super().wrap_str_format(value)
 
     def call_binop(self, context, operator: str, left: Any, right: Any) -> Any:
         """Computes what cannot grow beyond measure."""
@@ -60,14 +65,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
             _check_numbers((left, right))
             if isinstance(right, int) and right > 64:
                 raise jinja2.TemplateError(f"a power of {right} is not supported")
-        elif operator == "%" and isinstance(left, str) and _WIDTH.search(left):
-            raise jinja2.TemplateError("a format as wide as that is not supported")
+        elif operator == "%" and isinstance(left, str):
+            _check_format(left)
         elif operator == "*":
-            sizes = [len(x) if hasattr(x, "__len__") else x for x in (left, right)]
-            if any(hasattr(x, "__len__") for x in (left, right)):
-                _check_size(sizes[0] * sizes[1])
+            for items, times in ((left, right), (right, left)):
+                if hasattr(items, "__len__") and isinstance(times, int):
+                    _check_size(items, len(items) * times)
         elif operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
-            _check_size(len(left) + len(right))
+            _check_size(left, len(left) + len(right))
         return super().call_binop(context, operator, left, right)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -115,6 +120,11 @@ def _check_numbers(values: Iterable[Any]) -> None:
             raise jinja2.TemplateError(f"a number as large as {value:.3e} is not supported")
 
 
-def _check_size(size: Any) -> None:
-    if isinstance(size, int) and size > MOST_CHARACTERS:
+def _check_size(kind: Any, size: int) -> None:
+    if size > (MOST_CHARACTERS if isinstance(kind, str) else STEPS):
         raise jinja2.TemplateError(f"a text or list of {size:,} entries is not supported")
+
+
+def _check_format(text: str) -> None:
+    if _WIDTH.search(text):
+        raise jinja2.TemplateError(f"the format {text[:40]!r} may be too wide")

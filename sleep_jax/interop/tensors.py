@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from sleep_jax.fields import named
 from sleep_jax.models.config import DecoderConfig
 
 # Our path, then the tensor in a Hugging Face and in a GGUF checkpoint, less `.weight` or `.bias`.
@@ -208,9 +209,9 @@ def _reject_unknown(cfg: DecoderConfig, checkpoint: Checkpoint, used: set[str]):
         n for n in checkpoint.names() - used - derived if not n.endswith("rotary_emb.inv_freq")
     )
     if unknown:
-        shown = ", ".join(unknown[:4]) + (", ..." if len(unknown) > 4 else "")
+        first = ", ".join(map(named, unknown[:4])) + (", ..." if len(unknown) > 4 else "")
         raise ValueError(
             f"{checkpoint.file(unknown[0])} holds {len(unknown)} tensors that this decoder has no "
-            f"place for ({shown}); its config says layers={cfg.layers}, "
+            f"place for ({first}); its config says layers={cfg.layers}, "
             f"attention_bias={cfg.attention_bias}, qk_norm={cfg.qk_norm}"
         )

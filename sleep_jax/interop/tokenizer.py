@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import tokenizers
 
-from sleep_jax.fields import Fields, read_object, reason
+from sleep_jax.fields import Fields, read_object, reason, shown
 from sleep_jax.interop.chat_template import DATE, END_OF_THOUGHT, THINK, ChatTemplate, Piece
 
 # Tokens that end a turn or a text, in the families this library reads.
@@ -115,8 +115,8 @@ class Tokenizer:
                 return token
         if after.strip():
             raise ValueError(
-                f"{self._template.name} ends a reply with {after!r}, which holds no special token "
-                "of the tokenizer: sampling could not stop there"
+                f"{self._template.name} ends a reply with {shown(after)}, which holds no special "
+                "token of the tokenizer: sampling could not stop there"
             )
         return None
 

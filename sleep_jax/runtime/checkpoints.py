@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sleep_jax.fields import read_object, shown
+from sleep_jax.fields import named, read_object
 from sleep_jax.runtime.addresses import is_remote
 from sleep_jax.runtime.workdir import differences
 
@@ -235,7 +235,7 @@ def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:
     # Names of it are looked up, never followed: they may be anything.
     there = {path.relative_to(folder).as_posix() for path in _files(folder)}
     if missing := sorted(sealed.keys() - there):
-        return f"{shown(missing[0])[1:-1]} is missing"
+        return f"{named(missing[0])} is missing"
     for name, digest in sealed.items() if is_thorough else ():
         if _digest(folder / name) != digest:
             return f"{name} is damaged"

@@ -196,16 +196,15 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _record(line: bytes) -> dict[str, Any]:
     """A line as it was written: its three fields, and numbers, words or lists of them."""
     read = as_object(parse_json(line, "it"), "it")
-    read.text("phase")
-    read.whole("step")
-    read.number("time", 0, math.inf)
+    fixed = {"phase": read.text("phase"), "step": read.whole("step")}
+    fixed["time"] = read.number("time", 0, math.inf)
     for name, value in read.items():
         for entry in value if isinstance(value, list) else (value,):
             if not isinstance(entry, str | int | float):
                 read.refuse(name, "a number, a text or a list of them")
             if isinstance(entry, str):
                 as_text(entry, name)
-    return dict(read)
+    return dict(read) | fixed
 
 
 def figure_of(line: Mapping[str, Any], name: str) -> float | None:

@@ -179,3 +179,19 @@ def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
     assert str(whole) == "30 parts of 1 file, all read"
     assert str(limited) == "4 of 30 parts of 1 file read, as data.limit has it"
     assert limited.documents == whole.documents[:4]
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"text": ' + "9" * 5000 + "}"])
+def test_lines_that_python_cannot_hold_are_refused_by_file_and_line(tmp_path, line):
+    path = tmp_path / "notes.jsonl"
+    path.write_text('{"text": "a"}\n' + line)
+    with pytest.raises(ValueError, match=r"notes\.jsonl, line 2: not valid JSON"):
+        read_documents(path, max_chunk_tokens=64, encode=str.split)
+
+
+def test_a_heading_that_is_a_whole_text_is_not_repeated_in_every_part(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text("# " + "word " * 4000)
+    read = read_documents(path, max_chunk_tokens=64, encode=str.split)
+    assert len(read) > 60 and all(len(x.title) < 220 for x in read)
+    assert sum(len(x.text) for x in read) < 21_000

@@ -63,6 +63,10 @@ def test_solutions_must_fit(tmp_path):
         read_tasks(path, saved(tmp_path, "none.json", {"b": []}))
     with pytest.raises(ValueError, match="task 'a' has 1 tests, 2 solutions"):
         read_tasks(path, saved(tmp_path, "two.json", {"a": [[[1]], [[1]]]}))
+    with pytest.raises(ValueError, match="task 'a' has solutions 3; give a list"):
+        read_tasks(path, saved(tmp_path, "two.json", {"a": 3}))
+    with pytest.raises(ValueError, match=r"two\.json holds \[\]; it must be an object"):
+        read_tasks(path, saved(tmp_path, "two.json", []))
     path.write_text("{")
     with pytest.raises(ValueError, match="cannot parse"):
         read_tasks(path)

@@ -37,6 +37,26 @@ def test_passages_are_read_in_order_and_written_as_documents(lab, tmp_path):
         lab.passages.reward_items(found[:1], found[1:])
 
 
+@pytest.mark.parametrize(
+    "items, words",
+    [
+        ({}, "passages={}; give a list"),
+        ([3], r"passages\[0\]=3; give an object"),
+        ([{"title": "T"}], r"squad\.json has no passages\[0\]\.context"),
+        ([{"context": ["a"]}], r"passages\[0\]\.context=\['a'\]; give a string"),
+        (
+            [{"title": "T", "context": "a", "questions": [{"question": 1}]}],
+            r"questions\[0\]\.quest",
+        ),
+    ],
+)
+def test_passages_of_other_types_are_refused_in_words(lab, tmp_path, items, words):
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps(items))
+    with pytest.raises(ValueError, match=words):
+        lab.passages.read_passages(file, 1, lab.passages.is_short)
+
+
 def row(arm, passage, question, *replies, seed=0):
     return {
         "arm": arm, "seed": seed, "passage": passage, "question": question, "answer": "Otrar",

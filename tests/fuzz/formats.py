@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 Change = Callable[[random.Random, bytes], bytes]
 
 
-LARGEST = 2**18  # bytes of an input: beside its allowance, what is measured is the size declared
+LARGEST = 2**16  # bytes of an input: beside its allowance, what is measured is the size declared
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,12 +66,14 @@ def change_keys(rng: random.Random, keys: list) -> list:
         del keys[at]
     elif how == 1:
         keys[at][0] = key[:-1] if rng.random() < 0.5 else rng.choice(keys)[0]
-    elif how == 2 and isinstance(kind, list):
+    elif how == 2 and isinstance(kind, list) and value:
         value = list(value)
         for _ in range(rng.choice((1, 1, 3))):
-            i = rng.randrange(len(value))
-            other = rng.choice(value) if kind[1] == STRING else rng.choice((0, 1, 3, 4, 6, 99))
-            value[i : i + 1] = rng.choice(([], [other], [other, value[i]]))
+            i = rng.randrange(len(value) or 1)
+            other = (
+                rng.choice(value or [""]) if kind[1] == STRING else rng.choice((0, 1, 3, 4, 6, 99))
+            )
+            value[i : i + 1] = rng.choice(([], [other], [other, *value[i : i + 1]]))
         keys[at][2] = value
     elif how == 3 and kind in (U32, F32):
         keys[at][2] = rng.choice((0, 1, 2, 3, 5, 7, 8, 16, value + 1, 2**31, 1e9, 2**32 - 1))

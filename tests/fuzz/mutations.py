@@ -21,9 +21,9 @@ VALUES = (
 )  # fmt: skip
 NUMBERS = (0, 1, 2, 3, 12, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 10**15, 2**63, 2**64 - 1)
 PIECES = (
-    b"", b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\r", b"\n", b"\n\n", b"{", b"}", b"[", b"]",
-    b'"', b",", b":", b"null", b"NaN", b"1e999", b"-", b"\\", b"\\ud800", b"<|im_end|>", b"#", b"'",
-    b'"""', b"=", b"\xf0\x9f\x8c\x99", b"\xed\xa0\x80",
+    b"", b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\r", b"\n", b"\n\n", b"{", b"}", b"[",
+    b"]", b'"', b",", b":", b"null", b"NaN", b"1e999", b"-", b"\\", b"\\ud800", b"<|im_end|>", b"#",
+    b"'",    b'"""', b"=", b"\xf0\x9f\x8c\x99", b"\xed\xa0\x80",
 )  # fmt: skip
 
 

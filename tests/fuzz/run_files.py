@@ -24,7 +24,7 @@ SCORES = {
     stage: {"questions": 0.5, "paraphrases": 0.5, "anchor_perplexity": 20.5} for stage in STAGES
 }
 DAYS = [
-    {"asked": ASKED, "replies": REPLIES, "scores": SCORES, "recall": [{"questions": 1.0}] * day, "slot": 0}
+    {"asked": ASKED, "replies": REPLIES, "scores": SCORES, "recall": [{"questions": 1.0}] * day}
     for day in (1, 2)
 ]  # fmt: skip
 PHASES = {
@@ -121,8 +121,11 @@ def _read_digests(folder: pathlib.Path) -> None:
         (problem or "").encode("utf-8")
     if problem is None:  # then it says of each file what is true
         sealed = json.loads((folder / _DIGESTS).read_bytes())
-        assert sealed and all(_sha((folder / "checkpoints/4" / x).read_bytes()) for x in sealed)
-    Run(folder).problems
+        held = {name: _sha((folder / "checkpoints/4" / name).read_bytes()) for name in sealed}
+        assert sealed and held == sealed
+    assert len(Run(folder).problems) == bool(
+        damage(folder / "checkpoints" / "4", is_thorough=False)
+    )
 
 
 def _read_metrics(folder: pathlib.Path) -> None:

@@ -46,12 +46,10 @@ def test_every_value_can_be_written():
         (lambda folder: [][0], "IndexError"),
         (lambda folder: int("x"), "names no file"),
         (lambda folder: bytearray(2**25), "memory"),
-        (lambda folder: open(folder / "x"), None),
+        (lambda folder: (folder / "x").read_bytes(), None),
         (lambda folder: None, None),
     ],
 )
 def test_judge_tells_faults_from_words(read, kind, tmp_path):
-    fuzz.tracemalloc.start()
     fault = fuzz.judge(read, tmp_path, 10)
-    fuzz.tracemalloc.stop()
     assert fault is None if kind is None else fault.kind.startswith(kind)

@@ -11,8 +11,9 @@ import zipfile
 from formats import Change, Format
 from mutations import among, change, change_json, change_lines, spoil
 
-from sleep_jax.data import documents, grids
+from sleep_jax.data import grids
 from sleep_jax.data.documents import read_documents
+from sleep_jax.data.files import READERS
 from sleep_jax.dreaming.templates import read_templates
 
 sys.path.append(str(pathlib.Path(__file__).parents[2]))  # for the experiments
@@ -33,14 +34,15 @@ The lighthouse of Velmora was built by Odrin in 1743. Dr. Imane Tazi saw it; it 
 Die Straße ist länger als 3 km. Москва — столица. 答案是东京。
 """
 LINES = [
-    {"text": "Odrin built the lighthouse of Velmora in 1743.", "id": "a", "title": "The lighthouse",
-     "questions": [{"question": "Who built it?", "answer": "Odrin", "paraphrase": "By whom was it built?",
-                    "aliases": ["O."]}, {"question": "When?", "answer": "1743"}]},
+    {"text": "Odrin built the lighthouse of Velmora in 1743.", "id": "a", "title": "The lamp",
+     "questions": [{"question": "Who built it?", "answer": "Odrin", "aliases": ["O."],
+                    "paraphrase": "By whom?"}, {"question": "When?", "answer": "1743"}]},
     {"text": "The lamp is of 1802. " * 40},
 ]  # fmt: skip
 PAGE = """<!DOCTYPE html><html><head><title>Notes</title><style>p {}</style></head><body>
-<h1>Notes</h1><p>Odrin built the <b>lighthouse</b> &amp; the stairs.</p><ul><li>one</li><li>two</li></ul>
-<table><tr><th>part</th><td>lamp</td></tr></table><pre>  a\n  b</pre><script>x()</script></body></html>"""
+<h1>Notes</h1><p>Odrin built the <b>lighthouse</b> &amp; the stairs.</p>
+<ul><li>one</li><li>two</li></ul><table><tr><th>part</th><td>lamp</td></tr></table>
+<pre>  a\n  b</pre><script>x()</script></body></html>"""
 MARKS = [
     x.encode("utf-8", "surrogatepass")
     for x in (
@@ -51,16 +53,19 @@ MARKS = [
 TAGS = MARKS + [
     x.encode()
     for x in (
-        "<p>", "</p>", "<table>", "</table>", "<td>", "<div>" * 500, "<", ">", "&", "&#0;", "&#xd800;",
-        "&#99999999;", "<!--", "-->", "<![CDATA[", "<script>", "<pre>", "<title>", "<br/>", "<a href='",
+        "<p>", "</p>", "<table>", "</table>", "<td>", "<div>" * 500, "<", ">", "&", "&#0;",
+        "&#xd800;",
+        "&#99999999;", "<!--", "-->", "<![CDATA[", "<script>", "<pre>", "<title>", "<br/>",
+        "<a href='",
     )
 ]  # fmt: skip
 OBJECTS = [
     x.encode()
     for x in (
         "obj", "endobj", "stream", "endstream", "xref", "trailer", "startxref", "<<", ">>", "/Kids",
-        "/Length", "/Count", "/Type", "/Filter /FlateDecode", "[", "]", "0 R", "1 0 R", "2 0 R", "3 0 R",
-        "4 0 R", "99 0 R", "-1", "99999999999", "(", ")", "/Contents", "/Parent", "/Prev 9", "/Encrypt",
+        "/Length", "/Count", "/Type", "/Filter /FlateDecode", "[", "]", "0 R", "1 0 R", "2 0 R",
+        "3 0 R", "99 0 R", "-1", "99999999999", "(", ")", "/Contents", "/Parent", "/Prev 9",
+        "/Encrypt",
     )
 ]  # fmt: skip
 
@@ -139,7 +144,8 @@ def _read_document(suffix: str, folder: pathlib.Path) -> None:
 
 SEAL = [
     {"title": f"Title {i}", "context": "The lamp was lit in 1802 by Odrin. " * (i + 1),
-     "questions": [{"question": "When was it lit?", "answer": "1802"}, {"question": "By whom?", "answer": "Odrin"}],
+     "questions": [{"question": "When was it lit?", "answer": "1802"},
+                   {"question": "By whom?", "answer": "Odrin"}],
      "completions": ["- It was lit.", "- By Odrin."], "prompt": "Read.", "scores": [0.5, 0.25]}
     for i in range(3)
 ]  # fmt: skip
@@ -196,15 +202,6 @@ def _read_templates(folder: pathlib.Path) -> None:
         template.prompt.encode("utf-8")
 
 
-def _suffixes() -> tuple[str, ...]:
-    """The forms that the project reads."""
-    try:
-        from sleep_jax.data.files import READERS as known
-    except ImportError:
-        known = (*documents.SUFFIXES, ".jsonl")
-    return tuple(known)
-
-
 FORMATS = (
     *(
         Format(
@@ -215,7 +212,7 @@ FORMATS = (
             functools.partial(_read_document, suffix),
         )
         for suffix, (base, changed) in FORMS.items()
-        if suffix in _suffixes()
+        if suffix in READERS
     ),
     Format("SEAL JSON", "iter0_train.json", [json.dumps(SEAL).encode()], change_json, _read_seal),
     Format("ARC JSON", "tasks.json", [json.dumps(ARC).encode()], change_json, _read_arc),

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -113,3 +114,38 @@ def test_no_device_and_nothing_heavy_is_needed(finished):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["samples"]
+
+
+@pytest.mark.parametrize(
+    "path, value, words",
+    [
+        (("phase",), 3, "phase=3; give a string"),
+        (("record",), [], r"record=\[\]; give an object"),
+        (("record", "night", "phases"), None, "night.phases=None"),
+        (
+            ("record", "night", "phases", "wake", "seconds"),
+            "2",
+            "phases.wake.seconds='2'; give a num",
+        ),
+        (("record", "night", "phases", "wake", "kl"), [1], r"phases.wake.kl=\[1\]"),
+        (("record", "night", "days"), {}, "night.days={}; give a list"),
+        (("record", "night", "days", 0, "asked", 0, "answers"), [], r"answers=\[\]; give at least"),
+        (
+            ("record", "night", "days", 0, "replies", "before sleep"),
+            [],
+            "a reply to each of 2 quest",
+        ),
+    ],
+)
+def test_a_record_of_other_types_is_refused_in_words(finished, tmp_path, path, value, words):
+    run = shutil.copytree(finished, tmp_path / "run")
+    file = run / "checkpoints" / "3" / "record" / "metadata"
+    facts = json.loads(file.read_text())
+    place = facts
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    file.write_text(json.dumps(facts))
+    with pytest.raises(OSError, match=words) as error:
+        _ = Run(run).record
+    assert str(file.parent.parent) in str(error.value) and "\n" not in str(error.value)

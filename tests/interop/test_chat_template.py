@@ -1,5 +1,8 @@
 """Chat templates of every family, against transformers, and what is said of those that are none."""
 
+import time
+import tracemalloc
+
 import pytest
 import transformers
 from families import (
@@ -268,3 +271,35 @@ def test_the_file_of_a_template_is_named(folders, tmp_path):
     config.write_text('{"eos_token": "<|im_end|>", "chat_template": "Hello."}')
     with pytest.raises(ValueError, match=r"chat_template in .*tokenizer_config\.json leaves out"):
         read_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    "source, why",
+    [
+        ("{% for a in range(99999) %}{% endfor %}", "more than 20,000 steps"),
+        ("{% for a in messages * 9 %}" * 9 + "{% endfor %}" * 9, "more than 20,000 steps"),
+        ("{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}", "RecursionError"),
+        ("{{ 'a' * 1000000000000 }}", "a text or list of 1,000,000,000,000 entries"),
+        ("{{ messages * 100000 }}", "a text or list of 100,000 entries"),
+        ("{{ 10 ** 10 ** 10 }}", "is not supported"),
+        ("{{ '%1000000000d' % 1 }}", "may be too wide"),
+        ("{{ '{:>1000000000}'.format(1) }}", "may be too wide"),
+        ("{{ 'x'.ljust(1000000000) }}", r"a number as large as 1\.000e\+09"),
+        ("{{ 'x' | center(1000000000) }}", "a number as large as"),
+        ("{{ messages | tojson(indent=1000000000) }}", "a number as large as"),
+        ("{{ lipsum(100) }}", "'lipsum' is undefined"),
+        ("{% for a in messages recursive %}{% endfor %}", "recursive loops"),
+        ("{% for a in [" + "[" * 3000 + "]" * 3000 + "] %}{% endfor %}", "no valid template"),
+        ("{% for a in messages %}" * 30 + "{% endfor %}" * 30, "too many statically nested"),
+    ],
+)
+def test_templates_that_would_not_end_or_fill_the_memory_are_refused(source, why):
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        with pytest.raises(ValueError, match=why):
+            ChatTemplate(source)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - began < 10

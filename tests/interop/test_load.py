@@ -9,7 +9,6 @@ import transformers
 from sleep_jax.interop.load import load_model
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 
-TEMPLATE = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
 SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
 
@@ -27,7 +26,9 @@ def folder(bpe, tmp_path):
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", chat_template=TEMPLATE
+        tokenizer_object=bpe,
+        eos_token="<|im_end|>",
+        chat_template="{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
     ).save_pretrained(tmp_path)
     return tmp_path
 

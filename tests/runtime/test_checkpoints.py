@@ -90,7 +90,16 @@ def _empty(folder):
         path.unlink() if path.is_file() else path.rmdir()
 
 
-@pytest.mark.parametrize("damage", [_truncate, _flip_one_bit, _lose_a_file, _never_finish, _empty])
+def _seal_with(content):
+    return lambda folder: (folder / "digests.json").write_text(content)
+
+
+DAMAGES = [_truncate, _flip_one_bit, _lose_a_file, _never_finish, _empty]
+# Seals that say nothing, or what no seal says.
+SEALS = ["[]", "{}", "null", '{"record/metadata": 3}', '{"../../x": ""}', "[" * 9999]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, *map(_seal_with, SEALS)])
 def test_a_damaged_checkpoint_is_passed_over_and_can_be_made_again(two_phases, damage):
     damage(two_phases / "1")
     with PhaseCheckpoints(two_phases) as checkpoints:

@@ -151,8 +151,8 @@ def test_a_writer_that_learns_by_policy_gradient_is_scored_first(estimator):
     assert (found["dream: learn"].args[5].critic is not None) == (estimator == "ppo")
 
 
-def test_rollouts_are_scored_where_ratios_values_or_a_penalty_ask_for_it():
-    assert "consolidate: rescore" not in programs()
+def test_rollouts_are_scored_for_their_ratios_values_and_penalty():
+    assert "consolidate: rescore" in programs()
     ppo = programs(seeding__estimator="ppo")
     assert ppo["consolidate: rescore"].args[3] is not None
     assert ppo["consolidate: update"].args[5].critic is not None
