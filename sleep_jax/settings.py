@@ -79,15 +79,16 @@ class Setting:
         Raises:
           ValueError: it is not allowed; names field, value and what is.
         """
-        if self.entries is None:
-            if not self._allows(value):
-                raise ValueError(self._refusal(value))
-            return self.kind(value)
-        if not isinstance(value, tuple | list) or not all(map(self._allows, value)):
+        is_one = self.entries is None
+        entries = (value,) if is_one else value
+        if not (is_one or self._is_such_a_tuple(value)) or not all(map(self._allows, entries)):
             raise ValueError(self._refusal(value))
-        if len(value) != self.entries if self.entries else not value and self.default != ():
-            raise ValueError(self._refusal(value))
-        return tuple(map(self.kind, value))
+        return self.kind(value) if is_one else tuple(map(self.kind, value))
+
+    def _is_such_a_tuple(self, value: Any) -> bool:
+        if not isinstance(value, tuple | list):
+            return False
+        return len(value) == self.entries if self.entries else bool(value) or self.default == ()
 
     def _allows(self, x: Any) -> bool:
         """Whether a value, or an entry of a tuple, is allowed."""
@@ -113,37 +114,31 @@ class Setting:
     @property
     def allowed(self) -> str:
         """What is allowed, in words."""
-        one = self._allowed_entry()
+        if self.choices is not None:
+            one = f"one of {', '.join(self.choices)}"
+        elif self.kind is bool:
+            one = "True or False"
+        elif self.kind is str:
+            one = "text" if self.default == "" else "text that is not empty"
+        else:
+            one = self._allowed_number()
         if self.entries is None:
             return one
         count = f" of {self.entries}" if self.entries else " of one or more" if self.default else ""
         return f"a tuple{count}, each {one}"
 
-    def _allowed_entry(self) -> str:
-        if self.choices is not None:
-            return f"one of {', '.join(self.choices)}"
-        if self.kind is bool:
-            return "True or False"
-        if self.kind is str:
-            return "text" if self.default == "" else "text that is not empty"
-        bounds = [
-            f"{word} {_said(bound)}"
-            for word, bound in (
-                ("at least", self.least),
-                ("above", self.above),
-                ("at most", self.most),
-                ("below", self.below),
-            )
-            if bound is not None and math.isfinite(bound)
-        ]
-        if [word[:7] for word in bounds] == ["at leas", "at most"]:
-            bounds = [f"from {_said(self.least)} to {_said(self.most)}"]
-        infinite = [_said(x) for x in (self.least, self.most) if x is not None and math.isinf(x)]
-        none = [] if self.none is None else [_said(self.none)]
-        number = " ".join(["a whole number" if self.kind is int else "a number", *bounds[:1]])
-        return ", or ".join(
-            [*none, *map(_said, self.also), " and ".join([number, *bounds[1:]]), *infinite]
-        )
+    def _allowed_number(self) -> str:
+        names = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
+        limits = {name: getattr(self, field) for field, name in names.items()}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        finite = {name: _said(limit) for name, limit in given.items() if math.isfinite(limit)}
+        words = " and ".join(f"{name} {limit}" for name, limit in finite.items())
+        if list(finite) == ["at least", "at most"]:
+            words = "from {} to {}".format(*finite.values())
+        number = f"{'a whole number' if self.kind is int else 'a number'} {words}".rstrip()
+        also = self.also if self.none is None else (self.none, *self.also)
+        infinite = filter(math.isinf, given.values())
+        return ", or ".join([*map(_said, also), number, *map(_said, infinite)])
 
     def _refusal(self, value: Any) -> str:
         if self.choices is not None and self.entries is None:
@@ -151,11 +146,12 @@ class Setting:
         return f"{self.path}={value!r}; give {self.allowed}{self._width(value)} ({self.help})"
 
     def _width(self, value: Any) -> str:
-        """Says that a number is meant to fit 32 bits, where it is that which is wrong."""
+        """Says that a number is meant to fit 32 bits, where it is that alone which is wrong."""
         entries = value if isinstance(value, tuple | list) else (value,)
         sizes = [abs(x) for x in entries if isinstance(x, numbers.Real)]
-        is_wide = any(x > LARGEST.get(self.kind, x) or 0 < x < TINIEST for x in sizes)
-        return ", that 32 bits hold" if is_wide else ""
+        is_huge = self.most is None and any(x > LARGEST.get(self.kind, x) for x in sizes)
+        is_tiny = not self.least and any(0 < x < TINIEST for x in sizes)
+        return ", that 32 bits hold" if is_huge or is_tiny else ""
 
 
 def _said(bound: float) -> str:
@@ -321,8 +317,8 @@ def _rows(cls: type[Settings], values: Mapping[str, Any]) -> tuple[Any, ...]:
                 f"{path}={values[path]} has {len(values[path])} entries, {first} has {depth}; give "
                 "one for each level, or one for all"
             )
-    return tuple(
-        cls(**{name: (values[p] * depth if len(values[p]) == 1 else values[p])[i]
-               for name, p in columns.items()})
-        for i in range(depth)
-    )  # fmt: skip
+    whole = {
+        name: values[path] if len(values[path]) == depth else values[path] * depth
+        for name, path in columns.items()
+    }
+    return tuple(cls(**dict(zip(whole, row))) for row in zip(*whole.values()))

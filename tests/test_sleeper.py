@@ -106,9 +106,9 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
         ("memory.slots", (2.0,), "=(2.0,); give a tuple of one or more, each a whole number"),
         ("memory.chunks", (), "=(); give a tuple of one or more, each a whole number"),
         ("memory.layers", "0, one", "='0, one'; give text that is not empty (layers with memory"),
-        ("seed", 2**32, "=4294967296; give a whole number from 0 to 4294967295"),
+        ("seed", 2**32, "=4294967296; give a whole number from 0 to 4294967295 ("),
         ("seed", 10**20, "=100000000000000000000; give a whole number from 0 to 4294967295"),
-        ("study.temperature", 1e-40, "=1e-40; give 0, or a number at least 1e-06"),
+        ("study.temperature", 1e-40, "=1e-40; give 0, or a number at least 1e-06 ("),
         ("seeding.rows", 2**31, "=2147483648; give a whole number at least 1, that 32 bits hold"),
     ],
 )

@@ -170,6 +170,10 @@ def test_rounding_never_carries_a_draw_past_the_last_token(monkeypatch):
     "options, message",
     [
         ({"max_new_tokens": 0}, "sampling.max_new_tokens=0"),
+        (
+            {"temperature": 1e-40},
+            r"sampling.temperature=1e-40; give 0 \(greedy\) or at least 1e-06",
+        ),
         ({"temperature": -0.1}, r"sampling.temperature=-0.1; it must lie in \[0"),
         ({"top_k": -1}, "sampling.top_k=-1"),
         ({"top_p": 0.0}, "sampling.top_p=0.0"),
