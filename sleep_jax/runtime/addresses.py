@@ -152,9 +152,10 @@ def _listening() -> Iterator[_Heard]:
         yield heard
     finally:
         logger.removeHandler(heard)
-        # It prints the traceback of what it raises as well; those who ask say it in words.
-        logger.addHandler(logging.NullHandler())
         logger.setLevel(level)
+        # It would print the traceback of what it raises, too; those who ask say it in words.
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
 
 
 def _code(error: Exception) -> int | None:
