@@ -120,7 +120,7 @@ def _ask_cloud_storage(bucket: str) -> None:
         except FileNotFoundError as error:
             raise _NoBucket(str(error)) from None
         except TimeoutError:
-            raise heard.last or FSTimeoutError(f"no answer in {SECONDS:.0f} s") from None
+            raise heard.last or FSTimeoutError(f"no answer in {SECONDS:g} s") from None
 
 
 class _NoBucket(Exception):

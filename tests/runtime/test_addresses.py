@@ -33,8 +33,8 @@ WORDS = {
 
 @pytest.fixture
 def store(monkeypatch):
-    """A function that points gcsfs at an address, which it then waits 1.5 s for."""
-    monkeypatch.setattr(addresses, "SECONDS", 1.5)
+    """A function that points gcsfs at an address, which it then waits half a second for."""
+    monkeypatch.setattr(addresses, "SECONDS", 0.5)
 
     def at(address):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
@@ -89,7 +89,7 @@ def test_inspect_of_an_address_without_what_reaches_it_names_the_extra(monkeypat
 def test_a_store_that_takes_calls_and_never_answers_is_given_up(store):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(ConnectionError, match=r"does not answer \(no answer in 2 s\)"):
+        with pytest.raises(ConnectionError, match=r"does not answer \(no answer in 0.5 s\)"):
             check_answers(RUN)
 
 
