@@ -16,7 +16,8 @@
 #   PROJECT            the Google Cloud project
 #   ZONE               e.g. us-east5-a
 #   TPU_NAME           what the slice is called
-#   ACCELERATOR_TYPE   of create and queue, e.g. v5litepod-16, v4-32, v5p-16, v6e-16
+#   ACCELERATOR_TYPE   of create and queue, e.g. v5litepod-16, v4-32, v5p-16, v6e-16; what
+#                      launch.py --aot says of it: --aot=v5litepod-16, or --aot=v5e:4x4
 # Optional:
 #   RUNTIME_VERSION    the image [the one for ACCELERATOR_TYPE]
 #   SPOT=1             spot capacity: cheaper, and taken back at any time

@@ -120,7 +120,7 @@ def _ask_cloud_storage(bucket: str) -> None:
         except FileNotFoundError as error:
             raise _NoBucket(str(error)) from None
         except TimeoutError:
-            raise heard.last or FSTimeoutError(f"no answer in {SECONDS:.0f} s") from None
+            raise heard.last or FSTimeoutError(f"no answer in {SECONDS:g} s") from None
 
 
 class _NoBucket(Exception):
@@ -152,9 +152,10 @@ def _listening() -> Iterator[_Heard]:
         yield heard
     finally:
         logger.removeHandler(heard)
-        # It prints the traceback of what it raises as well; those who ask say it in words.
-        logger.addHandler(logging.NullHandler())
         logger.setLevel(level)
+        # It would print the traceback of what it raises, too; those who ask say it in words.
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
 
 
 def _code(error: Exception) -> int | None:

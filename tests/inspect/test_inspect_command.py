@@ -1,4 +1,6 @@
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -83,3 +85,23 @@ def test_sparklines():
     assert sparkline([3, 3]) == "▁▁"
     assert sparkline([]) == sparkline([float("nan")]) == ""
     assert sparkline(range(720)) == sparkline(range(36))
+
+
+def test_no_word_of_the_overview_is_folded_at_80_columns(finished, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main([str(finished)]) == 0
+    tables = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).partition("Days and")[2]
+    assert max(map(len, tables.splitlines())) <= 80
+    for word in ("consolidate", "questions", "morning", "tokens/s", "programs", "detail"):
+        assert word in tables
+
+
+def test_scores_have_the_verdict_the_shares_and_the_ceiling(finished, capsys):
+    assert main([str(finished), "scores"]) == 0
+    shown = capsys.readouterr().out
+    assert " ".join(shown.split()).startswith(
+        "Kept. Closed book: questions 50 % -> 50 %. Open book, the ceiling: questions 50 %."
+    )
+    assert "with the document in context (the ceiling)        50 %" in shown

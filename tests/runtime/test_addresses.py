@@ -33,8 +33,8 @@ WORDS = {
 
 @pytest.fixture
 def store(monkeypatch):
-    """A function that points gcsfs at an address, which it then waits 1.5 s for."""
-    monkeypatch.setattr(addresses, "SECONDS", 1.5)
+    """A function that points gcsfs at an address, which it then waits half a second for."""
+    monkeypatch.setattr(addresses, "SECONDS", 0.5)
 
     def at(address):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
@@ -89,7 +89,7 @@ def test_inspect_of_an_address_without_what_reaches_it_names_the_extra(monkeypat
 def test_a_store_that_takes_calls_and_never_answers_is_given_up(store):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(ConnectionError, match=r"does not answer \(no answer in 2 s\)"):
+        with pytest.raises(ConnectionError, match=r"does not answer \(no answer in 0.5 s\)"):
             check_answers(RUN)
 
 
@@ -117,7 +117,7 @@ def test_a_command_gives_a_store_that_fails_half_a_minute(status, arguments):
     with cloud_storage.answering(status) as address:
         ended, said, seconds = cloud_storage.command(*arguments, STORAGE_EMULATOR_HOST=address)
     assert ended == WORDS[status][0] and said.startswith(WORDS[status][1])
-    assert said.count("\n") == 1 and seconds < 60
+    assert said.count("\n") == 1 and seconds < 90  # on a machine that does much else
 
 
 @pytest.mark.parametrize("address", ["gcs://bucket/run", "gs:/bucket/run", "gs://", "gs:///run"])
