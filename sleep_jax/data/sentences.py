@@ -65,8 +65,10 @@ def _units(block: str, name: str) -> Iterator[str]:
 def _split(text: str, name: str) -> list[str]:
     """Sentences, with the white space behind them: they join to the text."""
     found: list[str] = []
-    # In one line: an abbreviation at the end of a line is one, too.
-    for sentence in _cut(text, map(len, sentencex.segment(name, re.sub(r"\s", " ", text)))):
+    # In one line: an abbreviation at the end of a line is one, too. The library is written in
+    # Rust, whose texts have no lone surrogates.
+    line = re.sub(r"[\s\ud800-\udfff]", " ", text)
+    for sentence in _cut(text, map(len, sentencex.segment(name, line))):
         if found and not _is_end(found[-1], sentence, name):
             found[-1] += sentence
         else:

@@ -234,7 +234,7 @@ def agreement(candidate: str, reference: str) -> bool:
     same frame are filled with the same words, and neither text goes on where the other, a
     sentence, ends. So a synonym in an otherwise equal text is refused, too.
     """
-    of = language(f"{candidate} {reference}")
+    of = language(" ".join(sorted((candidate, reference))))
     # In the second view zeros count, so that "3.10" is the same as "Release 3.10".
     pair, verbatim = (
         (spell(candidate, is_verbatim=v), spell(reference, is_verbatim=v)) for v in (False, True)
