@@ -19,7 +19,7 @@ CORE = [
     "matplotlib>=3.8",
     "rich>=13",
     "safetensors>=0.4.3",
-    "sentencex>=1.0.20",
+    "sentencex>=1.0.32",
     "tensorstore>=0.1.60",
     "tokenizers>=0.20",
 ]

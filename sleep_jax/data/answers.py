@@ -158,8 +158,8 @@ def content_words(text: str) -> set[str]:
     stops = set(map(fold, stop_words(name)))
     text = re.sub(r"'\w{1,2}\b", "", fold(tidy(text)))
     spaced = [word for word in re.findall(_LETTERS, text) if len(word) > 1 or not word.isalpha()]
-    found = {stem(word, name) for word in spaced if word not in stops}
-    found |= set(re.findall(rf"[{KATAKANA}]{{2,}}|[{HAN}]", text))
+    content = {stem(word, name) for word in spaced if word not in stops}
+    content |= set(re.findall(rf"[{KATAKANA}]{{2,}}|[{HAN}]", text))
     for run in re.findall(f"[{UNSEGMENTED}]+", text):
-        found |= {run[i : i + 4] for i in range(max(1, len(run) - 3))}
-    return found - stops
+        content |= {run[i : i + 4] for i in range(max(1, len(run) - 3))}
+    return content - stops

@@ -100,7 +100,7 @@ def language(text: str) -> str:
     if script != "LATIN":
         return _LANGUAGE_OF.get(script, "en")
     said = re.findall(r"[^\W\d_]+", text.casefold())
-    german, english = (sum(w in of for w in said) for of in (_GERMAN, _ENGLISH))
+    german, english = (sum(w in listed for w in said) for listed in (_GERMAN, _ENGLISH))
     return "de" if german > english else "en"
 
 

@@ -34,8 +34,8 @@ def sentences(text: str) -> list[str]:
     """The units of a text in order, stripped, each as it stands there; those without a letter or
     digit left out."""
     name = language(text)
-    found = (unit for block in _blocks(text) for unit in _units(block, name))
-    return [unit for unit in found if any(map(str.isalnum, unit))]
+    units = (unit for block in _blocks(text) for unit in _units(block, name))
+    return [unit for unit in units if any(map(str.isalnum, unit))]
 
 
 def sentence_ends(text: str) -> list[int]:
@@ -64,15 +64,17 @@ def _units(block: str, name: str) -> Iterator[str]:
 
 def _split(text: str, name: str) -> list[str]:
     """Sentences, with the white space behind them: they join to the text."""
-    found: list[str] = []
-    # In one line: an abbreviation at the end of a line is one, too.
-    for sentence in _cut(text, map(len, sentencex.segment(name, re.sub(r"\s", " ", text)))):
-        if found and not _is_end(found[-1], sentence, name):
-            found[-1] += sentence
+    parts: list[str] = []
+    # In one line: an abbreviation at the end of a line is one, too. The library is written in
+    # Rust, whose texts have no lone surrogates.
+    line = re.sub(r"[\ud800-\udfff]", "\ufffd", re.sub(r"\s", " ", text))
+    for sentence in _cut(text, map(len, sentencex.segment(name, line))):
+        if parts and not _is_end(parts[-1], sentence, name):
+            parts[-1] += sentence
         else:
-            found.append(sentence)
+            parts.append(sentence)
     # Inside brackets the library sees no end.
-    return [part for sentence in found for part in _AFTER_BRACKET.split(sentence)]
+    return [part for sentence in parts for part in _AFTER_BRACKET.split(sentence)]
 
 
 def _cut(text: str, lengths: Iterable[int]) -> Iterator[str]:

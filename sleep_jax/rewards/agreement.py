@@ -76,14 +76,14 @@ def _without_markers(text: str) -> str:
     return _LIST_MARKER.sub(". ", text)
 
 
-def _names(text: str, of: str) -> list[_Name]:
+def _names(text: str, lang: str) -> list[_Name]:
     """Runs of capitalised words of a text in a language, in order. A word that opens a sentence is
     not a certain name."""
     text = normalize_quantities(_without_markers(text))
     ends = {match.start() for match in _SENTENCE_END.finditer(text)}
     tokens = [*_TOKEN.finditer(text)]
-    common = _COMMON if of == "en" else _COMMON | stop_words(of)
-    nouns = _nouns([token[0] for token in tokens]) if of == "de" else ()
+    common = _COMMON if lang == "en" else _COMMON | stop_words(lang)
+    nouns = _nouns([token[0] for token in tokens]) if lang == "de" else ()
     names, certain, opening = [], [], []
     is_opening, before = True, ""
     for i, match in enumerate([*tokens, None]):
@@ -105,14 +105,14 @@ def _names(text: str, of: str) -> list[_Name]:
 def _nouns(tokens: list[str]) -> set[int]:
     """Where a German text has nouns that name nothing: behind an article or a small number, with
     adjectives between, "der große alte Turm"."""
-    found, is_near = set(), False
+    nouns, is_near = set(), False
     for i, token in enumerate(tokens):
         if is_near and token[:1].isupper():
-            found.add(i)
+            nouns.add(i)
         is_adjective = is_near and re.fullmatch(r"[^\W\d_A-ZÄÖÜ][^\W\d_]*e[mnrs]?", token)
         is_number = token.isdigit() and len(token) < 4
         is_near = token.casefold() in DETERMINERS or is_number or bool(is_adjective)
-    return found
+    return nouns
 
 
 def _required_numbers(text: str) -> tuple[list[str], set[str]]:
@@ -132,26 +132,26 @@ def _numbers_agree(candidate: str, reference: str) -> bool:
     return other_found.issuperset(required) and found.issuperset(other)
 
 
-def _negated_sentences(text: str, of: str) -> int:
-    negations = {NEGATIONS["en"], NEGATIONS.get(of, NEGATIONS["en"])}
+def _negated_sentences(text: str, lang: str) -> int:
+    negations = {NEGATIONS["en"], NEGATIONS.get(lang, NEGATIONS["en"])}
     parts = _SENTENCE_END.split(text)
     return sum(any(negation.search(part) for negation in negations) for part in parts)
 
 
-def _names_agree(candidate: str, reference: str, of: str) -> bool:
+def _names_agree(candidate: str, reference: str, lang: str) -> bool:
     """No name was exchanged; one side may shorten a name ("Ada Lovelace", "Lovelace")."""
     missing = []  # per side: words of its names that the other side lacks
     for text, other in ((candidate, reference), (reference, candidate)):
         known, unknown = _words(other), set()
         # "Paris", "Ada Lovelace": no sentence, so the first word is a name like the others.
         is_fragment = not any(token[0].islower() for token in _TOKEN.findall(text))
-        for name in _names(text, of):
+        for name in _names(text, lang):
             words = name.opening + name.certain
             if known.isdisjoint(words) and (name.certain or is_fragment):
                 return False
             unknown |= set(words) - known
         missing.append(unknown)
-    if of not in CASED:
+    if lang not in CASED:
         ours, theirs = (
             content_words(normalize_quantities(text)) for text in (candidate, reference)
         )
@@ -193,19 +193,19 @@ def _is_swapped(a: list[str], b: list[str]) -> bool:
     return any(a[i] not in _EVEN for i in stayed)
 
 
-def _is_refilled(candidate: str, reference: str, of: str) -> bool:
+def _is_refilled(candidate: str, reference: str, lang: str) -> bool:
     """The texts are one frame with other content words in it, or one goes on where the other ends.
 
     "The gate is of oak", "The gate is of iron". At least half of the longer text must be common to
     both, in order, and nothing but replaced words tell them apart: who puts a thing in other words
     hardly ever keeps the rest as it was.
     """
-    empty = _EMPTY if of == "en" else _EMPTY | stop_words(of) | _HIRAGANA
+    empty = _EMPTY if lang == "en" else _EMPTY | stop_words(lang) | _HIRAGANA
     a, b = _frame_words(candidate), _frame_words(reference)
     if sorted(a) == sorted(b):
-        return of not in FREE_ORDER and _is_swapped(a, b)
+        return lang not in FREE_ORDER and _is_swapped(a, b)
     short, long = sorted((a, b), key=lambda words: (len(words), words))  # the same both ways
-    sentence = 3 * _SENTENCE if of in ("zh", "ja") else _SENTENCE
+    sentence = 3 * _SENTENCE if lang in ("zh", "ja") else _SENTENCE
     if len(short) >= sentence and long[: len(short)] == short:
         return not empty.issuperset(long[len(short) :])
     common, is_refilled = 0, False
@@ -234,7 +234,7 @@ def agreement(candidate: str, reference: str) -> bool:
     same frame are filled with the same words, and neither text goes on where the other, a
     sentence, ends. So a synonym in an otherwise equal text is refused, too.
     """
-    of = language(f"{candidate} {reference}")
+    lang = language(" ".join(sorted((candidate, reference))))
     # In the second view zeros count, so that "3.10" is the same as "Release 3.10".
     pair, verbatim = (
         (spell(candidate, is_verbatim=v), spell(reference, is_verbatim=v)) for v in (False, True)
@@ -242,9 +242,9 @@ def agreement(candidate: str, reference: str) -> bool:
     return (
         _units_agree(*pair)
         and _codes_agree(*pair)
-        and _negated_sentences(pair[0], of) == _negated_sentences(pair[1], of)
-        and _names_agree(*pair, of)
-        and any(_numbers_agree(*v) and not _is_refilled(*v, of) for v in {pair, verbatim})
+        and _negated_sentences(pair[0], lang) == _negated_sentences(pair[1], lang)
+        and _names_agree(*pair, lang)
+        and any(_numbers_agree(*v) and not _is_refilled(*v, lang) for v in {pair, verbatim})
     )
 
 
@@ -258,13 +258,13 @@ def ungrounded(text: str, source: str) -> list[str]:
     Returns:
       The folded names (lower case, no accents), then the numbers in digits, each once, in order.
     """
-    of = language(source)
+    lang = language(source)
     # In the second view zeros count, as in `agreement`.
     sources = [spell(source, is_verbatim=v) for v in (False, True)]
     texts = [spell(text, is_verbatim=v) for v in (False, True)]
-    known = {stem(word, of) for word in _words(sources[0])}
-    certain = [word for name in _names(texts[0], of) for word in name.certain]
-    names = [word for word in certain if stem(word, of) not in known]
+    known = {stem(word, lang) for word in _words(sources[0])}
+    certain = [word for name in _names(texts[0], lang) for word in name.certain]
+    names = [word for word in certain if stem(word, lang) not in known]
     known = {value for view in sources for value in numbers(normalize_quantities(view))}
     views = zip(*(_required_numbers(view)[0] for view in texts))
     values = [plain for plain, verbatim in views if known.isdisjoint((plain, verbatim))]

@@ -100,6 +100,7 @@ def test_the_samples_are_one_sentence_for_each_full_stop():
 def test_sentence_ends_cut_a_text_without_loss():
     assert sentence_ends("Mr. Ott. Two\nlines.") == [9, 13, 19]
     assert sentence_ends("灯台は。塔だ。") == [4, 7] and sentence_ends("") == []
+    assert sentences("One. \ud83d Two.") == ["One.", "\ud83d Two."]
     rng = np.random.default_rng(0)
     for _ in range(500):
         text = "".join(

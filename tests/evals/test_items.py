@@ -1,0 +1,33 @@
+"""Questions that reward are none that test, however they are spelt."""
+
+import pytest
+
+from sleep_jax.evals.items import Item, RewardItems
+
+
+@pytest.mark.parametrize(
+    ("test", "reward"),
+    [
+        ("Who built the mill?", "who built “the mill”"),
+        ("How hot is it at 1260 °C?", "How hot is it at 1260°C ?"),
+        ("Wer baute die Straße?", "WER BAUTE DIE STRASSE?"),
+        ("灯塔是谁建成的？", "灯塔是谁建成的"),
+        ("?!", "?!"),
+    ],
+)
+def test_a_test_question_is_no_reward_in_another_spelling(test, reward):
+    with pytest.raises(AssertionError, match="is a test question"):
+        RewardItems.apart_from([test], [Item(0, reward, ("yes",))])
+
+
+@pytest.mark.parametrize(
+    ("test", "reward"),
+    [
+        ("What costs $5?", "What costs €5?"),
+        ("What came with Release 3.10?", "What came with Release 3.1?"),
+        ("谁建成灯塔？", "谁建成桥？"),
+        ("?!", "!?"),
+    ],
+)
+def test_another_question_may_reward(test, reward):
+    assert RewardItems.apart_from([test], [Item(0, reward, ("yes",))]).documents == {0}
