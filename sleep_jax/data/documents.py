@@ -277,7 +277,7 @@ def _jsonl(name: str, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{name}, line {number}"
         try:
             item = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # the latter: nested too deeply
             raise ValueError(f"{where}: not valid JSON ({error})") from error
         if not isinstance(item, dict):
             raise ValueError(f"{where}: a {type(item).__name__}, not an object with a 'text'")

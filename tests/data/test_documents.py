@@ -83,6 +83,8 @@ def test_a_long_document_becomes_numbered_parts_each_with_its_questions(tmp_path
     [
         ("{not json", "not valid JSON"),
         ('["a"]', "a list, not an object"),
+        ("[" * 100_000, "not valid JSON (maximum recursion depth"),
+        ('{"text": ' + "1" * 5000 + "}", "not valid JSON (Exceeds the limit"),
         ({"title": "T"}, "no 'text'"),
         ({"text": 3}, "'text' is of type int, not a string"),
         ({"text": "  "}, "'text' is empty"),
