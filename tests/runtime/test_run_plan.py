@@ -145,3 +145,15 @@ def test_disk_is_that_of_the_checkpoints():
     assert plan._bytes() > 8 * 3 * once
     few = preset(checkpoint__keep=2)
     assert RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)._bytes() < plan._bytes()
+
+
+def test_a_day_that_would_fill_the_memory_is_warned_of(monkeypatch):
+    plan = plan_of(preset())
+    monkeypatch.setattr(run_plan, "memory_at_hand", lambda: 2**20)
+    [warned] = plan.warnings()
+    assert "12 parts asks for 1.6 MiB beside the model, and there are 1.0 MiB" in warned
+    assert "data.episodes" in warned and "dreaming.curriculum.recent" in warned
+    assert not [*plan.warnings(is_here=False)]
+    few = preset(dreaming__curriculum__recent=3)
+    fewer = RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)
+    assert fewer._trials() == plan._trials() / 4
