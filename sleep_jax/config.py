@@ -53,7 +53,7 @@ def default() -> ml_collections.ConfigDict:
 
     c.data = ml_collections.ConfigDict()
     # A text, markdown, PDF, HTML, Word or JSONL file, a folder of them, the address of either
-    # (gs://...), "seqio:TASK", or "samples", "samples:4" for the first four of them.
+    # (gs://...), "seqio:TASK", or "samples", "samples:4" for their first four parts.
     c.data.documents = "samples"
     c.data.limit = 0  # read only the first parts of whatever is given; 0 reads all
     c.data.chunk_tokens = 256  # a longer document becomes several

@@ -170,8 +170,11 @@ def test_the_anchors_and_topics_are_there_and_apart_from_the_samples():
 
 def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
     assert read("samples:3") == read("samples")[:3]
+    assert (
+        read("samples:3", limit=60) == read("samples", limit=60)[:3]
+    )  # of parts, once they are cut
     for wrong in ("samples:0", "samples:99", "samples:four", "samples:"):
-        with pytest.raises(ValueError, match=rf"='{wrong}': \d+ documents come with the package"):
+        with pytest.raises(ValueError, match=rf"='{wrong}': the samples have \d+ parts of "):
             read(wrong)
     path = tmp_path / "book.txt"
     path.write_text("\n\n".join(f"Paragraph {n} " + "word " * 20 for n in range(30)))

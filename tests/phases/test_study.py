@@ -49,7 +49,7 @@ def test_completions_come_back_from_a_bookmark_to_the_bit():
 def sleeper():
     """Questions, replies and dreams of several batches."""
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
-    config.data.documents = "samples:1"
+    config.data.documents = "samples:6"
     config.study.questions, config.study.rehearsals = 16, 3
     config.dreaming.count, config.dreaming.temperature = 32, 1.5
     return wake_up(config)
