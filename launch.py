@@ -40,7 +40,6 @@ from sleep_jax.runtime.workdir import (
     check_same_config,
     check_same_reading,
     check_writable,
-    config_difference,
 )
 from sleep_jax.settings import every
 from sleep_jax.sleeper import Sleeper, wake_up
@@ -66,7 +65,9 @@ AOT = flags.DEFINE_string(
     "it), without one, and end; with status 1 where one does not fit",
 )
 DRY_RUN = flags.DEFINE_boolean(
-    "dry_run", False, "print shapes, memory, schedule and cost without compiling, and end"
+    "dry_run",
+    False,
+    "read the documents, say what a run would hold and do, time a few steps here, and end",
 )
 PROFILE = flags.DEFINE_string(
     "profile", None, "trace these updates of a phase into WORKDIR/profile, e.g. consolidate:3-5"
@@ -165,12 +166,13 @@ def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
         check_writable(workdir)
         for run in runs:
             if epath.Path(run.workdir).exists():
-                check_workdir(run.config, run.workdir)
+                check_workdir(run.config, run.workdir, is_under_way=not run.is_finished)
     return functools.partial(sweep, runs, epath.Path(workdir))
 
 
-def check_workdir(config, workdir: str) -> dict[str, Any]:
-    """Checks that a run can be written, or gone on with, there; what is on record of it."""
+def check_workdir(config, workdir: str, is_under_way: bool = True) -> dict[str, Any]:
+    """Checks that a run can be written, or gone on with, there; what is on record of it.
+    `is_under_way` as for `check_same_config`."""
     check_writable(workdir)
     if not (checkpoints := epath.Path(workdir) / "checkpoints").exists():
         return {}  # Orbax would make it, though the run may yet be refused
@@ -178,10 +180,8 @@ def check_workdir(config, workdir: str) -> dict[str, Any]:
         latest = saved.latest()
         record = {} if latest is None else saved.record(latest[0])
     if record:
-        check_same_config(record["config"], config.to_dict(), workdir)
-        for change in config_difference(record["config"], config.to_dict()):
-            if change.startswith("memory."):
-                print(f"from here on {change}")
+        changes = check_same_config(record["config"], config.to_dict(), workdir, is_under_way)
+        say(*(f"from here on {change}" for change in changes))
     return record
 
 

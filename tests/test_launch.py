@@ -273,7 +273,8 @@ def test_a_run_says_what_it_will_do_before_it_begins(launch, tmp_path, monkeypat
     pace.updated(0, 1.0)
 
 
-def test_what_has_changed_of_a_run_is_said(launch, tmp_path, capsys):
+def test_what_has_changed_of_a_run_is_said(launch, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLEEP_JAX_QUIET", "")
     config = load("configs/sleep_tiny.py")
     with PhaseCheckpoints(tmp_path / "checkpoints") as saved:
         record = {"config": config.to_dict()}

@@ -514,7 +514,7 @@ def test_a_run_whose_slots_ran_out_goes_on_with_the_remedy(tmp_path):
         config.memory.on_full = on_full
         workdir = tmp_path / on_full
         shutil.copytree(tmp_path / "checkpoints", workdir / "checkpoints")
-        check_same_config(sleeper.config.to_dict(), config.to_dict(), workdir)
+        check_same_config(sleeper.config.to_dict(), config.to_dict(), workdir, is_under_way=True)
         night = lifecycle.live(wake_up(config), str(workdir), quiet=True)
         assert night.record["phases"]["consolidate-2"].get("skipped") == said
         with PhaseCheckpoints(workdir / "checkpoints") as saved:

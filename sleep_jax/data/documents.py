@@ -2,7 +2,7 @@
 
 A source is a file (`data.files`: text, markdown, PDF, HTML, Word, or JSONL), a folder of them, an
 address of either, a SeqIO task (`data.tasks`), or `samples` for the invented documents that come
-with the package, `samples:4` for the first four. One line of JSONL is one document:
+with the package, `samples:4` for their first four parts. One line of JSONL is one document:
 
     {"text": "...", "id": "...", "title": "...", "questions": [
         {"question": "...", "answer": "...", "paraphrase": "...", "aliases": ["..."]}]}
@@ -28,6 +28,7 @@ from sleep_jax.data.chunking import SMALLEST, Encode, split_text
 from sleep_jax.fields import reason
 
 SAMPLES = "samples"
+_SAMPLES = "the samples"  # in words
 SHOWN = 5  # skipped files that are named
 MOST_TITLE = 200  # characters that every part of a document repeats; a heading may be a whole text
 
@@ -98,7 +99,7 @@ def read_source(
     Args:
       path: a file of a kind that `data.files` reads, a folder (read in sorted order, with its
         subfolders; a warning names what is skipped), the address of either, `seqio:` and the name
-        of a task, `samples`, or `samples:N` for the first N of them.
+        of a task, `samples`, or `samples:N` for their first N parts.
       max_chunk_tokens: most tokens a document may have; a longer one becomes several, titled
         `Title (1 of 3)`, cut at the end of a paragraph, else of a sentence, else of a word.
       encode: text to token ids.
@@ -119,6 +120,8 @@ def read_source(
     if repeated := [name for name, count in seen.items() if count > 1]:
         raise ValueError(f"{path}: the id {repeated[0]!r} is used twice; ids tell documents apart")
     parts = [x for document in documents for x in _chunks(document, max_chunk_tokens, encode)]
+    if source == _SAMPLES:
+        parts = parts[: _sample_count(str(path), len(parts))]
     return Reading(tuple(parts[: limit or None]), len(parts), source)
 
 
@@ -149,7 +152,7 @@ def _read(path: str | os.PathLike[str], limit: int) -> tuple[list[Document], str
         read = enumerate(tasks.read_examples(name, limit), 1)
         return [Document(f"{task}-{i}", title, text) for i, (title, text) in read], name
     if name.partition(":")[0] == SAMPLES:
-        return _samples(name), "the samples"
+        return _documents_of_lines("documents.jsonl", _sample("documents.jsonl")), _SAMPLES
     if not name:
         raise ValueError(f"data.documents is empty; give {_KNOWN}")
     found = files.located(path)
@@ -168,16 +171,15 @@ _KNOWN = (
 )
 
 
-def _samples(name: str) -> list[Document]:
-    """All of the samples, or the first so many."""
-    documents = _documents_of_lines("documents.jsonl", _sample("documents.jsonl"))
+def _sample_count(name: str, there: int) -> int:
+    """How many of the samples' parts are asked for, of those that are there."""
     _, colon, count = name.partition(":")
-    if colon and not (count.isdecimal() and 1 <= int(count) <= len(documents)):
+    if colon and not (count.isdecimal() and 1 <= int(count) <= there):
         raise ValueError(
-            f"data.documents={name!r}: {len(documents)} documents come with the package; give "
+            f"data.documents={name!r}: the samples have {there} parts of data.chunk_tokens; give "
             f"{SAMPLES!r} for all of them, or e.g. '{SAMPLES}:4' for the first four"
         )
-    return documents[: int(count) if colon else None]
+    return int(count) if colon else there
 
 
 def _choose(folder: epath.Path) -> list[epath.Path]:

@@ -81,7 +81,7 @@ def dry_run(config, topology: str, plan: RunPlan) -> Iterator[str]:
     yield from plan.lines()
     if not topology:
         yield f"time        {_duration(config, plan, programs)}"
-    yield from (f"warning: {said}" for said in plan.warnings())
+    yield from (f"warning: {said}" for said in plan.warnings(is_here=not topology))
 
 
 def _duration(config, plan: RunPlan, programs) -> str:

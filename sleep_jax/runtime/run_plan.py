@@ -3,6 +3,7 @@ nights, slots and when they are full, updates, tokens to be written, memory and 
 
 import collections
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 
@@ -91,16 +92,17 @@ class RunPlan:
         )
         yield f"disk        {self._disk()}"
 
-    def warnings(self, workdir: str | None = None) -> Iterator[str]:
+    def warnings(self, workdir: str | None = None, is_here: bool = True) -> Iterator[str]:
         """What will go otherwise than the user may think, and the remedy.
 
         Args:
-          workdir: of the run, whose disk and memory have to hold it; None: it is not made here.
+          workdir: of the run, whose disk has to hold it; None: nobody knows.
+          is_here: the devices of this machine are those of the run.
         """
         yield from self._exhausted()
         yield from self._too_few_updates()
-        needed, there = self._context() + self._trials(), memory_at_hand()
-        if workdir is not None and needed > there:
+        needed = self._context() + self._trials()
+        if is_here and needed > (there := memory_at_hand()):
             yield (
                 f"a day of {max(map(len, self.tokens)):,} parts asks for {_gib(needed)} beside the "
                 f"model, and there are {_gib(there)}; give more days by data.episodes, or dream "
@@ -164,7 +166,7 @@ class RunPlan:
                 "workdir later"
             )
 
-    @property
+    @functools.cached_property
     def _sentences(self) -> list[int]:
         return [sum(len(sentences(d.text)) for d in day.documents) for day in self.days]
 

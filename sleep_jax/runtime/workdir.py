@@ -12,9 +12,12 @@ from etils import epath
 from sleep_jax.fields import read_object
 from sleep_jax.runtime.addresses import check_answers, fault
 
-# What may change during a run: where it is computed, what is kept of it, where its base lies, which
-# is known by its weights, and what is done when slots run out. Every checkpoint records its config.
-FREE = ("mesh.", "checkpoint.", "model.name:", "memory.on_full:")
+# What changes no result: where a run is computed, what is kept of it, and where its base lies,
+# which is known by its weights.
+FREE = ("mesh.", "checkpoint.", "model.name:")
+# What may change in the middle of a run as well: what is done when slots run out. Every checkpoint
+# records the config that it was made under.
+FROM_HERE_ON = ("memory.on_full:",)
 
 
 def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -44,19 +47,32 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def check_same_config(
-    old: Mapping[str, Any], new: Mapping[str, Any], workdir: str | os.PathLike[str]
-) -> None:
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    workdir: str | os.PathLike[str],
+    is_under_way: bool = False,
+) -> list[str]:
     """Refuses to go on with a run under a config it was not started with, but for what is `FREE`.
+
+    Args:
+      old, new: configs, as nested dicts.
+      workdir: of the run.
+      is_under_way: what is `FROM_HERE_ON` may change, too.
+
+    Returns:
+      What of that has changed, as `name: old -> new`.
 
     Raises:
       ValueError: naming the fields that differ and what to do.
     """
     changes = [c for c in config_difference(old, new) if not c.startswith(FREE)]
-    if changes:
+    allowed = [c for c in changes if is_under_way and c.startswith(FROM_HERE_ON)]
+    if changes := [c for c in changes if c not in allowed]:
         raise ValueError(
             f"{workdir} holds a run of another config ({'; '.join(changes)}); "
             "use another --workdir, or delete this one to start over"
         )
+    return allowed
 
 
 def claim(workdir: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:

@@ -83,6 +83,8 @@ def test_a_long_document_becomes_numbered_parts_each_with_its_questions(tmp_path
     [
         ("{not json", "not valid JSON"),
         ('["a"]', "a list, not an object"),
+        ("[" * 100_000, "not valid JSON (maximum recursion depth"),
+        ('{"text": ' + "1" * 5000 + "}", "not valid JSON (Exceeds the limit"),
         ({"title": "T"}, "no 'text'"),
         ({"text": 3}, "'text' is of type int, not a string"),
         ({"text": "  "}, "'text' is empty"),
@@ -168,8 +170,11 @@ def test_the_anchors_and_topics_are_there_and_apart_from_the_samples():
 
 def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
     assert read("samples:3") == read("samples")[:3]
+    assert (
+        read("samples:3", limit=60) == read("samples", limit=60)[:3]
+    )  # of parts, once they are cut
     for wrong in ("samples:0", "samples:99", "samples:four", "samples:"):
-        with pytest.raises(ValueError, match=rf"='{wrong}': \d+ documents come with the package"):
+        with pytest.raises(ValueError, match=rf"='{wrong}': the samples have \d+ parts of "):
             read(wrong)
     path = tmp_path / "book.txt"
     path.write_text("\n\n".join(f"Paragraph {n} " + "word " * 20 for n in range(30)))

@@ -5,6 +5,7 @@ import runpy
 import jax
 import numpy as np
 import pytest
+from articulate import articulate
 
 from sleep_jax import lifecycle
 from sleep_jax.phases import drafts
@@ -18,6 +19,7 @@ from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.sampling import generate as sampling
 from sleep_jax.sampling.generate import Completion
 from sleep_jax.seeding import self_study
+from sleep_jax.seeding.self_study import Study
 from sleep_jax.sleeper import wake_up
 
 
@@ -45,9 +47,11 @@ def test_completions_come_back_from_a_bookmark_to_the_bit():
 
 @pytest.fixture(scope="module")
 def sleeper():
-    """Questions and replies of several batches."""
+    """Questions, replies and dreams of several batches."""
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
-    config.study.questions, config.study.rehearsals = 32, 3
+    config.data.documents = "samples:6"
+    config.study.questions, config.study.rehearsals = 16, 3
+    config.dreaming.count, config.dreaming.temperature = 32, 1.5
     return wake_up(config)
 
 
@@ -104,3 +108,26 @@ def test_calls_are_known_by_their_order(monkeypatch):
 
 def test_study_and_write_are_left_to_their_bookmark():
     assert {"study", "write"} <= {*lifecycle.KEEPS_ITS_PLACE}
+
+
+@pytest.mark.slow
+def test_writing_that_is_stopped_after_every_batch_ends_like_writing_that_was_not(
+    sleeper, tmp_path, monkeypatch
+):
+    articulate(monkeypatch)
+    step = next(x for x in sleeper.steps if x.phase == "write")
+    born = lifecycle.birth(sleeper).note_day(0, slot=0, study=Study((), (), ()).record())
+    stops = []
+    with MetricWriter(tmp_path / "metrics") as writer:
+        whole = lifecycle.write(sleeper, born, Desk(writer, "write", quiet=True), step)
+        with PhaseCheckpoints(tmp_path / "bookmark", keep=2) as saved:
+            while True:
+                bookmark = Bookmark(saved, "write", every=0, watch=Impatient())
+                desk = Desk(writer, "write", quiet=True, bookmark=bookmark)
+                try:
+                    again = lifecycle.write(sleeper, born, desk, step)
+                    break
+                except Preempted as stopped:
+                    stops.append(stopped.where)
+    assert len(stops) > 1 and stops[-1] == f"{len(stops)} batches of write"
+    assert whole.day(0)["dreams"] and again.record == whole.record

@@ -108,9 +108,9 @@ def test_a_level_that_hands_over_what_it_holds_has_room_again():
 
 def test_what_a_run_writes_is_counted_by_its_settings():
     plan = plan_of(preset())
-    assert said(plan, "days") == ["1 day of 12 parts, 1 night (8 phases)"]
+    assert said(plan, "days") == ["1 day of 2 parts, 1 night (8 phases)"]
     asked = sum(len(run_plan.sentences(d.text)) for day in plan.days for d in day.documents)
-    study, dreams, rollouts = asked * (8 + 8) + 40 * 3 * 8, 12 * 2 * 16, 1 * 4 * 2 * 8
+    study, dreams, rollouts = asked * (8 + 8) + 40 * 3 * 8, 2 * 2 * 16, 1 * 4 * 2 * 8
     assert said(plan, "written") == [
         f"at most {study + dreams + rollouts:,} tokens: {study:,} in study, {dreams:,} in dreams, "
         f"{rollouts:,} in rollouts"
@@ -145,3 +145,15 @@ def test_disk_is_that_of_the_checkpoints():
     assert plan._bytes() > 8 * 3 * once
     few = preset(checkpoint__keep=2)
     assert RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)._bytes() < plan._bytes()
+
+
+def test_a_day_that_would_fill_the_memory_is_warned_of(monkeypatch):
+    plan = plan_of(preset())
+    monkeypatch.setattr(run_plan, "memory_at_hand", lambda: 2**17)
+    [warned] = plan.warnings()
+    assert "2 parts asks for 0.3 MiB beside the model, and there are 0.1 MiB" in warned
+    assert "data.episodes" in warned and "dreaming.curriculum.recent" in warned
+    assert not [*plan.warnings(is_here=False)]
+    few = preset(dreaming__curriculum__recent=1)
+    fewer = RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)
+    assert fewer._trials() == plan._trials() / 2

@@ -49,10 +49,13 @@ def test_a_run_may_go_on_on_another_mesh_and_from_another_folder(tmp_path):
 
 def test_what_is_done_when_slots_run_out_may_change_during_a_run(tmp_path):
     old, new = ({"memory": {"on_full": x, "slots": (5,)}} for x in ("error", "skip"))
-    check_same_config(old, new, tmp_path)
+    change = 'memory.on_full: "error" -> "skip"'
+    assert check_same_config(old, new, tmp_path, is_under_way=True) == [change]
+    with pytest.raises(ValueError, match=change):  # of what is finished it is another result
+        check_same_config(old, new, tmp_path)
     new["memory"]["slots"] = (6,)
     with pytest.raises(ValueError, match=r"\(memory\.slots: \[5\] -> \[6\]\)"):
-        check_same_config(old, new, tmp_path)
+        check_same_config(old, new, tmp_path, is_under_way=True)
 
 
 def test_another_base_is_refused_wherever_it_lies(tmp_path):
