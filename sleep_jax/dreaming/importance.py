@@ -88,24 +88,10 @@ def greats(gram: np.ndarray, step: float) -> tuple[np.ndarray, list[int]]:
     return gains, order
 
 
-def _plain(score):
-    """A measure whose score decides alone."""
-
-    def scored(gram, step):
-        scores = score(gram)
-        return scores, _ranked(scores)
-
-    return scored
-
-
-# From a context's inner products and `step`: (scores [dreams], the dreams best first).
-BY_GRADIENT = {
-    "cosine": _plain(cosine),
-    "inner": _plain(inner),
-    "norm": _plain(norm),
-    "last_layer": _plain(cosine),
-    "greats": greats,
-}
+# Scores [dreams] from a context's inner products.
+BY_GRADIENT = {"cosine": cosine, "inner": inner, "norm": norm, "last_layer": cosine}
+# From these and `step`: (scores [dreams], the dreams in the order of choice).
+GREEDY = {"greats": greats}
 
 
 def _loss(cfg, chunk, variables, candidates, seed):
@@ -123,7 +109,7 @@ def _random(cfg, chunk, variables, candidates, seed):
 
 # Scores [dreams] of all dreams at once.
 WITHOUT_GRADIENT = {"loss": _loss, "lexical": _lexical, "random": _random}
-MEASURES = (*BY_GRADIENT, *WITHOUT_GRADIENT)
+MEASURES = (*BY_GRADIENT, *GREEDY, *WITHOUT_GRADIENT)
 
 
 def importance(
@@ -157,10 +143,10 @@ def importance(
     """
     if measure not in MEASURES:
         raise ValueError(f"dreaming.measure={measure!r}; choose from {', '.join(MEASURES)}")
-    if measure in BY_GRADIENT:
-        return _by_gradient(measure, cfg, chunk, variables, lora, candidates, step)
-    scores = WITHOUT_GRADIENT[measure](cfg, chunk, variables, candidates, seed)
-    return scores, _ranked(scores)
+    if measure in WITHOUT_GRADIENT:
+        scores = WITHOUT_GRADIENT[measure](cfg, chunk, variables, candidates, seed)
+        return scores, _ranked(scores)
+    return _by_gradient(measure, cfg, chunk, variables, lora, candidates, step)
 
 
 def _ranked(scores: np.ndarray) -> list[int]:
@@ -182,9 +168,12 @@ def _by_gradient(measure, cfg, chunk, variables, lora, candidates: Candidates, s
     for gram, mine in zip(to_host(grams), members):
         mine = mine[mine >= 0]
         gram = gram[: 1 + len(mine), : 1 + len(mine)]
-        scores[mine], order = BY_GRADIENT[measure](gram, step)
-        chosen += mine[order].tolist()
-    return scores, chosen
+        if measure in GREEDY:
+            scores[mine], order = GREEDY[measure](gram, step)
+            chosen += mine[order].tolist()
+        else:
+            scores[mine] = BY_GRADIENT[measure](gram)
+    return scores, chosen or _ranked(scores)
 
 
 def by_context(contexts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from sleep_jax.config import read
 from sleep_jax.data.batches import bucket, pack, parts
 from sleep_jax.data.examples import Examples, examples
 from sleep_jax.dreaming.gradients import gram_matrices, losses
-from sleep_jax.dreaming.importance import BY_GRADIENT
+from sleep_jax.dreaming.importance import WITHOUT_GRADIENT
 from sleep_jax.dreaming.trial import train_adapters
 from sleep_jax.evals.adapted import Adapted, score_tokens
 from sleep_jax.models.sharding import spread_evenly
@@ -88,7 +88,7 @@ def _selecting(config, it: Abstract, sizes: Sizes) -> list[Program]:
     (each, _), (page, dream) = _kept(config, sizes), _pages(config)
     if measure in ("random", "lexical"):
         return []
-    if measure not in BY_GRADIENT:
+    if measure in WITHOUT_GRADIENT:
         alone = it.examples(sizes.documents * each, 1, dream)
         args = (it.cfg, chunk, it.variables, alone)
         return [_compared("dream: select", losses, args, (alone,), 1)]
