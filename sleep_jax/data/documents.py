@@ -99,7 +99,8 @@ def read_source(
     Args:
       path: a file of a kind that `data.files` reads, a folder (read in sorted order, with its
         subfolders; a warning names what is skipped), the address of either, `seqio:` and the name
-        of a task, `samples`, or `samples:N` for their first N parts.
+        of a task, `samples`, `samples:4` for their first four parts, or `samples:7-10` for
+        those from the seventh to the tenth.
       max_chunk_tokens: most tokens a document may have; a longer one becomes several, titled
         `Title (1 of 3)`, cut at the end of a paragraph, else of a sentence, else of a word.
       encode: text to token ids.
@@ -121,7 +122,7 @@ def read_source(
         raise ValueError(f"{path}: the id {repeated[0]!r} is used twice; ids tell documents apart")
     parts = [x for document in documents for x in _chunks(document, max_chunk_tokens, encode)]
     if source == _SAMPLES:
-        parts = parts[: _sample_count(str(path), len(parts))]
+        parts = parts[_samples_asked(str(path), len(parts))]
     return Reading(tuple(parts[: limit or None]), len(parts), source)
 
 
@@ -171,15 +172,19 @@ _KNOWN = (
 )
 
 
-def _sample_count(name: str, there: int) -> int:
-    """How many of the samples' parts are asked for, of those that are there."""
-    _, colon, count = name.partition(":")
-    if colon and not (count.isdecimal() and 1 <= int(count) <= there):
+def _samples_asked(name: str, there: int) -> slice:
+    """Which of the samples' parts are asked for, of those that are there."""
+    if name == SAMPLES:
+        return slice(there)
+    asked = re.fullmatch(r"(?:([0-9]{1,9})-)?([0-9]{1,9})", name.partition(":")[2])
+    first, last = (int(asked[1] or 1), int(asked[2])) if asked else (0, 0)
+    if not 1 <= first <= last <= there:
         raise ValueError(
             f"data.documents={name!r}: the samples have {there} parts of data.chunk_tokens; give "
-            f"{SAMPLES!r} for all of them, or e.g. '{SAMPLES}:4' for the first four"
+            f"{SAMPLES!r} for all of them, e.g. '{SAMPLES}:4' for the first four, or "
+            f"'{SAMPLES}:7-10' for those from the seventh to the tenth"
         )
-    return int(count) if colon else there
+    return slice(first - 1, last)
 
 
 def _choose(folder: epath.Path) -> list[epath.Path]:

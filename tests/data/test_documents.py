@@ -173,7 +173,17 @@ def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
     assert (
         read("samples:3", limit=60) == read("samples", limit=60)[:3]
     )  # of parts, once they are cut
-    for wrong in ("samples:0", "samples:99", "samples:four", "samples:"):
+    assert read("samples:7-10") == read("samples")[6:10]
+    assert read("samples:3-3") == read("samples")[2:3]
+    wrong_ones = (
+        "samples:0",
+        "samples:99",
+        "samples:four",
+        "samples:",
+        "samples:4-3",
+        "samples:-3",
+    )
+    for wrong in (*wrong_ones, "samples:0-3", "samples:3-99"):
         with pytest.raises(ValueError, match=rf"='{wrong}': the samples have \d+ parts of "):
             read(wrong)
     path = tmp_path / "book.txt"
