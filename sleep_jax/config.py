@@ -76,7 +76,7 @@ class DataConfig(Settings, section="data"):
 
     documents: str = setting(
         SAMPLES,
-        "a file (text, PDF, HTML, Word, JSONL) or folder, also gs://...; seqio:TASK; samples, samples:4",
+        "a text, PDF, HTML, Word, JSONL file, a folder, gs://..., seqio:TASK, samples, samples:4",
     )
     limit: int = setting(0, "read only the first parts of whatever is given; 0: all", least=0)
     chunk_tokens: int = setting(256, "tokens of a part; a longer document becomes several",

@@ -41,6 +41,8 @@ def notes(sleeper: Sleeper) -> list[str]:
         f"{len(asked)} questions about {documents} documents, each also in a held-out wording; "
         "neither was trained on. A reply is right if it contains the short answer or one of its "
         "listed forms. Replies are greedy, the question is the whole user turn.",
+        "By chance: the share right if every reply is held against the other questions about its "
+        "document.",
         "Ceiling: the model before sleep with the document in its context, asked 'Using the text "
         "above, answer the question: ...'.",
         "Anchor perplexity: per token, over general texts and over general question-answer chats "
@@ -70,13 +72,13 @@ def show(summary: dict[str, Any]) -> None:
     if scored:
         table(
             "Answers right without the document in context",
-            ("", "questions", "held-out wordings", "anchor perplexity", "of chats"),
+            ("", "questions", "by chance", "held-out wordings", "anchor perplexity", "of chats"),
             [
                 (
                     record.title_of(s["stage"]),
                     *(
                         f"{100 * s[k]:.0f} %" if k in s else ""
-                        for k in ("questions", "paraphrases")
+                        for k in ("questions", "chance", "paraphrases")
                     ),
                     *retention(s),
                 )

@@ -14,6 +14,7 @@ from sleep_jax.runtime.workdir import flat_config
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 36  # blocks of a drawn line
+TITLES = {"paraphrases": "held-out wordings", "chance": "by chance"}  # of columns of scores
 SAMPLES = 3
 LINES = ("state", "diff", "restore")  # answers that are lines
 
@@ -91,7 +92,7 @@ def scores(found: Mapping[str, Sequence[Any]]) -> Tables:
     if rows := found["stages"]:
         names = list(dict.fromkeys(name for row in rows for name in row))[1:]
         lines = [[title_of(row["stage"]), *(_score(row, name) for name in names)] for row in rows]
-        titles = ["held-out wordings" if n == "paraphrases" else n.replace("_", " ") for n in names]
+        titles = [TITLES.get(n, n.replace("_", " ")) for n in names]
         yield found.get("headline", "Evaluation"), ["", *titles], lines
     if nights := found["recall"]:
         columns = ["after night", *(f"day {i + 1}" for i in range(len(nights)))]
@@ -101,7 +102,11 @@ def scores(found: Mapping[str, Sequence[Any]]) -> Tables:
 
 
 def _score(row: Mapping[str, Any], name: str) -> Any:
-    return share(row.get(name)) if name in ("questions", "paraphrases") else row.get(name, "")
+    return (
+        share(row.get(name))
+        if name in ("questions", "chance", "paraphrases")
+        else row.get(name, "")
+    )
 
 
 def samples(rows: Sequence[Mapping[str, Any]]) -> Tables:

@@ -40,6 +40,8 @@ def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
                 variables, context = reader.variables, reader.context
             replies[stage] = ask(sleeper, variables, asked, context)
             scores[stage] = marks(day.questions, replies[stage])
+            if (level := chance(day.questions, replies[stage])) is not None:
+                scores[stage]["chance"] = level
             if stage in selves:
                 scores[stage] |= {
                     name: anchor_perplexity(sleeper, variables, name) for name in sleeper.anchors
@@ -74,7 +76,8 @@ def _shown(scores: dict[str, float], is_closed_book: bool) -> dict[str, float]:
     the ceiling under a name of its own."""
     if not is_closed_book:
         return {"open-book ceiling": scores["questions"]} if "questions" in scores else {}
-    return {("held-out wordings" if n == "paraphrases" else n): x for n, x in scores.items()}
+    named = {"paraphrases": "held-out wordings"}
+    return {named.get(name, name): x for name, x in scores.items() if name != "chance"}
 
 
 def stages_of(sleeper: Sleeper) -> list[str]:
@@ -106,6 +109,19 @@ def marks(questions: Sequence[TestQuestion], replies: Sequence[str]) -> dict[str
         if mine:
             shares[name] = share_right(*zip(*mine))
     return shares
+
+
+def chance(questions: Sequence[TestQuestion], replies: Sequence[str]) -> float | None:
+    """What luck would earn: the share of questions that are answered by replies to others about the
+    same document, which want another answer; None where no document has two such questions."""
+    asked = [(q, reply) for q, reply in zip(questions, replies) if not q.is_paraphrase]
+    pairs = [
+        (reply, q.answers)
+        for q, _ in asked
+        for other, reply in asked
+        if other.document == q.document and other.answers != q.answers
+    ]
+    return share_right(*zip(*pairs)) if pairs else None
 
 
 def anchor_perplexity(sleeper: Sleeper, variables, name: str) -> float:

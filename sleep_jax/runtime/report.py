@@ -34,7 +34,9 @@ from sleep_jax.runtime.progress import figure, printable
 from sleep_jax.runtime.workdir import flat_config
 
 COLUMNS = {
-    "scores": ("stage", "questions", "paraphrases", "anchor_perplexity", "chat_perplexity"),
+    "scores": (
+        "stage", "questions", "chance", "paraphrases", "anchor_perplexity", "chat_perplexity",
+    ),
     "phases": (
         "phase", "tokens", "seconds", "tokens_per_second", "programs", "memory", "detail",
     ),

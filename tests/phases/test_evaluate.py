@@ -5,7 +5,7 @@ import types
 from sleep_jax import sleeper as experiment
 from sleep_jax.itinerary import Step
 from sleep_jax.phases import evaluate as module
-from sleep_jax.phases.evaluate import STAGES, evaluate
+from sleep_jax.phases.evaluate import STAGES, chance, evaluate
 from sleep_jax.phases.night import Desk, Night
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 
@@ -54,3 +54,19 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
     assert (closed["questions"], closed["paraphrases"]) == (1.0, 0.0)
     assert ceiling["open_book_questions"] == 1.0 and "questions" not in ceiling
     assert night.record["days"][1]["scores"][STAGES[3]] == {"questions": 1.0, "paraphrases": 1.0}
+
+
+def test_chance_holds_replies_against_the_other_questions_of_their_document():
+    def question(document, answer, is_paraphrase=False):
+        return experiment.TestQuestion(document, "?", (answer,), is_paraphrase)
+
+    questions = [
+        question(0, "red"),
+        question(0, "red", is_paraphrase=True),  # is no other question
+        question(0, "blue"),
+        question(0, "red"),  # wants what the first one wants
+        question(1, "red"),  # is alone with its document
+    ]
+    # The reply to "blue" answers both questions that want red; theirs do not answer "blue".
+    assert chance(questions, ["red", "red", "red", "green", "red"]) == 2 / 4
+    assert chance(questions[3:], ["red", "red"]) is None
