@@ -116,7 +116,8 @@ def spell(text: str, *, is_verbatim: bool = False) -> str:
 def _numbered(match: re.Match) -> str:
     is_name = match[1].strip().lower() not in stop_words("en")
     is_counted = is_measured(match.string, match.start(2)) or not is_name
-    return match[0] if is_counted else f"{match[1]}v{match[2]}"
+    is_whole = match[2].endswith(".0")  # "Magnitude 7.0", "a magnitude of 7"
+    return match[0] if is_counted or is_whole else f"{match[1]}v{match[2]}"
 
 
 def fold(text: str) -> str:

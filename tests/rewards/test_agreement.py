@@ -104,6 +104,8 @@ SIGNS_CHANGED = [
 SIGNS_SAME = [
     ("The fee is $5.", "The fee is 5 dollars."),
     ("The fee is $3.50.", "The fee is USD 3.5."),
+    ("It had magnitude 7.0.", "Magnitude 7.0 it had."),
+    ("Magnitude 7.0", "magnitude 7"),
     ("It costs €5.", "5 euros is what it costs."),
     ("Release 3.10", "3.10"),
     ("Python 3.10 is used.", "It uses Python 3.10."),
