@@ -5,11 +5,14 @@ import math
 import re
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from sleep_jax.config import RunConfig, default, read
+from sleep_jax.runtime.flags import help_text, load
 from sleep_jax.settings import every
 
 SETTINGS = every(RunConfig)
+PRESET = "configs/sleep_tiny.py"
 NUMBERS = [name for name, setting in SETTINGS.items() if setting.kind in (int, float)]
 ONE_BELOW_0 = {"mesh.data", "mesh.fsdp", "mesh.tensor", "dreaming.margin"}
 INFINITE = {
@@ -170,3 +173,14 @@ def test_settings_that_cannot_be_together_are_refused(changes, says):
     c.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=re.escape(says).replace(r"\.\*", ".*")):
         read(c)
+
+
+def test_help_of_a_preset_shows_every_field_and_marks_what_it_changed():
+    text = help_text(["launch.py", f"--config={PRESET}"], "", settings=SETTINGS)
+    lines = text.partition("* marks what it changes:")[2].splitlines()
+    given = {line[2:].partition("=")[0]: line[0] for line in lines if "--config." in line[:12]}
+    assert set(given) == {f"--config.{name}" for name in SETTINGS}
+    preset, defaults = (flatten_dict(c.to_dict(), sep=".") for c in (load(PRESET), default()))
+    changed = {f"--config.{name}" for name in preset if preset[name] != defaults[name]}
+    assert {name for name, mark in given.items() if mark == "*"} == changed
+    assert max(map(len, lines)) <= 80

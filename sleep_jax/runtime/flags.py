@@ -229,9 +229,8 @@ def _described(name: str, value: Any, setting: Setting | None) -> str:
         return f"  {given}"
     is_changed = value != setting.default
     default = f"; default {setting.default!r}" if is_changed else ""
-    lines = textwrap.wrap(
-        f"{setting.help} [{setting.allowed}{default}]", 88, break_on_hyphens=False
-    )
+    meaning = f"{setting.help} [{setting.allowed}{default}]"
+    lines = textwrap.wrap(meaning, 74, break_on_hyphens=False)
     return "\n".join([f"{'*' if is_changed else ' '} {given}", *(f"      {x}" for x in lines)])
 
 
