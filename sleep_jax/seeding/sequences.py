@@ -261,7 +261,8 @@ def _facts(e: Exchange) -> dict:
         "supervised": e.supervised,
         "rewarded": e.on_policy and e.rewarded,
         "advantages": e.advantage,
-        "old_log_probs": e.old_log_probs,
+        # A rollout that is not scored yet has no ratio: to learn from it is no number.
+        "old_log_probs": np.nan if e.on_policy and e.old_log_probs is None else e.old_log_probs,
         "sampler_log_probs": e.log_probs,
         "reference_log_probs": e.reference_log_probs,
         "old_values": e.old_values,

@@ -91,6 +91,7 @@ def steps(config, is_all):
         Exchange(
             0, words(rng, 5), words(rng, 7), words(rng, 8), "rollout", on_policy=True,
             advantage=float(a), log_probs=np.full(8, -5.0, np.float32),
+            old_log_probs=np.full(8, -5.0, np.float32),
         )
         for a in (1.0, -1.0)
     ]  # fmt: skip

@@ -55,6 +55,7 @@ EXCHANGES = [
         log_probs=np.arange(4) - 7.0,
     ),
 ]
+EXCHANGES = [dataclasses.replace(e, old_log_probs=e.log_probs) for e in EXCHANGES]
 PLAIN = BatchShape(rows=3, time=24, scored=16)
 SHARING = dataclasses.replace(PLAIN, opening=OPENING)
 

@@ -52,6 +52,7 @@ EXCHANGES = [
         log_probs=RNG.normal(size=4) - 4,
     ),
 ]
+EXCHANGES = [dataclasses.replace(e, old_log_probs=e.log_probs) for e in EXCHANGES]
 
 
 @pytest.fixture(scope="module")

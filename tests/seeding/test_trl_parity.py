@@ -75,11 +75,12 @@ def test_generalized_jsd(beta, temperature, mask):
 @pytest.mark.parametrize("beta", BETAS)
 def test_divergence_of_the_distillation_trainer(beta):
     """Its own fused kernel: hidden states and LM heads, in tiles."""
-    kernels = pytest.importorskip("trl.kernels.chunked_divergence")
+    from trl.kernels import chunked_divergence
+
     head, teacher = torch.tensor(HEAD).T.contiguous(), torch.tensor(TEACHER)
 
     def loss(hidden, *_):
-        fused = kernels.ChunkedDivergenceFunction.apply
+        fused = chunked_divergence.ChunkedDivergenceFunction.apply
         each, _ = fused(hidden, head, None, teacher, head, None, beta, 0.7)
         return each[torch.tensor(MASKS["mixed"].reshape(-1))].sum()
 
@@ -88,7 +89,7 @@ def test_divergence_of_the_distillation_trainer(beta):
 
 @pytest.mark.parametrize("alpha", BETAS)
 def test_full_logit_self_distillation(alpha):
-    losses = pytest.importorskip("trl.experimental.sdft.loss_utils")
+    from trl.experimental.sdft import loss_utils as losses
 
     def loss(hidden, student, teacher):
         each = losses.compute_full_logit_self_distillation_loss(
@@ -102,7 +103,7 @@ def test_full_logit_self_distillation(alpha):
 @pytest.mark.parametrize("k", [1, 4, 16])
 def test_top_k_with_a_tail(k):
     """On the teacher's most likely words, as TRL scores with a teacher behind a server."""
-    losses = pytest.importorskip("trl.experimental.sdft.loss_utils")
+    from trl.experimental.sdft import loss_utils as losses
 
     def loss(hidden, student, teacher):
         best, index = torch.topk(torch.log_softmax(teacher, -1), k)
@@ -116,7 +117,7 @@ def test_top_k_with_a_tail(k):
 
 
 def test_gradient_of_a_sampled_token():
-    losses = pytest.importorskip("trl.experimental.sdft.loss_utils")
+    from trl.experimental.sdft import loss_utils as losses
 
     def loss(hidden, student, teacher):
         tokens = torch.tensor(TARGETS).reshape(BATCH, TIME)

@@ -41,7 +41,15 @@ BY_HEART = [
     exchange(tokens(4), 1),
     exchange((*OPENING, *tokens(1)), 7),
     exchange(OPENING, 5),
-    exchange(tokens(3), 4, "rollout", on_policy=True, advantage=0.5, log_probs=np.full(4, -4.0)),
+    exchange(
+        tokens(3),
+        4,
+        "rollout",
+        on_policy=True,
+        advantage=0.5,
+        log_probs=np.full(4, -4.0),
+        old_log_probs=np.full(4, -4.0),
+    ),
 ]
 READ = [*BY_HEART, Exchange(0, tokens(3), tokens(4), tokens(5), "answer")]
 
