@@ -211,7 +211,7 @@ def test_sharded_errors(tmp_path):
         ('{"weight_map": []}', r"weight_map=\[\]; give an object"),
         ('{"weight_map": {}}', "weight_map names no tensor"),
         ('{"weight_map": {"a": 3}}', "weight_map.a=3; give a string"),
-        ('{"weight_map": {"a": "../b.safetensors"}}', "weight_map.a='../b.*the name of a file bes"),
+        ('{"weight_map": {"a": "../b.safetensors"}}', "weight_map.a='../b.*the name of a .safete"),
     ],
 )
 def test_index_holds_its_fields_to_their_types(content, message, folder):
