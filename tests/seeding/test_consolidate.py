@@ -275,7 +275,7 @@ def test_rollout_widths_hold_every_dream():
     "change, message",
     [
         ({"warmup": 4}, "seeding.steps=4 does not exceed seeding.warmup=4"),
-        ({"rollouts_from": 1.5}, r"seeding.rollouts_from=1.5; it is a share of the steps"),
+        ({"rollouts_from": 1.5}, r"seeding.rollouts_from=1.5; give a number from 0 to 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_rejected(change, message):

@@ -214,7 +214,8 @@ def test_without_learning_the_losses_are_those_of_a_plain_pass_over_the_context(
 
 
 def test_a_single_level_reads_and_learns_nothing(setting):
-    cfg, base = setting(MemoryConfig((LevelConfig(slots=1, rank=2),), stride=STRIDE))
+    memory = MemoryConfig((LevelConfig(slots=1, rank=2),), "tokens", STRIDE)
+    cfg, base = setting(memory)
     born = init_wake(cfg, WAKE, base["memory"])
     state, losses = read_episode(cfg, WAKE, base, born, TOKENS[:35])
     want = surprise(cfg, base, {}, TOKENS[:32])
