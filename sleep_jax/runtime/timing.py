@@ -10,6 +10,8 @@ import contextlib
 import copy
 import dataclasses
 import os
+import pathlib
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -192,4 +194,6 @@ def memory_at_hand() -> float:
     stats = [found for x in jax.local_devices() if (found := x.memory_stats())]
     if stats:
         return sum(device.get("bytes_limit", 0) for device in stats)
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if (told := pathlib.Path("/proc/meminfo")).exists():
+        return 1024 * int(re.search(r"MemAvailable: *(\d+)", told.read_text())[1])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

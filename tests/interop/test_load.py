@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from sleep_jax.interop.load import load_model
+from sleep_jax.interop.load import load_model, tokenizer_at_hand
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 
 SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -129,3 +129,15 @@ def test_smollm2_tokens_match_transformers_own_conversion(smollm2):
         "<|im_start|>user\nHello<|im_end|>",
     ):
         assert tokenizer.encode(text) == peer.encode(text, add_special_tokens=False)
+
+
+def test_a_tokenizer_at_hand_is_read_without_weights_and_never_fetched(tmp_path, monkeypatch):
+    def fetch(*_):
+        raise AssertionError("nothing is to be fetched")
+
+    monkeypatch.setenv("SLEEP_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sleep_jax.interop.resolve._local_snapshot", lambda _: None)
+    monkeypatch.setattr("sleep_jax.interop.resolve._download", fetch)
+    assert tokenizer_at_hand("tiny").encode("a")
+    for name in ("SmolLM2-135M-Instruct", "/nowhere", str(tmp_path), "no such model"):
+        assert tokenizer_at_hand(name) is None
