@@ -167,7 +167,7 @@ def test_rollouts_are_scored_before_the_updates_that_learn_from_them():
 
 def test_trials_of_the_passages_alone_are_compiled_beside_those_of_the_dreams():
     # Two documents, of each two dreams.
-    with_passages, without = programs(), programs(dreaming__baseline="untrained")
+    with_passages, without = (programs(dreaming__baseline=x) for x in ("passage", "untrained"))
     assert with_passages["dream: try"].args[4].tokens.shape[0] == 4 + 2
     assert without["dream: try"].args[4].tokens.shape[0] == 4
 
