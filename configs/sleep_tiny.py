@@ -30,6 +30,7 @@ def get_config():
     c.data.chunk_tokens = 200  # bytes: the tiny model reads them one by one
     c.dreaming.instructions = ("paraphrase",)
     c.dreaming.max_new_tokens = 16
+    c.dreaming.baseline = "untrained"  # no dream of random weights adds to its passage
     c.dreaming.steps = 2
     c.dreaming.trial.rank = 2
     c.dreaming.trial.epochs = 2

@@ -151,15 +151,23 @@ def test_a_writer_that_learns_by_policy_gradient_is_scored_first(estimator):
     assert (found["dream: learn"].args[5].critic is not None) == (estimator == "ppo")
 
 
-def test_rollouts_are_scored_for_their_ratios_values_and_penalty():
-    assert "consolidate: rescore" in programs()
+def test_rollouts_are_scored_before_the_updates_that_learn_from_them():
+    # Four updates that share one round, a batch each, by the student.
+    assert programs()["consolidate: rescore"].calls == 4
     ppo = programs(seeding__estimator="ppo")
     assert ppo["consolidate: rescore"].args[3] is not None
     assert ppo["consolidate: update"].args[5].critic is not None
-    # Four updates that share one round: the student and the reference, a batch an update.
+    # And by the reference.
     both = programs(seeding__importance_cap=2.0, seeding__penalty_weight=0.1)
     assert both["consolidate: rescore"].calls == 2 * 4
-    assert programs(seeding__penalty_weight=0.1)["consolidate: rescore"].calls == 4
+    assert programs(seeding__penalty_weight=0.1)["consolidate: rescore"].calls == 2 * 4
+
+
+def test_trials_of_the_passages_alone_are_compiled_beside_those_of_the_dreams():
+    # Two documents, of each two dreams.
+    with_passages, without = (programs(dreaming__baseline=x) for x in ("passage", "untrained"))
+    assert with_passages["dream: try"].args[4].tokens.shape[0] == 4 + 2
+    assert without["dream: try"].args[4].tokens.shape[0] == 4
 
 
 def test_without_imitation_nothing_is_rolled_out():

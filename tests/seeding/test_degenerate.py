@@ -30,10 +30,8 @@ def tokens(n):
 
 
 def rollout(n, advantage):
-    log_probs = np.full(n, -4.0)
-    return Exchange(
-        None, tokens(3), tokens(3), tokens(n), "rollout", True, advantage, log_probs=log_probs
-    )
+    scored = {name: np.full(n, -4.0) for name in ("log_probs", "old_log_probs")}
+    return Exchange(None, tokens(3), tokens(3), tokens(n), "rollout", True, advantage, **scored)
 
 
 EXCHANGES = [
