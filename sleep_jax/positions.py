@@ -20,10 +20,10 @@ def longest_sequence(config, prompts: Prompts, document: Document) -> int:
         for text in (question.question, question.paraphrase)
         if text
     ]
-    own = len(prompts.beside(requests.answer(""))) + study.max_question_tokens
+    self_asked = len(prompts.beside(requests.answer(""))) + study.max_question_tokens
     recited = len(prompts.beside(requests.RECITE)) + len(prompts.reply(document.text))
     context = len(prompts.context(document))
-    lengths = [context + max(*asked, own + study.max_answer_tokens, recited)]
+    lengths = [context + max(*asked, self_asked + study.max_answer_tokens, recited)]
     if config.dreaming.steps:
         writing = settings.writing_config(config)
         lengths += [
@@ -54,10 +54,10 @@ def check_positions(
     longest, what = max(needs)
     if longest <= cfg.max_position:
         return
-    told = (
+    message = (
         f"model.name={config.model.name!r} was trained on sequences of up to {cfg.max_position} "
         f"tokens (max_position_embeddings), but {longest} are needed {what}"
     )
     if cfg.rope_scaling is None:
-        raise ValueError(told)
-    warnings.warn(f"{told}. Its positions are scaled, so it may cope", stacklevel=3)
+        raise ValueError(message)
+    warnings.warn(f"{message}. Its positions are scaled, so it may cope", stacklevel=3)

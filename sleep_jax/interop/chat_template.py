@@ -165,8 +165,8 @@ class ChatTemplate:
     def user(self, text: str) -> list[Piece]:
         """A user's turn and the header of the reply."""
         lead, core, trail = _edges(text)
-        found = self.around(lead, trail)
-        return [Piece(found.opening, False), Piece(core, True), Piece(found.closing, False)]
+        around = self.around(lead, trail)
+        return [Piece(around.opening, False), Piece(core, True), Piece(around.closing, False)]
 
     def at_once(self, text: str) -> list[Piece]:
         """A user's turn and a reply as far as its words, with no thought before them."""
@@ -176,17 +176,17 @@ class ChatTemplate:
     def reply(self, text: str) -> list[Piece]:
         """A reply and all that the template writes after it."""
         lead, core, trail = _edges(text)
-        found = self.around(lead, trail)
-        return [Piece(found.before, False), Piece(core, True), Piece(found.after, False)]
+        around = self.around(lead, trail)
+        return [Piece(around.before, False), Piece(core, True), Piece(around.after, False)]
 
     def _check(self) -> None:
-        """What is raised at birth."""
+        """Raises what `__init__` says."""
         user = {"role": "user", "content": _ORDINARY}
         chat = [user, {"role": "assistant", "content": _ORDINARY}]
         asked = self.pieces([user])
         replied = self.pieces(chat, add_generation_prompt=False)
-        for whose, found, count in (("a user", asked, 1), ("an assistant", replied, 2)):
-            words = sum(piece.is_words for piece in found)
+        for whose, pieces, count in (("a user", asked, 1), ("an assistant", replied, 2)):
+            words = sum(piece.is_words for piece in pieces)
             if words != count:
                 verb = "repeats" if words > count else "leaves out"
                 raise ValueError(f"{self.name} {verb} the words of {whose}'s turn")

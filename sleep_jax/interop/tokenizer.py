@@ -80,8 +80,8 @@ class Tokenizer:
         specials = {t.content: i for i, t in added.items() if t.special}
         self._controls = frozenset(specials.values())
         if self._template is not None:  # also Qwen 3's <think>, which is not marked as special
-            own = "".join(self._template.around())
-            self._controls |= added.keys() & set(self._ids(own).ids)
+            written = "".join(self._template.around())
+            self._controls |= added.keys() & set(self._encoding(written).ids)
         eos = self._id("eos_token")
         known = [specials[token] for token in ENDS if token in specials]
         ends = dict.fromkeys([*([] if eos is None else [eos]), *eos_ids, *known])
@@ -102,7 +102,7 @@ class Tokenizer:
         token = self.special_tokens.get(role)
         return None if token is None else self.backend.token_to_id(token)
 
-    def _ids(self, text: str) -> tokenizers.Encoding:
+    def _encoding(self, text: str) -> tokenizers.Encoding:
         return self.backend.encode(text, add_special_tokens=False)
 
     def _turn_end(self, ends: frozenset[int]) -> int | None:
@@ -110,7 +110,7 @@ class Tokenizer:
         if self._template is None:
             return None
         after = self._template.around().after
-        for token in self._ids(after).ids:
+        for token in self._encoding(after).ids:
             if token in self._controls | ends:
                 return token
         if after.strip():
@@ -121,13 +121,13 @@ class Tokenizer:
         return None
 
     def _thought_token(self, token: str) -> int | None:
-        found = self.backend.token_to_id(token)
-        if found is None and self._template is not None and self._template.thinking:
+        token_id = self.backend.token_to_id(token)
+        if token_id is None and self._template is not None and self._template.thinking:
             raise ValueError(
                 f"model.thinking=True, but {token} is no token of the tokenizer, so no thought "
                 "could be told from its reply; set model.thinking=False"
             )
-        return found
+        return token_id
 
     @property
     def template(self) -> ChatTemplate:
@@ -151,19 +151,19 @@ class Tokenizer:
     def encode_pieces(self, pieces: Sequence[Piece]) -> list[int]:
         """Token ids of the text that pieces make up; special tokens are recognised in what a
         template wrote alone."""
-        found = self._ids("".join(piece.text for piece in pieces))
-        if self._controls.isdisjoint(found.ids):
-            return found.ids
+        encoding = self._encoding("".join(piece.text for piece in pieces))
+        if self._controls.isdisjoint(encoding.ids):
+            return encoding.ids
         words = list(_spans(pieces))
         cuts = [
             start + 1  # a name that is cut behind its first letter is read as text
-            for token, (start, end) in zip(found.ids, found.offsets)
+            for token, (start, end) in zip(encoding.ids, encoding.offsets)
             if token in self._controls
             and end - start > 1
             and any(first <= start < last for first, last in words)
         ]
         if not cuts:
-            return found.ids
+            return encoding.ids
         ends = [0, *cuts, sum(len(piece.text) for piece in pieces)]
         parts = (_between(pieces, a, b) for a, b in itertools.pairwise(ends))
         return [token for part in parts for token in self.encode_pieces(part)]
@@ -172,8 +172,8 @@ class Tokenizer:
         """Token ids of a finished reply as the template writes it, up to the end of its turn: what
         follows the prompt."""
         *reply, after = self.template.reply(text)
-        found = self._ids(after.text)
-        for token, (_, end) in zip(found.ids, found.offsets):
+        encoding = self._encoding(after.text)
+        for token, (_, end) in zip(encoding.ids, encoding.offsets):
             if token == self.eos_ids[0]:
                 return self.encode_pieces([*reply, Piece(after.text[:end], False)])
         return [*self.encode_pieces(reply), self.eos_ids[0]]  # the template leaves it open
