@@ -135,13 +135,23 @@ class RunConfig(Settings):
         self.dreaming.learning.seeding(self.seeding, self.dreaming.writing)
 
     def with_room_to_think(self) -> "RunConfig":
-        """The same where all that the model replies may begin with a thought."""
+        """The same where all that the model replies may begin with a thought.
+
+        Raises:
+          ValueError: a reply with its thought could not be learnt.
+        """
         if not self.model.thinking:
             return self
+        thought, scored = self.model.thought_tokens, self.seeding.shape.scored
+        if thought + self.study.max_answer_tokens > scored:
+            raise ValueError(
+                f"model.thought_tokens={thought} beside study.max_answer_tokens="
+                f"{self.study.max_answer_tokens} exceed seeding.scored={scored}, so a reply with "
+                "its thought could not be learnt; lower the one or raise the other"
+            )
 
         def longer(part, name):
-            tokens = getattr(part, name) + self.model.thought_tokens
-            return dataclasses.replace(part, **{name: tokens})
+            return dataclasses.replace(part, **{name: getattr(part, name) + thought})
 
         writing = longer(self.dreaming.writing, "max_new_tokens")
         return dataclasses.replace(

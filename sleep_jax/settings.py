@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ml_collections
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 LARGEST = {int: 2**31 - 1, float: 3.4e38}  # of 32 bits, unless a setting says otherwise
 TINIEST = 2.0**-126  # float32 makes 0 of what is closer to it
@@ -266,6 +265,8 @@ def every(cls: type[Settings]) -> dict[str, Setting]:
 
 def defaults(cls: type[Settings]) -> ml_collections.ConfigDict:
     """The config of a class and its parts, every setting at its default."""
+    from flax.traverse_util import unflatten_dict  # not where a run is only looked at
+
     values = {path: declared.default for path, declared in every(cls).items()}
     return ml_collections.ConfigDict(unflatten_dict(values, sep="."))
 
@@ -281,6 +282,8 @@ def read(cls: type[T], config) -> T:
       ValueError: a setting is not as it may be, is not known or is missing; names it, its value and
         what is allowed.
     """
+    from flax.traverse_util import flatten_dict
+
     known, given = every(cls), flatten_dict(config.to_dict(), sep=".")
     if unknown := [path for path in given if path not in known]:
         near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0)

@@ -325,13 +325,6 @@ def check_lengths(config, prompts: Prompts, documents) -> None:
                 f"more than seeding.time={config.seeding.time} and "
                 f"seeding.scored={config.seeding.scored}; raise them or lower data.chunk_tokens"
             )
-    replies = read(config).study.max_answer_tokens
-    if config.model.thinking and replies > config.seeding.scored:
-        raise ValueError(
-            f"model.thought_tokens={config.model.thought_tokens} beside study.max_answer_tokens="
-            f"{config.study.max_answer_tokens} exceed seeding.scored={config.seeding.scored}, so "
-            "a reply with its thought could not be learnt; lower the one or raise the other"
-        )
     if config.dreaming.steps:
         _check_dreams(config, prompts, documents)
 

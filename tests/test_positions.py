@@ -29,8 +29,8 @@ def test_longest_sequence_is_the_longest_request_and_its_reply(config, tokenizer
     config.evaluation.max_new_tokens = 500
     asked = context + len(prompts.beside(answer("Why?"))) + 500
     assert longest_sequence(config, prompts, DOCUMENT) == asked
-    config.model.thinking = True
-    assert longest_sequence(config, prompts, DOCUMENT) == asked + config.model.thought_tokens
+    config.model.thinking, config.model.thought_tokens = True, 100
+    assert longest_sequence(config, prompts, DOCUMENT) == asked + 100
     config.model.thinking = False
     config.dreaming.steps, config.dreaming.max_new_tokens = 1, 900
     assert longest_sequence(config, prompts, DOCUMENT) > asked

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
+from sleep_jax.data.files import writable
 from sleep_jax.fields import as_object, as_text, parse_json
 from sleep_jax.runtime.addresses import is_remote
 from sleep_jax.runtime.progress import printable
@@ -228,9 +229,7 @@ def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-    # Lone surrogates as JSON escapes them.
-    return text.encode("utf-8", "backslashreplace").decode()
+    return writable(json.dumps(record, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def _as_json(figure: float) -> float | str:

@@ -9,7 +9,7 @@ from sleep_jax.runtime.progress import PhaseBar
 def test_reward_is_blank_until_there_are_rollouts(monkeypatch):
     bar, shown = PhaseBar("consolidate", 4, "step"), []
     desk = types.SimpleNamespace(
-        update=lambda *_: None, scalars=lambda *_: None, bookmark=None, meter=None
+        update=lambda *_: None, scalars=lambda *_: None, bookmark=None, meter=None, pace=None
     )
 
     def carry_out(*_, log, **__):
@@ -20,13 +20,12 @@ def test_reward_is_blank_until_there_are_rollouts(monkeypatch):
         return "now", {"kl_before": 2.0, "kl_after": 1.5, "rolled_back": "too little"}
 
     monkeypatch.setattr(module, "carry_out", carry_out)
-    for name in ("seeding_config", "gate_config"):
-        monkeypatch.setattr(module.settings, name, lambda *_: None)
+    monkeypatch.setattr(module, "_seeding", lambda *_: None)
     sleeper = types.SimpleNamespace(
         config=types.SimpleNamespace(seeding=types.SimpleNamespace(steps=3)),
         cfg=None, params=None, tokenizer=None, judge=None,
-        prompts=types.SimpleNamespace(opening=()),
+        settings=types.SimpleNamespace(gate=None),
     )  # fmt: skip
     key = module.jax.random.key(0)
-    module._seed(sleeper, desk, bar, types.SimpleNamespace(), [], [], [], key)
+    module._seed(sleeper, desk, bar, types.SimpleNamespace(), [], [], [], key, 0)
     assert shown == ["-", "0.25", "0.25"]
