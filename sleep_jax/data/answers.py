@@ -48,7 +48,7 @@ _COMPATIBLE = re.compile("[^…]+")  # three dots would end a sentence
 
 _COMPARED = {"<": "less than", ">": "more than", "≤": "at most", "≥": "at least"}
 _COMPARED |= {"±": "plus or minus", "<=": "at most", ">=": "at least"}
-_COMPARISON = re.compile(rf"(?<![-=<>])(?:[<>]=?|[≤≥±] ?|(?<=\w ) [<>] )(?=-?[{_SIGNS}]?\d)")
+_COMPARISON = re.compile(rf"(?<![-=<>])(?:[<>]=?|[≤≥±] ?|(?<=\w )[<>] )(?=-?[{_SIGNS}]?\d)")
 _PLUS = re.compile(r"(?<=[^\W_])(\+\+?)(?!\w)")
 _MINUS = re.compile(r"(?<![\w-])(AB|[A-FO]|Rh|Cl|OH)-(?![\w-])")  # blood groups, grades, ions
 _SHARP = re.compile(r"(?<![\w#])([A-G])#(?!\w)")

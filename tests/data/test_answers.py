@@ -47,6 +47,7 @@ ALIKE = [
 ]
 # No two of a row.
 UNLIKE = [
+    ["pH < 7", "pH > 7", "pH 7", "pH ≤ 7"],
     [
         "$5",
         "€5",
