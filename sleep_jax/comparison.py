@@ -25,6 +25,7 @@ BEFORE = "before the first night"
 CEILING = "open book (the ceiling)"
 COLUMNS = {
     "questions": "questions",
+    "chance": "by chance",
     "paraphrases": "held-out wordings",
     "earlier": "questions of earlier days",
     "anchor_perplexity": "anchor texts",
@@ -307,7 +308,7 @@ def draw(comparison: Comparison, path: epath.Path) -> None:
 
 def _unit(name: str) -> tuple[str, float, int]:
     """(unit, factor, digits) of a column's figures as shown."""
-    is_share = name in ("questions", "paraphrases", "earlier")
+    is_share = name in ("questions", "chance", "paraphrases", "earlier")
     return (" %", 100.0, 0) if is_share else ("", 1.0, 2)
 
 

@@ -1,9 +1,13 @@
-"""The table of the README beside this file, from finished runs of `configs/sleep_smollm2.py`.
+"""The tables of the README beside this file, from finished runs of `configs/sleep_smollm2.py`.
 
-for s in 0 1 2; do
-    python launch.py --config=configs/sleep_smollm2.py --config.seed=$s --workdir=runs/night/$s
+python launch.py --config=configs/sleep_smollm2.py
+python experiments/first_night/table.py runs/sleep_smollm2 --publish
+
+for d in 7-10 11-14; do
+    python launch.py --config=configs/sleep_smollm2.py --config.data.documents=samples:$d \\
+        --workdir=runs/untuned/$d
 done
-python experiments/first_night/table.py runs/night/* --publish
+python experiments/first_night/table.py runs/untuned/* --publish --table=untuned
 """
 
 import argparse
@@ -15,10 +19,10 @@ from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.runtime.publish import publish
 
 README = pathlib.Path(__file__).with_name("README.md")
-MARKS = ("<!-- table: written by table.py -->", "<!-- end of table -->")
+TABLES = ("preset", "untuned")
 SHOWN = {
     name: COLUMNS[name]
-    for name in ("questions", "paraphrases", "anchor_perplexity", "chat_perplexity")
+    for name in ("questions", "chance", "paraphrases", "anchor_perplexity", "chat_perplexity")
 }
 
 
@@ -28,8 +32,7 @@ def table(workdirs: Sequence[pathlib.Path]) -> str:
     lines = [f"| stage | {' | '.join(SHOWN.values())} |", "|---" * (1 + len(SHOWN)) + "|"]
     for stage in STAGES:
         cells = [
-            cell(name, [run[stage][name] for run in runs]) if name in runs[0][stage] else ""
-            for name in SHOWN
+            cell(name, [run[stage][name] for run in runs if name in run[stage]]) for name in SHOWN
         ]
         lines.append(f"| {stage} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -40,11 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path)
     parser.add_argument("--publish", action="store_true")
+    parser.add_argument("--table", choices=TABLES, default=TABLES[0], help="which one to rewrite")
     arguments = parser.parse_args()
     text = table(arguments.workdirs)
     print(text)
     if arguments.publish:
-        publish(README, MARKS, text)
+        marks = (f"<!-- {arguments.table}: written by table.py -->", "<!-- end of table -->")
+        publish(README, marks, text)
 
 
 if __name__ == "__main__":
