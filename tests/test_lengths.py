@@ -6,8 +6,8 @@ import warnings
 import pytest
 
 from sleep_jax.data.documents import Document, Question
+from sleep_jax.lengths import check_positions, longest_sequence
 from sleep_jax.models.config import RopeScaling
-from sleep_jax.positions import check_positions, longest_sequence
 from sleep_jax.seeding.prompts import RECITE, Prompts, answer
 
 SCALED = RopeScaling(8.0, 1.0, 4.0, 8192)
