@@ -9,6 +9,7 @@ import pytest
 from sleep_jax import config as settings
 from sleep_jax import sleeper
 from sleep_jax.dreaming.templates import FORMS
+from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.rewards.judge import JUDGES
@@ -162,6 +163,18 @@ def test_a_run_of_one_day_is_warned_of_its_random_expert_once():
     with pytest.warns(UserWarning, match="random_expert=True is a no-op") as seen:
         sleeper.wake_up(config)
     assert len(seen) == 1
+
+
+def test_a_teacher_whose_positions_end_before_a_document_is_refused(monkeypatch):
+    def load_model(name, **options):
+        cfg, params, tokenizer = tiny_model(dtype="float32")
+        return cfg.replace(max_position=64), params, tokenizer
+
+    monkeypatch.setattr(sleeper, "load_model", load_model)
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.seeding.teachers, config.seeding.teacher_weights = ("small",), (0.5, 0.5)
+    with pytest.raises(ValueError, match=r"^seeding\.teachers\[0\]='small' was trained on .* 64 "):
+        sleeper.wake_up(config)
 
 
 def test_a_thought_has_room_in_every_reply_of_a_chat():
