@@ -5,9 +5,15 @@ steps; rank 64 and 5 slots; trials of LoRA rank 64, alpha 128. For 16 TPU v5e ch
     python launch.py --config=configs/seeding_8b.py --aot=v5e:4x4
     python launch.py --config=configs/seeding_8b.py --dry_run
 
-The weights come from the Hugging Face cache or hub, or from `--config.model.name=FOLDER`. Qwen3
-replies at once; with `--config.model.thinking` it thinks first, for up to `model.thought_tokens`,
-and only what follows the thought is graded and learnt; `seeding.time` has to hold it.
+The weights come from the Hugging Face cache or hub, or from `--config.model.name=FOLDER`.
+
+Qwen3 replies at once; with `--config.model.thinking` it thinks first, for up to
+`model.thought_tokens`. What follows the thought is graded, and learnt of answers and of what dreams
+say; how a dream is written, and what is rehearsed, is learnt with the thought. A part of
+1536 tokens, a dream about it of 384 and its thought of 1024 make a row longer than 2048 tokens:
+
+    python launch.py --config=configs/seeding_8b.py --config.model.thinking \\
+        --config.seeding.time=3328
 """
 
 from sleep_jax.config import default

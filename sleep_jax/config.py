@@ -18,7 +18,7 @@ from sleep_jax.interop.chat_template import DATE
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DTYPES, REMATS
 from sleep_jax.seeding.config import SeedingConfig
-from sleep_jax.seeding.self_study import StudyConfig
+from sleep_jax.seeding.study_config import StudyConfig
 from sleep_jax.seeding.transaction import Gate
 from sleep_jax.settings import Settings, part, setting
 from sleep_jax.wake.stream import WakeConfig
@@ -135,7 +135,7 @@ class RunConfig(Settings):
         self.dreaming.learning.seeding(self.seeding, self.dreaming.writing)
 
     def with_room_to_think(self) -> "RunConfig":
-        """The same where all that the model replies may begin with a thought.
+        """The same where all that the model replies in a chat may begin with a thought.
 
         Raises:
           ValueError: a reply with its thought could not be learnt.
@@ -150,15 +150,13 @@ class RunConfig(Settings):
                 "its thought could not be learnt; lower the one or raise the other"
             )
 
-        def longer(part, name):
-            return dataclasses.replace(part, **{name: getattr(part, name) + thought})
-
-        writing = longer(self.dreaming.writing, "max_new_tokens")
+        writing = dataclasses.replace(self.dreaming.writing, thought=thought)
+        answer = self.evaluation.max_new_tokens + thought
         return dataclasses.replace(
             self,
-            study=longer(self.study, "max_answer_tokens"),
+            study=dataclasses.replace(self.study, thought=thought),
             dreaming=dataclasses.replace(self.dreaming, writing=writing),
-            evaluation=longer(self.evaluation, "max_new_tokens"),
+            evaluation=dataclasses.replace(self.evaluation, max_new_tokens=answer),
         )
 
     @property

@@ -24,7 +24,6 @@ from sleep_jax.data.documents import (
     read_rehearsal_topics,
     read_source,
 )
-from sleep_jax.dreaming.reinforce import writer_prompt
 from sleep_jax.evals.recall import AnchorSet
 from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.load import load_model
@@ -32,11 +31,11 @@ from sleep_jax.interop.resolve import resolve
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.itinerary import Step, itinerary
+from sleep_jax.lengths import Lengths, check_lengths, check_positions
 from sleep_jax.memory.config import MemoryConfig
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
 from sleep_jax.models.sharding import place
-from sleep_jax.positions import check_positions
 from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.calibration import calibrated
 from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
@@ -200,8 +199,8 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
     )
     source, days = read_days(config, tokenizer.encode)
     documents = [document for day in days for document in day.documents]
-    check_lengths(config, Prompts(tokenizer), documents)
-    check_positions(config, cfg, Prompts(tokenizer), documents)
+    lengths = check_lengths(config, Prompts(tokenizer), documents)
+    check_positions(config, cfg, lengths)
     params = jax.tree.map(jnp.asarray, place(params, "params"))
     sleeper = Sleeper(
         config=ml_collections.FrozenConfigDict(config),
@@ -209,7 +208,7 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         params=params,
         tokenizer=tokenizer,
         days=days,
-        others=tuple(_others(config, cfg, tokenizer)),
+        others=tuple(_others(config, cfg, tokenizer, lengths)),
         topics=read_rehearsal_topics(),
         anchors=_anchors(tokenizer),
         judge=_judge(config.seeding.judge, cfg, params, tokenizer),
@@ -275,14 +274,15 @@ def _template_options(config) -> dict[str, Any]:
     return {"thinking": config.model.thinking, "date": config.model.date}
 
 
-def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer):
-    """The further teachers, whose tokenizer has to be the student's."""
-    for name in config.seeding.teachers:
+def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer, lengths: Sequence[Lengths]):
+    """The further teachers, whose tokenizer has to be the student's and who read what it reads."""
+    for i, name in enumerate(config.seeding.teachers):
         remat, template = config.model.remat, _template_options(config)
         other, params, own = load_model(name, dtype=config.model.dtype, remat=remat, **template)
         sample = "A teacher of 1,260 words: Odrin Bascale?"
         if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):
             raise ValueError(f"seeding.teachers: {name!r} has another tokenizer than the student")
+        check_positions(config, other, lengths, f"seeding.teachers[{i}]={name!r}")
         yield other, jax.tree.map(jnp.asarray, place(params, "params"))
 
 
@@ -308,45 +308,3 @@ def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge
     if name == "model":
         return calibrated(YesNo(cfg, params, tokenizer))
     raise ValueError(f"seeding.judge={name!r}; choose from {', '.join(JUDGES)}")
-
-
-def check_lengths(config, prompts: Prompts, documents) -> None:
-    """A document, with the longest prompt beside it, has to fit a row of a seeding batch.
-
-    Raises:
-      ValueError: one does not, or a dream about it would not; names the settings.
-    """
-    for document in documents:
-        words = len(prompts.reply(document.text))
-        row = len(prompts.about(document)) + words
-        if row > config.seeding.time or words > config.seeding.scored:
-            raise ValueError(
-                f"document {document.title!r} needs rows of {row} tokens, {words} of them scored, "
-                f"more than seeding.time={config.seeding.time} and "
-                f"seeding.scored={config.seeding.scored}; raise them or lower data.chunk_tokens"
-            )
-    if config.dreaming.steps:
-        _check_dreams(config, prompts, documents)
-
-
-def _check_dreams(config, prompts: Prompts, documents) -> None:
-    """And so does a dream about it, or about what is recollected of it on a later day."""
-    writing, c = read(config).dreaming.writing, config.dreaming.curriculum
-    words = writing.max_new_tokens
-    recollects = config.data.episodes > 1 and c.weak and c.source == "dreams"
-    recollected = config.data.chunk_tokens if recollects else 0
-    for template in writing.templates:
-        for document in documents:
-            blank = dataclasses.replace(document, text="")
-            row = words + max(
-                len(writer_prompt(document, prompts, template)),
-                len(writer_prompt(blank, prompts, template)) + recollected,
-            )
-            if row > config.seeding.time or words > config.seeding.scored:
-                raise ValueError(
-                    f"dreaming.max_new_tokens={config.dreaming.max_new_tokens}: a dream about "
-                    f"{document.title!r} by the template {template.name!r} needs rows of up to "
-                    f"{row} tokens, {words} of them scored, more than seeding.time="
-                    f"{config.seeding.time} and seeding.scored={config.seeding.scored}; "
-                    "lower it or data.chunk_tokens, or raise those"
-                )

@@ -10,24 +10,24 @@ import pytest
 
 from sleep_jax.data.sentences import sentences
 from sleep_jax.dreaming import write
-from sleep_jax.seeding import self_study
-from sleep_jax.seeding.self_study import Question, ask
+from sleep_jax.seeding import questions
+from sleep_jax.seeding.questions import Question, ask
 
 
 def articulate(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(write, "flaw", lambda *_: None)
-    patch.setattr(self_study, "ask", ask_of_each)
+    patch.setattr(questions, "ask", ask_of_each)
 
 
 def ask_of_each(cfg, variables, tokenizer, documents, *rest):
     """`ask`, and a question about each document with its first sentence as the answer."""
-    questions, drawn = ask(cfg, variables, tokenizer, documents, *rest)
+    asked, drawn = ask(cfg, variables, tokenizer, documents, *rest)
     first = [sentences(document.text)[0] for document in documents]
     own = [
         Question(i, sentence, f"What is said about {document.title}?", sentence)
         for i, (document, sentence) in enumerate(zip(documents, first))
     ]
-    return [*own, *questions], drawn
+    return [*own, *asked], drawn
 
 
 if __name__ == "__main__":

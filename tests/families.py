@@ -265,7 +265,8 @@ def backend_of(family: Family) -> tokenizers.Tokenizer:
     """A byte-level tokenizer with the family's way of splitting and its added tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # A few merges, so that what stands beside what matters.
-    merges = [("Ċ", "Ċ"), ("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("Ġ", "a")]
+    merges = ("Ċ Ċ", "? ĊĊ", "t h", "th e", "Ġ the", "i n", "Ġ a")
+    merges = [tuple(pair.split()) for pair in merges]
     vocab = {token: i for i, token in enumerate([*alphabet, *("".join(m) for m in merges)])}
     backend = tokenizers.Tokenizer(models.BPE(vocab, merges))
     if "Qwen" in family.config["architectures"][0]:

@@ -20,7 +20,7 @@ from sleep_jax.itinerary import DREAMING, itinerary
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.memory.schedule import plan
 from sleep_jax.memory.slots import SlotsExhausted, take_slot, unlock
-from sleep_jax.phases import consolidate, learn, trial
+from sleep_jax.phases import learn, trial
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
 from sleep_jax.phases.select import candidates
@@ -29,8 +29,9 @@ from sleep_jax.runtime.metrics import MetricWriter, read_metrics, reproducible
 from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.runtime.report import write_report
 from sleep_jax.runtime.workdir import check_same_config
-from sleep_jax.seeding import rollouts
-from sleep_jax.seeding.self_study import Question, Study
+from sleep_jax.seeding import questions, rollouts
+from sleep_jax.seeding.questions import Question
+from sleep_jax.seeding.self_study import Study
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.sleeper import wake_up
 
@@ -358,7 +359,7 @@ def test_a_night_that_the_gate_refuses_leaves_every_byte(sleeper, lived, tmp_pat
 
 
 def test_a_full_level_stops_the_night_before_any_compute(sleeper, tmp_path, monkeypatch):
-    monkeypatch.setattr(consolidate.self_study, "ask", None)  # to call it would be an error
+    monkeypatch.setattr(questions, "ask", None)  # to call it would be an error
     night = lifecycle.birth(sleeper)
     slots = night.now.slots
     for _ in range(sleeper.cfg.memory.level(1).slots):

@@ -1,6 +1,5 @@
 """What wakes up: the judge by its name."""
 
-import functools
 import re
 import runpy
 
@@ -9,12 +8,12 @@ import pytest
 
 from sleep_jax import config as settings
 from sleep_jax import sleeper
-from sleep_jax.data.documents import Document
+from sleep_jax.dreaming.templates import FORMS
+from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
 from sleep_jax.rewards.judge import JUDGES
-from sleep_jax.seeding.prompts import Prompts
-from sleep_jax.sleeper import _judge, check_lengths
+from sleep_jax.sleeper import _judge
 
 
 def test_rules_by_name():
@@ -166,37 +165,29 @@ def test_a_run_of_one_day_is_warned_of_its_random_expert_once():
     assert len(seen) == 1
 
 
-def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
+def test_a_teacher_whose_positions_end_before_a_document_is_refused(monkeypatch):
+    def load_model(name, **options):
+        cfg, params, tokenizer = tiny_model(dtype="float32")
+        return cfg.replace(max_position=64), params, tokenizer
+
+    monkeypatch.setattr(sleeper, "load_model", load_model)
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
-    check = functools.partial(check_lengths, config, Prompts(tokenizer))
-    short = [Document("a", "Lamps", "A lamp is red.")]
-    check(short)
-    config.data.chunk_tokens = 1000
-    check(short)  # no day comes on which something is recollected
-    config.data.episodes = 2
-    told = (
-        r"dreaming\.max_new_tokens=16: .*'Lamps'.* 'paraphrase' needs rows of .* seeding\.time=384"
-    )
-    with pytest.raises(ValueError, match=told):
-        check(short)
-    config.dreaming.curriculum.source = "text"
-    check(short)
-    config.dreaming.max_new_tokens = 320
-    with pytest.raises(ValueError, match=r"320 of them scored.*seeding\.scored=288; lower it"):
-        check(short)
-    config.dreaming.steps = 0
-    check(short)
+    config.seeding.teachers, config.seeding.teacher_weights = ("small",), (0.5, 0.5)
+    with pytest.raises(ValueError, match=r"^seeding\.teachers\[0\]='small' was trained on .* 64 "):
+        sleeper.wake_up(config)
 
 
-def test_a_thought_has_room_in_every_reply_that_could_have_one():
+def test_a_thought_has_room_in_every_reply_of_a_chat():
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     brief = settings.read(config)
     config.model.thinking, config.model.thought_tokens = True, 100
     long = settings.read(config)
-    assert long.study.max_answer_tokens == brief.study.max_answer_tokens + 100
+    assert long.study.max_chat_tokens == brief.study.max_chat_tokens + 100
+    assert long.study.max_answer_tokens == brief.study.max_answer_tokens
     assert long.study.max_question_tokens == brief.study.max_question_tokens
-    writing = brief.dreaming.writing
-    assert long.dreaming.writing.max_new_tokens == writing.max_new_tokens + 100
+    writing, longer = brief.dreaming.writing, long.dreaming.writing
+    assert [longer.longest(f) - writing.longest(f) for f in FORMS] == [100, 100, 0]
+    assert longer.longest_dream == writing.max_new_tokens + 100
     assert long.evaluation.max_new_tokens == brief.evaluation.max_new_tokens + 100
     config.model.thought_tokens = 300
     told = r"model\.thought_tokens=300 beside study\.max_answer_tokens=8 exceed seeding\.scored=288"

@@ -15,11 +15,11 @@ from sleep_jax.dreaming.write import WritingConfig
 from sleep_jax.evals import adapted, recall
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.sampling.generate import Completion
-from sleep_jax.seeding import imitation, self_study
+from sleep_jax.seeding import imitation, questions, self_study
 from sleep_jax.seeding.imitation import ImitationConfig, roll_out
 from sleep_jax.seeding.prompts import Prompts
-from sleep_jax.seeding.self_study import StudyConfig
 from sleep_jax.seeding.sequences import Exchange
+from sleep_jax.seeding.study_config import StudyConfig
 
 DOCUMENT = Document("bridge", "The Bridge", "The bridge of Hask was built in the year 1832.")
 EMPTY = "<think>\n\n</think>\n\n"
@@ -63,13 +63,13 @@ def test_replies_are_graded_without_their_thought(tokenizer, writes):
 
 
 def test_answers_are_quoted_without_their_thought(tokenizer, writes):
-    questions = ["When was the bridge built?", "Which bridge stands there?"]
+    asked = ["When was the bridge built?", "Which bridge stands there?"]
     answers = ["<think>\n1871 or 1832?\n</think>\n\nIn 1832.<|im_end|>", "<think>\nThe bridge"]
-    writes(self_study, [questions], [[answer] for answer in answers])
+    writes(questions, [asked], [[answer] for answer in answers])
     study = StudyConfig(questions=2)
     key = jax.random.key(0)
     args = (None, None, tokenizer, [DOCUMENT], None, study, set(), key)
-    got, _ = self_study.ask(*args)
+    got, _ = questions.ask(*args)
     assert [q.answer for q in got] == ["In 1832.", None]  # 1871 was thought, not said
     learnt = self_study.answer(got[:1], Prompts(tokenizer))
     assert tokenizer.backend.decode(learnt[1].completion, skip_special_tokens=False) == (

@@ -91,7 +91,7 @@ class LearningConfig(Settings, section="dreaming"):
             policy = surrogate(
                 self.estimator,
                 **values,
-                length=writing.max_new_tokens,
+                length=writing.longest_dream,
                 importance_cap=self.importance_cap,
                 value_learning_rate=night.imitation.surrogate.value_learning_rate,
             )

@@ -12,7 +12,7 @@ import jax
 
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.rejection import REASONS, Rejection, flaw, recipe_flaw
-from sleep_jax.dreaming.templates import Template, TemplateChoice, chosen_templates
+from sleep_jax.dreaming.templates import FORMS, Template, TemplateChoice, chosen_templates
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.sampling.generate import generate
@@ -28,6 +28,8 @@ class WritingConfig(Settings, section="dreaming"):
     Attributes:
       templates: what is asked for, each of every document.
       rejection: what is no dream.
+      thought: tokens that a thought may take, beside those of its dream; 0: the model replies at
+        once.
 
     Raises:
       ValueError: a field has no such value.
@@ -44,11 +46,27 @@ class WritingConfig(Settings, section="dreaming"):
         False, "one more expert a token at random; needs the sigmoid router and memory.top_k"
     )
     rejection: Rejection = part(Rejection)
+    thought: int = 0
 
-    def sampling(self, eos_ids: tuple[int, ...]) -> SamplingConfig:
-        """The sampler's settings."""
+    def longest(self, form: str) -> int:
+        """Most tokens of a dream that a template of such a form asks for; a text that is continued
+        has no thought before it."""
+        return self.max_new_tokens + (0 if form == "plain" else self.thought)
+
+    @property
+    def longest_dream(self) -> int:
+        """Most tokens of any dream."""
+        return max(self.longest(template.form) for template in self.templates)
+
+    @property
+    def calls(self) -> tuple[tuple[str, ...], ...]:
+        """The forms of templates whose dreams are sampled together."""
+        return (("beside",), ("chat",), ("plain",)) if self.thought else (("beside",), FORMS[1:])
+
+    def sampling(self, eos_ids: tuple[int, ...], form: str = "chat") -> SamplingConfig:
+        """The sampler's settings for templates of such a form."""
         return SamplingConfig(
-            self.max_new_tokens, eos_ids, self.temperature, top_p=self.top_p, group=self.count
+            self.longest(form), eos_ids, self.temperature, top_p=self.top_p, group=self.count
         )
 
 
@@ -123,15 +141,15 @@ def write(
     chosen = range(len(documents)) if chosen is None else chosen
     asked = [(i, t) for i in chosen for t in templates]
     drawn: dict[tuple[int, str], list] = {}
-    for is_beside in (True, False):
-        mine = [(i, t) for i, t in asked if t.is_beside == is_beside]
+    for call, forms in enumerate(config.calls):
+        mine = [(i, t) for i, t in asked if t.form in forms]
         groups = (draw or generate)(
             cfg,
-            config.sampling(tokenizer.eos_ids),
+            config.sampling(tokenizer.eos_ids, forms[0]),
             variables,
             [t.tokens(prompts, documents[i]) for i, t in mine],
-            rng if is_beside else jax.random.fold_in(rng, len(asked)),
-            context=context if is_beside else None,
+            jax.random.fold_in(rng, len(asked) + call - 1) if call else rng,
+            context=None if call else context,
             documents=[i for i, _ in mine],
             expert_rng=expert_rng if config.random_expert else None,
         )

@@ -35,11 +35,11 @@ class Piece(NamedTuple):
 
 
 class Around(NamedTuple):
-    """What a template writes around a user's words and a reply: `opening` words `closing`, the
-    prompt, then `before` reply `after`; `before` is an empty thought where the model may think."""
+    """What a template writes around a user's words and a reply: `prompt_start` words `prompt_end`,
+    then `before` reply `after`; `before` is an empty thought where the model may think."""
 
-    opening: str
-    closing: str
+    prompt_start: str
+    prompt_end: str
     before: str
     after: str
 
@@ -147,28 +147,32 @@ class ChatTemplate:
         words = f"{lead}.{trail}"
         user = {"role": "user", "content": words}
         chat = [user, {"role": "assistant", "content": words}]
-        opening, _, closing = (piece.text for piece in self.pieces([user]))
+        start, _, end = (piece.text for piece in self.pieces([user]))
         _, _, between, _, after = (x.text for x in self.pieces(chat, add_generation_prompt=False))
-        return Around(opening, closing, between.removeprefix(closing), after)
+        return Around(start, end, between.removeprefix(end), after)
 
     def begun(self, text: str) -> list[Piece]:
         """A user's turn up to the end of `text`, which is not yet that of the turn."""
         lead = _edges(text)[0]
-        return [Piece(self.around(lead).opening, False), Piece(text[len(lead) :], True)]
+        return [Piece(self.around(lead).prompt_start, False), Piece(text[len(lead) :], True)]
 
     def ended(self, text: str) -> list[Piece]:
         """The end of a user's turn from `text` on, and the header of the reply."""
         trail = _edges(text)[2]
         words = text[: len(text) - len(trail)]
-        return [Piece(words, True), Piece(self.around(trail=trail).closing, False)]
+        return [Piece(words, True), Piece(self.around(trail=trail).prompt_end, False)]
 
     def user(self, text: str) -> list[Piece]:
         """A user's turn and the header of the reply."""
         lead, core, trail = _edges(text)
         around = self.around(lead, trail)
-        return [Piece(around.opening, False), Piece(core, True), Piece(around.closing, False)]
+        return [
+            Piece(around.prompt_start, False),
+            Piece(core, True),
+            Piece(around.prompt_end, False),
+        ]
 
-    def at_once(self, text: str) -> list[Piece]:
+    def without_thought(self, text: str) -> list[Piece]:
         """A user's turn and a reply as far as its words, with no thought before them."""
         before = self.around().before if self.thinking else ""
         return [*self.user(text), Piece(before, False)]

@@ -15,7 +15,8 @@ from tokenizers import (
 from sleep_jax.fields import Fields, shown
 from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.gguf import GGUFFile
-from sleep_jax.interop.tokenizer import Tokenizer, checked
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.interop.tokenizer_files import checked
 
 # How Llama 3 and Qwen 2 split a text into words; they differ in how many digits stay together.
 _BEFORE_DIGITS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"

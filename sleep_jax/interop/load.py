@@ -11,7 +11,8 @@ from sleep_jax.interop.resolve import resolve
 from sleep_jax.interop.safetensors import SafetensorsFolder
 from sleep_jax.interop.tensors import read_params
 from sleep_jax.interop.tiny import byte_tokenizer
-from sleep_jax.interop.tokenizer import Tokenizer, read_tokenizer
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.interop.tokenizer_files import read_tokenizer
 from sleep_jax.models.config import DecoderConfig
 
 

@@ -67,8 +67,8 @@ class Night:
 class Desk:
     """Where a phase reports to: figures go to the writer and onto the progress bar, and how far it
     has got into the bookmark; the meter says what its updates cost, and the pace what the run will
-    take. A phase that keeps no bookmark
-    ends where the watch is asked for it, and begins anew when the run goes on."""
+    take. A phase that keeps no bookmark ends where the watch is asked for it, and begins anew when
+    the run goes on."""
 
     writer: MetricWriter
     label: str

@@ -6,7 +6,7 @@ import jax
 from sleep_jax.itinerary import Step
 from sleep_jax.phases.drafts import Drafts
 from sleep_jax.phases.night import Desk, Night, awake, key_of
-from sleep_jax.seeding import self_study
+from sleep_jax.seeding import questions, self_study
 from sleep_jax.seeding.self_study import Study
 from sleep_jax.seeding.sequences import Exchange, Teacher
 from sleep_jax.seeding.transaction import check_room
@@ -24,7 +24,7 @@ def study(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
         teacher, config = awake(sleeper, night, day.documents), sleeper.settings.study
         key = jax.random.fold_in(key_of(sleeper, step), 3)
         draw = Drafts(desk.bookmark, lambda count: bar.advance(0, batches=count))
-        questions, drawn = self_study.ask(
+        asked, drawn = questions.ask(
             sleeper.cfg,
             teacher.variables,
             sleeper.tokenizer,
@@ -35,20 +35,20 @@ def study(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
             jax.random.fold_in(key, 0),
             draw,
         )
-        bar.advance(1, questions=len(questions))
+        bar.advance(1, questions=len(asked))
         rehearsed = rehearse(sleeper, teacher, jax.random.fold_in(key, 1), draw)
         bar.figures.pop("batches", None)  # told while they are drawn
         bar.advance(1, rehearsed=len(rehearsed))
-    held_out, learnt = self_study.hold_out(questions, c.dreaming.held_out)
+    held_out, learnt = questions.hold_out(asked, c.dreaming.held_out)
     written = Study(tuple(held_out), tuple(learnt), tuple(rehearsed))
     night = night.note_day(step.day, study=written.record())
-    figures = {"questions_drawn": drawn, "questions_kept": len(questions)}
+    figures = {"questions_drawn": drawn, "questions_kept": len(asked)}
     tokens = sum(len(e.completion) for e in studied(sleeper, night, step.day))
     return night.note(step.label, tokens=tokens, **figures, rehearsed=len(rehearsed))
 
 
 def rehearse(sleeper: Sleeper, teacher: Teacher, key, draw=None) -> list[Exchange]:
-    """A teacher's replies on general topics; `draw` as for `self_study.ask`."""
+    """A teacher's replies on general topics; `draw` as for `questions.ask`."""
     config = sleeper.settings.study
     return self_study.rehearse(
         sleeper.cfg, teacher.variables, sleeper.tokenizer, sleeper.topics, config, key, draw

@@ -63,8 +63,8 @@ class Asked:
 
     def lean(self, requests: Sequence[str]) -> np.ndarray:
         """logit(yes) - logit(no) as the first word of the reply to each, float32 [n]."""
-        tokenizer = self._tokenizer
-        prompts = [tokenizer.encode_pieces(tokenizer.template.at_once(text)) for text in requests]
+        encode, begin = self._tokenizer.encode_pieces, self._tokenizer.template.without_thought
+        prompts = [encode(begin(text)) for text in requests]
         width = bucket(max(map(len, prompts), default=0), SHORTEST)
         out = []
         for start in range(0, len(prompts), ROWS):

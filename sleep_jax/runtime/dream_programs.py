@@ -62,15 +62,17 @@ def _writing(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """Dreams as `dreaming.write` samples them: with the document in the context, or in the
     prompt."""
     writing = read(config).dreaming.writing
-    beside = sum(t.is_beside for t in writing.templates) * sizes.documents
-    whole = len(writing.templates) * sizes.documents - beside
     write = functools.partial(sampled, it, has_random_expert=writing.random_expert)
-    how, found = writing.sampling(END), []
-    if beside:
-        found.append(write("dream: write", how, beside, PROMPT, context=sizes.context))
-    if whole:
-        prompted = write("dream: write from prompts", how, whole, _pages(config)[0])
-        found.append(dataclasses.replace(prompted, knobs=("data.chunk_tokens",)))
+    found = []
+    for forms in writing.calls:
+        prompts = sum(t.form in forms for t in writing.templates) * sizes.documents
+        how = writing.sampling(END, forms[0])
+        if prompts and "beside" in forms:
+            found.append(write("dream: write", how, prompts, PROMPT, context=sizes.context))
+        elif prompts:
+            name = "dream: write texts" if forms == ("plain",) else "dream: write from prompts"
+            prompted = write(name, how, prompts, _pages(config)[0])
+            found.append(dataclasses.replace(prompted, knobs=("data.chunk_tokens",)))
     return found
 
 
@@ -152,7 +154,7 @@ def _learning(config, it: Abstract, sizes: Sizes) -> list[Program]:
     learner, shape = it.tree(born, "learner"), reinforcing.shape
     found = updated(it, "dream: learn", reinforcing, learner)
     if reinforcing.dreams:
-        (_, kept), new = _kept(config, sizes), min(writing.max_new_tokens, shape.scored)
+        (_, kept), new = _kept(config, sizes), min(writing.longest_dream, shape.scored)
         size = min(PROMPT + config.data.chunk_tokens + new, shape.time), new
         rows = len(pack([size] * kept, (shape.time, shape.scored)))
         calls = math.ceil(rows / shape.rows)

@@ -9,6 +9,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from sleep_jax.interop.load import tokenizer_at_hand
 from sleep_jax.itinerary import itinerary
+from sleep_jax.lengths import check_lengths
 from sleep_jax.models.sharding import AXES, path_of, shardings
 from sleep_jax.runtime.abstract import collections_of, decoder_of
 from sleep_jax.runtime.mesh import mesh_shape
@@ -17,7 +18,7 @@ from sleep_jax.runtime.roofline import GIB, chip_of
 from sleep_jax.runtime.run_plan import PROMPTED, RunPlan, about_tokens
 from sleep_jax.runtime.timing import minutes, seconds_of, time_steps
 from sleep_jax.seeding.prompts import Prompts
-from sleep_jax.sleeper import check_lengths, read_days
+from sleep_jax.sleeper import read_days
 
 
 def plan_of(config) -> RunPlan:

@@ -93,7 +93,7 @@ def _day(config, it: Abstract, sizes: Sizes) -> list[Program]:
 def _seeding(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """Studying, and a consolidation of what was studied."""
     study, seeding = read(config).study, read(config).seeding
-    questions, new = sizes.sentences * study.questions, study.max_answer_tokens
+    questions, new = sizes.sentences * study.questions, study.max_chat_tokens
     how = functools.partial(SamplingConfig, eos_ids=END, temperature=study.temperature)
     shape, found = seeding.shape, []
     if config.memory.from_context:
@@ -105,8 +105,12 @@ def _seeding(config, it: Abstract, sizes: Sizes) -> list[Program]:
             ),
         ]
     if study.rehearsals:
-        rehearse = how(new, group=study.rehearsals)
-        found.append(sampled(it, "consolidate: rehearse", rehearse, REHEARSED, PROMPT))
+        rehearse = functools.partial(how, group=study.rehearsals)
+        calls = [("consolidate: rehearse", new, REHEARSED)]
+        if study.thought:  # every second one is no chat
+            half, brief = REHEARSED // 2, study.max_answer_tokens
+            calls = [(calls[0][0], new, half), ("consolidate: rehearse texts", brief, half)]
+        found += [sampled(it, name, rehearse(n), count, PROMPT) for name, n, count in calls]
     teach = _taught(it, "consolidate: teach", bucket(PROMPT + shape.scored), sizes)
     written = sizes.documents * (1 + study.completions) * config.data.chunk_tokens + questions * new
     calls = math.ceil(written / teach.tokens)

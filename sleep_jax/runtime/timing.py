@@ -32,7 +32,12 @@ SECONDS = 60.0  # that a timed step may take; one that would take longer is reck
 SHARE = 0.5  # of the memory at hand that the arguments of a step may fill
 
 UPDATES = 5  # that a pace is the median of
-STUDIED = ("consolidate: ask", "consolidate: answer", "consolidate: rehearse")
+STUDIED = (
+    "consolidate: ask",
+    "consolidate: answer",
+    "consolidate: rehearse",
+    "consolidate: rehearse texts",
+)
 
 Rates = Mapping[str, float]  # seconds a FLOP by the name of a function; "" for all others
 

@@ -29,6 +29,9 @@ class Completion:
     finished: bool
 
 
+Draw = Callable[..., list[list[Completion]]]  # `generate`, or what stands in for it
+
+
 def generate(
     cfg: DecoderConfig,
     sampling: SamplingConfig,

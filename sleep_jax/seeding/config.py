@@ -71,6 +71,11 @@ class SeedingConfig(Settings, section="seeding"):
                 f"seeding.steps={self.steps} does not exceed seeding.warmup={self.warmup}; "
                 "raise the one or lower the other"
             )
+        if self.shape.scored > self.shape.time:
+            raise ValueError(
+                f"seeding.scored={self.shape.scored} is more than a row holds, seeding.time="
+                f"{self.shape.time}; lower the one or raise the other"
+            )
         if self.shape.rows % self.objective.accumulate:
             raise ValueError(
                 f"seeding.rows={self.shape.rows} cannot be cut into seeding.accumulate="

@@ -1,7 +1,8 @@
 """Self-study: what the teacher writes about what it read, and what it rehearses of what it knew.
 
     recite     the document itself, as a reply; its teacher has it in view and is nearly certain: a
-    dense signal complete   a sentence of it, from a cue of its first words
+               dense signal
+    complete   a sentence of it, from a cue of its first words
     quote      the sentence that a question of the teacher's own is about, as the reply to it
     answer     the teacher's free reply to such a question, with the whole document in view
     rehearse   the model's own words on general prompts, so that the night keeps what was known
@@ -11,70 +12,22 @@ document lacks, is dropped: small teachers invent.
 """
 
 import dataclasses
-import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from sleep_jax.data.answers import answer_words, canonical, content_words, tidy
 from sleep_jax.data.documents import Document
-from sleep_jax.data.languages import language
 from sleep_jax.data.sentences import sentences, word_ends
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.config import DecoderConfig
-from sleep_jax.rewards.agreement import ungrounded
-from sleep_jax.sampling.generate import Completion, generate
-from sleep_jax.sampling.sampler import COLDEST, SamplingConfig
+from sleep_jax.sampling.generate import Completion, Draw, generate
+from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding import prompts as requests
 from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.seeding.questions import Question
 from sleep_jax.seeding.sequences import Exchange
-from sleep_jax.settings import Settings, setting
-
-Draw = Callable[..., list[list[Completion]]]  # as `generate`
-
-
-@dataclasses.dataclass(frozen=True)
-class StudyConfig(Settings, section="study"):
-    """How much is written.
-
-    Raises:
-      ValueError: a field has no such value.
-    """
-
-    recitations: int = setting(1, "times that each document is recited", least=0)
-    completions: int = setting(2, "cues per sentence, to complete it", least=0)
-    questions: int = setting(
-        4, "questions drawn per sentence; repeated ones are kept once", least=0
-    )
-    rehearsals: int = setting(3, "replies per general prompt", least=0)
-    temperature: float = setting(
-        0.8,
-        "temperature of questions and rehearsals; 0: greedy, as answers are",
-        least=COLDEST,
-        also=(0,),
-    )
-    max_question_tokens: int = setting(24, "longest question, in tokens", least=1)
-    max_answer_tokens: int = setting(48, "longest answer or rehearsal, in tokens", least=1)
-    is_grounded: bool = setting(True, "drop answers that invent names or numbers")
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """A question that the model wrote itself about a sentence of a document.
-
-    Attributes:
-      document: index of the document.
-      sentence: what it asks about.
-      question: its words.
-      answer: the model's own answer with the document in view; None where that was not grounded or
-        not finished.
-    """
-
-    document: int
-    sentence: str
-    question: str
-    answer: str | None
+from sleep_jax.seeding.study_config import StudyConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,31 +80,6 @@ class Study:
             *answer(self.learnt, prompts),
             *self.rehearsed,
         ]
-
-
-def hold_out(
-    questions: Sequence[Question], per_document: int
-) -> tuple[list[Question], list[Question]]:
-    """Splits the model's own questions: those that only measure and reward, and those it learns
-    from. The former are about sentences spread over their document, and about one sentence twice
-    only where there are too few."""
-    held = []
-    for document in sorted({q.document for q in questions}):
-        unlike: dict[str, Question] = {}  # of those that are spelt alike the first
-        for q in questions:
-            if q.document == document and q.answer and answer_words(q.answer):
-                unlike.setdefault(canonical(q.question), q)
-        mine = list(unlike.values())
-        of: dict[str, list[Question]] = {}
-        for q in mine:
-            of.setdefault(q.sentence, []).append(q)
-        count = min(per_document, len(of))
-        spread = {(2 * i + 1) * len(of) // (2 * count) for i in range(count)}
-        first = [own[0] for i, own in enumerate(of.values()) if i in spread]
-        rest = [q for q in mine if q not in first]
-        held += [*first, *rest[: per_document - count]]
-    asked = {(q.document, canonical(q.question)) for q in held}
-    return held, [q for q in questions if (q.document, canonical(q.question)) not in asked]
 
 
 def from_memory(exchanges: Sequence[Exchange]) -> list[Exchange]:
@@ -212,91 +140,6 @@ def complete(
     return out
 
 
-def ask(
-    cfg: DecoderConfig,
-    variables,
-    tokenizer: Tokenizer,
-    documents: Sequence[Document],
-    context,
-    study: StudyConfig,
-    excluded: Collection[str],
-    rng,
-    draw: Draw | None = None,
-) -> tuple[list[Question], int]:
-    """Questions that the teacher writes about each sentence, with its answers from the whole
-    document.
-
-    Args:
-      cfg, variables, tokenizer: the teacher.
-      documents, context: what it read, and its cache with one row a document.
-      study: how much.
-      excluded: test questions; one that the model happens to write itself is left out, whatever
-        its case, articles and punctuation.
-      rng: PRNG key.
-      draw: in place of `generate`; it may know what was drawn before.
-
-    Returns:
-      (questions, drawn): the distinct questions that are about their sentence, and how many were
-      drawn for them.
-    """
-    prompts = Prompts(tokenizer)
-    line_ends = {tokenizer.encode(end)[-1] for end in ("\n", "\n\n")}
-    about = [(i, s) for i, d in enumerate(documents) for s in sentences(d.text)]
-    drawn = (draw or generate)(
-        cfg,
-        SamplingConfig(
-            max_new_tokens=study.max_question_tokens,
-            eos_ids=(*tokenizer.eos_ids, *line_ends),
-            temperature=study.temperature,
-            group=study.questions,
-        ),
-        variables,
-        [prompts.question_about(s) for _, s in about],
-        jax.random.fold_in(rng, 0),
-    )
-    pages = [f"{d.title} {d.text}" for d in documents]
-    tested = set(map(canonical, excluded))
-    written = {
-        (i, text): sentence
-        for (i, sentence), group in zip(about, drawn)
-        for text in (tokenizer.decode(c.tokens).strip() for c in group)
-        if is_about(text, sentence)
-        and canonical(text) not in tested
-        and not (study.is_grounded and ungrounded(text, pages[i]))
-    }
-    answers = (draw or generate)(
-        cfg,
-        SamplingConfig(study.max_answer_tokens, tokenizer.eos_ids, temperature=0.0),
-        variables,
-        [prompts.beside(requests.answer(q)) for _, q in written],
-        jax.random.fold_in(rng, 1),
-        context=context,
-        documents=[i for i, _ in written],
-    )
-    questions = []
-    for ((i, text), sentence), [completion] in zip(written.items(), answers):
-        reply = tokenizer.reply_text(completion.tokens)
-        invents = study.is_grounded and ungrounded(reply, pages[i])
-        is_kept = bool(reply) and completion.finished and not invents
-        questions.append(Question(i, sentence, text, reply if is_kept else None))
-    return questions, sum(map(len, drawn))
-
-
-def is_about(question: str, sentence: str) -> bool:
-    """Whether it is a question, in any script, and shares a content word with the sentence."""
-    return is_question(question) and not content_words(question).isdisjoint(content_words(sentence))
-
-
-def is_question(text: str) -> bool:
-    """Whether it ends in a question mark of any script, or in the か that Japanese has for it."""
-    text = text.rstrip()
-    if not text:
-        return False
-    is_marked = "QUESTION" in unicodedata.name(text[-1], "")
-    is_greek = text[-1] == ";" and language(text) == "el"
-    return is_marked or is_greek or tidy(text).rstrip("。. ").endswith("か")
-
-
 def answer(questions: Sequence[Question], prompts: Prompts) -> list[Exchange]:
     """The teacher's replies to its questions: the quoted sentence, and its own words where they are
     grounded."""
@@ -331,18 +174,21 @@ def rehearse(
         return []
     prompts = Prompts(tokenizer)
     asked = [(prompts.plain if i % 2 else prompts.alone)(t) for i, t in enumerate(topics)]
-    drawn = (draw or generate)(
-        cfg,
-        SamplingConfig(
-            study.max_answer_tokens,
+    calls = [(slice(None), study.max_answer_tokens, rng)]
+    if study.thought:  # a text that is continued has none
+        calls = [
+            (slice(0, None, 2), study.max_chat_tokens, rng),
+            (slice(1, None, 2), study.max_answer_tokens, jax.random.fold_in(rng, 1)),
+        ]
+    drawn: list[list[Completion]] = [[]] * len(asked)
+    for part, longest, key in calls:
+        sampling = SamplingConfig(
+            longest,
             tokenizer.eos_ids,
             temperature=study.temperature,
             group=study.rehearsals,
-        ),
-        variables,
-        asked,
-        rng,
-    )
+        )
+        drawn[part] = (draw or generate)(cfg, sampling, variables, asked[part], key)
     return [
         Exchange(None, prompt, prompt, c.tokens, "rehearse")
         for prompt, group in zip(asked, drawn)

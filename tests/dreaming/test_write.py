@@ -113,6 +113,22 @@ def test_templates_beside_a_document_continue_its_context_and_others_hold_it(tol
     assert [x.text[0] for x in got.dreams] == ["a", "e", "b", "c", "f", "d"]
 
 
+def test_only_templates_of_a_chat_leave_room_for_a_thought(told):
+    calls, replies = told
+    replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdef"]
+    plain = dataclasses.replace(TEMPLATES["self-qa"], name="continued", form="plain")
+    templates = (plain, TEMPLATES["facts"], TEMPLATES["self-qa"])
+    got = written(WritingConfig(templates, count=1, max_new_tokens=96, thought=1024))
+    assert [sampling.max_new_tokens for _, sampling, _ in calls] == [1120, 1120, 96]
+    prompts = Prompts(byte_tokenizer())
+    assert calls[2][0] == [plain.tokens(prompts, document) for document in DOCUMENTS]
+    assert [x.text[0] for x in got.dreams] == ["e", "a", "c", "f", "b", "d"]
+    calls.clear()
+    replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdef"]
+    written(WritingConfig(templates, count=1))
+    assert [len(prompts) for prompts, *_ in calls] == [2, 4]  # without a thought all in one call
+
+
 def test_recipes_are_dreams_of_their_own_kind(told):
     _, replies = told
     recipe = (

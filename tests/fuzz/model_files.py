@@ -21,7 +21,7 @@ from sleep_jax.interop.known import CONFIGS
 from sleep_jax.interop.load import check_ids
 from sleep_jax.interop.safetensors import SafetensorsFolder
 from sleep_jax.interop.tensors import leaves, read_params
-from sleep_jax.interop.tokenizer import read_tokenizer
+from sleep_jax.interop.tokenizer_files import read_tokenizer
 from sleep_jax.models.config import DecoderConfig
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

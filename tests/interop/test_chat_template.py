@@ -19,7 +19,8 @@ from families import (
 from sleep_jax.data.documents import Document
 from sleep_jax.interop.chat_template import ChatTemplate
 from sleep_jax.interop.tiny import byte_tokenizer
-from sleep_jax.interop.tokenizer import Tokenizer, read_tokenizer
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.interop.tokenizer_files import read_tokenizer
 from sleep_jax.seeding.prompts import Prompts
 
 # One family has a switch for thinking.
@@ -199,14 +200,14 @@ def test_a_quoted_thought_is_no_thought():
     assert tokenizer.reply_text(Prompts(tokenizer).reply(quoted)) == quoted
 
 
-def test_an_answer_at_once_follows_an_empty_thought():
+def test_an_answer_without_thought_follows_an_empty_thought():
     for template, thinking in ((QWEN3, False), (QWEN3, True), (ALWAYS_THINKING, True)):
         tokenizer = qwen3(template, thinking=thinking)
-        pieces = tokenizer.template.at_once("Is it?")
+        pieces = tokenizer.template.without_thought("Is it?")
         text = "".join(piece.text for piece in pieces)
         assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
-    at_once = byte_tokenizer().template.at_once("Is it?")
-    assert "".join(piece.text for piece in at_once).endswith("<|im_start|>assistant\n")
+    pieces = byte_tokenizer().template.without_thought("Is it?")
+    assert "".join(piece.text for piece in pieces).endswith("<|im_start|>assistant\n")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from sleep_jax import lifecycle
 from sleep_jax.dreaming import write
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.phases import agenda
-from sleep_jax.seeding.self_study import Question, Study
+from sleep_jax.seeding.questions import Question
+from sleep_jax.seeding.self_study import Study
 from sleep_jax.sleeper import wake_up
 
 

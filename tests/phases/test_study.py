@@ -18,7 +18,7 @@ from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.sampling import generate as sampling
 from sleep_jax.sampling.generate import Completion
-from sleep_jax.seeding import self_study
+from sleep_jax.seeding import questions
 from sleep_jax.seeding.self_study import Study
 from sleep_jax.sleeper import wake_up
 
@@ -59,8 +59,8 @@ def test_a_study_that_is_stopped_after_every_batch_ends_like_one_that_was_not(
     sleeper, tmp_path, monkeypatch
 ):
     # Whatever the random model writes passes for a question, so that all three calls have batches.
-    monkeypatch.setattr(self_study, "is_about", lambda *_: True)
-    monkeypatch.setattr(self_study, "ungrounded", lambda *_: False)
+    monkeypatch.setattr(questions, "is_about", lambda *_: True)
+    monkeypatch.setattr(questions, "ungrounded", lambda *_: False)
     step = next(x for x in sleeper.steps if x.phase == "study")
     batches, sample = [], sampling.sample
 

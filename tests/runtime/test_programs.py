@@ -200,6 +200,16 @@ def test_a_judging_model_and_a_router_are_compiled():
     assert not {"consolidate: judge", "consolidate: aim"} & set(programs())
 
 
+def test_what_continues_a_text_is_sampled_without_room_to_think():
+    at_once = programs()
+    found = programs(model__thinking=True, model__thought_tokens=100)
+    new = {name: p.args[1].max_new_tokens for name, p in found.items() if "rehearse" in name}
+    assert new == {"consolidate: rehearse": 108, "consolidate: rehearse texts": 8}
+    assert found["consolidate: answer"].args[1].max_new_tokens == 108
+    assert "consolidate: rehearse texts" not in at_once
+    assert found["dream: write"].args[1].max_new_tokens == 116
+
+
 def test_nothing_is_studied_or_dreamt_where_the_context_never_sleeps():
     found = programs("ladder")
     config = runpy.run_path("configs/ladder.py")["get_config"]()

@@ -24,6 +24,14 @@ def test_defaults_are_the_plain_method():
     assert night.reuse == 1
 
 
+def test_what_is_scored_fits_a_row():
+    assert build(time=256, scored=256).shape.scored == 256
+    with pytest.raises(
+        ValueError, match=r"seeding\.scored=257 .* seeding\.time=256; lower the one"
+    ):
+        build(time=256, scored=257)
+
+
 def test_every_choice_reaches_its_place():
     night = build(
         estimator="ppo",

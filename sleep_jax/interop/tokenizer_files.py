@@ -1,0 +1,122 @@
+"""The files that a model's tokenizer comes in."""
+
+import pathlib
+from collections.abc import Mapping
+
+import tokenizers
+
+from sleep_jax.fields import Fields, read_object, reason
+from sleep_jax.interop.chat_template import DATE
+from sleep_jax.interop.tokenizer import Tokenizer
+
+
+def read_tokenizer(folder: pathlib.Path, *, thinking: bool = False, date: str = DATE) -> Tokenizer:
+    """The tokenizer of a Hugging Face model folder.
+
+    Args:
+      folder: holds `tokenizer.json`; `tokenizer_config.json`, `chat_template.jinja`,
+        `generation_config.json` and `config.json` are read where present.
+      thinking, date: of the template, as for `ChatTemplate`.
+
+    Raises:
+      FileNotFoundError: there is no `tokenizer.json`.
+      ValueError: a file cannot be parsed, or the chat template does not write chats.
+    """
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no tokenizer.json in {folder}; save one with "
+            "`AutoTokenizer.from_pretrained(...).save_pretrained(...)`"
+        )
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except BaseException as error:
+        _pass_on(error)
+        raise ValueError(f"cannot parse {path}: {reason(error)}; download it again") from error
+
+    config = _read_optional(folder / "tokenizer_config.json")
+    eos_ids, pad_id = [], None
+    for name in ("generation_config.json", "config.json"):
+        read = _read_optional(folder / name)
+        eos_ids += _ids_of(read, "eos_token_id")
+        pad_id = read.whole("pad_token_id", -1, default=None) if pad_id is None else pad_id
+    special_tokens = {}
+    for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        is_entry = isinstance(config.get(role), Mapping)
+        read, field = (config.section(role), "content") if is_entry else (config, role)
+        token = read.text(field, None)
+        if token is None:
+            continue
+        if role in ("bos_token", "eos_token") and backend.token_to_id(token) is None:
+            read.refuse(field, f"a token that {path.name} has")
+        special_tokens[role] = token
+    template, template_name = _template(folder, config)
+    return checked(
+        path,
+        backend,
+        special_tokens=special_tokens,
+        eos_ids=eos_ids,
+        pad_id=None if "pad_token" in special_tokens or pad_id == -1 else pad_id,
+        template=template,
+        template_name=template_name,
+        thinking=thinking,
+        date=date,
+    )
+
+
+def checked(path: pathlib.Path, backend: tokenizers.Tokenizer, **parts) -> Tokenizer:
+    """The tokenizer of these parts, once it has been seen to work.
+
+    Args:
+      path: the file that the backend was read from.
+      backend, **parts: of `Tokenizer`.
+
+    Raises:
+      ValueError: as `Tokenizer`, naming the file; or plain text cannot be encoded.
+    """
+    try:
+        tokenizer = Tokenizer(backend, **parts)
+        tokenizer.decode(tokenizer.encode("A day, and a night."))
+        return tokenizer
+    except ValueError as error:
+        where = "" if str(path.parent) in str(error) else f"{path}: "
+        raise ValueError(f"{where}{error}") from error
+    except BaseException as error:
+        _pass_on(error)
+        raise ValueError(
+            f"{path}: its tokenizer fails on plain text ({reason(error)}); download it again"
+        ) from error
+
+
+def _pass_on(error: BaseException) -> None:
+    """Raises what is no failure of the library, which has bare exceptions and panics of Rust; these
+    have a class that cannot be imported."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+
+
+def _ids_of(read: Fields, name: str) -> list[int]:
+    """One id, a list of them, or none."""
+    value = read.get(name)
+    each = [Fields({name: x}, read.where) for x in (value if isinstance(value, list) else [value])]
+    return [id for x in each if (id := x.whole(name, default=None)) is not None]
+
+
+def _template(folder: pathlib.Path, config: Fields) -> tuple[str | None, str]:
+    """The chat template, and where it comes from."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 text ({error}); download it again") from error
+    if isinstance(config.get("chat_template"), list):  # several named templates
+        named = config.objects("chat_template")
+        template = {each.text("name"): each.text("template") for each in named}.get("default")
+    else:
+        template = config.text("chat_template", None)
+    return template, f"chat_template in {config.where}"
+
+
+def _read_optional(path: pathlib.Path) -> Fields:
+    return read_object(path) if path.exists() else Fields({}, str(path))

@@ -1,0 +1,184 @@
+"""What a run reads and writes at a stretch, in tokens: it has to fit the rows of a batch and the
+positions that a model was trained on."""
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+
+from sleep_jax.config import RunConfig, read
+from sleep_jax.data.documents import Document
+from sleep_jax.dreaming.reinforce import writer_prompt
+from sleep_jax.models.config import DecoderConfig
+from sleep_jax.seeding import prompts as requests
+from sleep_jax.seeding.prompts import Prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """A document and what is asked about it, in tokens.
+
+    Attributes:
+      title: of the document.
+      about: the request that it is the reply to when it is learnt.
+      reply: itself as that reply.
+      recited: itself in view, the request to repeat it, and the reply.
+      asked: itself in view, and the longest question that comes with it; 0 where none does.
+      self_asked: itself in view, and a question of the model's own.
+      writers: by name of a template, the prompt of a dream, itself in view, or as much of it as is
+        recollected on a later day.
+    """
+
+    title: str
+    about: int
+    reply: int
+    recited: int
+    asked: int
+    self_asked: int
+    writers: Mapping[str, int]
+
+
+def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]) -> list[Lengths]:
+    """The lengths of documents, each of which is encoded once, and once more for every template
+    that holds it."""
+    dreaming, curriculum = settings.dreaming, settings.dreaming.curriculum
+    templates = dreaming.writing.templates if dreaming.learning.steps else ()
+    recollects = settings.data.episodes > 1 and curriculum.weak and curriculum.source == "dreams"
+    recite = len(prompts.beside(requests.RECITE))
+    ask = len(prompts.beside(requests.answer(""))) + settings.study.max_question_tokens
+    beside = {t.name: len(prompts.beside(t.prompt)) for t in templates if t.is_beside}
+
+    def writer(template, document: Document, context: int) -> int:
+        if template.is_beside:
+            return context + beside[template.name]
+        return len(writer_prompt(document, prompts, template))
+
+    found = []
+    for document in documents:
+        context, reply = len(prompts.context(document)), len(prompts.reply(document.text))
+        texts = [t for q in document.questions for t in (q.question, q.paraphrase) if t]
+        asked = [context + len(prompts.beside(requests.answer(text))) for text in texts]
+        writers = {t.name: writer(t, document, context) for t in templates}
+        if recollects:
+            blank = dataclasses.replace(document, text="")
+            around = len(prompts.context(blank))
+            for t in templates:
+                recollected = writer(t, blank, around) + settings.data.chunk_tokens
+                writers[t.name] = max(writers[t.name], recollected)
+        found.append(
+            Lengths(
+                title=document.title,
+                about=len(prompts.about(document)),
+                reply=reply,
+                recited=context + recite + reply,
+                asked=max(asked, default=0),
+                self_asked=context + ask,
+                writers=writers,
+            )
+        )
+    return found
+
+
+def check_lengths(config, prompts: Prompts, documents: Sequence[Document]) -> list[Lengths]:
+    """Makes sure that a document, with the longest prompt beside it, and a dream about it fit a row
+    of a seeding batch.
+
+    Returns:
+      What they measure.
+
+    Raises:
+      ValueError: one does not fit; names the settings.
+    """
+    settings = read(config)
+    found, shape = measure(settings, prompts, documents), settings.seeding.shape
+    for lengths in found:
+        row = lengths.about + lengths.reply
+        if row > shape.time or lengths.reply > shape.scored:
+            raise ValueError(
+                f"document {lengths.title!r} needs rows of {row} tokens, {lengths.reply} of them "
+                f"scored, more than seeding.time={shape.time} and seeding.scored={shape.scored}; "
+                "raise them or lower data.chunk_tokens"
+            )
+    _check_dreams(settings, found)
+    return found
+
+
+def _check_dreams(settings: RunConfig, found: Sequence[Lengths]) -> None:
+    writing, shape = settings.dreaming.writing, settings.seeding.shape
+    forms = {template.name: template.form for template in writing.templates}
+    for lengths in found:
+        for name, prompt in lengths.writers.items():
+            words = writing.longest(forms[name])
+            if prompt + words <= shape.time and words <= shape.scored:
+                continue
+            given, lower = f"dreaming.max_new_tokens={writing.max_new_tokens}", "it"
+            if words > writing.max_new_tokens:
+                given, lower = f"{given}, model.thought_tokens={writing.thought}", "one of them"
+            raise ValueError(
+                f"{given}: a dream about {lengths.title!r} by the template {name!r} needs rows of "
+                f"up to {prompt + words} tokens, {words} of them scored, more than seeding.time="
+                f"{shape.time} and seeding.scored={shape.scored}; lower {lower} or "
+                "data.chunk_tokens, or raise those"
+            )
+
+
+def longest_sequence(settings: RunConfig, lengths: Lengths) -> tuple[int, str]:
+    """Tokens of the longest sequence that a document takes part in, and what would shorten it."""
+    return max(_sequences(settings, lengths))
+
+
+def _sequences(settings: RunConfig, lengths: Lengths) -> Iterator[tuple[int, str]]:
+    thinks = "model.thought_tokens, " if settings.model.thinking else ""
+    yield lengths.recited, "lower data.chunk_tokens"
+    if lengths.asked:
+        answer = settings.evaluation.max_new_tokens
+        remedy = f"lower {thinks}evaluation.max_new_tokens or data.chunk_tokens"
+        yield lengths.asked + answer, remedy
+    answer = settings.study.max_chat_tokens
+    yield lengths.self_asked + answer, f"lower {thinks}study.max_answer_tokens or data.chunk_tokens"
+    writing = settings.dreaming.writing
+    forms = {template.name: template.form for template in writing.templates}
+    for name, prompt in lengths.writers.items():
+        thought = "" if forms[name] == "plain" else thinks
+        yield (
+            prompt + writing.longest(forms[name]),
+            f"lower {thought}dreaming.max_new_tokens or data.chunk_tokens, or leave the template "
+            f"{name!r} out of dreaming.instructions",
+        )
+
+
+def check_positions(
+    config, cfg: DecoderConfig, documents: Sequence[Lengths], field: str = ""
+) -> None:
+    """Makes sure that no sequence is longer than those of a model's training; where its positions
+    are scaled (RoPE), warns.
+
+    Args:
+      config: of the run.
+      cfg: of the model.
+      documents: what is read.
+      field: which model it is; by default model.name.
+
+    Raises:
+      ValueError: one is; names it and what to lower.
+    """
+    settings = read(config)
+    needs = []
+    for lengths in documents:
+        tokens, remedy = longest_sequence(settings, lengths)
+        what = f"for document {lengths.title!r} and what is asked about it"
+        needs.append((tokens, what, remedy))
+    if any(config.memory.learning_rates):
+        needs.append(
+            (config.wake.context, "for what a stream sees of itself", "lower wake.context")
+        )
+    longest, what, remedy = max(needs)
+    if longest <= cfg.max_position:
+        return
+    message = (
+        f"{field or f'model.name={config.model.name!r}'} was trained on sequences of up to "
+        f"{cfg.max_position} tokens (max_position_embeddings), but {longest} are needed {what}; "
+        f"{remedy}"
+    )
+    if cfg.rope_scaling is None:
+        raise ValueError(message)
+    warnings.warn(f"{message}. Its positions are scaled, so it may cope", stacklevel=3)

@@ -1,0 +1,41 @@
+"""How much the teacher of a night writes."""
+
+import dataclasses
+
+from sleep_jax.sampling.sampler import COLDEST
+from sleep_jax.settings import Settings, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig(Settings, section="study"):
+    """How much is written.
+
+    Attributes:
+      thought: tokens that a thought may take, beside those of its reply; 0: the model replies at
+        once.
+
+    Raises:
+      ValueError: a field has no such value.
+    """
+
+    recitations: int = setting(1, "times that each document is recited", least=0)
+    completions: int = setting(2, "cues per sentence, to complete it", least=0)
+    questions: int = setting(
+        4, "questions drawn per sentence; repeated ones are kept once", least=0
+    )
+    rehearsals: int = setting(3, "replies per general prompt", least=0)
+    temperature: float = setting(
+        0.8,
+        "temperature of questions and rehearsals; 0: greedy, as answers are",
+        least=COLDEST,
+        also=(0,),
+    )
+    max_question_tokens: int = setting(24, "longest question, in tokens", least=1)
+    max_answer_tokens: int = setting(48, "longest answer or rehearsal, in tokens", least=1)
+    is_grounded: bool = setting(True, "drop answers that invent names or numbers")
+    thought: int = 0
+
+    @property
+    def max_chat_tokens(self) -> int:
+        """Longest answer or rehearsal in a chat, in tokens, its thought included."""
+        return self.max_answer_tokens + self.thought

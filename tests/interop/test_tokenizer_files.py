@@ -1,0 +1,101 @@
+"""The files of a tokenizer: as transformers reads them, and what is said of those that are none."""
+
+import json
+
+import pytest
+import transformers
+from chatml import CHATML, TALK, peer
+
+from sleep_jax.interop.tokenizer_files import read_tokenizer
+
+
+def test_folder_written_by_transformers(bpe, tmp_path):
+    peer(bpe).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 5], "pad_token_id": 0}')
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.eos_ids == (2, 5, 0)
+    assert tokenizer.pad_id == 2  # the tokenizer's own pad comes before generation_config's
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.chat_text(TALK) == again.apply_chat_template(
+        TALK, tokenize=False, add_generation_prompt=True
+    )
+    text = "2024 nights in Zürich"
+    assert tokenizer.encode(text) == again.encode(text, add_special_tokens=False)
+
+
+def test_folder_with_old_style_files(bpe, tmp_path):
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    config = {
+        "eos_token": {"content": "<|im_end|>", "special": True},
+        "bos_token": None,
+        "chat_template": [
+            {"name": "tool_use", "template": "TOOLS"},
+            {"name": "default", "template": "{{ eos_token }}{{ bos_token }}" + CHATML},
+        ],
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text('{"eos_token_id": 5, "pad_token_id": 4}')
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.chat_text(TALK).startswith("<|im_end|><|im_start|>system\n")
+    assert (tokenizer.eos_ids, tokenizer.pad_id, tokenizer.bos_id) == ((2, 5, 0), 4, None)
+    (tmp_path / "chat_template.jinja").write_text("file wins" + CHATML)
+    assert read_tokenizer(tmp_path).chat_text(TALK).startswith("file wins")
+
+
+def test_folder_errors(bpe, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot parse .*tokenizer\.json"):
+        read_tokenizer(tmp_path)
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot parse .*tokenizer_config\.json"):
+        read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("tokenizer_config.json", "[]", r"tokenizer_config\.json holds \[\]; it must be an object"),
+        ("tokenizer_config.json", '{"eos_token": 3}', "eos_token=3; give a string"),
+        ("tokenizer_config.json", '{"eos_token": {"content": 3}}', "eos_token.content=3"),
+        (
+            "tokenizer_config.json",
+            '{"eos_token": "<end>"}',
+            r"'<end>'; give a token that tokenizer",
+        ),
+        ("tokenizer_config.json", '{"chat_template": 3}', "chat_template=3"),
+        (
+            "tokenizer_config.json",
+            '{"chat_template": [3]}',
+            r"chat_template\[0\]=3; give an object",
+        ),
+        ("tokenizer_config.json", '{"chat_template": "{% for %}"}', "Expected an expression"),
+        (
+            "tokenizer_config.json",
+            '{"chat_template": "{{ 1 / 0 }}"}',
+            "cannot write a chat of user: ZeroDiv",
+        ),
+        (
+            "generation_config.json",
+            '{"eos_token_id": "2"}',
+            "eos_token_id='2'; give a whole number",
+        ),
+        ("generation_config.json", '{"eos_token_id": [2, -1]}', "eos_token_id=-1"),
+        ("config.json", '{"pad_token_id": 1.5}', "pad_token_id=1.5"),
+    ],
+)
+def test_files_of_a_folder_are_held_to_their_types(bpe, tmp_path, name, content, message):
+    peer(bpe).save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value) and str(error.value).count("\n") == 0
+
+
+def test_pad_of_minus_one_is_none(bpe, tmp_path):
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"eos_token_id": 5, "pad_token_id": -1}')
+    assert read_tokenizer(tmp_path).pad_id == 5

@@ -1,0 +1,168 @@
+"""What a run needs at a stretch, counted by hand, most of it on one token a character."""
+
+import collections
+import functools
+import re
+import runpy
+import warnings
+
+import pytest
+from families import qwen3
+
+from sleep_jax.config import read
+from sleep_jax.data.documents import Document, Question
+from sleep_jax.dreaming.reinforce import writer_prompt
+from sleep_jax.lengths import check_lengths, check_positions, longest_sequence, measure
+from sleep_jax.models.config import RopeScaling
+from sleep_jax.seeding.prompts import RECITE, Prompts, answer
+
+SCALED = RopeScaling(8.0, 1.0, 4.0, 8192)
+DOCUMENT = Document("lamp", "The Lamp", "It is out.", (Question("Why?", "Nobody knows."),))
+
+
+@pytest.fixture
+def config():
+    c = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    c.dreaming.steps = 0
+    return c
+
+
+@pytest.fixture
+def longest(config, tokenizer):
+    """Of a document by the config as it is now."""
+
+    def of(document=DOCUMENT):
+        settings = read(config)
+        [lengths] = measure(settings, Prompts(tokenizer), [document])
+        return longest_sequence(settings, lengths)
+
+    return of
+
+
+def test_longest_sequence_is_the_longest_request_and_its_reply(config, tokenizer, longest):
+    prompts = Prompts(tokenizer)
+    context = len(prompts.context(DOCUMENT))
+    own = context + len(prompts.beside(answer(""))) + 8 + 8  # a question and its answer
+    assert longest() == (own, "lower study.max_answer_tokens or data.chunk_tokens")
+    config.evaluation.max_new_tokens = 500
+    asked = context + len(prompts.beside(answer("Why?"))) + 500
+    assert longest() == (asked, "lower evaluation.max_new_tokens or data.chunk_tokens")
+    config.model.thinking, config.model.thought_tokens = True, 100
+    remedy = "lower model.thought_tokens, evaluation.max_new_tokens or data.chunk_tokens"
+    assert longest() == (asked + 100, remedy)
+    config.model.thinking = False
+    config.dreaming.steps, config.dreaming.max_new_tokens = 1, 900
+    template = read(config).dreaming.writing.templates[0]
+    writer = len(writer_prompt(DOCUMENT, prompts, template))
+    tokens, remedy = longest()
+    assert tokens >= writer + 900
+    assert re.match(
+        r"lower dreaming\.max_new_tokens or data\.chunk_tokens, or leave .* out of dreaming\.inst",
+        remedy,
+    )
+    long = Document("page", "A Page", "words " * 200)
+    recited = len(prompts.context(long) + prompts.beside(RECITE) + prompts.reply(long.text))
+    config.dreaming.steps, config.evaluation.max_new_tokens = 0, 8
+    assert longest(long) == (recited, "lower data.chunk_tokens")
+
+
+def test_documents_are_encoded_once_however_many_templates_there_are(config, tokenizer):
+    encoded = collections.Counter()
+
+    class Counted(Prompts):
+        def _encode(self, pieces):
+            encoded["".join(piece.text for piece in pieces).count("out.")] += 1
+            return super()._encode(pieces)
+
+        def reply(self, text):
+            encoded[text.count("out.")] += 1
+            return super().reply(text)
+
+    config.dreaming.steps = 1
+    config.dreaming.instructions = ("facts", "paraphrase")
+    measure(read(config), Counted(tokenizer), [DOCUMENT] * 3)
+    assert encoded[1] == 2 * 3  # as what is read, and as a reply
+
+
+def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    check = functools.partial(check_lengths, config, Prompts(tokenizer))
+    short = [Document("a", "Lamps", "A lamp is red.")]
+    check(short)
+    config.data.chunk_tokens = 1000
+    check(short)  # no day comes on which something is recollected
+    config.data.episodes = 2
+    told = (
+        r"dreaming\.max_new_tokens=16: .*'Lamps'.* 'paraphrase' needs rows of .* seeding\.time=384"
+    )
+    with pytest.raises(ValueError, match=told):
+        check(short)
+    config.dreaming.curriculum.source = "text"
+    check(short)
+    config.dreaming.max_new_tokens = 320
+    with pytest.raises(ValueError, match=r"320 of them scored.*seeding\.scored=288; lower it"):
+        check(short)
+    config.dreaming.steps = 0
+    check(short)
+
+
+def test_a_dream_with_its_thought_names_the_tokens_of_the_thought(config, tokenizer):
+    config.dreaming.steps = 1
+    config.model.thinking, config.model.thought_tokens = True, 275
+    told = (
+        r"dreaming\.max_new_tokens=16, model\.thought_tokens=275: .* 291 of them scored.*"
+        r"seeding\.scored=288; lower one of them or data\.chunk_tokens, or raise those"
+    )
+    prompts = Prompts(tokenizer)
+    with pytest.raises(ValueError, match=told):
+        check_lengths(config, prompts, [DOCUMENT])
+    config.dreaming.instructions = ("self-qa",)
+    config.dreaming.is_plain = True  # a text that is continued has no thought
+    check_lengths(config, prompts, [DOCUMENT])
+
+
+def test_the_eight_billion_preset_has_room_for_thoughts():
+    tokenizer = qwen3(thinking=True)
+    config = runpy.run_path("configs/seeding_8b.py")["get_config"]()
+    config.model.thinking = True
+    text = ""
+    while len(tokenizer.encode(f"{text} night")) <= config.data.chunk_tokens:
+        text += " night"
+    document = Document("page", "A Page of the Night", text)
+    with pytest.raises(ValueError, match=r"model\.thought_tokens=1024.*seeding\.time=2048"):
+        check_lengths(config, Prompts(tokenizer), [document])
+    config.seeding.time = 3328
+    check_lengths(config, Prompts(tokenizer), [document])
+
+
+def test_text_beyond_the_positions_is_refused_or_warned_of(config, cfg, tokenizer):
+    lengths = check_lengths(config, Prompts(tokenizer), [DOCUMENT])
+    needed, _ = longest_sequence(read(config), *lengths)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_positions(config, cfg.replace(max_position=needed), lengths)
+    short = cfg.replace(max_position=needed - 1)
+    told = rf"up to {needed - 1} tokens .*, but {needed} are needed for document 'The Lamp'"
+    with pytest.raises(
+        ValueError, match=rf"{told}.*lower study\.max_answer_tokens or data\.chunk_tokens"
+    ):
+        check_positions(config, short, lengths)
+    with pytest.warns(UserWarning, match=told):
+        check_positions(config, short.replace(rope_scaling=SCALED), lengths)
+
+
+def test_a_stream_that_sees_more_than_the_positions_is_refused(config, cfg, tokenizer):
+    lengths = check_lengths(config, Prompts(tokenizer), [DOCUMENT])
+    long = cfg.replace(max_position=4096)
+    config.wake.context = 5000
+    check_positions(config, long, lengths)  # nothing learns by day
+    config.memory.learning_rates = (0.1,)
+    with pytest.raises(ValueError, match=r"5000 are needed for what a stream .*wake\.context"):
+        check_positions(config, long, lengths)
+
+
+def test_a_further_teacher_is_named_where_its_positions_end(config, cfg, tokenizer):
+    lengths = check_lengths(config, Prompts(tokenizer), [DOCUMENT])
+    short = cfg.replace(max_position=20)
+    with pytest.raises(ValueError, match=r"^seeding\.teachers\[1\]='small' was trained on .* 20 "):
+        check_positions(config, short, lengths, "seeding.teachers[1]='small'")
