@@ -9,9 +9,9 @@ from typing import Any
 
 from etils import epath
 
+from sleep_jax.addresses import check_answers
 from sleep_jax.inspect import memory, record
 from sleep_jax.inspect.checkpoint import Checkpoint
-from sleep_jax.runtime.addresses import check_answers
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
 from sleep_jax.runtime.report import headline, report_path
 from sleep_jax.runtime.workdir import config_difference

@@ -80,6 +80,7 @@ def run_with_config(
     argv = list(sys.argv if argv is None else argv)
     is_debug = "--debug" in argv
     remark = "stopped; the same command goes on where it was"
+    ends.hears_again()
     with contextlib.ExitStack() as stack:
         if not is_debug:
             stack.enter_context(ends.quietly(remark))

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
-from sleep_jax.data.files import writable
-from sleep_jax.fields import as_object, as_text, parse_json
-from sleep_jax.runtime.addresses import is_remote
+from sleep_jax.addresses import is_remote
+from sleep_jax.fields import as_object, as_text, parse_json, writable
 from sleep_jax.runtime.progress import printable
 
 if TYPE_CHECKING:

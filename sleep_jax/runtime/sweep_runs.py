@@ -21,9 +21,9 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from sleep_jax.addresses import is_remote
 from sleep_jax.interop.resolve import cache_folder
 from sleep_jax.runtime import sweep
-from sleep_jax.runtime.addresses import is_remote
 from sleep_jax.runtime.flags import fields, function_of, is_node, load, parse
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.progress import clock, table

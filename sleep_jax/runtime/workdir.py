@@ -9,8 +9,8 @@ from typing import Any
 
 from etils import epath
 
+from sleep_jax.addresses import check_answers, fault
 from sleep_jax.fields import read_object
-from sleep_jax.runtime.addresses import check_answers, fault
 
 # What changes no result: where a run is computed, what is kept of it, and where its base lies,
 # which is known by its weights.

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from sleep_jax.config import read
+from sleep_jax.data.batches import bucket
 from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming import importance
 from sleep_jax.dreaming.importance import MEASURES, Candidates
@@ -20,6 +21,7 @@ from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.models.sharding import AXES
 from sleep_jax.rewards import yes_no
 from sleep_jax.rl.algorithms import ALGORITHMS
+from sleep_jax.runtime.program import SENTENCE, Sizes
 from sleep_jax.runtime.programs import programs_of
 from sleep_jax.sampling.sampler import sample
 from sleep_jax.seeding.rollouts import score_rows
@@ -32,7 +34,9 @@ def programs(preset="sleep_tiny", **changes):
     config = runpy.run_path(f"configs/{preset}.py")["get_config"]()
     config.model.name = "tiny"
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return {p.name: p for p in programs_of(config, MESH)}
+    documents, chunk = (4 if preset == "seal" else 2), config.data.chunk_tokens
+    sizes = Sizes(documents, bucket(chunk + 32), documents * chunk // SENTENCE)
+    return {p.name: p for p in programs_of(config, MESH, sizes)}
 
 
 @pytest.mark.parametrize("measure", MEASURES)
