@@ -158,6 +158,11 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
         ) from error
 
 
+def report_path(workdir: str | os.PathLike[str]) -> epath.Path:
+    """Where a finished run has its report."""
+    return epath.Path(workdir) / "report.html"
+
+
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """The names whose values differ, as `name: old -> new`."""
     names = sorted(set(old) | set(new))

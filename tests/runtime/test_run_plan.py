@@ -9,10 +9,11 @@ import pytest
 from sleep_jax.data.documents import Document
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.runtime import dry_run as dry_runs
 from sleep_jax.runtime import run_plan
 from sleep_jax.runtime.dry_run import dry_run, plan_of
 from sleep_jax.runtime.run_plan import RunPlan, about_tokens
-from sleep_jax.sleeper import Day
+from sleep_jax.sleeper import Day, wake_up
 
 
 def preset(name="sleep_tiny", **changes):
@@ -132,7 +133,8 @@ def test_what_a_run_writes_is_counted_by_its_settings():
     ]
     two = plan_of(preset(data__episodes=2))  # on day 2 a weak document of day 1, too
     assert f"{dreams * 3 // 2:,} in dreams" in said(two, "written")[0]
-    thinking = plan_of(preset(model__thinking=True, model__thought_tokens=24))
+    config = preset(model__thinking=True, model__thought_tokens=24)
+    thinking = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.steps)
     assert f"{dreams * (16 + 24) // 16:,} in dreams" in said(thinking, "written")[0]
 
 
@@ -162,6 +164,29 @@ def test_without_the_tokenizer_tokens_are_reckoned(tmp_path, monkeypatch):
     plan = plan_of(preset("seeding_8b", data__documents=str(note)))
     assert not plan.is_exact
     assert said(plan, "documents") == ["1 part of 1 file, all read; about 100 tokens"]
+
+
+def test_a_plan_refuses_what_the_run_would(monkeypatch):
+    with pytest.raises(ValueError, match="the chat template of the tiny model knows no <think>"):
+        plan_of(preset(model__thinking=True, model__thought_tokens=24))
+    short = plan_of(preset()).cfg.replace(max_position=100)
+    monkeypatch.setattr(dry_runs, "decoder_of", lambda _: short)
+    with pytest.raises(ValueError, match="was trained on sequences of up to 100 tokens"):
+        plan_of(preset())
+
+
+def test_a_plan_has_the_phases_of_the_run():
+    config = preset(
+        memory__unit="tokens",
+        memory__stride=32,
+        memory__chunks=(64, 0),
+        memory__slots=(2, 40),
+        memory__ranks=(4, 4),
+        memory__learning_rates=(0.5, 0.0),
+        memory__from_context=False,
+        dreaming__steps=0,
+    )
+    assert plan_of(config).steps == wake_up(config).steps
 
 
 def test_disk_is_that_of_the_checkpoints():
