@@ -222,11 +222,6 @@ def figure_of(line: Mapping[str, Any], name: str) -> float | None:
         return None
 
 
-def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded line without what differs from attempt to attempt."""
-    return {k: v for k, v in line.items() if k != "time" and not k.startswith(MEASURED)}
-
-
 def _line(record: Mapping[str, Any]) -> str:
     return writable(json.dumps(record, ensure_ascii=False, allow_nan=False)) + "\n"
 

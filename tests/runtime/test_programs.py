@@ -142,6 +142,20 @@ def test_templates_of_both_kinds_are_written_apart():
     assert len(programs()["dream: write"].args) == 7
 
 
+def test_many_dreams_take_the_updates_that_draw_each_of_them_twice():
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    d, shape = config.dreaming, read(config).seeding.shape
+    few, many = (
+        next(p for p in programs_of(config, MESH, Sizes(n, 128, n)) if p.name == "dream: learn")
+        for n in (1, 100)
+    )
+    assert few.calls == d.steps
+    dreams = 100 * min(d.top + d.random, d.count)
+    # Twice each to write it and to know it, in turn with a document that was studied.
+    scored = 2 * 2 * dreams * (d.max_new_tokens + config.data.chunk_tokens)
+    assert many.calls >= scored / (shape.rows * shape.scored) > d.steps
+
+
 @pytest.mark.parametrize("estimator", ["rest_em", *ALGORITHMS])
 def test_a_writer_that_learns_by_policy_gradient_is_scored_first(estimator):
     found = programs(dreaming__estimator=estimator, seeding__rows=2)
