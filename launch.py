@@ -17,11 +17,11 @@ from absl import flags
 from etils import epath
 
 from sleep_jax import comparison, lifecycle, morning
+from sleep_jax.addresses import fault, in_words
 from sleep_jax.config import RunConfig, read
 from sleep_jax.errors import DeadEnd
 from sleep_jax.memory.schedule import describe, plan
 from sleep_jax.runtime import aot
-from sleep_jax.runtime.addresses import fault, in_words
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.distributed import check_shared, join_processes
@@ -100,7 +100,7 @@ def prepare(config, workdir) -> Callable[[], None]:
     if SWEEP.value is not None:
         return prepare_sweep(SWEEP.value, config, workdir)
     if AOT.value or DRY_RUN.value:
-        return functools.partial(show, aot.forecast(config, AOT.value, DRY_RUN.value))
+        return functools.partial(show, aot.forecast(config, AOT.value, DRY_RUN.value, workdir))
     read(config)  # a mistake is told before anything is begun
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
@@ -256,7 +256,7 @@ def tell_plan(sleeper: Sleeper, workdir: str) -> Pace | None:
     if not plan.nights:
         return None
     programs = programs_of(sleeper.config, make_mesh(sleeper.config), plan.sizes)
-    return Pace(programs, sleeper.cfg, len(plan.days), say)
+    return Pace(programs, sleeper.cfg, len(plan.days), say, plan.seedings)
 
 
 def sweep(runs: list[Run], workdir: epath.Path) -> None:

@@ -18,7 +18,8 @@ REQUIRED = object()
 MOST_SHOWN, MOST_REASON = 100, 200  # characters
 MOST = 2**31 - 1  # of a whole number, where nothing else is said
 
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+HALVES = "\ud800-\udfff"  # of surrogate pairs, for a class of a regular expression
+_SURROGATE = re.compile(rf"\\u[dD][89a-fA-F]|[{HALVES}]")
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 60
 
@@ -40,6 +41,12 @@ def reason(error: BaseException) -> str:
     return words.encode("utf-8", "backslashreplace").decode() or type(error).__name__
 
 
+def writable(text: str) -> str:
+    """A text with U+FFFD for halves of surrogate pairs, which no encoding has: what Python makes of
+    the bytes of an odd file name, for one."""
+    return re.sub(f"[{HALVES}]", "\ufffd", text)
+
+
 def parse_json(content: str | bytes, where: str) -> Any:
     """What a text of JSON holds.
 
@@ -53,7 +60,13 @@ def parse_json(content: str | bytes, where: str) -> Any:
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
-    except (ValueError, RecursionError) as error:
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise ValueError(
+            f"cannot parse {where}: it holds {half}, half of a character; write the whole one, or "
+            "remove it"
+        ) from error
+    except (ValueError, RecursionError) as error:  # also a number of 4,300 digits
         raise ValueError(
             f"cannot parse {where}: {reason(error)}; put an undamaged copy there"
         ) from error

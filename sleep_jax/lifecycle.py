@@ -44,7 +44,7 @@ from sleep_jax.runtime.meter import Compilations, Meter, memory
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.profile import Profile
-from sleep_jax.runtime.timing import Pace
+from sleep_jax.seeding.record import Pace
 from sleep_jax.seeding.transaction import Self
 from sleep_jax.sleeper import Sleeper
 from sleep_jax.wake.stream import check_updates, init_wake
@@ -125,7 +125,10 @@ def live(
             heeded = None if step.phase in KEEPS_ITS_PLACE else watch
             desk = Desk(writer, step.label, quiet, bookmark, meter, heeded, pace)
             night = PHASES[step.phase](sleeper, night, desk, step)
-            if pace is not None and step.phase == "study":
+            is_studied = (
+                step.phase == "study" and "skipped" not in night.record["phases"][step.label]
+            )
+            if pace is not None and is_studied:
                 pace.studied(bookmark.seconds)
             cost = {"seconds": bookmark.seconds, "memory": memory()["memory_peak"]}
             night = night.note(step.label, **cost, programs=compilations.count - compiled)

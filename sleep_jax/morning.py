@@ -6,6 +6,7 @@ from typing import Any
 from sleep_jax.inspect import record
 from sleep_jax.phases.night import Night
 from sleep_jax.runtime import report
+from sleep_jax.runtime.headline import headline
 from sleep_jax.runtime.progress import clock, say, table
 from sleep_jax.sleeper import Sleeper
 
@@ -67,7 +68,7 @@ def retention(score: dict[str, Any]) -> list[str]:
 
 def show(summary: dict[str, Any]) -> None:
     """Prints the verdict and the closing tables."""
-    say("", report.headline(summary["scores"], summary["verdict"]), "")
+    say("", headline(summary["scores"], summary["verdict"]), "")
     scored = [s for s in summary["scores"] if "questions" in s]
     if scored:
         table(

@@ -19,7 +19,7 @@ from sleep_jax.config import RunConfig, read
 from sleep_jax.data.chunking import Encode
 from sleep_jax.data.documents import (
     Document,
-    Reading,
+    Source,
     read_anchors,
     read_rehearsal_topics,
     read_source,
@@ -190,14 +190,14 @@ def wake_up(config: ml_collections.ConfigDict) -> Sleeper:
         "lora": settings.dreaming.lora,
         "remat": config.model.remat,
     }
-    _read(config, str.split)  # a mistake is told before a large model is loaded
-    is_tiny, template = config.model.name == "tiny", _template_options(config)
+    whole = read_whole(config)  # a mistake is told before a large model is loaded
+    is_tiny, template = config.model.name == "tiny", template_options(config)
     cfg, params, tokenizer = (
         tiny_model(dtype=config.model.dtype, seed=config.seed, **template, **overrides)
         if is_tiny
         else load_model(config.model.name, dtype=config.model.dtype, **template, **overrides)
     )
-    source, days = read_days(config, tokenizer.encode)
+    source, days = cut_into_days(config, whole, tokenizer.encode)
     documents = [document for day in days for document in day.documents]
     lengths = check_lengths(config, Prompts(tokenizer), documents)
     check_positions(config, cfg, lengths)
@@ -240,23 +240,25 @@ def _check_random_expert(memory: MemoryConfig, steps: Sequence[Step]) -> None:
         )
 
 
-def read_days(config: ml_collections.ConfigDict, encode: Encode) -> tuple[str, tuple[Day, ...]]:
+def read_whole(config: ml_collections.ConfigDict) -> Source:
+    """What a run reads, not yet cut.
+
+    Raises:
+      ValueError, OSError: as `read_source`.
+    """
+    return read_source(config.data.documents, config.data.limit)
+
+
+def cut_into_days(
+    config: ml_collections.ConfigDict, whole: Source, encode: Encode
+) -> tuple[str, tuple[Day, ...]]:
     """What a run reads, in words, and its documents over the days, in order, as evenly as can be.
 
     Raises:
-      ValueError, OSError: as `read_source`; or there are more days than documents.
+      ValueError: as `Source.cut`; or there are more days than documents.
     """
-    found = _read(config, encode)
+    found = whole.cut(config.data.chunk_tokens, encode)
     return str(found), _days(found.documents, config.data.episodes)
-
-
-def _read(config: ml_collections.ConfigDict, encode: Encode) -> Reading:
-    return read_source(
-        config.data.documents,
-        max_chunk_tokens=config.data.chunk_tokens,
-        encode=encode,
-        limit=config.data.limit,
-    )
 
 
 def _days(documents: Sequence[Document], episodes: int) -> tuple[Day, ...]:
@@ -269,7 +271,7 @@ def _days(documents: Sequence[Document], episodes: int) -> tuple[Day, ...]:
     return tuple(Day.of([documents[i] for i in part]) for part in parts)
 
 
-def _template_options(config) -> dict[str, Any]:
+def template_options(config) -> dict[str, Any]:
     """How chat templates are used."""
     return {"thinking": config.model.thinking, "date": config.model.date}
 
@@ -277,7 +279,7 @@ def _template_options(config) -> dict[str, Any]:
 def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer, lengths: Sequence[Lengths]):
     """The further teachers, whose tokenizer has to be the student's and who read what it reads."""
     for i, name in enumerate(config.seeding.teachers):
-        remat, template = config.model.remat, _template_options(config)
+        remat, template = config.model.remat, template_options(config)
         other, params, own = load_model(name, dtype=config.model.dtype, remat=remat, **template)
         sample = "A teacher of 1,260 words: Odrin Bascale?"
         if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):

@@ -147,3 +147,21 @@ def compilations():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield seen
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """A function that points gcsfs at an address, which it then waits half a second for."""
+    pytest.importorskip("gcsfs")
+    import fsspec
+
+    from sleep_jax import addresses
+
+    monkeypatch.setattr(addresses, "SECONDS", 0.5)
+
+    def at(address):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        fsspec.get_filesystem_class("gcs").clear_instance_cache()
+
+    yield at
+    fsspec.get_filesystem_class("gcs").clear_instance_cache()

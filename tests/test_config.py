@@ -8,7 +8,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from sleep_jax.config import RunConfig, default, read
-from sleep_jax.runtime.flags import help_text, load
+from sleep_jax.runtime.config_files import load
+from sleep_jax.runtime.help import help_text
 from sleep_jax.settings import every
 
 SETTINGS = every(RunConfig)

@@ -18,7 +18,7 @@ from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.slots import SlotsExhausted
 from sleep_jax.runtime import aot
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
-from sleep_jax.runtime.flags import load
+from sleep_jax.runtime.config_files import load
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.sweep_runs import runs_of
 from sleep_jax.seeding.record import NotFinite

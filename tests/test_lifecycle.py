@@ -4,12 +4,14 @@ import dataclasses
 import json
 import runpy
 import shutil
+import types
 
 import jax
 import ml_collections
 import numpy as np
 import pytest
 from articulate import articulate
+from attempts import reproducible
 from hurry import Hurry
 
 from sleep_jax import comparison, lifecycle, morning
@@ -25,7 +27,7 @@ from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.night import Desk
 from sleep_jax.phases.select import candidates
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
-from sleep_jax.runtime.metrics import MetricWriter, read_metrics, reproducible
+from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.runtime.report import write_report
 from sleep_jax.runtime.workdir import check_same_config
@@ -521,3 +523,15 @@ def test_a_run_whose_slots_ran_out_goes_on_with_the_remedy(tmp_path):
             last, _ = saved.latest()
             kept = [saved.record(i)["config"]["memory"]["on_full"] for i in (0, last)]
         assert kept == ["error", on_full]
+
+
+@pytest.mark.parametrize("facts", [{}, {"skipped": "level 1 is full"}])
+def test_a_study_that_is_skipped_says_nothing_of_the_pace(sleeper, tmp_path, monkeypatch, facts):
+    def phase(sleeper, night, desk, step):
+        return night.note(step.label, **facts)
+
+    monkeypatch.setattr(lifecycle, "PHASES", dict.fromkeys(lifecycle.PHASES, phase))
+    told = []
+    pace = types.SimpleNamespace(studied=told.append)
+    lifecycle.live(sleeper, str(tmp_path), quiet=True, pace=pace)
+    assert len(told) == (not facts)

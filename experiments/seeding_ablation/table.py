@@ -8,7 +8,7 @@ import argparse
 import pathlib
 
 from sleep_jax import comparison
-from sleep_jax.runtime.flags import load
+from sleep_jax.runtime.config_files import load
 from sleep_jax.runtime.publish import publish
 from sleep_jax.runtime.sweep_runs import runs_of
 

@@ -12,20 +12,20 @@ where all but `text`, `question` and `answer` may be left out.
 
 import collections
 import dataclasses
-import difflib
 import importlib.resources
-import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
-from sleep_jax.data import files, tasks
+from sleep_jax.addresses import check_answers
+from sleep_jax.data import files, json_lines, tasks
 from sleep_jax.data.chunking import SMALLEST, Encode, split_text
-from sleep_jax.fields import reason
+from sleep_jax.data.readers import KINDS, LINES
+from sleep_jax.fields import writable
 
 SAMPLES = "samples"
 _SAMPLES = "the samples"  # in words
@@ -83,27 +83,52 @@ class Reading:
         return f"{len(self.documents):,} of {parts} read, as data.limit has it"
 
 
-def read_documents(
-    path: str | os.PathLike[str], *, max_chunk_tokens: int, encode: Encode, limit: int = 0
-) -> list[Document]:
-    """The documents of `read_source`."""
-    found = read_source(path, max_chunk_tokens=max_chunk_tokens, encode=encode, limit=limit)
-    return list(found.documents)
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Documents as they were read, before they are cut to what the model can hold.
+
+    Attributes:
+      documents: whole ones.
+      words: what they are of: `1 file`, `2 files`, `the samples`, `seqio:TASK`.
+      name: of the source, as the user gave it.
+      limit: most parts; 0: all.
+    """
+
+    documents: tuple[Document, ...]
+    words: str
+    name: str
+    limit: int = 0
+
+    def cut(self, max_chunk_tokens: int, encode: Encode) -> "Reading":
+        """The documents, each short enough for one context.
+
+        Args:
+          max_chunk_tokens: most tokens a document may have; a longer one becomes several, titled
+            `Title (1 of 3)`, cut at the end of a paragraph, else of a sentence, else of a word.
+          encode: text to token ids.
+
+        Raises:
+          ValueError: there are fewer samples than are asked for.
+        """
+        if max_chunk_tokens < SMALLEST:
+            raise ValueError(f"max_chunk_tokens={max_chunk_tokens}; allow at least {SMALLEST}")
+        parts = [
+            x for document in self.documents for x in _chunks(document, max_chunk_tokens, encode)
+        ]
+        if self.words == _SAMPLES:
+            first, last = _samples_asked(self.name, len(parts))
+            parts = parts[first - 1 : last]
+        return Reading(tuple(parts[: self.limit or None]), len(parts), self.words)
 
 
-def read_source(
-    path: str | os.PathLike[str], *, max_chunk_tokens: int, encode: Encode, limit: int = 0
-) -> Reading:
-    """Reads a source and cuts what is too long for one context.
+def read_source(path: str | os.PathLike[str], limit: int = 0) -> Source:
+    """Reads a source, whole: what is wrong with it is told before there is a tokenizer to cut it.
 
     Args:
       path: a file of a kind that `data.files` reads, a folder (read in sorted order, with its
         subfolders; a warning names what is skipped), the address of either, `seqio:` and the name
         of a task, `samples`, `samples:4` for their first four parts, or `samples:7-10` for
         those from the seventh to the tenth.
-      max_chunk_tokens: most tokens a document may have; a longer one becomes several, titled
-        `Title (1 of 3)`, cut at the end of a paragraph, else of a sentence, else of a word.
-      encode: text to token ids.
       limit: most documents, counted once they are cut; 0: all.
 
     Returns:
@@ -113,25 +138,21 @@ def read_source(
       FileNotFoundError: nothing is there.
       ValueError: a file is empty, not UTF-8 text, of another kind or ill-formed; names the file
         and the line.
+      OSError: an address cannot be read, as `addresses.check_answers` says it.
     """
-    if max_chunk_tokens < SMALLEST:
-        raise ValueError(f"max_chunk_tokens={max_chunk_tokens}; allow at least {SMALLEST}")
-    documents, source = _read(path, limit)
+    documents, words = _read(path, limit)
     seen = collections.Counter(document.id for document in documents)
     if repeated := [name for name, count in seen.items() if count > 1]:
         raise ValueError(f"{path}: the id {repeated[0]!r} is used twice; ids tell documents apart")
-    parts = [x for document in documents for x in _chunks(document, max_chunk_tokens, encode)]
-    if source == _SAMPLES:
-        parts = parts[_samples_asked(str(path), len(parts))]
-    return Reading(tuple(parts[: limit or None]), len(parts), source)
+    return Source(tuple(documents), words, str(path), limit)
 
 
 def read_anchors() -> Anchors:
     """The packaged texts and questions that a night must leave as they were."""
     texts, questions = [], []
-    for where, item in _jsonl("anchors.jsonl", _sample("anchors.jsonl")):
+    for where, item in json_lines.objects("anchors.jsonl", _sample("anchors.jsonl")):
         if item.get("kind") == "text":
-            texts.append(_string(item, "text", where))
+            texts.append(json_lines.string(item, "text", where))
         elif item.get("kind") == "question":
             questions.append(_question(item, where))
         else:
@@ -153,11 +174,13 @@ def _read(path: str | os.PathLike[str], limit: int) -> tuple[list[Document], str
         read = enumerate(tasks.read_examples(name, limit), 1)
         return [Document(f"{task}-{i}", title, text) for i, (title, text) in read], name
     if name.partition(":")[0] == SAMPLES:
+        _samples_asked(name)
         return _documents_of_lines("documents.jsonl", _sample("documents.jsonl")), _SAMPLES
     if not name:
         raise ValueError(f"data.documents is empty; give {_KNOWN}")
     found = files.located(path)
-    with files.reaching(path):
+    with files.reaching(name):
+        check_answers(name)
         is_folder = found.is_dir()
         if not is_folder and not found.exists():
             raise FileNotFoundError(f"data.documents={name!r}: nothing there; give {_KNOWN}")
@@ -167,36 +190,38 @@ def _read(path: str | os.PathLike[str], limit: int) -> tuple[list[Document], str
 
 
 _KNOWN = (
-    f"a {files.KINDS.replace(' and ', ' or ')} file, a folder of such files, "
+    f"a {KINDS.replace(' and ', ' or ')} file, a folder of such files, "
     f"{tasks.PREFIX + 'TASK'!r}, or {SAMPLES!r}"
 )
 
 
-def _samples_asked(name: str, there: int) -> slice:
-    """Which of the samples' parts are asked for, of those that are there."""
+def _samples_asked(name: str, there: int | None = None) -> tuple[int, int]:
+    """The first and the last of the samples' parts that are asked for, of those that are there;
+    None: nobody knows yet how many that is."""
     if name == SAMPLES:
-        return slice(there)
+        return 1, there or 1
     asked = re.fullmatch(r"(?:([0-9]{1,9})-)?([0-9]{1,9})", name.partition(":")[2])
     first, last = (int(asked[1] or 1), int(asked[2])) if asked else (0, 0)
-    if not 1 <= first <= last <= there:
+    if not 1 <= first <= last <= (last if there is None else there):
+        have = "" if there is None else f"the samples have {there} parts of data.chunk_tokens; "
         raise ValueError(
-            f"data.documents={name!r}: the samples have {there} parts of data.chunk_tokens; give "
-            f"{SAMPLES!r} for all of them, e.g. '{SAMPLES}:4' for the first four, or "
-            f"'{SAMPLES}:7-10' for those from the seventh to the tenth"
+            f"data.documents={name!r}: {have}give {SAMPLES!r} for all of the samples, e.g. "
+            f"'{SAMPLES}:4' for their first four parts, or '{SAMPLES}:7-10' for those from the "
+            "seventh to the tenth"
         )
-    return slice(first - 1, last)
+    return first, last
 
 
 def _choose(folder: epath.Path) -> list[epath.Path]:
     """The files of a folder that are read; warns of the others."""
     read, skipped = files.files_below(folder)
     if not read:
-        raise ValueError(f"{folder}: no {files.KINDS.replace(' and ', ' or ')} file in this folder")
+        raise ValueError(f"{folder}: no {KINDS.replace(' and ', ' or ')} file in this folder")
     if skipped:
         names = ", ".join(_name(file, folder) for file in skipped[:SHOWN])
         more = f" and {len(skipped) - SHOWN:,} more" if len(skipped) > SHOWN else ""
         warnings.warn(
-            f"data.documents={str(folder)!r}: not read: {names}{more}; {files.KINDS} are",
+            f"data.documents={str(folder)!r}: not read: {names}{more}; {KINDS} are",
             stacklevel=2,
         )
     return read
@@ -206,32 +231,32 @@ def _documents_of(file: epath.Path, folder: epath.Path | None) -> list[Document]
     """What a file holds; it is named by its way from the folder that is read."""
     name = _name(file, folder)
     title, text = files.read_text(file)
-    if files.suffix_of(file) == files.LINES:
+    if files.suffix_of(file) == LINES:
         return _documents_of_lines(str(file), text, name.rpartition(".")[0])
     title = title or file.stem.replace("_", " ").replace("-", " ")
-    return [Document(id=name, title=files.writable(title), text=files.writable(text.strip()))]
+    return [Document(id=name, title=writable(title), text=writable(text.strip()))]
 
 
 def _name(file: epath.Path, folder: epath.Path | None) -> str:
-    return files.writable(file.name if folder is None else file.relative_to(folder).as_posix())
+    return writable(file.name if folder is None else file.relative_to(folder).as_posix())
 
 
 def _documents_of_lines(name: str, content: str, stem: str = "documents") -> list[Document]:
     """Those without an id are called by `stem` and their line."""
-    return [_document(item, where, stem) for where, item in _jsonl(name, content)]
+    return [_document(item, where, stem) for where, item in json_lines.objects(name, content)]
 
 
 def _document(item: dict[str, Any], where: str, stem: str) -> Document:
-    _check_keys(item, ("id", "title", "text", "questions"), where)
+    json_lines.check_keys(item, ("id", "title", "text", "questions"), where)
     default = f"{stem}-{where.rpartition(' ')[2]}"
     questions = item.get("questions") or []
     if not isinstance(questions, list):
         raise ValueError(f"{where}: 'questions' is a {type(questions).__name__}, not a list")
-    id = _string(item, "id", where, default)
+    id = json_lines.string(item, "id", where, default)
     return Document(
         id=id,
-        title=_string(item, "title", where, id),
-        text=_string(item, "text", where).strip(),
+        title=json_lines.string(item, "title", where, id),
+        text=json_lines.string(item, "text", where).strip(),
         questions=tuple(
             _question(question, f"{where}, question {index}")
             for index, question in enumerate(questions, 1)
@@ -242,68 +267,15 @@ def _document(item: dict[str, Any], where: str, stem: str) -> Document:
 def _question(item: Any, where: str) -> Question:
     if not isinstance(item, dict):
         raise ValueError(f"{where}: a {type(item).__name__}, not an object with question, answer")
-    _check_keys(item, ("question", "answer", "paraphrase", "aliases", "kind"), where)
-    aliases = item.get("aliases") or []
-    if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
-        raise ValueError(f"{where}: 'aliases' must be a list of strings")
+    json_lines.check_keys(item, ("question", "answer", "paraphrase", "aliases", "kind"), where)
     return Question(
-        question=_string(item, "question", where),
-        answer=_string(item, "answer", where),
-        paraphrase=_string(item, "paraphrase", where, None) if item.get("paraphrase") else None,
-        aliases=tuple(aliases),
+        question=json_lines.string(item, "question", where),
+        answer=json_lines.string(item, "answer", where),
+        paraphrase=json_lines.string(item, "paraphrase", where, None)
+        if item.get("paraphrase")
+        else None,
+        aliases=json_lines.strings(item, "aliases", where),
     )
-
-
-_REQUIRED = object()
-
-
-def _string(item: dict[str, Any], key: str, where: str, default: Any = _REQUIRED) -> Any:
-    value = item.get(key)
-    if value is None and default is not _REQUIRED:
-        return default
-    if value is None:
-        raise ValueError(f"{where}: no {key!r}; every entry needs one")
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: {key!r} is of type {type(value).__name__}, not a string")
-    if not files.is_visible(value):
-        raise ValueError(f"{where}: {key!r} is empty")
-    return value
-
-
-def _check_keys(item: dict[str, Any], known: Sequence[str], where: str) -> None:
-    """Refuses a misspelt key, which would be lost without a word; other keys are the user's."""
-    for key in item:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        if key not in known and near and near[0] not in item:
-            raise ValueError(f"{where}: unknown key {key!r}; nearest: {near[0]!r}")
-
-
-def _jsonl(name: str, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (`file, line n`, object) for every line that is not blank."""
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{name}, line {number}"
-        try:
-            item = json.loads(line)
-        except (ValueError, RecursionError) as error:  # also a number of 4,300 digits
-            raise ValueError(f"{where}: not valid JSON ({reason(error)})") from error
-        if not isinstance(item, dict):
-            raise ValueError(f"{where}: a {type(item).__name__}, not an object with a 'text'")
-        _check_writable(item, where)
-        yield where, item
-
-
-def _check_writable(item: Any, where: str) -> None:
-    """Refuses half of a surrogate pair, which no file can hold."""
-    try:
-        json.dumps(item, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise ValueError(
-            f"{where}: holds {half.encode('unicode_escape').decode()}, half of a character; write "
-            "the whole one, or remove it"
-        ) from error
 
 
 def _sample(name: str) -> str:

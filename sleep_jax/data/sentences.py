@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import sentencex
 
 from sleep_jax.data.languages import UNSPACED, language
+from sleep_jax.fields import writable
 
 NARROWEST = 40  # columns: text wrapped to less is not expected, such lines were ended on purpose
 
@@ -67,7 +68,7 @@ def _split(text: str, name: str) -> list[str]:
     parts: list[str] = []
     # In one line: an abbreviation at the end of a line is one, too. The library is written in
     # Rust, whose texts have no lone surrogates.
-    line = re.sub(r"[\ud800-\udfff]", "\ufffd", re.sub(r"\s", " ", text))
+    line = writable(re.sub(r"\s", " ", text))
     for sentence in _cut(text, map(len, sentencex.segment(name, line))):
         if parts and not _is_end(parts[-1], sentence, name):
             parts[-1] += sentence

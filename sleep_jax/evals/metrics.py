@@ -1,7 +1,7 @@
 """Scores of short answers (SQuAD exact match and F1, containment, integers, grids) and perplexity.
 
-Exact match and F1 follow the SQuAD v1.1 evaluation (Rajpurkar et al. 2016, arXiv 1606.05250), but
-for answers of which its normalisation leaves nothing ("A", "+"): these are compared as they are.
+Exact match and F1 follow the SQuAD v1.1 evaluation (Rajpurkar et al. 2016, arXiv 1606.05250), save
+that answers of which its normalisation leaves nothing ("A", "+") are compared as they are.
 What an answer is elsewhere, `data.answers` says.
 """
 

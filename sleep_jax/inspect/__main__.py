@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from sleep_jax.addresses import in_words
 from sleep_jax.inspect.memory import SELVES, changes, slots
 from sleep_jax.inspect.run import Run, difference
 from sleep_jax.inspect.tables import show
-from sleep_jax.runtime.addresses import in_words
 from sleep_jax.runtime.ends import quietly
-from sleep_jax.runtime.flags import version
+from sleep_jax.runtime.version import version
 
 QUESTIONS = {
     "all": ("", "state of the run, and the next five"),

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from sleep_jax.addresses import fault, is_remote
 from sleep_jax.fields import Fields, read_json, read_object
 from sleep_jax.inspect import record
-from sleep_jax.runtime.addresses import fault
 from sleep_jax.runtime.checkpoints import damage
 
 BANK = "experts"  # below it, axis 1 of every leaf counts slots
@@ -159,7 +159,7 @@ class Checkpoint:
 
     def _open(self, name: str) -> ts.TensorStore:
         base = os.fspath(self.folder / "state")
-        base = base if "://" in base else pathlib.Path(base).absolute().as_uri()
+        base = base if is_remote(base) else pathlib.Path(base).absolute().as_uri()
         spec = {
             "driver": "zarr3" if self._state.get("use_zarr3") else "zarr",
             "kvstore": {"driver": "ocdbt", "base": f"{base}/", "path": f"{name}/"},

@@ -9,12 +9,12 @@ from typing import Any
 
 from etils import epath
 
+from sleep_jax.addresses import check_answers
 from sleep_jax.inspect import memory, record
 from sleep_jax.inspect.checkpoint import Checkpoint
-from sleep_jax.runtime.addresses import check_answers
+from sleep_jax.runtime.headline import headline
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
-from sleep_jax.runtime.report import headline, report_path
-from sleep_jax.runtime.workdir import config_difference
+from sleep_jax.runtime.workdir import config_difference, report_path
 
 CURVES = ("kl", "held_out_kl", "reward")
 

@@ -8,8 +8,8 @@ import numpy as np
 from sleep_jax.inspect.checkpoint import Leaf
 from sleep_jax.inspect.memory import Change, Level
 from sleep_jax.inspect.record import title_of
+from sleep_jax.runtime.headline import share
 from sleep_jax.runtime.progress import clock, table
-from sleep_jax.runtime.report import share
 from sleep_jax.runtime.workdir import flat_config
 
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -85,15 +85,16 @@ def check_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path) -> N
         )
 
 
-def tokenizer_at_hand(name: str) -> Tokenizer | None:
+def tokenizer_at_hand(name: str, *, thinking: bool = False, date: str = DATE) -> Tokenizer | None:
     """The tokenizer of a model, without its weights; None where it is not on this machine: nothing
     is fetched for it.
 
     Args:
       name: as for `load_model`, or `tiny`.
+      thinking, date: as for `load_model`.
     """
     if name == "tiny":
-        return byte_tokenizer()
+        return byte_tokenizer(thinking=thinking, date=date)
     try:
         path = resolve(name, may_fetch=False)
     except (OSError, ValueError):
@@ -101,5 +102,6 @@ def tokenizer_at_hand(name: str) -> Tokenizer | None:
     if path.suffix == ".gguf":
         from sleep_jax.interop import gguf, gguf_tokenizer
 
-        return gguf_tokenizer.read_tokenizer(gguf.GGUFFile(path))
-    return read_tokenizer(path) if (path / "tokenizer.json").exists() else None
+        return gguf_tokenizer.read_tokenizer(gguf.GGUFFile(path), thinking=thinking, date=date)
+    is_there = (path / "tokenizer.json").exists()
+    return read_tokenizer(path, thinking=thinking, date=date) if is_there else None

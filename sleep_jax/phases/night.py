@@ -14,8 +14,7 @@ from sleep_jax.models.config import DecoderConfig
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.progress import phase_progress
-from sleep_jax.runtime.timing import Pace
-from sleep_jax.seeding.record import UNMEASURED, Bookmark, Figures, Meter
+from sleep_jax.seeding.record import UNMEASURED, Bookmark, Figures, Meter, Pace
 from sleep_jax.seeding.sequences import Teacher
 from sleep_jax.seeding.transaction import Self
 from sleep_jax.sleeper import Sleeper

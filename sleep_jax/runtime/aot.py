@@ -19,7 +19,6 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from sleep_jax.config import read
-from sleep_jax.data.documents import SAMPLES
 from sleep_jax.models.sharding import AXES
 from sleep_jax.runtime.abstract import decoder_of
 from sleep_jax.runtime.counts import Counts, count
@@ -78,8 +77,11 @@ def too_large(found: Compiled, chip: Chip) -> bool:
     return not found.fits or found.hbm > chip.hbm
 
 
-def forecast(config, topology: str | None, is_dry: bool) -> Iterator[str]:
-    """`report` of a slice, or `dry_run`, as lines, after checking that it can be made.
+def forecast(
+    config, topology: str | None, is_dry: bool, workdir: str | None = None
+) -> Iterator[str]:
+    """`report` of a slice, or `dry_run`, as lines, after checking that it can be made; `workdir` is
+    where the run would be written.
 
     Raises:
       ValueError: a setting that cannot be, no such slice, no compiler, a mesh that does not match
@@ -91,14 +93,13 @@ def forecast(config, topology: str | None, is_dry: bool) -> Iterator[str]:
     mesh_shape(config, chip_of(topology)[1] if topology else jax.device_count())
     plan = plan_of(config)
     if is_dry:
-        return dry_run(config, topology, plan)
+        return dry_run(config, topology, plan, workdir)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"--aot={topology} needs the TPU compiler; pip install -e '.[tpu]' brings it, no "
             "TPU is needed"
         )
-    is_ours = config.data.documents.partition(":")[0] == SAMPLES
-    return report(config, topology, None if is_ours else plan.sizes)
+    return report(config, topology, plan.sizes)
 
 
 def slice_devices(topology: str):
@@ -116,9 +117,9 @@ def slice_devices(topology: str):
     return found.devices
 
 
-def compile_all(config, topology: str, sizes: Sizes | None = None) -> Iterator[Compiled]:
-    """Compiles every program of a run for a slice, one after the other; `sizes` as for
-    `programs_of`."""
+def compile_all(config, topology: str, sizes: Sizes) -> Iterator[Compiled]:
+    """Compiles every program of a run for a slice, one after the other; `sizes` are those of its
+    documents."""
     chip, _ = chip_of(topology)
     mesh = make_mesh(config, slice_devices(topology))
     cfg = decoder_of(config)
@@ -153,7 +154,7 @@ def _compile(program: Program, mesh: Mesh, chip: Chip, needed: float) -> Compile
     )
 
 
-def report(config, topology: str, sizes: Sizes | None = None) -> Iterator[str]:
+def report(config, topology: str, sizes: Sizes) -> Iterator[str]:
     """`compile_all` as lines: one block a program, then a table of the day and what to change.
 
     Raises:

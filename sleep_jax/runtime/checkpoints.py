@@ -21,8 +21,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from sleep_jax.addresses import is_remote
 from sleep_jax.fields import named, read_object
-from sleep_jax.runtime.addresses import is_remote
 from sleep_jax.runtime.workdir import differences
 
 DIGESTS = "digests.json"

@@ -29,6 +29,8 @@ from sleep_jax.runtime.program import (
     sampled_rows,
     updated,
 )
+from sleep_jax.seeding.mixture import EPOCHS
+from sleep_jax.seeding.sequences import BatchShape
 
 
 def dreaming(config, it: Abstract, sizes: Sizes) -> list[Program]:
@@ -152,7 +154,8 @@ def _learning(config, it: Abstract, sizes: Sizes) -> list[Program]:
     reinforcing, writing = settings.reinforcing, settings.dreaming.writing
     born = jax.eval_shape(functools.partial(learner_of, it.cfg, reinforcing), it.held["memory"])
     learner, shape = it.tree(born, "learner"), reinforcing.shape
-    found = updated(it, "dream: learn", reinforcing, learner)
+    steps = max(reinforcing.steps, _updates_to_learn(config, sizes, shape))
+    found = updated(it, "dream: learn", dataclasses.replace(reinforcing, steps=steps), learner)
     if reinforcing.dreams:
         (_, kept), new = _kept(config, sizes), min(writing.longest_dream, shape.scored)
         size = min(PROMPT + config.data.chunk_tokens + new, shape.time), new
@@ -160,3 +163,15 @@ def _learning(config, it: Abstract, sizes: Sizes) -> list[Program]:
         calls = math.ceil(rows / shape.rows)
         found = [rescored(it, "dream: rescore", shape, learner, calls), *found]
     return found
+
+
+def _updates_to_learn(config, sizes: Sizes, shape: BatchShape) -> int:
+    """Updates until every dream that was tried, if all are rewarded, was drawn as often as
+    `updates_to_draw` has it: in turn with what was studied, by which a row is filled as well."""
+    d, (_, kept) = config.dreaming, _kept(config, sizes)
+    dreams = min(kept, d.cap * sizes.documents) if d.cap else kept
+    dreams *= EPOCHS * (1 + (d.estimator == "rest_em"))  # how to write it, and what it says
+    new, page = read(config).dreaming.writing.max_new_tokens, config.data.chunk_tokens
+    sized = [(min(PROMPT + n, shape.time), min(n, shape.scored)) for n in (new, page)]
+    rows = len(pack(sized * dreams, (shape.time, shape.scored)))
+    return math.ceil(rows / shape.rows)

@@ -9,16 +9,16 @@ from jax.sharding import AbstractMesh, AxisType
 
 from sleep_jax.interop.load import tokenizer_at_hand
 from sleep_jax.itinerary import itinerary
-from sleep_jax.lengths import check_lengths
+from sleep_jax.lengths import check_lengths, check_positions
 from sleep_jax.models.sharding import AXES, path_of, shardings
 from sleep_jax.runtime.abstract import collections_of, decoder_of
 from sleep_jax.runtime.mesh import mesh_shape
 from sleep_jax.runtime.programs import programs_of
 from sleep_jax.runtime.roofline import GIB, chip_of
-from sleep_jax.runtime.run_plan import PROMPTED, RunPlan, about_tokens
+from sleep_jax.runtime.run_plan import RunPlan, about_tokens
 from sleep_jax.runtime.timing import minutes, seconds_of, time_steps
-from sleep_jax.seeding.prompts import Prompts
-from sleep_jax.sleeper import read_days
+from sleep_jax.seeding.prompts import Prompts, as_read
+from sleep_jax.sleeper import cut_into_days, read_whole, template_options
 
 
 def plan_of(config) -> RunPlan:
@@ -29,24 +29,28 @@ def plan_of(config) -> RunPlan:
       ValueError, OSError: the documents are not as they should be, do not fit the settings, or a
         level would never learn.
     """
-    cfg, tokenizer = decoder_of(config), tokenizer_at_hand(config.model.name)
+    cfg, whole = decoder_of(config), read_whole(config)
+    tokenizer = tokenizer_at_hand(config.model.name, **template_options(config))
     encode = about_tokens if tokenizer is None else tokenizer.encode
-    source, days = read_days(config, encode)
-    if tokenizer is not None:
-        documents = [document for day in days for document in day.documents]
-        check_lengths(config, Prompts(tokenizer), documents)
-    lengths = [sum(len(encode(d.text)) + PROMPTED for d in day.documents) for day in days]
+    source, days = cut_into_days(config, whole, encode)
+    if tokenizer is None:
+        lengths = [sum(len(encode(as_read(x))) for x in day.documents) for day in days]
+    else:
+        prompts, documents = Prompts(tokenizer), [x for day in days for x in day.documents]
+        check_positions(config, cfg, check_lengths(config, prompts, documents))
+        lengths = [sum(len(prompts.page(x)) for x in day.documents) for day in days]
     steps = itinerary(cfg.memory, lengths, dreams=config.dreaming.steps > 0)
     return RunPlan.of(config, cfg, source, days, encode, steps, tokenizer is not None)
 
 
-def dry_run(config, topology: str, plan: RunPlan) -> Iterator[str]:
+def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) -> Iterator[str]:
     """What a run holds and does, as lines.
 
     Args:
       config: of the run.
       topology: the slice; empty: the devices of this machine.
       plan: of the run.
+      workdir: that it would be written in; None: nobody knows.
     """
     chips = chip_of(topology)[1] if topology else jax.device_count()
     shape = mesh_shape(config, chips)
@@ -82,16 +86,19 @@ def dry_run(config, topology: str, plan: RunPlan) -> Iterator[str]:
     yield from plan.lines()
     if not topology:
         yield f"time        {_duration(config, plan, programs)}"
-    yield from (f"warning: {said}" for said in plan.warnings(is_here=not topology))
+    warned = plan.warnings(workdir, is_here=not topology, is_loaded=False)
+    yield from (f"warning: {said}" for said in warned)
 
 
 def _duration(config, plan: RunPlan, programs) -> str:
     """In words, from a few timed steps."""
     try:
         rates = time_steps(config, plan.cfg, plan.sizes)
-    except MemoryError:
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
         return "unknown: a step would fill the memory of this machine"
-    night = seconds_of(programs, plan.cfg, rates)
+    night = seconds_of(programs, plan.cfg, rates, plan.seedings)
     device = jax.devices()[0].device_kind
     return (
         f"about {minutes(night)} for a day and its night, {minutes(night * len(plan.days))} for "

@@ -17,9 +17,15 @@ INTERRUPTED, UNREAD = 130, 141  # what a shell says of SIGINT and SIGPIPE
 
 
 def loads_quietly() -> None:
-    """From here to `quietly` Ctrl-C ends the process at once."""
+    """From here to `hears_again` Ctrl-C ends the process at once."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def hears_again() -> None:
+    """From here on Ctrl-C is a KeyboardInterrupt, as Python has it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
@@ -32,8 +38,7 @@ def quietly(remark: str = "stopped") -> Iterator[None]:
     Raises:
       SystemExit: it was interrupted, or nobody reads what it prints.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    hears_again()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:

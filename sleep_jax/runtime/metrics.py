@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
-from sleep_jax.data.files import writable
-from sleep_jax.fields import as_object, as_text, parse_json
-from sleep_jax.runtime.addresses import is_remote
+from sleep_jax.addresses import is_remote
+from sleep_jax.fields import as_object, as_text, parse_json, writable
 from sleep_jax.runtime.progress import printable
 
 if TYPE_CHECKING:
@@ -221,11 +220,6 @@ def figure_of(line: Mapping[str, Any], name: str) -> float | None:
         return float(value)
     except (TypeError, OverflowError):
         return None
-
-
-def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded line without what differs from attempt to attempt."""
-    return {k: v for k, v in line.items() if k != "time" and not k.startswith(MEASURED)}
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import jax
 
-from sleep_jax.runtime.addresses import is_remote
+from sleep_jax.addresses import is_remote
 
 
 def _no_such_phase(text: str, known: Iterable[str]) -> str:

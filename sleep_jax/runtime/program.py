@@ -1,9 +1,9 @@
 """One jitted function of a run with the shapes that a config implies and nothing allocated; those
 that several phases call.
 
-What only the documents and the tokenizer could say is assumed and written down here: documents as
-long as `data.chunk_tokens`, `DOCUMENTS` a day unless `data.limit` (or the number of samples) says
-how many, a sentence (and a line of a dream) every `SENTENCE` tokens, prompts of at most `PROMPT`.
+The documents say how many there are, and how long (`Sizes`). What else only they and the tokenizer
+could say is assumed and written down here: a line of a dream every `SENTENCE` tokens, prompts of at
+most `PROMPT`.
 """
 
 import collections
@@ -14,7 +14,6 @@ from collections.abc import Callable
 import jax
 
 from sleep_jax.data.batches import bucket
-from sleep_jax.data.documents import SAMPLES
 from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.sharding import spread_evenly
 from sleep_jax.rewards import yes_no
@@ -26,7 +25,6 @@ from sleep_jax.seeding.rollouts import score_rows
 from sleep_jax.seeding.sequences import BatchShape
 from sleep_jax.seeding.step import SeedingState, seeding_step
 
-DOCUMENTS = 8
 SENTENCE = 24
 PROMPT = 128
 COMPLETIONS = 64  # sampled at a time (`generate`)
@@ -69,21 +67,17 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What the module's docstring assumes, for one config: documents of a day, their tokens as a
-    context, sentences of a day."""
+    """Of the largest day of a run.
+
+    Attributes:
+      documents: of the day.
+      context: tokens of the longest one as a context.
+      sentences: of the day.
+    """
 
     documents: int
     context: int
     sentences: int
-
-    @classmethod
-    def of(cls, config) -> "Sizes":
-        """Of a run."""
-        source, _, count = config.data.documents.partition(":")
-        limit = config.data.limit or (int(count or 0) if source == SAMPLES else 0)
-        documents = math.ceil(limit / config.data.episodes) or DOCUMENTS
-        chunk = config.data.chunk_tokens
-        return cls(documents, bucket(chunk + 32), documents * math.ceil(chunk / SENTENCE))
 
 
 def greedy(new: int) -> SamplingConfig:

@@ -44,15 +44,14 @@ REHEARSED = 40  # general prompts
 ANCHORS = (8, 256)  # texts and tokens
 
 
-def programs_of(config, mesh, sizes: Sizes | None = None) -> list[Program]:
+def programs_of(config, mesh, sizes: Sizes) -> list[Program]:
     """Every program of a run on a mesh, in the order of a day.
 
     Args:
       config: of the run.
       mesh: that it is on.
-      sizes: of its documents; None: as `Sizes.of` assumes them.
+      sizes: of its documents.
     """
-    sizes = sizes or Sizes.of(config)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         it = Abstract(config, mesh)
         return [p for part in (_day, _seeding, dreaming) for p in part(config, it, sizes)]

@@ -19,10 +19,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from sleep_jax.fields import HALVES
+
 SECONDS_BETWEEN_LINES = 30.0
 SHORT = 14  # characters of a column that is not wrapped
 # Control characters, all but tab and line end, and halves of a surrogate pair.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNPRINTABLE = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{HALVES}]")
 
 
 class PhaseBar:

@@ -29,9 +29,10 @@ import jinja2
 from etils import epath
 
 from sleep_jax.runtime import figures
+from sleep_jax.runtime.headline import headline, share
 from sleep_jax.runtime.metrics import read_metrics
 from sleep_jax.runtime.progress import figure, printable
-from sleep_jax.runtime.workdir import flat_config
+from sleep_jax.runtime.workdir import flat_config, report_path
 
 COLUMNS = {
     "scores": (
@@ -63,11 +64,6 @@ def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) ->
     return path
 
 
-def report_path(workdir: str | os.PathLike[str]) -> epath.Path:
-    """Where a finished run has its report."""
-    return epath.Path(workdir) / "report.html"
-
-
 def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
     """The page as a string; everything that comes from outside is escaped."""
     environment = jinja2.Environment(
@@ -94,40 +90,6 @@ def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
         tokens=_total(rows["phases"], "tokens"),
         seconds=_total(rows["phases"], "seconds"),
     )
-
-
-def headline(scores: Sequence[Mapping[str, Any]], verdict: str = "") -> str:
-    """The night in one line: the verdict, what is known without the documents before and after it,
-    and, as such, the ceiling.
-
-    >>> headline([{"stage": "before", "questions": 0.0}, {"stage": "after", "questions": 0.5},
-    ...           {"stage": "with the document in context", "questions": 0.8}], "kept")
-    'Kept. Closed book: questions 0 % -> 50 %. Open book, the ceiling: questions 80 %.'
-
-    Args:
-      scores: the stages, as the summary has them.
-      verdict: as `inspect.record.verdict` says it; "" where there is none.
-    """
-    named = {"questions": "questions", "paraphrases": "held-out wordings"}
-    asked = [row for row in scores if row.get("questions") is not None]
-    closed = [row for row in asked if "context" not in row["stage"]]
-    parts = [f"{verdict[:1].upper()}{verdict[1:]}".rstrip(".")] if verdict else []
-    for title, rows in (
-        ("Closed book", closed[:1] + closed[-1:] if len(closed) > 1 else []),
-        ("Open book, the ceiling", [row for row in asked if row not in closed]),
-    ):
-        shares = {
-            words: [share(row[name]) for row in rows if row.get(name) is not None]
-            for name, words in named.items()
-        }
-        said = [f"{words} {' -> '.join(found)}" for words, found in shares.items() if found]
-        parts += [f"{title}: {', '.join(said)}"] if said else []
-    return f"{'. '.join(parts)}." if parts else "A night's sleep."
-
-
-def share(value: float | None) -> str:
-    """0.437 as `44 %`; nothing for None."""
-    return "" if value is None else f"{100 * value:.0f} %"
 
 
 def duration(seconds: float | None) -> str:

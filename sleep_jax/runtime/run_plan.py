@@ -1,14 +1,15 @@
 """What a run will do, from its config and its documents, before anything is computed: days and
 nights, slots and when they are full, updates, tokens to be written, memory and disk."""
 
-import collections
 import dataclasses
 import functools
+import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
+from sleep_jax.addresses import is_remote
 from sleep_jax.config import read
 from sleep_jax.data.batches import bucket
 from sleep_jax.data.documents import read_rehearsal_topics
@@ -19,6 +20,7 @@ from sleep_jax.runtime.abstract import collections_of
 from sleep_jax.runtime.program import Sizes
 from sleep_jax.runtime.programs import rounds_of
 from sleep_jax.runtime.roofline import GIB
+from sleep_jax.runtime.slot_plan import exhausted, levels
 from sleep_jax.runtime.timing import memory_at_hand
 from sleep_jax.seeding.self_study import sentences
 from sleep_jax.sleeper import Day
@@ -73,9 +75,24 @@ class RunPlan:
         )
 
     @property
-    def nights(self) -> int:
+    def consolidations(self) -> int:
         """How often a level hands over what it holds."""
         return sum(step.phase == "consolidate" for step in self.steps)
+
+    @property
+    def nights(self) -> int:
+        """On how many days one does."""
+        return len({step.day for step in self.steps if step.phase == "consolidate"})
+
+    @functools.cached_property
+    def merges(self) -> int:
+        """How often the slots of a level become one."""
+        return sum(len(level.merges) for level in levels(self.cfg.memory, self.steps))
+
+    @property
+    def seedings(self) -> float:
+        """Slots that are seeded on a day and its night, on average."""
+        return (self.consolidations + self.merges) / len(self.days)
 
     def lines(self) -> Iterator[str]:
         """The plan in words, a line each."""
@@ -83,88 +100,63 @@ class RunPlan:
         tokens = sum(map(sum, self.tokens))
         yield f"documents   {self.source}; {about}{tokens:,} tokens"
         yield f"days        {self._days()}"
-        yield from (f"slots       {line}" for line in self._slots())
+        for level in levels(self.cfg.memory, self.steps):
+            yield f"slots       {level.line()}"
         yield f"updates     {self._updates()}"
         yield f"written     {self._written()}"
         yield (
             f"memory      beside the model {_gib(self._context())} for a day's documents as a "
-            f"context, {_gib(self._trials())} for the trials of a night's dreams"
+            f"context, then {_gib(self._trials())} for the trials of a night's dreams"
         )
         yield f"disk        {self._disk()}"
 
-    def warnings(self, workdir: str | None = None, is_here: bool = True) -> Iterator[str]:
+    def warnings(
+        self, workdir: str | None = None, is_here: bool = True, is_loaded: bool = True
+    ) -> Iterator[str]:
         """What will go otherwise than the user may think, and the remedy.
 
         Args:
           workdir: of the run, whose disk has to hold it; None: nobody knows.
           is_here: the devices of this machine are those of the run.
+          is_loaded: the model is there already.
         """
-        yield from self._exhausted()
+        yield from exhausted(self.cfg.memory, self.steps)
         yield from self._too_few_updates()
-        needed = self._context() + self._trials()
-        if is_here and needed > (there := memory_at_hand()):
+        if is_here:
+            yield from self._too_little_memory(is_loaded)
+        if workdir is not None and not is_remote(workdir):
+            yield from self._too_little_disk(workdir)
+
+    def _too_little_memory(self, is_loaded: bool) -> Iterator[str]:
+        needed = max(self._context(), self._trials())  # never at the same time
+        held = collections_of(self.config, self.cfg)
+        model = 0.0 if is_loaded else sum(_size(held[x]) for x in ("params", "memory", "slots"))
+        if needed > (there := max(memory_at_hand() - model, 0.0)):
             yield (
                 f"a day of {max(map(len, self.tokens)):,} parts asks for {_gib(needed)} beside the "
                 f"model, and there are {_gib(there)}; give more days by data.episodes, or dream "
                 "about fewer of the day's documents by dreaming.curriculum.recent"
             )
-        if workdir is not None and "://" not in workdir:
-            free = shutil.disk_usage(workdir).free
-            if free < self._bytes():
-                yield (
-                    f"workdir={workdir!r} has {_gib(free)} of disk left, the run writes about "
-                    f"{_gib(self._bytes())}; set checkpoint.keep=2, or choose another "
-                    "--workdir"
-                )
+
+    def _too_little_disk(self, workdir: str) -> Iterator[str]:
+        there = pathlib.Path(workdir).absolute()  # which a dry run does not make
+        free = shutil.disk_usage(next(x for x in (there, *there.parents) if x.exists())).free
+        if free < self._bytes():
+            yield (
+                f"workdir={workdir!r} has {_gib(free)} of disk left, the run writes about "
+                f"{_gib(self._bytes())}; set checkpoint.keep=2, or choose another --workdir"
+            )
 
     def _days(self) -> str:
         most, least = (f(len(day.documents) for day in self.days) for f in (max, min))
         parts = f"{least:,}" if most == least else f"{least:,} to {most:,}"
+        slept = _count(self.nights, "night")
+        if self.consolidations != self.nights:
+            slept += f", {_count(self.consolidations, 'consolidation')}"
         return (
-            f"{_count(len(self.days), 'day')} of {parts} part{'' if most == 1 else 's'}, "
-            f"{_count(self.nights, 'night')} ({_count(len(self.steps), 'phase')})"
+            f"{_count(len(self.days), 'day')} of {parts} part{'' if most == 1 else 's'}, {slept} "
+            f"({_count(len(self.steps), 'phase')})"
         )
-
-    def _fills(self) -> dict[int, list[int]]:
-        """By level the days that give it a slot, in their order; those of one that hands over what
-        it holds begin anew."""
-        now: dict[int, list[int]] = collections.defaultdict(list)
-        most: dict[int, list[int]] = {}
-        for step in self.steps:
-            if step.phase != "consolidate":
-                continue
-            level = step.sender + 1
-            now[level].append(step.day)
-            now[step.sender] = []
-            most[level] = max(most.get(level, []), [*now[level]], key=len)
-        return most
-
-    def _slots(self) -> Iterator[str]:
-        for level, days in sorted(self._fills().items()):
-            slots = self.cfg.memory.level(level).slots
-            line = f"level {level}: {min(len(days), slots)} of {slots} in use at most"
-            if len(days) >= slots:
-                line += f", full after day {days[slots - 1] + 1}" if slots else ", it has none"
-            yield line
-
-    def _exhausted(self) -> Iterator[str]:
-        memory = self.cfg.memory
-        what = {
-            "error": "the run stops there",
-            "skip": "nights from then on are skipped",
-            "reuse": "later nights overwrite the last slot",
-        }
-        for level, days in sorted(self._fills().items()):
-            slots = memory.level(level).slots
-            if len(days) <= slots or memory.on_full not in what:
-                continue
-            yield (
-                f"level {level} has {_count(slots, 'slot')} for {_count(len(days), 'night')}: on "
-                f"day {days[slots] + 1} none is free and {what[memory.on_full]} (memory.on_full="
-                f"{memory.on_full!r}); begin with memory.slots of {len(days)} or "
-                "memory.on_full='merge', or set it to 'skip' or 'reuse', now or in the same "
-                "workdir later"
-            )
 
     @functools.cached_property
     def _sentences(self) -> list[int]:
@@ -181,12 +173,14 @@ class RunPlan:
     def _updates(self) -> str:
         c = self.config
         held, _, parts = self._room()
+        what = "consolidation or merge" if self.merges else "consolidation"
+        total = (self.consolidations + self.merges) * c.seeding.steps
         line = (
-            f"{_count(c.seeding.steps, 'update')} a night, {self.nights * c.seeding.steps:,} in "
-            f"all; at most {held / parts:,.0f} learnt tokens for each part of a day"
+            f"{_count(c.seeding.steps, 'update')} a {what}, {total:,} in all; at most "
+            f"{held / parts:,.0f} learnt tokens for each part of a day"
         )
-        dreaming = sum(step.phase == "learn" for step in self.steps) * c.dreaming.steps
-        return f"{line}; {_count(dreaming, 'update')} on dreams" if dreaming else line
+        dreaming = sum(step.phase == "learn" for step in self.steps) * read(c).reinforcing.steps
+        return f"{line}; at least {_count(dreaming, 'update')} on dreams" if dreaming else line
 
     def _too_few_updates(self) -> Iterator[str]:
         s = self.config.seeding
@@ -202,26 +196,33 @@ class RunPlan:
                 "as many memory.slots)"
             )
 
+    def _pages(self, day: int) -> int:
+        """What the night of a day dreams about, at most: documents of the day, and weak ones of the
+        days before it."""
+        curriculum, parts = self.config.dreaming.curriculum, len(self.tokens[day])
+        earlier = sum(map(len, self.tokens[:day]))
+        return min(curriculum.recent or parts, parts) + min(curriculum.weak, earlier)
+
     def _written(self) -> str:
         """Tokens that the model samples in all of the run, at most."""
-        c, study = self.config, read(self.config).study
+        c, study, seeding = self.config, read(self.config).study, read(self.config).seeding
         studied = sum(step.phase == "study" for step in self.steps)
-        questions = sum(self._sentences) * study.questions
-        rehearsed = len(read_rehearsal_topics()) * study.rehearsals
+        asked = sum(self._sentences) * study.questions if studied else 0
+        rehearsed = len(read_rehearsal_topics()) * study.rehearsals * study.max_answer_tokens
+        replays = sum(step.phase == "consolidate" and step.sender > 0 for step in self.steps)
+        writing, rounds = read(c).dreaming.writing, rounds_of(seeding) * seeding.updates_per_rollout
+        each = len(writing.templates) * c.dreaming.count * writing.max_new_tokens
+        rolled_out = rounds * seeding.dreams * c.seeding.group * c.seeding.max_new_tokens
         counts = {
-            "study": studied
-            and questions * (study.max_question_tokens + study.max_answer_tokens)
-            + studied * rehearsed * study.max_answer_tokens
+            "study": asked * (study.max_question_tokens + study.max_answer_tokens)
+            + studied * rehearsed,
+            "replays": (replays + self.merges) * rehearsed,
+            "dreams": sum(self._pages(x.day) * each for x in self.steps if x.phase == "write"),
+            "rollouts": (self.consolidations + self.merges) * rolled_out,
         }
-        if any(step.phase == "write" for step in self.steps):
-            each = len(read(c).dreaming.writing.templates) * c.dreaming.count
-            dreamt = sum(min(c.dreaming.curriculum.recent or len(x), len(x)) for x in self.tokens)
-            counts["dreams"] = dreamt * each * c.dreaming.max_new_tokens
-        seeding = read(c).seeding
-        dreamt = rounds_of(seeding) * seeding.updates_per_rollout * seeding.dreams
-        counts["rollouts"] = self.nights * dreamt * c.seeding.group * c.seeding.max_new_tokens
         words = ", ".join(f"{n:,} in {name}" for name, n in counts.items() if n)
-        return f"at most {sum(counts.values()):,} tokens: {words or 'none'}"
+        total = f"at most {sum(counts.values()):,} tokens beside the answers that are graded"
+        return f"{total}: {words or 'none'}"
 
     def _context(self) -> float:
         """Bytes of the cache that holds a day's documents."""
@@ -232,11 +233,14 @@ class RunPlan:
     def _trials(self) -> float:
         """Bytes of the adapters that a night's dreams train, all of which are kept until they are
         compared."""
-        d, parts = self.config.dreaming, max(map(len, self.tokens))
-        if not any(step.phase == "try" for step in self.steps):
+        tried_on = [self._pages(step.day) for step in self.steps if step.phase == "try"]
+        if not tried_on:
             return 0.0
-        tried = min(d.curriculum.recent or parts, parts) * (d.top + d.random) * d.trial.seeds
-        return tried * _size(collections_of(self.config, self.cfg)["lora"])
+        d, dreaming = self.config.dreaming, read(self.config).dreaming
+        each = min(d.top + d.random, len(dreaming.writing.templates) * d.count)
+        each += dreaming.reward.baseline == "passage"  # each page alone
+        adapter = _size(collections_of(self.config, self.cfg)["lora"])
+        return max(tried_on) * each * d.trial.seeds * adapter
 
     def _bytes(self) -> float:
         """Of the checkpoints that are kept: each holds the memory as it is, as the day ended, and

@@ -21,13 +21,14 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from sleep_jax.addresses import is_remote
 from sleep_jax.interop.resolve import cache_folder
 from sleep_jax.runtime import sweep
-from sleep_jax.runtime.addresses import is_remote
-from sleep_jax.runtime.flags import fields, function_of, is_node, load, parse
+from sleep_jax.runtime.config_files import fields, function_of, is_node, load
+from sleep_jax.runtime.flags import parse
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.progress import clock, table
-from sleep_jax.runtime.report import report_path
+from sleep_jax.runtime.workdir import report_path
 
 DONE, FINISHED, FAILED, STOPPED = "done", "finished before", "failed", "asked to stop"
 

@@ -32,12 +32,8 @@ SECONDS = 60.0  # that a timed step may take; one that would take longer is reck
 SHARE = 0.5  # of the memory at hand that the arguments of a step may fill
 
 UPDATES = 5  # that a pace is the median of
-STUDIED = (
-    "consolidate: ask",
-    "consolidate: answer",
-    "consolidate: rehearse",
-    "consolidate: rehearse texts",
-)
+ONCE = ("consolidate: ask", "consolidate: answer")  # of the day that is studied
+STUDIED = (*ONCE, "consolidate: rehearse", "consolidate: rehearse texts")
 
 Rates = Mapping[str, float]  # seconds a FLOP by the name of a function; "" for all others
 
@@ -50,6 +46,7 @@ class Pace:
       cfg: of the decoder.
       days: of the run.
       say: takes the line.
+      seedings: of a day and its night, on average: nights and merges of levels.
     """
 
     def __init__(
@@ -58,8 +55,10 @@ class Pace:
         cfg: DecoderConfig,
         days: int,
         say: Callable[[str], None],
+        seedings: float = 1.0,
     ):
         self._programs, self._cfg, self._days, self._say = programs, cfg, days, say
+        self._seedings = seedings
         self._seconds: list[float] = []
         self._sampling: float | None = None  # seconds a FLOP
         self._is_done = False
@@ -83,12 +82,15 @@ class Pace:
         rates = {"": each / update.flops(self._cfg)}
         if self._sampling is not None:
             rates["sample"] = self._sampling
-        night, left = seconds_of(self._programs, self._cfg, rates), self._days - day
+        night, left = self._night(rates), self._days - day
         more = f", {minutes(left * night)} for the {left} days that are left" if left > 1 else ""
         self._say(
             f"at this pace, {each:.2g} s an update, a day and its night take about "
             f"{minutes(night)}{more}"
         )
+
+    def _night(self, rates: Rates) -> float:
+        return seconds_of(self._programs, self._cfg, rates, self._seedings)
 
 
 def minutes(seconds: float) -> str:
@@ -96,17 +98,24 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
-def work_by_kind(programs: Sequence[Program], cfg: DecoderConfig) -> collections.Counter:
-    """FLOPs of a day and its night, by the name of the function that they are spent in."""
+def work_by_kind(
+    programs: Sequence[Program], cfg: DecoderConfig, seedings: float = 1.0
+) -> collections.Counter:
+    """FLOPs of a day and its night, by the name of the function that they are spent in; with so
+    many slots seeded in it, each of which costs what is called `consolidate` but for the study."""
     work = collections.Counter()
     for program in programs:
-        work[_kind(program)] += program.calls * program.flops(cfg)
+        is_again = program.name.startswith("consolidate: ") and program.name not in ONCE
+        times = seedings if is_again else 1.0
+        work[_kind(program)] += times * program.calls * program.flops(cfg)
     return work
 
 
-def seconds_of(programs: Sequence[Program], cfg: DecoderConfig, rates: Rates) -> float:
-    """Of a day and its night, without compilations."""
-    work = work_by_kind(programs, cfg)
+def seconds_of(
+    programs: Sequence[Program], cfg: DecoderConfig, rates: Rates, seedings: float = 1.0
+) -> float:
+    """Of a day and its night, without compilations; `seedings` as for `work_by_kind`."""
+    work = work_by_kind(programs, cfg, seedings)
     return sum(flops * rates.get(kind, rates[""]) for kind, flops in work.items())
 
 
@@ -195,10 +204,10 @@ def _kind(program: Program) -> str:
 
 
 def memory_at_hand() -> float:
-    """Bytes of the devices, or of what this machine has left where they do not say."""
+    """Bytes that the devices have left, or this machine where they do not say."""
     stats = [found for x in jax.local_devices() if (found := x.memory_stats())]
     if stats:
-        return sum(device.get("bytes_limit", 0) for device in stats)
+        return sum(x.get("bytes_limit", 0) - x.get("bytes_in_use", 0) for x in stats)
     if (told := pathlib.Path("/proc/meminfo")).exists():
         return 1024 * int(re.search(r"MemAvailable: *(\d+)", told.read_text())[1])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

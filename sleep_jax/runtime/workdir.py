@@ -9,8 +9,8 @@ from typing import Any
 
 from etils import epath
 
+from sleep_jax.addresses import check_answers, fault
 from sleep_jax.fields import read_object
-from sleep_jax.runtime.addresses import check_answers, fault
 
 # What changes no result: where a run is computed, what is kept of it, and where its base lies,
 # which is known by its weights.
@@ -156,6 +156,11 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
             f"cannot write to workdir={str(workdir)!r} ({error.strerror or error}); "
             "choose another with --workdir=DIRECTORY"
         ) from error
+
+
+def report_path(workdir: str | os.PathLike[str]) -> epath.Path:
+    """Where a finished run has its report."""
+    return epath.Path(workdir) / "report.html"
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

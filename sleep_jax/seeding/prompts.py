@@ -28,6 +28,11 @@ QUESTION_EXAMPLES = (
 RECITE = "Repeat the text above word for word."
 
 
+def as_read(document: Document) -> str:
+    """The text of a document with its title, as it is read."""
+    return f"{document.title}\n\n{document.text}\n\n"
+
+
 class Prompts:
     """Token prompts over one tokenizer and its chat template: all that is around the words is as
     the template writes it, and the words themselves are text, whatever they are."""
@@ -46,11 +51,11 @@ class Prompts:
 
     def context(self, document: Document) -> tuple[int, ...]:
         """What is read of a document while awake."""
-        return self._encode(self._template.begun(f"{document.title}\n\n{document.text}\n\n"))
+        return self._encode(self._template.begun(as_read(document)))
 
     def page(self, document: Document) -> tuple[int, ...]:
         """A document as it stands in the stream."""
-        return self.plain(f"{document.title}\n\n{document.text}\n\n")
+        return self.plain(as_read(document))
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Text to be continued as it stands, outside any chat, begun as the model's texts are."""

@@ -44,6 +44,16 @@ class Meter(Protocol):
         """Update `step` is known to be over."""
 
 
+class Pace(Protocol):
+    """Says how long a run will take (`runtime.timing`)."""
+
+    def studied(self, seconds: float) -> None:
+        """A study took so long."""
+
+    def updated(self, day: int, seconds: float) -> None:
+        """An update of the night of a day took so long."""
+
+
 class Unmeasured:
     """A meter that takes no time."""
 

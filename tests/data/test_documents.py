@@ -6,14 +6,13 @@ from sleep_jax.data.documents import (
     Document,
     Question,
     read_anchors,
-    read_documents,
     read_rehearsal_topics,
     read_source,
 )
 
 
 def read(path, limit=1000):
-    return read_documents(path, max_chunk_tokens=limit, encode=str.split)
+    return list(read_source(path).cut(limit, str.split).documents)
 
 
 def write_lines(path, *items):
@@ -81,10 +80,10 @@ def test_a_long_document_becomes_numbered_parts_each_with_its_questions(tmp_path
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{not json", "not valid JSON"),
+        ("{not json", "cannot parse"),
         ('["a"]', "a list, not an object"),
-        ("[" * 100_000, "not valid JSON (maximum recursion depth"),
-        ('{"text": ' + "1" * 5000 + "}", "not valid JSON (Exceeds the limit"),
+        ("[" * 100_000, "maximum recursion depth"),
+        ('{"text": ' + "1" * 5000 + "}", "Exceeds the limit"),
         ({"title": "T"}, "no 'text'"),
         ({"text": 3}, "'text' is of type int, not a string"),
         ({"text": "  "}, "'text' is empty"),
@@ -100,6 +99,10 @@ def test_a_long_document_becomes_numbered_parts_each_with_its_questions(tmp_path
         (
             {"text": "t", "questions": [{"question": "q", "answer": "a", "aliases": "b"}]},
             "question 1: 'aliases' must be a list of strings",
+        ),
+        (
+            {"text": "t", "questions": [{"question": "q", "answer": "a", "aliases": ["", " "]}]},
+            "question 1: one of the 'aliases' is empty",
         ),
     ],
 )
@@ -184,13 +187,15 @@ def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
         "samples:-3",
     )
     for wrong in (*wrong_ones, "samples:0-3", "samples:3-99"):
+        with pytest.raises(ValueError, match=rf"='{wrong}': .*give 'samples' for all of the samp"):
+            read(wrong)
+    for wrong in ("samples:99", "samples:3-99"):  # which only who cuts them can tell
+        assert read_source(wrong).documents == read_source("samples").documents
         with pytest.raises(ValueError, match=rf"='{wrong}': the samples have \d+ parts of "):
             read(wrong)
     path = tmp_path / "book.txt"
     path.write_text("\n\n".join(f"Paragraph {n} " + "word " * 20 for n in range(30)))
-    whole, limited = (
-        read_source(path, max_chunk_tokens=25, encode=str.split, limit=limit) for limit in (0, 4)
-    )
+    whole, limited = (read_source(path, limit).cut(25, str.split) for limit in (0, 4))
     assert str(whole) == "30 parts of 1 file, all read"
     assert str(limited) == "4 of 30 parts of 1 file read, as data.limit has it"
     assert limited.documents == whole.documents[:4]
@@ -200,13 +205,13 @@ def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
 def test_lines_that_python_cannot_hold_are_refused_by_file_and_line(tmp_path, line):
     path = tmp_path / "notes.jsonl"
     path.write_text('{"text": "a"}\n' + line)
-    with pytest.raises(ValueError, match=r"notes\.jsonl, line 2: not valid JSON"):
-        read_documents(path, max_chunk_tokens=64, encode=str.split)
+    with pytest.raises(ValueError, match=r"cannot parse .*notes\.jsonl, line 2: "):
+        read_source(path)
 
 
 def test_a_heading_that_is_a_whole_text_is_not_repeated_in_every_part(tmp_path):
     path = tmp_path / "notes.md"
     path.write_text("# " + "word " * 4000)
-    read = read_documents(path, max_chunk_tokens=64, encode=str.split)
-    assert len(read) > 60 and all(len(x.title) < 220 for x in read)
-    assert sum(len(x.text) for x in read) < 21_000
+    found = read(path, limit=64)
+    assert len(found) > 60 and all(len(x.title) < 220 for x in found)
+    assert sum(len(x.text) for x in found) < 21_000

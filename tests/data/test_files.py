@@ -2,17 +2,21 @@
 
 import io
 import sys
+import time
 import zlib
 
+import cloud_storage
 import pytest
 from etils import epath
 
-from sleep_jax.data.documents import read_documents
+from sleep_jax.data import documents
+from sleep_jax.data.documents import read_source
 from sleep_jax.data.files import located
+from sleep_jax.runtime.flags import run_with_config
 
 
 def read(path):
-    return read_documents(path, max_chunk_tokens=1000, encode=str.split)
+    return read_source(path).documents
 
 
 def pdf_of(*lines):
@@ -193,6 +197,7 @@ def bucket(monkeypatch):
     }
     backend = type(epath.Path("gs://b")._backend)  # of fsspec
     monkeypatch.setattr(backend, "_get_filesystem", lambda *_: Bucket(held))
+    monkeypatch.setattr(documents, "check_answers", lambda _: None)
     return held
 
 
@@ -208,21 +213,60 @@ def test_an_address_is_read_as_a_path_is(bucket):
         read("gs://b/none")
 
 
-@pytest.mark.parametrize(
-    ("problem", "kind", "message"),
-    [
-        (ImportError("no gcsfs"), ValueError, r"pip install -e '\.\[gs\]'"),
-        (type("HttpError", (Exception,), {"code": 403})("forbidden"), PermissionError, "forbidden"),
-        (RuntimeError("no route"), ConnectionError, "no route"),
-    ],
-)
-def test_an_address_that_cannot_be_read_is_told_in_words(
-    bucket, monkeypatch, problem, kind, message
-):
-    def fail(*_):
-        raise problem
+def test_a_file_of_an_address_that_may_not_be_read_is_told_in_words(bucket, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("Forbidden: https://storage/b/notes/a.txt\nno storage.objects.get")  # gcsfs
 
-    monkeypatch.setattr(Bucket, "isdir", fail)
-    with pytest.raises(kind, match=message) as told:
-        read("gs://b/notes")
-    assert "data.documents='gs://b/notes'" in str(told.value)
+    monkeypatch.setattr(Bucket, "open", refuse)
+    with pytest.raises(
+        PermissionError, match=r"^data\.documents=gs://b/notes/a\.txt: access is ref"
+    ):
+        read("gs://b/notes/a.txt")
+
+
+WORDS = {
+    0: (1, "does not answer (Cannot connect to host 127.0.0.1:"),
+    401: (2, "the store does not know who asks (401: Anonymous caller"),
+    403: (2, "access is refused (403: sleep@example.com does not have"),
+    404: (2, "there is no bucket bucket (404); make it with `gcloud"),
+    503: (1, "the store cannot answer now (503: We encountered an internal"),
+}
+
+
+@pytest.mark.parametrize("status", WORDS)
+def test_documents_in_a_store_that_fails_end_in_one_line_and_its_status(
+    status, store, tmp_path, capfd
+):
+    config = tmp_path / "a.py"
+    config.write_text("import ml_collections\nget_config = ml_collections.ConfigDict\n")
+    with cloud_storage.answering(status) as address:
+        store(address)
+        start = time.monotonic()
+        with pytest.raises(SystemExit) as ended:
+            run_with_config(
+                lambda *_: read("gs://bucket/notes"),
+                print,
+                about="",
+                argv=["launch.py", f"--config={config}"],
+            )
+        assert time.monotonic() - start < 10
+    code, words = WORDS[status]
+    said = capfd.readouterr().err
+    assert ended.value.code == code and said.count("\n") == 1
+    assert said.startswith("error: data.documents=gs://bucket/notes") and words in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", WORDS)
+def test_a_run_gives_a_store_that_holds_its_documents_half_a_minute(status, tmp_path):
+    with cloud_storage.answering(status) as address:
+        ended, said, seconds = cloud_storage.command(
+            "launch.py",
+            "--config=configs/sleep_tiny.py",
+            "--config.data.documents=gs://bucket/notes",
+            f"--workdir={tmp_path}",
+            STORAGE_EMULATOR_HOST=address,
+        )
+    code, words = WORDS[status]
+    assert ended == code and said.count("\n") == 1 and words in said
+    assert said.startswith("error: data.documents=gs://bucket/notes") and seconds < 90

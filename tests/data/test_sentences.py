@@ -5,7 +5,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from sleep_jax.data.documents import read_documents
+from sleep_jax.data.documents import read_source
 from sleep_jax.data.sentences import sentence_ends, sentences, word_ends
 
 
@@ -92,7 +92,7 @@ def test_where_lines_are_wrapped_does_not_matter(text, width):
 
 
 def test_the_samples_are_one_sentence_for_each_full_stop():
-    for document in read_documents("samples", max_chunk_tokens=10_000, encode=str.split):
+    for document in read_source("samples").documents:
         assert " ".join(sentences(document.text)) == document.text
         assert len(sentences(document.text)) == document.text.count(". ") + 1
 

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from sleep_jax.data.documents import Document, read_documents
+from sleep_jax.data.documents import Document, read_source
 
 pytestmark = pytest.mark.slow  # TensorFlow takes long to import
 
@@ -13,7 +13,7 @@ LINES = ("Kettles whistle.", "Moss glows.", "Bells ring.")
 
 
 def read(source, limit=0):
-    return read_documents(source, max_chunk_tokens=99, encode=str.split, limit=limit)
+    return list(read_source(source, limit).cut(99, str.split).documents)
 
 
 @pytest.fixture(scope="module")

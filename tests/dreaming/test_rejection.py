@@ -2,7 +2,7 @@
 
 import pytest
 
-from sleep_jax.data.documents import read_documents
+from sleep_jax.data.documents import read_source
 from sleep_jax.dreaming.rejection import (
     REASONS,
     Rejection,
@@ -16,7 +16,7 @@ from sleep_jax.dreaming.rejection import (
 )
 
 STANDARD = Rejection()
-DOCUMENT = read_documents("samples", max_chunk_tokens=10_000, encode=str.split)[0]
+DOCUMENT = read_source("samples").documents[0]
 PAGE = f"{DOCUMENT.title} {DOCUMENT.text}"
 DREAM = "The tower on Gannet Tooth was finished in 1871 by Odrin Bascale, an engineer."
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from sleep_jax.data.documents import read_documents
+from sleep_jax.data.documents import read_source
 from sleep_jax.dreaming import write
 from sleep_jax.models.config import LoraConfig
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
@@ -28,7 +28,7 @@ def test_passages_are_read_in_order_and_written_as_documents(lab, tmp_path):
     assert [p.text for p in found] == ["short one", "short two"]
     lines = tmp_path / "passages.jsonl"
     lines.write_text("".join(f"{lab.passages.as_line(p)}\n" for p in found))
-    assert read_documents(lines, max_chunk_tokens=64, encode=str.split) == found
+    assert list(read_source(lines).cut(64, str.split).documents) == found
     with pytest.raises(ValueError, match="2 of its passages fit, 3 are asked for"):
         lab.passages.read_passages(file, 3, lab.passages.is_short)
     with pytest.raises(FileNotFoundError, match="--data"):

@@ -12,7 +12,7 @@ from formats import Change, Format
 from mutations import among, change, change_json, change_lines, spoil
 
 from sleep_jax.data import grids
-from sleep_jax.data.documents import read_documents
+from sleep_jax.data.documents import read_source
 from sleep_jax.data.files import READERS
 from sleep_jax.dreaming.templates import read_templates
 
@@ -136,7 +136,7 @@ FORMS: dict[str, tuple[bytes, Change]] = {
 
 
 def _read_document(suffix: str, folder: pathlib.Path) -> None:
-    read = read_documents(folder / f"notes{suffix}", max_chunk_tokens=64, encode=str.split)
+    read = read_source(folder / f"notes{suffix}").cut(64, str.split).documents
     for document in read:
         words = (document.title, document.text, *(q.question for q in document.questions))
         assert all(x.strip() and x.encode("utf-8") for x in words)

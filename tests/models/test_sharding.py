@@ -9,7 +9,8 @@ from sleep_jax import config as settings
 from sleep_jax.models import sharding
 from sleep_jax.models.cache import init_cache
 from sleep_jax.runtime.abstract import collections_of, decoder_of
-from sleep_jax.runtime.flags import load
+from sleep_jax.runtime.config_files import load
+from sleep_jax.runtime.program import Sizes
 from sleep_jax.runtime.programs import programs_of
 from sleep_jax.seeding.sequences import BatchShape, Exchange, States, batch_of
 
@@ -99,7 +100,7 @@ def test_without_a_mesh_nothing_happens():
 def test_programs_have_abstract_arguments_only(name):
     config = preset(name)
     settings.read(config)
-    programs = programs_of(config, abstract(1, 4, 1))
+    programs = programs_of(config, abstract(1, 4, 1), Sizes(8, 384, 88))
     names = [p.name for p in programs]
     assert len(set(names)) == len(names)
     assert {n.partition(":")[0] for n in names} == {"wake", "consolidate", "dream", "evaluate"}

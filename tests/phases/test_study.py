@@ -1,5 +1,6 @@
 """A phase that samples keeps its place after every batch."""
 
+import contextlib
 import runpy
 
 import jax
@@ -106,8 +107,41 @@ def test_calls_are_known_by_their_order(monkeypatch):
     assert asked == [("a", 0), ("b", 0)] and counts == [1, 2]
 
 
-def test_study_and_write_are_left_to_their_bookmark():
-    assert {"study", "write"} <= {*lifecycle.KEEPS_ITS_PLACE}
+@pytest.mark.parametrize("phase", ["study", "write"])
+def test_a_run_that_is_stopped_in_a_phase_that_samples_keeps_its_place(
+    phase, sleeper, tmp_path, monkeypatch
+):
+    def passed(sleeper, night, desk, step):
+        return night.note_day(step.day, slot=0, study=Study((), (), ()).record()).note(step.label)
+
+    others = dict.fromkeys(lifecycle.PHASES, passed) | {phase: lifecycle.PHASES[phase]}
+    monkeypatch.setattr(lifecycle, "PHASES", others)
+    stops = []
+    while not stops or phase not in stops[-1]:
+        with pytest.raises(Preempted) as stopped:
+            lifecycle.live(sleeper, str(tmp_path), quiet=True, watch=Impatient())
+        stops.append(stopped.value.where)
+    assert stops[-1] == f"1 batches of {phase}"
+
+
+def test_writing_that_is_stopped_after_its_first_batch_ends_like_writing_that_was_not(
+    sleeper, tmp_path, monkeypatch
+):
+    articulate(monkeypatch)
+    step = next(x for x in sleeper.steps if x.phase == "write")
+    born = lifecycle.birth(sleeper).note_day(0, slot=0, study=Study((), (), ()).record())
+    with (
+        MetricWriter(tmp_path / "metrics") as writer,
+        PhaseCheckpoints(tmp_path / "bookmark", keep=2) as saved,
+    ):
+        whole = lifecycle.write(sleeper, born, Desk(writer, "write", quiet=True), step)
+        for watch in (Impatient(), None):
+            bookmark = Bookmark(saved, "write", every=0, watch=watch)
+            desk = Desk(writer, "write", quiet=True, bookmark=bookmark)
+            with pytest.raises(Preempted) if watch else contextlib.nullcontext() as stopped:
+                again = lifecycle.write(sleeper, born, desk, step)
+            assert watch is None or stopped.value.where == "1 batches of write"
+    assert whole.day(0)["dreams"] and again.record == whole.record
 
 
 @pytest.mark.slow

@@ -72,7 +72,9 @@ def test_documents_are_read_before_any_work(tmp_path, monkeypatch, is_dry):
     if is_dry:
         assert any(line.startswith("documents   20 parts of 20 files, all read") for line in lines)
         return
-    assert [sizes.documents for _, _, sizes in compiled] == [20]
+    config.data.documents = "samples:7-10"
+    assert [*aot.forecast(config, "v5e:4x4", is_dry=False)]
+    assert [sizes.documents for _, _, sizes in compiled] == [20, 4]
 
 
 def test_advice_names_settings_with_their_values():
@@ -105,7 +107,7 @@ def lines_of(found, monkeypatch):
     """Lines of the report of such programs on 16 chips of 16 GiB, and whether it says at its end
     that they do not fit."""
     monkeypatch.setattr(aot, "compile_all", lambda *_: iter(found))
-    lines, report = [], aot.report(preset("seeding_8b"), "v5e:4x4")
+    lines, report = [], aot.report(preset("seeding_8b"), "v5e:4x4", None)
     try:
         lines.extend(report)
     except aot.DoesNotFit:

@@ -104,5 +104,36 @@ def test_a_terminal_without_unicode_gets_replacement_characters(variables):
 
 
 def test_the_samples_of_a_run_are_shown_on_an_ascii_terminal():
-    process = start("launch.py", "--help", PYTHONIOENCODING="ascii")
-    assert process.communicate(timeout=60)[1] == b"" and process.returncode == 0
+    code = (
+        "from sleep_jax import morning\n"
+        "from sleep_jax.runtime.ends import quietly\n"
+        "words = dict(question='caf\\u00e9?', document='\\u2581a', answer='b\\ud800')\n"
+        "words |= dict(before='\\u4eac', after='x')\n"
+        "summary = dict(verdict='kept', scores=[], recall=[], phases=[], samples=[words])\n"
+        "with quietly():\n    morning.show(summary)\n"
+    )
+    process = start(code=code, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said == b"", said
+    assert all(shown in out for shown in (b"caf??", b"?a", b"b?", b"after sleep"))
+
+
+def test_a_command_that_shows_tracebacks_hears_an_interrupt(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "import ml_collections\nget_config = ml_collections.ConfigDict\n"
+    )
+    code = (
+        "from sleep_jax.runtime import ends\n"
+        "ends.loads_quietly()\n"
+        "import os, signal\n"
+        "from sleep_jax.runtime.flags import run_with_config\n"
+        "def work(_):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finally:\n"
+        "        print('put away', flush=True)\n"
+        f"argv = ['launch.py', '--config={tmp_path}/a.py', '--debug']\n"
+        "run_with_config(lambda *x: x, work, about='', argv=argv)\n"
+    )
+    out, said = start(code=code).communicate(timeout=60)
+    assert out == b"put away\n" and b"KeyboardInterrupt" in said

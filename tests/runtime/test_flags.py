@@ -5,7 +5,9 @@ import warnings
 import pytest
 from absl import flags
 
-from sleep_jax.runtime.flags import help_text, parse, run_with_config, version
+from sleep_jax.runtime.flags import parse, run_with_config
+from sleep_jax.runtime.help import help_text
+from sleep_jax.runtime.version import version
 from sleep_jax.settings import Setting
 
 CONFIG = '''"""The {name} run."""
@@ -264,13 +266,13 @@ def test_help_says_what_fields_mean_and_marks_what_the_config_changed():
 
 
 def test_flags_of_the_launching_script_are_parsed_and_listed():
-    flags.DEFINE_string("aot", None, "compile for this slice", module_name="launch.py")
+    flags.DEFINE_string("chips", None, "compile for these", module_name="launch.py")
     try:
-        parse(line("--config=configs/small.py", "--aot=v5e:4x4"))
-        assert flags.FLAGS.aot == "v5e:4x4"
-        assert "--aot=VALUE" in help_text(line(), "")
+        parse(line("--config=configs/small.py", "--chips=v5e:4x4"))
+        assert flags.FLAGS.chips == "v5e:4x4"
+        assert "--chips=VALUE" in help_text(line(), "")
     finally:
-        delattr(flags.FLAGS, "aot")
+        delattr(flags.FLAGS, "chips")
 
 
 def test_the_config_is_found_from_any_directory(monkeypatch, tmp_path):

@@ -3,10 +3,11 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attempts import reproducible
 from tensorboardX.proto import event_pb2
 
 from sleep_jax.runtime import metrics
-from sleep_jax.runtime.metrics import MetricWriter, metrics_path, read_metrics, reproducible
+from sleep_jax.runtime.metrics import MetricWriter, metrics_path, read_metrics
 
 
 def events(folder, of=lambda value: value.simple_value):

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from sleep_jax.config import read
+from sleep_jax.data.batches import bucket
 from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming import importance
 from sleep_jax.dreaming.importance import MEASURES, Candidates
@@ -20,6 +21,7 @@ from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.models.sharding import AXES
 from sleep_jax.rewards import yes_no
 from sleep_jax.rl.algorithms import ALGORITHMS
+from sleep_jax.runtime.program import SENTENCE, Sizes
 from sleep_jax.runtime.programs import programs_of
 from sleep_jax.sampling.sampler import sample
 from sleep_jax.seeding.rollouts import score_rows
@@ -32,7 +34,9 @@ def programs(preset="sleep_tiny", **changes):
     config = runpy.run_path(f"configs/{preset}.py")["get_config"]()
     config.model.name = "tiny"
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return {p.name: p for p in programs_of(config, MESH)}
+    documents, chunk = (4 if preset == "seal" else 2), config.data.chunk_tokens
+    sizes = Sizes(documents, bucket(chunk + 32), documents * chunk // SENTENCE)
+    return {p.name: p for p in programs_of(config, MESH, sizes)}
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -136,6 +140,20 @@ def test_templates_of_both_kinds_are_written_apart():
     assert {p.args[1].top_p for p in (beside, whole)} == {0.9}
     assert all(len(p.args) == 8 for p in (beside, whole))  # the key of the random expert
     assert len(programs()["dream: write"].args) == 7
+
+
+def test_many_dreams_take_the_updates_that_draw_each_of_them_twice():
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    d, shape = config.dreaming, read(config).seeding.shape
+    few, many = (
+        next(p for p in programs_of(config, MESH, Sizes(n, 128, n)) if p.name == "dream: learn")
+        for n in (1, 100)
+    )
+    assert few.calls == d.steps
+    dreams = 100 * min(d.top + d.random, d.count)
+    # Twice each to write it and to know it, in turn with a document that was studied.
+    scored = 2 * 2 * dreams * (d.max_new_tokens + config.data.chunk_tokens)
+    assert many.calls >= scored / (shape.rows * shape.scored) > d.steps
 
 
 @pytest.mark.parametrize("estimator", ["rest_em", *ALGORITHMS])

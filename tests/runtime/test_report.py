@@ -3,8 +3,9 @@ import re
 
 import pytest
 
+from sleep_jax.runtime.headline import headline, share
 from sleep_jax.runtime.metrics import MetricWriter
-from sleep_jax.runtime.report import duration, headline, render, share, write_report
+from sleep_jax.runtime.report import duration, render, write_report
 
 SCORES = [
     {"stage": "before sleep", "questions": 0.03, "paraphrases": 0.0, "anchor_perplexity": 21.3},

@@ -9,10 +9,11 @@ import pytest
 from sleep_jax.data.documents import Document
 from sleep_jax.itinerary import itinerary
 from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.runtime import dry_run as dry_runs
 from sleep_jax.runtime import run_plan
-from sleep_jax.runtime.dry_run import plan_of
+from sleep_jax.runtime.dry_run import dry_run, plan_of
 from sleep_jax.runtime.run_plan import RunPlan, about_tokens
-from sleep_jax.sleeper import Day
+from sleep_jax.sleeper import Day, wake_up
 
 
 def preset(name="sleep_tiny", **changes):
@@ -64,7 +65,9 @@ def test_a_day_that_a_night_cannot_hold_is_warned_of_with_what_it_takes(tmp_path
     assert f"they hold {held:,} learnt tokens" in warned
     takes = (1 + 1) * tokens  # a recitation, and one completion of each sentence
     assert f"once takes {takes:,}, so a part is learnt {held / takes:.2f} times" in warned
-    assert said(plan, "updates")[0].startswith("4 updates a night, 4 in all; at most 23 learnt")
+    assert said(plan, "updates")[0].startswith(
+        "4 updates a consolidation, 4 in all; at most 23 learnt"
+    )
     steps = -(-takes * 4 // held)
     assert f"seeding.steps={steps:,}" in warned
     config.seeding.steps = steps
@@ -77,7 +80,6 @@ def test_a_day_that_a_night_cannot_hold_is_warned_of_with_what_it_takes(tmp_path
         ("error", "the run stops there"),
         ("skip", "nights from then on are skipped"),
         ("reuse", "later nights overwrite the last slot"),
-        ("merge", None),
     ],
 )
 def test_slots_that_will_not_last_are_told_with_the_remedy(on_full, what):
@@ -85,14 +87,25 @@ def test_slots_that_will_not_last_are_told_with_the_remedy(on_full, what):
     plan = plan_over(memory, days=5)
     assert said(plan, "slots") == ["level 1: 3 of 3 in use at most, full after day 3"]
     warned = [x for x in plan.warnings() if "slots" in x and "level" in x]
-    if what is None:
-        assert not warned
-        return
     assert (
         len(warned) == 1
         and f"level 1 has 3 slots for 5 nights: on day 4 none is free and {what}" in warned[0]
     )
     assert "memory.slots of 5" in warned[0] and "in the same workdir later" in warned[0]
+
+
+def test_a_level_that_merges_is_never_full_and_its_merges_are_counted():
+    memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes", on_full="merge")
+    plan = plan_over(memory, days=5)
+    assert said(plan, "slots") == ["level 1: 2 of 3 in use at most, 3 merges, the first on day 3"]
+    assert not [x for x in plan.warnings() if "slots" in x and "level" in x]
+    assert plan.nights == plan.consolidations == 5 and plan.merges == 3
+    updates = f"4 updates a consolidation or merge, {(5 + 3) * 4} in all"
+    assert said(plan, "updates")[0].startswith(updates)
+    rehearsed, rolled_out = 40 * 3 * 8, 1 * 4 * 2 * 8
+    [written] = said(plan, "written")
+    assert f"{3 * rehearsed:,} in replays" in written
+    assert written.endswith(f"{(5 + 3) * rolled_out:,} in rollouts")
 
 
 def test_a_level_that_hands_over_what_it_holds_has_room_again():
@@ -103,7 +116,10 @@ def test_a_level_that_hands_over_what_it_holds_has_room_again():
         "level 2: 3 of 4 in use at most",
     ]
     assert not [x for x in plan.warnings() if "none is free" in x]
-    assert plan.nights == 6 + 3
+    assert (plan.nights, plan.consolidations) == (6, 6 + 3)
+    assert said(plan, "days") == ["6 days of 1 part, 6 nights, 9 consolidations (27 phases)"]
+    assert said(plan, "updates")[0].startswith("4 updates a consolidation, 36 in all")
+    assert plan.seedings == 9 / 6
 
 
 def test_what_a_run_writes_is_counted_by_its_settings():
@@ -112,9 +128,20 @@ def test_what_a_run_writes_is_counted_by_its_settings():
     asked = sum(len(run_plan.sentences(d.text)) for day in plan.days for d in day.documents)
     study, dreams, rollouts = asked * (8 + 8) + 40 * 3 * 8, 2 * 2 * 16, 1 * 4 * 2 * 8
     assert said(plan, "written") == [
-        f"at most {study + dreams + rollouts:,} tokens: {study:,} in study, {dreams:,} in dreams, "
-        f"{rollouts:,} in rollouts"
+        f"at most {study + dreams + rollouts:,} tokens beside the answers that are graded: "
+        f"{study:,} in study, {dreams:,} in dreams, {rollouts:,} in rollouts"
     ]
+    two = plan_of(preset(data__episodes=2))  # on day 2 a weak document of day 1, too
+    assert f"{dreams * 3 // 2:,} in dreams" in said(two, "written")[0]
+    config = preset(model__thinking=True, model__thought_tokens=24)
+    thinking = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.steps)
+    assert f"{dreams * (16 + 24) // 16:,} in dreams" in said(thinking, "written")[0]
+
+
+def test_updates_on_dreams_are_at_least_those_that_are_set():
+    assert said(plan_of(preset()), "updates")[0].endswith("; at least 2 updates on dreams")
+    config = preset(dreaming__restart="base")  # what the night learnt is learnt again
+    assert said(plan_of(config), "updates")[0].endswith("; at least 6 updates on dreams")
 
 
 def test_a_disk_that_is_too_small_is_warned_of(tmp_path, monkeypatch):
@@ -124,7 +151,10 @@ def test_a_disk_that_is_too_small_is_warned_of(tmp_path, monkeypatch):
     monkeypatch.setattr(RunPlan, "_bytes", lambda self: 3 * 2**30)
     [warned] = plan.warnings(str(tmp_path))
     assert "has 1.0 MiB of disk left, the run writes about 3.0 GiB; set checkpoint.keep" in warned
+    [warned] = plan.warnings(str(tmp_path / "not" / "made"))
+    assert warned.endswith("another --workdir")
     assert not [*plan.warnings("gs://bucket/run")]
+    assert [x for x in dry_run(plan.config, "", plan, str(tmp_path / "run")) if "of disk left" in x]
 
 
 def test_without_the_tokenizer_tokens_are_reckoned(tmp_path, monkeypatch):
@@ -134,6 +164,29 @@ def test_without_the_tokenizer_tokens_are_reckoned(tmp_path, monkeypatch):
     plan = plan_of(preset("seeding_8b", data__documents=str(note)))
     assert not plan.is_exact
     assert said(plan, "documents") == ["1 part of 1 file, all read; about 100 tokens"]
+
+
+def test_a_plan_refuses_what_the_run_would(monkeypatch):
+    with pytest.raises(ValueError, match="the chat template of the tiny model knows no <think>"):
+        plan_of(preset(model__thinking=True, model__thought_tokens=24))
+    short = plan_of(preset()).cfg.replace(max_position=100)
+    monkeypatch.setattr(dry_runs, "decoder_of", lambda _: short)
+    with pytest.raises(ValueError, match="was trained on sequences of up to 100 tokens"):
+        plan_of(preset())
+
+
+def test_a_plan_has_the_phases_of_the_run():
+    config = preset(
+        memory__unit="tokens",
+        memory__stride=32,
+        memory__chunks=(64, 0),
+        memory__slots=(2, 40),
+        memory__ranks=(4, 4),
+        memory__learning_rates=(0.5, 0.0),
+        memory__from_context=False,
+        dreaming__steps=0,
+    )
+    assert plan_of(config).steps == wake_up(config).steps
 
 
 def test_disk_is_that_of_the_checkpoints():
@@ -151,9 +204,29 @@ def test_a_day_that_would_fill_the_memory_is_warned_of(monkeypatch):
     plan = plan_of(preset())
     monkeypatch.setattr(run_plan, "memory_at_hand", lambda: 2**17)
     [warned] = plan.warnings()
-    assert "2 parts asks for 0.3 MiB beside the model, and there are 0.1 MiB" in warned
+    needed = max(plan._context(), plan._trials())  # a trial has no context
+    assert f"2 parts asks for {run_plan._gib(needed)} beside the model, and there" in warned
     assert "data.episodes" in warned and "dreaming.curriculum.recent" in warned
     assert not [*plan.warnings(is_here=False)]
     few = preset(dreaming__curriculum__recent=1)
     fewer = RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)
     assert fewer._trials() == plan._trials() / 2
+
+
+def test_what_a_night_keeps_is_compared_with_what_the_model_leaves(monkeypatch):
+    plan = plan_of(preset())
+    held = run_plan.collections_of(plan.config, plan.cfg)
+    model = sum(run_plan._size(held[name]) for name in ("params", "memory", "slots"))
+    needed = max(plan._context(), plan._trials())
+    monkeypatch.setattr(run_plan, "memory_at_hand", lambda: needed + model - 1)
+    assert not [*plan.warnings()]
+    [warned] = plan.warnings(is_loaded=False)
+    assert "beside the model" in warned
+
+
+def test_trials_against_the_passage_have_one_adapter_more_a_page():
+    plan = plan_of(preset())
+    config = preset(dreaming__baseline="passage", dreaming__trial__seeds=3)
+    against = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.steps)
+    each = config.dreaming.top + config.dreaming.random
+    assert against._trials() == plan._trials() * 3 * (each + 1) / each

@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from sleep_jax.runtime import sweep_runs
-from sleep_jax.runtime.flags import load, parse
+from sleep_jax.runtime.config_files import load
+from sleep_jax.runtime.flags import parse
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.sweep_runs import run_all, runs_of
 

@@ -6,7 +6,7 @@ import runpy
 import jax
 import pytest
 
-from sleep_jax.runtime import timing
+from sleep_jax.runtime import dry_run, timing
 from sleep_jax.runtime.dry_run import plan_of
 from sleep_jax.runtime.mesh import make_mesh
 from sleep_jax.runtime.programs import programs_of
@@ -90,6 +90,50 @@ def test_the_pace_of_the_first_updates_says_how_long_it_will_take(plan, programs
     assert (
         f"a day and its night take about {minutes(night)}, {minutes(2 * night)} for the 2 " in line
     )
+
+
+def test_a_day_costs_as_much_more_as_slots_are_seeded_in_it(plan, programs):
+    once, thrice = (seconds_of(programs, plan.cfg, {"": 1e-9}, n) for n in (1, 3))
+    again = [
+        p for p in programs if p.name.startswith("consolidate: ") and p.name not in (*timing.ONCE,)
+    ]
+    assert {"consolidate: update", "consolidate: rehearse"} <= {p.name for p in again}
+    more = sum(p.calls * p.flops(plan.cfg) for p in again)
+    assert thrice - once == pytest.approx(2e-9 * more)
+    lines = []
+    pace = Pace(programs, plan.cfg, 1, lines.append, 3.0)
+    for _ in range(6):
+        update = next(p for p in programs if p.name == "consolidate: update")
+        pace.updated(0, 1e-9 * update.flops(plan.cfg))
+    assert f"a day and its night take about {minutes(thrice)}" in lines[0]
+
+
+@pytest.mark.parametrize("error", [MemoryError, jax.errors.JaxRuntimeError])
+def test_steps_that_do_not_fit_are_told_in_words(error, config, plan, monkeypatch):
+    def fail(*_):
+        raise error("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    monkeypatch.setattr(dry_run, "time_steps", fail)
+    said = [x for x in dry_run.dry_run(config, "", plan) if x.startswith("time")]
+    assert said == ["time        unknown: a step would fill the memory of this machine"]
+
+
+def test_other_errors_of_a_timed_step_are_raised(config, plan, monkeypatch):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a mistake of ours")
+
+    monkeypatch.setattr(dry_run, "time_steps", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        list(dry_run.dry_run(config, "", plan))
+
+
+def test_memory_at_hand_is_what_the_devices_have_left(monkeypatch):
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 100, "bytes_in_use": 30}
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(), Device()])
+    assert timing.memory_at_hand() == 140
 
 
 def test_minutes_in_words():

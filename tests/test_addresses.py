@@ -15,9 +15,8 @@ import google.auth.exceptions
 import requests
 from gcsfs.retry import HttpError
 
+from sleep_jax.addresses import check_answers, fault, in_words
 from sleep_jax.inspect.__main__ import main
-from sleep_jax.runtime import addresses
-from sleep_jax.runtime.addresses import check_answers, fault, in_words
 from sleep_jax.runtime.flags import exit_status, run_with_config
 from sleep_jax.runtime.workdir import check_writable
 
@@ -29,19 +28,6 @@ WORDS = {
     404: (2, "error: gs://bucket/run: there is no bucket bucket (404); make it with `gcloud"),
     503: (1, "error: gs://bucket/run: the store cannot answer now (503: We encountered an int"),
 }
-
-
-@pytest.fixture
-def store(monkeypatch):
-    """A function that points gcsfs at an address, which it then waits half a second for."""
-    monkeypatch.setattr(addresses, "SECONDS", 0.5)
-
-    def at(address):
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        fsspec.get_filesystem_class("gcs").clear_instance_cache()
-
-    yield at
-    fsspec.get_filesystem_class("gcs").clear_instance_cache()
 
 
 @pytest.mark.parametrize("status", WORDS)

@@ -1,0 +1,99 @@
+"""Config and sweep files: which there are, which one a command line names, and what is in them."""
+
+import difflib
+import inspect
+import os
+import pathlib
+import re
+import runpy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import ml_collections
+
+CONFIG_FLAG = r"--?(config|sweep)(?:=(.*))?$"
+
+
+def config_first(argv: Sequence[str]) -> tuple[list[str], str]:
+    """`argv` with --config=FILE in front, because overrides must follow it; and the FILE."""
+    rest = list(argv[1:])
+    given = [(i, m) for i, x in enumerate(rest) if (m := re.match(CONFIG_FLAG, x))]
+    if len(given) > 1:
+        raise ValueError(f"{rest[given[1][0]]}: one file is enough; give --config or --sweep")
+    for index, match in given:
+        is_apart = match[2] is None and index + 1 < len(rest)
+        argument = os.path.expanduser(rest[index + 1] if is_apart else match[2] or "")
+        if match[1] == "config":
+            del rest[index : index + 1 + is_apart]
+        return [argv[0], f"--config={argument}", *rest], argument
+    known = ", ".join(str(path) for path in configs(argv[0])) or "a Python file with get_config()"
+    raise ValueError(f"which run? Give --config=FILE, one of: {known}")
+
+
+def load(argument: str) -> ml_collections.ConfigDict:
+    """The config of `FILE` or `FILE:VARIANT` before any override."""
+    get_config, variant = function_of(argument, "get_config"), argument.split(":", 1)[1:]
+    if variant and not inspect.signature(get_config).parameters:
+        raise ValueError(f"config {argument!r} has no variants; leave out ':{variant[0]}'")
+    return get_config(*variant)
+
+
+def function_of(argument: str, name: str) -> Callable[..., Any]:
+    """A function that the file of `FILE` or `FILE:VARIANT` defines.
+
+    Raises:
+      FileNotFoundError: no such file; names the nearest.
+      ValueError: the file defines no such function.
+    """
+    path = argument.partition(":")[0]
+    if not pathlib.Path(path).is_file():
+        near = path if configs(path) else "launch.py"
+        found = [str(other) for other in (*configs(near), *sweeps(near))]
+        near = nearest(path, found) or f"; there are: {', '.join(found) or 'none'}"
+        raise FileNotFoundError(f"config file {argument!r}: no such file{near}")
+    module = runpy.run_path(path)
+    if name not in module:
+        raise ValueError(f"config file {argument!r} defines no {name}()")
+    return module[name]
+
+
+def fields(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{"seeding": ConfigDict, "seeding.steps": 3, ...}: every name an override may carry."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found[f"{prefix}{name}"] = value
+        if is_node(value):
+            found |= fields(value, f"{prefix}{name}.")
+    return found
+
+
+def is_node(value: Any) -> bool:
+    """A section of a config, not a setting."""
+    return isinstance(value, ml_collections.ConfigDict)
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; nearest: NAME`, judged by the whole name and then by its last part; "" if none is near."""
+    known = list(known)
+    by_leaf = {other.rpartition(".")[2]: other for other in known}
+    leaf = name.rpartition(".")[2]
+    found = difflib.get_close_matches(name, known, n=1) or [
+        by_leaf[near] for near in difflib.get_close_matches(leaf, by_leaf, n=1)
+    ]
+    return f"; nearest: {prefix}{found[0]}" if found else ""
+
+
+def configs(near: str) -> list[pathlib.Path]:
+    """The config files of the project whose launch script (or config) is `near`."""
+    return _files(near, "*.py")
+
+
+def sweeps(near: str) -> list[pathlib.Path]:
+    """Its sweep files."""
+    return _files(near, "sweeps/*.py")
+
+
+def _files(near: str, pattern: str) -> list[pathlib.Path]:
+    parents = pathlib.Path(near).parents[:2]
+    folder = next((x for x in parents if x.name == "configs"), parents[0] / "configs")
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("_"))
