@@ -17,6 +17,7 @@ from sleep_jax.interop.chat_template import DATE, END_OF_THOUGHT, THINK, ChatTem
 
 # Tokens that end a turn or a text, in the families this library reads.
 ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>")
+ID_FILES = ("generation_config.json", "config.json")  # of a folder, which say ids that end a turn
 
 
 class Tokenizer:
@@ -270,9 +271,9 @@ def read_tokenizer(folder: pathlib.Path, *, thinking: bool = False, date: str = 
 
     config = _read_optional(folder / "tokenizer_config.json")
     eos_ids, pad_id = [], None
-    for name in ("generation_config.json", "config.json"):
+    for name in ID_FILES:
         read = _read_optional(folder / name)
-        eos_ids += _ids_of(read, "eos_token_id")
+        eos_ids += ids_of(read, "eos_token_id")
         pad_id = read.whole("pad_token_id", -1, default=None) if pad_id is None else pad_id
     special_tokens = {}
     for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
@@ -329,11 +330,12 @@ def _pass_on(error: BaseException) -> None:
         raise error
 
 
-def _ids_of(read: Fields, name: str) -> list[int]:
-    """One id, a list of them, or none."""
+def ids_of(read: Fields, name: str) -> list[int]:
+    """The ids of a field: one, a list of them, or none."""
     value = read.get(name)
-    each = [Fields({name: x}, read.where) for x in (value if isinstance(value, list) else [value])]
-    return [id for x in each if (id := x.whole(name, default=None)) is not None]
+    entries = value if isinstance(value, list) else [value]
+    ids = [Fields({name: entry}, read.where).whole(name, default=None) for entry in entries]
+    return [id for id in ids if id is not None]
 
 
 def _template(folder: pathlib.Path, config: Fields) -> tuple[str | None, str]:
