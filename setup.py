@@ -40,7 +40,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         "documents": DOCUMENTS,
         "gs": ["gcsfs", "google-cloud-storage"],
-        "hf": ["huggingface_hub"],
+        "hf": ["huggingface_hub>=1"],
         "test": [
             *DOCUMENTS,
             "accelerate>=1",

@@ -91,7 +91,7 @@ class EvaluationConfig(Settings, section="evaluation"):
     """How it is asked."""
 
     max_new_tokens: int = setting(40, "longest answer, in tokens", least=1)
-    samples: int = setting(3, "answers that a report shows", least=0)
+    samples: int = setting(3, "answers that a report shows; 0: none", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +127,39 @@ class RunConfig(Settings):
                 f"study.max_answer_tokens={longest} is more than a row scores, seeding.scored="
                 f"{self.seeding.shape.scored}; lower the one or raise the other"
             )
+        self._check_that_there_is_something_to_learn()
         if self.dreaming.learning.restart == "base" and self.memory.on_full == "reuse":
             raise ValueError(
                 "dreaming.restart='base' with memory.on_full='reuse' would empty a slot that holds "
                 "earlier nights; set dreaming.restart='previous', or another memory.on_full"
             )
         self.dreaming.learning.seeding(self.seeding, self.dreaming.writing)
+
+    def _check_that_there_is_something_to_learn(self) -> None:
+        study, seeding = self.study, self.seeding
+        names = ("recitations", "completions", "questions", "rehearsals")
+        if self.memory.from_context and not any(getattr(study, name) for name in names):
+            raise ValueError(
+                f"{', '.join(f'study.{name}=0' for name in names)} leave a night nothing to learn; "
+                "give one of them 1 or more, or set memory.from_context=False"
+            )
+        if self.dreaming.learning.steps and not study.questions:
+            raise ValueError(
+                "study.questions=0 leaves no question that could reward a dream; give at least 1, "
+                "or no dreams by dreaming.steps=0"
+            )
+        objective = seeding.objective
+        needs_rollouts = {
+            "seeding.mode='staged'": seeding.mode == "staged",
+            f"seeding.alpha={objective.alpha}": objective.alpha == 0,
+            f"seeding.lam={objective.lam}": objective.lam == 1 and not objective.coin,
+        }
+        needy = [what for what, is_so in needs_rollouts.items() if is_so]
+        if needy and not seeding.dreams:
+            raise ValueError(
+                f"seeding.dreams=0 with {needy[0]}, which learns from rollouts alone; give 1 or "
+                "more, or set seeding.mode='joint' with alpha above 0 and lam below 1"
+            )
 
     def with_room_to_think(self) -> "RunConfig":
         """The same where all that the model replies in a chat may begin with a thought.

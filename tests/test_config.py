@@ -17,27 +17,62 @@ PRESET = "configs/sleep_tiny.py"
 NUMBERS = [name for name, setting in SETTINGS.items() if setting.kind in (int, float)]
 ONE_BELOW_0 = {"mesh.data", "mesh.fsdp", "mesh.tensor", "dreaming.margin"}
 INFINITE = {
+    ("wake.clip", math.inf),
     ("gate.divergence", math.inf),
     ("gate.anchors", math.inf),
     ("dreaming.margin", -math.inf),
 }
-# Numbers that may be 0; for some others of the config that is refused.
-MAY_BE_0 = {
-    "seed", "checkpoint.keep", "checkpoint.updates", "data.limit", "memory.chunks",
-    "memory.learning_rates", "memory.top_k", "memory.scale", "wake.clip", "study.recitations",
-    "study.completions", "study.questions", "study.rehearsals", "study.temperature",
-    "seeding.learning_rate", "seeding.warmup", "seeding.dreams", "seeding.rollouts_from",
-    "seeding.max_skipped", "seeding.alpha", "seeding.lam", "seeding.beta", "seeding.cap",
-    "seeding.penalty_weight", "seeding.entropy_weight", "seeding.importance_cap", "seeding.gamma",
-    "seeding.cut", "seeding.threshold", "dreaming.temperature", "dreaming.rejection.min_words",
-    "dreaming.rejection.max_repeated", "dreaming.rejection.min_script",
-    "dreaming.rejection.min_known", "dreaming.rejection.similarity", "dreaming.curriculum.recent",
-    "dreaming.curriculum.weak", "dreaming.curriculum.old", "dreaming.top", "dreaming.random",
-    "dreaming.interaction", "dreaming.cap", "dreaming.batch", "dreaming.alpha",
-    "dreaming.importance_cap", "dreaming.steps", "dreaming.learning_rate",
-    "dreaming.cross_entropy", "dreaming.margin", "dreaming.trial.learning_rate",
-    "dreaming.trial.alpha", "dreaming.trial.batch", "dreaming.trial.clip", "evaluation.samples",
-}  # fmt: skip
+# What 0 means where a number may be 0. Where it begins with "0: " the field's help says so.
+MEANING_OF_0 = {
+    "seed": "a seed like any other",
+    "checkpoint.keep": "0: all",
+    "checkpoint.updates": "0: none",
+    "data.limit": "0: all",
+    "memory.chunks": "0: never",
+    "memory.slots": "0: none",
+    "memory.learning_rates": "0: the wake weights stay",
+    "memory.top_k": "0: all",
+    "study.recitations": "0: not at all",
+    "study.completions": "0: none",
+    "study.questions": "0: none",
+    "study.rehearsals": "0: none",
+    "study.temperature": "0: greedy",
+    "seeding.warmup": "0: it begins with it",
+    "seeding.dreams": "0: none",
+    "seeding.rollouts_from": "from the first update on",
+    "seeding.max_skipped": "the first update that is not finite stops the night",
+    "seeding.alpha": "imitation alone",
+    "seeding.lam": "the teacher's sequences alone",
+    "seeding.beta": "forward KL",
+    "seeding.cap": "0: no cap",
+    "seeding.penalty_weight": "0: none",
+    "seeding.entropy_weight": "0: none",
+    "seeding.importance_cap": "0: none",
+    "seeding.gamma": "r_abs alone",
+    "seeding.cut": "a sequence without a prefix",
+    "seeding.threshold": "only an equal sequence earns r_abs",
+    "dreaming.temperature": "0: greedy",
+    "dreaming.rejection.min_words": "0: any",
+    "dreaming.rejection.max_repeated": "nothing may have been said before",
+    "dreaming.rejection.min_script": "0: any",
+    "dreaming.rejection.min_known": "0: any",
+    "dreaming.rejection.similarity": "0: never",
+    "dreaming.curriculum.recent": "0: all",
+    "dreaming.curriculum.weak": "0: none",
+    "dreaming.curriculum.old": "0: none",
+    "dreaming.top": "0: none",
+    "dreaming.random": "0: none",
+    "dreaming.interaction": "0: nothing",
+    "dreaming.held_out": "refused, but in a run without dreams",
+    "dreaming.cap": "0: all",
+    "dreaming.alpha": "the policy gradient alone",
+    "dreaming.steps": "0: no dreams",
+    "dreaming.cross_entropy": "0: none",
+    "dreaming.margin": "any rise is enough",
+    "dreaming.trial.batch": "0: all",
+    "dreaming.trial.clip": "0: any",
+    "evaluation.samples": "0: none",
+}
 
 
 def given(name, value):
@@ -102,10 +137,14 @@ def test_number_beyond_its_range_is_refused(name):
 @pytest.mark.parametrize("name", NUMBERS)
 def test_zero_is_refused_or_means_something(name):
     value = filled(name, SETTINGS[name].kind(0))
-    if name not in MAY_BE_0 | {"memory.slots", "dreaming.held_out"}:
-        assert_refused(name, value)
-    elif said := refusal(name, value):  # where it does not go with the others
-        assert f"{name}=0" in said
+    meaning = MEANING_OF_0.get(name)
+    if meaning is None:
+        return assert_refused(name, value)
+    SETTINGS[name].read(value)  # in its range, whatever stands beside it
+    if meaning.startswith("0: "):
+        assert meaning in SETTINGS[name].help
+    if said := refusal(name, value):  # where it does not go with the others
+        assert f"{name}={SETTINGS[name].kind(0)}" in said
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -165,6 +204,30 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
         (
             {"dreaming.restart": "base", "memory.on_full": "reuse"},
             "dreaming.restart='base' with memory.on_full='reuse'",
+        ),
+        (
+            {f"study.{x}": 0 for x in ("recitations", "completions", "questions", "rehearsals")},
+            "study.questions=0, study.rehearsals=0 leave a night nothing to learn; give one",
+        ),
+        (
+            {"study.questions": 0},
+            "study.questions=0 leaves no question that could reward a dream; .* dreaming.steps=0",
+        ),
+        (
+            {"seeding.alpha": 0.0, "seeding.dreams": 0},
+            "seeding.dreams=0 with seeding.alpha=0.0, which learns from rollouts alone; give 1",
+        ),
+        (
+            {"seeding.mode": "staged", "seeding.dreams": 0},
+            "seeding.dreams=0 with seeding.mode='staged', .* set seeding.mode='joint'",
+        ),
+        (
+            {"seeding.lam": 1.0, "seeding.dreams": 0},
+            "seeding.dreams=0 with seeding.lam=1.0, which learns from rollouts alone",
+        ),
+        (
+            {"dreaming.temperature": 0.0, "dreaming.estimator": "grpo"},
+            "dreaming.temperature=0 with dreaming.estimator='grpo': .* 'rest_em'",
         ),
         ({"seeding.teachers": ("a",)}, "seeding.teacher_weights=(1.0,) has 1 entries, .* 2 teach"),
     ],

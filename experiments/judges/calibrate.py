@@ -4,10 +4,11 @@ python experiments/judges/calibrate.py [--model SmolLM2-135M-Instruct] [--workdi
 
 Thresholds come from the calibration half, all figures from the test half. Writes results.json and
 the ROC figure into the workdir; with --publish beside this file, where it rewrites the tables of
-the README as well.
+the README as well. With --judges cosine,agreement the others keep what results.json has of them.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 
@@ -32,16 +33,21 @@ RULES = ("agreement", "exact")  # scores of 0 or 1: nothing to calibrate
 RESAMPLES = 2000
 
 
-def scores_of(model: str) -> dict:
-    """Each judge's score, by name."""
+def yes_no(model: str) -> YesNo:
+    """The judge that asks a model."""
     cfg, params, tokenizer = load_model(model, dtype="bfloat16")
-    cosine = Cosine(load_encoder(resolve("all-MiniLM-L6-v2")))
+    return YesNo(cfg, jax.tree.map(jnp.asarray, params), tokenizer)
+
+
+def judges(model: str) -> dict:
+    """What makes each judge's score, by name."""
+    cosine = functools.cache(lambda: Cosine(load_encoder(resolve("all-MiniLM-L6-v2"))))
     return {
-        "embedding": Gated(cosine),
+        "embedding": lambda: Gated(cosine()),
         "cosine": cosine,
-        "agreement": rule_judge(agreement).score,
-        "exact": rule_judge(is_exact).score,
-        "model": YesNo(cfg, jax.tree.map(jnp.asarray, params), tokenizer),
+        "agreement": lambda: rule_judge(agreement).score,
+        "exact": lambda: rule_judge(is_exact).score,
+        "model": lambda: yes_no(model),
     }
 
 
@@ -126,15 +132,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="SmolLM2-135M-Instruct", help="the yes/no judge")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/judges"))
+    parser.add_argument("--judges", default="", help="those to measure, with commas; all")
     parser.add_argument("--publish", action="store_true")
     arguments = parser.parse_args()
-    halves = read_probe()
-    results = {
-        name: measure(name, score, halves) for name, score in scores_of(arguments.model).items()
-    }
-    text = tables(results, halves)
+    halves, makers = read_probe(), judges(arguments.model)
     folder = HERE if arguments.publish else arguments.workdir
     folder.mkdir(parents=True, exist_ok=True)
+    chosen = arguments.judges.split(",") if arguments.judges else list(makers)
+    results = {}
+    if set(chosen) < set(makers):
+        results = json.loads((folder / "results.json").read_text())
+    for name in chosen:
+        results[name] = measure(name, makers[name](), halves)
+    text = tables(results, halves)
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     draw(results, halves[1], folder / "roc")
     if arguments.publish:

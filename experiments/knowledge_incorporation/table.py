@@ -13,11 +13,11 @@ import numpy as np
 from night import FULL
 from scipy import stats
 
-from sleep_jax.evals.metrics import contains_answer, exact_match, f1
+from sleep_jax.evals.metrics import contains_answer, squad_exact_match, squad_f1
 from sleep_jax.runtime.publish import publish
 
 README = pathlib.Path(__file__).with_name("README.md")
-SCORERS = {"contains": contains_answer, "F1": f1, "exact": exact_match}
+SCORERS = {"contains": contains_answer, "F1": squad_f1, "exact": squad_exact_match}
 LEAD = "contains"  # the scorer that differences are taken of
 RESAMPLES = 10_000
 

@@ -34,19 +34,21 @@ class LearningConfig(Settings, section="dreaming"):
     cap: int = setting(
         0, "rewarded dreams of a document that are learnt, the best; 0: all", least=0
     )
-    batch: int = setting(2, "of a policy gradient: dreams of an update", least=0)
+    batch: int = setting(2, "of a policy gradient: dreams of an update", least=1)
     alpha: float = setting(
         0.5, "of a policy gradient: weight of the divergence beside it", least=0, most=1
     )
     importance_cap: float = setting(
-        2.0, "of a policy gradient: largest weight against the sampler", least=0
+        2.0, "of a policy gradient: largest weight against the sampler, 2 is usual", above=0
     )
     steps: int = setting(
         20, "updates, more where each rewarded dream, twice, takes more; 0: no dreams", least=0
     )
-    learning_rate: float = setting(5e-4, "Adam's peak rate", least=0)
+    learning_rate: float = setting(5e-4, "Adam's peak rate", above=0)
     cross_entropy: float = setting(
-        0.1, "weight of the cross-entropy of rewarded dreams, beside the divergence", least=0
+        0.1,
+        "weight of the cross-entropy of rewarded dreams, beside the divergence; 0: none",
+        least=0,
     )
 
     def check(self) -> None:
@@ -58,17 +60,10 @@ class LearningConfig(Settings, section="dreaming"):
                 "gradient goes on from the self that wrote; set dreaming.restart='previous', or "
                 "dreaming.estimator='rest_em'"
             )
-        if self.alpha == 1 or self.batch < 1:
+        if self.alpha == 1:
             raise ValueError(
-                f"dreaming.alpha={self.alpha}, dreaming.batch={self.batch} leave "
-                f"dreaming.estimator={self.estimator!r} nothing to learn from; give an alpha in "
-                "[0, 1) and a batch of 1 or more, or choose 'rest_em'"
-            )
-        if not self.importance_cap > 0:
-            raise ValueError(
-                f"dreaming.importance_cap={self.importance_cap} with dreaming.estimator="
-                f"{self.estimator!r}: the evening's self writes, and another one learns; give a "
-                "cap of their ratio, 2 is usual, or choose 'rest_em'"
+                f"dreaming.alpha={self.alpha} leaves dreaming.estimator={self.estimator!r} nothing "
+                "to learn from; give an alpha in [0, 1), or choose 'rest_em'"
             )
 
     def seeding(self, night: SeedingConfig, writing: WritingConfig) -> SeedingConfig:
@@ -78,12 +73,22 @@ class LearningConfig(Settings, section="dreaming"):
         Args:
           night: how the night consolidates.
           writing: how its dreams are written.
+
+        Raises:
+          ValueError: dreams that are written so are nothing that a policy gradient could learn
+            from.
         """
         divergence = night.objective.divergence
         if divergence.kind == "sampled":  # without rollouts: what it estimates, in full
             divergence = dataclasses.replace(divergence, kind="reverse")
         imitation, alpha, policy = night.imitation, 1.0, Surrogate()
         if self.estimator != "rest_em":
+            if writing.temperature == 0:
+                raise ValueError(
+                    f"dreaming.temperature=0 with dreaming.estimator={self.estimator!r}: greedy "
+                    "dreams do not differ, so a policy gradient has nothing to compare; give a "
+                    "temperature above 0, 1 is usual, or choose 'rest_em'"
+                )
             alpha = self.alpha
             # A night's dreams are one round, which begins before a critic has learnt: with values
             # of 0 and lambda = 1 all tokens of a dream are credited with what it earned.

@@ -31,8 +31,10 @@ class CurriculumConfig(Settings, section="dreaming.curriculum"):
     """
 
     recent: int = setting(0, "documents of the day, those answered worst; 0: all", least=0)
-    weak: int = setting(1, "earlier documents, those answered worst: dreamt about anew", least=0)
-    old: int = setting(2, "others of earlier days, at random: dreams rehearsed", least=0)
+    weak: int = setting(
+        1, "earlier documents, those answered worst: dreamt about anew; 0: none", least=0
+    )
+    old: int = setting(2, "others of earlier days, at random: dreams rehearsed; 0: none", least=0)
     source: str = setting(
         "dreams", "what an earlier document is dreamt from: what was dreamt, or its text kept",
         choices=SOURCES,

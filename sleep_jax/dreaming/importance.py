@@ -94,22 +94,23 @@ BY_GRADIENT = {"cosine": cosine, "inner": inner, "norm": norm, "last_layer": cos
 GREEDY = {"greats": greats}
 
 
-def _loss(cfg, chunk, variables, candidates, seed):
+def _loss(cfg, chunk, variables, candidates):
     return to_host(losses(cfg, chunk, variables, candidates.dreams))
 
 
-def _lexical(cfg, chunk, variables, candidates, seed):
+def _lexical(candidates, seed):
     pages = (candidates.pages[i] for i in candidates.contexts)
     return np.asarray([f1(text, page) for text, page in zip(candidates.texts, pages)])
 
 
-def _random(cfg, chunk, variables, candidates, seed):
+def _random(candidates, seed):
     return np.random.default_rng((seed[0], 1, seed[1])).random(len(candidates.texts))
 
 
-# Scores [dreams] of all dreams at once.
-WITHOUT_GRADIENT = {"loss": _loss, "lexical": _lexical, "random": _random}
-MEASURES = (*BY_GRADIENT, *GREEDY, *WITHOUT_GRADIENT)
+# Scores [dreams] of all dreams at once, by the model or without one.
+BY_MODEL = {"loss": _loss}
+WITHOUT_MODEL = {"lexical": _lexical, "random": _random}
+MEASURES = (*BY_GRADIENT, *GREEDY, *BY_MODEL, *WITHOUT_MODEL)
 
 
 def importance(
@@ -143,10 +144,13 @@ def importance(
     """
     if measure not in MEASURES:
         raise ValueError(f"dreaming.measure={measure!r}; choose from {', '.join(MEASURES)}")
-    if measure in WITHOUT_GRADIENT:
-        scores = WITHOUT_GRADIENT[measure](cfg, chunk, variables, candidates, seed)
-        return scores, _ranked(scores)
-    return _by_gradient(measure, cfg, chunk, variables, lora, candidates, step)
+    if measure in WITHOUT_MODEL:
+        scores = WITHOUT_MODEL[measure](candidates, seed)
+    elif measure in BY_MODEL:
+        scores = BY_MODEL[measure](cfg, chunk, variables, candidates)
+    else:
+        return _by_gradient(measure, cfg, chunk, variables, lora, candidates, step)
+    return scores, _ranked(scores)
 
 
 def _ranked(scores: np.ndarray) -> list[int]:

@@ -31,7 +31,7 @@ def alone(dream: Dream, document: Document, prompts: Prompts, is_split: bool) ->
     return [(prompts.about(document), reply) for reply in (*told, prompts.reply(document.text))]
 
 
-def passages_alone(
+def passage_lessons(
     dreams: Sequence[Dream],
     learnt: Sequence[Sequence[Scored]],
     documents: Sequence[Document],

@@ -37,15 +37,15 @@ class Rejection(Settings, section="dreaming.rejection"):
       ValueError: a field is out of its range.
     """
 
-    min_words: int = setting(5, "words that a dream has at least", least=0)
+    min_words: int = setting(5, "words that a dream has at least; 0: any", least=0)
     max_repeated: float = setting(
         0.5, "largest share of its four-word runs that were said before", least=0, most=1
     )
     min_script: float = setting(
-        0.8, "least share of its letters in a script of the document", least=0, most=1
+        0.8, "least share of its letters in a script of the document; 0: any", least=0, most=1
     )
     min_known: float = setting(
-        0.1, "least share of its lower-case words that the document has", least=0, most=1
+        0.1, "least share of its lower-case words that the document has; 0: any", least=0, most=1
     )
     similarity: float = setting(
         0.8, "likeness from which on two dreams, or dream and document, are one; 0: never",

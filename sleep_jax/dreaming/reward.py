@@ -63,7 +63,11 @@ class RewardConfig(Settings, section="dreaming"):
       ValueError: a field has no such value, or fields that cannot be together.
     """
 
-    scorer: str = setting("likelihood", "tau of the model's own answers", choices=IN_WORDS)
+    scorer: str = setting(
+        "likelihood",
+        "tau of the model's own answers; squad_: as published, which knows English alone",
+        choices=IN_WORDS,
+    )
     form: str = setting("binary", "what a rise of tau earns", choices=FORMS, name="reward")
     margin: float = setting(
         0.0, "that a rise has to exceed, in units of the scorer; -inf: any (SEAL)", least=-math.inf
@@ -96,18 +100,26 @@ class Gains:
     passage: np.ndarray | None = None
 
     def over(self, baseline: str) -> np.ndarray:
-        """The gain over one of `BASELINES`; where nothing learnt the passage alone, `passage` is
-        the model as it is."""
+        """The gain over one of `BASELINES`.
+
+        Raises:
+          ValueError: there is no such baseline, or no passage was tried alone.
+        """
         if baseline not in BASELINES:
             raise ValueError(f"dreaming.baseline={baseline!r}; choose from {', '.join(BASELINES)}")
-        has_passage = baseline == "passage" and self.passage is not None
-        return self.passage if has_passage else self.untrained
+        gain = getattr(self, baseline)
+        if gain is None:
+            raise ValueError(
+                f"dreaming.baseline={baseline!r}, but no passage was tried alone; give `gains` the "
+                "passages, or choose 'untrained'"
+            )
+        return gain
 
     @property
     def means(self) -> dict[str, list[float]]:
         """Over the seeds, by the name of the baseline, of every dream."""
-        each = {"untrained": self.untrained, "passage": self.passage}
-        return {k: x.mean(axis=1).tolist() for k, x in each.items() if x is not None}
+        gains = {name: getattr(self, name) for name in ("untrained", "passage")}
+        return {k: x.mean(axis=1).tolist() for k, x in gains.items() if x is not None}
 
 
 def gains(
@@ -140,18 +152,18 @@ def gains(
       rng: as for `train_adapters`.
     """
     trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, learnt, hyper, rng)
-    each = {document: items.about(document) for document in sorted(set(documents))}
-    untrained = {d: marks.mean for d, marks in zip(each, score(base, list(each.values())))}
-    asked = [each[document] for document in (*documents, *passages) for _ in adapters]
-    after = np.array([marks.mean for marks in score(base.wearing(trained), asked)])
-    after, alone = np.split(after.reshape(-1, len(adapters)), [len(documents)])
+    about = {document: items.about(document) for document in sorted(set(documents))}
+    untrained = {d: marks.mean for d, marks in zip(about, score(base, list(about.values())))}
+    asked = [about[document] for document in (*documents, *passages) for _ in adapters]
+    scores = np.array([marks.mean for marks in score(base.wearing(trained), asked)])
+    after, passage_scores = np.split(scores.reshape(-1, len(adapters)), [len(documents)])
     before = np.array([[untrained[d]] for d in documents])
     gain, over_passage = after - before, None
     if passages:
         # A passage that was not learnt, since its trial diverged, leaves the model as it is.
-        of = [passages.index(d) for d in documents]
-        over_passage = after - np.where(np.isnan(alone[of]), before, alone[of])
-        over_passage = over_passage.astype(np.float32)
+        after_passage = passage_scores[[passages.index(d) for d in documents]]
+        after_passage = np.where(np.isnan(after_passage), before, after_passage)
+        over_passage = (after - after_passage).astype(np.float32)
     return Gains(gain.astype(np.float32), over_passage)
 
 

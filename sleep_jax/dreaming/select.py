@@ -19,10 +19,10 @@ class SelectionConfig(Settings, section="dreaming"):
     """
 
     measure: str = setting("cosine", "how the importance of a dream is measured", choices=MEASURES)
-    top: int = setting(1, "dreams kept of each document by importance", least=0)
-    random: int = setting(1, "dreams kept of the rest at random", least=0)
+    top: int = setting(1, "dreams kept of each document by importance; 0: none", least=0)
+    random: int = setting(1, "dreams kept of the rest at random; 0: none", least=0)
     interaction: float = setting(
-        1.0, "of greats: what a dream loses that says what others say", least=0
+        1.0, "of greats: what a dream loses that says what others say; 0: nothing", least=0
     )
 
     def check(self) -> None:

@@ -44,7 +44,7 @@ class TrialConfig(Settings, section="dreaming.trial"):
     """
 
     epochs: int = setting(5, "passes over a dream and its passage", least=1)
-    learning_rate: float = setting(1e-3, "Adam's rate of a trial", least=0)
+    learning_rate: float = setting(1e-3, "Adam's rate of a trial", above=0)
     schedule: str = setting(
         "constant", "how that rate goes on; others fall to 0", choices=SCHEDULES
     )

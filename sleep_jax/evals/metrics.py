@@ -1,15 +1,17 @@
-"""Scores of short answers (SQuAD exact match and F1, containment, integers, grids) and perplexity.
+"""Scores of short answers (exact match, F1, containment, integers, grids) and perplexity.
 
-Exact match and F1 follow the SQuAD v1.1 evaluation (Rajpurkar et al. 2016, arXiv 1606.05250), save
-that answers of which its normalisation leaves nothing ("A", "+") are compared as they are.
-What an answer is elsewhere, `data.answers` says.
+What two answers have in common, `data.answers` says, in any script. Figures that are compared with
+published ones need `squad_exact_match` and `squad_f1`: those of the SQuAD v1.1 evaluation
+(Rajpurkar et al. 2016, arXiv 1606.05250), made for English. An answer of which a normalisation
+leaves nothing ("+") is compared as it is.
 """
 
 import collections
+import functools
 import math
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sleep_jax.data.answers import answer_words
 from sleep_jax.data.numerals import normalize_numbers
@@ -30,19 +32,48 @@ def _list_of(answers: str | Sequence[str]) -> Sequence[str]:
     return answers
 
 
-def _words(prediction: str, answer: str) -> tuple[list[str], list[str]]:
-    """Both as SQuAD has them; in raw words where that leaves nothing of the answer."""
-    normal = normalize_answer(answer).split()
-    if not normal:
-        return prediction.lower().split(), answer.lower().split()
-    return normalize_answer(prediction).split(), normal
+_Pair = tuple[list[str], list[str]]  # the words of a prediction and of an answer
 
 
-def exact_match(prediction: str, answers: str | Sequence[str]) -> float:
-    """1.0 if the prediction equals any accepted answer after SQuAD normalisation, else 0.0; an
-    empty prediction equals none."""
-    pairs = [_words(prediction, answer) for answer in _list_of(answers)]
+def _words(prediction: str, answer: str, split: Callable[[str], list[str]]) -> _Pair:
+    """Both as `split` has them; in raw words where that leaves nothing of the answer."""
+    wanted = split(answer)
+    return (split(prediction), wanted) if wanted else (_raw(prediction), _raw(answer))
+
+
+def _raw(text: str) -> list[str]:
+    return text.lower().split()
+
+
+def _squad(text: str) -> list[str]:
+    return normalize_answer(text).split()
+
+
+def _views(answer: str) -> list[bool]:
+    """`is_verbatim` of the ways in which an answer is compared: in the second one zeros count, so
+    that "3.10" is "Release 3.10"."""
+    return [False, True] if "." in answer else [False]
+
+
+def _pairs(prediction: str, answers: str | Sequence[str]) -> list[_Pair]:
+    """The words of both by `answer_words`, against every accepted answer in every view."""
+    return [
+        _words(prediction, answer, functools.partial(answer_words, is_verbatim=is_verbatim))
+        for answer in _list_of(answers)
+        for is_verbatim in _views(answer)
+    ]
+
+
+def _squad_pairs(prediction: str, answers: str | Sequence[str]) -> list[_Pair]:
+    return [_words(prediction, answer, _squad) for answer in _list_of(answers)]
+
+
+def _is_match(pairs: Sequence[_Pair]) -> float:
     return float(any(words and words == wanted for words, wanted in pairs))
+
+
+def _best_f1(pairs: Sequence[_Pair]) -> float:
+    return max(_f1(words, wanted) for words, wanted in pairs)
 
 
 def _f1(prediction: list[str], answer: list[str]) -> float:
@@ -50,10 +81,28 @@ def _f1(prediction: list[str], answer: list[str]) -> float:
     return 2.0 * common / (len(prediction) + len(answer)) if common else 0.0
 
 
+def exact_match(prediction: str, answers: str | Sequence[str]) -> float:
+    """1.0 if the prediction says the words of an accepted answer and no more (`answer_words`), else
+    0.0; an empty prediction equals none."""
+    return _is_match(_pairs(prediction, answers))
+
+
 def f1(prediction: str, answers: str | Sequence[str]) -> float:
-    """Best bag-of-words F1 against any accepted answer, in [0, 1]; 0 where no word is shared, so
-    also of two empty texts."""
-    return max(_f1(*_words(prediction, answer)) for answer in _list_of(answers))
+    """Best bag-of-words F1 against any accepted answer, in [0, 1], of `answer_words`; 0 where no
+    word is shared, so also of two empty texts."""
+    return _best_f1(_pairs(prediction, answers))
+
+
+def squad_exact_match(prediction: str, answers: str | Sequence[str]) -> float:
+    """1.0 if the prediction equals any accepted answer after SQuAD's normalisation, else 0.0; an
+    empty prediction equals none."""
+    return _is_match(_squad_pairs(prediction, answers))
+
+
+def squad_f1(prediction: str, answers: str | Sequence[str]) -> float:
+    """Best bag-of-words F1 against any accepted answer after SQuAD's normalisation, in [0, 1]; 0
+    where no word is shared, so also of two empty texts."""
+    return _best_f1(_squad_pairs(prediction, answers))
 
 
 def contains_answer(prediction: str, answers: str | Sequence[str]) -> bool:
@@ -64,11 +113,10 @@ def contains_answer(prediction: str, answers: str | Sequence[str]) -> bool:
     states the answer counts. An answer of articles or marks alone has to be the whole reply. It
     does not read: "not Paris" contains "Paris".
     """
-    # In the second view zeros count, so that an answer of "3.10" is in "Release 3.10".
     return any(
         _occurs(answer, prediction, is_verbatim)
         for answer in _list_of(answers)
-        for is_verbatim in ((False, True) if "." in answer else (False,))
+        for is_verbatim in _views(answer)
     )
 
 

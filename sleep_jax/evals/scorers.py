@@ -2,7 +2,9 @@
 
     scorer            what counts                                          of
     likelihood        log-likelihood of the answer, in nats a token        the answer
-    exact_match, f1   as in SQuAD                                          a reply
+    exact_match       its words are the answer's                           a reply
+    f1                words that it shares with the answer                 a reply
+    squad_...         the same two by SQuAD's normalisation, of English    a reply
     contains          an answer occurs in it                               a reply
     integer           its last integer is the answer's                     a reply
     grid              its grid equals the answer's in every cell (ARC)     a reply
@@ -27,19 +29,24 @@ from sleep_jax.evals.metrics import (
     f1,
     is_grid_right,
     is_integer_right,
+    squad_exact_match,
+    squad_f1,
 )
 from sleep_jax.seeding.prompts import Prompts
 
 _BY_REPLY = {
     "exact_match": exact_match,
     "f1": f1,
+    "squad_exact_match": squad_exact_match,
+    "squad_f1": squad_f1,
     "contains": contains_answer,
     "integer": is_integer_right,
     "grid": is_grid_right,
 }
 _BY_OPTIONS = ("choice", "choice_per_token")
 SCORERS = ("likelihood", *_BY_REPLY, "judge", *_BY_OPTIONS)
-IN_WORDS = ("likelihood", "exact_match", "f1", "contains", "judge")  # ask for no special answers
+_WORDS = ("exact_match", "f1", "squad_exact_match", "squad_f1", "contains")
+IN_WORDS = ("likelihood", *_WORDS, "judge")  # ask for no special answers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import jinja2
 import jinja2.ext
 
 from sleep_jax.fields import reason, shown
-from sleep_jax.interop.sandbox import Sandbox, guarded
+from sleep_jax.interop.sandbox import Sandbox
 
 DATE = "2024-07-26"  # Llama 3's own, where its template is told none
 THINK, END_OF_THOUGHT = "<think>", "</think>"
@@ -256,7 +256,7 @@ def _environment(today: datetime.datetime) -> jinja2.Environment:
     environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    environment.filters["tojson"] = guarded(tojson)
+    environment.add_filter("tojson", tojson)
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = today.strftime
     return environment

@@ -4,7 +4,7 @@ import pathlib
 
 import jax.numpy as jnp
 
-from sleep_jax.fields import shown
+from sleep_jax.fields import read_object, shown
 from sleep_jax.interop import huggingface
 from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.resolve import resolve
@@ -12,7 +12,7 @@ from sleep_jax.interop.safetensors import SafetensorsFolder
 from sleep_jax.interop.tensors import read_params
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.interop.tokenizer_files import read_tokenizer
+from sleep_jax.interop.tokenizer_files import ID_FILES, ids_of, read_tokenizer
 from sleep_jax.models.config import DecoderConfig
 
 
@@ -76,13 +76,29 @@ def check_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path) -> N
       ValueError: the tokenizer has one.
     """
     ids = tokenizer.backend.get_vocab(with_added_tokens=True)
-    most = max((*ids.values(), *tokenizer.eos_ids, tokenizer.pad_id))
+    most = max(ids.values())
     if most >= cfg.vocab:
         token = shown(tokenizer.backend.id_to_token(most))
         raise ValueError(
             f"{path}: its tokenizer has {len(ids)} tokens with ids up to {most} ({token}), the "
             f"embedding {cfg.vocab} rows; give the tokenizer of this model, or resize its embedding"
         )
+    for name, most in (("eos", max(tokenizer.eos_ids)), ("pad", tokenizer.pad_id)):
+        if most >= cfg.vocab:
+            field = f"{name}_token_id"
+            raise ValueError(
+                f"{_where(path, field, most)}: {field}={most} is beyond the {cfg.vocab} rows of "
+                "the embedding; give the id of one of the tokenizer's tokens"
+            )
+
+
+def _where(path: pathlib.Path, field: str, token: int) -> pathlib.Path:
+    """The file of a model that says so."""
+    for name in ID_FILES:
+        file = path / name
+        if file.exists() and token in ids_of(read_object(file), field):
+            return file
+    return path
 
 
 def tokenizer_at_hand(name: str, *, thinking: bool = False, date: str = DATE) -> Tokenizer | None:

@@ -9,6 +9,8 @@ from sleep_jax.fields import Fields, read_object, reason
 from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.tokenizer import Tokenizer
 
+ID_FILES = ("generation_config.json", "config.json")  # of a folder, which say ids that end a turn
+
 
 def read_tokenizer(folder: pathlib.Path, *, thinking: bool = False, date: str = DATE) -> Tokenizer:
     """The tokenizer of a Hugging Face model folder.
@@ -36,9 +38,9 @@ def read_tokenizer(folder: pathlib.Path, *, thinking: bool = False, date: str = 
 
     config = _read_optional(folder / "tokenizer_config.json")
     eos_ids, pad_id = [], None
-    for name in ("generation_config.json", "config.json"):
+    for name in ID_FILES:
         read = _read_optional(folder / name)
-        eos_ids += _ids_of(read, "eos_token_id")
+        eos_ids += ids_of(read, "eos_token_id")
         pad_id = read.whole("pad_token_id", -1, default=None) if pad_id is None else pad_id
     special_tokens = {}
     for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
@@ -95,11 +97,12 @@ def _pass_on(error: BaseException) -> None:
         raise error
 
 
-def _ids_of(read: Fields, name: str) -> list[int]:
-    """One id, a list of them, or none."""
+def ids_of(read: Fields, name: str) -> list[int]:
+    """The ids of a field: one, a list of them, or none."""
     value = read.get(name)
-    each = [Fields({name: x}, read.where) for x in (value if isinstance(value, list) else [value])]
-    return [id for x in each if (id := x.whole(name, default=None)) is not None]
+    entries = value if isinstance(value, list) else [value]
+    ids = [Fields({name: entry}, read.where).whole(name, default=None) for entry in entries]
+    return [id for id in ids if id is not None]
 
 
 def _template(folder: pathlib.Path, config: Fields) -> tuple[str | None, str]:

@@ -29,13 +29,15 @@ class LevelConfig(Settings, section="memory"):
     """
 
     chunk: int = setting(
-        0, "C^(l), period of a level's update and consolidation; 0, never, of the slowest alone",
+        0, "C^(l), period of a level's update and consolidation; 0: never, of the slowest alone",
         least=0, name="chunks",
     )  # fmt: skip
-    slots: int = setting(5, "expert slots of a level, for what the one below hands up", least=0)
+    slots: int = setting(
+        5, "expert slots of a level, for what the one below hands up; 0: none", least=0
+    )
     rank: int = setting(16, "width r of an expert and of the wake weights", least=1, name="ranks")
     learning_rate: float = setting(
-        0.0, "eta^(l) of Eq. 2; 0 leaves the wake weights as they were born",
+        0.0, "eta^(l) of Eq. 2; 0: the wake weights stay as they were born",
         least=0, name="learning_rates",
     )  # fmt: skip
 
@@ -71,7 +73,7 @@ class MemoryConfig(Settings, section="memory"):
         "all", "layers with memory: all, last_quarter, or indices such as 20,21,25",
         parse=read_layers,
     )  # fmt: skip
-    scale: float = setting(1.0, "factor on every memory output", least=0)
+    scale: float = setting(1.0, "factor on every memory output", above=0)
     from_context: bool = setting(True, "consolidate the context into level 1 after an episode")
     on_full: str = setting(
         "error", "what a night does whose receiver has no free slot", choices=POLICIES

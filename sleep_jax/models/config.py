@@ -37,7 +37,7 @@ class LoraConfig(Settings, section="dreaming.trial"):
     """
 
     rank: int = setting(32, "rank of a trial adapter", least=1)
-    alpha: float = setting(64.0, "alpha of a trial adapter, whose scale is alpha / rank", least=0)
+    alpha: float = setting(64.0, "alpha of a trial adapter, whose scale is alpha / rank", above=0)
     targets: tuple[str, ...] = setting(
         ("gate", "up", "down"), "linears that carry a trial adapter", choices=TARGETS
     )

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 
 from sleep_jax.data.examples import examples
-from sleep_jax.dreaming.reinforce import alone, passages_alone
+from sleep_jax.dreaming.reinforce import alone, passage_lessons
 from sleep_jax.dreaming.reward import Gains, earned, gains
 from sleep_jax.dreaming.trial import births
 from sleep_jax.dreaming.write import Dream
@@ -66,7 +66,7 @@ def _gains(sleeper: Sleeper, night: Night, step: Step, kept: list[Dream]) -> Gai
     learnt = [alone(x, documents[x.document], sleeper.prompts, trial.split) for x in kept]
     passages: dict = {}
     if sleeper.settings.dreaming.reward.baseline == "passage":
-        passages = passages_alone(kept, learnt, documents, sleeper.prompts, trial)
+        passages = passage_lessons(kept, learnt, documents, sleeper.prompts, trial)
     return gains(
         examinee(sleeper, night),
         trial,

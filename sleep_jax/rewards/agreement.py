@@ -6,6 +6,7 @@ script has no capitals every content word may be a name. Numbers in words are En
 """
 
 import difflib
+import functools
 import re
 from typing import NamedTuple
 
@@ -259,14 +260,28 @@ def ungrounded(text: str, source: str) -> list[str]:
     Returns:
       The folded names (lower case, no accents), then the numbers in digits, each once, in order.
     """
+    known = _facts(source)
+    texts = [spell(text, is_verbatim=v) for v in (False, True)]
+    certain = [word for name in _names(texts[0], known.lang) for word in name.certain]
+    names = [word for word in certain if stem(word, known.lang) not in known.stems]
+    views = zip(*(_required_numbers(view)[0] for view in texts))
+    values = [plain for plain, verbatim in views if known.numbers.isdisjoint((plain, verbatim))]
+    return list(dict.fromkeys(names + values))
+
+
+class _Facts(NamedTuple):
+    """What a source knows: the stems of its words and its numbers, in its language."""
+
+    lang: str
+    stems: frozenset[str]
+    numbers: frozenset[str]
+
+
+@functools.lru_cache(maxsize=64)  # a night asks many questions about each of few pages
+def _facts(source: str) -> _Facts:
     lang = language(source)
     # In the second view zeros count, as in `agreement`.
-    sources = [spell(source, is_verbatim=v) for v in (False, True)]
-    texts = [spell(text, is_verbatim=v) for v in (False, True)]
-    known = {stem(word, lang) for word in _words(sources[0])}
-    certain = [word for name in _names(texts[0], lang) for word in name.certain]
-    names = [word for word in certain if stem(word, lang) not in known]
-    known = {value for view in sources for value in numbers(normalize_quantities(view))}
-    views = zip(*(_required_numbers(view)[0] for view in texts))
-    values = [plain for plain, verbatim in views if known.isdisjoint((plain, verbatim))]
-    return list(dict.fromkeys(names + values))
+    views = [spell(source, is_verbatim=v) for v in (False, True)]
+    values = (value for view in views for value in numbers(normalize_quantities(view)))
+    stems = frozenset(stem(word, lang) for word in _words(views[0]))
+    return _Facts(lang, stems, frozenset(values))

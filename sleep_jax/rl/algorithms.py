@@ -84,13 +84,13 @@ class Surrogate(Settings, section="seeding"):
     penalty: str = setting(
         "k3", "estimate of the KL to the student before the night", choices=KINDS
     )
-    penalty_weight: float = setting(0.0, "weight of that KL", least=0)
+    penalty_weight: float = setting(0.0, "weight of that KL; 0: none", least=0)
     importance_cap: float | None = setting(
         None, "largest weight against the sampler's log-probs, 2 is usual; 0: none",
         above=0, none=0,
     )  # fmt: skip
     entropy_weight: float = setting(
-        0.0, "weight of the policy's entropy, which is maximised", least=0
+        0.0, "weight of the policy's entropy, which is maximised; 0: none", least=0
     )
     gae: float | None = None
     value_learning_rate: float = setting(1e-3, "Adam's rate of PPO's value head", above=0)

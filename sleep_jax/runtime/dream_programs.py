@@ -11,7 +11,7 @@ from sleep_jax.config import read
 from sleep_jax.data.batches import bucket, pack, parts
 from sleep_jax.data.examples import Examples, examples
 from sleep_jax.dreaming.gradients import gram_matrices, losses
-from sleep_jax.dreaming.importance import WITHOUT_GRADIENT
+from sleep_jax.dreaming.importance import BY_MODEL, WITHOUT_MODEL
 from sleep_jax.dreaming.trial import train_adapters
 from sleep_jax.evals.adapted import Adapted, score_tokens
 from sleep_jax.models.sharding import spread_evenly
@@ -90,12 +90,12 @@ def _selecting(config, it: Abstract, sizes: Sizes) -> list[Program]:
     """What `dreaming.importance` runs for its measure: nothing where that reads no model."""
     measure, chunk = read(config).dreaming.selection.measure, config.dreaming.trial.chunk
     (each, _), (page, dream) = _kept(config, sizes), _pages(config)
-    if measure in ("random", "lexical"):
+    if measure in WITHOUT_MODEL:
         return []
-    if measure in WITHOUT_GRADIENT:
-        alone = it.examples(sizes.documents * each, 1, dream)
-        args = (it.cfg, chunk, it.variables, alone)
-        return [_compared("dream: select", losses, args, (alone,), 1)]
+    if measure in BY_MODEL:
+        dreams = it.examples(sizes.documents * each, 1, dream)
+        args = (it.cfg, chunk, it.variables, dreams)
+        return [_compared("dream: select", losses, args, (dreams,), 1)]
     alone = it.examples(sizes.documents, spread_evenly(bucket(each, 4)), 1, dream)
     targets, is_last_only = it.examples(sizes.documents, 1, page), measure == "last_layer"
     args = (it.cfg, chunk, it.variables, it.held["lora"], alone, targets, is_last_only)

@@ -76,24 +76,30 @@ def truncate(logits, config: SamplingConfig):
     if config.temperature > 0:
         logits = logits / config.temperature
     if config.top_k:
-        best, tokens = jax.lax.top_k(logits, min(config.top_k, logits.shape[-1]))
-        logits = _up_to(logits, best[:, -1:], tokens[:, -1:])
+        count = min(config.top_k, logits.shape[-1])
+        logits = _likeliest(logits, count, jax.lax.top_k(logits, count)[0][:, -1:])
     if config.top_p < 1:
-        tokens = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
-        negated, tokens = jax.lax.sort((-logits, tokens), num_keys=1, is_stable=True)
-        p = jax.nn.softmax(-negated, axis=-1)
+        ordered = jnp.sort(logits, axis=-1, descending=True)
+        p = jax.nn.softmax(ordered, axis=-1)
         # A token stays if the mass before it is below p; the likeliest always does.
         last = jnp.sum(jnp.cumsum(p, axis=-1) - p < config.top_p, -1, keepdims=True) - 1
-        last_logit, last_token = (jnp.take_along_axis(x, last, -1) for x in (-negated, tokens))
-        logits = _up_to(logits, last_logit, last_token)
+        logits = _likeliest(logits, last + 1, jnp.take_along_axis(ordered, last, -1))
     return logits
 
 
-def _up_to(logits, last_logit, last_token):
-    """Logits down to those of the last token that is kept, [batch, 1]; of its equals those that
-    come before it."""
-    comes_before = jnp.arange(logits.shape[-1]) <= last_token
-    is_kept = (logits > last_logit) | ((logits == last_logit) & comes_before)
+def _likeliest(logits, count, least):
+    """The `count` [batch, 1] largest logits, the last of which is `least` [batch, 1]; of its equals
+    the first."""
+    is_kept = logits >= least
+    is_equal = logits == least
+
+    def without_later_equals():
+        left = count - jnp.sum(logits > least, -1, keepdims=True)
+        return is_kept & (~is_equal | (jnp.cumsum(is_equal, -1) <= left))
+
+    # Seldom needed, and as slow as the mass.
+    is_too_many = jnp.any(jnp.sum(is_kept, -1, keepdims=True) > count)
+    is_kept = jax.lax.cond(is_too_many, without_later_equals, lambda: is_kept)
     return jnp.where(is_kept, logits, -jnp.inf)
 
 

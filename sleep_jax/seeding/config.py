@@ -41,10 +41,12 @@ class SeedingConfig(Settings, section="seeding"):
     )
     protocol: str = setting("commit_then_clear", "who teaches whom", choices=PROTOCOLS)
     steps: int = setting(100, "updates of a night", least=1)
-    learning_rate: float = setting(1e-2, "Adam's peak rate", least=0)
-    warmup: int = setting(4, "updates until that rate is reached", least=0)
+    learning_rate: float = setting(1e-2, "Adam's peak rate", above=0)
+    warmup: int = setting(4, "updates until that rate is reached; 0: it begins with it", least=0)
     shape: BatchShape = part(BatchShape)
-    dreams: int = setting(1, "sequences imitated in each update, group rollouts each", least=0)
+    dreams: int = setting(
+        1, "sequences imitated in each update, group rollouts each; 0: none", least=0
+    )
     updates_per_rollout: int = setting(4, "updates whose rollouts are sampled at once", least=1)
     reuse: int = setting(1, "passes of these updates over their rollouts", least=1)
     rollouts_from: float = setting(

@@ -18,12 +18,12 @@ class StudyConfig(Settings, section="study"):
       ValueError: a field has no such value.
     """
 
-    recitations: int = setting(1, "times that each document is recited", least=0)
-    completions: int = setting(2, "cues per sentence, to complete it", least=0)
+    recitations: int = setting(1, "times that each document is recited; 0: not at all", least=0)
+    completions: int = setting(2, "cues per sentence, to complete it; 0: none", least=0)
     questions: int = setting(
-        4, "questions drawn per sentence; repeated ones are kept once", least=0
+        4, "questions drawn per sentence; repeated ones are kept once; 0: none", least=0
     )
-    rehearsals: int = setting(3, "replies per general prompt", least=0)
+    rehearsals: int = setting(3, "replies per general prompt; 0: none", least=0)
     temperature: float = setting(
         0.8,
         "temperature of questions and rehearsals; 0: greedy, as answers are",

@@ -10,6 +10,7 @@ night in between finds it pending. Only wake weights change; nothing else even h
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import flax.struct
@@ -41,7 +42,9 @@ class WakeConfig(Settings, section="wake"):
     """
 
     context: int = setting(1024, "tokens that the stream sees of itself at most", least=1)
-    clip: float = setting(1.0, "largest global norm of a level's mean gradient", least=0)
+    clip: float = setting(
+        1.0, "largest global norm of a level's mean gradient; inf: any", above=0, most=math.inf
+    )
 
 
 @flax.struct.dataclass

@@ -119,7 +119,8 @@ def test_gain_over_the_passage_is_what_its_own_trial_leaves():
     # Where the passage's trial diverged, the model as it is stands for it: 0.1.
     np.testing.assert_allclose(found.passage, [[0.2, 0.1], [0.7, 0.3], [0.4, 0.4]], rtol=1e-5)
     assert found.over("passage") is found.passage and found.over("untrained") is found.untrained
-    assert Gains(found.untrained).over("passage") is found.untrained
+    with pytest.raises(ValueError, match=r"baseline='passage', but no passage .*'untrained'"):
+        Gains(found.untrained).over("passage")
     assert set(found.means) == {"untrained", "passage"}
 
 

@@ -18,6 +18,8 @@ from sleep_jax.evals.metrics import (
     last_integer,
     normalize_answer,
     perplexity,
+    squad_exact_match,
+    squad_f1,
 )
 
 
@@ -26,31 +28,69 @@ def test_squad_normalisation():
     assert normalize_answer("theatre another") == "theatre another"  # no article inside a word
 
 
-def test_exact_match():
-    assert exact_match("The Eiffel Tower.", ["eiffel tower", "tower"]) == 1.0
-    assert exact_match("Eiffel", ["eiffel tower"]) == 0.0
-    assert exact_match("Eiffel", "eiffel") == 1.0
+@pytest.mark.parametrize(
+    "prediction, answer",
+    [
+        ("The Eiffel Tower.", "eiffel tower"),
+        ("«Paris»", "Paris"),
+        ("东京。", "东京"),
+        ("ПАРИЖ!", "Париж"),
+        ("São Paulo", "Sao Paulo"),
+        ("seven", "7"),
+        ("53m", "53 metres"),
+        ("3.10", "3.10"),
+        ("+", "+"),
+    ],
+)
+def test_exact_match_and_f1_compare_words_in_any_script(prediction, answer):
+    assert exact_match(prediction, answer) == f1(prediction, answer) == 1.0
+
+
+@pytest.mark.parametrize(
+    "prediction, answer",
+    [("京都", "东京。"), ("O+", "O-"), ("Vitamin A", "Vitamin B"), ("", ""), ("", "A"), ("-", "+")],
+)
+def test_exact_match_refuses_another_answer(prediction, answer):
+    assert exact_match(prediction, answer) == 0.0
+
+
+def test_f1_counts_shared_characters_where_a_script_has_no_spaces():
+    assert f1("在东京", "东京。") == pytest.approx(2 * 2 / (3 + 2))
+    assert f1("in the old «Eiffel Tower»", ["the Eiffel Tower"]) == pytest.approx(2 / 3)
+    assert f1("red red red", ["red blue"]) == pytest.approx(2 / 5)  # repeats count once
+    assert f1("London", ["Paris"]) == f1("", "") == f1("the", [""]) == 0.0
+
+
+def test_squad_exact_match():
+    assert squad_exact_match("The Eiffel Tower.", ["eiffel tower", "tower"]) == 1.0
+    assert squad_exact_match("Eiffel", ["eiffel tower"]) == 0.0
+    assert squad_exact_match("Eiffel", "eiffel") == 1.0
 
 
 def test_an_answer_that_normalises_to_nothing_is_compared_as_it_is():
-    assert exact_match("", "A") == f1("", "A") == 0.0
-    assert exact_match("a ", "A") == f1("A", "A") == 1.0
-    assert exact_match("The cat", ["A", "cat"]) == 1.0
-    assert exact_match("+", "+") == 1.0 and exact_match("-", "+") == 0.0
-    assert exact_match("", "") == exact_match("", "...") == exact_match("the", "") == 0.0
+    assert squad_exact_match("", "A") == squad_f1("", "A") == 0.0
+    assert squad_exact_match("a ", "A") == squad_f1("A", "A") == 1.0
+    assert squad_exact_match("The cat", ["A", "cat"]) == 1.0
+    assert squad_exact_match("+", "+") == 1.0 and squad_exact_match("-", "+") == 0.0
+    assert (
+        squad_exact_match("", "")
+        == squad_exact_match("", "...")
+        == squad_exact_match("the", "")
+        == 0.0
+    )
 
 
 def test_f1_by_hand():
     # Prediction: in, old, eiffel, tower; answer: eiffel, tower. 2 shared: 2 * 2 / (4 + 2).
-    assert f1("in the old Eiffel Tower", ["the Eiffel Tower"]) == pytest.approx(2 / 3)
-    assert f1("Paris", ["London", "Paris, France"]) == pytest.approx(2 / 3)  # the best answer
-    assert f1("red red red", ["red blue"]) == pytest.approx(2 / 5)  # repeats count once
-    assert f1("London", ["Paris"]) == 0.0
-    assert f1("the", ["Paris"]) == 0.0
+    assert squad_f1("in the old Eiffel Tower", ["the Eiffel Tower"]) == pytest.approx(2 / 3)
+    assert squad_f1("Paris", ["London", "Paris, France"]) == pytest.approx(2 / 3)  # the best answer
+    assert squad_f1("red red red", ["red blue"]) == pytest.approx(2 / 5)  # repeats count once
+    assert squad_f1("London", ["Paris"]) == 0.0
+    assert squad_f1("the", ["Paris"]) == 0.0
 
 
 def test_f1_of_two_empty_texts_is_none_as_in_squad():
-    assert f1("", "") == f1("the", [""]) == squad("the", [""])[1] == 0.0
+    assert squad_f1("", "") == squad_f1("the", [""]) == squad("the", [""])[1] == 0.0
 
 
 def squad(prediction, answers):
@@ -86,8 +126,8 @@ def test_parity_with_squad_on_random_texts():
             answers[-1] = prediction.upper() + " end!"
             prediction = f"the {prediction} End"
         want = squad(prediction, answers)
-        assert exact_match(prediction, answers) == want[0]
-        assert f1(prediction, answers) == pytest.approx(want[1])
+        assert squad_exact_match(prediction, answers) == want[0]
+        assert squad_f1(prediction, answers) == pytest.approx(want[1])
         seen.add(want[0])
     assert seen == {0.0, 1.0}
 
@@ -198,7 +238,7 @@ def test_contains_answer(prediction, answers, expected):
     assert contains_answer(prediction, answers) is expected
 
 
-@pytest.mark.parametrize("metric", [exact_match, f1, contains_answer])
+@pytest.mark.parametrize("metric", [exact_match, f1, squad_exact_match, squad_f1, contains_answer])
 def test_no_answers_is_an_error(metric):
     with pytest.raises(ValueError, match="answers is empty"):
         metric("Paris", [])

@@ -39,6 +39,8 @@ REPLIES = [["Paris.", "It was in 1889."], ["Bob"]]
     [
         ("exact_match", [[1, 0], [0]]),
         ("f1", [[1, 0.4], [0]]),
+        ("squad_exact_match", [[1, 0], [0]]),
+        ("squad_f1", [[1, 0.4], [0]]),
         ("contains", [[1, 1], [0]]),
     ],
 )

@@ -3,6 +3,7 @@
 import time
 import tracemalloc
 
+import jinja2
 import pytest
 import transformers
 from families import (
@@ -18,6 +19,7 @@ from families import (
 
 from sleep_jax.data.documents import Document
 from sleep_jax.interop.chat_template import ChatTemplate
+from sleep_jax.interop.sandbox import Sandbox
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.interop.tokenizer_files import read_tokenizer
@@ -295,6 +297,135 @@ def test_the_file_of_a_template_is_named(folders, tmp_path):
     ],
 )
 def test_templates_that_would_not_end_or_fill_the_memory_are_refused(source, why):
+    assert_refused_soon(source, why)
+
+
+LARGE = "is not supported|makes more than 10,000,000 characters|more than 20,000 steps"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "x.s ~ x.s",
+        "x.s + x.s",
+        "x.s.replace('a', x.s)",
+        "x.s | replace('a', x.s)",
+        "x.s | replace(old='a', new=x.s)",
+        "x.s | join(x.s)",
+        "x.s.join(x.s)",
+        "x.s | map('upper') | join(x.s)",
+        "x.s.join(x.s | map('upper'))",
+        "(x.s | attr('join'))(x.s)",
+        "([x.s] | map('replace', 'a', x.s) | list)[0]",
+        "x.s.encode().replace('a'.encode(), x.s.encode()).decode()",
+        "x.s.translate({97: x.s})",
+        "'%s%s' % (x.s, x.s)",
+        "'%s%s' | format(x.s, x.s)",
+        "'{0}{0}'.format(x.s)",
+        "'{a}{a}'.format_map({'a': x.s})",
+        "x.s.replace('a', '{0}').format(x.s)",
+    ],
+)
+def test_a_text_that_is_made_of_itself_again_and_again_is_refused(made):
+    begin = "{% set x = namespace(s='a' * 1000) %}{% for i in range(27) %}"
+    assert_refused_soon(f"{begin}{{% set x.s = {made} %}}{{% endfor %}}", LARGE)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{% set y %}{{ x.s }}{{ x.s }}{% endset %}{% set x.s = y %}",
+        "{% set y | upper %}{{ x.s }}{{ x.s }}{% endset %}{% set x.s = y %}",
+        "{% macro m() %}{{ x.s }}{{ x.s }}{% endmacro %}{% set x.s = m() %}",
+        "{% macro m() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+        "{% set y %}{% call m() %}{{ x.s }}{% endcall %}{% endset %}{% set x.s = y %}",
+        "{% set x.l = x.l + [x.s ~ i] %}",
+        "{% set x.l = x.l + [x.s[1:]] %}",
+        "{% set x.l = x.l + [x.s | upper] %}",
+        "{% set x.l = x.l + [x.s.upper()] %}",
+        "{% set x.l = x.l + x.l + [1] %}",
+        "{% set x.l = [x.l, range(10000) | list] %}",
+        "{% set x.l = [x.l, {'a': [1] * 9999}] %}",
+        "{% set x.l = [x.l, x.l] %}{{ x.l }}",
+        "{% set x.l = [x.l, x.l] %}{{ x.l | string }}",
+        "{% set x.l = [x.l, x.l] %}{{ x.l | tojson }}",
+        "{% set x.l = {'a': x.l, 'b': x.l} %}{{ x.l.items() ~ '' }}",
+        "{% set x.l = dict(a=x.l, b=x.l) %}{{ '%s' % (x.l,) }}",
+        "{% set x.l = namespace(a=x.l, b=x.l) %}{{ x.l }}",
+        "{% set x.n = x.n * x.n %}",
+        "{% set y = 'a'.zfill(99999) %}",
+        "{% set y = x.s.split('b') %}",
+        "{% set y = 'b' in x.s %}",
+        "{% set y %}" + "a" * 9999 + "{% endset %}",
+        "{% filter upper %}" + "a" * 9999 + "{% endfilter %}",
+        "a" * 9999,
+    ],
+)
+def test_a_loop_that_keeps_making_more_is_refused(body):
+    begin = "{% set x = namespace(s='a' * 100000, l=[1], n=7) %}{% for i in range(9999) %}"
+    assert_refused_soon(begin + body + "{% endfor %}", LARGE)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "b | list",
+        "b | batch(2) | list",
+        "b | slice(3) | list",
+        "b | sort",
+        "b | unique | list",
+        "b | map('upper') | list",
+        "b.replace('a', 'a ').split()",
+        "b.replace('a', '\n').splitlines()",
+        "b.replace('a', '\t').expandtabs(90000)",
+        "b.replace('a', '\n') | indent(90000)",
+        "('a\n' * 1000) | indent(b)",
+        "'a' | center(99999) * 1000",
+        "([[1]] * 9000) | tojson(indent=90000)",
+        "([1] * 9000) | tojson(separators=(b, b))",
+        "([[1] * 9000] * 9000) | sum(start=[])",
+        "range(99999) | list",
+        "([b] * 9000) | join",
+        "''.join([b] * 9000)",
+        "([b] * 9000) | string",
+        "'%1000000000d' | format(1)",
+        "'%*d' % (1000000000, 1)",
+        "'{:{w}}'.format(1, w='1000000000')",
+    ],
+)
+def test_what_makes_much_of_little_is_refused(made):
+    assert_refused_soon(f"{{% set b = 'a' * 1000000 %}}{{% set y = {made} %}}", LARGE + "|too wide")
+
+
+@pytest.mark.parametrize("name", ["pprint", "urlize", "wordwrap", "xmlattr"])
+def test_filters_without_measure_are_none(name):
+    assert_refused_soon(f"{{{{ messages | {name} }}}}", f"No filter named '{name}'")
+
+
+def test_the_sandbox_writes_what_jinja_writes():
+    source = """
+    {%- set x = namespace(s='a-b', l=[]) %}
+    {%- set n = 1700000000 %}
+    {%- for m in messages[:2] + [{'role': 'tool', 'content': 3}] %}
+    {%- set x.s = x.s.replace('-', '+').split('+')[-1] ~ loop.index ~ m.role %}
+    {%- set x.l = x.l + [x.s | upper | indent(2)] %}
+    {%- endfor %}
+    {%- set y %}{{ x.l | join(', ') }}{% endset %}
+    {%- macro f(a, b=(1, 2)) %}{{ a }}{{ b[1:] }}{{ caller() }}{% endmacro %}
+    {{ y }} {{ n + 1 }} {{ 'b' in x.s and n >= 7 }} {{ '%s|%3d' % (x.s, 4) }}
+    {{ '{0!r:>9}'.format(y[:2]) }}
+    {%- call f([1, 2.5, none], b={'k': 'v'}.items() | list) %}
+      <{{ messages | length }}> {% endcall %}
+    {{ messages | map(attribute='role') | unique | join('/') }}
+    {{ ''.join(['p', 'q']) }} {{ {'a': [1]} }}
+    """
+    messages = [user("One."), assistant("Two."), user("Three.")]
+    sandbox, plain = Sandbox(), jinja2.Environment()
+    got = sandbox.write(sandbox.from_string(source), {"messages": messages})
+    assert got == plain.from_string(source).render(messages=messages) and "TOOL" in got
+
+
+def assert_refused_soon(source, why):
     tracemalloc.start()
     began = time.process_time()
     try:

@@ -1,3 +1,5 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -60,8 +62,20 @@ def test_tokenizer_beyond_the_embedding_is_refused(folder, bpe):
 
 
 def test_end_of_turn_beyond_the_embedding_is_refused(folder):
-    (folder / "generation_config.json").write_text('{"eos_token_id": 304}')
-    with pytest.raises(ValueError, match="ids up to 304"):
+    for name, ids in (("generation_config.json", "304"), ("config.json", "[2, 305]")):
+        (folder / "generation_config.json").write_text("{}")
+        file = folder / name
+        text = file.read_text()
+        fields = json.loads(text) | {"eos_token_id": json.loads(ids)}
+        file.write_text(json.dumps(fields))
+        with pytest.raises(
+            ValueError, match=rf"^{file}: eos_token_id=30[45] is beyond the 304 row"
+        ):
+            load_model(str(folder), dtype=jnp.float32)
+        file.write_text(text)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": 400}))
+    with pytest.raises(ValueError, match=r"config\.json: pad_token_id=400 is beyond the 304 rows"):
         load_model(str(folder), dtype=jnp.float32)
 
 
