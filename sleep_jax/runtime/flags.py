@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sleep_jax.runtime import ends
-from sleep_jax.settings import Setting
+from sleep_jax.setting import Setting
 
 CONFIG_FLAG = r"--?(config|sweep)(?:=(.*))?$"
 # Of what the machine says, this is for the user to mend; the rest (a network, a disk) may pass.

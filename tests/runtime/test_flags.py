@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 
 from sleep_jax.runtime.flags import help_text, parse, run_with_config, version
-from sleep_jax.settings import Setting
+from sleep_jax.setting import Setting
 
 CONFIG = '''"""The {name} run."""
 
