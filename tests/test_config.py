@@ -214,7 +214,7 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
         ),
         (
             {"seeding.alpha": 0.0, "seeding.dreams": 0},
-            "seeding.dreams=0 with seeding.alpha=0.0, which learns from rollouts, .* mode='joint'",
+            "seeding.dreams=0 with seeding.alpha=0.0, which learns from rollouts, .*mode='joint'",
         ),
         (
             {"seeding.mode": "staged", "seeding.dreams": 0},
