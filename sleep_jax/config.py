@@ -154,11 +154,17 @@ class RunConfig(Settings):
             f"seeding.alpha={objective.alpha}": objective.alpha == 0,
             f"seeding.lam={objective.lam}": objective.lam == 1 and not objective.coin,
         }
-        needy = [what for what, is_so in needs_rollouts.items() if is_so]
-        if needy and not seeding.dreams:
+        has_none = {
+            "seeding.dreams=0": not seeding.dreams,
+            f"seeding.rollouts_from={seeding.rollouts_from}": seeding.rollouts_from == 1,
+        }
+        needy, none = (
+            [what for what, is_so in x.items() if is_so] for x in (needs_rollouts, has_none)
+        )
+        if needy and none:
             raise ValueError(
-                f"seeding.dreams=0 with {needy[0]}, which learns from rollouts alone; give 1 or "
-                "more, or set seeding.mode='joint' with alpha above 0 and lam below 1"
+                f"{none[0]} with {needy[0]}, which learns from rollouts, and there are none; let "
+                "there be some, or set seeding.mode='joint' with alpha above 0 and lam below 1"
             )
 
     def with_room_to_think(self) -> "RunConfig":

@@ -12,149 +12,16 @@ may have others as parts; each says itself which section of the config its field
 import dataclasses
 import difflib
 import functools
-import math
-import numbers
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import ml_collections
 
-LARGEST = {int: 2**31 - 1, float: 3.4e38}  # of 32 bits, unless a setting says otherwise
-TINIEST = 2.0**-126  # float32 makes 0 of what is closer to it
+from sleep_jax.setting import Setting
 
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What a field may be.
-
-    Attributes:
-      default: as a config has it.
-      help: what it means, in a line.
-      least, most: bounds that it may reach; infinite ones allow inf.
-      above, below: bounds that it may not reach.
-      also: values that are allowed outside of the bounds.
-      choices: the texts that are allowed; None: any.
-      name: in a config, where that is not the attribute's.
-      none: what stands in a config for None.
-      parse: makes the attribute's value of the config's; ValueError where it cannot.
-      path: `section.name`.
-      kind: int, float, bool or str, of an entry where it is a tuple.
-      entries: how many a tuple has; 0: any number, but none only where that is the default; None:
-        it is no tuple.
-    """
-
-    default: Any
-    help: str
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
-    also: Sequence[Any] = ()
-    choices: Sequence[str] | None = None
-    name: str = ""
-    none: float | None = None
-    parse: Callable[[Any], Any] | None = None
-    path: str = ""
-    kind: type = str
-    entries: int | None = None
-
-    def read(self, value: Any) -> Any:
-        """What the attribute is where a config has `value`; raises as `checked`."""
-        if self.none is not None and not isinstance(value, bool) and value == self.none:
-            return None
-        value = self.checked(value)
-        try:
-            return self.parse(value) if self.parse else value
-        except ValueError:
-            raise ValueError(self._refusal(value)) from None
-
-    def checked(self, value: Any) -> Any:
-        """The value in the field's own type.
-
-        Raises:
-          ValueError: it is not allowed; names field, value and what is.
-        """
-        is_one = self.entries is None
-        entries = (value,) if is_one else value
-        if not (is_one or self._is_such_a_tuple(value)) or not all(map(self._allows, entries)):
-            raise ValueError(self._refusal(value))
-        return self.kind(value) if is_one else tuple(map(self.kind, value))
-
-    def _is_such_a_tuple(self, value: Any) -> bool:
-        if not isinstance(value, tuple | list):
-            return False
-        return len(value) == self.entries if self.entries else bool(value) or self.default == ()
-
-    def _allows(self, x: Any) -> bool:
-        """Whether a value, or an entry of a tuple, is allowed."""
-        if self.kind is bool:
-            return isinstance(x, bool)
-        if self.kind is str:
-            is_known = isinstance(x, str) and (self.choices is None or x in self.choices)
-            return is_known and (bool(x.strip()) or self.default == "")
-        is_number = isinstance(x, numbers.Integral if self.kind is int else numbers.Real)
-        if not is_number or isinstance(x, bool):
-            return False
-        return x in self.also or (self._is_within(x) and (x == 0 or abs(x) >= TINIEST))
-
-    def _is_within(self, x: float) -> bool:
-        if self.above is not None and not x > self.above:
-            return False
-        if self.below is not None and not x < self.below:
-            return False
-        largest = LARGEST[self.kind]
-        least = -largest if self.least is None else self.least
-        return least <= x <= (largest if self.most is None else self.most)
-
-    @property
-    def allowed(self) -> str:
-        """What is allowed, in words."""
-        if self.choices is not None:
-            one = f"one of {', '.join(self.choices)}"
-        elif self.kind is bool:
-            one = "True or False"
-        elif self.kind is str:
-            one = "text" if self.default == "" else "text that is not empty"
-        else:
-            one = self._allowed_number()
-        if self.entries is None:
-            return one
-        count = f" of {self.entries}" if self.entries else " of one or more" if self.default else ""
-        return f"a tuple{count}, each {one}"
-
-    def _allowed_number(self) -> str:
-        names = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
-        limits = {name: getattr(self, field) for field, name in names.items()}
-        given = {name: limit for name, limit in limits.items() if limit is not None}
-        finite = {name: _said(limit) for name, limit in given.items() if math.isfinite(limit)}
-        words = " and ".join(f"{name} {limit}" for name, limit in finite.items())
-        if list(finite) == ["at least", "at most"]:
-            words = "from {} to {}".format(*finite.values())
-        number = f"{'a whole number' if self.kind is int else 'a number'} {words}".rstrip()
-        also = self.also if self.none is None else (self.none, *self.also)
-        infinite = filter(math.isinf, given.values())
-        return ", or ".join([*map(_said, also), number, *map(_said, infinite)])
-
-    def _refusal(self, value: Any) -> str:
-        if self.choices is not None and self.entries is None:
-            return f"{self.path}={value!r}; choose from {', '.join(self.choices)} ({self.help})"
-        return f"{self.path}={value!r}; give {self.allowed}{self._width(value)} ({self.help})"
-
-    def _width(self, value: Any) -> str:
-        """Says that a number is meant to fit 32 bits, where it is that alone which is wrong."""
-        entries = value if isinstance(value, tuple | list) else (value,)
-        sizes = [abs(x) for x in entries if isinstance(x, numbers.Real)]
-        is_huge = self.most is None and any(x > LARGEST.get(self.kind, x) for x in sizes)
-        is_tiny = not self.least and any(0 < x < TINIEST for x in sizes)
-        return ", that 32 bits hold" if is_huge or is_tiny else ""
-
-
-def _said(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def setting(default: Any, help: str, **allowed: Any) -> Any:
@@ -220,16 +87,16 @@ class Settings:
 @functools.cache
 def settings_of(cls: type[Settings]) -> dict[str, Setting]:
     """The settings among the fields of a class, by attribute."""
-    hints, found = typing.get_type_hints(cls), {}
+    hints, settings = typing.get_type_hints(cls), {}
     for field in dataclasses.fields(cls):
         if declared := field.metadata.get("setting"):
             kind, entries = _kind_of(hints[field.name])
             default = declared.default if declared.none is None else kind(declared.none)
             path = _path(cls, declared.name or field.name)
-            found[field.name] = dataclasses.replace(
+            settings[field.name] = dataclasses.replace(
                 declared, path=path, kind=kind, entries=entries, default=default
             )
-    return found
+    return settings
 
 
 def _path(cls: type[Settings], name: str) -> str:
@@ -249,18 +116,18 @@ def _kind_of(hint: Any) -> tuple[type, int | None]:
 @functools.cache
 def every(cls: type[Settings]) -> dict[str, Setting]:
     """All settings of a class and of its parts, by path, in the order of declaration."""
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for field in dataclasses.fields(cls):
         if field.name in settings_of(cls):
             declared = settings_of(cls)[field.name]
-            found[declared.path] = declared
+            settings[declared.path] = declared
         elif inner := field.metadata.get("part"):
-            found |= every(inner)
+            settings |= every(inner)
         elif inner := field.metadata.get("columns"):
             for declared in settings_of(inner).values():
                 default = (declared.default,)
-                found[declared.path] = dataclasses.replace(declared, entries=0, default=default)
-    return found
+                settings[declared.path] = dataclasses.replace(declared, entries=0, default=default)
+    return settings
 
 
 def defaults(cls: type[Settings]) -> ml_collections.ConfigDict:

@@ -215,15 +215,19 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
         ),
         (
             {"seeding.alpha": 0.0, "seeding.dreams": 0},
-            "seeding.dreams=0 with seeding.alpha=0.0, which learns from rollouts alone; give 1",
+            "seeding.dreams=0 with seeding.alpha=0.0, which learns from rollouts, .*mode='joint'",
         ),
         (
             {"seeding.mode": "staged", "seeding.dreams": 0},
             "seeding.dreams=0 with seeding.mode='staged', .* set seeding.mode='joint'",
         ),
         (
+            {"seeding.alpha": 0.0, "seeding.rollouts_from": 1.0},
+            "seeding.rollouts_from=1.0 with seeding.alpha=0.0, which learns from rollouts",
+        ),
+        (
             {"seeding.lam": 1.0, "seeding.dreams": 0},
-            "seeding.dreams=0 with seeding.lam=1.0, which learns from rollouts alone",
+            "seeding.dreams=0 with seeding.lam=1.0, which learns from rollouts, and there are none",
         ),
         (
             {"dreaming.temperature": 0.0, "dreaming.estimator": "grpo"},

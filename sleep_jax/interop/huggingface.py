@@ -49,82 +49,82 @@ def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
       ValueError: the architecture or a variant of it is not supported, a field is missing, of
         another type or out of its range, or two of them do not go together.
     """
-    read = config if isinstance(config, Fields) else Fields(config, "config.json")
-    named = read.texts("architectures", None)
+    fields = config if isinstance(config, Fields) else Fields(config, "config.json")
+    named = fields.texts("architectures", None)
     architecture = named[0] if named and len(named) == 1 else None
     if architecture not in ARCHITECTURES:
         supported = ", ".join(ARCHITECTURES)
-        raise ValueError(f"{read.where}: architectures={shown(named)}; supported: {supported}")
-    _reject_variants(read, architecture)
+        raise ValueError(f"{fields.where}: architectures={shown(named)}; supported: {supported}")
+    _reject_variants(fields, architecture)
 
     family = ARCHITECTURES[architecture]
-    width = read.whole("hidden_size", 1, MOST_WIDTH)
-    heads = read.whole("num_attention_heads", 1, MOST_HEADS)
+    width = fields.whole("hidden_size", 1, MOST_WIDTH)
+    heads = fields.whole("num_attention_heads", 1, MOST_HEADS)
     kv_heads, head_dim = (
-        read.whole(name, 1, MOST_HEADS, default=None) if name in read else family[name]
+        fields.whole(name, 1, MOST_HEADS, default=None) if name in fields else family[name]
         for name in ("num_key_value_heads", "head_dim")
     )
     if not head_dim and width % heads:
-        read.refuse("num_attention_heads", f"a divisor of hidden_size={width}, or head_dim too")
-    theta, scaling = _rope(read)
-    fields = {
-        "vocab": read.whole("vocab_size", 1, MOST_VOCAB),
+        fields.refuse("num_attention_heads", f"a divisor of hidden_size={width}, or head_dim too")
+    theta, scaling = _rope(fields)
+    shape = {
+        "vocab": fields.whole("vocab_size", 1, MOST_VOCAB),
         "width": width,
-        "hidden": read.whole("intermediate_size", 1, MOST_WIDTH),
-        "layers": read.whole("num_hidden_layers", 1, MOST_LAYERS),
+        "hidden": fields.whole("intermediate_size", 1, MOST_WIDTH),
+        "layers": fields.whole("num_hidden_layers", 1, MOST_LAYERS),
         "heads": heads,
         "kv_heads": kv_heads or heads,
         "head_dim": head_dim or width // heads,
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "norm_eps": read.number("rms_norm_eps", SMALLEST_EPS, 1, 1e-6),
-        "tie_embeddings": read.flag("tie_word_embeddings", False),
+        "norm_eps": fields.number("rms_norm_eps", SMALLEST_EPS, 1, 1e-6),
+        "tie_embeddings": fields.flag("tie_word_embeddings", False),
         "attention_bias": architecture == "Qwen2ForCausalLM",
         "qk_norm": architecture == "Qwen3ForCausalLM",
-        "max_position": read.whole(
+        "max_position": fields.whole(
             "max_position_embeddings", 1, default=family["max_position_embeddings"]
         ),
     }
     try:
-        return DecoderConfig(**fields)
+        return DecoderConfig(**shape)
     except ValueError as error:
-        raise ValueError(f"{read.where}: {error}") from error
+        raise ValueError(f"{fields.where}: {error}") from error
 
 
-def _reject_variants(read: Fields, architecture: str):
+def _reject_variants(fields: Fields, architecture: str):
     """Variants that the decoder would compute wrongly without a word."""
-    if read.get("quantization_config"):
+    if fields.get("quantization_config"):
         raise ValueError(
-            f"{read.where}: quantization_config is set; load the unquantized safetensors, or a "
+            f"{fields.where}: quantization_config is set; load the unquantized safetensors, or a "
             "GGUF file"
         )
-    if read.text("hidden_act", "silu") != "silu":
-        read.refuse("hidden_act", "a model with 'silu', the only one supported")
-    if read.flag("attention_bias", None) and architecture != "Qwen2ForCausalLM":
+    if fields.text("hidden_act", "silu") != "silu":
+        fields.refuse("hidden_act", "a model with 'silu', the only one supported")
+    if fields.flag("attention_bias", None) and architecture != "Qwen2ForCausalLM":
         raise ValueError(
-            f"{read.where}: attention_bias=True in {architecture}; supported: the q, k and v "
+            f"{fields.where}: attention_bias=True in {architecture}; supported: the q, k and v "
             "biases of Qwen2ForCausalLM"
         )
-    if read.flag("mlp_bias", None):
-        read.refuse("mlp_bias", "a model with no bias in the MLP, the only one supported")
-    windowed = read.flag("use_sliding_window", None) and read.whole(
+    if fields.flag("mlp_bias", None):
+        fields.refuse("mlp_bias", "a model with no bias in the MLP, the only one supported")
+    windowed = fields.flag("use_sliding_window", None) and fields.whole(
         "max_window_layers", default=28
-    ) < read.whole("num_hidden_layers", 1, MOST_LAYERS)
-    if "layer_types" in read:
-        kinds = read.texts("layer_types", None) or ()
+    ) < fields.whole("num_hidden_layers", 1, MOST_LAYERS)
+    if "layer_types" in fields:
+        kinds = fields.texts("layer_types", None) or ()
         windowed = any(kind != "full_attention" for kind in kinds)
     if windowed:
         raise ValueError(
-            f"{read.where}: it asks for sliding-window attention; supported: full attention"
+            f"{fields.where}: it asks for sliding-window attention; supported: full attention"
         )
 
 
-def _rope(read: Fields) -> tuple[float, RopeScaling | None]:
+def _rope(fields: Fields) -> tuple[float, RopeScaling | None]:
     """Rotary base and scaling: `rope_parameters`, or `rope_theta` with `rope_scaling`."""
-    name = "rope_scaling" if read.get("rope_parameters") is None else "rope_parameters"
-    rope = read.section(name, None)
-    theta = rope.number("rope_theta", *ROTARY_BASE, read.number("rope_theta", *ROTARY_BASE, 1e4))
-    for place in (rope, read):
+    name = "rope_scaling" if fields.get("rope_parameters") is None else "rope_parameters"
+    rope = fields.section(name, None)
+    theta = rope.number("rope_theta", *ROTARY_BASE, fields.number("rope_theta", *ROTARY_BASE, 1e4))
+    for place in (rope, fields):
         if place.number("partial_rotary_factor", 0, 1, 1.0) != 1.0:
             place.refuse("partial_rotary_factor", "1.0, the only one supported")
     named = "rope_type" if "rope_type" in rope else "type"

@@ -7,26 +7,29 @@ could make much more than it is given is asked beforehand how much.
 """
 
 import functools
-import re
-import string
-from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-STEPS = 20_000  # turns of loops, and calls, while a chat is written; entries of a list
-MOST_CHARACTERS = 10**7  # of all texts that are made while a chat is written
-MOST_NUMBER = 10**5  # that may be an argument: of a width, a count, a power
-MOST_BITS = 10**4  # of a whole number
+from sleep_jax.interop.template_sizes import (
+    FILTERS,
+    METHODS,
+    MOST_CHARACTERS,
+    STEPS,
+    check_number,
+    check_size,
+    extent,
+    filled,
+    formatted,
+)
+
 ENTRY = 32  # characters that an entry of a new list counts as
 GLANCE = 4  # and one that is looked at
 READ = 10**4  # characters that are looked through in a step
-_WIDTH = re.compile(r"\d{5,}|\*")  # in a format string
-_LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 _UNUSED = ("pprint", "urlize", "wordwrap", "xmlattr")  # they make much of little
 
 
@@ -63,7 +66,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 own[0] = self._each(own[0]) if growth is None else [*self._each(own[0])]
             self._read((own, kwargs), is_argument=True)
             if growth:
-                _check_size(growth(*own, **kwargs))
+                check_size(growth(*own, **kwargs))
             return self._made(function(*passed, *own, **kwargs))
 
         self.filters[name] = checked
@@ -83,7 +86,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         __self._spend()
         __self._read((args, own, owner if is_text else ""), is_argument=True)
         if is_text and name in METHODS:
-            _check_size(METHODS[name](owner, *args, **own))
+            check_size(METHODS[name](owner, *args, **own))
         return __self._made(super().call(__context, __obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Any:
@@ -95,7 +98,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         @functools.wraps(wrapped)
         def checked(*args, **kwargs):
-            _check_size(_filled(text, (args, kwargs)))
+            check_size(filled(text, (args, kwargs)))
             return wrapped(*args, **kwargs)
 
         return checked
@@ -107,13 +110,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(right, int) and right > 64:
                 raise jinja2.TemplateError(f"a power of {right} is not supported")
         elif operator == "%" and isinstance(left, str | bytes):
-            _check_size(_formatted(left, "%", right))
+            check_size(formatted(left, right))
         elif operator == "*":
             for items, times in ((left, right), (right, left)):
                 if hasattr(items, "__len__") and isinstance(times, int):
-                    _check_size(len(items) * times, items)
+                    check_size(len(items) * times, items)
         elif operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
-            _check_size(len(left) + len(right), left)
+            check_size(len(left) + len(right), left)
         return self._made(super().call_binop(context, operator, left, right))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -144,15 +147,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(value, str | bytes):
             self._spend_characters(len(value))
         elif isinstance(value, list | tuple | dict | set | frozenset):
-            _check_size(len(value), value)
+            check_size(len(value), value)
             self._spend_characters(ENTRY * len(value))
         elif isinstance(value, int):
-            _check_number(value, is_argument=False)
+            check_number(value)
         return value
 
     def _read(self, values: Any, is_argument: bool = False) -> Any:
         """Values that are looked through, which takes its time."""
-        size, entries = _extent(values, is_argument=is_argument)
+        size, entries = extent(values, is_argument=is_argument)
         self._spend(size // READ)
         self._spend_characters(GLANCE * entries)
         return values
@@ -163,7 +166,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _written(self, value: Any) -> Any:
         """A value that becomes text, in a block or at the end."""
-        size, entries = _extent(value)
+        size, entries = extent(value)
         self._spend_characters(size + GLANCE * entries)
         return value
 
@@ -215,128 +218,3 @@ class _Counting(NodeTransformer):
         return self._made(node) if node.ctx == "load" else node
 
     visit_List = visit_Dict = _made
-
-
-def _extent(value: Any, entry: int = 0, is_argument: bool = False) -> tuple[int, int]:
-    """The characters of a value as text, or fewer, and the entries of lists in it.
-
-    Args:
-      value: any; a list that is held many times counts as often.
-      entry: further characters of each entry, for each list that it is in.
-      is_argument: its numbers are held to `MOST_NUMBER`.
-
-    Raises:
-      jinja2.TemplateError: they are too many. A list that holds itself ends here, too.
-    """
-    left, size, entries = [(value, 1)], 0, 0
-    while left:
-        x, depth = left.pop()
-        x = x._Namespace__attrs if isinstance(x, Namespace) else x
-        if isinstance(x, str | bytes):
-            size += len(x)
-        elif isinstance(x, int):
-            _check_number(x, is_argument and depth <= 3)
-        elif isinstance(x, Mapping | MappingView | list | tuple | set | frozenset):
-            inner = [*x.keys(), *x.values()] if isinstance(x, Mapping) else x
-            entries += len(inner)
-            size += depth * entry * len(inner)
-            _check_size(entries, ())
-            left += [(y, depth + 1) for y in inner]
-        _check_size(size)
-    return size, entries
-
-
-def _size(value: Any, entry: int = 0) -> int:
-    return _extent(value, entry)[0]
-
-
-def _check_number(value: int, is_argument: bool) -> None:
-    if value.bit_length() > MOST_BITS:
-        raise jinja2.TemplateError(f"a number of {value.bit_length():,} bits is not supported")
-    if is_argument and abs(value) > MOST_NUMBER:
-        shown = f"{value:.3e}" if value.bit_length() < 1000 else f"{value.bit_length():,} bits"
-        raise jinja2.TemplateError(f"a number as large as {shown} is not supported")
-
-
-def _check_size(size: int, kind: Any = "") -> None:
-    if size > (MOST_CHARACTERS if isinstance(kind, str | bytes) else STEPS):
-        raise jinja2.TemplateError(f"a text or list of {size:,} entries is not supported")
-
-
-# How large what a filter or method makes of its arguments may get, which have these signatures.
-
-
-def _formatted(text: str | bytes, mark: str, values: Any) -> int:
-    mark = mark if isinstance(text, str) else mark.encode()
-    if _WIDTH.search(text if isinstance(text, str) else text.decode("latin-1")):
-        raise jinja2.TemplateError(f"the format {text[:40]!r} may be too wide")
-    return len(text) + text.count(mark) * (_size(values) + MOST_NUMBER // 10)
-
-
-def _filled(text: str, values: Any) -> int:
-    specs = [spec or "" for _, _, spec, _ in string.Formatter().parse(text)]
-    if any("{" in spec or _WIDTH.search(spec) for spec in specs):
-        raise jinja2.TemplateError(f"the format {text[:40]!r} may be too wide")
-    return len(text) + len(specs) * (_size(values) + MOST_NUMBER // 10)
-
-
-def _replaced(text, old, new, count=None) -> int:
-    text, old, new = (x if isinstance(x, bytes) else str(x) for x in (text, old, new))
-    return len(text) + text.count(old) * max(0, len(new) - len(old))
-
-
-def _joined_by(text, items) -> int:
-    return _size(items) + len(text) * (len(items) if hasattr(items, "__len__") else STEPS)
-
-
-def _joined(items, d="", attribute=None) -> int:
-    return _joined_by(str(d), items)
-
-
-def _indented(text, width=4, *others, **more) -> int:
-    text, width = str(text), len(width) if isinstance(width, str) else width
-    return len(text) + width * (1 + sum(map(text.count, _LINE_ENDS)))
-
-
-def _listed(items, *others, **more) -> int:
-    if isinstance(items, str):
-        _check_size(len(items), [])
-    return 0
-
-
-def _split(text, sep=None, maxsplit=-1) -> int:
-    _check_size(len(text.split(sep, STEPS + 1)), [])
-    return 0
-
-
-def _split_lines(text, keepends=False) -> int:
-    if isinstance(text, str):
-        _check_size(sum(map(text.count, _LINE_ENDS)), [])
-    return 0
-
-
-def _without_tabs(text, tabsize=8) -> int:
-    return len(text) + text.count("\t" if isinstance(text, str) else b"\t") * tabsize
-
-
-def _as_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> int:
-    indent = indent if isinstance(indent, int) else len(indent or "")
-    return _size(value, indent + sum(map(len, separators or ())))
-
-
-FILTERS = {
-    "replace": _replaced,
-    "join": _joined,
-    "indent": _indented,
-    "format": lambda text, *args, **kwargs: _formatted(str(text), "%", (args, kwargs)),
-    "tojson": _as_json,
-    **dict.fromkeys(("batch", "groupby", "list", "slice", "sort", "unique"), _listed),
-}
-METHODS = {
-    "replace": _replaced,
-    "join": _joined_by,
-    "expandtabs": _without_tabs,
-    "translate": lambda text, table, *_, **__: len(text) * max(1, _size(table)),
-    **dict.fromkeys(("split", "rsplit"), _split),
-    "splitlines": _split_lines,
-}

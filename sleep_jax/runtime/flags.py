@@ -22,7 +22,7 @@ from sleep_jax.runtime import ends
 from sleep_jax.runtime.config_files import config_first, fields, is_node, load, nearest
 from sleep_jax.runtime.help import HELP, OURS, help_text
 from sleep_jax.runtime.version import version
-from sleep_jax.settings import Setting
+from sleep_jax.setting import Setting
 
 # Of what the machine says, this is for the user to mend; the rest (a network, a disk) may pass.
 MISTAKES = (

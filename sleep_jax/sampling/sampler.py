@@ -97,7 +97,7 @@ def _likeliest(logits, count, least):
         left = count - jnp.sum(logits > least, -1, keepdims=True)
         return is_kept & (~is_equal | (jnp.cumsum(is_equal, -1) <= left))
 
-    # Seldom needed, and as slow as the mass.
+    # Seldom needed, and it costs as much as the cumulative mass.
     is_too_many = jnp.any(jnp.sum(is_kept, -1, keepdims=True) > count)
     is_kept = jax.lax.cond(is_too_many, without_later_equals, lambda: is_kept)
     return jnp.where(is_kept, logits, -jnp.inf)

@@ -1,5 +1,7 @@
 """Importance: every measure against plain loops over single gradients."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -136,9 +138,12 @@ def test_measures_without_a_gradient(tried, candidates):
     rows = [jax.tree.map(lambda x, i=i: x[i], candidates.dreams) for i in range(5)]
     want = [float(jax.jit(mean_nll, static_argnums=0)(cfg, variables, row)) for row in rows]
     np.testing.assert_allclose(scored("loss")[0], want, rtol=1e-5)
-    # SQuAD's F1 drops articles: {red, lamp} in {lamp, is, red}: 2 * 2 / (2 + 3), and so on.
+    # F1 drops articles: {red, lamp} in {lamp, is, red}: 2 * 2 / (2 + 3), and so on.
     np.testing.assert_allclose(scored("lexical")[0], [4 / 5, 4 / 5, 1, 1 / 2, 0])
     assert scored("lexical")[1][0] == 2
+    chinese = dataclasses.replace(candidates, texts=["灯是红的。"] * 5, pages=["灯，红。"] * 3)
+    scores, _ = importance("lexical", *tried[:1], 2, *tried[1:], chinese, step=STEP, seed=(0, 0))
+    np.testing.assert_allclose(scores, 2 * 2 / (4 + 2))
     drawn, order = scored("random")
     assert drawn.tolist() == scored("random")[0].tolist()
     for other in ((1, 0), (0, 1)):  # of another run, of another night

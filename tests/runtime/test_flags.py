@@ -8,7 +8,7 @@ from absl import flags
 from sleep_jax.runtime.flags import parse, run_with_config
 from sleep_jax.runtime.help import help_text
 from sleep_jax.runtime.version import version
-from sleep_jax.settings import Setting
+from sleep_jax.setting import Setting
 
 CONFIG = '''"""The {name} run."""
 

@@ -107,7 +107,9 @@ def test_every_level_updates_at_its_own_period_and_never_between(setting, unit):
     assert check_updates(cfg.memory, state) == {"level_1": 4, "level_2": 2}
 
 
-@pytest.mark.parametrize(("clip", "is_active", "layers"), [(0.7, True, "all"), (1e6, False, (1,))])
+@pytest.mark.parametrize(
+    ("clip", "is_active", "layers"), [(0.7, True, "all"), (np.inf, False, (1,))]
+)
 @pytest.mark.slow
 def test_the_first_update_is_a_clipped_step_down_the_mean_gradient(
     setting, clip, is_active, layers
