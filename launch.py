@@ -16,7 +16,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from sleep_jax import comparison, lifecycle, morning
+from sleep_jax import comparison, comparison_chart, lifecycle, morning
 from sleep_jax.addresses import fault, in_words
 from sleep_jax.config import RunConfig, read
 from sleep_jax.errors import DeadEnd
@@ -272,7 +272,7 @@ def sweep(runs: list[Run], workdir: epath.Path) -> None:
             compared = comparison.compare(runs)
             text = comparison.report(compared)
             (workdir / "comparison.md").write_text(printable(f"{text}\n"), encoding="utf-8")
-            comparison.draw(compared, workdir / "comparison")
+            comparison_chart.draw(compared, workdir / "comparison")
             print(f"\n{text}\n\ncomparison: {workdir / 'comparison.md'}")
     if failed:
         raise SystemExit(1)

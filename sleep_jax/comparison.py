@@ -12,12 +12,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
 from sleep_jax.fields import shown
 from sleep_jax.phases.evaluate import OPEN_BOOK, STAGES
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
-from sleep_jax.runtime.publish import save_figure
 from sleep_jax.runtime.sweep_runs import Run
 
 CONFIDENCE = 0.95
@@ -184,7 +181,7 @@ def cell(name: str, values: Sequence[float], has_spread: bool = False) -> str:
     between them on request; "" of no figure."""
     if not values:
         return ""
-    unit, factor, digits = _unit(name)
+    unit, factor, digits = unit_of(name)
     shown = [f"{factor * value:.{digits}f}" for value in values]
     mean = f"{factor * statistics.mean(values):.{digits}f}{unit}"
     if len(set(shown)) == 1:
@@ -202,7 +199,7 @@ def table(comparison: Comparison) -> str:
     ]
     rows = [[BEFORE, "", *before]]
     for variant, runs in comparison.variants.items():
-        cells = [cell(name, _values(runs, name), True) for name in columns]
+        cells = [cell(name, values_of(runs, name), True) for name in columns]
         rows.append([variant, str(len(runs)), *cells])
     if comparison.ceiling:
         cells = [
@@ -231,7 +228,7 @@ def difference(name: str, pairs: Sequence[float]) -> str:
     """The mean of paired differences and its interval, `-8 [-30, 13]`; shares in points."""
     if not pairs:
         return ""
-    _, factor, digits = _unit(name)
+    _, factor, digits = unit_of(name)
     mean, (low, high) = statistics.mean(pairs), interval(pairs)
     if math.isnan(low):
         return f"{factor * mean:+.{digits}f}"
@@ -270,49 +267,14 @@ def report(comparison: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def draw(comparison: Comparison, path: epath.Path) -> None:
-    """A panel a column: every run a dot, the mean of a variant a line, before the night dotted.
-
-    Args:
-      comparison: of the runs.
-      path: of the figure, without its ending; an SVG and a PNG are written.
-    """
-    from matplotlib.figure import Figure  # slow to import, and not every sweep is drawn
-
-    columns, variants = comparison.columns, comparison.variants
-    size = (2.1 * len(columns) + 1.6, 0.34 * len(variants) + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    for axes, (name, title) in zip(panels, columns.items()):
-        unit, factor, _ = _unit(name)
-        for row, runs in enumerate(variants.values()):
-            values = [factor * value for value in _values(runs, name)]
-            if not values:
-                continue
-            axes.plot(values, [row] * len(values), "o", ms=4.5, color="#1f5fa8", alpha=0.6, mew=0)
-            axes.plot([statistics.mean(values)] * 2, (row - 0.3, row + 0.3), color="#1f5fa8", lw=2)
-        if name in comparison.before:
-            axes.axvline(factor * comparison.before[name], color="#999999", lw=0.9, ls=":")
-        if unit:  # shares: from nothing on, and never a hair's breadth
-            axes.set_xlim(-0.5, max(axes.get_xlim()[1], 10))
-        axes.locator_params(axis="x", nbins=4)
-        axes.set_title(title + (f",{unit}" if unit else ""), fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", lw=0.6)
-        axes.set_axisbelow(True)
-    panels[0].set_yticks(range(len(variants)), list(variants))
-    panels[0].invert_yaxis()
-    save_figure(figure, path)
-
-
-def _unit(name: str) -> tuple[str, float, int]:
+def unit_of(name: str) -> tuple[str, float, int]:
     """(unit, factor, digits) of a column's figures as shown."""
     is_share = name in ("questions", "chance", "paraphrases", "earlier")
     return (" %", 100.0, 0) if is_share else ("", 1.0, 2)
 
 
-def _values(runs: Mapping[Any, Figures], name: str) -> list[float]:
+def values_of(runs: Mapping[Any, Figures], name: str) -> list[float]:
+    """A figure of every run that has it."""
     return [run[name] for run in runs.values() if name in run]
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from sleep_jax import comparison
+from sleep_jax import comparison, comparison_chart
 from sleep_jax.comparison import (
     Comparison,
     at_the_end,
@@ -175,6 +175,6 @@ def test_a_sweep_is_read_drawn_and_what_is_missing_said(tmp_path):
     assert "gate rolled back: less,seed=0 (1)." in comparison.report(compared)
     assert compared.before["anchor_perplexity"] == 30.0
     assert "| less | 1 | +5 |" in comparison.differences(compared)
-    comparison.draw(compared, tmp_path / "comparison")
+    comparison_chart.draw(compared, tmp_path / "comparison")
     drawn = (tmp_path / "comparison.svg").read_text()
     assert "<svg" in drawn and (tmp_path / "comparison.png").stat().st_size > 1000

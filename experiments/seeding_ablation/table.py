@@ -7,7 +7,7 @@ python experiments/seeding_ablation/table.py --publish
 import argparse
 import pathlib
 
-from sleep_jax import comparison
+from sleep_jax import comparison, comparison_chart
 from sleep_jax.runtime.config_files import load
 from sleep_jax.runtime.publish import publish
 from sleep_jax.runtime.sweep_runs import runs_of
@@ -28,7 +28,7 @@ def main() -> None:
     print(text)
     if arguments.publish:
         publish(HERE / "README.md", MARKS, text)
-        comparison.draw(compared, HERE / "comparison")
+        comparison_chart.draw(compared, HERE / "comparison")
 
 
 if __name__ == "__main__":

@@ -144,6 +144,7 @@ def test_templates_of_both_kinds_are_written_apart():
 
 def test_many_dreams_take_the_updates_that_draw_each_of_them_twice():
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.dreaming.steps = 20
     d, shape = config.dreaming, read(config).seeding.shape
     few, many = (
         next(p for p in programs_of(config, MESH, Sizes(n, 128, n)) if p.name == "dream: learn")
