@@ -18,7 +18,7 @@ from sleep_jax.runtime.config_files import (
     load,
     sweeps,
 )
-from sleep_jax.settings import Setting
+from sleep_jax.setting import Setting
 
 HELP = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
 OURS = (
