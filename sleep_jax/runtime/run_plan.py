@@ -208,13 +208,16 @@ class RunPlan:
         c, study, seeding = self.config, read(self.config).study, read(self.config).seeding
         studied = sum(step.phase == "study" for step in self.steps)
         asked = sum(self._sentences) * study.questions if studied else 0
-        rehearsed = len(read_rehearsal_topics()) * study.rehearsals * study.max_answer_tokens
+        topics = len(read_rehearsal_topics())  # every other one is continued as plain text
+        rehearsed = study.rehearsals * (
+            (topics + 1) // 2 * study.max_chat_tokens + topics // 2 * study.max_answer_tokens
+        )
         replays = sum(step.phase == "consolidate" and step.sender > 0 for step in self.steps)
         writing, rounds = read(c).dreaming.writing, rounds_of(seeding) * seeding.updates_per_rollout
-        each = len(writing.templates) * c.dreaming.count * writing.max_new_tokens
+        each = c.dreaming.count * sum(writing.longest(t.form) for t in writing.templates)
         rolled_out = rounds * seeding.dreams * c.seeding.group * c.seeding.max_new_tokens
         counts = {
-            "study": asked * (study.max_question_tokens + study.max_answer_tokens)
+            "study": asked * (study.max_question_tokens + study.max_chat_tokens)
             + studied * rehearsed,
             "replays": (replays + self.merges) * rehearsed,
             "dreams": sum(self._pages(x.day) * each for x in self.steps if x.phase == "write"),
