@@ -66,7 +66,7 @@ tar -xzf ~/sleep_jax.tar.gz -C ~/sleep_jax
 cd ~/sleep_jax
 python3 -m pip install --quiet --user uv
 [ -d .venv ] || python3 -m uv venv --quiet --python 3.12 .venv
-python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu,hf,gs]'"
+python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu,hf,gs,documents]'"
 
 setup() {
   local root archive changed

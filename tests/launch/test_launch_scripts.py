@@ -122,7 +122,7 @@ def test_set_up_copies_the_checkout_to_every_worker():
     assert {"t:sleep_jax.tar.gz", "--worker=all"} <= set(copy)
     assert "--worker=all" in install
     command = next(x for x in install if x.startswith("--command="))
-    assert "-e '.[tpu,hf,gs]'" in command
+    assert "-e '.[tpu,hf,gs,documents]'" in command
 
 
 @pytest.fixture
