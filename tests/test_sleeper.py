@@ -80,7 +80,7 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
     [
         ("evaluation.max_new_tokens", -1, "=-1; give a whole number at least 1"),
         ("dreaming.top_p", 1.5, "=1.5; give a number from 1e-06 to 1"),
-        ("seeding.learning_rate", float("inf"), "=inf; give a number at least 0"),
+        ("seeding.learning_rate", float("inf"), "=inf; give a number above 0"),
         ("gate.anchors", float("nan"), "=nan; give a number above 0, or inf"),
         (
             "memory.learning_rates",
