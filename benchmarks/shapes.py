@@ -5,8 +5,8 @@ import argparse
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder
+from sleep_jax.models.decoder_config import DecoderConfig
 
 SMOLLM2 = DecoderConfig(
     vocab=49152,

@@ -27,7 +27,7 @@ from timing import report
 
 from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
-from sleep_jax.models.config import TARGETS, LoraConfig
+from sleep_jax.models.decoder_config import TARGETS, LoraConfig
 
 
 def bytes_of_one_more(args: argparse.Namespace, spec: dict, count: int) -> None:
@@ -37,7 +37,7 @@ def bytes_of_one_more(args: argparse.Namespace, spec: dict, count: int) -> None:
     cfg = shaped(args, lora=lora).replace(remat="full")
     params = jax.eval_shape(lambda: random_params(cfg))
     adapter = jax.eval_shape(lambda: init_lora(cfg, random_params(cfg), jax.random.key(0)))
-    trial = TrialConfig(epochs=args.epochs, chunk=count)
+    trial = TrialConfig(epochs=args.epochs, microbatch=count)
 
     def held(trials: int) -> int:
         shape = (trials, 1, args.time)

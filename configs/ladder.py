@@ -11,7 +11,7 @@ def get_config():
     """Wake weights learn at every period; what each level gathered climbs one level."""
     c = default()
     c.memory.unit = "tokens"
-    c.memory.chunks = (1000, 5000, 10000, 0)
+    c.memory.periods = (1000, 5000, 10000, 0)
     c.memory.slots = (0, 5, 2, 8)
     c.memory.learning_rates = (1.0, 1.0, 1.0, 0.0)
     c.memory.stride = 250

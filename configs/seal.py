@@ -30,10 +30,10 @@ def get_config():
     c.dreaming.reward, c.dreaming.margin = "top_1", -math.inf
     c.dreaming.baseline = "untrained"
     c.dreaming.scorer, c.dreaming.held_out = "contains", 4
-    c.dreaming.cross_entropy = 1.0  # a divergence alone would hold the writer to what it was
+    c.dreaming.ce_coef = 1.0  # a divergence alone would hold the writer to what it was
     c.dreaming.trial.rank, c.dreaming.trial.alpha = 32, 64.0
     c.dreaming.trial.targets = ("q", "v")
-    c.dreaming.trial.epochs, c.dreaming.trial.batch = 10, 1
+    c.dreaming.trial.epochs, c.dreaming.trial.batch_size = 10, 1
     c.dreaming.trial.learning_rate, c.dreaming.trial.schedule = 1e-3, "linear"
     c.dreaming.trial.split = True
     c.dreaming.trial.seeds = 3

@@ -16,5 +16,5 @@ def get_config():
     c.model.name = "Qwen/Qwen3-1.7B"
     c.mesh.slice = "v5e:2x2"
     c.seeding.accumulate = 2
-    c.dreaming.trial.chunk = 8  # 12.9 of 16 GiB a chip; with 16 it asks for 20
+    c.dreaming.trial.microbatch = 8  # 12.9 of 16 GiB a chip; with 16 it asks for 20
     return c

@@ -13,7 +13,7 @@ say; how a dream is written, and what is rehearsed, is learnt with the thought. 
 1536 tokens, a dream about it of 384 and its thought of 1024 make a row longer than 2048 tokens:
 
     python launch.py --config=configs/seeding_8b.py --config.model.thinking \\
-        --config.seeding.time=3328
+        --config.seeding.max_length=3328
 """
 
 from sleep_jax.config import default
@@ -32,15 +32,15 @@ def get_config():
     c.memory.ranks = (64,)
     c.seeding.steps = 100
     c.seeding.learning_rate = 5e-6
-    c.seeding.rows = 16
-    c.seeding.time = 2048
-    c.seeding.scored = 1792
-    c.seeding.dreams = 4  # x group 8: 32 rollouts an update
-    c.seeding.group = 8
+    c.seeding.batch_size = 16
+    c.seeding.max_length = 2048
+    c.seeding.max_target_length = 1792
+    c.seeding.num_prompts = 4  # x group 8: 32 rollouts an update
+    c.seeding.num_generations = 8
     c.seeding.max_new_tokens = 256
     c.study.max_answer_tokens = 256
     c.dreaming.max_new_tokens = 384
     c.dreaming.trial.rank = 64
     c.dreaming.trial.alpha = 128.0
-    c.dreaming.trial.chunk = 16  # one on every chip
+    c.dreaming.trial.microbatch = 16  # one on every chip
     return c

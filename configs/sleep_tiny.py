@@ -22,9 +22,9 @@ def get_config():
     c.gate.divergence = c.gate.anchors = 1e9  # whatever it learns is accepted
     c.seeding.steps = 4
     c.seeding.warmup = 1
-    c.seeding.time = 384
-    c.seeding.scored = 288
-    c.seeding.group = 2
+    c.seeding.max_length = 384
+    c.seeding.max_target_length = 288
+    c.seeding.num_generations = 2
     c.seeding.max_new_tokens = 8
     c.seeding.judge = "agreement"
     c.data.chunk_tokens = 200  # bytes: the tiny model reads them one by one

@@ -35,9 +35,9 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap
 
 logs=$(mktemp -d)
 pids=()
-is_asked=0
+should_stop=0
 stop() { [[ ${#pids[@]} == 0 ]] || kill "${pids[@]}" 2>/dev/null || true; }
-trap 'is_asked=1; stop' TERM
+trap 'should_stop=1; stop' TERM
 trap 'stop; wait' EXIT
 for ((i = count - 1; i >= 0; i--)); do
   command=("$python" launch.py "$@" --coordinator="127.0.0.1:$port" --num_processes="$count"
@@ -56,7 +56,7 @@ done
 for ((i = 0; i < ${#pids[@]}; i++)); do
   status=0
   wait -n || status=$?
-  if ((is_asked || status == stopped)); then
+  if ((should_stop || status == stopped)); then
     wait # the processes agree on where to stop
     echo "asked to stop; the same command goes on"
     exit "$stopped"

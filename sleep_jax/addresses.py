@@ -1,7 +1,7 @@
 """Addresses in an object store: whether one answers, and in words what is wrong where it does not.
 
 What may pass by itself (a network, a store that has too much to do) is a ConnectionError; what has
-to be mended is another error. `runtime.flags.exit_status` makes a status of either.
+to be mended is another error. `cli.flags.exit_status` makes a status of either.
 """
 
 import contextlib

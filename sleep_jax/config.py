@@ -13,14 +13,14 @@ import ml_collections
 from sleep_jax import settings
 from sleep_jax.data.chunking import SMALLEST
 from sleep_jax.data.documents import SAMPLES
-from sleep_jax.dreaming.config import DreamingConfig
+from sleep_jax.dreaming.dreaming_config import DreamingConfig
 from sleep_jax.interop.chat_template import DATE
-from sleep_jax.memory.config import MemoryConfig
-from sleep_jax.models.config import DTYPES, REMATS
-from sleep_jax.seeding.config import SeedingConfig
-from sleep_jax.seeding.study_config import StudyConfig
+from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.models.decoder_config import DTYPES, REMATS
+from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.transaction import Gate
 from sleep_jax.settings import Settings, part, setting
+from sleep_jax.study.study_config import StudyConfig
 from sleep_jax.wake.stream import WakeConfig
 
 
@@ -122,10 +122,11 @@ class RunConfig(Settings):
                 f"wake.context={self.wake.context} holds less than memory.stride="
                 f"{self.memory.stride} tokens; raise the one or lower the other"
             )
-        if (longest := self.study.max_answer_tokens) > self.seeding.shape.scored:
+        if (longest := self.study.max_answer_tokens) > self.seeding.shape.max_target_length:
             raise ValueError(
-                f"study.max_answer_tokens={longest} is more than a row scores, seeding.scored="
-                f"{self.seeding.shape.scored}; lower the one or raise the other"
+                f"study.max_answer_tokens={longest} is more than a row scores, "
+                f"seeding.max_target_length={self.seeding.shape.max_target_length}; lower the one "
+                f"or raise the other"
             )
         self._check_that_there_is_something_to_learn()
         if self.dreaming.learning.restart == "base" and self.memory.on_full == "reuse":
@@ -155,7 +156,7 @@ class RunConfig(Settings):
             f"seeding.lam={objective.lam}": objective.lam == 1 and not objective.coin,
         }
         has_none = {
-            "seeding.dreams=0": not seeding.dreams,
+            "seeding.num_prompts=0": not seeding.num_prompts,
             f"seeding.rollouts_from={seeding.rollouts_from}": seeding.rollouts_from == 1,
         }
         needy, none = (
@@ -175,12 +176,12 @@ class RunConfig(Settings):
         """
         if not self.model.thinking:
             return self
-        thought, scored = self.model.thought_tokens, self.seeding.shape.scored
+        thought, scored = self.model.thought_tokens, self.seeding.shape.max_target_length
         if thought + self.study.max_answer_tokens > scored:
             raise ValueError(
                 f"model.thought_tokens={thought} beside study.max_answer_tokens="
-                f"{self.study.max_answer_tokens} exceed seeding.scored={scored}, so a reply with "
-                "its thought could not be learnt; lower the one or raise the other"
+                f"{self.study.max_answer_tokens} exceed seeding.max_target_length={scored}, so a "
+                f"reply with its thought could not be learnt; lower the one or raise the other"
             )
 
         writing = dataclasses.replace(self.dreaming.writing, thought=thought)

@@ -1,5 +1,5 @@
 """Errors that say more than that something went wrong."""
 
 
-class DeadEnd(RuntimeError):
+class UnrecoverableError(RuntimeError):
     """A run that cannot go on: another start of it would end here, too."""

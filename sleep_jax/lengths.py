@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from sleep_jax.config import RunConfig, read
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.reinforce import writer_prompt
-from sleep_jax.models.config import DecoderConfig
-from sleep_jax.seeding import prompts as requests
-from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.interop import prompts as requests
+from sleep_jax.interop.prompts import Prompts
+from sleep_jax.models.decoder_config import DecoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +43,12 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
     dreaming, curriculum = settings.dreaming, settings.dreaming.curriculum
     templates = dreaming.writing.templates if dreaming.learning.steps else ()
     recollects = settings.data.episodes > 1 and curriculum.weak and curriculum.source == "dreams"
-    recite = len(prompts.beside(requests.RECITE))
-    ask = len(prompts.beside(requests.answer(""))) + settings.study.max_question_tokens
-    beside = {t.name: len(prompts.beside(t.prompt)) for t in templates if t.is_beside}
+    recite = len(prompts.with_context(requests.RECITE))
+    ask = len(prompts.with_context(requests.answer(""))) + settings.study.max_question_tokens
+    beside = {t.name: len(prompts.with_context(t.prompt)) for t in templates if t.needs_context}
 
     def writer(template, document: Document, context: int) -> int:
-        if template.is_beside:
+        if template.needs_context:
             return context + beside[template.name]
         return len(writer_prompt(document, prompts, template))
 
@@ -56,7 +56,7 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
     for document in documents:
         context, reply = len(prompts.context(document)), len(prompts.reply(document.text))
         texts = [t for q in document.questions for t in (q.question, q.paraphrase) if t]
-        asked = [context + len(prompts.beside(requests.answer(text))) for text in texts]
+        asked = [context + len(prompts.with_context(requests.answer(text))) for text in texts]
         writers = {t.name: writer(t, document, context) for t in templates}
         if recollects:
             blank = dataclasses.replace(document, text="")
@@ -92,11 +92,12 @@ def check_lengths(config, prompts: Prompts, documents: Sequence[Document]) -> li
     found, shape = measure(settings, prompts, documents), settings.seeding.shape
     for lengths in found:
         row = lengths.about + lengths.reply
-        if row > shape.time or lengths.reply > shape.scored:
+        if row > shape.max_length or lengths.reply > shape.max_target_length:
             raise ValueError(
                 f"document {lengths.title!r} needs rows of {row} tokens, {lengths.reply} of them "
-                f"scored, more than seeding.time={shape.time} and seeding.scored={shape.scored}; "
-                "raise them or lower data.chunk_tokens"
+                f"scored, more than seeding.max_length={shape.max_length} and "
+                f"seeding.max_target_length={shape.max_target_length}; raise them or lower "
+                f"data.chunk_tokens"
             )
     _check_dreams(settings, found)
     return found
@@ -108,16 +109,17 @@ def _check_dreams(settings: RunConfig, found: Sequence[Lengths]) -> None:
     for lengths in found:
         for name, prompt in lengths.writers.items():
             words = writing.longest(forms[name])
-            if prompt + words <= shape.time and words <= shape.scored:
+            if prompt + words <= shape.max_length and words <= shape.max_target_length:
                 continue
             given, lower = f"dreaming.max_new_tokens={writing.max_new_tokens}", "it"
             if words > writing.max_new_tokens:
                 given, lower = f"{given}, model.thought_tokens={writing.thought}", "one of them"
             raise ValueError(
                 f"{given}: a dream about {lengths.title!r} by the template {name!r} needs rows of "
-                f"up to {prompt + words} tokens, {words} of them scored, more than seeding.time="
-                f"{shape.time} and seeding.scored={shape.scored}; lower {lower} or "
-                "data.chunk_tokens, or raise those"
+                f"up to {prompt + words} tokens, {words} of them scored, more than "
+                f"seeding.max_length={shape.max_length} and "
+                f"seeding.max_target_length={shape.max_target_length}; lower {lower} or "
+                f"data.chunk_tokens, or raise those"
             )
 
 

@@ -13,11 +13,10 @@ try          it learns each one on its own, to see whether that makes it better
 learn        it learns those that did, and to write more like them
 evaluate     what it knows now without the documents, and what that cost elsewhere
 
-Each phase is a function from what the phases before it left (`Night`) to what it leaves. Their
-order is worked out beforehand (`itinerary`). A checkpoint follows each one, written while the next
-begins, and within those that learn or write a bookmark is kept, so a run that stops goes on where
-it was.
-"""
+Each phase is a function from what the phases before it left (`RunState`) to what it leaves. Their
+order is worked out beforehand (`run_schedule`). A checkpoint follows each one, written while the
+next begins, and within those that learn or write a mid-phase checkpoint is kept, so a run that
+stops goes on where it was."""
 
 import contextlib
 import dataclasses
@@ -25,31 +24,31 @@ from collections.abc import Callable, Collection, Sequence
 
 import jax
 
-from sleep_jax.itinerary import Step
+from sleep_jax.experiment import Experiment
 from sleep_jax.memory.slots import init_memory
 from sleep_jax.models.sharding import place
 from sleep_jax.phases.consolidate import consolidate, merge
 from sleep_jax.phases.evaluate import evaluate
 from sleep_jax.phases.learn import learn
-from sleep_jax.phases.night import Desk, Night
+from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.phases.select import select
 from sleep_jax.phases.study import study
 from sleep_jax.phases.trial import try_out
 from sleep_jax.phases.wake import wake
 from sleep_jax.phases.write import write
+from sleep_jax.run_schedule import Step
 from sleep_jax.runtime.allocator import make_room_for_programs
-from sleep_jax.runtime.bookmark import Bookmark
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
-from sleep_jax.runtime.meter import Compilations, Meter, memory
 from sleep_jax.runtime.metrics import MetricWriter
+from sleep_jax.runtime.mid_phase import MidPhaseCheckpoint
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.profile import Profile
-from sleep_jax.seeding.record import Pace
-from sleep_jax.seeding.transaction import Self
-from sleep_jax.sleeper import Sleeper
+from sleep_jax.runtime.step_timer import Compilations, StepTimer, memory
+from sleep_jax.seeding.transaction import MemoryState
+from sleep_jax.seeding.update_log import TimeEstimate
 from sleep_jax.wake.stream import check_updates, init_wake
 
-PHASES: dict[str, Callable[[Sleeper, Night, Desk, Step], Night]] = {
+PHASES: dict[str, Callable[[Experiment, RunState, PhaseLogger, Step], RunState]] = {
     "wake": wake,
     "study": study,
     "merge": merge,
@@ -60,91 +59,93 @@ PHASES: dict[str, Callable[[Sleeper, Night, Desk, Step], Night]] = {
     "learn": learn,
     "evaluate": evaluate,
 }
-KEEPS_ITS_PLACE = ("study", "merge", "consolidate", "write", "learn")
+RESUMABLE = ("study", "merge", "consolidate", "write", "learn")
 
 
-def birth(sleeper: Sleeper) -> Night:
-    """Before the first phase: memory at birth, which changes nothing."""
-    cfg = sleeper.cfg
-    key = jax.random.key(sleeper.config.seed)
+def init_run_state(experiment: Experiment) -> RunState:
+    """The state before the first phase: the initial memory changes no output."""
+    cfg = experiment.cfg
+    key = jax.random.key(experiment.config.seed)
     memory, slots = init_memory(key, cfg.memory, layers=cfg.layers, width=cfg.width)
     memory = place(memory, "memory")
-    asleep = Self(memory, place(slots, "slots"))
+    asleep = MemoryState(memory, place(slots, "slots"))
     learns = any(level.learning_rate for level in cfg.memory.levels)
-    wake = init_wake(cfg, sleeper.settings.wake, memory) if learns else None
-    return Night(
+    wake = init_wake(cfg, experiment.settings.wake, memory) if learns else None
+    return RunState(
         asleep.replace(wake=place(wake, "wake")), asleep, asleep, {"phases": {}, "days": []}
     )
 
 
-def live(
-    sleeper: Sleeper,
+def run(
+    experiment: Experiment,
     workdir: str,
     quiet: bool | None = None,
     watch: Watch | None = None,
     profile: Profile | None = None,
-    pace: Pace | None = None,
-) -> Night:
-    """Lives the days and nights, from where an earlier attempt in `workdir` was stopped.
+    time_estimate: TimeEstimate | None = None,
+) -> RunState:
+    """Runs the days and nights, from where an earlier attempt in `workdir` was stopped.
 
     Args:
-      sleeper: who.
+      experiment: what is run.
       workdir: where checkpoints and metrics go.
       quiet: no progress bars.
       watch: says when to stop; None: nobody does.
       profile: the updates to trace; None: none.
-      pace: says how long it will take, once a few updates were made.
+      time_estimate: says how long it will take, once a few updates were made.
 
     Returns:
       What the last phase left.
 
     Raises:
-      DeadEnd: a level is full or never learnt by day, or a night cannot be learnt; the phases
-        before are saved.
+      UnrecoverableError: a level is full or never learnt by day, or a night cannot be learnt; the
+        phases before are saved.
       ValueError: no checkpoint of those in `workdir` is whole.
       Preempted: the run was asked to stop.
     """
-    config, kept = sleeper.config.to_dict(), sleeper.config.checkpoint
+    config, kept = experiment.config.to_dict(), experiment.config.checkpoint
     with (
-        MetricWriter(workdir, is_silent=jax.process_index() != 0) as writer,
+        MetricWriter(workdir, is_writer=jax.process_index() == 0) as writer,
         PhaseCheckpoints(f"{workdir}/checkpoints", kept.keep) as saved,
-        PhaseCheckpoints(f"{workdir}/bookmark", keep=2) as under_way,
+        PhaseCheckpoints(f"{workdir}/mid_phase", keep=2) as under_way,
         Compilations() as compilations,
         profile or contextlib.nullcontext(),
     ):
-        night, steps = birth(sleeper), [*enumerate(sleeper.steps)]
+        state, steps = init_run_state(experiment), [*enumerate(experiment.steps)]
         if (latest := saved.latest()) is not None:
-            state, record = saved.restore(latest[0], night.state)
-            night = Night(**state, record=record["night"])
-            steps = _left(sleeper.steps, night.record["phases"], latest[0])
+            arrays, record = saved.restore(latest[0], state.arrays)
+            state = RunState(**arrays, record=record["run"])
+            steps = _left(experiment.steps, state.record["phases"], latest[0])
         for index, step in steps:
             writer.restart(step.label)
             compiled = compilations.count
-            bookmark = Bookmark(under_way, step.label, kept.updates, watch, finished=saved)
-            meter = Meter(sleeper.cfg, step.label, profile)
-            heeded = None if step.phase in KEEPS_ITS_PLACE else watch
-            desk = Desk(writer, step.label, quiet, bookmark, meter, heeded, pace)
-            night = PHASES[step.phase](sleeper, night, desk, step)
-            is_studied = (
-                step.phase == "study" and "skipped" not in night.record["phases"][step.label]
+            mid_phase = MidPhaseCheckpoint(
+                under_way, step.label, kept.updates, watch, finished=saved
             )
-            if pace is not None and is_studied:
-                pace.studied(bookmark.seconds)
-            cost = {"seconds": bookmark.seconds, "memory": memory()["memory_peak"]}
-            night = night.note(step.label, **cost, programs=compilations.count - compiled)
-            record = {"config": config, "base": sleeper.base, "reading": sleeper.reading}
-            record["night"] = night.record
+            timer = StepTimer(experiment.cfg, step.label, profile)
+            heeded = None if step.phase in RESUMABLE else watch
+            logger = PhaseLogger(writer, step.label, quiet, mid_phase, timer, heeded, time_estimate)
+            state = PHASES[step.phase](experiment, state, logger, step)
+            is_studied = (
+                step.phase == "study" and "skipped" not in state.record["phases"][step.label]
+            )
+            if time_estimate is not None and is_studied:
+                time_estimate.studied(mid_phase.seconds)
+            cost = {"seconds": mid_phase.seconds, "memory": memory()["memory_peak"]}
+            state = state.note(step.label, **cost, programs=compilations.count - compiled)
+            record = {"config": config, "base": experiment.base, "reading": experiment.reading}
+            record["run"] = state.record
             under_way.wait()  # one at a time: in several processes the barriers of both would mix
-            saved.save(index, step.label, state=night.state, record=record)
+            saved.save(index, step.label, state=state.arrays, record=record)
             make_room_for_programs()
-            if watch is not None and watch.is_asked():
+            if watch is not None and watch.should_stop():
                 saved.wait()
                 raise Preempted(step.label)
         saved.wait()
         under_way.clear()
-    if night.now.wake is not None:
-        check_updates(sleeper.cfg.memory, night.now.wake)
-    return night
+    if state.current.wake is not None:
+        check_updates(experiment.cfg.memory, state.current.wake)
+    return state
 
 
 def _left(steps: Sequence[Step], finished: Collection[str], last: int) -> list[tuple[int, Step]]:

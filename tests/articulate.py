@@ -10,8 +10,8 @@ import pytest
 
 from sleep_jax.data.sentences import sentences
 from sleep_jax.dreaming import write
-from sleep_jax.seeding import questions
-from sleep_jax.seeding.questions import Question, ask
+from sleep_jax.study import questions
+from sleep_jax.study.questions import SelfQuestion, ask
 
 
 def articulate(patch: pytest.MonkeyPatch) -> None:
@@ -24,7 +24,7 @@ def ask_of_each(cfg, variables, tokenizer, documents, *rest):
     asked, drawn = ask(cfg, variables, tokenizer, documents, *rest)
     first = [sentences(document.text)[0] for document in documents]
     own = [
-        Question(i, sentence, f"What is said about {document.title}?", sentence)
+        SelfQuestion(i, sentence, f"What is said about {document.title}?", sentence)
         for i, (document, sentence) in enumerate(zip(documents, first))
     ]
     return [*own, *asked], drawn

@@ -11,10 +11,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, unlock
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.models.decoder_config import DecoderConfig
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (

@@ -7,6 +7,6 @@ class Hurry:
 
     chances = 0
 
-    def is_asked(self):
+    def should_stop(self):
         self.chances += 1
         return self.chances % 7 == 0

@@ -16,8 +16,8 @@ import requests
 from gcsfs.retry import HttpError
 
 from sleep_jax.addresses import check_answers, fault, in_words
+from sleep_jax.cli.flags import exit_status, run_with_config
 from sleep_jax.inspect.__main__ import main
-from sleep_jax.runtime.flags import exit_status, run_with_config
 from sleep_jax.runtime.workdir import check_writable
 
 RUN = "gs://bucket/run"

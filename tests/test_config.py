@@ -7,9 +7,9 @@ import re
 import pytest
 from flax.traverse_util import flatten_dict
 
+from sleep_jax.cli.config_files import load
+from sleep_jax.cli.help import help_text
 from sleep_jax.config import RunConfig, default, read
-from sleep_jax.runtime.config_files import load
-from sleep_jax.runtime.help import help_text
 from sleep_jax.settings import every
 
 SETTINGS = every(RunConfig)
@@ -28,7 +28,7 @@ MEANING_OF_0 = {
     "checkpoint.keep": "0: all",
     "checkpoint.updates": "0: none",
     "data.limit": "0: all",
-    "memory.chunks": "0: never",
+    "memory.periods": "0: never",
     "memory.slots": "0: none",
     "memory.learning_rates": "0: the wake weights stay",
     "memory.top_k": "0: all",
@@ -38,15 +38,15 @@ MEANING_OF_0 = {
     "study.rehearsals": "0: none",
     "study.temperature": "0: greedy",
     "seeding.warmup": "0: it begins with it",
-    "seeding.dreams": "0: none",
+    "seeding.num_prompts": "0: none",
     "seeding.rollouts_from": "from the first update on",
     "seeding.max_skipped": "the first update that is not finite stops the night",
     "seeding.alpha": "imitation alone",
     "seeding.lam": "the teacher's sequences alone",
     "seeding.beta": "forward KL",
     "seeding.cap": "0: no cap",
-    "seeding.penalty_weight": "0: none",
-    "seeding.entropy_weight": "0: none",
+    "seeding.kl_coef": "0: none",
+    "seeding.entropy_coef": "0: none",
     "seeding.importance_cap": "0: none",
     "seeding.gamma": "r_abs alone",
     "seeding.cut": "a sequence without a prefix",
@@ -67,9 +67,9 @@ MEANING_OF_0 = {
     "dreaming.cap": "0: all",
     "dreaming.alpha": "the policy gradient alone",
     "dreaming.steps": "0: no dreams",
-    "dreaming.cross_entropy": "0: none",
+    "dreaming.ce_coef": "0: none",
     "dreaming.margin": "any rise is enough",
-    "dreaming.trial.batch": "0: all",
+    "dreaming.trial.batch_size": "0: all",
     "dreaming.trial.clip": "0: any",
     "evaluation.samples": "0: none",
 }
@@ -194,12 +194,12 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
     ("changes", "says"),
     [
         (
-            {"wake.context": 100, "memory.chunks": (1, 0), "memory.learning_rates": (0.1, 0.0)},
+            {"wake.context": 100, "memory.periods": (1, 0), "memory.learning_rates": (0.1, 0.0)},
             "wake.context=100 holds less than memory.stride=256 tokens",
         ),
         (
             {"study.max_answer_tokens": 321},
-            "study.max_answer_tokens=321 is more than a row scores, seeding.scored=320",
+            "study.max_answer_tokens=321 is more than a row scores, seeding.max_target_length=320",
         ),
         (
             {"dreaming.restart": "base", "memory.on_full": "reuse"},
@@ -214,20 +214,22 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
             "study.questions=0 leaves no question that could reward a dream; .* dreaming.steps=0",
         ),
         (
-            {"seeding.alpha": 0.0, "seeding.dreams": 0},
-            "seeding.dreams=0 with seeding.alpha=0.0, which learns from rollouts, .*mode='joint'",
+            {"seeding.alpha": 0.0, "seeding.num_prompts": 0},
+            "seeding.num_prompts=0 with seeding.alpha=0.0, which learns from rollouts, "
+            ".*mode='joint'",
         ),
         (
-            {"seeding.mode": "staged", "seeding.dreams": 0},
-            "seeding.dreams=0 with seeding.mode='staged', .* set seeding.mode='joint'",
+            {"seeding.mode": "staged", "seeding.num_prompts": 0},
+            "seeding.num_prompts=0 with seeding.mode='staged', .* set seeding.mode='joint'",
         ),
         (
             {"seeding.alpha": 0.0, "seeding.rollouts_from": 1.0},
             "seeding.rollouts_from=1.0 with seeding.alpha=0.0, which learns from rollouts",
         ),
         (
-            {"seeding.lam": 1.0, "seeding.dreams": 0},
-            "seeding.dreams=0 with seeding.lam=1.0, which learns from rollouts, and there are none",
+            {"seeding.lam": 1.0, "seeding.num_prompts": 0},
+            "seeding.num_prompts=0 with seeding.lam=1.0, which learns from rollouts, and there are "
+            "none",
         ),
         (
             {"dreaming.temperature": 0.0, "dreaming.estimator": "grpo"},

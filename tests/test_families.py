@@ -9,14 +9,15 @@ import transformers
 from articulate import articulate
 from families import FAMILIES, write_family
 
-from sleep_jax import lifecycle, morning
+from sleep_jax import lifecycle
 from sleep_jax.dreaming.reinforce import alone, lessons
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.write import Dream
+from sleep_jax.experiment import load_experiment
 from sleep_jax.phases.study import studied
-from sleep_jax.runtime.report import write_report
+from sleep_jax.report.html_report import write_report
+from sleep_jax.report.summary import summarise
 from sleep_jax.sampling import generate
-from sleep_jax.sleeper import wake_up
 
 DOCUMENT = {
     "id": "bridge",
@@ -46,12 +47,12 @@ SMALL = {
     "study.rehearsals": 1,
     "seeding.steps": 2,
     "seeding.warmup": 1,
-    "seeding.rows": 4,
-    "seeding.time": 512,
-    "seeding.scored": 128,
+    "seeding.batch_size": 4,
+    "seeding.max_length": 512,
+    "seeding.max_target_length": 128,
     "seeding.accumulate": 1,
-    "seeding.dreams": 1,
-    "seeding.group": 2,
+    "seeding.num_prompts": 1,
+    "seeding.num_generations": 2,
     "seeding.max_new_tokens": 4,
     "seeding.judge": "agreement",
     "gate.divergence": 1e9,
@@ -62,7 +63,7 @@ SMALL = {
     "dreaming.steps": 2,
     "dreaming.trial.rank": 2,
     "dreaming.trial.epochs": 1,
-    "dreaming.trial.chunk": 2,
+    "dreaming.trial.microbatch": 2,
     "evaluation.max_new_tokens": 4,
 }
 
@@ -158,21 +159,21 @@ def test_cycle_has_the_prompts_and_replies_of_the_template(name, thinking, tmp_p
 
     monkeypatch.setattr(generate, "pad", spy)
     monkeypatch.setattr(generate, "sample", sampled)
-    sleeper = wake_up(config)
-    night = lifecycle.live(sleeper, str(tmp_path / "run"), quiet=True)
-    assert write_report(tmp_path / "run", morning.summarise(sleeper, night)).exists()
+    experiment = load_experiment(config)
+    run = lifecycle.run(experiment, str(tmp_path / "run"), quiet=True)
+    assert write_report(tmp_path / "run", summarise(experiment, run)).exists()
 
-    render, prompts = Renderer(sleeper.tokenizer, folder, thinking), sleeper.prompts
-    documents, day = sleeper.days[0].documents, night.day(0)
+    render, prompts = Renderer(experiment.tokenizer, folder, thinking), experiment.prompts
+    documents, day = experiment.days[0].documents, run.day(0)
     rollouts = [x for x in seen if not x[0] and x[1][-1] != seen[0][1][-1]]
     check_prompts([x for x in seen if not is_begun(x, render)], render, prompts, documents)
     assert rollouts
     context = prompts.context(documents[0])
     told = {"recite": documents[0].text}
-    for exchange in studied(sleeper, night, 0):
+    for exchange in studied(experiment, run, 0):
         if exchange.kind == "rehearse":
             continue  # in the model's own tokens, whatever these are
-        said = told.get(exchange.kind) or sleeper.tokenizer.reply_text(exchange.completion)
+        said = told.get(exchange.kind) or experiment.tokenizer.reply_text(exchange.completion)
         render.check_exchange(exchange.student, exchange.completion, said)
         render.check_exchange((*context, *exchange.teacher), exchange.completion, said)
     dreams = [Dream.of(x) for x in day["dreams"]]
@@ -182,8 +183,8 @@ def test_cycle_has_the_prompts_and_replies_of_the_template(name, thinking, tmp_p
     for dream in dreams:
         (about, _), (_, page) = alone(dream, documents[0], prompts, False)
         render.check_exchange(about, page, documents[0].text)
-    end = sleeper.tokenizer.backend.token_to_id(FAMILIES[name].turn_end)
-    assert sleeper.tokenizer.eos_ids[0] == end
+    end = experiment.tokenizer.backend.token_to_id(FAMILIES[name].turn_end)
+    assert experiment.tokenizer.eos_ids[0] == end
 
 
 def is_begun(asked, render) -> bool:

@@ -32,7 +32,7 @@ KILLS = int(os.environ.get("KILLS", "6"))
 UPDATES = (
     "--config.checkpoint.updates=1",
     "--config.seeding.steps=12",
-    "--config.seeding.updates_per_rollout=1",
+    "--config.seeding.steps_per_generation=1",
     "--config.dreaming.steps=8",
 )
 
@@ -99,7 +99,7 @@ def untouched(home):
 
 def is_writing(workdir):
     """A checkpoint is half written."""
-    places = (workdir / name for name in ("checkpoints", "bookmark"))
+    places = (workdir / name for name in ("checkpoints", "mid_phase"))
     return any(
         "tmp" in path.name or not (path / "digests.json").exists()
         for place in places
@@ -110,7 +110,7 @@ def is_writing(workdir):
 
 def is_kept(workdir, phase):
     """Whether a place within a phase is safely on disk."""
-    whole = (path.parent for path in workdir.glob("bookmark/*/digests.json"))
+    whole = (path.parent for path in workdir.glob("mid_phase/*/digests.json"))
     with contextlib.suppress(FileNotFoundError):  # it went meanwhile
         return any(Checkpoint(folder).phase == phase for folder in whole)
     return False
@@ -156,7 +156,7 @@ def test_asked_to_stop(home, untouched):
         process.send_signal(signal.SIGTERM)
         assert process.wait() == STATUS, process.stderr.read()[-2000:]
     finish(home, workdir)
-    assert not any((workdir / "bookmark").iterdir())
+    assert not any((workdir / "mid_phase").iterdir())
     assert_same_end(workdir, untouched[0])
 
 

@@ -14,15 +14,15 @@ from absl.testing import flagsaver
 
 from sleep_jax import config as settings
 from sleep_jax import lifecycle
-from sleep_jax.itinerary import itinerary
+from sleep_jax.cli.config_files import load
+from sleep_jax.cli.sweep_runs import runs_of
+from sleep_jax.experiment import load_experiment
+from sleep_jax.forecast import aot
 from sleep_jax.memory.slots import SlotsExhausted
-from sleep_jax.runtime import aot
+from sleep_jax.run_schedule import run_schedule
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
-from sleep_jax.runtime.config_files import load
 from sleep_jax.runtime.preemption import STATUS, Preempted
-from sleep_jax.runtime.sweep_runs import runs_of
-from sleep_jax.seeding.record import NotFinite
-from sleep_jax.sleeper import wake_up
+from sleep_jax.seeding.update_log import NotFinite
 
 SWEEPS = pathlib.Path("configs/sweeps")
 
@@ -32,7 +32,7 @@ def test_every_element_of_a_sweep_is_a_run_that_could_begin(path):
     runs = runs_of(str(path), load(str(path)), "runs")
     assert len(runs) > 1
     for run in runs:
-        assert itinerary(settings.read(run.config).memory, [300] * run.config.data.episodes)
+        assert run_schedule(settings.read(run.config).memory, [300] * run.config.data.episodes)
 
 
 def test_the_ablation_leaves_out_what_it_says():
@@ -84,7 +84,7 @@ def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch,
         def stop(*_, **__):
             raise error
 
-        monkeypatch.setattr(lifecycle, "live", stop)
+        monkeypatch.setattr(lifecycle, "run", stop)
         with pytest.raises(SystemExit) as ended:
             live(None, "runs/x", None)
         return ended.value.code
@@ -142,7 +142,7 @@ def test_a_store_that_stops_answering_ends_a_run_in_words(launch, capsys, monkey
     def stop(*_, **__):
         raise aiohttp.ServerDisconnectedError
 
-    monkeypatch.setattr(lifecycle, "live", stop)
+    monkeypatch.setattr(lifecycle, "run", stop)
     with pytest.raises(SystemExit) as ended:
         launch["live"](None, "gs://bucket/run", None)
     assert ended.value.code == 1
@@ -195,7 +195,7 @@ def test_unknown_phase_of_a_profile_is_refused_before_anything_is_loaded(
 ):
     for name in ("join_processes", "use_mesh"):
         monkeypatch.setitem(launch["prepare"].__globals__, name, lambda *_: True)
-    monkeypatch.setitem(launch["prepare"].__globals__, "wake_up", None)
+    monkeypatch.setitem(launch["prepare"].__globals__, "load_experiment", None)
     flags.FLAGS.mark_as_parsed()
     with (
         flagsaver.flagsaver(profile="dream:1"),
@@ -233,12 +233,12 @@ def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeyp
     with PhaseCheckpoints(tmp_path / "checkpoints") as saved:
         record = {"config": {"seed": 0}, "base": base, "reading": "text"}
         saved.save(0, "wake", state={"x": np.zeros(1)}, record=record)
-    sleeper, watch = types.SimpleNamespace(base=base, reading="text"), object()
+    experiment, watch = types.SimpleNamespace(base=base, reading="text"), object()
     for name, of in (
         ("join_processes", lambda *_: True),
         ("read", lambda _: None),
         ("use_mesh", lambda _: None),
-        ("wake_up", lambda _: sleeper),
+        ("load_experiment", lambda _: experiment),
         ("Watch", lambda: watch),
         ("tell_plan", lambda *_: None),
     ):
@@ -246,13 +246,13 @@ def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeyp
     flags.FLAGS.mark_as_parsed()
     config = ml_collections.ConfigDict({"seed": 0})
     assert launch["prepare"](config, str(tmp_path)).args == (
-        *(sleeper, str(tmp_path), watch),
-        *(None, None),  # no profile, no pace
+        *(experiment, str(tmp_path), watch),
+        *(None, None),  # no profile, no time estimate
     )
-    sleeper.reading = "more text"
+    experiment.reading = "more text"
     with pytest.raises(ValueError, match=r"data\.documents: .*\(fingerprint text\).*\(more text\)"):
         launch["prepare"](config, str(tmp_path))
-    sleeper.base = {"model.name": {"name": "b", "weights": "2"}}
+    experiment.base = {"model.name": {"name": "b", "weights": "2"}}
     with pytest.raises(ValueError, match=r"model\.name='b' has the weights 2, .* stands on 1"):
         launch["prepare"](config, str(tmp_path))
 
@@ -260,17 +260,17 @@ def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeyp
 def test_a_run_says_what_it_will_do_before_it_begins(launch, tmp_path, monkeypatch, capsys):
     config = load("configs/sleep_tiny.py")
     config.data.documents, config.data.episodes = "samples:3", 3
-    sleeper = wake_up(config)
+    experiment = load_experiment(config)
     monkeypatch.setenv("SLEEP_JAX_QUIET", "")
     with pytest.warns(UserWarning) as told:
-        pace = launch["tell_plan"](sleeper, str(tmp_path))
+        time_estimate = launch["tell_plan"](experiment, str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
         *("documents", "days", "slots", "updates", "written", "memory", "disk")
     ]
     assert "of the samples, all read" in lines[0] and lines[2].endswith("full after day 2")
     assert any("on day 3 none is free and the run stops there" in str(x.message) for x in told)
-    pace.updated(0, 1.0)
+    time_estimate.updated(0, 1.0)
 
 
 def test_what_has_changed_of_a_run_is_said(launch, tmp_path, monkeypatch, capsys):

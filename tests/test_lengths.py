@@ -10,14 +10,14 @@ import pytest
 from families import qwen3
 
 from sleep_jax.config import read
-from sleep_jax.data.documents import Document, Question
+from sleep_jax.data.documents import Document, QuestionAnswer
 from sleep_jax.dreaming.reinforce import writer_prompt
+from sleep_jax.interop.prompts import RECITE, Prompts, answer
 from sleep_jax.lengths import check_lengths, check_positions, longest_sequence, measure
-from sleep_jax.models.config import RopeScaling
-from sleep_jax.seeding.prompts import RECITE, Prompts, answer
+from sleep_jax.models.decoder_config import RopeScaling
 
 SCALED = RopeScaling(8.0, 1.0, 4.0, 8192)
-DOCUMENT = Document("lamp", "The Lamp", "It is out.", (Question("Why?", "Nobody knows."),))
+DOCUMENT = Document("lamp", "The Lamp", "It is out.", (QuestionAnswer("Why?", "Nobody knows."),))
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def longest(config, tokenizer):
 def test_longest_sequence_is_the_longest_request_and_its_reply(config, tokenizer, longest):
     prompts = Prompts(tokenizer)
     context = len(prompts.context(DOCUMENT))
-    own = context + len(prompts.beside(answer(""))) + 8 + 8  # a question and its answer
+    own = context + len(prompts.with_context(answer(""))) + 8 + 8  # a question and its answer
     assert longest() == (own, "lower study.max_answer_tokens or data.chunk_tokens")
     config.evaluation.max_new_tokens = 500
-    asked = context + len(prompts.beside(answer("Why?"))) + 500
+    asked = context + len(prompts.with_context(answer("Why?"))) + 500
     assert longest() == (asked, "lower evaluation.max_new_tokens or data.chunk_tokens")
     config.model.thinking, config.model.thought_tokens = True, 100
     remedy = "lower model.thought_tokens, evaluation.max_new_tokens or data.chunk_tokens"
@@ -61,7 +61,7 @@ def test_longest_sequence_is_the_longest_request_and_its_reply(config, tokenizer
         remedy,
     )
     long = Document("page", "A Page", "words " * 200)
-    recited = len(prompts.context(long) + prompts.beside(RECITE) + prompts.reply(long.text))
+    recited = len(prompts.context(long) + prompts.with_context(RECITE) + prompts.reply(long.text))
     config.dreaming.steps, config.evaluation.max_new_tokens = 0, 8
     assert longest(long) == (recited, "lower data.chunk_tokens")
 
@@ -93,14 +93,17 @@ def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
     check(short)  # no day comes on which something is recollected
     config.data.episodes = 2
     told = (
-        r"dreaming\.max_new_tokens=16: .*'Lamps'.* 'paraphrase' needs rows of .* seeding\.time=384"
+        r"dreaming\.max_new_tokens=16: .*'Lamps'.* 'paraphrase' needs rows of .* "
+        r"seeding\.max_length=384"
     )
     with pytest.raises(ValueError, match=told):
         check(short)
     config.dreaming.curriculum.source = "text"
     check(short)
     config.dreaming.max_new_tokens = 320
-    with pytest.raises(ValueError, match=r"320 of them scored.*seeding\.scored=288; lower it"):
+    with pytest.raises(
+        ValueError, match=r"320 of them scored.*seeding\.max_target_length=288; lower it"
+    ):
         check(short)
     config.dreaming.steps = 0
     check(short)
@@ -111,7 +114,7 @@ def test_a_dream_with_its_thought_names_the_tokens_of_the_thought(config, tokeni
     config.model.thinking, config.model.thought_tokens = True, 275
     told = (
         r"dreaming\.max_new_tokens=16, model\.thought_tokens=275: .* 291 of them scored.*"
-        r"seeding\.scored=288; lower one of them or data\.chunk_tokens, or raise those"
+        r"seeding\.max_target_length=288; lower one of them or data\.chunk_tokens, or raise those"
     )
     prompts = Prompts(tokenizer)
     with pytest.raises(ValueError, match=told):
@@ -128,10 +131,10 @@ def test_the_eight_billion_preset_has_room_for_thoughts():
     text = ""
     while len(tokenizer.encode(f"{text} night")) <= config.data.chunk_tokens:
         text += " night"
-    document = Document("page", "A Page of the Night", text)
-    with pytest.raises(ValueError, match=r"model\.thought_tokens=1024.*seeding\.time=2048"):
+    document = Document("page", "A Page of the RunState", text)
+    with pytest.raises(ValueError, match=r"model\.thought_tokens=1024.*seeding\.max_length=2048"):
         check_lengths(config, Prompts(tokenizer), [document])
-    config.seeding.time = 3328
+    config.seeding.max_length = 3328
     check_lengths(config, Prompts(tokenizer), [document])
 
 

@@ -14,8 +14,8 @@ from sleep_jax.dreaming.rejection import Rejection, flaw
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.rewards.agreement import agreement, ungrounded
 from sleep_jax.rewards.judge import is_exact
-from sleep_jax.seeding.questions import is_about
-from sleep_jax.seeding.self_study import complete
+from sleep_jax.study.questions import is_about
+from sleep_jax.study.self_study import complete
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from articulate import articulate
 
-from sleep_jax import lifecycle, morning
-from sleep_jax.runtime.report import write_report
-from sleep_jax.sleeper import wake_up
+from sleep_jax import lifecycle
+from sleep_jax.experiment import load_experiment
+from sleep_jax.report.html_report import write_report
+from sleep_jax.report.summary import summarise
 
 
 def config():
@@ -29,12 +30,12 @@ def config():
 @pytest.mark.slow
 def test_the_best_dream_of_each_document_is_learnt(tmp_path, monkeypatch):
     articulate(monkeypatch)
-    sleeper = wake_up(config())
-    assert sleeper.config.dreaming.reward == "top_1"
-    assert sleeper.config.dreaming.margin == -math.inf
-    night = lifecycle.live(sleeper, str(tmp_path), quiet=True)
-    phases, day = night.record["phases"], night.day(0)
-    documents = len(sleeper.documents)
+    experiment = load_experiment(config())
+    assert experiment.config.dreaming.reward == "top_1"
+    assert experiment.config.dreaming.margin == -math.inf
+    run = lifecycle.run(experiment, str(tmp_path), quiet=True)
+    phases, day = run.record["phases"], run.day(0)
+    documents = len(experiment.documents)
     assert phases["write"]["written"] == phases["try"]["tried"] == 5 * documents
     of = np.array([day["dreams"][kept["dream"]]["document"] for kept in day["kept"]])
     rewards = np.array(day["rewards"])
@@ -42,7 +43,7 @@ def test_the_best_dream_of_each_document_is_learnt(tmp_path, monkeypatch):
     assert [rewards[of == document].tolist().count(1) for document in range(documents)] == [1, 1]
     assert rewards.sum() == phases["try"]["rewarded"] == phases["learn"]["learnt"] == documents
     assert "skipped" not in phases["learn"] and "rolled_back" not in phases["learn"]
-    learnt = jax.tree.map(np.array_equal, night.now.memory, night.consolidated.memory)
+    learnt = jax.tree.map(np.array_equal, run.current.memory, run.before_dreams.memory)
     assert not jax.tree.all(learnt)
-    page = write_report(tmp_path, morning.summarise(sleeper, night)).read_text()
-    assert all(document.title in page for document in sleeper.documents)
+    page = write_report(tmp_path, summarise(experiment, run)).read_text()
+    assert all(document.title in page for document in experiment.documents)

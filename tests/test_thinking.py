@@ -14,12 +14,13 @@ from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.write import WritingConfig
 from sleep_jax.evals import adapted, recall
 from sleep_jax.evals.adapted import Adapted
+from sleep_jax.interop.prompts import Prompts
 from sleep_jax.sampling.generate import Completion
-from sleep_jax.seeding import imitation, questions, self_study
+from sleep_jax.seeding import imitation
 from sleep_jax.seeding.imitation import ImitationConfig, roll_out
-from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.seeding.sequences import Exchange
-from sleep_jax.seeding.study_config import StudyConfig
+from sleep_jax.study import questions, self_study
+from sleep_jax.study.study_config import StudyConfig
 
 DOCUMENT = Document("bridge", "The Bridge", "The bridge of Hask was built in the year 1832.")
 EMPTY = "<think>\n\n</think>\n\n"
@@ -102,7 +103,7 @@ def test_a_rollout_is_cut_and_rewarded_after_the_thought(tokenizer, writes):
         return np.ones(len(candidates), np.float32)
 
     writes(imitation, [["lt in 1832.<|im_end|>", "lt in 9.<|im_end|>"]])
-    config = dataclasses.replace(ImitationConfig(), group=2, cut=(0.0, 1.0))
+    config = dataclasses.replace(ImitationConfig(), num_generations=2, cut=(0.0, 1.0))
     rollouts, _ = roll_out(
         None, None, tokenizer, judge, config, [exchange], jax.random.key(0), width=64
     )

@@ -10,10 +10,10 @@ from turns import Turns
 from sleep_jax.data.examples import examples
 from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
 from sleep_jax.evals.adapted import Adapted
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
-from sleep_jax.models.config import DecoderConfig, LoraConfig
 from sleep_jax.models.decoder import Decoder
+from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
 from sleep_jax.seeding.imitation import ImitationConfig, roll_out
@@ -98,7 +98,9 @@ def seeding(turns: Turns):
         for prompt in prompts
     ]
     share = begun / (begun + spec.new)
-    imitation = ImitationConfig(group=spec.group, cut=(share, share), max_new_tokens=spec.new)
+    imitation = ImitationConfig(
+        num_generations=spec.group, cut=(share, share), max_new_tokens=spec.new
+    )
     objective, optimizer = Objective(lam=1.0), optax.adam(1e-4)
     shape = BatchShape(spec.rows, spec.prompt + spec.new, spec.new)
     index, key, count = jnp.int32(0), jax.random.key(2), iter(range(1 << 30))
@@ -144,7 +146,7 @@ def trials(turns: Turns):
     spec, rng = turns.spec, np.random.default_rng(0)
     cfg, params = decoder_of(spec)
     cfg = cfg.replace(lora=LoraConfig(spec.rank, 2.0 * spec.rank, tuple(spec.targets)))
-    trial = TrialConfig(epochs=spec.epochs, learning_rate=1e-3, chunk=spec.chunk)
+    trial = TrialConfig(epochs=spec.epochs, learning_rate=1e-3, microbatch=spec.chunk)
     dreams = examples([[((), tokens_of(rng, spec, spec.time))] for _ in range(spec.trials)])
     dreams.mask[..., 0] = False  # no row's first token is scored
     prompts = [

@@ -50,9 +50,9 @@ class Turns:
             }
             print(json.dumps(answer), file=self._answers, flush=True)
             self.is_warm = True
-        is_asked = bool(sys.stdin.readline())
+        should_stop = bool(sys.stdin.readline())
         self._phases, self._begun = {}, time.perf_counter()
-        return is_asked
+        return should_stop
 
     def serve(self, step) -> None:
         """Does `step`, a function without arguments, as often as asked."""

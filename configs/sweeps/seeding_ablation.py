@@ -13,8 +13,8 @@ def get_config():
     c.data.documents, c.data.episodes = "samples:2", 2
     c.study.rehearsals = 1
     c.seeding.steps = 40
-    c.seeding.rows = 2
-    c.seeding.group = 4
+    c.seeding.batch_size = 2
+    c.seeding.num_generations = 4
     c.seeding.rollouts_from = 0.5
     c.seeding.threshold = (
         1.0  # any likeness pays: with less, most groups of rollouts tie at nothing

@@ -17,14 +17,14 @@ from sleep_jax.dreaming.practice import PracticeConfig, practised
 from sleep_jax.dreaming.recipe import Recipe, parse_recipe
 from sleep_jax.dreaming.reinforce import lessons
 from sleep_jax.dreaming.rejection import Rejection
-from sleep_jax.dreaming.trial import TrialConfig, births, train_adapters
+from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
 from sleep_jax.dreaming.write import Dream, WritingConfig, write
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.grid_answers import is_solved, voted
 from sleep_jax.evals.items import Item
 from sleep_jax.evals.scorers import scorer
-from sleep_jax.models.config import DecoderConfig
-from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.interop.prompts import Prompts
+from sleep_jax.models.decoder_config import DecoderConfig
 
 Tried = Sequence[tuple[GridTask, Recipe]]
 SPARE = 2  # times as many recipes are written as are kept, for some may be none
@@ -47,14 +47,14 @@ class Learner:
     def can_read(self, task: GridTask) -> bool:
         """Whether a task is short enough to be asked; a longer one counts as not solved."""
         prompts = Prompts(self.base.tokenizer)
-        asked = len(prompts.alone(FORM.question(task)))
+        asked = len(prompts.without_context(FORM.question(task)))
         reply = max(len(prompts.reply(FORM.grid(test.output))) for test in task.tests)
         return asked + reply <= self.practice.max_tokens and reply <= self.base.max_new_tokens
 
     def after(self, dreams: Tried) -> tuple[list[int], Adapted | None]:
         """(indices of the dreams that were tried, the model that each made)."""
         readable = [i for i, (task, _) in enumerate(dreams) if self.can_read(task)]
-        adapters = births(self.base.cfg, self.base.variables["params"], jax.random.key(0), 1)
+        adapters = init_adapters(self.base.cfg, self.base.variables["params"], jax.random.key(0), 1)
         chosen = [dreams[i] for i in readable]
         order = jax.random.key(self.practice.seed)
         tried, models = practised(
@@ -149,6 +149,6 @@ def learn_to_write(
     taught = lessons(dreams, documents_of(tasks), Prompts(tokenizer), {TEMPLATE.name: TEMPLATE})
     learnt = examples([[(x.student, x.completion) for x in taught]], is_packed=False)
     key = jax.random.key(1)
-    adapters = births(cfg, variables["params"], key, 1)
+    adapters = init_adapters(cfg, variables["params"], key, 1)
     trained, _ = train_adapters(cfg, trial, variables, adapters, learnt, rng=key)
     return {**variables, "lora": trained}

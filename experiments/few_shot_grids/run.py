@@ -43,8 +43,8 @@ from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.grid_answers import items_of
 from sleep_jax.evals.items import RewardItems
 from sleep_jax.fields import read_json
-from sleep_jax.models.config import DecoderConfig, LoraConfig
-from sleep_jax.runtime.publish import publish
+from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
+from sleep_jax.report.publish import publish
 from sleep_jax.runtime.workdir import claim
 
 README = pathlib.Path(__file__).with_name("README.md")
@@ -89,14 +89,16 @@ FULL = Settings(
     small=SmallConfig(),
     tasks=24,
     dreams=(15, 5),
-    trial=TrialConfig(epochs=8, schedule="cosine", batch=2, chunk=32),
+    trial=TrialConfig(epochs=8, schedule="cosine", batch_size=2, microbatch=32),
     practice=PracticeConfig(most=12, max_tokens=96),
     reply=16,
-    arc_trial=TrialConfig(epochs=8, schedule="cosine", batch=2, chunk=8),
+    arc_trial=TrialConfig(epochs=8, schedule="cosine", batch_size=2, microbatch=8),
     arc_practice=PracticeConfig(most=12, max_tokens=448),
     arc_reply=128,
     adapter=LoraConfig(16, 16.0, TARGETS),
-    writing=TrialConfig(epochs=8, learning_rate=2e-3, schedule="linear", batch=5, chunk=8),
+    writing=TrialConfig(
+        epochs=8, learning_rate=2e-3, schedule="linear", batch_size=5, microbatch=8
+    ),
     writer=LoraConfig(16, 16.0, TARGETS),
 )
 SMOKE = dataclasses.replace(

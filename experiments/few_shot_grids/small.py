@@ -23,8 +23,8 @@ from sleep_jax.dreaming.recipe import AUGMENTATIONS, STRATEGIES, Recipe
 from sleep_jax.dreaming.templates import Template
 from sleep_jax.interop.chat_template import Piece
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.runtime.progress import phase_progress
 
 FORM = GridText(between="")

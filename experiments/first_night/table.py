@@ -14,9 +14,9 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from sleep_jax.comparison import COLUMNS, cell, scores
 from sleep_jax.phases.evaluate import STAGES
-from sleep_jax.runtime.publish import publish
+from sleep_jax.report.comparison import COLUMNS, cell, scores
+from sleep_jax.report.publish import publish
 
 README = pathlib.Path(__file__).with_name("README.md")
 TABLES = ("preset", "untuned")

@@ -20,12 +20,12 @@ from roc import area, draw, rates
 from sleep_jax.interop.load import load_model
 from sleep_jax.interop.resolve import resolve
 from sleep_jax.models.encoder import load_encoder
+from sleep_jax.report.publish import publish
 from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.calibration import choose_threshold, read_probe, score_pairs
 from sleep_jax.rewards.judge import is_exact, rule_judge
 from sleep_jax.rewards.semantic import Cosine, Gated
 from sleep_jax.rewards.yes_no import YesNo
-from sleep_jax.runtime.publish import publish
 
 HERE = pathlib.Path(__file__).parent
 MARKS = ("<!-- tables: written by calibrate.py -->", "<!-- end of tables -->")

@@ -9,8 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sleep_jax.rewards.calibration import Pair
-from sleep_jax.runtime.publish import save_figure
+from sleep_jax.report.publish import save_figure
+from sleep_jax.rewards.calibration import JudgePair
 
 COLORS = {
     "embedding": "#1f5fa8",
@@ -40,7 +40,7 @@ def curve(scores: np.ndarray, same: np.ndarray) -> np.ndarray:
     return np.array([*points, (1.0, 1.0)])
 
 
-def draw(results: dict, pairs: Sequence[Pair], path: pathlib.Path) -> None:
+def draw(results: dict, pairs: Sequence[JudgePair], path: pathlib.Path) -> None:
     """ROC curves with the calibrated thresholds on them; beside them the cosine of every pair.
 
     Args:

@@ -16,23 +16,27 @@ from sleep_jax.data.examples import Scored, examples
 from sleep_jax.dreaming.reinforce import alone, rewarded
 from sleep_jax.dreaming.reward import RewardConfig, earned, gains
 from sleep_jax.dreaming.templates import choose_templates, read_templates
-from sleep_jax.dreaming.trial import TrialConfig, births, train_adapters
+from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
 from sleep_jax.dreaming.write import Dream, WritingConfig, write
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.items import RewardItems
 from sleep_jax.evals.scorers import scorer
+from sleep_jax.experiment import Experiment
+from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.memory.config import MemoryConfig
-from sleep_jax.models.config import DecoderConfig, LoraConfig
-from sleep_jax.seeding.prompts import Prompts
-from sleep_jax.sleeper import Sleeper
+from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
 
 EVERYWHERE = ("q", "k", "v", "o", "gate", "up", "down")
 INNER = LoraConfig(rank=32, alpha=64.0, targets=EVERYWHERE)
 OUTER = LoraConfig(rank=64, alpha=128.0, targets=EVERYWHERE)
-TRIAL = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", chunk=4)
-CONTINUED = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", batch=8, chunk=8)
-REINFORCING = TrialConfig(epochs=2, learning_rate=3e-4, schedule="linear", batch=2, chunk=8)
+TRIAL = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", microbatch=4)
+CONTINUED = TrialConfig(
+    epochs=10, learning_rate=1e-3, schedule="linear", batch_size=8, microbatch=8
+)
+REINFORCING = TrialConfig(
+    epochs=2, learning_rate=3e-4, schedule="linear", batch_size=2, microbatch=8
+)
 # As in configs/seal.py.
 EARNS = RewardConfig(scorer="contains", form="top_1", margin=-math.inf, baseline="untrained")
 TEMPLATE = "implications"
@@ -58,10 +62,10 @@ class Model:
     writer: Any = None
 
     @classmethod
-    def of(cls, sleeper: Sleeper) -> "Model":
-        """That of a sleeper, which has no memory here."""
-        cfg = sleeper.cfg.replace(memory=MemoryConfig())
-        return cls(cfg, sleeper.params, sleeper.tokenizer)
+    def of(cls, experiment: Experiment) -> "Model":
+        """That of an experiment, which has no memory here."""
+        cfg = experiment.cfg.replace(memory=MemoryConfig())
+        return cls(cfg, experiment.params, experiment.tokenizer)
 
     @property
     def prompts(self) -> Prompts:
@@ -83,20 +87,20 @@ class Model:
         """A model for each item, which has learnt its (prompt, reply) pairs."""
         base = self._bare()
         key = jax.random.key(seed)
-        at_birth = births(base.cfg, self.params, key, trial.seeds)
-        learnt = examples(items, is_packed=not trial.batch)
-        adapters, _ = train_adapters(base.cfg, trial, base.variables, at_birth, learnt, rng=key)
+        initial = init_adapters(base.cfg, self.params, key, trial.seeds)
+        learnt = examples(items, is_packed=not trial.batch_size)
+        adapters, _ = train_adapters(base.cfg, trial, base.variables, initial, learnt, rng=key)
         return base.wearing(adapters)
 
     def replies(self, models: Adapted, passages: Sequence[Document]) -> list[list[str]]:
         """What each model says to the questions about its passage."""
-        asked = [[self.prompts.alone(q.question) for q in p.questions] for p in passages]
+        asked = [[self.prompts.without_context(q.question) for q in p.questions] for p in passages]
         return models.replies(asked)
 
     def asked(self, model: Adapted, passages: Sequence[Document]) -> list[str]:
         """What one model says to the questions about all passages."""
         [said] = model.replies(
-            [[self.prompts.alone(q.question) for p in passages for q in p.questions]]
+            [[self.prompts.without_context(q.question) for p in passages for q in p.questions]]
         )
         return said
 
@@ -112,8 +116,8 @@ class Model:
             base,
             TRIAL,
             scorer(EARNS.scorer),
-            births(base.cfg, self.params, jax.random.key(seed), TRIAL.seeds),
-            examples(learnt, is_packed=not TRIAL.batch),
+            init_adapters(base.cfg, self.params, jax.random.key(seed), TRIAL.seeds),
+            examples(learnt, is_packed=not TRIAL.batch_size),
             of,
             asked,
             rng=jax.random.key(seed),
@@ -125,9 +129,9 @@ class Model:
         ]
         cfg = dataclasses.replace(self.cfg, lora=OUTER)
         key = jax.random.key(seed)
-        at_birth = births(cfg, self.params, key, 1)
+        initial = init_adapters(cfg, self.params, key, 1)
         kept = examples([pairs], is_packed=False)
-        writer, _ = train_adapters(cfg, REINFORCING, base.variables, at_birth, kept, rng=key)
+        writer, _ = train_adapters(cfg, REINFORCING, base.variables, initial, kept, rng=key)
         return dataclasses.replace(self, writer=writer)
 
     def _bare(self) -> Adapted:

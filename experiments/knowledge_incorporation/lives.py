@@ -12,45 +12,45 @@ from night import FULL, NO_DREAMS, NO_ROUTER, NO_SELECTION, TOPICS, after_many, 
 from sleep_jax import lifecycle
 from sleep_jax.config import read
 from sleep_jax.data.documents import Document
+from sleep_jax.experiment import Day, Experiment
 from sleep_jax.phases.evaluate import STAGES, ask
-from sleep_jax.phases.night import Night
-from sleep_jax.sleeper import Day, Sleeper
+from sleep_jax.phases.run_state import RunState
 
 BASE, CONTEXT = "base", "passage in context"
 STAGE_OF = {BASE: STAGES[0], NO_DREAMS: STAGES[1], FULL: STAGES[2], CONTEXT: STAGES[3]}
 
 
 def reading(
-    sleeper: Sleeper, config: ml_collections.ConfigDict, days: Sequence[Sequence[Document]]
-) -> Sleeper:
+    experiment: Experiment, config: ml_collections.ConfigDict, days: Sequence[Sequence[Document]]
+) -> Experiment:
     """The same model with other settings and other days before it."""
     return dataclasses.replace(
-        sleeper,
+        experiment,
         config=ml_collections.FrozenConfigDict(config),
-        cfg=sleeper.cfg.replace(memory=read(config).memory),
+        cfg=experiment.cfg.replace(memory=read(config).memory),
         days=tuple(map(Day.of, days)),
-        topics=sleeper.topics[:TOPICS],
+        topics=experiment.topics[:TOPICS],
     )
 
 
-def after_a_passage(sleeper: Sleeper, config, passage: Document, workdir: pathlib.Path):
+def after_a_passage(experiment: Experiment, config, passage: Document, workdir: pathlib.Path):
     """Replies to the questions about one passage, {arm: replies}.
 
     All arms share what comes before dreams are chosen; `workdir` holds their checkpoints, from
     which a second call goes on.
     """
-    own = reading(sleeper, config, [[passage]])
-    night = lifecycle.live(own, str(workdir / "full"), quiet=True)
+    own = reading(experiment, config, [[passage]])
+    night = lifecycle.run(own, str(workdir / "full"), quiet=True)
     replies = night.record["days"][0]["replies"]
     said = {arm: replies[stage] for arm, stage in STAGE_OF.items()}
-    other = reading(sleeper, variant(NO_SELECTION, config), [[passage]])
+    other = reading(experiment, variant(NO_SELECTION, config), [[passage]])
     branch(other, NO_SELECTION, workdir / "full", workdir / "random")
-    night = lifecycle.live(other, str(workdir / "random"), quiet=True)
+    night = lifecycle.run(other, str(workdir / "random"), quiet=True)
     return said | {NO_SELECTION: night.record["days"][0]["replies"][STAGES[2]]}
 
 
 def after_many_passages(
-    sleeper: Sleeper,
+    experiment: Experiment,
     arm: str,
     passages: Sequence[Document],
     days: int,
@@ -60,7 +60,7 @@ def after_many_passages(
     """Replies, per passage, once all are read and the last night is over.
 
     Args:
-      sleeper: whose settings do not count.
+      experiment: whose settings do not count.
       arm: one that `night.variant` knows; `FULL` first, whose beginning all but `NO_ROUTER` share.
       passages: in the order of reading.
       days: over which they are read.
@@ -70,33 +70,35 @@ def after_many_passages(
     config = variant(arm, after_many(days))
     config.seed = seed
     parts = [[passages[i] for i in part] for part in np.array_split(range(len(passages)), days)]
-    own, life = reading(sleeper, config, parts), workdir / arm.replace(" ", "_")
+    own, life = reading(experiment, config, parts), workdir / arm.replace(" ", "_")
     if arm not in (FULL, NO_ROUTER):
         branch(own, arm, workdir / FULL, life)
-    return replies_about(own, lifecycle.live(own, str(life)), passages)
+    return replies_about(own, lifecycle.run(own, str(life)), passages)
 
 
-def replies_about(sleeper: Sleeper, night: Night, passages: Sequence[Document]) -> list[list[str]]:
+def replies_about(
+    experiment: Experiment, night: RunState, passages: Sequence[Document]
+) -> list[list[str]]:
     """What the model says as it is, per passage."""
     asked = [(0, q.question) for passage in passages for q in passage.questions]
-    said = iter(ask(sleeper, night.now.on(sleeper.params), asked))
+    said = iter(ask(experiment, night.current.on(experiment.params), asked))
     return [[next(said) for _ in passage.questions] for passage in passages]
 
 
-def parting(sleeper: Sleeper, arm: str) -> str:
+def parting(experiment: Experiment, arm: str) -> str:
     """The first phase in which an arm does something else than the whole."""
     if arm == NO_DREAMS:
         return "evaluate"
     if arm == NO_SELECTION:
         return "select"
     # Until a day ends with more slots open than are on, its writer has no expert to draw.
-    day = sleeper.config.memory.top_k + 1
-    return next(step.label for step in sleeper.steps if (step.phase, step.day) == ("write", day))
+    day = experiment.config.memory.top_k + 1
+    return next(step.label for step in experiment.steps if (step.phase, step.day) == ("write", day))
 
 
-def branch(sleeper: Sleeper, arm: str, whole: pathlib.Path, life: pathlib.Path) -> None:
+def branch(experiment: Experiment, arm: str, whole: pathlib.Path, life: pathlib.Path) -> None:
     """Has a life begin with the checkpoints that it shares with the whole one."""
-    shared = [step.label for step in sleeper.steps].index(parting(sleeper, arm))
+    shared = [step.label for step in experiment.steps].index(parting(experiment, arm))
     for index in range(shared):
         target, draft = life / "checkpoints" / str(index), life / "draft"
         if not target.exists():

@@ -21,14 +21,14 @@ def after_a_passage() -> ml_collections.ConfigDict:
     c.memory.slots = (1,)
     c.study.rehearsals = 1
     c.seeding.steps = 24
-    c.seeding.rows = 2
-    c.seeding.group = 4
+    c.seeding.batch_size = 2
+    c.seeding.num_generations = 4
     c.dreaming.instructions = ("implications",)
     c.dreaming.count = 5
     c.dreaming.max_new_tokens = 128
     c.dreaming.top, c.dreaming.random = 2, 1
     c.dreaming.steps = 10
-    c.dreaming.trial.chunk = 3
+    c.dreaming.trial.microbatch = 3
     c.evaluation.max_new_tokens = 64
     return c
 
@@ -44,7 +44,7 @@ def after_many(days: int) -> ml_collections.ConfigDict:
     c.memory.router, c.memory.top_k = "sigmoid", 2
     c.seeding.steps = 60
     c.dreaming.top, c.dreaming.random = 1, 1
-    c.dreaming.trial.chunk = 4
+    c.dreaming.trial.microbatch = 4
     c.dreaming.random_expert = True
     c.gate.divergence = 1.0  # slots compete for two seats; what a night gains is kept all the same
     return c

@@ -11,7 +11,7 @@ import json
 import pathlib
 from collections.abc import Callable, Sequence
 
-from sleep_jax.data.documents import Document, Question
+from sleep_jax.data.documents import Document, QuestionAnswer
 from sleep_jax.evals.items import Item, RewardItems
 from sleep_jax.fields import Fields, read_json
 
@@ -47,7 +47,8 @@ def read_passages(file: pathlib.Path, count: int, fits: Callable[[str], bool]) -
             title=item.text("title"),
             text=item.text("context").strip(),
             questions=tuple(
-                Question(q.text("question"), q.text("answer")) for q in item.objects("questions")
+                QuestionAnswer(q.text("question"), q.text("answer"))
+                for q in item.objects("questions")
             ),
         )
         for i, item in chosen

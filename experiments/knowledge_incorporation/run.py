@@ -32,11 +32,11 @@ from passages import ASKED, REWARDED, is_short, read_passages, reward_items
 from table import report
 
 from sleep_jax.data.documents import Document
-from sleep_jax.lifecycle import birth
+from sleep_jax.experiment import Experiment, load_experiment
+from sleep_jax.lifecycle import init_run_state
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.runtime.workdir import claim
-from sleep_jax.sleeper import Sleeper, wake_up
 
 PASSAGE, SEAL, SEAL_ROUND = "fine-tuned on the passage", "SEAL, no reinforcement", "SEAL, one round"
 
@@ -61,10 +61,12 @@ def once(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
         draft.replace(path)
 
 
-def by_adapters(sleeper: Sleeper, passages, rewarded, seed: int, workdir: pathlib.Path) -> None:
+def by_adapters(
+    experiment: Experiment, passages, rewarded, seed: int, workdir: pathlib.Path
+) -> None:
     """The arms that fine-tune an adapter a passage, or a dream; `rewarded` has the passages of
     SEAL's round and the questions about them."""
-    model = adapters.Model.of(sleeper)
+    model = adapters.Model.of(experiment)
 
     def written(arm: str, said: Callable[[], list[list[list[str]]]]):
         def write(draft):
@@ -86,7 +88,9 @@ def by_adapters(sleeper: Sleeper, passages, rewarded, seed: int, workdir: pathli
         written(SEAL_ROUND, after_a_round)
 
 
-def by_sleep(sleeper: Sleeper, passages: Sequence[Document], seed: int, workdir: pathlib.Path):
+def by_sleep(
+    experiment: Experiment, passages: Sequence[Document], seed: int, workdir: pathlib.Path
+):
     """The arms that sleep after every passage, each as if it were the only one."""
     config = after_a_passage()
     config.seed = seed
@@ -95,7 +99,7 @@ def by_sleep(sleeper: Sleeper, passages: Sequence[Document], seed: int, workdir:
             life = workdir / "lives" / f"{passage.id}-{seed}"
 
             def write(draft, passage=passage, life=life):
-                said = lives.after_a_passage(sleeper, config, passage, life)
+                said = lives.after_a_passage(experiment, config, passage, life)
                 for arm, replies in said.items():
                     keep(draft, arm, seed, passage, [replies])
 
@@ -105,9 +109,11 @@ def by_sleep(sleeper: Sleeper, passages: Sequence[Document], seed: int, workdir:
             bar.advance(1)
 
 
-def by_stream(sleeper: Sleeper, passages, days: int, seed: int, workdir: pathlib.Path) -> None:
+def by_stream(
+    experiment: Experiment, passages, days: int, seed: int, workdir: pathlib.Path
+) -> None:
     """The arms of one model that learns all passages."""
-    model = adapters.Model.of(sleeper)
+    model = adapters.Model.of(experiment)
 
     def written(arm: str, said: Callable[[], list[list[str]]]):
         def write(draft):
@@ -116,14 +122,18 @@ def by_stream(sleeper: Sleeper, passages, days: int, seed: int, workdir: pathlib
 
         once(workdir / f"{arm.replace(' ', '_')}-{seed}.jsonl", write)
 
-    written(lives.BASE, lambda: lives.replies_about(sleeper, birth(sleeper), passages))
+    written(
+        lives.BASE, lambda: lives.replies_about(experiment, init_run_state(experiment), passages)
+    )
     for arm, count in ((PASSAGE, 0), (SEAL, adapters.DREAMS)):
         written(arm, lambda count=count: adapters.continued(model, passages, count, seed))
     of_seed = workdir / "lives" / str(seed)
     for arm in (FULL, NO_DREAMS, NO_SELECTION, NO_EXPERT, NO_ROUTER):
         written(
             arm,
-            lambda arm=arm: lives.after_many_passages(sleeper, arm, passages, days, seed, of_seed),
+            lambda arm=arm: lives.after_many_passages(
+                experiment, arm, passages, days, seed, of_seed
+            ),
         )
 
 
@@ -162,13 +172,13 @@ def main() -> None:
     config = after_many(arguments.days) if arguments.stream else after_a_passage()
     asked = {"passages": [p.id for p in passages], "rewarded": [p.id for p in rewarded]}
     claim(workdir, asked | {"night": config.to_dict(), "adapters": adapters.settings()})
-    sleeper = wake_up(undivided(config))
+    experiment = load_experiment(undivided(config))
     for seed in range(arguments.seeds):
         if arguments.stream:
-            by_stream(sleeper, passages, arguments.days, seed, workdir)
+            by_stream(experiment, passages, arguments.days, seed, workdir)
         else:
-            by_adapters(sleeper, passages, (rewarded, items), seed, workdir)
-            by_sleep(sleeper, passages, seed, workdir)
+            by_adapters(experiment, passages, (rewarded, items), seed, workdir)
+            by_sleep(experiment, passages, seed, workdir)
         jax.clear_caches()
     print(report(workdir, kind, is_published=arguments.publish))
 

@@ -14,7 +14,7 @@ from night import FULL
 from scipy import stats
 
 from sleep_jax.evals.metrics import contains_answer, squad_exact_match, squad_f1
-from sleep_jax.runtime.publish import publish
+from sleep_jax.report.publish import publish
 
 README = pathlib.Path(__file__).with_name("README.md")
 SCORERS = {"contains": contains_answer, "F1": squad_f1, "exact": squad_exact_match}

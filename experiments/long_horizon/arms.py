@@ -16,7 +16,7 @@ from sleep_jax.memory.schedule import due
 from sleep_jax.memory.slots import init_memory, used
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.head import masked_sum, token_log_probs
-from sleep_jax.seeding.transaction import PROTOCOLS, Self, Transaction, begin
+from sleep_jax.seeding.transaction import PROTOCOLS, MemoryState, Transaction, begin
 from sleep_jax.wake.stream import apply_due, init_wake, read_episode
 
 ONE_SLOT = "one slot"
@@ -39,7 +39,7 @@ class Life:
 
     arm: str
     params: Any
-    self: Self
+    self: MemoryState
     night: NightConfig
     rng: Any
     past: list[list[Fact]] = dataclasses.field(default_factory=list)
@@ -50,7 +50,9 @@ class Life:
         """A life before its first episode."""
         rng = jax.random.key(seed)
         memory, slots = init_memory(rng, CFG.memory, layers=CFG.layers, width=CFG.width)
-        return cls(arm, params, Self(memory, slots, init_wake(CFG, WAKE, memory)), night, rng)
+        return cls(
+            arm, params, MemoryState(memory, slots, init_wake(CFG, WAKE, memory)), night, rng
+        )
 
     @property
     def variables(self):
@@ -105,7 +107,7 @@ def held_by(level: int, clock: int) -> int:
     A level with slots was given one on the night of its last sleep, too, after it had been cleared:
     slow levels sleep first.
     """
-    period = CFG.memory.level(level).chunk
+    period = CFG.memory.level(level).period
     return period + (CFG.memory.level(level).slots > 0 and clock > period)
 
 
@@ -120,7 +122,7 @@ def into_first_slot(transaction: Transaction) -> Transaction:
     return dataclasses.replace(transaction, student=student, index=0)
 
 
-def fine_tune(params, self: Self, night: NightConfig, steps: int, window: list[Fact], rng):
+def fine_tune(params, self: MemoryState, night: NightConfig, steps: int, window: list[Fact], rng):
     """The base's FFN weights after as many updates, of as many tokens, as a night has.
 
     Next-token loss on the window's own text; the memory is as at birth and stays silent.

@@ -11,9 +11,9 @@ import optax
 from facts import HELD_OUT, INDEX, SENTENCE, WORDS, Fact, invent, pages
 from writing import learn_to_be_written, page_loss
 
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.wake.stream import WakeConfig
 
@@ -25,9 +25,9 @@ LENGTH = 16.0  # of the one step of Eq. 2 that writes an episode, in norm
 WAKE = WakeConfig(context=PAGE, clip=1e-6)
 MEMORY = MemoryConfig(
     levels=(
-        LevelConfig(chunk=1, slots=0, rank=128, learning_rate=1e6 * LENGTH),
-        LevelConfig(chunk=5, slots=5, rank=16, learning_rate=4e6),
-        LevelConfig(chunk=0, slots=4, rank=32),
+        LevelConfig(period=1, slots=0, rank=128, learning_rate=1e6 * LENGTH),
+        LevelConfig(period=5, slots=5, rank=16, learning_rate=4e6),
+        LevelConfig(period=0, slots=4, rank=32),
     ),
     unit="episodes",
     stride=PAGE,

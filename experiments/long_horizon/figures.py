@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sleep_jax.runtime.publish import publish, save_figure
+from sleep_jax.report.publish import publish, save_figure
 
 README = pathlib.Path(__file__).with_name("README.md")
 MARKS = ("<!-- table: written by run.py -->", "<!-- end of table -->")

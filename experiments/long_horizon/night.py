@@ -30,7 +30,7 @@ from sleep_jax.seeding.sequences import (
 from sleep_jax.seeding.step import init_state, seeding_step
 from sleep_jax.wake.context import read
 
-OBJECTIVE = Objective(alpha=1.0, lam=0.0, chunk=1024)
+OBJECTIVE = Objective(alpha=1.0, lam=0.0, logit_chunk=1024)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,9 @@ def seed(cfg, night: NightConfig, transaction, params, exchanges: Sequence[Excha
     teacher, student = transaction.teacher.on(params), transaction.student.on(params)
     level, index = transaction.level, transaction.index
     hidden = teacher_hidden(cfg, teacher, read(cfg, teacher, [()])[0], exchanges, budget=4096)
-    shape = BatchShape(rows=-(-len(exchanges) * SENTENCE // PAGE), time=PAGE, scored=PAGE)
+    shape = BatchShape(
+        batch_size=-(-len(exchanges) * SENTENCE // PAGE), max_length=PAGE, max_target_length=PAGE
+    )
     rows = packs(exchanges, shape)
     batch = batch_of(exchanges, list(map(States, hidden)), rows, shape)
     steps = night.steps[level - 2]

@@ -15,10 +15,10 @@ import numpy as np
 import optax
 from facts import END, HOMES, INDEX, QUESTIONS, STATEMENTS, Fact, anybody, pages
 
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_wake, take_wake
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.runtime.progress import phase_progress
 
 EPISODES, FACTS, ROWS = 6, 6, 12  # of an update: episodes, new facts in each, pages without any
@@ -69,8 +69,8 @@ def written_loss(cfg, length: float, params, slots, rng, text, questions, known)
 
 def only_fast(cfg: DecoderConfig) -> DecoderConfig:
     """The decoder with level 1 alone (the slowest level has no wake weights)."""
-    fast = LevelConfig(chunk=1, slots=0, rank=cfg.memory.level(1).rank)
-    levels = (fast, LevelConfig(chunk=0, slots=1, rank=1))
+    fast = LevelConfig(period=1, slots=0, rank=cfg.memory.level(1).rank)
+    levels = (fast, LevelConfig(period=0, slots=1, rank=1))
     return cfg.replace(
         memory=MemoryConfig(levels=levels, unit="episodes", stride=60, from_context=False)
     )

@@ -7,10 +7,10 @@ python experiments/seeding_ablation/table.py --publish
 import argparse
 import pathlib
 
-from sleep_jax import comparison, comparison_chart
-from sleep_jax.runtime.config_files import load
-from sleep_jax.runtime.publish import publish
-from sleep_jax.runtime.sweep_runs import runs_of
+from sleep_jax.cli.config_files import load
+from sleep_jax.cli.sweep_runs import runs_of
+from sleep_jax.report import comparison, comparison_chart
+from sleep_jax.report.publish import publish
 
 HERE = pathlib.Path(__file__).parent
 SWEEP = "configs/sweeps/seeding_ablation.py"

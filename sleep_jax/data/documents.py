@@ -34,7 +34,7 @@ MOST_TITLE = 200  # characters that every part of a document repeats; a heading 
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class QuestionAnswer:
     """A question about a document; `paraphrase` asks the same in words held out of training."""
 
     question: str
@@ -50,7 +50,7 @@ class Document:
     id: str
     title: str
     text: str
-    questions: tuple[Question, ...] = ()
+    questions: tuple[QuestionAnswer, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Anchors:
     """What the model could do before: texts it should still predict, questions it should answer."""
 
     texts: tuple[str, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[QuestionAnswer, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,11 +264,11 @@ def _document(item: dict[str, Any], where: str, stem: str) -> Document:
     )
 
 
-def _question(item: Any, where: str) -> Question:
+def _question(item: Any, where: str) -> QuestionAnswer:
     if not isinstance(item, dict):
         raise ValueError(f"{where}: a {type(item).__name__}, not an object with question, answer")
     json_lines.check_keys(item, ("question", "answer", "paraphrase", "aliases", "kind"), where)
-    return Question(
+    return QuestionAnswer(
         question=json_lines.string(item, "question", where),
         answer=json_lines.string(item, "answer", where),
         paraphrase=json_lines.string(item, "paraphrase", where, None)
@@ -299,7 +299,7 @@ def _chunks(document: Document, limit: int, encode: Encode) -> list[Document]:
     ]
 
 
-def _home(question: Question, texts: Sequence[str]) -> int:
+def _home(question: QuestionAnswer, texts: Sequence[str]) -> int:
     """Index of the text which says the answer, and most of the words of the question."""
     words = set(re.findall(r"\w+", f"{question.question} {question.answer}".lower()))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sleep_jax.data.grids import COLOURS, MAX_SIDE, Grid, GridTask, Pair
+from sleep_jax.data.grids import COLOURS, MAX_SIDE, Grid, GridPair, GridTask
 
 MAX_SHIFT = 3  # cells
 KINDS = ("basic", "size", "chain", "repeat")
@@ -48,7 +48,7 @@ class Transform:
         """The task with every grid changed."""
 
         def change(pairs):
-            return tuple(Pair(self(pair.input), self(pair.output)) for pair in pairs)
+            return tuple(GridPair(self(pair.input), self(pair.output)) for pair in pairs)
 
         return dataclasses.replace(task, examples=change(task.examples), tests=change(task.tests))
 

@@ -40,7 +40,7 @@ SEAL = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class GridPair:
     """A grid and what the rule makes of it."""
 
     input: Grid
@@ -58,11 +58,11 @@ class GridTask:
     """
 
     name: str
-    examples: tuple[Pair, ...]
-    tests: tuple[Pair, ...]
+    examples: tuple[GridPair, ...]
+    tests: tuple[GridPair, ...]
 
     @property
-    def pairs(self) -> tuple[Pair, ...]:
+    def pairs(self) -> tuple[GridPair, ...]:
         """All of them, the tests last."""
         return self.examples + self.tests
 
@@ -157,14 +157,14 @@ def as_task(name: str, held: Any, solutions: Sequence[Any] | None = None) -> Gri
     return GridTask(name, parts["train"], parts["test"])
 
 
-def _pair(held: Any, where: str) -> Pair:
+def _pair(held: Any, where: str) -> GridPair:
     for side in ("input", "output"):
         if not isinstance(held, Mapping) or side not in held:
             raise ValueError(
                 f"{where} has no {side}; give it"
                 + (", or a file of solutions" if side == "output" else "")
             )
-    return Pair(*(as_grid(held[side], f"{where}.{side}") for side in ("input", "output")))
+    return GridPair(*(as_grid(held[side], f"{where}.{side}") for side in ("input", "output")))
 
 
 def read_tasks(

@@ -1,7 +1,7 @@
 """Units of text: what is asked about, quoted and completed.
 
 Sentences as the library `sentencex` finds them; a heading, an item of a list, a row of a table and
-a line "key: value" are units of their own, and so is any line that was ended on purpose. Marks of
+a line "key: value" are units of their own, and so is any line that was ended on purpose. Scores of
 markup (bullets, #, >, fences, rules) belong to no unit, numbers of items do.
 """
 

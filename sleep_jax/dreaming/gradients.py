@@ -4,7 +4,8 @@ needs.
     g_i = grad_B L_SFT(dream_i)     on the trial adapter W x + (alpha / r) B A x at birth
 
 There B = 0, so A has no gradient and is left out. Copies of B, one a dream, lie side by side
-(`models.linear`), `chunk` at a time: the gradient of the summed losses is each dream's own. The
+(`models.linear`), `microbatch` at a time: the gradient of the summed losses is each dream's own.
+The
 gradients of one context are held together until its Gram matrix is made: 4 bytes a dream for every
 number in B (14 MB for rank 32 on the MLPs of a 135M model).
 """
@@ -18,15 +19,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from sleep_jax.data.batches import parts
 from sleep_jax.data.examples import Examples
 from sleep_jax.evals.likelihood import mean_nll
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import unstack_layers
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import ROWS, constrain, constrain_tree, spread_evenly
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "chunk", "is_last_only"))
+@functools.partial(jax.jit, static_argnames=("cfg", "microbatch", "is_last_only"))
 def gram_matrices(
     cfg: DecoderConfig,
-    chunk: int,
+    microbatch: int,
     variables,
     lora,
     dreams: Examples,
@@ -37,7 +38,7 @@ def gram_matrices(
 
     Args:
       cfg: the decoder, in scanned form; static.
-      chunk: dreams differentiated at a time, on a mesh as many on every shard; static.
+      microbatch: dreams differentiated at a time, on a mesh as many on every shard; static.
       variables: the model, without `lora`.
       lora: the trial adapter at birth.
       dreams: [contexts, dreams, rows, time].
@@ -73,7 +74,7 @@ def gram_matrices(
         count = len(mine.tokens)
         own = jax.lax.map(
             lambda i: gradients(jax.tree.map(lambda x: x[i], mine)),
-            parts(count, spread_evenly(chunk)),
+            parts(count, spread_evenly(microbatch)),
         )
         of_target = gradients(jax.tree.map(lambda x: x[None], target))
         every = jnp.concatenate([of_target, own.reshape(-1, own.shape[-1])[:count]])
@@ -82,7 +83,7 @@ def gram_matrices(
     return jax.lax.map(of_context, (dreams, targets))
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "chunk"))
-def losses(cfg: DecoderConfig, chunk: int, variables, dreams: Examples):
+@functools.partial(jax.jit, static_argnames=("cfg", "microbatch"))
+def losses(cfg: DecoderConfig, microbatch: int, variables, dreams: Examples):
     """Mean negative log-likelihood a token of each dream [dreams, rows, time] in nats: [dreams]."""
-    return jax.lax.map(lambda dream: mean_nll(cfg, variables, dream), dreams, batch_size=chunk)
+    return jax.lax.map(lambda dream: mean_nll(cfg, variables, dream), dreams, batch_size=microbatch)

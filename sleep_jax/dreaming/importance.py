@@ -26,7 +26,7 @@ from sleep_jax.data.batches import bucket
 from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming.gradients import gram_matrices, losses
 from sleep_jax.evals.metrics import f1
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import spread_evenly, to_host
 
 
@@ -94,8 +94,8 @@ BY_GRADIENT = {"cosine": cosine, "inner": inner, "norm": norm, "last_layer": cos
 GREEDY = {"greats": greats}
 
 
-def _loss(cfg, chunk, variables, candidates):
-    return to_host(losses(cfg, chunk, variables, candidates.dreams))
+def _loss(cfg, microbatch, variables, candidates):
+    return to_host(losses(cfg, microbatch, variables, candidates.dreams))
 
 
 def _lexical(candidates, seed):
@@ -116,7 +116,7 @@ MEASURES = (*BY_GRADIENT, *GREEDY, *BY_MODEL, *WITHOUT_MODEL)
 def importance(
     measure: str,
     cfg: DecoderConfig,
-    chunk: int,
+    microbatch: int,
     variables,
     lora,
     candidates: Candidates,
@@ -129,7 +129,7 @@ def importance(
     Args:
       measure: one of MEASURES.
       cfg: the decoder.
-      chunk: dreams in the accelerator at a time.
+      microbatch: dreams in the accelerator at a time.
       variables: the model as it is now, without `lora`.
       lora: the trial adapter at birth.
       candidates: what to rank.
@@ -147,9 +147,9 @@ def importance(
     if measure in WITHOUT_MODEL:
         scores = WITHOUT_MODEL[measure](candidates, seed)
     elif measure in BY_MODEL:
-        scores = BY_MODEL[measure](cfg, chunk, variables, candidates)
+        scores = BY_MODEL[measure](cfg, microbatch, variables, candidates)
     else:
-        return _by_gradient(measure, cfg, chunk, variables, lora, candidates, step)
+        return _by_gradient(measure, cfg, microbatch, variables, lora, candidates, step)
     return scores, _ranked(scores)
 
 
@@ -157,7 +157,7 @@ def _ranked(scores: np.ndarray) -> list[int]:
     return np.argsort(-scores, kind="stable").tolist()
 
 
-def _by_gradient(measure, cfg, chunk, variables, lora, candidates: Candidates, step: float):
+def _by_gradient(measure, cfg, microbatch, variables, lora, candidates: Candidates, step: float):
     contexts, members = by_context(candidates.contexts)
 
     def grouped(x):
@@ -167,7 +167,7 @@ def _by_gradient(measure, cfg, chunk, variables, lora, candidates: Candidates, s
     dreams = jax.tree.map(grouped, candidates.dreams)
     targets = jax.tree.map(lambda x: np.asarray(x)[contexts], candidates.targets)
     is_last_only = measure == "last_layer"
-    grams = gram_matrices(cfg, chunk, variables, lora, dreams, targets, is_last_only)
+    grams = gram_matrices(cfg, microbatch, variables, lora, dreams, targets, is_last_only)
     scores, chosen = np.zeros(len(candidates.texts)), []
     for gram, mine in zip(to_host(grams), members):
         mine = mine[mine >= 0]

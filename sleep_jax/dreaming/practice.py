@@ -15,7 +15,7 @@ from sleep_jax.data.grids import GridTask, GridText
 from sleep_jax.dreaming.recipe import Recipe
 from sleep_jax.dreaming.trial import Hyperparameters, TrialConfig, train_adapters
 from sleep_jax.evals.adapted import Adapted
-from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.interop.prompts import Prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,10 @@ def sequences(
     """What there is to learn, as (given, scored); no test of the task has a part in it."""
     out = []
     for x in augmented(task, recipe.augmentations, config.seed, most=config.most):
-        given, reply = prompts.alone(form.question(x)), prompts.reply(form.grid(x.tests[0].output))
+        given, reply = (
+            prompts.without_context(form.question(x)),
+            prompts.reply(form.grid(x.tests[0].output)),
+        )
         if recipe.loss_on == "all":  # but for the first token, which nothing predicts
             given, reply = given[:1], given[1:] + reply
         out.append((given, reply))
@@ -71,7 +74,7 @@ def practised(
       base: the model as it is.
       trial: how an adapter is trained; its rate is each recipe's own, its epochs the most that one
         may ask for.
-      adapters: one at birth for each seed (`trial.births`).
+      adapters: one at birth for each seed (`trial.init_adapters`).
       dreams: tasks and recipes for them.
       form: how tasks are written.
       config: what practice may cost.
@@ -94,7 +97,7 @@ def practised(
         for i, (own, (_, recipe)) in enumerate(zip(each, dreams))
         if own
         and recipe.epochs <= trial.epochs
-        and recipe.epochs * -(-len(own) // (trial.batch or len(own))) <= config.max_updates
+        and recipe.epochs * -(-len(own) // (trial.batch_size or len(own))) <= config.max_updates
     ]
     if not tried:
         return [], None

@@ -18,8 +18,8 @@ from sleep_jax.data.examples import Scored
 from sleep_jax.dreaming.templates import Template
 from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.dreaming.write import Dream
+from sleep_jax.interop.prompts import Prompts
 from sleep_jax.rl.algorithms import Surrogate
-from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.seeding.sequences import Exchange
 
 
@@ -53,7 +53,7 @@ def passage_lessons(
         rows = max(len(own) for x, own in zip(dreams, learnt) if x.document == document)
         text = documents[document]
         passage = (prompts.about(text), prompts.reply(text.text))
-        out[document] = [passage] * (rows if trial.batch else 1)
+        out[document] = [passage] * (rows if trial.batch_size else 1)
     return out
 
 
@@ -137,11 +137,11 @@ def written(
 def writer_prompt(document: Document, prompts: Prompts, template: Template) -> tuple[int, ...]:
     """What a student is asked that learns to write, the document in view."""
     prompt = template.tokens(prompts, document)
-    return (*prompts.context(document), *prompt) if template.is_beside else prompt
+    return (*prompts.context(document), *prompt) if template.needs_context else prompt
 
 
 def _writing(dream: Dream, document: Document, prompts: Prompts, template: Template) -> Exchange:
     """The dream as it came about, with the document before the student, too."""
     student = writer_prompt(document, prompts, template)
-    in_view = dream.document if template.is_beside else None
+    in_view = dream.document if template.needs_context else None
     return Exchange(in_view, student, template.tokens(prompts, document), dream.tokens, "write")

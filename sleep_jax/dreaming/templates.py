@@ -16,7 +16,7 @@ from typing import Any
 
 from sleep_jax.data.documents import SAMPLES, Document
 from sleep_jax.fields import shown
-from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.interop.prompts import Prompts
 from sleep_jax.settings import Settings, setting
 
 FORMS = ("beside", "chat", "plain")
@@ -54,19 +54,19 @@ class Template:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise ValueError(f"{where}: prompt={shown(self.prompt)}; it has to ask for something")
         holds = "{text}" in self.prompt
-        if self.is_beside and _PLACE.search(self.prompt):
+        if self.needs_context and _PLACE.search(self.prompt):
             raise ValueError(
                 f"{where}: form='beside' has the document in its context, but the prompt holds "
                 f"{_PLACE.search(self.prompt)[0]}; remove it, or set form='chat' or 'plain'"
             )
-        if not self.is_beside and not holds:
+        if not self.needs_context and not holds:
             raise ValueError(
                 f"{where}: form={self.form!r} needs {{text}} in its prompt; the model would see no "
                 "document"
             )
 
     @property
-    def is_beside(self) -> bool:
+    def needs_context(self) -> bool:
         """The document is in the context and not in the prompt."""
         return self.form == "beside"
 

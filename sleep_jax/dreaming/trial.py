@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from sleep_jax.data.batches import parts
 from sleep_jax.data.examples import Examples
 from sleep_jax.evals.likelihood import mean_nll
-from sleep_jax.models.config import TARGETS, DecoderConfig, LoraConfig
+from sleep_jax.models.decoder_config import TARGETS, DecoderConfig, LoraConfig
 from sleep_jax.models.sharding import constrain_tree, row_shards, spread_evenly
 from sleep_jax.settings import Settings, setting
 
@@ -48,11 +48,11 @@ class TrialConfig(Settings, section="dreaming.trial"):
     schedule: str = setting(
         "constant", "how that rate goes on; others fall to 0", choices=SCHEDULES
     )
-    batch: int = setting(0, "sequences of an update, in random order; 0: all, packed", least=0)
+    batch_size: int = setting(0, "sequences of an update, in random order; 0: all, packed", least=0)
     clip: float = setting(0.0, "largest norm of an adapter's gradient; 0: any", least=0)
     split: bool = setting(False, "each line of a dream is a sequence of its own, as in SEAL")
     seeds: int = setting(1, "trials of each dream, over which its reward is a mean", least=1)
-    chunk: int = setting(4, "adapters trained at a time, as memory allows", least=1)
+    microbatch: int = setting(4, "adapters trained at a time, as memory allows", least=1)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -126,7 +126,7 @@ def init_lora(cfg: DecoderConfig, params, rng):
     return lora
 
 
-def births(cfg: DecoderConfig, params, rng, seeds: int) -> list:
+def init_adapters(cfg: DecoderConfig, params, rng, seeds: int) -> list:
     """An adapter for every seed; that of the first does not depend on how many there are."""
     return [init_lora(cfg, params, jax.random.fold_in(rng, i) if i else rng) for i in range(seeds)]
 
@@ -149,11 +149,11 @@ def train_adapters(
     Args:
       cfg, trial: static.
       variables: the model as it is now, without `lora`; it stays as it is.
-      adapters: one at birth for each seed (`births`), shared by all dreams.
+      adapters: one at birth for each seed (`init_adapters`), shared by all dreams.
       examples: [dreams, rows, time], of which a dream with fewer has rows without a scored token.
       hyper: of each dream; None: as configured.
       rng: PRNG key of the order of the rows, which differs from seed to seed; needed where
-        `trial.batch` takes some of them at a time.
+        `trial.batch_size` takes some of them at a time.
 
     Returns:
       (adapters, losses): the `lora` collection of dreams * seeds adapters side by side, the seeds
@@ -163,18 +163,20 @@ def train_adapters(
     Raises:
       ValueError: there is an order to draw and no `rng`.
     """
-    if rng is None and 0 < trial.batch < examples.tokens.shape[1]:
-        raise ValueError(f"dreaming.trial.batch={trial.batch} needs rng, of the order of rows")
+    if rng is None and 0 < trial.batch_size < examples.tokens.shape[1]:
+        raise ValueError(
+            f"dreaming.trial.batch_size={trial.batch_size} needs rng, of the order of rows"
+        )
     seeds = len(adapters)
-    at_birth = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *adapters)
+    initial = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *adapters)
     repeated = jax.tree.map(lambda x: jnp.repeat(x, seeds, axis=0), (examples, hyper))
     seed = jnp.tile(jnp.arange(seeds), len(examples.tokens))
     orders = None if rng is None else jax.vmap(lambda i: jax.random.fold_in(rng, i))(seed)
     trials = (seed, *repeated, orders)
 
-    def train(variables, at_birth, trials):
-        run = functools.partial(_train_side_by_side, cfg, trial, variables, at_birth)
-        return _in_chunks(run, trials, spread_evenly(trial.chunk))
+    def train(variables, initial, trials):
+        run = functools.partial(_train_side_by_side, cfg, trial, variables, initial)
+        return _in_chunks(run, trials, spread_evenly(trial.microbatch))
 
     count = len(trials[0])
     mesh = jax.sharding.get_abstract_mesh()
@@ -189,7 +191,7 @@ def train_adapters(
             axis_names={DATA},
             check_vma=False,
         )
-    adapters, losses = train(variables, at_birth, trials)
+    adapters, losses = train(variables, initial, trials)
     return jax.tree.map(lambda x: x[:, :count], adapters), losses[:count]
 
 
@@ -212,11 +214,11 @@ def _in_chunks(run, trials, chunk: int):
     return adapters, joined(losses, 0)[:count]
 
 
-def _train_side_by_side(cfg: DecoderConfig, trial: TrialConfig, variables, at_birth, trials):
+def _train_side_by_side(cfg: DecoderConfig, trial: TrialConfig, variables, initial, trials):
     """Trains the adapters of some trials: (seed [n], examples [n, rows, time], hyper [n], keys of
     the order of rows [n])."""
     seed, examples, hyper, orders = trials
-    adapters = jax.tree.map(lambda x: x[:, seed], at_birth)
+    adapters = jax.tree.map(lambda x: x[:, seed], initial)
     epochs, rate = jnp.full(seed.shape, trial.epochs), jnp.full(seed.shape, trial.learning_rate)
     if hyper is not None:
         epochs, rate = hyper.epochs, hyper.learning_rate
@@ -227,7 +229,7 @@ def _train_side_by_side(cfg: DecoderConfig, trial: TrialConfig, variables, at_bi
     axes = jax.tree.map(lambda x: min(x.ndim, 1), one)
     moments = jax.vmap(trial.optimizer.init, in_axes=1, out_axes=axes)(adapters)
 
-    batch = trial.batch or examples.tokens.shape[1]
+    batch = trial.batch_size or examples.tokens.shape[1]
     filled = -examples.tokens.shape[1] % batch
     examples = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, filled), (0, 0))), examples)
     per_epoch = examples.tokens.shape[1] // batch

@@ -13,11 +13,11 @@ import jax
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.rejection import REASONS, Rejection, flaw, recipe_flaw
 from sleep_jax.dreaming.templates import FORMS, Template, TemplateChoice, chosen_templates
+from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import COLDEST, SamplingConfig
-from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.settings import Settings, part, setting
 
 
@@ -66,7 +66,11 @@ class WritingConfig(Settings, section="dreaming"):
     def sampling(self, eos_ids: tuple[int, ...], form: str = "chat") -> SamplingConfig:
         """The sampler's settings for templates of such a form."""
         return SamplingConfig(
-            self.longest(form), eos_ids, self.temperature, top_p=self.top_p, group=self.count
+            self.longest(form),
+            eos_ids,
+            self.temperature,
+            top_p=self.top_p,
+            num_generations=self.count,
         )
 
 

@@ -9,7 +9,7 @@ from sleep_jax.data.grids import Grid, GridTask, GridText
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.items import Item
 from sleep_jax.evals.metrics import first_grid
-from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.interop.prompts import Prompts
 
 
 def items_of(tasks: Sequence[GridTask], form: GridText) -> list[Item]:
@@ -42,7 +42,7 @@ def voted(
     prompts = Prompts(models.tokenizer)
     asked = [
         [
-            prompts.alone(form.question(view.of(task), test))
+            prompts.without_context(form.question(view.of(task), test))
             for test in range(len(task.tests))
             for view in views
         ]

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from sleep_jax.data.examples import Examples
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.head import token_log_probs
 
 

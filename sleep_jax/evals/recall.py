@@ -12,7 +12,7 @@ from sleep_jax.data.examples import Examples
 from sleep_jax.evals.likelihood import log_probs
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sleep_jax.evals.items import Item
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.rewards.yes_no import Asked
 
 RUBRIC = (
@@ -26,7 +26,7 @@ RUBRIC = (
 
 
 class Rubric:
-    """Marks replies by what the judging model says of them."""
+    """Scores replies by what the judging model says of them."""
 
     def __init__(self, cfg: DecoderConfig, params, tokenizer: Tokenizer):
         """Binds the model; arguments and what is raised are those of `Asked`."""

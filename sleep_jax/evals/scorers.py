@@ -32,7 +32,7 @@ from sleep_jax.evals.metrics import (
     squad_exact_match,
     squad_f1,
 )
-from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.interop.prompts import Prompts
 
 _BY_REPLY = {
     "exact_match": exact_match,
@@ -50,7 +50,7 @@ IN_WORDS = ("likelihood", *_WORDS, "judge")  # ask for no special answers
 
 
 @dataclasses.dataclass(frozen=True)
-class Marks:
+class Scores:
     """What one model earned.
 
     Attributes:
@@ -68,9 +68,9 @@ class Marks:
 
 
 class Scorer(Protocol):
-    """Marks models, each on items of its own: [models] of `Marks`."""
+    """Scores models, each on items of its own: [models] of `Scores`."""
 
-    def __call__(self, models: Adapted, items: Sequence[Sequence[Item]]) -> list[Marks]: ...
+    def __call__(self, models: Adapted, items: Sequence[Sequence[Item]]) -> list[Scores]: ...
 
 
 Marker = Callable[[Sequence[str], Sequence[Item]], np.ndarray]  # (replies, items) -> float32 [n]
@@ -107,24 +107,29 @@ def scorer(name: str, judge: Callable[[], Marker] | None = None) -> Scorer:
     raise ValueError(f"dreaming.scorer={name!r}; choose from {', '.join(SCORERS)}")
 
 
-def by_likelihood(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Marks]:
+def by_likelihood(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Scores]:
     """Log-likelihood of each item's first answer, its end of turn included."""
     prompts = Prompts(models.tokenizer)
     found = models.log_likelihoods(
-        [[(prompts.alone(q.question), prompts.reply(q.answers[0])) for q in own] for own in items]
+        [
+            [(prompts.without_context(q.question), prompts.reply(q.answers[0])) for q in own]
+            for own in items
+        ]
     )
-    return [Marks(own[:, 0], own[:, 1]) for own in found]
+    return [Scores(own[:, 0], own[:, 1]) for own in found]
 
 
 def by_reply(marker: Marker) -> Scorer:
     """The scorer that marks replies; the marker is given those of all models at once."""
 
-    def score(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Marks]:
+    def score(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Scores]:
         prompts = Prompts(models.tokenizer)
-        replies = models.replies([[prompts.alone(q.question) for q in own] for own in items])
+        replies = models.replies(
+            [[prompts.without_context(q.question) for q in own] for own in items]
+        )
         marks = marker([r for own in replies for r in own], [q for own in items for q in own])
         ends = np.cumsum([len(own) for own in items])[:-1]
-        return [Marks(own, np.ones_like(own)) for own in np.split(marks, ends)]
+        return [Scores(own, np.ones_like(own)) for own in np.split(marks, ends)]
 
     return score
 
@@ -136,7 +141,7 @@ def by_options(per_token: bool) -> Scorer:
       per_token: likelihoods are divided by their tokens, so that a long option is not ruled out.
     """
 
-    def score(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Marks]:
+    def score(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Scores]:
         prompts = Prompts(models.tokenizer)
         for q in (q for own in items for q in own):
             if not {*q.options} & {*q.answers}:
@@ -146,7 +151,11 @@ def by_options(per_token: bool) -> Scorer:
                 )
         found = models.log_likelihoods(
             [
-                [(prompts.alone(q.question), prompts.reply(o)) for q in own for o in q.options]
+                [
+                    (prompts.without_context(q.question), prompts.reply(o))
+                    for q in own
+                    for o in q.options
+                ]
                 for own in items
             ]
         )
@@ -155,7 +164,7 @@ def by_options(per_token: bool) -> Scorer:
     return score
 
 
-def _chosen(items: Sequence[Item], likelihoods: np.ndarray, per_token: bool) -> Marks:
+def _chosen(items: Sequence[Item], likelihoods: np.ndarray, per_token: bool) -> Scores:
     nats, tokens = likelihoods.T
     ends = np.cumsum([len(q.options) for q in items])[:-1]
     options = np.split(nats / tokens if per_token else nats, ends)
@@ -163,4 +172,4 @@ def _chosen(items: Sequence[Item], likelihoods: np.ndarray, per_token: bool) -> 
         q.options[int(np.argmax(of))] in q.answers if np.isfinite(of).all() else np.nan
         for q, of in zip(items, options)
     ]
-    return Marks(np.array(right, np.float32), np.ones(len(items), np.float32))
+    return Scores(np.array(right, np.float32), np.ones(len(items), np.float32))

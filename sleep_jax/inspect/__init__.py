@@ -6,7 +6,7 @@
     inspect.show("timeline", run.timeline())
     inspect.slots(run["evaluate"])
     inspect.changes(run["wake"], run["consolidate"])
-    run["evaluate"].restore("now.memory.layers.level_1.experts", slot=0)
+    run["evaluate"].restore("current.memory.layers.level_1.experts", slot=0)
 
 Nothing here needs an accelerator or the base model, or reads more of a checkpoint than the question
 is about.
@@ -15,13 +15,13 @@ is about.
 import sys
 
 if sys.argv[0] == "-m":  # python -m sleep_jax.inspect
-    from sleep_jax.runtime.ends import loads_quietly
+    from sleep_jax.cli.interrupts import loads_quietly
 
     loads_quietly()
 
 from sleep_jax.inspect.checkpoint import Checkpoint
-from sleep_jax.inspect.memory import Change, Level, changes, slots
+from sleep_jax.inspect.memory import Change, LevelSlots, changes, slots
 from sleep_jax.inspect.run import Run, difference
 from sleep_jax.inspect.tables import show
 
-__all__ = ["Change", "Checkpoint", "Level", "Run", "changes", "difference", "show", "slots"]
+__all__ = ["Change", "Checkpoint", "LevelSlots", "Run", "changes", "difference", "show", "slots"]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from sleep_jax.addresses import in_words
-from sleep_jax.inspect.memory import SELVES, changes, slots
+from sleep_jax.cli.interrupts import quietly
+from sleep_jax.cli.version import version
+from sleep_jax.inspect.memory import STATES, changes, slots
 from sleep_jax.inspect.run import Run, difference
 from sleep_jax.inspect.tables import show
-from sleep_jax.runtime.ends import quietly
-from sleep_jax.runtime.version import version
 
 QUESTIONS = {
     "all": ("", "state of the run, and the next five"),
@@ -66,7 +66,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("question", metavar="QUESTION", nargs="?", default="all", help="[all]")
     parser.add_argument("more", metavar="...", nargs="*", help="what the question is about")
     parser.add_argument("--phase", default="-1", help="a phase by name or index [the last one]")
-    parser.add_argument("--who", default="now", choices=SELVES, help="which memory of it [now]")
+    parser.add_argument(
+        "--state", default="current", choices=STATES, help="which memory of it [current]"
+    )
     parser.add_argument("--slot", type=int, help="of `restore`: which slot of an expert bank")
     parser.add_argument("--version", action="version", version=version())
     parser.add_argument("--json", action="store_true", help="print JSON, all of it")
@@ -81,30 +83,30 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _answers(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """{part: answer} for a question."""
-    question, phase, who = arguments.question, arguments.phase, arguments.who
+    question, phase, memory = arguments.question, arguments.phase, arguments.state
     if question == "all":
         if not run.checkpoints:
             return {"state": [run.state(), *run.problems], "curves": run.curves()}
         state = {"state": [run.state(), run.headline(), *_base(run), *run.problems]}
-        return state | {name: _answer(run, name, phase, who) for name in OVERVIEW}
+        return state | {name: _answer(run, name, phase, memory) for name in OVERVIEW}
     if question == "changes":
         before, after = map(run.__getitem__, arguments.more)
-        return {question: changes(before, after, who)}
+        return {question: changes(before, after, memory)}
     if question == "diff":
         return {question: difference(run, Run(*arguments.more))}
     if question == "restore":
         return {question: _restore(run, *arguments.more, phase, arguments.slot)}
-    return {question: _answer(run, question, phase, who)}
+    return {question: _answer(run, question, phase, memory)}
 
 
 def _base(run: Run) -> list[str]:
     return [f"{field}: {x['name']}, weights {x['weights']}" for field, x in run.base.items()]
 
 
-def _answer(run: Run, question: str, phase: str, who: str) -> Any:
+def _answer(run: Run, question: str, phase: str, memory: str) -> Any:
     """For a question that needs nothing more."""
     if question == "slots":
-        return slots(run[phase], who)
+        return slots(run[phase], memory)
     if question == "scores":
         return {"headline": run.headline(), "stages": run.scores(), "recall": run.recall()}
     if question == "leaves":

@@ -19,7 +19,7 @@ import tensorstore as ts
 
 from sleep_jax.addresses import fault, is_remote
 from sleep_jax.fields import Fields, read_json, read_object
-from sleep_jax.inspect import record
+from sleep_jax.report import run_record
 from sleep_jax.runtime.checkpoints import damage
 
 BANK = "experts"  # below it, axis 1 of every leaf counts slots
@@ -66,7 +66,7 @@ class Checkpoint:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The facts: `config` and `night`, as `phases.night.Night` describes it."""
+        """The facts: `config` and `night`, as `phases.run_state.RunState` describes it."""
         return self._facts["record"]
 
     def problem(self, *, is_thorough: bool = False) -> str | None:
@@ -126,7 +126,7 @@ class Checkpoint:
     def _facts(self) -> dict[str, Any]:
         path = self.folder / "record" / "metadata"
         with _in_words(self.folder):
-            return record.checked(read_json(path), str(path))
+            return run_record.checked(read_json(path), str(path))
 
     @functools.cached_property
     def _state(self) -> Fields:

@@ -9,18 +9,18 @@ import numpy as np
 from sleep_jax.inspect.checkpoint import Checkpoint, Leaf
 from sleep_jax.memory.slots import level_of
 
-SELVES = ("now", "evening", "consolidated")
+STATES = ("current", "before_sleep", "before_dreams")
 
 
 @dataclasses.dataclass(frozen=True)
-class Level:
+class LevelSlots:
     """One level of the memory.
 
     Attributes:
       level: its number, from 1.
       active: bool [layers, S]: the slots in use.
       norms: {leaf: float [layers, S]}, the Frobenius norm of every slot in use; nan elsewhere. A
-        slot whose `down` is 0 is silent.
+        slot whose `down` is 0 is zeroed: it changes no output.
       wake: {leaf: float [layers]}, the norm of the wake weights; {} at the slowest level.
     """
 
@@ -65,37 +65,37 @@ class Change:
     slots: tuple[int, ...] = ()
 
 
-def in_use(checkpoint: Checkpoint, who: str = "now") -> dict[int, tuple[int, int]]:
+def in_use(checkpoint: Checkpoint, state: str = "current") -> dict[int, tuple[int, int]]:
     """{level: (slots in use, slots)}; reads the masks alone."""
-    return {n: (x.used, x.capacity) for n, x in _levels(checkpoint, who).items()}
+    return {n: (x.used, x.capacity) for n, x in _levels(checkpoint, state).items()}
 
 
-def slots(checkpoint: Checkpoint, who: str = "now") -> list[Level]:
+def slots(checkpoint: Checkpoint, state: str = "current") -> list[LevelSlots]:
     """The levels with the norms of what is in use; unused slots are not read.
 
     Args:
       checkpoint: what a phase left.
-      who: `now`, `evening` (before the night) or `consolidated` (before its dreams).
+      state: `current`, `before_sleep` or `before_dreams`.
     """
     return [
         dataclasses.replace(
             level,
-            norms=_slot_norms(checkpoint, f"{who}.memory.layers.level_{n}.experts", level),
-            wake=_norms(checkpoint, f"{who}.memory.layers.level_{n}.wake"),
+            norms=_slot_norms(checkpoint, f"{state}.memory.layers.level_{n}.experts", level),
+            wake=_norms(checkpoint, f"{state}.memory.layers.level_{n}.wake"),
         )
-        for n, level in _levels(checkpoint, who).items()
+        for n, level in _levels(checkpoint, state).items()
     ]
 
 
-def changes(before: Checkpoint, after: Checkpoint, who: str = "now") -> list[Change]:
+def changes(before: Checkpoint, after: Checkpoint, state: str = "current") -> list[Change]:
     """Every leaf of a self, compared bit by bit, one slot of one leaf at a time.
 
     Args:
       before, after: two checkpoints of a run.
-      who: as for `slots`; `now` also has the reader's state, where levels learn by day.
+      state: as for `slots`; `now` also has the reader's state, where levels learn by day.
     """
     old, new = (
-        {name.removeprefix(f"{who}."): leaf for name, leaf in x.leaves(who).items()}
+        {name.removeprefix(f"{state}."): leaf for name, leaf in x.leaves(state).items()}
         for x in (before, after)
     )
     found = []
@@ -141,15 +141,15 @@ def _square(x: np.ndarray) -> float:
     return float(np.sum(flat * flat, dtype=np.float64))
 
 
-def _levels(checkpoint: Checkpoint, who: str) -> dict[int, Level]:
+def _levels(checkpoint: Checkpoint, state: str) -> dict[int, LevelSlots]:
     """The levels without norms."""
-    if who not in SELVES:
-        raise ValueError(f"who={who!r}; choose from {', '.join(SELVES)}")
-    root = f"{who}.slots.layers"
+    if state not in STATES:
+        raise ValueError(f"state={state!r}; choose from {', '.join(STATES)}")
+    root = f"{state}.slots.layers"
     return dict(sorted(_masks(checkpoint, root)))
 
 
-def _masks(checkpoint: Checkpoint, root: str) -> Iterator[tuple[int, Level]]:
+def _masks(checkpoint: Checkpoint, root: str) -> Iterator[tuple[int, LevelSlots]]:
     leaves = checkpoint.leaves(root)
     for level in {name.removeprefix(f"{root}.").split(".")[0] for name in leaves}:
         number, mask = level_of(level), f"{root}.{level}.active"
@@ -157,10 +157,10 @@ def _masks(checkpoint: Checkpoint, root: str) -> Iterator[tuple[int, Level]]:
             active = checkpoint.read(mask)
         else:
             active = np.zeros((len(checkpoint.read(f"{root}.{level}.carries")), 0), bool)
-        yield number, Level(number, active, {}, {})
+        yield number, LevelSlots(number, active, {}, {})
 
 
-def _slot_norms(checkpoint: Checkpoint, bank: str, level: Level) -> dict[str, np.ndarray]:
+def _slot_norms(checkpoint: Checkpoint, bank: str, level: LevelSlots) -> dict[str, np.ndarray]:
     if not level.used:
         return {}
     norms = {}

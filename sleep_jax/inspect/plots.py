@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from sleep_jax.inspect.memory import Level
+from sleep_jax.inspect.memory import LevelSlots
 
 INK, MUTED = "#22303c", "#8a97a3"
 HOURS = {"day": "#e0a458", "night": "#3d5a80", "morning": "#81b29a"}
@@ -47,7 +47,7 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return _quiet(figure)
 
 
-def slots(levels: Sequence[Level], leaf: str = "down") -> Figure:
+def slots(levels: Sequence[LevelSlots], leaf: str = "down") -> Figure:
     """A heat map a level: the norm of every slot in every layer; unused slots stay blank.
 
     Args:

@@ -10,9 +10,10 @@ from typing import Any
 from etils import epath
 
 from sleep_jax.addresses import check_answers
-from sleep_jax.inspect import memory, record
+from sleep_jax.inspect import memory
 from sleep_jax.inspect.checkpoint import Checkpoint
-from sleep_jax.runtime.headline import headline
+from sleep_jax.report import run_record
+from sleep_jax.report.headline import headline
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
 from sleep_jax.runtime.workdir import config_difference, report_path
 
@@ -103,7 +104,7 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """Its facts: `phases` and `days`."""
-        return self.latest.record["night"]
+        return self.latest.record["run"]
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -130,10 +131,10 @@ class Run:
         return f"{self.workdir}: unfinished, {where}"
 
     def timeline(self) -> list[dict[str, Any]]:
-        """The finished phases (`record.timeline`), each with `slots` {level: (in use, slots)} at
-        its end; {} where its checkpoint is not there."""
+        """The finished phases (`run_record.timeline`), each with `slots` {level: (in use, slots)}
+        at its end; {} where its checkpoint is not there."""
         kept = {x.index: x for x in self.checkpoints}
-        rows = record.timeline(self.record)
+        rows = run_record.timeline(self.record)
         for row in rows:
             held = kept.get(row["index"])
             row["slots"] = memory.in_use(held) if held else {}
@@ -153,22 +154,22 @@ class Run:
         return found
 
     def samples(self) -> list[dict[str, Any]]:
-        """Questions of the last day that was evaluated (`record.samples`)."""
-        days = [rows for day in self.record["days"] if (rows := record.samples(day))]
+        """Questions of the last day that was evaluated (`run_record.samples`)."""
+        days = [rows for day in self.record["days"] if (rows := run_record.samples(day))]
         return days[-1] if days else []
 
     def scores(self) -> list[dict[str, Any]]:
-        """The stages of that day's evaluation (`record.scores`)."""
-        days = [rows for day in self.record["days"] if (rows := record.scores(day))]
+        """The stages of that day's evaluation (`run_record.scores`)."""
+        days = [rows for day in self.record["days"] if (rows := run_record.scores(day))]
         return days[-1] if days else []
 
     def headline(self) -> str:
         """The last night in one line, as its report says it."""
-        return headline(self.scores(), record.verdict(self.record))
+        return headline(self.scores(), run_record.verdict(self.record))
 
     def recall(self) -> list[list[float]]:
-        """Share right about each day after each night (`record.recall`)."""
-        return record.recall(self.record)
+        """Share right about each day after each night (`run_record.recall`)."""
+        return run_record.recall(self.record)
 
     @property
     def _checkpoints(self) -> epath.Path:

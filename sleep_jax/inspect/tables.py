@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from sleep_jax.inspect.checkpoint import Leaf
-from sleep_jax.inspect.memory import Change, Level
-from sleep_jax.inspect.record import title_of
-from sleep_jax.runtime.headline import share
+from sleep_jax.inspect.memory import Change, LevelSlots
+from sleep_jax.report.headline import share
+from sleep_jax.report.run_record import title_of
 from sleep_jax.runtime.progress import clock, table
 from sleep_jax.runtime.workdir import flat_config
 
@@ -58,7 +58,7 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
     yield "What the phases say", ("phase", "programs", "GiB", "detail"), facts
 
 
-def slots(levels: Sequence[Level]) -> Tables:
+def slots(levels: Sequence[LevelSlots]) -> Tables:
     """Of `memory.slots`: mean norms over the layers, and `down` layer by layer."""
     for level in levels:
         names = list(level.norms or level.wake)

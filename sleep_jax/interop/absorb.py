@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.interop.tensors import join_stacks, split_stacks
-from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.slots import level_of, used
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 
 
 def absorb(cfg: DecoderConfig, variables) -> tuple[DecoderConfig, dict]:

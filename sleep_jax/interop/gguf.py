@@ -16,13 +16,13 @@ from sleep_jax.interop.huggingface import (
     SMALLEST_EPS,
 )
 from sleep_jax.models.attention import rope_frequencies
-from sleep_jax.models.config import DecoderConfig, RopeScaling
+from sleep_jax.models.decoder_config import DecoderConfig, RopeScaling
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 
 class GGUFFile:
-    """A GGUF file as a `Checkpoint` and as the fields of its metadata.
+    """A GGUF file as a `WeightsFile` and as the fields of its metadata.
 
     Attributes:
       path: the file.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sleep_jax.fields import Fields, one_of, read_object, shown
-from sleep_jax.models.config import DecoderConfig, RopeScaling
+from sleep_jax.models.decoder_config import DecoderConfig, RopeScaling
 
 # The largest shapes that are believed: what is allocated follows from them.
 MOST_LAYERS, MOST_HEADS, MOST_WIDTH, MOST_VOCAB = 1000, 4096, 2**20, 2**24

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from sleep_jax.interop import huggingface
 from sleep_jax.interop.tiny import tiny_config
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 
 _LLAMA = {
     "architectures": ["LlamaForCausalLM"],

@@ -13,7 +13,7 @@ from sleep_jax.interop.tensors import read_params
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.interop.tokenizer_files import ID_FILES, ids_of, read_tokenizer
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 
 
 def load_model(

@@ -14,7 +14,7 @@ _SINGLE = "model.safetensors"
 
 
 class SafetensorsFolder:
-    """A model folder as a `Checkpoint`; tensors are read when asked for."""
+    """A model folder as a `WeightsFile`; tensors are read when asked for."""
 
     naming = "huggingface"
 

@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from sleep_jax.fields import named
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 
 # Our path, then the tensor in a Hugging Face and in a GGUF checkpoint, less `.weight` or `.bias`.
 _NAMES = {
@@ -101,7 +101,7 @@ def _leaf(path: str, shape: tuple[int, ...], layers: int) -> Leaf:
     return Leaf(path, shape, layers if is_stacked else None, huggingface, gguf)
 
 
-class Checkpoint(Protocol):
+class WeightsFile(Protocol):
     """What `read_params` asks of a checkpoint, whatever its format."""
 
     naming: str  # which names of a `Leaf` it uses: "huggingface" or "gguf"
@@ -119,7 +119,7 @@ class Checkpoint(Protocol):
         """The file that holds (or should hold) a tensor, for error messages."""
 
 
-def read_params(cfg: DecoderConfig, checkpoint: Checkpoint, dtype) -> dict:
+def read_params(cfg: DecoderConfig, checkpoint: WeightsFile, dtype) -> dict:
     """Reads a checkpoint, tensor by tensor, into freshly stacked host arrays.
 
     Beyond the result itself, only one tensor is in memory at a time. Every shape is compared with
@@ -174,7 +174,7 @@ def join_stacks(cfg: DecoderConfig, params: dict) -> dict:
     return rest | {"layers": jax.tree.map(lambda *x: jnp.concatenate(x), *stacks)}
 
 
-def _check_shapes(cfg: DecoderConfig, checkpoint: Checkpoint):
+def _check_shapes(cfg: DecoderConfig, checkpoint: WeightsFile):
     """Holds the tensors that there are against those that the config asks for."""
     used = set()
     for leaf in leaves(cfg):
@@ -200,7 +200,7 @@ def _is_finite(array: np.ndarray) -> bool:
     return bool(np.isfinite(array.max()) and np.isfinite(array.min()))
 
 
-def _reject_unknown(cfg: DecoderConfig, checkpoint: Checkpoint, used: set[str]):
+def _reject_unknown(cfg: DecoderConfig, checkpoint: WeightsFile, used: set[str]):
     """A tensor left unread would silently make another model of it."""
     derived = {"rope_freqs.weight"}  # what the config already says
     if cfg.tie_embeddings:

@@ -8,8 +8,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder
+from sleep_jax.models.decoder_config import DecoderConfig
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

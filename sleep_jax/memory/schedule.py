@@ -6,7 +6,7 @@ first, so nothing climbs two levels in one night; the context (level 0) goes las
 
 import dataclasses
 
-from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.memory.memory_config import MemoryConfig
 
 NEARLY_FULL = 0.8  # share of slots in use from which a plan and a night warn
 
@@ -22,7 +22,7 @@ def due(memory: MemoryConfig, clock: int, ends_episode: bool = False) -> tuple[i
     senders = [
         number
         for number in range(memory.depth - 1, 0, -1)
-        if clock and clock % memory.level(number).chunk == 0
+        if clock and clock % memory.level(number).period == 0
     ]
     if ends_episode and memory.from_context and memory.depth:
         senders.append(0)
@@ -60,13 +60,13 @@ def plan(memory: MemoryConfig, length: int, episodes: tuple[int, ...] = ()) -> l
     Args:
       memory: the levels.
       length: of the stream, in units of the memory.
-      episodes: the clock at the end of each episode; where chunks count episodes it is not needed.
+      episodes: the clock at the end of each episode; where periods count episodes it is not needed.
     """
     ends = set(range(1, length + 1) if memory.unit == "episodes" else episodes)
     times = {
         clock
         for number in range(1, memory.depth)
-        for clock in range(memory.level(number).chunk, length + 1, memory.level(number).chunk)
+        for clock in range(memory.level(number).period, length + 1, memory.level(number).period)
     }
     held, sleeps = dict.fromkeys(range(1, memory.depth + 1), 0), []
     for clock in sorted(times | {end for end in ends if end <= length}):

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sleep_jax.errors import DeadEnd
-from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.errors import UnrecoverableError
+from sleep_jax.memory.memory_config import MemoryConfig
 
-BIAS_AT_BIRTH = 3.0  # of a router gate: sigmoid(3) = 0.95
+INITIAL_BIAS = 3.0  # of a router gate: sigmoid(3) = 0.95
 ROUTING = ("key", "bias")
 
 
-class SlotsExhausted(DeadEnd):
+class SlotsExhausted(UnrecoverableError):
     """A level has no free slot left. Raised before any compute; nothing was changed.
 
     Attributes:
@@ -35,7 +35,7 @@ class SlotsExhausted(DeadEnd):
         self.level, self.capacity = level, capacity
 
 
-def expert_at_birth(rng, memory: MemoryConfig, level: int, width: int, stack=(), routed=False):
+def init_expert(rng, memory: MemoryConfig, level: int, width: int, stack=(), routed=False):
     """Low-rank weights that change nothing yet: A ~ N(0, 1/d), B = 0.
 
     Args:
@@ -51,23 +51,23 @@ def expert_at_birth(rng, memory: MemoryConfig, level: int, width: int, stack=(),
     normal = jax.random.normal(rng, (len(projections), *stack, width, r)) * width**-0.5
     leaves = dict(zip(projections, normal)) | {"down": jnp.zeros((*stack, r, width))}
     if routed and memory.router != "none":
-        leaves |= {"key": jnp.zeros((*stack, width)), "bias": jnp.full(stack, BIAS_AT_BIRTH)}
+        leaves |= {"key": jnp.zeros((*stack, width)), "bias": jnp.full(stack, INITIAL_BIAS)}
     return leaves
 
 
-def level_at_birth(rng, memory: MemoryConfig, level: int, width: int, stack=()):
+def init_level(rng, memory: MemoryConfig, level: int, width: int, stack=()):
     """One level of the `memory` collection: its bank and, unless it is the slowest, wake weights.
 
     Args:
-      rng, memory, level, width: as for `expert_at_birth`.
+      rng, memory, level, width: as for `init_expert`.
       stack: leading axes, e.g. (layers,).
     """
     bank, wake = jax.random.split(rng)
     leaves = {}
     if slots := memory.level(level).slots:
-        leaves["experts"] = expert_at_birth(bank, memory, level, width, (*stack, slots), True)
+        leaves["experts"] = init_expert(bank, memory, level, width, (*stack, slots), True)
     if memory.has_wake(level):
-        leaves["wake"] = expert_at_birth(wake, memory, level, width, stack)
+        leaves["wake"] = init_expert(wake, memory, level, width, stack)
     return leaves
 
 
@@ -88,7 +88,7 @@ def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
     carries = np.isin(np.arange(carriers[0], layers), carriers)
     levels = range(1, memory.depth + 1)
     held = {
-        f"level_{n}": level_at_birth(jax.random.fold_in(rng, n - 1), memory, n, width, (stack,))
+        f"level_{n}": init_level(jax.random.fold_in(rng, n - 1), memory, n, width, (stack,))
         for n in levels
     }
     slots = {f"level_{n}": {"carries": jnp.asarray(carries)} for n in levels}
@@ -142,7 +142,7 @@ def put_slot(memory, level: int, index, slot):
     return _with(memory, level, experts=bank)
 
 
-def silent(slot):
+def zeroed(slot):
     """A slot that changes nothing: down = 0."""
     return slot | {"down": jnp.zeros_like(slot["down"])}
 
@@ -167,7 +167,7 @@ def clear_experts(rng, config: MemoryConfig, memory, slots, level: int):
     held = memory["layers"][f"level_{level}"]
     if "experts" in held:
         stack, width = held["experts"]["down"].shape[:2], held["experts"]["down"].shape[-1]
-        bank = expert_at_birth(rng, config, level, width, stack, True)
+        bank = init_expert(rng, config, level, width, stack, True)
         memory = _with(memory, level, experts=bank)
     return memory, without_slots(slots, level)
 
@@ -184,7 +184,7 @@ def without_slots(slots, level: int):
 def clear_wake(rng, config: MemoryConfig, memory, level: int):
     """A level whose wake weights are as at birth again: A redrawn, B = 0."""
     down = memory["layers"][f"level_{level}"]["wake"]["down"]
-    wake = expert_at_birth(rng, config, level, down.shape[-1], down.shape[:1])
+    wake = init_expert(rng, config, level, down.shape[-1], down.shape[:1])
     return put_wake(memory, {f"level_{level}": wake})
 
 

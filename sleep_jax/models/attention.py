@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.linear import Linear, RMSNorm, product
 from sleep_jax.models.sharding import row_shards
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import constrain_tree
 
 _BATCH = {"key": -4, "value": -4, "segment_ids": -2}  # the axis of the rows

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.models.attention import ATTENDED, Attention
-from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.experts import RANDOM_EXPERT, Level, contribution
+from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.experts import RANDOM_EXPERT, MemoryLevel, contribution
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
 from sleep_jax.models.sharding import ROWS, constrain
 
-SHARED = -1  # segment id of a row's prefix that its segments above 0 continue
+SHARED_PREFIX = -1  # segment id of a row's prefix that its segments above 0 continue
 COLLECTIONS = ("params", "memory", "slots", "lora", "cache", "intermediates")
 
 
@@ -56,7 +56,7 @@ class Block(nn.Module):
         h = RMSNorm(cfg.norm_eps, name="attention_norm")(x)
         x = x + Attention(cfg, name="attention")(h, positions, mask, index)
         levels = [
-            Level(cfg, number, name=f"level_{number}")
+            MemoryLevel(cfg, number, name=f"level_{number}")
             for number in range(1, cfg.memory.depth + 1)
             if self.has_memory
         ]
@@ -93,8 +93,9 @@ class Decoder(nn.Module):
         Args:
           tokens: int32 [batch, time].
           segment_ids: int32 [batch, time]; tokens attend within their segment, 0 is padding.
-            SHARED is a prefix at the row's start that segments above 0 continue; those below it
-            stand alone. Default: all one segment. With a cache the same ids continue the segments
+            SHARED_PREFIX is a prefix at the row's start that segments above 0 continue; those below
+            it stand alone. Default: all one segment. With a cache the same ids continue the
+            segments
               that it holds.
           trunk: what `run_trunk` gave for the same tokens and segments; these layers are then not
             run. Only without a cache, which would lack their keys.
@@ -153,7 +154,7 @@ class Decoder(nn.Module):
             held.value = jax.lax.dynamic_update_slice(held.value, segment_ids, (0, start))
             keys = held.value
         query, key = segment_ids[:, :, None], keys[:, None]
-        related = (key == query) | ((key == SHARED) & (query > 0))
+        related = (key == query) | ((key == SHARED_PREFIX) & (query > 0))
         time = start + jnp.arange(segment_ids.shape[1])
         visible = related & (jnp.arange(keys.shape[1]) <= time[:, None])
         # A token's position is how much it sees before itself.

@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.memory.config import MemoryConfig
-from sleep_jax.memory.slots import ROUTING, level_at_birth
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.memory.slots import ROUTING, init_level
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.linear import matmul
 
 RANDOM_EXPERT = "random_expert"
@@ -69,14 +69,14 @@ def random_expert(rng, candidates):
     return drawn & candidates
 
 
-def route(h, key, bias, active, is_silent, top_k: int, rng=None):
+def route(h, key, bias, active, is_zero, top_k: int, rng=None):
     """Sigmoid gates of a bank's slots, unnormalised.
 
     Args:
       h: [batch, time, d].
       key, bias: [S, d] and [S].
       active: bool [S].
-      is_silent: bool [S], down = 0: such a slot takes no seat among the `top_k`, so that unlocking
+      is_zero: bool [S], down = 0: such a slot takes no seat among the `top_k`, so that unlocking
         it displaces none.
       top_k: slots that stay on; 0 keeps all active ones.
       rng: PRNG key of one more slot a token, drawn from the active ones that are not on; it comes
@@ -88,19 +88,19 @@ def route(h, key, bias, active, is_silent, top_k: int, rng=None):
     score = jnp.einsum("btd,sd->bts", h, key) * h.shape[-1] ** -0.5 + bias
     score = jnp.where(active, score, -jnp.inf)
     if top_k:
-        ranked = jnp.where(is_silent, -jnp.inf, score)
+        ranked = jnp.where(is_zero, -jnp.inf, score)
         kth = jax.lax.top_k(ranked, min(top_k, score.shape[-1]))[0][..., -1:]
-        is_on = (score >= kth) | is_silent
+        is_on = (score >= kth) | is_zero
         if rng is not None:
             is_on |= random_expert(rng, active & ~is_on)
         score = jnp.where(is_on, score, -jnp.inf)
     return jax.nn.sigmoid(score)
 
 
-class Level(nn.Module):
+class MemoryLevel(nn.Module):
     """One memory level of one layer.
 
-    Variables: those of `level_at_birth`, in `memory`; in `slots` carries, bool []: this layer has
+    Variables: those of `init_level`, in `memory`; in `slots` carries, bool []: this layer has
     memory, and, where the level has slots, active, bool [S]. With down = 0 at birth, unlocking a
     slot changes no output. What is inactive is masked by `where`, so nothing in it can leak, not
     even NaN.
@@ -124,18 +124,18 @@ class Level(nn.Module):
         memory, count = self.cfg.memory, self.cfg.memory.level(self.number).slots
         self.sow("intermediates", "input", h)
 
-        def birth(part):
+        def init(part):
             rng = self.make_rng("memory")
-            return level_at_birth(rng, memory, self.number, self.cfg.width)[part]
+            return init_level(rng, memory, self.number, self.cfg.width)[part]
 
         carries = self.variable("slots", "carries", jnp.ones, (), bool).value
         wake = slots = None
         if memory.has_wake(self.number):
-            held = self.variable("memory", "wake", birth, "wake").value
+            held = self.variable("memory", "wake", init, "wake").value
             wake = self._masked(held, carries), None
         if count:
             active = self.variable("slots", "active", jnp.zeros, (count,), bool).value
-            held = self.variable("memory", "experts", birth, "experts").value
+            held = self.variable("memory", "experts", init, "experts").value
             slots = self._bank(h, held, active)
         return wake, slots
 
@@ -160,9 +160,9 @@ class Level(nn.Module):
             return wide, None
         key = jnp.where(active[:, None], bank["key"], 0)
         bias = jnp.where(active, bank["bias"], 0)
-        is_silent = ~jnp.any(units["down"], axis=(1, 2))
+        is_zero = ~jnp.any(units["down"], axis=(1, 2))
         rng = self.make_rng(RANDOM_EXPERT) if self.has_rng(RANDOM_EXPERT) else None
-        gates = route(h, key, bias, active, is_silent, memory.top_k, rng)
+        gates = route(h, key, bias, active, is_zero, memory.top_k, rng)
         self.sow("intermediates", "gates", gates)
         return wide, jnp.repeat(gates, memory.level(self.number).rank, axis=-1)
 
@@ -172,7 +172,7 @@ def contribution(memory: MemoryConfig, levels, h):
 
     Args:
       memory: which they are levels of.
-      levels: modules `Level`.
+      levels: modules `MemoryLevel`.
       h: normalised hidden states [batch, time, d].
 
     Returns:

@@ -94,7 +94,7 @@ def _log_probs(hidden, targets, head, table):
     return chosen, through_head(target_slope(jnp.exp(log_p), targets), table, targets)
 
 
-def token_log_probs(hidden, targets, mask, head, chunk: int = 128):
+def token_log_probs(hidden, targets, mask, head, logit_chunk: int = 128):
     """Log-probability of each target token, float32 [tokens]; only `hidden` receives a gradient.
 
     Args:
@@ -102,25 +102,25 @@ def token_log_probs(hidden, targets, mask, head, chunk: int = 128):
       targets: int32 [tokens].
       mask: bool [tokens]; what stands elsewhere may be left out (0).
       head: the frozen LM head [d, vocab], its dtype the operand dtype.
-      chunk: tokens whose logits exist at a time.
+      logit_chunk: tokens whose logits exist at a time.
     """
-    return _token_log_probs(hidden, targets, mask, *both_ways(head), chunk)
+    return _token_log_probs(hidden, targets, mask, *both_ways(head), logit_chunk)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _token_log_probs(hidden, targets, mask, head, table, chunk):
+def _token_log_probs(hidden, targets, mask, head, table, logit_chunk):
     return map_chunks(
-        lambda *parts: _log_probs(*parts, head, table)[0], (hidden, targets), mask, chunk
+        lambda *parts: _log_probs(*parts, head, table)[0], (hidden, targets), mask, logit_chunk
     )
 
 
-def _forward(hidden, targets, mask, head, table, chunk):
+def _forward(hidden, targets, mask, head, table, logit_chunk):
     return map_chunks(
-        lambda *parts: _log_probs(*parts, head, table), (hidden, targets), mask, chunk
+        lambda *parts: _log_probs(*parts, head, table), (hidden, targets), mask, logit_chunk
     )
 
 
-def _backward(chunk, gradient, g):
+def _backward(logit_chunk, gradient, g):
     return g[:, None] * gradient, None, None, None, None
 
 

@@ -1,1 +1,1 @@
-"""The phases of a day and its night, each a function from one `Night` to the next."""
+"""The phases of a day and its night, each a function from one `RunState` to the next."""

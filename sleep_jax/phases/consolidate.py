@@ -13,146 +13,146 @@ import dataclasses
 import jax
 import numpy as np
 
-from sleep_jax.errors import DeadEnd
-from sleep_jax.itinerary import Step
+from sleep_jax.errors import UnrecoverableError
+from sleep_jax.experiment import Experiment
 from sleep_jax.memory.slots import take_slot
 from sleep_jax.models.sharding import to_host
 from sleep_jax.phases.evaluate import anchor_perplexity
-from sleep_jax.phases.night import Desk, Night, by_heart, key_of, teachers
+from sleep_jax.phases.run_state import PhaseLogger, RunState, closed_book, key_of, teachers
 from sleep_jax.phases.study import rehearse, studied
-from sleep_jax.seeding import self_study
-from sleep_jax.seeding.config import SeedingConfig
-from sleep_jax.seeding.consolidate import carry_out
-from sleep_jax.seeding.self_study import Study, from_memory, reread
+from sleep_jax.run_schedule import Step
+from sleep_jax.seeding.consolidate import run_consolidation
+from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import Exchange, Teacher
 from sleep_jax.seeding.transaction import (
-    Self,
+    MemoryState,
     TeacherIsStudent,
     Transaction,
     begin,
     begin_merge,
     check_room,
 )
-from sleep_jax.sleeper import Sleeper
+from sleep_jax.study import self_study
+from sleep_jax.study.self_study import Study, from_memory, reread
 
 GATED = "anchor_perplexity"  # the anchor set that a night may not lose
 PROBE = 8  # sequences that measure the divergence where there are no held-out questions
 
 
-def consolidate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+def consolidate(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
     """Unlocks a slot and seeds it with what the sender holds, or leaves all as it was."""
-    c, cfg, level = sleeper.config, sleeper.cfg, step.sender + 1
-    key = key_of(sleeper, step)
-    night = night.note(step.label, levels=f"{step.sender} -> {level}", tokens=0)
-    room = check_room(cfg.memory, night.now.slots, level)
+    c, cfg, level = experiment.config, experiment.cfg, step.sender + 1
+    key = key_of(experiment, step)
+    run = run.note(step.label, levels=f"{step.sender} -> {level}", tokens=0)
+    room = check_room(cfg.memory, run.current.slots, level)
     if room == "skip":
-        return _asleep(night, night.now).note(step.label, skipped=f"level {level} is full")
-    seeding = _seeding(sleeper)
-    with desk.bar(seeding.steps + 1, "step") as bar:  # and the divergence before them
+        return _asleep(run, run.current).note(step.label, skipped=f"level {level} is full")
+    seeding = _seeding(experiment)
+    with logger.bar(seeding.steps + 1, "step") as bar:  # and the divergence before them
         transaction = begin(
             cfg,
-            sleeper.settings.wake,
-            night.now,
+            experiment.settings.wake,
+            run.current,
             step.sender,
             c.seeding.protocol,
             jax.random.fold_in(key, 2),
         )
         if step.sender:
-            those = [by_heart(sleeper, transaction.teacher)]
-            exchanges, probe = _replay(sleeper, night, step, those[0], jax.random.fold_in(key, 3))
+            those = [closed_book(experiment, transaction.teacher)]
+            exchanges, probe = _replay(experiment, run, step, those[0], jax.random.fold_in(key, 3))
         else:
-            those = teachers(sleeper, night, sleeper.days[step.day].documents)
-            exchanges = studied(sleeper, night, step.day)
-            probe = _held_out(sleeper, night, step.day)
+            those = teachers(experiment, run, experiment.days[step.day].documents)
+            exchanges = studied(experiment, run, step.day)
+            probe = _held_out(experiment, run, step.day)
         try:
             now, figures = _seed(
-                sleeper, desk, bar, transaction, those, exchanges, probe, key, step.day
+                experiment, logger, bar, transaction, those, exchanges, probe, key, step.day
             )
         except TeacherIsStudent as nothing:
             if not step.sender:
                 raise
-            return _asleep(night, night.now).note(step.label, skipped=str(nothing))
+            return _asleep(run, run.current).note(step.label, skipped=str(nothing))
     if not step.sender and "rolled_back" not in figures:
-        night = night.note_day(step.day, slot=transaction.index)
+        run = run.note_day(step.day, slot=transaction.index)
     figures |= {"sequences": len(exchanges), "tokens": sum(len(e.completion) for e in exchanges)}
-    return _asleep(night, now).note(step.label, **figures)
+    return _asleep(run, now).note(step.label, **figures)
 
 
-def merge(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+def merge(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
     """Makes room where only one slot of the receiver is free: its sealed slots are seeded into one.
 
     Raises:
-      DeadEnd: the one says too little of what they said.
+      UnrecoverableError: the one says too little of what they said.
     """
-    level, key = step.sender + 1, jax.random.fold_in(key_of(sleeper, step), 1)
-    night = night.note(step.label, levels=f"{level} -> {level}", tokens=0)
-    if check_room(sleeper.cfg.memory, night.now.slots, level) != "merge":
-        return night.note(step.label, skipped=f"level {level} has room")
-    transaction = begin_merge(sleeper.cfg, night.now, level, jax.random.fold_in(key, 0))
-    those = [by_heart(sleeper, transaction.teacher)]
-    exchanges, probe = _replay(sleeper, night, step, those[0], jax.random.fold_in(key, 1))
-    with desk.bar(int(sleeper.config.seeding.steps) + 1, "step") as bar:
+    level, key = step.sender + 1, jax.random.fold_in(key_of(experiment, step), 1)
+    run = run.note(step.label, levels=f"{level} -> {level}", tokens=0)
+    if check_room(experiment.cfg.memory, run.current.slots, level) != "merge":
+        return run.note(step.label, skipped=f"level {level} has room")
+    transaction = begin_merge(experiment.cfg, run.current, level, jax.random.fold_in(key, 0))
+    those = [closed_book(experiment, transaction.teacher)]
+    exchanges, probe = _replay(experiment, run, step, those[0], jax.random.fold_in(key, 1))
+    with logger.bar(int(experiment.config.seeding.steps) + 1, "step") as bar:
         now, figures = _seed(
-            sleeper, desk, bar, transaction, those, exchanges, probe, key, step.day
+            experiment, logger, bar, transaction, those, exchanges, probe, key, step.day
         )
-    if objection := figures.get("rolled_back"):
-        raise DeadEnd(
-            f"level {level} is full and merging its slots was rolled back: {objection}; set "
+    if rejection_reason := figures.get("rolled_back"):
+        raise UnrecoverableError(
+            f"level {level} is full and merging its slots was rolled back: {rejection_reason}; set "
             "memory.on_full='skip' and this run goes on, or start a new one with more memory.slots"
         )
     figures |= {"sequences": len(exchanges), "tokens": sum(len(e.completion) for e in exchanges)}
-    return _asleep(night, now).note(step.label, **figures)
+    return _asleep(run, now).note(step.label, **figures)
 
 
-def _asleep(night: Night, now: Self) -> Night:
+def _asleep(run: RunState, now: MemoryState) -> RunState:
     """The night after a consolidation."""
-    return dataclasses.replace(night, now=now, consolidated=now.replace(wake=None))
+    return dataclasses.replace(run, current=now, before_dreams=now.replace(wake=None))
 
 
-def _seed(sleeper, desk, bar, transaction, those, exchanges, probe, key, day):
-    """`carry_out` with this run's settings; its figures go to the desk."""
-    c = sleeper.config
+def _seed(experiment, logger, bar, transaction, those, exchanges, probe, key, day):
+    """`run_consolidation` with this run's settings; its figures go to the logger."""
+    c = experiment.config
 
     def log(number, metrics):
         if number < 0:
             return bar.advance(1, **metrics)
-        desk.update(number, metrics)
-        if desk.pace is not None and "time/step" in metrics:
-            desk.pace.updated(day, metrics["time/step"])
+        logger.update(number, metrics)
+        if logger.time_estimate is not None and "time/step" in metrics:
+            logger.time_estimate.updated(day, metrics["time/step"])
         # Where nothing was rolled out yet there is none.
         reward = metrics.get("reward", bar.figures.get("reward"))
         bar.advance(1, kl=metrics["kl_off"], reward=reward)
 
-    now, figures = carry_out(
-        sleeper.cfg,
-        sleeper.params,
-        sleeper.tokenizer,
-        sleeper.judge,
-        _seeding(sleeper),
-        sleeper.settings.gate,
+    now, figures = run_consolidation(
+        experiment.cfg,
+        experiment.params,
+        experiment.tokenizer,
+        experiment.judge,
+        _seeding(experiment),
+        experiment.settings.gate,
         transaction,
         teachers=those,
         exchanges=exchanges,
         probe=probe,
-        anchors=lambda variables: anchor_perplexity(sleeper, variables, GATED),
+        anchors=lambda variables: anchor_perplexity(experiment, variables, GATED),
         rng=jax.random.fold_in(key, 4),
         log=log,
-        bookmark=desk.bookmark,
-        meter=desk.meter,
+        mid_phase=logger.mid_phase,
+        timer=logger.timer,
     )
     held_out = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
     is_accepted = "rolled_back" not in figures
-    desk.scalars(c.seeding.steps, held_out | {"accepted": float(is_accepted)})
+    logger.scalars(c.seeding.steps, held_out | {"accepted": float(is_accepted)})
     if is_accepted and not transaction.is_merge:
-        desk.update(c.seeding.steps, _norms(now, transaction))
+        logger.update(c.seeding.steps, _norms(now, transaction))
     return now, figures
 
 
-def _seeding(sleeper: Sleeper) -> SeedingConfig:
-    return sleeper.settings.seeding.with_shared_prefix(sleeper.prompts.opening)
+def _seeding(experiment: Experiment) -> SeedingConfig:
+    return experiment.settings.seeding.with_shared_prefix(experiment.prompts.shared_prefix)
 
 
-def _norms(now: Self, transaction: Transaction) -> dict[str, list[float]]:
+def _norms(now: MemoryState, transaction: Transaction) -> dict[str, list[float]]:
     """Norms of the slot that a night has filled, layer by layer: {"norm_down": [layers], ...}."""
     slot = to_host(take_slot(now.memory, transaction.level, transaction.index))
     return {
@@ -161,27 +161,27 @@ def _norms(now: Self, transaction: Transaction) -> dict[str, list[float]]:
     }
 
 
-def _held_out(sleeper: Sleeper, night: Night, day: int) -> list[Exchange]:
+def _held_out(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
     """What measures the divergence: the day's questions that are not learnt, or its documents."""
-    held_out, prompts = Study.of(night.day(day)["study"]).held_out, sleeper.prompts
-    documents = sleeper.days[day].documents
+    held_out, prompts = Study.of(run.day(day)["study"]).held_out, experiment.prompts
+    documents = experiment.days[day].documents
     return self_study.answer(held_out, prompts) or self_study.recite(documents, prompts, 1)
 
 
-def _replay(sleeper: Sleeper, night: Night, step: Step, teacher: Teacher, key):
+def _replay(experiment: Experiment, run: RunState, step: Step, teacher: Teacher, key):
     """What a level hands over, as (exchanges, probe): the days it holds, told by heart."""
-    prompts = sleeper.prompts
-    days = [d for d in range(step.since, step.day + 1) if "study" in night.day(d)]
-    exchanges = [e for d in days for e in from_memory(studied(sleeper, night, d))]
-    if night.now.wake is not None:
-        longest = sleeper.config.seeding.scored
-        exchanges += reread([page[:longest] for page in sleeper.pages(step)])
+    prompts = experiment.prompts
+    days = [d for d in range(step.since, step.day + 1) if "study" in run.day(d)]
+    exchanges = [e for d in days for e in from_memory(studied(experiment, run, d))]
+    if run.current.wake is not None:
+        longest = experiment.config.seeding.max_target_length
+        exchanges += reread([page[:longest] for page in experiment.pages(step)])
     probe = from_memory(
         [
             exchange
             for d in days
-            for exchange in self_study.answer(Study.of(night.day(d)["study"]).held_out, prompts)
+            for exchange in self_study.answer(Study.of(run.day(d)["study"]).held_out, prompts)
         ]
     )
     probe = probe or exchanges[:PROBE]
-    return [*exchanges, *rehearse(sleeper, teacher, key)], probe
+    return [*exchanges, *rehearse(experiment, teacher, key)], probe

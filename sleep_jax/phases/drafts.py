@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sleep_jax.sampling.generate import Completion, generate
-from sleep_jax.seeding.record import Bookmark
+from sleep_jax.seeding.update_log import MidPhaseCheckpoint
 
 # A checkpoint holds an array at least.
 STATE = {"batches": np.zeros((), np.int32)}
@@ -16,20 +16,22 @@ TOKENS, LOG_PROBS = np.dtype("<i4"), np.dtype("<f4")
 
 
 class Drafts:
-    """Samples as `generate` does; what is drawn goes into the bookmark of the phase.
+    """Samples as `generate` does; what is drawn goes into the mid-phase checkpoint of the phase.
 
     Calls are known by their order, which is the same whenever the phase is begun.
 
     Args:
-      bookmark: of the phase; None: nothing is kept.
+      mid_phase: of the phase; None: nothing is kept.
       on_batch: called after every batch, with the number of batches so far.
     """
 
-    def __init__(self, bookmark: Bookmark | None, on_batch: Callable[[int], None] = lambda n: None):
-        self._bookmark, self._on_batch = bookmark, on_batch
+    def __init__(
+        self, mid_phase: MidPhaseCheckpoint | None, on_batch: Callable[[int], None] = lambda n: None
+    ):
+        self._bookmark, self._on_batch = mid_phase, on_batch
         self._drawn: list[list[list[Completion]]] = []  # by call
         self._calls = self._batches = 0
-        if bookmark is not None and (found := bookmark.find(STATE)):
+        if mid_phase is not None and (found := mid_phase.find(STATE)):
             self._batches, _, facts = found
             self._drawn = [_completions(record) for record in facts["drawn"]]
 

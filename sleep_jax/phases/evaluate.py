@@ -7,68 +7,69 @@ import numpy as np
 
 from sleep_jax.evals.metrics import perplexity
 from sleep_jax.evals.recall import negative_log_likelihood, reply, share_right
-from sleep_jax.itinerary import Step
-from sleep_jax.phases.night import Desk, Night, awake
-from sleep_jax.seeding import prompts as requests
-from sleep_jax.sleeper import Day, Sleeper, TestQuestion
+from sleep_jax.experiment import Day, Experiment, TestQuestion
+from sleep_jax.interop import prompts as requests
+from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
+from sleep_jax.run_schedule import Step
 
 STAGES = ("before sleep", "after consolidation", "after dreaming", "with the document in context")
 OPEN_BOOK = "open_book_"  # what the metrics of the last stage, the ceiling, begin with
 
 
-def evaluate(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+def evaluate(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
     """Asks the day's questions at every stage of its night, those of earlier days after it, and
     measures the anchor set.
 
     Documents that came without questions are asked about in the model's own words; replies are
     kept, there is no score.
     """
-    day, earlier = sleeper.days[step.day], sleeper.days[: step.day]
+    day, earlier = experiment.days[step.day], experiment.days[: step.day]
     asked = [(q.document, q.text) for q in day.questions] or [
         (q["document"], q["question"])
-        for q in night.day(step.day).get("study", {}).get("held_out", [])
+        for q in run.day(step.day).get("study", {}).get("held_out", [])
     ]
-    selves = dict(zip(STAGES, (night.evening, night.consolidated, night.now)))
-    stages = stages_of(sleeper)
+    selves = dict(zip(STAGES, (run.before_sleep, run.before_dreams, run.current)))
+    stages = stages_of(experiment)
     scores, replies = {}, {}
-    with desk.bar(len(stages) + len(earlier), "stage") as bar:
+    with logger.bar(len(stages) + len(earlier), "stage") as bar:
         for stage in stages:
             if stage in selves:
-                variables, context = selves[stage].on(sleeper.params), None
+                variables, context = selves[stage].on(experiment.params), None
             else:
-                reader = awake(sleeper, night, day.documents)
+                reader = awake(experiment, run, day.documents)
                 variables, context = reader.variables, reader.context
-            replies[stage] = ask(sleeper, variables, asked, context)
+            replies[stage] = ask(experiment, variables, asked, context)
             scores[stage] = marks(day.questions, replies[stage])
             if (level := chance(day.questions, replies[stage])) is not None:
                 scores[stage]["chance"] = level
             if stage in selves:
                 scores[stage] |= {
-                    name: anchor_perplexity(sleeper, variables, name) for name in sleeper.anchors
+                    name: anchor_perplexity(experiment, variables, name)
+                    for name in experiment.anchors
                 }
-                desk.scalars(STAGES.index(stage), scores[stage])
+                logger.scalars(STAGES.index(stage), scores[stage])
             else:
                 ceiling = {f"{OPEN_BOOK}{name}": x for name, x in scores[stage].items()}
-                desk.scalars(STAGES.index(stage), ceiling)
+                logger.scalars(STAGES.index(stage), ceiling)
             bar.advance(1, **_shown(scores[stage], stage in selves))
         recall = []
         for before in earlier:
             questions = [(q.document, q.text) for q in before.questions]
-            answers = ask(sleeper, night.now.on(sleeper.params), questions)
+            answers = ask(experiment, run.current.on(experiment.params), questions)
             recall.append(marks(before.questions, answers))
             known = [share["questions"] for share in recall if "questions" in share]
             bar.advance(1, **({"earlier days": float(np.mean(known))} if known else {}))
         recall.append(marks(day.questions, replies[stages[-2]]))
     shares = {f"day_{i + 1}_{name}": x for i, r in enumerate(recall) for name, x in r.items()}
-    desk.scalars(len(STAGES), shares)
+    logger.scalars(len(STAGES), shares)
     if asked:
-        words = [f"**{text}**" for _, text in asked[: sleeper.config.evaluation.samples]]
+        words = [f"**{text}**" for _, text in asked[: experiment.config.evaluation.samples]]
         for stage in stages:
             words = [f"{x}\n- {stage}: {y.strip()}" for x, y in zip(words, replies[stage])]
-        desk.writer.text(desk.label, len(STAGES) + 1, "answers", "\n\n".join(words))
-    night = night.note_day(step.day, scores=scores, replies=replies, recall=recall)
-    night = night.note_day(step.day, asked=_asked(night.day(step.day), day))
-    return night.note(step.label, tokens=0, questions=len(asked))
+        logger.writer.text(logger.label, len(STAGES) + 1, "answers", "\n\n".join(words))
+    run = run.note_day(step.day, scores=scores, replies=replies, recall=recall)
+    run = run.note_day(step.day, asked=_asked(run.day(step.day), day))
+    return run.note(step.label, tokens=0, questions=len(asked))
 
 
 def _shown(scores: dict[str, float], is_closed_book: bool) -> dict[str, float]:
@@ -80,9 +81,9 @@ def _shown(scores: dict[str, float], is_closed_book: bool) -> dict[str, float]:
     return {named.get(name, name): x for name, x in scores.items() if name != "chance"}
 
 
-def stages_of(sleeper: Sleeper) -> list[str]:
+def stages_of(experiment: Experiment) -> list[str]:
     """The stages of a night, the ceiling last; without dreams there is none after them."""
-    dreams = sleeper.config.dreaming.steps > 0
+    dreams = experiment.config.dreaming.steps > 0
     return [stage for stage in STAGES if dreams or stage != STAGES[2]]
 
 
@@ -124,28 +125,30 @@ def chance(questions: Sequence[TestQuestion], replies: Sequence[str]) -> float |
     return share_right(*zip(*pairs)) if pairs else None
 
 
-def anchor_perplexity(sleeper: Sleeper, variables, name: str) -> float:
+def anchor_perplexity(experiment: Experiment, variables, name: str) -> float:
     """Perplexity of one anchor set."""
-    anchors = sleeper.anchors[name]
+    anchors = experiment.anchors[name]
     return perplexity(
-        *negative_log_likelihood(sleeper.cfg, variables, anchors.tokens, anchors.mask)
+        *negative_log_likelihood(experiment.cfg, variables, anchors.tokens, anchors.mask)
     )
 
 
-def ask(sleeper: Sleeper, variables, asked: list[tuple[int, str]], context=None) -> list[str]:
+def ask(experiment: Experiment, variables, asked: list[tuple[int, str]], context=None) -> list[str]:
     """Greedy replies to (document, question) pairs, from the weights alone or with the context."""
     if not asked:
         return []
-    prompts = sleeper.prompts
+    prompts = experiment.prompts
     return reply(
-        sleeper.cfg,
+        experiment.cfg,
         variables,
-        sleeper.tokenizer,
+        experiment.tokenizer,
         [
-            prompts.alone(text) if context is None else prompts.beside(requests.answer(text))
+            prompts.without_context(text)
+            if context is None
+            else prompts.with_context(requests.answer(text))
             for _, text in asked
         ],
-        max_new_tokens=sleeper.settings.evaluation.max_new_tokens,
+        max_new_tokens=experiment.settings.evaluation.max_new_tokens,
         context=context,
         documents=None if context is None else [document for document, _ in asked],
     )

@@ -7,27 +7,27 @@ import numpy as np
 from sleep_jax.data.examples import examples
 from sleep_jax.dreaming.reinforce import alone, passage_lessons
 from sleep_jax.dreaming.reward import Gains, earned, gains
-from sleep_jax.dreaming.trial import births
+from sleep_jax.dreaming.trial import init_adapters
 from sleep_jax.dreaming.write import Dream
-from sleep_jax.itinerary import Step
+from sleep_jax.experiment import Experiment
 from sleep_jax.models.sharding import place
-from sleep_jax.phases.agenda import examinee, pages, reward_items, tau
-from sleep_jax.phases.night import Desk, Night, key_of
-from sleep_jax.sleeper import Sleeper
+from sleep_jax.phases.dream_contexts import model_under_eval, pages, reward_items, tau
+from sleep_jax.phases.run_state import PhaseLogger, RunState, key_of
+from sleep_jax.run_schedule import Step
 
 
-def try_out(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
+def try_out(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
     """Puts on record what each dream that was selected earned, and its gains over the model as it
     is and over the passage alone."""
-    kept = kept_dreams(night, step.day)
-    with desk.bar(1, "step") as bar:
+    kept = kept_dreams(run, step.day)
+    with logger.bar(1, "step") as bar:
         if not kept:
             bar.advance(1, tried=0)
-            return night.note(step.label, tokens=0, skipped="no dream was selected")
-        config, gain = sleeper.settings.dreaming.reward, _gains(sleeper, night, step, kept)
+            return run.note(step.label, tokens=0, skipped="no dream was selected")
+        config, gain = experiment.settings.dreaming.reward, _gains(experiment, run, step, kept)
         reward = earned(config, gain.over(config.baseline), [x.document for x in kept])
         means = {f"gain_over_{name}": values for name, values in gain.means.items()}
-        night = night.note_day(
+        run = run.note_day(
             step.day,
             rewards=[float(r) for r in reward],
             gains=[
@@ -35,16 +35,16 @@ def try_out(sleeper: Sleeper, night: Night, desk: Desk, step: Step) -> Night:
                 for i in range(len(kept))
             ],
         )
-        importance = [k["importance"] for k in night.day(step.day)["kept"]]
+        importance = [k["importance"] for k in run.day(step.day)["kept"]]
         for i, x in enumerate(kept):
             figures = {"importance": importance[i], "reward": reward[i]}
             figures |= {name: values[i] for name, values in means.items()}
-            desk.scalars(i, {name: float(value) for name, value in figures.items()})
-            desk.writer.text(desk.label, i, x.template, x.text)
+            logger.scalars(i, {name: float(value) for name, value in figures.items()})
+            logger.writer.text(logger.label, i, x.template, x.text)
         counts = {"tried": len(kept), "rewarded": int(np.count_nonzero(reward))}
         counts |= {name: _or_none(np.mean(values)) for name, values in means.items()}
         bar.advance(1, tried=counts["tried"], rewarded=counts["rewarded"])
-    return night.note(step.label, tokens=sum(len(x.tokens) for x in kept), **counts)
+    return run.note(step.label, tokens=sum(len(x.tokens) for x in kept), **counts)
 
 
 def _or_none(x: float) -> float | None:
@@ -52,29 +52,29 @@ def _or_none(x: float) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def kept_dreams(night: Night, day: int) -> list[Dream]:
+def kept_dreams(run: RunState, day: int) -> list[Dream]:
     """The dreams of a day that were selected."""
-    record = night.day(day)
+    record = run.day(day)
     return [Dream.of(record["dreams"][k["dream"]]) for k in record.get("kept", [])]
 
 
-def _gains(sleeper: Sleeper, night: Night, step: Step, kept: list[Dream]) -> Gains:
+def _gains(experiment: Experiment, run: RunState, step: Step, kept: list[Dream]) -> Gains:
     """By how much tau rises with each of them."""
-    cfg, documents = sleeper.cfg, pages(sleeper, night, step.day)
-    trial, rng = sleeper.settings.dreaming.trial, jax.random.fold_in(key_of(sleeper, step), 1)
-    adapters = [place(x, "lora") for x in births(cfg, sleeper.params, rng, trial.seeds)]
-    learnt = [alone(x, documents[x.document], sleeper.prompts, trial.split) for x in kept]
+    cfg, documents = experiment.cfg, pages(experiment, run, step.day)
+    trial, rng = experiment.settings.dreaming.trial, jax.random.fold_in(key_of(experiment, step), 1)
+    adapters = [place(x, "lora") for x in init_adapters(cfg, experiment.params, rng, trial.seeds)]
+    learnt = [alone(x, documents[x.document], experiment.prompts, trial.split) for x in kept]
     passages: dict = {}
-    if sleeper.settings.dreaming.reward.baseline == "passage":
-        passages = passage_lessons(kept, learnt, documents, sleeper.prompts, trial)
+    if experiment.settings.dreaming.reward.baseline == "passage":
+        passages = passage_lessons(kept, learnt, documents, experiment.prompts, trial)
     return gains(
-        examinee(sleeper, night),
+        model_under_eval(experiment, run),
         trial,
-        tau(sleeper),
+        tau(experiment),
         adapters,
-        examples([*learnt, *passages.values()], is_packed=not trial.batch),
+        examples([*learnt, *passages.values()], is_packed=not trial.batch_size),
         [x.document for x in kept],
-        reward_items(sleeper, night, step.day),
+        reward_items(experiment, run, step.day),
         passages=list(passages),
-        rng=jax.random.fold_in(key_of(sleeper, step), 4),
+        rng=jax.random.fold_in(key_of(experiment, step), 4),
     )

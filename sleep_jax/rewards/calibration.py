@@ -22,7 +22,7 @@ FEW = 0.2  # share of accepted pairs that say the same below which a judge is of
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class JudgePair:
     """Two texts, whether they say the same, and by what `kind` of change they differ."""
 
     kind: str
@@ -31,18 +31,18 @@ class Pair:
     b: str
 
 
-def read_probe() -> tuple[list[Pair], list[Pair]]:
+def read_probe() -> tuple[list[JudgePair], list[JudgePair]]:
     """The packaged probe: (calibration half, test half), every other pair of each kind."""
     halves, seen = ([], []), collections.Counter()
     lines = importlib.resources.files("sleep_jax").joinpath(PROBE).read_text(encoding="utf-8")
     for line in lines.splitlines():
-        pair = Pair(**json.loads(line))
+        pair = JudgePair(**json.loads(line))
         halves[seen[pair.kind] % 2].append(pair)
         seen[pair.kind] += 1
     return halves
 
 
-def score_pairs(score: Score, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
+def score_pairs(score: Score, pairs: Sequence[JudgePair]) -> tuple[np.ndarray, np.ndarray]:
     """(scores [n], whether each pair says the same, bool [n])."""
     scores = score([pair.a for pair in pairs], [pair.b for pair in pairs])
     return np.asarray(scores, float), np.array([pair.same for pair in pairs])

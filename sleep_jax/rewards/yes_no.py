@@ -13,10 +13,10 @@ import numpy as np
 
 from sleep_jax.data.batches import bucket, pad
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.linear import matmul
 from sleep_jax.models.sharding import to_host
 
@@ -52,7 +52,7 @@ class Asked:
           ValueError: yes and no begin with the same token.
         """
         self._cfg = initial_config(cfg)
-        self._variables = {"params": params} | silent_slot(self._cfg)
+        self._variables = {"params": params} | zeroed_slot(self._cfg)
         self._tokenizer = tokenizer
         self._words = np.array([tokenizer.encode(word)[0] for word in ("Yes", "No")])
         if self._words[0] == self._words[1]:
@@ -98,14 +98,14 @@ class YesNo:
 
 
 def initial_config(cfg: DecoderConfig) -> DecoderConfig:
-    """The base beside one silent slot, which keeps its layers stacked as `cfg` has them."""
+    """The base beside one zeroed slot, which keeps its layers stacked as `cfg` has them."""
     if not cfg.memory.levels:
         return cfg
-    silent = MemoryConfig((LevelConfig(slots=1, rank=1),), layers=cfg.memory.layers)
-    return cfg.replace(memory=silent)
+    one_slot = MemoryConfig((LevelConfig(slots=1, rank=1),), layers=cfg.memory.layers)
+    return cfg.replace(memory=one_slot)
 
 
-def silent_slot(cfg: DecoderConfig) -> dict:
+def zeroed_slot(cfg: DecoderConfig) -> dict:
     """The collections of that slot; none where there is no memory."""
     if not cfg.memory.levels:
         return {}

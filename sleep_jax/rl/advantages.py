@@ -74,10 +74,10 @@ def group_advantages(
         return rewards, tied
     if baseline == "batch":
         advantages = rewards - jnp.mean(rewards)
-        silent = jnp.all(rewards == rewards[0, 0])
+        without_signal = jnp.all(rewards == rewards[0, 0])
     else:
         advantages = rewards - jnp.mean(rewards, axis=1, keepdims=True)
-        silent = tied[:, None]
+        without_signal = tied[:, None]
     if baseline == "loo":
         advantages = advantages * (size / (size - 1))  # r_i - (sum r - r_i) / (n - 1)
     if scale == "std":
@@ -85,7 +85,7 @@ def group_advantages(
     elif scale == "batch":
         advantages = advantages / (jnp.std(rewards, ddof=1) + EPSILON)
     # A rounded mean leaves a residue in a tied group: remove it, do not train on it.
-    return jnp.where(silent, 0.0, advantages), tied
+    return jnp.where(without_signal, 0.0, advantages), tied
 
 
 def drop_tied(mask: jax.Array, tied: jax.Array) -> jax.Array:

@@ -84,12 +84,12 @@ class Surrogate(Settings, section="seeding"):
     penalty: str = setting(
         "k3", "estimate of the KL to the student before the night", choices=KINDS
     )
-    penalty_weight: float = setting(0.0, "weight of that KL; 0: none", least=0)
+    kl_coef: float = setting(0.0, "weight of that KL; 0: none", least=0)
     importance_cap: float | None = setting(
         None, "largest weight against the sampler's log-probs, 2 is usual; 0: none",
         above=0, none=0,
     )  # fmt: skip
-    entropy_weight: float = setting(
+    entropy_coef: float = setting(
         0.0, "weight of the policy's entropy, which is maximised; 0: none", least=0
     )
     gae: float | None = None
@@ -141,10 +141,10 @@ class Surrogate(Settings, section="seeding"):
     @property
     def needs_reference(self) -> bool:
         """There is a penalty, so rollouts are scored under the reference, too."""
-        return self.penalty_weight > 0
+        return self.kl_coef > 0
 
     def rewards(self, rewards, log_probs, reference_log_probs, mask):
-        """r_i - penalty_weight * sum_t k1_t: float32 [batch]; under k2 and k3, and where tokens are
+        """r_i - kl_coef * sum_t k1_t: float32 [batch]; under k2 and k3, and where tokens are
         rewarded one by one (`gae`), the rewards as given.
 
         Args:
@@ -154,7 +154,7 @@ class Surrogate(Settings, section="seeding"):
         if self.penalty != "k1" or not self.needs_reference or self.gae is not None:
             return rewards
         k1 = kl_estimate(log_probs, reference_log_probs, mask, "k1")
-        return rewards - self.penalty_weight * jnp.sum(k1, axis=1)
+        return rewards - self.kl_coef * jnp.sum(k1, axis=1)
 
     def loss(
         self,
@@ -175,11 +175,11 @@ class Surrogate(Settings, section="seeding"):
           log_probs, old_log_probs, advantages, mask, weights, sequences: as there.
           sampler_log_probs: [batch, time], for `importance_cap`, which makes weights of them.
           reference_log_probs: [batch, time], for the penalty.
-          entropy: [batch, time], for `entropy_weight`; without it, only logged.
+          entropy: [batch, time], for `entropy_coef`; without it, only logged.
 
         Returns:
-          ((sum, denominator), metrics) as there. The sum holds penalty_weight * k2 or k3, and
-          - entropy_weight * entropy, aggregated as the surrogate is; the metrics, over the masked
+          ((sum, denominator), metrics) as there. The sum holds kl_coef * k2 or k3, and
+          - entropy_coef * entropy, aggregated as the surrogate is; the metrics, over the masked
           tokens, the mean `penalty` and those of `truncated_weights`, as `importance_...`.
         """
         more = {}
@@ -217,9 +217,9 @@ class Surrogate(Settings, section="seeding"):
             count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
             more["penalty"] = jax.lax.stop_gradient(jnp.sum(estimate) / count)
             if self.penalty != "k1":
-                total = total + self.penalty_weight * summed(estimate)
-        if self.entropy_weight:
-            total = total - self.entropy_weight * summed(entropy)
+                total = total + self.kl_coef * summed(estimate)
+        if self.entropy_coef:
+            total = total - self.entropy_coef * summed(entropy)
         return (total, denominator), metrics | more
 
 

@@ -29,11 +29,11 @@ def mesh_shape(config, count: int) -> tuple[int, ...]:
     """The sizes of the axes on `count` devices; raises as `make_mesh` does."""
     shape = _sizes([config.mesh[axis] for axis in AXES], count)
     ways, seeding = shape[0] * shape[1], config.seeding
-    if seeding.rows % (ways * seeding.accumulate):
+    if seeding.batch_size % (ways * seeding.accumulate):
         raise ValueError(
-            f"seeding.rows={seeding.rows} in seeding.accumulate={seeding.accumulate} parts cannot "
-            f"be spread over the {ways} devices of mesh.data x mesh.fsdp; make it a multiple of "
-            f"{ways * seeding.accumulate}, or give devices to mesh.tensor"
+            f"seeding.batch_size={seeding.batch_size} in seeding.accumulate={seeding.accumulate} "
+            f"parts cannot be spread over the {ways} devices of mesh.data x mesh.fsdp; make it a "
+            f"multiple of {ways * seeding.accumulate}, or give devices to mesh.tensor"
         )
     return shape
 

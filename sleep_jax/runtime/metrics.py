@@ -40,15 +40,15 @@ class MetricWriter:
 
     Args:
       workdir: of the run.
-      is_silent: nothing is written: one of several processes does.
+      is_writer: False: nothing is written; one of several processes writes.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], is_silent: bool = False):
-        self._is_silent = is_silent
+    def __init__(self, workdir: str | os.PathLike[str], is_writer: bool = True):
+        self._is_writer = is_writer
         self._path = metrics_path(workdir)
         self._events = epath.Path(workdir) / "tensorboard"
         self._writers: dict[str, tensorboardX.SummaryWriter] = {}
-        if is_silent:
+        if not is_writer:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _drop_torn_line(self._path)
@@ -61,7 +61,7 @@ class MetricWriter:
           ValueError: a value is named like one of the fields every line carries.
         """
         figures = {name: float(value) for name, value in values.items()}
-        if self._is_silent:
+        if not self._is_writer:
             return
         now = self._append(phase, step, {name: _as_json(x) for name, x in figures.items()})
         for name, figure in figures.items():
@@ -70,7 +70,7 @@ class MetricWriter:
 
     def text(self, phase: str, step: int, tag: str, markdown: str) -> None:
         """Records words (a sample answer, a dream), shown as markdown by TensorBoard."""
-        if self._is_silent:
+        if not self._is_writer:
             return
         now = self._append(phase, step, {tag: markdown})
         self._writer(phase).add_text(tag, printable(markdown), step, walltime=now)
@@ -78,7 +78,7 @@ class MetricWriter:
     def histogram(self, phase: str, step: int, tag: str, values: Sequence[float]) -> None:
         """Records how numbers are distributed; the line holds all of them."""
         figures = [float(value) for value in values]
-        if self._is_silent:
+        if not self._is_writer:
             return
         now = self._append(phase, step, {tag: [_as_json(x) for x in figures]})
         if finite := [x for x in figures if math.isfinite(x)]:
@@ -90,7 +90,7 @@ class MetricWriter:
         The lines are replaced in one move: whoever reads or kills the run meanwhile finds either
         the old file or the new one.
         """
-        if self._is_silent:
+        if not self._is_writer:
             return
         if writer := self._writers.pop(phase, None):
             writer.close()
@@ -104,7 +104,7 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes and closes every file; calling it twice is harmless."""
-        if not self._is_silent:
+        if self._is_writer:
             self._lines.close()
         for writer in self._writers.values():
             writer.close()

@@ -42,7 +42,7 @@ class Watch:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
 
-    def is_asked(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether to stop here; all processes have to ask equally often, and get one answer."""
         if jax.process_count() == 1:
             return self._asked is not None

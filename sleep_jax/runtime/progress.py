@@ -60,15 +60,15 @@ class PhaseBar:
     def seconds_left(self) -> float | None:
         """Estimate of the seconds to go; None until there is a pace to judge by.
 
-        The pace is taken after the first advance, which mostly waited for a compilation.
-        """
+        The pace is taken after the first advance, which mostly waited for a
+        compilation."""
         if self.total is None or self._first_advance is None:
             return None
         since, done_then = self._first_advance
         if self.done == done_then:
             return None
-        pace = (time.monotonic() - since) / (self.done - done_then)
-        return pace * max(self.total - self.done, 0)
+        time_estimate = (time.monotonic() - since) / (self.done - done_then)
+        return time_estimate * max(self.total - self.done, 0)
 
     def count(self) -> str:
         """E.g. `12/120 steps`."""

@@ -98,7 +98,7 @@ def check_same_base(
     """Refuses to go on with a run on other weights than it was started on.
 
     Args:
-      old: of the run, `Sleeper.base`; {} where it was not recorded.
+      old: of the run, `Experiment.base`; {} where it was not recorded.
       new: of the model at hand.
       workdir: of the run.
 
@@ -118,7 +118,7 @@ def check_same_reading(old: str | None, new: str, workdir: str | os.PathLike[str
     """Refuses to go on with a run that read other documents than are there now.
 
     Args:
-      old: of the run, `Sleeper.reading`; None where it was not recorded.
+      old: of the run, `Experiment.reading`; None where it was not recorded.
       new: of the documents at hand.
       workdir: of the run.
 

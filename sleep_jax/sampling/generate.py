@@ -9,7 +9,7 @@ import numpy as np
 
 from sleep_jax.data.batches import bucket, pad
 from sleep_jax.models.cache import take_rows
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import spread_evenly, to_host
 from sleep_jax.sampling.sampler import SamplingConfig, sample
 
@@ -47,7 +47,7 @@ def generate(
     drawn: list[list[Completion]] | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> list[list[Completion]]:
-    """Completes prompts, `sampling.group` times each.
+    """Completes prompts, `sampling.num_generations` times each.
 
     Args:
       cfg: the decoder, in scanned form.
@@ -71,7 +71,7 @@ def generate(
     """
     if not prompts:
         return []
-    most = max(1, batch // sampling.group)
+    most = max(1, batch // sampling.num_generations)
     count = math.ceil(len(prompts) / math.ceil(len(prompts) / most))
     width = width or bucket(max(map(len, prompts)))
     # Unrolled layers decode faster on CPU; elsewhere one scanned layer saves the copy of the
@@ -89,7 +89,7 @@ def generate(
         samples = sample(cfg, sampling, variables, tokens, mask, keys[0], cache, keys[1])
         here = to_host(samples)
         for row in range(len(chosen)):
-            group = range(row * sampling.group, (row + 1) * sampling.group)
+            group = range(row * sampling.num_generations, (row + 1) * sampling.num_generations)
             out.append([_completion(here, i, sampling.eos_ids) for i in group])
         on_batch()
     return out

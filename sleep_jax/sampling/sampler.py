@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.models.cache import grow, init_cache
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head, unstack_layers
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.experts import RANDOM_EXPERT
 from sleep_jax.models.linear import matmul, transposed
 from sleep_jax.models.sharding import constrain_tree
@@ -29,7 +29,7 @@ class SamplingConfig:
       top_k: keep the k likeliest tokens, of equals the first; 0 keeps all.
       top_p: keep the smallest set of likeliest tokens whose mass reaches p, of equals the first; 1
         keeps all.
-      group: completions per prompt; they share its prefill.
+      num_generations: completions per prompt; they share its prefill.
     """
 
     max_new_tokens: int
@@ -37,7 +37,7 @@ class SamplingConfig:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    group: int = 1
+    num_generations: int = 1
 
     def __post_init__(self):
         for name, value, low, high in (
@@ -45,7 +45,7 @@ class SamplingConfig:
             ("temperature", self.temperature, 0, float("inf")),
             ("top_k", self.top_k, 0, float("inf")),
             ("top_p", self.top_p, 1e-6, 1),
-            ("group", self.group, 1, float("inf")),
+            ("num_generations", self.num_generations, 1, float("inf")),
         ):
             if not low <= value <= high:
                 raise ValueError(f"sampling.{name}={value}; it must lie in [{low}, {high}]")
@@ -60,10 +60,10 @@ class Samples:
     """Completions, group members of a prompt next to each other.
 
     Attributes:
-      tokens: int32 [prompts * group, new]; 0 after the end.
-      log_probs: float32 [prompts * group, new], of each token under the distribution it was drawn
-        from.
-      mask: bool [prompts * group, new]; true up to and including EOS.
+      tokens: int32 [prompts * num_generations, new]; 0 after the end.
+      log_probs: float32 [prompts * num_generations, new], of each token under the distribution it
+        was drawn from.
+      mask: bool [prompts * num_generations, new]; true up to and including EOS.
     """
 
     tokens: jax.Array
@@ -192,12 +192,12 @@ def sample(
         add none. Prompts are read without.
 
     Returns:
-      `Samples` of prompts * group rows.
+      `Samples` of prompts * num_generations rows.
     """
     scanned = cfg.replace(scan_layers=True)
     cache, hidden = prefill(scanned, variables, prompts, mask, cache)
-    cache = constrain_tree(grow(cache, config.max_new_tokens, config.group), "cache")
-    hidden = jnp.repeat(hidden[:, -1], config.group, axis=0)
+    cache = constrain_tree(grow(cache, config.max_new_tokens, config.num_generations), "cache")
+    hidden = jnp.repeat(hidden[:, -1], config.num_generations, axis=0)
     params, eos = variables["params"], jnp.array(config.eos_ids, jnp.int32)
     if not cfg.scan_layers:
         variables = unstack_layers(cfg, variables)

@@ -1,7 +1,7 @@
 """Knowledge Seeding of one slot: the part of a consolidation that takes time.
 
 Each update mixes teacher-written sequences with fresh student rollouts; only the new slot learns.
-`carry_out` puts it into its transaction: measure, seed, measure, accept or roll back.
+`run_consolidation` puts it into its transaction: measure, seed, measure, accept or roll back.
 """
 
 import dataclasses
@@ -16,22 +16,14 @@ import jax.numpy as jnp
 from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.slots import put_slot, take_slot, used
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
-from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.mixture import compose, shuffled, sizes, widest_spacing
 from sleep_jax.seeding.objective import Objective, objective_terms
-from sleep_jax.seeding.record import (
-    UNMEASURED,
-    Bookmark,
-    Log,
-    Meter,
-    NotFinite,
-    Record,
-)
 from sleep_jax.seeding.rollouts import play
 from sleep_jax.seeding.rounds import Rounds
+from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -45,13 +37,21 @@ from sleep_jax.seeding.sequences import (
 from sleep_jax.seeding.step import init_critic, init_state, seeding_step
 from sleep_jax.seeding.transaction import (
     Gate,
-    Self,
+    MemoryState,
     TeacherIsStudent,
     Transaction,
     about_seats,
     aim_router,
 )
 from sleep_jax.seeding.trunk import precompute
+from sleep_jax.seeding.update_log import (
+    NO_TIMER,
+    Log,
+    MidPhaseCheckpoint,
+    NotFinite,
+    Record,
+    StepTimer,
+)
 
 COIN = 2**31 - 1  # the stream of the coin's flips; those of rounds are numbered by updates
 
@@ -99,8 +99,8 @@ def seed_slot(
     rng,
     log: Log,
     written: Sequence[Exchange] = (),
-    bookmark: Bookmark | None = None,
-    meter: Meter = UNMEASURED,
+    mid_phase: MidPhaseCheckpoint | None = None,
+    timer: StepTimer = NO_TIMER,
 ):
     """Seeds one slot.
 
@@ -115,10 +115,10 @@ def seed_slot(
       rng: PRNG key.
       log: is given every step's metrics.
       written: on-policy sequences that were written and rewarded before. Updates learn from
-        `seeding.dreams` of them each, in turn, and nothing is rolled out.
-      bookmark: keeps how far this has got and, where an earlier attempt was stopped, says how far
+        `seeding.num_prompts` of them each, in turn, and nothing is rolled out.
+      mid_phase: keeps how far this has got and, where an earlier attempt was stopped, says how far
         that had; the end is the same, bit for bit.
-      meter: takes the time of updates.
+      timer: takes the time of updates.
 
     Returns:
       The student's collections with the seeded slot; every other leaf is the one that came in.
@@ -144,7 +144,7 @@ def seed_slot(
 
     state = init_state(take_slot(student["memory"], level, index), optimizer)
     surrogate = seeding.imitation.surrogate
-    if surrogate.gae is not None and seeding.dreams > 0:
+    if surrogate.gae is not None and seeding.num_prompts > 0:
         state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
     state = place(state, "learner")
     data_seed = order_seed(rng)
@@ -163,7 +163,7 @@ def seed_slot(
             initial=student,
             teachers=teachers,
             written=written,
-            meter=meter,
+            timer=timer,
         ),
         rng,
         data_seed + 1,
@@ -171,8 +171,8 @@ def seed_slot(
     states = precompute(cfg, student, teachers, exchanges, seeding.shape)
     known = dict(zip(map(id, exchanges), states))
     rounds.begin(student, state.value_head)
-    record, done, drawn = Record(log, seeding.max_skipped, meter), 0, 0
-    if bookmark is not None and (found := bookmark.find(state)):
+    record, done, drawn = Record(log, seeding.max_skipped, timer), 0, 0
+    if mid_phase is not None and (found := mid_phase.find(state)):
         done, state, facts = found
         drawn = facts["drawn"]["stream"]
         rounds.skip(done, facts["drawn"]["dreams"])
@@ -181,7 +181,7 @@ def seed_slot(
     spacing = widest_spacing(exchanges, seeding.shape, data_seed, seeding.steps)
     stream = itertools.islice(shuffled(exchanges, data_seed, spacing), drawn, None)
     for step in range(done, seeding.steps):
-        meter.begin(step)
+        timer.begin(step)
         objective = seeding.objective_at(step)
         if rounds.is_due(step, objective):
             rounds.play(step, holding(state.slot), state.value_head)
@@ -207,15 +207,15 @@ def seed_slot(
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
         record.add(step, metrics, rounds.told(), sizes(chosen, seeding.shape))
         # What was written before is there again after a stop.
-        if bookmark is not None and rounds.is_between and bookmark.is_due(step + 1):
+        if mid_phase is not None and rounds.is_between and mid_phase.is_due(step + 1):
             record.flush()
             taken = {"stream": drawn, "dreams": rounds.drawn}
-            bookmark.keep(step + 1, state, {"drawn": taken, "told": record.told})
+            mid_phase.keep(step + 1, state, {"drawn": taken, "told": record.told})
     record.flush()
     return holding(state.slot)
 
 
-def carry_out(
+def run_consolidation(
     cfg: DecoderConfig,
     params,
     tokenizer: Tokenizer,
@@ -230,9 +230,9 @@ def carry_out(
     anchors: Callable[[dict], float],
     rng,
     log: Log,
-    bookmark: Bookmark | None = None,
-    meter: Meter = UNMEASURED,
-) -> tuple[Self, dict[str, float | str]]:
+    mid_phase: MidPhaseCheckpoint | None = None,
+    timer: StepTimer = NO_TIMER,
+) -> tuple[MemoryState, dict[str, float | str]]:
     """Seeds, gates and ends a consolidation.
 
     Args:
@@ -245,7 +245,7 @@ def carry_out(
       anchors: the anchor perplexity of a model.
       rng: PRNG key.
       log: is given every step's metrics, and before the first, as step -1, kl_before.
-      bookmark, meter: as for `seed_slot`.
+      mid_phase, timer: as for `seed_slot`.
 
     Returns:
       (self, figures): the self after the night, or the one before it, byte for byte, where the gate
@@ -256,8 +256,8 @@ def carry_out(
       NotFinite: the divergence is no number, or updates are not.
     """
     level, index = transaction.level, transaction.index
-    replay = [(*e.student, *e.completion)[: seeding.shape.time] for e in exchanges]
-    rows = pad(replay, seeding.shape.time)
+    replay = [(*e.student, *e.completion)[: seeding.shape.max_length] for e in exchanges]
+    rows = pad(replay, seeding.shape.max_length)
     student = transaction.student
     if not transaction.is_reuse:  # a slot in use has learnt where it belongs
         student = aim_router(cfg, params, student, level, index, *rows)
@@ -289,12 +289,12 @@ def carry_out(
         exchanges=exchanges,
         rng=rng,
         log=log,
-        bookmark=bookmark,
-        meter=meter,
+        mid_phase=mid_phase,
+        timer=timer,
     )
     after = divergence(cfg, seeded, probe, states, teachers, seeding.shape)
     figures = {"kl_before": before, "kl_after": after}
-    if objection := gate.objection(before, after, anchors_before, anchors(seeded)):
-        objection += about_seats(cfg.memory, used(student.slots, level))
-        return transaction.before, figures | {"rolled_back": objection}
+    if rejection_reason := gate.rejection_reason(before, after, anchors_before, anchors(seeded)):
+        rejection_reason += about_seats(cfg.memory, used(student.slots, level))
+        return transaction.before, figures | {"rolled_back": rejection_reason}
     return transaction.commit(seeded["memory"]), figures

@@ -186,18 +186,18 @@ def _score(student, teacher, target, head, table, heads, weights, divergence, ha
     if divergence.cap is not None:
         slope, kl = jnp.where(kl < divergence.cap, slope, 0.0), jnp.minimum(kl, divergence.cap)
     log_prob, p = jnp.take_along_axis(log_p, target[:, None], -1)[:, 0], jnp.exp(log_p)
-    scores, slopes = TokenScores(kl[:, 0], log_prob), TokenScores(None, None)
+    scores, grads = TokenScores(kl[:, 0], log_prob), TokenScores(None, None)
     if "kl" in learns:
-        slopes = slopes.replace(kl=through_head(slope / temperature, table, target))
+        grads = grads.replace(kl=through_head(slope / temperature, table, target))
     if "log_prob" in learns:
-        slopes = slopes.replace(log_prob=through_head(target_slope(p, target), table, target))
+        grads = grads.replace(log_prob=through_head(target_slope(p, target), table, target))
     if has_entropy:
         entropy = -_expected(p, log_p)
         scores = scores.replace(entropy=entropy[:, 0])
         if "entropy" in learns:
             slope = jnp.where(p == 0, 0.0, -p * (log_p + entropy))
-            slopes = slopes.replace(entropy=through_head(slope, table, target))
-    return scores, slopes
+            grads = grads.replace(entropy=through_head(slope, table, target))
+    return scores, grads
 
 
 def token_scores(
@@ -206,7 +206,7 @@ def token_scores(
     targets,
     mask,
     head,
-    chunk: int = 128,
+    logit_chunk: int = 128,
     *,
     heads=None,
     weights=(1.0,),
@@ -224,24 +224,24 @@ def token_scores(
       targets: int32 [tokens].
       mask: bool [tokens]; what stands elsewhere may be left out (0).
       head: LM head [d, vocab], its dtype the operand dtype.
-      chunk: tokens whose logits exist at a time.
+      logit_chunk: tokens whose logits exist at a time.
       heads: the teachers' own LM heads [their d, vocab]; None: the student's.
       weights: of the teachers' divergences, which are summed.
       divergence: which.
       has_entropy: the entropy, too.
     """
     given = _laid_out(head, heads, weights)
-    options = (chunk, divergence, has_entropy, SCORES)
+    options = (logit_chunk, divergence, has_entropy, SCORES)
     return _token_scores(student, teacher, targets, mask, *given, *options)
 
 
-def scores_and_slopes(
+def scores_and_grads(
     student,
     teacher,
     targets,
     mask,
     head,
-    chunk: int = 128,
+    logit_chunk: int = 128,
     *,
     heads=None,
     weights=(1.0,),
@@ -253,7 +253,7 @@ def scores_and_slopes(
     it comes from, [tokens, d]: what autodiff through `token_scores` would scale and add up. It
     costs a product with the head; of the other scores it is None."""
     given = _laid_out(head, heads, weights)
-    options = (chunk, divergence, has_entropy, learns)
+    options = (logit_chunk, divergence, has_entropy, learns)
     return _forward(student, teacher, targets, mask, *given, *options)
 
 
@@ -266,18 +266,20 @@ def _laid_out(head, heads, weights):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9, 10, 11))
-def _token_scores(student, teacher, targets, mask, head, table, heads, weights, chunk, *options):
+def _token_scores(
+    student, teacher, targets, mask, head, table, heads, weights, logit_chunk, *options
+):
     parts, rest = (student, teacher, targets), (head, table, heads, weights, *options)
-    return map_chunks(lambda *parts: _score(*parts, *rest)[0], parts, mask, chunk)
+    return map_chunks(lambda *parts: _score(*parts, *rest)[0], parts, mask, logit_chunk)
 
 
-def _forward(student, teacher, targets, mask, head, table, heads, weights, chunk, *options):
+def _forward(student, teacher, targets, mask, head, table, heads, weights, logit_chunk, *options):
     parts, rest = (student, teacher, targets), (head, table, heads, weights, *options)
-    return map_chunks(lambda *parts: _score(*parts, *rest), parts, mask, chunk)
+    return map_chunks(lambda *parts: _score(*parts, *rest), parts, mask, logit_chunk)
 
 
-def _backward(weights, chunk, divergence, has_entropy, learns, slopes, g):
-    pairs = zip(jax.tree.leaves(g), jax.tree.leaves(slopes))
+def _backward(weights, logit_chunk, divergence, has_entropy, learns, grads, g):
+    pairs = zip(jax.tree.leaves(g), jax.tree.leaves(grads))
     student = sum(towards[:, None] * slope for towards, slope in pairs)
     return student, None, None, None, None, None, None
 

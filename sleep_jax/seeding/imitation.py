@@ -16,14 +16,14 @@ import numpy as np
 
 from sleep_jax.data.batches import bucket, pad
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.rewards.levenshtein import similarity
 from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import COLDEST, SamplingConfig
-from sleep_jax.seeding.record import UNMEASURED, Figures, Meter
 from sleep_jax.seeding.sequences import Exchange
+from sleep_jax.seeding.update_log import NO_TIMER, Figures, StepTimer
 from sleep_jax.settings import Settings, part, setting
 
 UNITS = ("tokens", "characters")
@@ -41,7 +41,7 @@ class ImitationConfig(Settings, section="seeding"):
     """
 
     gamma: float = setting(0.5, "share of r_sem in the reward (Eq. 3)", least=0, most=1)
-    group: int = setting(8, "rollouts per prefix, which are compared", least=2)
+    num_generations: int = setting(8, "rollouts per prefix, which are compared", least=2)
     cut: tuple[float, float] = setting(
         (0.1, 0.9), "range of the share of a sequence that is given as its prefix", least=0, most=1
     )
@@ -155,7 +155,7 @@ def roll_out(
     *,
     width: int,
     reference: Callable[[list[Exchange]], list[np.ndarray]] | None = None,
-    meter: Meter = UNMEASURED,
+    timer: StepTimer = NO_TIMER,
 ) -> tuple[list[Exchange], Figures]:
     """Lets the student complete teacher-written sequences and rewards it.
 
@@ -168,14 +168,14 @@ def roll_out(
       rng: PRNG key.
       width: tokens that prompts are padded to: those of the longest dream that may come.
       reference: log-probabilities of completions under the reference of `surrogate.penalty`.
-      meter: is told what was `rollout` and what `reward`.
+      timer: is told what was `rollout` and what `reward`.
 
     Returns:
-      (rollouts, metrics): `imitation.group` on-policy exchanges a dream with their advantages, next
-      to each other; and the means reward, reward_sem, reward_abs, tied (share of groups whose
-      rewards are all equal), rollout_length and rollout_unfinished (share of those cut off); the
-      lists rollout_rewards and rollout_advantages; rollout, the best and the worst of the first
-      dream in words.
+      (rollouts, metrics): `imitation.num_generations` on-policy exchanges a dream with their
+      advantages, next to each other; and the means reward, reward_sem, reward_abs, tied (share of
+      groups whose rewards are all equal), rollout_length and rollout_unfinished (share of those cut
+      off); the lists rollout_rewards and rollout_advantages; rollout, the best and the worst of the
+      first dream in words.
     """
     cut_key, sample_key = jax.random.split(rng)
     at = shares(imitation, cut_key, len(dreams))
@@ -186,10 +186,10 @@ def roll_out(
         tokenizer.eos_ids,
         temperature=imitation.temperature,
         top_p=imitation.top_p,
-        group=imitation.group,
+        num_generations=imitation.num_generations,
     )
     drawn = generate(cfg, sampling, variables, [e.student for e in begun], sample_key, width=width)
-    meter.lap("rollout")
+    timer.lap("rollout")
     written = [c for group in drawn for c in group]
     # What ended by itself is compared with the whole reference, what ran into its limit with as
     # much of it.
@@ -203,10 +203,10 @@ def roll_out(
     r_abs = _absolute(imitation, (spoken, wanted), texts, tokenizer.eos_ids)
     r_sem = judge(*texts)
     reward = imitation.gamma * r_sem + (1 - imitation.gamma) * r_abs
-    meter.lap("reward")
+    timer.lap("reward")
     rollouts = [
         dataclasses.replace(
-            begun[i // imitation.group],
+            begun[i // imitation.num_generations],
             completion=c.tokens,
             log_probs=c.log_probs,
             kind="rollout",
@@ -240,7 +240,7 @@ def roll_out(
     shown = {
         "rollout_rewards": [float(x) for x in reward],
         "rollout_advantages": [float(x) for x in np.ravel(advantages)],
-        "rollout": sample(prefix, *texts, reward[: imitation.group]),
+        "rollout": sample(prefix, *texts, reward[: imitation.num_generations]),
     }
     return rollouts, {name: float(value) for name, value in metrics.items()} | shown
 

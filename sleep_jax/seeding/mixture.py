@@ -61,7 +61,7 @@ def compose(
     """
     chosen = list(first)
     for exchange in stream:
-        if len(packs([*chosen, exchange], shape)) > shape.rows:
+        if len(packs([*chosen, exchange], shape)) > shape.batch_size:
             return chosen, itertools.chain([exchange], stream)
         chosen.append(exchange)
     return chosen, stream

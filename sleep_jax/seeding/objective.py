@@ -16,8 +16,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.head import masked_sum
 from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.seeding.divergence import Divergence, TokenScores, token_scores
@@ -76,9 +76,9 @@ class Objective(Settings, section="seeding"):
     """Weights of the seeding objective.
 
     Attributes:
-      cross_entropy: weight c of the plain cross-entropy of the supervised tokens.
+      ce_coef: weight c of the plain cross-entropy of the supervised tokens.
       surrogate: policy-gradient loss of the imitation term.
-      chunk: tokens whose logits exist at a time.
+      logit_chunk: tokens whose logits exist at a time.
       weights: of the teachers, which sum to 1.
       divergence: between teacher and student; `sampled` knows only what the student has sampled, so
         it needs lam = 1 and the rollouts' temperature, 1.
@@ -93,9 +93,9 @@ class Objective(Settings, section="seeding"):
     lam: float = setting(
         0.5, "share of the student's sequences in the divergence (lambda)", least=0, most=1
     )
-    cross_entropy: float = 0.0
+    ce_coef: float = 0.0
     surrogate: Surrogate = part(Surrogate, surrogate)
-    chunk: int = 128
+    logit_chunk: int = 128
     weights: tuple[float, ...] = (1.0,)
     divergence: Divergence = part(Divergence)
     coin: bool = setting(False, "lam as the odds of a coin for each batch, not as a mixture")
@@ -126,19 +126,19 @@ class Objective(Settings, section="seeding"):
         imitates = self.alpha < 1
         weighs = {
             "kl": self.alpha > 0,
-            "log_prob": imitates or self.cross_entropy != 0,
-            "entropy": imitates and self.surrogate.entropy_weight > 0,
+            "log_prob": imitates or self.ce_coef != 0,
+            "entropy": imitates and self.surrogate.entropy_coef > 0,
         }
         return tuple(name for name, is_learnt in weighs.items() if is_learnt)
 
     def scoring(self, heads=None) -> dict:
         """Keywords of `token_scores`."""
         return {
-            "chunk": self.chunk,
+            "logit_chunk": self.logit_chunk,
             "heads": heads,
             "weights": self.weights,
             "divergence": self.divergence,
-            "has_entropy": self.surrogate.entropy_weight > 0,
+            "has_entropy": self.surrogate.entropy_coef > 0,
         }
 
     def terms(self, scores: TokenScores, batch: SeedingBatch):
@@ -181,7 +181,7 @@ class Objective(Settings, section="seeding"):
         return {
             "distillation": self.alpha * kl,
             "policy": (1 - self.alpha) * mean["policy_loss"],
-            "cross_entropy": self.cross_entropy * mean["cross_entropy"],
+            "cross_entropy": self.ce_coef * mean["cross_entropy"],
         }
 
     def share_on_policy(self, step, count_on, coin_rng=None):

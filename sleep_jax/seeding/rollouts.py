@@ -21,8 +21,8 @@ import numpy as np
 
 from sleep_jax.data.batches import bucket, pack
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import lm_head
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.head import token_log_probs
 from sleep_jax.models.sharding import to_host
 from sleep_jax.rewards.judge import Judge
@@ -31,7 +31,6 @@ from sleep_jax.rl.kl import kl_estimate
 from sleep_jax.rl.ppo import apply_value_head, gae, token_rewards, whiten
 from sleep_jax.seeding.imitation import ImitationConfig, roll_out, stack
 from sleep_jax.seeding.objective import SeedingBatch, flat, scored_hidden
-from sleep_jax.seeding.record import UNMEASURED, Figures, Meter
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -42,6 +41,7 @@ from sleep_jax.seeding.sequences import (
     packs,
 )
 from sleep_jax.seeding.trunk import precompute, trunks_of, untaught
+from sleep_jax.seeding.update_log import NO_TIMER, Figures, StepTimer
 
 
 class Widths(NamedTuple):
@@ -77,18 +77,18 @@ def imitable(
     dreams = [e for e in exchanges if e.is_imitable]
     widths, new = (bucket(_longest_prompt(e)) for e in dreams), imitation.max_new_tokens
     needed = [_rows(shape, width, rollouts, new) for width in widths]
-    left = [e for e, rows in zip(dreams, needed) if rows <= shape.rows]
+    left = [e for e, rows in zip(dreams, needed) if rows <= shape.batch_size]
     if dreams and not left:
         raise ValueError(
-            f"{rollouts} rollouts of an update (seeding.dreams x seeding.group) may need "
-            f"{min(needed)} rows, more than seeding.rows={shape.rows}; raise it or lower one of "
-            "the two"
+            f"{rollouts} rollouts of an update (seeding.num_prompts x seeding.num_generations) may "
+            f"need {min(needed)} rows, more than seeding.batch_size={shape.batch_size}; raise it "
+            f"or lower one of the two"
         )
     if len(left) < len(dreams):
         warnings.warn(
             f"{len(dreams) - len(left)} of {len(dreams)} sequences are too long for {rollouts} "
-            "rollouts an update and are not rolled out; raise seeding.rows or seeding.time to "
-            "imitate them, too",
+            "rollouts an update and are not rolled out; raise seeding.batch_size or "
+            "seeding.max_length to imitate them, too",
             stacklevel=2,
         )
     return left
@@ -100,8 +100,19 @@ def _longest_prompt(dream: Exchange) -> int:
 
 def _rows(shape: BatchShape, prompt_width: int, rollouts: int, new: int) -> int:
     """Rows that an update's rollouts need if all are as long as can be."""
-    size = (min(prompt_width + new - len(shape.opening), shape.time - len(shape.opening)), new)
-    return len(pack([size] * rollouts, (shape.time - len(shape.opening), shape.scored)))
+    size = (
+        min(
+            prompt_width + new - len(shape.shared_prefix),
+            shape.max_length - len(shape.shared_prefix),
+        ),
+        new,
+    )
+    return len(
+        pack(
+            [size] * rollouts,
+            (shape.max_length - len(shape.shared_prefix), shape.max_target_length),
+        )
+    )
 
 
 def written_widths(written: Sequence[Exchange], shape: BatchShape, share: int) -> Widths:
@@ -111,10 +122,11 @@ def written_widths(written: Sequence[Exchange], shape: BatchShape, share: int) -
       ValueError: the `share` of them that an update learns from may not fit its rows.
     """
     longest = sorted(written, key=lambda e: len(e.student + e.completion))[-share:]
-    if (needed := len(packs(longest, shape))) > shape.rows:
+    if (needed := len(packs(longest, shape))) > shape.batch_size:
         raise ValueError(
-            f"dreaming.batch={share} dreams of an update, with their documents in view, may need "
-            f"{needed} rows, more than seeding.rows={shape.rows}; raise it or lower dreaming.batch"
+            f"dreaming.batch_size={share} dreams of an update, with their documents in view, may "
+            f"need {needed} rows, more than seeding.batch_size={shape.batch_size}; raise it or "
+            f"lower dreaming.batch_size"
         )
     longest = max(len(e.teacher + e.completion) for e in written)
     return Widths(0, bucket(longest))
@@ -135,7 +147,7 @@ def play(
     widths: Widths,
     value_head=None,
     written: Sequence[Exchange] = (),
-    meter: Meter = UNMEASURED,
+    timer: StepTimer = NO_TIMER,
 ) -> tuple[list[Exchange], list[States], Figures]:
     """Rolls out and scores.
 
@@ -150,7 +162,7 @@ def play(
       widths: of the night.
       value_head: of PPO; None: another estimator.
       written: rollouts that there are already, with their advantages; then none are sampled.
-      meter: is told what was `rollout`, `reward` and `score`.
+      timer: is told what was `rollout`, `reward` and `score`.
 
     Returns:
       (rollouts, states, metrics): on-policy exchanges, the states of each, and the figures of
@@ -175,7 +187,7 @@ def play(
             rng,
             width=widths.prompt,
             reference=reference if surrogate.needs_reference else None,
-            meter=meter,
+            timer=timer,
         )
     trunks = trunks or trunks_of(cfg, student, rollouts, shape)
     log_probs, values = score(cfg, student, rollouts, shape, value_head, trunks)
@@ -186,7 +198,7 @@ def play(
     states = precompute(
         cfg, student, teachers, rollouts, shape, width=widths.teacher, trunks=trunks
     )
-    meter.lap("score")
+    timer.lap("score")
     return rollouts, states, metrics
 
 
@@ -241,7 +253,7 @@ def spread(
     old, mask = stack([e.old_log_probs for e in rollouts], longest)
     reference, beta = old, 0.0
     if surrogate.needs_reference and surrogate.penalty == "k1":
-        beta = surrogate.penalty_weight
+        beta = surrogate.kl_coef
         reference = stack([e.reference_log_probs for e in rollouts], longest)[0]
     earned = jnp.asarray([e.advantage for e in rollouts])
     rewards = token_rewards(earned, kl_estimate(old, reference, mask, "k1"), mask, beta=beta)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.mixture import shuffled
 from sleep_jax.seeding.objective import Objective
-from sleep_jax.seeding.record import Figures
 from sleep_jax.seeding.rollouts import imitable, rollout_widths, written_widths
+from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import Exchange, States
+from sleep_jax.seeding.update_log import Figures
 
 
 class Rounds:
@@ -51,14 +51,14 @@ class Rounds:
         self.drawn = 0
         shape, imitation, dreams = seeding.shape, seeding.imitation, []
         if self._is_written:
-            self._share = min(seeding.dreams, len(written))
+            self._share = min(seeding.num_prompts, len(written))
             self._widths = written_widths(written, shape, self._share)
         else:
-            self._share = seeding.dreams * imitation.group
+            self._share = seeding.num_prompts * imitation.num_generations
             dreams = imitable(exchanges, shape, imitation, self._share)
             self._widths = rollout_widths(dreams, imitation)
         self._dreams = shuffled(dreams, seed)
-        self._can_imitate = seeding.dreams > 0 and bool(self._is_written or dreams)
+        self._can_imitate = seeding.num_prompts > 0 and bool(self._is_written or dreams)
 
     @property
     def is_between(self) -> bool:
@@ -90,8 +90,8 @@ class Rounds:
           student: collections of the student as it is.
           value_head: of PPO, as it is; None: another estimator.
         """
-        updates = min(self._seeding.updates_per_rollout, self._seeding.steps - step)
-        count = updates * self._seeding.dreams
+        updates = min(self._seeding.steps_per_generation, self._seeding.steps - step)
+        count = updates * self._seeding.num_prompts
         asked = [] if self._is_written else list(itertools.islice(self._dreams, count))
         self.drawn += len(asked)
         rollouts, states, self.figures = self._play(
@@ -101,7 +101,7 @@ class Rounds:
             widths=self._widths,
             rng=jax.random.fold_in(self._rng, step + 1),
         )
-        self._left = rollouts * self._seeding.reuse
+        self._left = rollouts * self._seeding.num_iterations
         self.known = dict(zip(map(id, rollouts), states))
 
     def take(self) -> list[Exchange]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from sleep_jax.data.batches import bucket, pack, pad
 from sleep_jax.models.cache import take_rows
-from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.decoder import SHARED, lm_head
+from sleep_jax.models.decoder import SHARED_PREFIX, lm_head
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import place, row_shards, spread_evenly, to_host
 from sleep_jax.sampling.sampler import prefill
 from sleep_jax.seeding.objective import SeedingBatch
@@ -59,7 +59,7 @@ class Exchange:
     supervised: bool = False
 
     @property
-    def is_by_heart(self) -> bool:
+    def is_closed_book(self) -> bool:
         """Teacher and student are asked the same, with nothing else in view."""
         return self.document is None and self.teacher == self.student
 
@@ -161,19 +161,19 @@ class BatchShape(Settings, section="seeding"):
     """The one static shape of a seeding batch.
 
     Attributes:
-      opening: what prompts begin with, e.g. a system message: a row holds it once, and every
+      shared_prefix: what prompts begin with, e.g. a system message: a row holds it once, and every
         sequence that begins with it continues it.
     """
 
-    rows: int = setting(4, "packed rows of an update", least=1)
-    time: int = setting(448, "tokens of a row", least=1)
-    scored: int = setting(320, "tokens of a row that are scored", least=1)
-    opening: tuple[int, ...] = ()
+    batch_size: int = setting(4, "packed rows of an update", least=1)
+    max_length: int = setting(448, "tokens of a row", least=1)
+    max_target_length: int = setting(320, "tokens of a row that are scored", least=1)
+    shared_prefix: tuple[int, ...] = ()
 
     def shared(self, exchange: Exchange) -> int:
         """How many tokens of a prompt a row holds already; a whole prompt is never shared."""
-        n = len(self.opening)
-        return n if n < len(exchange.student) and exchange.student[:n] == self.opening else 0
+        n = len(self.shared_prefix)
+        return n if n < len(exchange.student) and exchange.student[:n] == self.shared_prefix else 0
 
 
 def packs(exchanges: Sequence[Exchange], shape: BatchShape) -> list[list[int]]:
@@ -185,7 +185,7 @@ def packs(exchanges: Sequence[Exchange], shape: BatchShape) -> list[list[int]]:
     sizes = [
         (len(e.student + e.completion[:-1]) - shape.shared(e), len(e.completion)) for e in exchanges
     ]
-    return pack(sizes, (shape.time - len(shape.opening), shape.scored))
+    return pack(sizes, (shape.max_length - len(shape.shared_prefix), shape.max_target_length))
 
 
 def batch_of(
@@ -199,10 +199,10 @@ def batch_of(
     Args:
       exchanges: what to learn from.
       states: of each; the trunk of all of them is known, or of none.
-      packed: at most `shape.rows` rows, from `packs`; missing ones are padding.
+      packed: at most `shape.batch_size` rows, from `packs`; missing ones are padding.
       shape: of the batch.
     """
-    grid, scored = (shape.rows, shape.time), (shape.rows, shape.scored)
+    grid, scored = (shape.batch_size, shape.max_length), (shape.batch_size, shape.max_target_length)
     tokens, segments = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
     out = {name: np.zeros(scored, dtype) for name, dtype in SCORED.items()}
     out["teacher"] = np.zeros((*scored, states[0].teacher.shape[-1]), np.float32)
@@ -210,8 +210,8 @@ def batch_of(
     if states[0].trunk is not None:
         trunk = np.zeros((*grid, states[0].trunk.shape[-1]), np.float32)
     for row, items in enumerate(packed):
-        t, s = len(shape.opening), 0
-        tokens[row, :t], segments[row, :t] = shape.opening, SHARED
+        t, s = len(shape.shared_prefix), 0
+        tokens[row, :t], segments[row, :t] = shape.shared_prefix, SHARED_PREFIX
         for segment, i in enumerate(items, start=1):
             e = exchanges[i]
             held = shape.shared(e)
@@ -219,7 +219,7 @@ def batch_of(
             sequence = prompt + e.completion[:-1]
             n, c = len(sequence), len(e.completion)
             tokens[row, t : t + n] = sequence
-            segments[row, t : t + n] = segment if held else SHARED - segment
+            segments[row, t : t + n] = segment if held else SHARED_PREFIX - segment
             if trunk is not None:
                 trunk[row, :held], trunk[row, t : t + n] = np.split(states[i].trunk, [held])
             facts = _facts(e) | {"teacher": states[i].teacher, "sequence": i}
@@ -237,8 +237,8 @@ def batches(
 ) -> Iterator[tuple[list[list[int]], SeedingBatch]]:
     """All exchanges, a batch at a time: its rows, as indices of the exchanges in them, and it."""
     rows = packs(exchanges, shape)
-    for start in range(0, len(rows), shape.rows):
-        packed = rows[start : start + shape.rows]
+    for start in range(0, len(rows), shape.batch_size):
+        packed = rows[start : start + shape.batch_size]
         yield packed, batch_of(exchanges, states, packed, shape)
 
 

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import optax
 
 from sleep_jax.memory.slots import put_slot
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import lm_head
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import constrain_tree
 from sleep_jax.rl.ppo import apply_value_head, init_value_head, value_loss
-from sleep_jax.seeding.divergence import TokenScores, scores_and_slopes
+from sleep_jax.seeding.divergence import TokenScores, scores_and_grads
 from sleep_jax.seeding.objective import Objective, SeedingBatch, flat, scored_hidden_and_gates
 
 
@@ -126,7 +126,7 @@ def seeding_step(
             return scored_hidden_and_gates(cfg, {**base, "memory": memory}, part, level)
 
         hidden, pull_back, gates = jax.vjp(states, state.slot, has_aux=True)
-        scores, slopes = scores_and_slopes(
+        scores, grads = scores_and_grads(
             hidden,
             flat(part.teacher),
             flat(part.targets),
@@ -137,7 +137,7 @@ def seeding_step(
         )
         # One number for a token and a score; times the score's slope it is d share / d hidden.
         towards = jax.jacrev(shares)(scores, part)
-        pulls = {name: _scaled(slopes, factors) for name, factors in towards.items()}
+        pulls = {name: _scaled(grads, factors) for name, factors in towards.items()}
         (gradient,) = pull_back(sum(pulls.values()))
         sums = {name: jnp.sum(pull**2) for name, pull in pulls.items()} | {"gates": gates}
         value_gradient, values = _value_gradient(state.critic, hidden, part, learners)
@@ -183,9 +183,9 @@ def _counts(objective: Objective, batch: SeedingBatch) -> dict[str, jax.Array]:
     return {name: count for name, (_, count) in terms.items()}
 
 
-def _scaled(slopes: TokenScores, factors: TokenScores):
+def _scaled(grads: TokenScores, factors: TokenScores):
     """The sum over the scores that are learnt of slope times factor: [tokens, d]."""
-    learnt = {name: slope for name, slope in vars(slopes).items() if slope is not None}
+    learnt = {name: slope for name, slope in vars(grads).items() if slope is not None}
     return sum(slope * getattr(factors, name)[:, None] for name, slope in learnt.items())
 
 

@@ -6,8 +6,8 @@
     gate       accept it if the student came close to its teacher and the anchors held
     update     apply the pending update, clear the sender, seal the slot
 
-Teacher and student are two `Self`s over one base, and nothing is ever changed in place: to roll
-back is to keep the self that there was, every byte of it. Two protocols say who teaches whom:
+Teacher and student are two `MemoryState`s over one base, and nothing is ever changed in place: to
+roll back is to keep the self that there was, every byte of it. Two protocols say who teaches whom:
 
     commit_then_clear   teacher: the sender after its update, experts on; student: the sender's wake
                         weights and experts cleared, and the new slot
@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sleep_jax.errors import DeadEnd
-from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.errors import UnrecoverableError
+from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.schedule import NEARLY_FULL
 from sleep_jax.memory.slots import (
     SlotsExhausted,
@@ -34,15 +34,15 @@ from sleep_jax.memory.slots import (
     clear_wake,
     put_slot,
     put_wake,
-    silent,
     take_slot,
     take_wake,
     unlock,
     used,
     without_slots,
+    zeroed,
 )
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import place
 from sleep_jax.settings import Settings, setting
 from sleep_jax.wake.stream import WakeConfig, WakeState, apply_due
@@ -51,12 +51,12 @@ ROWS = 4  # of a replay whose hidden states exist at a time
 PROTOCOLS = ("commit_then_clear", "paper")
 
 
-class TeacherIsStudent(DeadEnd):
+class TeacherIsStudent(UnrecoverableError):
     """Teacher and student agree before the night, so nothing would be learnt."""
 
 
 @flax.struct.dataclass
-class Self:
+class MemoryState:
     """All of a model that ever changes.
 
     Attributes:
@@ -74,7 +74,7 @@ class Self:
         memory, slots = place(self.memory, "memory"), place(self.slots, "slots")
         return {"params": params, "memory": memory, "slots": slots}
 
-    def having_read(self, state: WakeState) -> "Self":
+    def having_read(self, state: WakeState) -> "MemoryState":
         """The same with another state of the reader."""
         return self.replace(memory=put_wake(self.memory, state.wake), wake=state)
 
@@ -85,14 +85,14 @@ class Transaction:
 
     Attributes:
       before: the self that there was, and is again after a roll-back.
-      teacher, student: who teaches whom; the student's slot is silent unless it is used again.
+      teacher, student: who teaches whom; the student's slot is zeroed unless it is used again.
       level, index: the slot that is to be seeded.
       is_merge: the slot takes over from all others of its level.
     """
 
-    before: Self
-    teacher: Self
-    student: Self
+    before: MemoryState
+    teacher: MemoryState
+    student: MemoryState
     level: int
     index: int
     is_merge: bool = False
@@ -102,7 +102,7 @@ class Transaction:
         """The slot was in use before; what it holds is trained on."""
         return self.index < used(self.before.slots, self.level)
 
-    def commit(self, memory) -> Self:
+    def commit(self, memory) -> MemoryState:
         """The self after the night.
 
         Args:
@@ -115,7 +115,7 @@ class Transaction:
             )
         # The merged slot moves to the front of the bank that it replaced.
         slots, index = unlock(without_slots(self.student.slots, self.level), self.level)
-        memory = put_slot(self.student.memory, self.level, self.index, silent(slot))
+        memory = put_slot(self.student.memory, self.level, self.index, zeroed(slot))
         return self.student.replace(memory=put_slot(memory, self.level, index, slot), slots=slots)
 
 
@@ -148,7 +148,7 @@ def check_room(memory: MemoryConfig, slots, level: int) -> str:
 
 
 def begin(
-    cfg: DecoderConfig, wake: WakeConfig, self: Self, sender: int, protocol: str, rng
+    cfg: DecoderConfig, wake: WakeConfig, state: MemoryState, sender: int, protocol: str, rng
 ) -> Transaction:
     """Begins the consolidation of a level into the next one.
 
@@ -156,7 +156,7 @@ def begin(
 
     Args:
       cfg, wake: of the model.
-      self: who sleeps.
+      state: who sleeps.
       sender: level l; l + 1 receives.
       protocol: one of `PROTOCOLS`.
       rng: PRNG key, for what is redrawn.
@@ -167,38 +167,40 @@ def begin(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r}; choose from {', '.join(PROTOCOLS)}")
-    slots, index = _receiving(cfg.memory, self.slots, sender + 1)
+    slots, index = _receiving(cfg.memory, state.slots, sender + 1)
     if not sender:
-        return Transaction(self, self, self.replace(slots=slots), 1, index)
+        return Transaction(state, state, state.replace(slots=slots), 1, index)
     # Should the period not be over, what it gathered so far stays gathered.
-    updated = _updated(cfg.memory, wake, self, sender)
+    updated = _updated(cfg.memory, wake, state, sender)
     experts_key, wake_key = jax.random.split(rng)
     memory, slots = clear_experts(experts_key, cfg.memory, updated.memory, slots, sender)
     if protocol == "paper":
-        teacher = self
+        teacher = state
     else:
         teacher = updated
         memory = clear_wake(wake_key, cfg.memory, memory, sender)
-    state = updated.wake
-    if state is not None:
-        state = state.replace(wake=take_wake(memory))
-    return Transaction(self, teacher, Self(memory, slots, state), sender + 1, index)
+    wake_state = updated.wake
+    if wake_state is not None:
+        wake_state = wake_state.replace(wake=take_wake(memory))
+    return Transaction(state, teacher, MemoryState(memory, slots, wake_state), sender + 1, index)
 
 
-def begin_merge(cfg: DecoderConfig, self: Self, level: int, rng) -> Transaction:
+def begin_merge(cfg: DecoderConfig, state: MemoryState, level: int, rng) -> Transaction:
     """Begins to merge all sealed slots of a level into a fresh one: the teacher has them, the
     student has the fresh one instead.
 
     Raises:
       SlotsExhausted: there is no free slot to merge into.
     """
-    slots, index = unlock(self.slots, level)
-    memory, empty = clear_experts(rng, cfg.memory, self.memory, slots, level)
+    slots, index = unlock(state.slots, level)
+    memory, empty = clear_experts(rng, cfg.memory, state.memory, slots, level)
     name = f"level_{level}"
     active = slots["layers"][name]["active"]
-    alone = active & ~self.slots["layers"][name]["active"]
-    student = {"layers": empty["layers"] | {name: empty["layers"][name] | {"active": alone}}}
-    return Transaction(self, self, self.replace(memory=memory, slots=student), level, index, True)
+    fresh = active & ~state.slots["layers"][name]["active"]
+    student = {"layers": empty["layers"] | {name: empty["layers"][name] | {"active": fresh}}}
+    return Transaction(
+        state, state, state.replace(memory=memory, slots=student), level, index, True
+    )
 
 
 def _receiving(memory: MemoryConfig, slots, level: int):
@@ -210,14 +212,14 @@ def _receiving(memory: MemoryConfig, slots, level: int):
     return unlock(slots, level)
 
 
-def _updated(memory: MemoryConfig, wake: WakeConfig, self: Self, level: int) -> Self:
-    """The self after the pending update of one level, if one is due, the others still pending."""
-    if self.wake is None:
-        return self
-    name, due = f"level_{level}", self.wake.is_due
-    alone = {n: is_due & (n == name) for n, is_due in due.items()}
-    state = apply_due(memory, wake, self.wake.replace(is_due=alone))
-    return self.having_read(state.replace(is_due=due | {name: jnp.zeros((), bool)}))
+def _updated(memory: MemoryConfig, wake: WakeConfig, state: MemoryState, level: int) -> MemoryState:
+    """The state after the pending update of one level, if one is due, the others still pending."""
+    if state.wake is None:
+        return state
+    name, due = f"level_{level}", state.wake.is_due
+    only_this = {n: is_due & (n == name) for n, is_due in due.items()}
+    read = apply_due(memory, wake, state.wake.replace(is_due=only_this))
+    return state.having_read(read.replace(is_due=due | {name: jnp.zeros((), bool)}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +234,7 @@ class Gate(Settings, section="gate"):
         0.1, "largest rise of the anchor perplexity, as a share; inf: any", above=0, most=math.inf
     )
 
-    def objection(
+    def rejection_reason(
         self, kl_before: float, kl_after: float, anchors_before: float, anchors_after: float
     ) -> str | None:
         """Why the night is to be rolled back, in words; None: accept it."""
@@ -244,9 +246,9 @@ class Gate(Settings, section="gate"):
             )
         if kl_after == kl_before:
             return f"the divergence from the teacher stayed {kl_before:.3g}: nothing was learnt"
-        return self.anchors_objection(anchors_before, anchors_after)
+        return self.anchors_rejection_reason(anchors_before, anchors_after)
 
-    def anchors_objection(self, before: float, after: float) -> str | None:
+    def anchors_rejection_reason(self, before: float, after: float) -> str | None:
         """The same of the anchor perplexity alone."""
         if not after <= (1 + self.anchors) * before:
             return (
@@ -266,7 +268,9 @@ def about_seats(memory: MemoryConfig, slots: int) -> str:
     )
 
 
-def aim_router(cfg: DecoderConfig, params, student: Self, level: int, index: int, tokens, mask):
+def aim_router(
+    cfg: DecoderConfig, params, student: MemoryState, level: int, index: int, tokens, mask
+):
     """The student with the new slot's router key at the mean hidden state of its sleep's replay.
 
     Args:

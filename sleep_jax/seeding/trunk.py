@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from sleep_jax.models.config import DecoderConfig
-from sleep_jax.models.decoder import SHARED, run_trunk
+from sleep_jax.models.decoder import SHARED_PREFIX, run_trunk
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import to_host
 from sleep_jax.seeding.objective import SeedingBatch, scored_hidden
 from sleep_jax.seeding.sequences import (
@@ -51,7 +51,7 @@ def trunks_of(
         for states, segments, items in zip(residual, to_host(batch.segment_ids), packed):
             for segment, i in enumerate(items, start=1):
                 continues = bool(shape.shared(exchanges[i]))
-                own = (SHARED, segment) if continues else (SHARED - segment,)
+                own = (SHARED_PREFIX, segment) if continues else (SHARED_PREFIX - segment,)
                 out[i] = states[np.isin(segments, own)]
     return out
 
@@ -83,7 +83,7 @@ def precompute(
         sizes = ", ".join(str(t.cfg.vocab) for t in teachers)
         raise ValueError(f"teachers with vocabularies of {sizes} tokens; they must share one")
     trunks = trunks_of(cfg, student, exchanges, shape) if trunks is None else trunks
-    agree = "trunk" in cfg.stacks and all(e.is_by_heart for e in exchanges)
+    agree = "trunk" in cfg.stacks and all(e.is_closed_book for e in exchanges)
 
     def hidden(teacher: Teacher) -> list[np.ndarray]:
         has_base = teacher.cfg == cfg and teacher.variables["params"] is student["params"]

@@ -8,7 +8,7 @@ its context: the teacher of the coming night. The student is the same model with
 from collections.abc import Sequence
 
 from sleep_jax.data.batches import bucket, pad
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import spread_evenly
 from sleep_jax.sampling.sampler import prefill
 

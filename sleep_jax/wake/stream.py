@@ -20,12 +20,12 @@ import numpy as np
 import optax
 
 from sleep_jax.data.batches import bucket
-from sleep_jax.errors import DeadEnd
-from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.errors import UnrecoverableError
+from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.slots import level_of, put_wake, take_wake
 from sleep_jax.models.cache import init_cache
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.head import masked_sum, token_log_probs
 from sleep_jax.models.sharding import constrain_tree, to_host
 from sleep_jax.settings import Settings, setting
@@ -180,7 +180,7 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
         )
         clock = state.clock + tick
         ends = {
-            name: (tick > 0) & (clock % cfg.memory.level(level_of(name)).chunk == 0)
+            name: (tick > 0) & (clock % cfg.memory.level(level_of(name)).period == 0)
             for name in state.wake
         }
         state = state.replace(
@@ -225,7 +225,7 @@ def read_episode(
 ) -> tuple[WakeState, np.ndarray]:
     """Reads the next tokens of the current episode; any segmentation gives the same updates.
 
-    Tokens that do not fill a stride wait in the state for those that follow. Where chunks count
+    Tokens that do not fill a stride wait in the state for those that follow. Where periods count
     episodes, the end of an episode fills its last stride with padding instead.
 
     Args:
@@ -274,14 +274,14 @@ def check_updates(memory: MemoryConfig, state: WakeState) -> dict[str, int]:
     """Updates of each level so far, pending ones included.
 
     Raises:
-      DeadEnd: a level that should learn has not had a single one.
+      UnrecoverableError: a level that should learn has not had a single one.
     """
     counts = {name: int(n) + int(state.is_due[name]) for name, n in state.updates.items()}
     for name, count in counts.items():
         level = memory.level(level_of(name))
         if level.learning_rate and not count:
-            raise DeadEnd(
-                f"memory {name} has never learnt: its period is {level.chunk} {memory.unit}, the "
+            raise UnrecoverableError(
+                f"memory {name} has never learnt: its period is {level.period} {memory.unit}, the "
                 f"stream so far is {int(state.clock)} {memory.unit} long; shorten the period"
             )
     return counts

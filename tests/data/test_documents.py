@@ -4,7 +4,7 @@ import pytest
 
 from sleep_jax.data.documents import (
     Document,
-    Question,
+    QuestionAnswer,
     read_anchors,
     read_rehearsal_topics,
     read_source,
@@ -58,7 +58,10 @@ def test_jsonl_gives_documents_with_their_questions(tmp_path):
         "x",
         "X",
         "X is 3 m tall.",
-        (Question("How tall?", "3 m", "What height?", ("3 metres",)), Question("What?", "X")),
+        (
+            QuestionAnswer("How tall?", "3 m", "What height?", ("3 metres",)),
+            QuestionAnswer("What?", "X"),
+        ),
     )
     assert second == Document("d-3", "d-3", "Bare.")
 

@@ -9,10 +9,10 @@ import cloud_storage
 import pytest
 from etils import epath
 
+from sleep_jax.cli.flags import run_with_config
 from sleep_jax.data import documents
 from sleep_jax.data.documents import read_source
 from sleep_jax.data.files import located
-from sleep_jax.runtime.flags import run_with_config
 
 
 def read(path):

@@ -19,7 +19,7 @@ from sleep_jax.data.grid_transforms import (
     transforms,
     transpose,
 )
-from sleep_jax.data.grids import GridTask, Pair
+from sleep_jax.data.grids import GridPair, GridTask
 
 GRID = ((1, 2, 3), (4, 5, 6))
 
@@ -57,7 +57,7 @@ def task(count=3, side=2):
         + np.arange(count + 1).reshape(-1, 1, 1) % 3
     )
     pairs = tuple(
-        Pair(given, flip(1)(given)) for given in (tuple(map(tuple, g.tolist())) for g in grids)
+        GridPair(given, flip(1)(given)) for given in (tuple(map(tuple, g.tolist())) for g in grids)
     )
     return GridTask("t", pairs[:count], pairs[count:])
 

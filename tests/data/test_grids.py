@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from sleep_jax.data.grids import SEAL, GridTask, GridText, Pair, read_tasks, seal_tasks, subset
+from sleep_jax.data.grids import SEAL, GridPair, GridTask, GridText, read_tasks, seal_tasks, subset
 from sleep_jax.evals.metrics import first_grid
 
 PAIR = {"input": [[1, 2], [3, 4]], "output": [[4, 3]]}
@@ -26,13 +26,13 @@ def saved(folder, name, held):
 def test_tasks_are_read_from_a_file_a_folder_and_with_solutions_apart(tmp_path):
     (tmp_path / "tasks").mkdir()
     [one] = read_tasks(saved(tmp_path, "all.json", {"ab12": TASK}))
-    pair = Pair(((1, 2), (3, 4)), ((4, 3),))
+    pair = GridPair(((1, 2), (3, 4)), ((4, 3),))
     assert one == GridTask("ab12", (pair, pair), (pair,))
     saved(tmp_path / "tasks", "ab12.json", TASK)
     assert read_tasks(tmp_path / "tasks") == [one]
     apart = saved(tmp_path, "challenges.json", {"ab12": TASK | {"test": [{"input": [[1]]}]}})
     [other] = read_tasks(apart, saved(tmp_path, "solutions.json", {"ab12": [[[7, 7]]]}))
-    assert other.tests == (Pair(((1,),), ((7, 7),)),)
+    assert other.tests == (GridPair(((1,),), ((7, 7),)),)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_solutions_must_fit(tmp_path):
 
 
 def test_a_task_as_text():
-    a, b = Pair(((1, 2), (3, 4)), ((5,),)), Pair(((0, 9),), ((8,),))
+    a, b = GridPair(((1, 2), (3, 4)), ((5,),)), GridPair(((0, 9),), ((8,),))
     assert GridText().question(GridTask("", (a,), (b,))) == "1 2\n3 4\n->\n5\n\n0 9\n->\n"
     assert GridText(between="").question(GridTask("", (a,), (b,))) == "12\n34\n->\n5\n\n09\n->\n"
     for form in (GridText(), GridText(between="")):
@@ -82,7 +82,7 @@ def test_a_task_as_text():
 
 def test_the_cut_of_seal_shuffles_sub_tasks():
     """Two of the tasks have two tests; with these numbers the rule gives SEAL's published list."""
-    pair = Pair(((1,),), ((1,),))
+    pair = GridPair(((1,),), ((1,),))
     two = {"44f52bb0", "b1fc8b8e"}
     cut = {}
     for split, (count, names) in SEAL.items():

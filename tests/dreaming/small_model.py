@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.data.examples import Examples
-from sleep_jax.models.config import DecoderConfig, LoraConfig
 from sleep_jax.models.decoder import Decoder
+from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
 
 
 def model(targets=("q", "gate", "down")):

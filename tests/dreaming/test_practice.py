@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 from small_model import model
 
-from sleep_jax.data.grids import GridTask, GridText, Pair
+from sleep_jax.data.grids import GridPair, GridTask, GridText
 from sleep_jax.dreaming import practice
 from sleep_jax.dreaming.practice import PracticeConfig, practised, sequences
 from sleep_jax.dreaming.recipe import Recipe
 from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.evals.adapted import Adapted
-from sleep_jax.seeding.prompts import Prompts
+from sleep_jax.interop.prompts import Prompts
 
 FORM = GridText()
 TASK = GridTask(
-    "count", tuple(Pair(((i, 0),), ((i + 1, 0),)) for i in (1, 4)), (Pair(((7, 0),), ((8, 0),)),)
+    "count",
+    tuple(GridPair(((i, 0),), ((i + 1, 0),)) for i in (1, 4)),
+    (GridPair(((7, 0),), ((8, 0),)),),
 )
 PLAIN = Recipe((), "output", 1e-3, 2)
 
@@ -26,8 +28,8 @@ def test_the_examples_are_asked_for_and_the_test_is_not(tokenizer):
     # One example shows the other: another order of it there is none, two left out leave none.
     got = sequences(TASK, PLAIN, FORM, prompts, config)
     assert got == [
-        (prompts.alone("4 0\n->\n5 0\n\n1 0\n->\n"), prompts.reply("2 0")),
-        (prompts.alone("1 0\n->\n2 0\n\n4 0\n->\n"), prompts.reply("5 0")),
+        (prompts.without_context("4 0\n->\n5 0\n\n1 0\n->\n"), prompts.reply("2 0")),
+        (prompts.without_context("1 0\n->\n2 0\n\n4 0\n->\n"), prompts.reply("5 0")),
     ]
     every = sequences(TASK, Recipe((), "all", 1e-3, 2), FORM, prompts, config)
     assert [given + scored for given, scored in every] == [a + b for a, b in got]
@@ -51,7 +53,7 @@ def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
     monkeypatch.setattr(practice, "train_adapters", train)
     cfg, variables = model()
     base = Adapted(cfg, variables, tokenizer)
-    trial = TrialConfig(epochs=5, batch=2)
+    trial = TrialConfig(epochs=5, batch_size=2)
     recipes = [
         Recipe((), "output", 1e-2, 3),
         Recipe((), "output", 1e-3, 6),  # more epochs than a trial has

@@ -11,10 +11,10 @@ from sleep_jax.dreaming.reinforce import alone, lessons, passage_lessons, reward
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.dreaming.write import Dream
+from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.rl.algorithms import ALGORITHMS, surrogate
 from sleep_jax.rl.ppo import apply_value_head, init_value_head
-from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.seeding.rollouts import spread
 
 
@@ -157,7 +157,7 @@ def test_a_trial_learns_the_dream_or_its_lines_and_the_passage():
         ({"restart": "base", "estimator": "ppo"}, r"dreaming\.restart='base'.*'ppo'.*'rest_em'"),
         ({"cap": -1}, r"dreaming\.cap=-1"),
         ({"estimator": "grpo", "alpha": 1.0}, r"dreaming\.alpha=1\.0.*'rest_em'"),
-        ({"estimator": "grpo", "batch": 0}, r"dreaming\.batch=0"),
+        ({"estimator": "grpo", "batch": 0}, r"dreaming\.batch_size=0"),
         (
             {"estimator": "ppo", "importance_cap": 0.0},
             r"importance_cap=0\.0; .*above 0.*2 is usual",
@@ -188,7 +188,7 @@ def test_passage_lessons_are_learnt_by_as_many_updates_as_the_longest_dream(batc
     documents = [Document(str(i), f"Kettle {i}", f"Kettle {i} whistles.") for i in range(3)]
     tried = [Dream(d, "paraphrase", (5, 6), text) for d, text in ((2, "a"), (0, "b"), (0, "c\nd"))]
     learnt = [alone(x, documents[x.document], prompts, True) for x in tried]
-    trial = TrialConfig(batch=batch, split=True)
+    trial = TrialConfig(batch_size=batch, split=True)
     found = passage_lessons(tried, learnt, documents, prompts, trial)
     assert list(found) == [0, 2]
     for document, count in rows.items():

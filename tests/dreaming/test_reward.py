@@ -6,11 +6,11 @@ import pytest
 from small_model import batch_of_rows, model
 
 from sleep_jax.dreaming.reward import Gains, RewardConfig, earned, gains
-from sleep_jax.dreaming.trial import TrialConfig, births
+from sleep_jax.dreaming.trial import TrialConfig, init_adapters
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.items import Item, RewardItems
 from sleep_jax.evals.likelihood import mean_nll
-from sleep_jax.evals.scorers import Marks
+from sleep_jax.evals.scorers import Scores
 
 GAIN = np.array([[0.3, 0.1], [0.2, 0.2], [0.1, -0.1], [-0.4, 0.2], [0.05, 0.05]], np.float32)
 OF = [0, 0, 1, 1, 2]  # means .2 and .2; 0 and -.1; .05
@@ -72,7 +72,7 @@ def test_unknown_names_are_refused():
 
 def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
     cfg, variables = model(targets=("down",))
-    pair = births(cfg, variables["params"], jax.random.key(0), 2)
+    pair = init_adapters(cfg, variables["params"], jax.random.key(0), 2)
     dreams = batch_of_rows(7, 3)
     pages = {0: batch_of_rows(7, 1), 4: jax.tree.map(lambda x: x[1:2], batch_of_rows(7, 3))}
     loss = jax.jit(mean_nll, static_argnums=0)
@@ -87,7 +87,7 @@ def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
                 own = jax.tree.map(lambda x, i=i: x[:, i], models.adapters)
                 held = {**variables, "lora": own}
             nll = loss(cfg, held, jax.tree.map(lambda x: x[0], pages[item.document]))
-            out.append(Marks(np.array([-nll], np.float32), np.ones(1, np.float32)))
+            out.append(Scores(np.array([-nll], np.float32), np.ones(1, np.float32)))
         return out
 
     trial = TrialConfig(epochs=6, learning_rate=1e-2, seeds=2)
@@ -101,14 +101,14 @@ def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
 def test_gain_over_the_passage_is_what_its_own_trial_leaves():
     """tau of given numbers: of every trial its place among all, whatever it learnt."""
     cfg, variables = model(targets=("down",))
-    pair = births(cfg, variables["params"], jax.random.key(0), 2)
+    pair = init_adapters(cfg, variables["params"], jax.random.key(0), 2)
     items = RewardItems.apart_from((), [Item(d, f"{d}?", ("yes",)) for d in (0, 4)])
     untrained = {0: 0.2, 4: 0.1}
 
     def score(models, asked):
         known = [untrained[item.document] for [item] in asked]
         marks = known if models.adapters is None else [next(tau) for _ in asked]
-        return [Marks(np.array([x], np.float32), np.ones(1, np.float32)) for x in marks]
+        return [Scores(np.array([x], np.float32), np.ones(1, np.float32)) for x in marks]
 
     # Trials of dreams about 4, 0, 4 and of the passages 0 and 4, two seeds of each.
     tau = iter([0.3, 0.2, 0.9, 0.7, 0.5, 0.5, 0.2, 0.4, 0.1, np.nan])
@@ -128,7 +128,7 @@ def test_reward_of_a_dream_that_adds_nothing_to_its_passage_is_0():
     """One that learns the passage twice over is the passage: its gain over that is 0, bit for bit,
     however much the passage teaches."""
     cfg, variables = model(targets=("down",))
-    pair = births(cfg, variables["params"], jax.random.key(0), 2)
+    pair = init_adapters(cfg, variables["params"], jax.random.key(0), 2)
     page = batch_of_rows(7, 1)
     learnt = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), page)
     items = RewardItems.apart_from((), [Item(0, "0?", ("yes",))])
@@ -139,7 +139,7 @@ def test_reward_of_a_dream_that_adds_nothing_to_its_passage_is_0():
         for i in range(len(asked)):
             own = jax.tree.map(lambda x, i=i: x[:, i], models.adapters or {})
             nll = loss(cfg, {**variables, **({"lora": own} if own else {})}, first(page))
-            out.append(Marks(np.array([-nll], np.float32), np.ones(1, np.float32)))
+            out.append(Scores(np.array([-nll], np.float32), np.ones(1, np.float32)))
         return out
 
     def first(x):

@@ -9,8 +9,8 @@ from sleep_jax.dreaming.templates import (
     chosen_templates,
     read_templates,
 )
+from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tiny import byte_tokenizer
-from sleep_jax.seeding.prompts import Prompts
 
 DOCUMENT = Document("a", "Kettles", "Kettles whistle in {title} {major}.")
 SEAL = ("implications", "implications-long", "implications-very-long", "rewrite", "self-qa")
@@ -34,7 +34,7 @@ def test_seals_templates_show_instruction_title_passage_and_cue_in_this_order():
 
 
 def test_a_template_beside_its_document_leaves_it_to_the_context():
-    beside = [t for t in read_templates().values() if t.is_beside]
+    beside = [t for t in read_templates().values() if t.needs_context]
     assert {t.name for t in beside} >= {"facts", "paraphrase", "questions"}
     assert not any("whistle" in shown(t) for t in beside)
 

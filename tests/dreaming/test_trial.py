@@ -19,14 +19,14 @@ from sleep_jax.dreaming.trial import (
     SCHEDULES,
     Hyperparameters,
     TrialConfig,
-    births,
+    init_adapters,
     init_lora,
     train_adapters,
 )
 from sleep_jax.evals.likelihood import mean_nll
-from sleep_jax.models.config import TARGETS, LoraConfig
+from sleep_jax.models.decoder_config import TARGETS, LoraConfig
 
-TRIAL = TrialConfig(epochs=4, learning_rate=1e-2, schedule="linear", clip=0.1, chunk=2)
+TRIAL = TrialConfig(epochs=4, learning_rate=1e-2, schedule="linear", clip=0.1, microbatch=2)
 
 
 def one(tree, i):
@@ -108,8 +108,8 @@ def test_adapters_trained_together_equal_those_trained_alone():
 @pytest.mark.slow
 def test_empty_rows_of_a_dream_cost_it_no_update():
     cfg, variables = model(targets=("v", "up"))
-    trial = TrialConfig(epochs=2, learning_rate=1e-2, schedule="linear", batch=1)
-    pair = births(cfg, variables["params"], jax.random.key(0), 2)
+    trial = TrialConfig(epochs=2, learning_rate=1e-2, schedule="linear", batch_size=1)
+    pair = init_adapters(cfg, variables["params"], jax.random.key(0), 2)
     rows = batch_of_rows(5, 3)
     long = jax.tree.map(lambda x: x.reshape(1, 6, -1)[:, :3], rows)
     short = jax.tree.map(lambda x: x.at[:, 2].set(jnp.zeros((), x.dtype)), long)
@@ -129,7 +129,7 @@ def test_empty_rows_of_a_dream_cost_it_no_update():
 
 def test_order_of_rows_is_drawn_from_the_key_and_the_seed():
     cfg, variables = model(targets=("up",))
-    trial = TrialConfig(epochs=2, learning_rate=1e-2, batch=1)
+    trial = TrialConfig(epochs=2, learning_rate=1e-2, batch_size=1)
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
     rows = jax.tree.map(lambda x: x.reshape(1, 6, -1), batch_of_rows(5, 3))
 
@@ -142,7 +142,7 @@ def test_order_of_rows_is_drawn_from_the_key_and_the_seed():
     one = losses(1)
     np.testing.assert_array_equal(one, losses(1))
     assert not np.allclose(one[0], one[1]) and not np.allclose(one, losses(2))
-    with pytest.raises(ValueError, match=r"trial\.batch=1 needs rng"):
+    with pytest.raises(ValueError, match=r"trial\.batch_size=1 needs rng"):
         train_adapters(cfg, trial, variables, [lora], rows)
 
 
@@ -206,7 +206,7 @@ from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
 
 assert len(jax.devices()) == 8
 cfg, variables = model()
-trial = TrialConfig(epochs=3, learning_rate=1e-2, batch=1, chunk=1)
+trial = TrialConfig(epochs=3, learning_rate=1e-2, batch_size=1, microbatch=1)
 lora = init_lora(cfg, variables["params"], jax.random.key(0))
 dreams = batch_of_rows(5, 11)  # two on most of the devices
 args = (cfg, trial, variables, [lora], dreams, None, jax.random.key(1))

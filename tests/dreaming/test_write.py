@@ -20,15 +20,15 @@ from sleep_jax.dreaming.write import Dream, WritingConfig, write
 from sleep_jax.evals import recall
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.likelihood import log_probs
+from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tiny import byte_tokenizer
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.models import experts
-from sleep_jax.models.config import DecoderConfig, LoraConfig
 from sleep_jax.models.decoder import Decoder
+from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
 from sleep_jax.sampling import generate as generation
 from sleep_jax.sampling.generate import Completion
 from sleep_jax.sampling.sampler import sample
-from sleep_jax.seeding.prompts import Prompts
 from sleep_jax.wake.context import read
 
 DOCUMENTS = [
@@ -51,7 +51,7 @@ def told(monkeypatch):
 
     def generate(cfg, sampling, variables, prompts, rng, **given):
         calls.append((prompts, sampling, given))
-        texts = [[replies.pop(0) for _ in range(sampling.group)] for _ in prompts]
+        texts = [[replies.pop(0) for _ in range(sampling.num_generations)] for _ in prompts]
         return [
             [Completion(tuple(tokenizer.encode(t)), np.zeros(0), True) for t in group]
             for group in texts
@@ -103,9 +103,9 @@ def test_templates_beside_a_document_continue_its_context_and_others_hold_it(tol
     prompts = Prompts(byte_tokenizer())
     assert given["context"] == "cache" and given["documents"] == [0, 0, 1, 1]
     assert alone["context"] is None
-    assert beside[0] == prompts.beside(TEMPLATES["facts"].prompt)
+    assert beside[0] == prompts.with_context(TEMPLATES["facts"].prompt)
     assert [DOCUMENTS[i].text in byte_tokenizer().decode(w) for i, w in enumerate(whole)] == [1, 1]
-    assert (sampling.temperature, sampling.top_p, sampling.group) == (1.0, 0.95, 1)
+    assert (sampling.temperature, sampling.top_p, sampling.num_generations) == (1.0, 0.95, 1)
     # In the order of documents and templates, whoever was sampled first.
     assert [(x.document, x.template) for x in got.dreams] == [
         (document, name) for document in (0, 1) for name in ("facts", "self-qa", "paraphrase")
@@ -191,7 +191,7 @@ def test_the_random_expert_is_drawn_by_no_trial_score_or_evaluation(monkeypatch)
 
     monkeypatch.setattr(experts, "random_expert", drawn)
     monkeypatch.setattr(generation, "sample", traced)
-    tokens, trial = np.ones((1, 1, 16), np.int32), TrialConfig(epochs=1, chunk=1)
+    tokens, trial = np.ones((1, 1, 16), np.int32), TrialConfig(epochs=1, microbatch=1)
     rows = Examples(tokens=tokens, segment_ids=tokens, mask=tokens > 0)
     grouped = jax.tree.map(lambda x: x[None], rows)
     for scoring in (

@@ -9,7 +9,7 @@ from sleep_jax.data.examples import examples
 from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.likelihood import mean_nll
-from sleep_jax.models.config import LoraConfig
+from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 

@@ -1,12 +1,14 @@
 """Grid tasks asked in several views: replies are turned back and counted."""
 
 from sleep_jax.data.grid_transforms import IDENTITY, flip, rotate
-from sleep_jax.data.grids import GridTask, GridText, Pair
+from sleep_jax.data.grids import GridPair, GridTask, GridText
 from sleep_jax.evals.grid_answers import is_solved, items_of, most_frequent, voted
 
 FORM = GridText()
-SHOWN = Pair(((1, 2),), ((2, 1),))
-TASK = GridTask("mirror", (SHOWN,), (Pair(((3, 4),), ((4, 3),)), Pair(((5, 6),), ((6, 5),))))
+SHOWN = GridPair(((1, 2),), ((2, 1),))
+TASK = GridTask(
+    "mirror", (SHOWN,), (GridPair(((3, 4),), ((4, 3),)), GridPair(((5, 6),), ((6, 5),)))
+)
 
 
 class Oracle:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.evals.recall import AnchorSet, negative_log_likelihood, share_right
-from sleep_jax.models.config import DecoderConfig
 from sleep_jax.models.decoder import Decoder, lm_logits
+from sleep_jax.models.decoder_config import DecoderConfig
 
 CFG = DecoderConfig(
     vocab=31, width=16, hidden=24, layers=2, heads=2, kv_heads=1, head_dim=8, tie_embeddings=True

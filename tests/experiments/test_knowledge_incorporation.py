@@ -9,9 +9,9 @@ import pytest
 
 from sleep_jax.data.documents import read_source
 from sleep_jax.dreaming import write
-from sleep_jax.models.config import LoraConfig
+from sleep_jax.experiment import Day, load_experiment
+from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
-from sleep_jax.sleeper import Day, wake_up
 
 EXPERIMENT = "knowledge_incorporation"
 MODULES = ("passages", "night", "adapters", "lives", "table", "run")
@@ -101,8 +101,8 @@ def test_the_variants_differ_in_what_they_are_named_after(lab):
 
 
 @pytest.fixture(scope="module")
-def sleeper():
-    return wake_up(tiny())
+def experiment():
+    return load_experiment(tiny())
 
 
 def tiny():
@@ -113,10 +113,10 @@ def tiny():
 
 
 @pytest.mark.slow
-def test_arms_share_a_night_up_to_the_choice_of_dreams(lab, sleeper, tmp_path, monkeypatch):
+def test_arms_share_a_night_up_to_the_choice_of_dreams(lab, experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "flaw", lambda *_: None)
-    passage = sleeper.documents[0]
-    said = lab.lives.after_a_passage(sleeper, tiny(), passage, tmp_path)
+    passage = experiment.documents[0]
+    said = lab.lives.after_a_passage(experiment, tiny(), passage, tmp_path)
     assert set(said) == {*lab.lives.STAGE_OF, lab.night.NO_SELECTION}
     asked = len(Day.of([passage]).questions)
     assert all(len(replies) == asked for replies in said.values())
@@ -136,11 +136,11 @@ def test_arms_of_a_stream_share_what_comes_before_they_part(lab, tmp_path, monke
     config.dreaming.random_expert, config.data.episodes = True, 3
     config.data.documents = "samples:3"
     monkeypatch.setattr(lab.lives, "after_many", lambda days: config)
-    sleeper = wake_up(config)
-    passages, ends = sleeper.documents, {}
+    experiment = load_experiment(config)
+    passages, ends = experiment.documents, {}
     night = lab.night
     for arm in (night.FULL, night.NO_EXPERT, night.NO_SELECTION, night.NO_DREAMS, night.NO_ROUTER):
-        said = lab.lives.after_many_passages(sleeper, arm, passages, 3, 0, tmp_path)
+        said = lab.lives.after_many_passages(experiment, arm, passages, 3, 0, tmp_path)
         assert [len(of) for of in said] == [len(p.questions) for p in passages]
         with PhaseCheckpoints(tmp_path / arm.replace(" ", "_") / "checkpoints") as saved:
             ends[arm] = saved.record(saved.latest()[0])["night"]["days"]
@@ -154,19 +154,19 @@ def test_arms_of_a_stream_share_what_comes_before_they_part(lab, tmp_path, monke
     assert ends[night.NO_ROUTER][0]["study"] == whole[0]["study"]
     assert len(ends[night.NO_ROUTER]) == 3
     routed, every = (
-        lab.lives.reading(sleeper, night.variant(arm, config), [passages])
+        lab.lives.reading(experiment, night.variant(arm, config), [passages])
         for arm in (night.FULL, night.NO_ROUTER)
     )
     assert (routed.cfg.memory.router, every.cfg.memory.router) == ("sigmoid", "none")
 
 
 @pytest.mark.slow
-def test_seal_tries_every_dream_and_learns_to_write_the_best(lab, sleeper, monkeypatch):
+def test_seal_tries_every_dream_and_learns_to_write_the_best(lab, experiment, monkeypatch):
     monkeypatch.setattr(write, "flaw", lambda *_: None)
     for name in ("INNER", "OUTER"):
         monkeypatch.setattr(lab.adapters, name, LoraConfig(2, 4.0, ("q", "up")))
-    model = lab.adapters.Model.of(sleeper)
-    passages = sleeper.documents
+    model = lab.adapters.Model.of(experiment)
+    passages = experiment.documents
     items = lab.passages.reward_items([], passages)
     writer = model.reinforced(passages, items, 2, seed=0)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(writer.writer))

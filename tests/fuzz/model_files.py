@@ -22,7 +22,7 @@ from sleep_jax.interop.load import check_ids
 from sleep_jax.interop.safetensors import SafetensorsFolder
 from sleep_jax.interop.tensors import leaves, read_params
 from sleep_jax.interop.tokenizer_files import read_tokenizer
-from sleep_jax.models.config import DecoderConfig
+from sleep_jax.models.decoder_config import DecoderConfig
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXT = "A day, and 2 nights: Zürich 夜 🌙 <|im_start|>\n"

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Marks in a tree that JSON cannot hold; `dumps` writes what they stand for.
+# Scores in a tree that JSON cannot hold; `dumps` writes what they stand for.
 DEEP, HUGE = "@deep@", "@huge@"
 VALUES = (
     None, True, False, 0, -1, 1, 2, 3, 7, 0.5, -0.0, 1e-40, 1e39, 1e308, float("nan"),

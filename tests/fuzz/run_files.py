@@ -7,11 +7,10 @@ import pathlib
 from formats import Format
 from mutations import change_json, change_lines
 
-from sleep_jax import comparison
-from sleep_jax.inspect import record, tables
+from sleep_jax.inspect import tables
 from sleep_jax.inspect.run import Run
 from sleep_jax.phases.evaluate import STAGES
-from sleep_jax.runtime import figures, report
+from sleep_jax.report import comparison, figures, html_report, run_record
 from sleep_jax.runtime.checkpoints import DIGESTS, damage
 from sleep_jax.runtime.progress import figure, printable
 
@@ -45,13 +44,13 @@ FACTS = {
     "record": {
         "config": {"seed": 0, "seeding": {"steps": 3}, "model": {"name": "tiny"}},
         "base": {"model": {"name": "tiny", "weights": "0123456789abcdef"}},
-        "night": {"phases": PHASES, "days": DAYS},
+        "run": {"phases": PHASES, "days": DAYS},
     },
 }
 METADATA = {
     "tree_metadata": {
-        f"('now', '{name}')": {
-            "key_metadata": [{"key": "now", "key_type": 2}, {"key": name, "key_type": 2}],
+        f"('current', '{name}')": {
+            "key_metadata": [{"key": "current", "key_type": 2}, {"key": name, "key_type": 2}],
             "value_metadata": {"value_type": "jax.Array", "skip_deserialize": name == "none"},
         }
         for name in ("memory", "slots", "none")
@@ -99,8 +98,8 @@ def _read_record(folder: pathlib.Path) -> None:
     run = Run(folder)
     run.state()
     facts, base, config = run.record, run.base, run.config
-    rows = [row | {"slots": {}} for row in record.timeline(facts)]
-    scores = {"stages": run.scores(), "recall": record.recall(facts)}
+    rows = [row | {"slots": {}} for row in run_record.timeline(facts)]
+    scores = {"stages": run.scores(), "recall": run_record.recall(facts)}
     shown = [*tables.timeline(rows), *tables.scores(scores), *tables.samples(run.samples())]
     shown += [*tables.config(config), ("base", ("name",), [(x["name"],) for x in base.values()])]
     for title, columns, lines in shown:
@@ -108,7 +107,7 @@ def _read_record(folder: pathlib.Path) -> None:
         words = [printable(x) if isinstance(x, str) else figure(x) for x in cells]
         "".join(words).encode("utf-8")
     json.dumps(facts)
-    report.headline([dict.fromkeys(("questions",)) | row for row in scores["stages"]])
+    html_report.headline([dict.fromkeys(("questions",)) | row for row in scores["stages"]])
 
 
 def _read_state(folder: pathlib.Path) -> None:

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter
-from sleep_jax.seeding.transaction import Self
+from sleep_jax.seeding.transaction import MemoryState
 
-LEVELS = (LevelConfig(chunk=1, slots=2, rank=2), LevelConfig(slots=3, rank=4))
+LEVELS = (LevelConfig(period=1, slots=2, rank=2), LevelConfig(slots=3, rank=4))
 ASKED = [
     {"document": "The Lighthouse", "question": "Who built it?", "answers": ["Odrin", "O."]},
     {"document": "The Lighthouse", "question": "Where?", "answers": ["Velmora"]},
@@ -26,19 +26,19 @@ REPLIES = {
 PHASES = ("wake", "consolidate", "learn", "evaluate")
 
 
-def seeded(self: Self, level: int, value: float) -> Self:
+def seeded(state: MemoryState, level: int, value: float) -> MemoryState:
     """With the next slot of a level unlocked and every entry of its `down` the same."""
-    slots, index = unlock(self.slots, level)
-    slot = take_slot(self.memory, level, index)
+    slots, index = unlock(state.slots, level)
+    slot = take_slot(state.memory, level, index)
     slot |= {"down": jnp.full_like(slot["down"], value)}
-    return self.replace(memory=put_slot(self.memory, level, index, slot), slots=slots)
+    return state.replace(memory=put_slot(state.memory, level, index, slot), slots=slots)
 
 
 @functools.cache
-def selves() -> list[Self]:
+def selves() -> list[MemoryState]:
     """What `now` is after each phase."""
     memory = MemoryConfig(LEVELS, unit="episodes", layers=(1, 2, 3))
-    born = Self(*init_memory(jax.random.key(0), memory, layers=4, width=8))
+    born = MemoryState(*init_memory(jax.random.key(0), memory, layers=4, width=8))
     consolidated = seeded(born, 1, 0.5)
     slot = take_slot(consolidated.memory, 1, 0)
     dreamt = consolidated.replace(
@@ -55,19 +55,19 @@ def record(count: int, seed: int = 0):
         "learn": {"tokens": 8, "seconds": 3.0, "written": 2},
         "evaluate": {"tokens": 0, "seconds": 1.0},
     }
-    night = {"phases": {name: facts[name] for name in PHASES[:count]}, "days": [{}]}
+    run = {"phases": {name: facts[name] for name in PHASES[:count]}, "days": [{}]}
     if count == len(PHASES):
         scores = {stage: {"questions": 0.5} for stage in REPLIES}
         recall = [{"questions": 1.0}]
-        night["days"] = [{"asked": ASKED, "replies": REPLIES, "scores": scores, "recall": recall}]
-    return {"config": {"seed": seed, "seeding": {"steps": 3}}, "night": night}
+        run["days"] = [{"asked": ASKED, "replies": REPLIES, "scores": scores, "recall": recall}]
+    return {"config": {"seed": seed, "seeding": {"steps": 3}}, "run": run}
 
 
 def write_run(workdir, phases: int = len(PHASES), seed: int = 0):
     """A run that ended after so many phases."""
     with PhaseCheckpoints(workdir / "checkpoints") as saved, MetricWriter(workdir) as writer:
         for index, now in enumerate(selves()[:phases]):
-            state = {"now": now, "evening": selves()[0], "consolidated": selves()[1]}
+            state = {"current": now, "before_sleep": selves()[0], "before_dreams": selves()[1]}
             saved.save(index, PHASES[index], state=state, record=record(index + 1, seed))
         for step, kl in enumerate((2.0, 1.0, 0.5)):
             writer.scalars("consolidate", step, {"kl_off": kl, "reward": step / 4, "loss": kl})

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
-from sleep_jax.seeding.transaction import Self
+from sleep_jax.seeding.transaction import MemoryState
 
 SECONDS, GIB = 10, 2
 # The peak that a parent reads of a child (ru_maxrss) is never below its own; VmHWM is the child's.
@@ -41,12 +41,12 @@ def run_8b(tmp_path_factory):
             memory = put_slot(memory, 1, index, slot)
             phases[f"consolidate-{number + 1}"] = {"tokens": 1, "seconds": 1.0}
             if number > 2:
-                now = Self(memory, slots)
-                state = {"now": now, "evening": now, "consolidated": now}
-                night = {"phases": phases, "days": []}
+                now = MemoryState(memory, slots)
+                state = {"current": now, "before_sleep": now, "before_dreams": now}
+                run = {"phases": phases, "days": []}
                 saved.save(
                     number, f"consolidate-{number + 1}", state=state,
-                    record={"config": {}, "night": night},
+                    record={"config": {}, "run": run},
                 )  # fmt: skip
     return workdir
 

@@ -68,7 +68,10 @@ def test_verify_reads_everything(unfinished, capsys):
         (["{run}", "slots", "--phase=nap"], "error: {run} has no checkpoint of phase 'nap'"),
         (["{run}", "changes", "wake"], "changes is to be followed by BEFORE AFTER"),
         (["{run}", "sleep"], "no question 'sleep'; choose from all, timeline"),
-        (["{run}", "restore", "x", "y.npz"], "holds no 'x'; there is consolidated, evening, now"),
+        (
+            ["{run}", "restore", "x", "y.npz"],
+            "holds no 'x'; there is before_dreams, before_sleep, current",
+        ),
     ],
 )
 def test_mistakes_are_answered_in_one_line_and_status_2(finished, capsys, arguments, words):

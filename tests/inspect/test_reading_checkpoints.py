@@ -24,7 +24,7 @@ def leaves_of(state):
 def test_every_leaf_is_read_as_it_was_saved(finished, states):
     checkpoint = Run(finished)["learn"]
     saved = leaves_of(states[2])
-    found = checkpoint.leaves("now")
+    found = checkpoint.leaves("current")
     assert set(found) == {f"now.{name}" for name in saved}
     for name, array in saved.items():
         read = checkpoint.read(f"now.{name}")
@@ -78,7 +78,7 @@ def test_what_is_not_there_is_said_with_what_is(finished):
         checkpoint.restore("now.memry")
     with pytest.raises(IndexError, match=r"slot=3: .* has 3, counted from 0"):
         checkpoint.read(f"{BANK}.up", slot=3)
-    with pytest.raises(KeyError, match="no 'nap'; there is consolidated, evening, now"):
+    with pytest.raises(KeyError, match="no 'nap'; there is before_dreams, before_sleep, current"):
         checkpoint.read("nap")
     with pytest.raises(KeyError, match="is no leaf; `restore` reads all below it"):
         checkpoint.read(BANK)
@@ -91,7 +91,7 @@ def test_a_torn_file_is_said_in_words(unfinished):
     for path in pathlib.Path(checkpoint.folder, "state").rglob("d/*"):
         os.truncate(path, path.stat().st_size // 3)
     with pytest.raises(OSError, match=r"checkpoints/1 cannot be read .*`verify`"):
-        checkpoint.restore("now")
+        checkpoint.restore("current")
     assert "damaged" in checkpoint.problem(is_thorough=True)
     (checkpoint.folder / "record" / "metadata").write_text('{"phase": "cons')
     with pytest.raises(OSError, match="checkpoints/1 cannot be read"):
@@ -121,17 +121,17 @@ def test_no_device_and_nothing_heavy_is_needed(finished):
     [
         (("phase",), 3, "phase=3; give a string"),
         (("record",), [], r"record=\[\]; give an object"),
-        (("record", "night", "phases"), None, "night.phases=None"),
+        (("record", "run", "phases"), None, "run.phases=None"),
         (
-            ("record", "night", "phases", "wake", "seconds"),
+            ("record", "run", "phases", "wake", "seconds"),
             "2",
             "phases.wake.seconds='2'; give a num",
         ),
-        (("record", "night", "phases", "wake", "kl"), [1], r"phases.wake.kl=\[1\]"),
-        (("record", "night", "days"), {}, "night.days={}; give a list"),
-        (("record", "night", "days", 0, "asked", 0, "answers"), [], r"answers=\[\]; give at least"),
+        (("record", "run", "phases", "wake", "kl"), [1], r"phases.wake.kl=\[1\]"),
+        (("record", "run", "days"), {}, "run.days={}; give a list"),
+        (("record", "run", "days", 0, "asked", 0, "answers"), [], r"answers=\[\]; give at least"),
         (
-            ("record", "night", "days", 0, "replies", "before sleep"),
+            ("record", "run", "days", 0, "replies", "before sleep"),
             [],
             "a reply to each of 2 quest",
         ),

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from sleep_jax.inspect import Run, difference
-from sleep_jax.inspect.record import recall, samples, timeline, verdict
+from sleep_jax.report.run_record import recall, samples, timeline, verdict
 from sleep_jax.runtime.metrics import MetricWriter
 
 

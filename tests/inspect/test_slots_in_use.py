@@ -25,8 +25,8 @@ def test_slots_in_use_with_the_norms_of_each_layer(finished, states):
 def test_each_self_has_its_own_slots(finished):
     last = Run(finished)["evaluate"]
     assert in_use(last) == {1: (1, 2), 2: (0, 3)}
-    assert in_use(last, "evening") == {1: (0, 2), 2: (0, 3)}
-    with pytest.raises(ValueError, match="who='morning'; choose from now, evening"):
+    assert in_use(last, "before_sleep") == {1: (0, 2), 2: (0, 3)}
+    with pytest.raises(ValueError, match="state='morning'; choose from current, before_sleep"):
         slots(last, "morning")
 
 
@@ -54,8 +54,8 @@ def test_bits_are_compared_and_shapes(tmp_path):
     before = {"nan": jnp.array([jnp.nan, 0.0]), "shape": jnp.zeros(2), "gone": jnp.zeros(1)}
     after = {"nan": jnp.array([jnp.nan, -0.0]), "shape": jnp.zeros(3), "new": jnp.zeros(1)}
     with PhaseCheckpoints(tmp_path) as saved:
-        saved.save(0, "wake", state={"now": before}, record={})
-        saved.save(1, "learn", state={"now": after}, record={})
+        saved.save(0, "wake", state={"current": before}, record={})
+        saved.save(1, "learn", state={"current": after}, record={})
     old, new = Checkpoint(tmp_path / "0"), Checkpoint(tmp_path / "1")
     kinds = {x.name: (x.kind, x.entries) for x in changes(old, new)}
     assert kinds == {

@@ -7,7 +7,7 @@ import pytest
 
 from sleep_jax.interop.absorb import absorb
 from sleep_jax.interop.tensors import join_stacks, split_stacks
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_wake, take_wake, unlock
 
 LEVELS = (LevelConfig(8, 3, 4, 0.1), LevelConfig(16, 2, 3, 0.1), LevelConfig(slots=2, rank=2))

@@ -19,11 +19,11 @@ from families import (
 
 from sleep_jax.data.documents import Document
 from sleep_jax.interop.chat_template import ChatTemplate
+from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.sandbox import Sandbox
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.interop.tokenizer_files import read_tokenizer
-from sleep_jax.seeding.prompts import Prompts
 
 # One family has a switch for thinking.
 CASES = [(name, thinking) for name in FAMILIES for thinking in (False, "Qwen3" in name)]
@@ -93,14 +93,16 @@ def test_prompt_and_reply_are_what_the_template_renders(both, name, thinking):
     tokenizer, render = both(name, thinking)
     prompts = Prompts(tokenizer)
     for text in (*TEXTS, MARKED):
-        asked = prompts.alone(text)
+        asked = prompts.without_context(text)
         assert shown(tokenizer, asked) == render([user(text)], prompt=True)
         for said in (*TEXTS, MARKED):
             whole = render([user(text), assistant(said)])
             got = shown(tokenizer, asked + prompts.reply(said))
             assert got == up_to_the_end(name, whole)
     for text in TEXTS:  # and token by token
-        assert list(prompts.alone(text)) == render([user(text)], prompt=True, tokenize=True)
+        assert list(prompts.without_context(text)) == render(
+            [user(text)], prompt=True, tokenize=True
+        )
     end = tokenizer.backend.token_to_id(FAMILIES[name].turn_end)
     assert prompts.reply("So.")[-1] == tokenizer.eos_ids[0] == end
     assert {tokenizer.backend.token_to_id(t) for t in FAMILIES[name].ends} <= set(tokenizer.eos_ids)
@@ -116,7 +118,7 @@ def test_document_and_request_are_one_turn_of_the_template(both, name, thinking)
             turn = f"{title}\n\n{text}\n\n{request}"
             if not request.strip() and "Llama" in name:
                 continue  # such a turn ends in the document, whose white space would be trimmed
-            got = shown(tokenizer, prompts.context(document) + prompts.beside(request))
+            got = shown(tokenizer, prompts.context(document) + prompts.with_context(request))
             assert got == render([user(turn)], prompt=True)
 
 

@@ -11,7 +11,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from sleep_jax.interop.gguf import GGUFFile, decoder_config, unpermute
 from sleep_jax.interop.gguf_header import Header
 from sleep_jax.interop.tensors import leaves, read_params
-from sleep_jax.models.config import DecoderConfig, RopeScaling
+from sleep_jax.models.decoder_config import DecoderConfig, RopeScaling
 
 CFG = DecoderConfig(
     vocab=40,

@@ -4,7 +4,7 @@ import pytest
 import transformers
 
 from sleep_jax.interop.huggingface import decoder_config, read_config
-from sleep_jax.models.config import RopeScaling
+from sleep_jax.models.decoder_config import RopeScaling
 
 SIZES = {
     "vocab_size": 97,

@@ -10,7 +10,7 @@ import transformers
 
 from sleep_jax.interop.chat_template import Piece
 from sleep_jax.interop.load import load_model, tokenizer_at_hand
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 
 SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 

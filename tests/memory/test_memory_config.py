@@ -5,12 +5,12 @@ import re
 import pytest
 
 from sleep_jax.config import default, read
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 
 LADDER = (
-    LevelConfig(chunk=1000, slots=0),
-    LevelConfig(chunk=5000, slots=5),
-    LevelConfig(chunk=10000, slots=2),
+    LevelConfig(period=1000, slots=0),
+    LevelConfig(period=5000, slots=5),
+    LevelConfig(period=10000, slots=2),
     LevelConfig(slots=8),
 )
 
@@ -18,7 +18,7 @@ LADDER = (
 def ladder(number, **changes):
     """The ladder with one level changed, in updates so that no stride has to divide it."""
     levels = list(LADDER)
-    fields = {"chunk": levels[number - 1].chunk, "slots": levels[number - 1].slots} | changes
+    fields = {"period": levels[number - 1].period, "slots": levels[number - 1].slots} | changes
     levels[number - 1] = LevelConfig(**fields)
     return {"levels": tuple(levels), "unit": "updates", "from_context": False}
 
@@ -38,28 +38,34 @@ def ladder(number, **changes):
             "memory.top_k=-1; give a whole number at least 0 (slots of a level that",
         ),
         (
-            ladder(4, chunk=20000),
-            "memory.chunks=20000 of level 4, but the slowest level never updates: .*; set 0",
+            ladder(4, period=20000),
+            "memory.periods=20000 of level 4, but the slowest level never updates: .*; set 0",
         ),
         (
             ladder(4, slots=2) | {"on_full": "merge"},
             "memory.slots=2 of level 4, but memory.on_full='merge' makes one of at least two",
         ),
-        (ladder(2, chunk=0), "memory.chunks=0 of level 2; every level but the slowest needs a"),
+        (ladder(2, period=0), "memory.periods=0 of level 2; every level but the slowest needs a"),
         (
             {"levels": LADDER, "unit": "tokens", "stride": 256, "from_context": False},
-            "memory.chunks=1000 of level 1 is no multiple of memory.stride=256 tokens",
+            "memory.periods=1000 of level 1 is no multiple of memory.stride=256 tokens",
         ),
         (
             ladder(4, slots=0),
             "memory.slots=0 of level 4, but level 3 consolidates into it; it needs one slot a",
         ),
         (
-            ladder(3, chunk=12000),
-            "memory.chunks=12000 of level 3 is no larger multiple of the 5000 of the level below",
+            ladder(3, period=12000),
+            "memory.periods=12000 of level 3 is no larger multiple of the 5000 of the level below",
         ),
-        (ladder(2, chunk=1000), "memory.chunks=1000 of level 2 is no larger multiple of the 1000"),
-        (ladder(3, chunk=2500), "memory.chunks=2500 of level 3 is no larger multiple of the 5000"),
+        (
+            ladder(2, period=1000),
+            "memory.periods=1000 of level 2 is no larger multiple of the 1000",
+        ),
+        (
+            ladder(3, period=2500),
+            "memory.periods=2500 of level 3 is no larger multiple of the 5000",
+        ),
         (
             ladder(2, slots=4),
             "memory.slots=4 of level 2, but level 1 hands up 5 times in its period of 5000; raise "
@@ -67,7 +73,7 @@ def ladder(number, **changes):
         ),
         (ladder(3, slots=1), "memory.slots=1 of level 3, but level 2 hands up 2 times .* to 2 or"),
         (
-            {"levels": (LevelConfig(chunk=4, slots=3), LevelConfig()), "unit": "episodes"},
+            {"levels": (LevelConfig(period=4, slots=3), LevelConfig()), "unit": "episodes"},
             "memory.slots=3 of level 1, but level 0 hands up 4 times in its period of 4; raise it",
         ),
     ],
@@ -84,7 +90,7 @@ def test_what_cannot_work(fields, says):
         ({"slots": -1}, "memory.slots=-1; give a whole number at least 0"),
         ({"slots": 2.0}, "memory.slots=2.0; give a whole number at least 0"),
         ({"learning_rate": -0.1}, "memory.learning_rates=-0.1; give a number at least 0"),
-        ({"chunk": -4}, "memory.chunks=-4; give a whole number at least 0"),
+        ({"chunk": -4}, "memory.periods=-4; give a whole number at least 0"),
     ],
 )
 def test_level_is_held_to_its_ranges(fields, says):
@@ -98,11 +104,11 @@ def test_what_just_works():
     MemoryConfig(LADDER, unit="tokens", stride=250, from_context=False)
     MemoryConfig(top_k=2, router="sigmoid")
     MemoryConfig((LevelConfig(rank=1, slots=0),), from_context=False)
-    once = (LevelConfig(chunk=1, slots=1), LevelConfig(slots=1))  # every episode a night
+    once = (LevelConfig(period=1, slots=1), LevelConfig(slots=1))  # every episode a night
     MemoryConfig(once, unit="episodes")
     MemoryConfig(**ladder(3, slots=1), on_full="reuse")  # whose last slot is used again
     # No context is handed up, so level 1 needs no slots.
-    alone = (LevelConfig(chunk=4, slots=0), LevelConfig())
+    alone = (LevelConfig(period=4, slots=0), LevelConfig())
     MemoryConfig(alone, unit="episodes", from_context=False)
 
 
@@ -147,13 +153,13 @@ def test_layers_that_the_decoder_does_not_have(layers, says, cfg):
 
 def test_the_default_of_a_run_is_one_level_that_only_receives():
     assert read(default()).memory == MemoryConfig(
-        (LevelConfig(chunk=0, slots=5, rank=16, learning_rate=0.0),), unit="episodes"
+        (LevelConfig(period=0, slots=5, rank=16, learning_rate=0.0),), unit="episodes"
     )
 
 
 def test_a_single_entry_counts_for_all_levels():
     c = default()
-    c.memory.chunks, c.memory.slots = (512, 1024, 0), (3, 2, 7)
+    c.memory.periods, c.memory.slots = (512, 1024, 0), (3, 2, 7)
     c.memory.unit, c.memory.learning_rates = "tokens", (0.1,)
     c.memory.layout, c.memory.scale = "chain", 0.5
     assert read(c).memory == MemoryConfig(
@@ -191,7 +197,7 @@ def test_a_context_that_is_handed_on_needs_a_slot(unit):
 @pytest.mark.parametrize("values", [(5, 5), (5, 5, 5, 5)])
 def test_a_table_of_the_wrong_length(values):
     c = default()
-    c.memory.chunks, c.memory.slots = (512, 1024, 0), values
-    says = f"memory.slots={values} has {len(values)} entries, memory.chunks has 3; give one for"
+    c.memory.periods, c.memory.slots = (512, 1024, 0), values
+    says = f"memory.slots={values} has {len(values)} entries, memory.periods has 3; give one for"
     with pytest.raises(ValueError, match=re.escape(says)):
         read(c)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.schedule import Sleep, describe, due, plan
 
 

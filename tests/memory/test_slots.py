@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import (
     SlotsExhausted,
     clear_experts,
@@ -30,7 +30,7 @@ ROUTING = {"none": {}, "sigmoid": {"key": (64,), "bias": ()}}
 
 @pytest.fixture
 def born():
-    levels = (LevelConfig(chunk=2, slots=3, rank=5), LevelConfig(slots=3, rank=5))
+    levels = (LevelConfig(period=2, slots=3, rank=5), LevelConfig(slots=3, rank=5))
     return init_memory(jax.random.key(0), MemoryConfig(levels, unit="episodes"), layers=2, width=64)
 
 
@@ -105,8 +105,8 @@ def lived(request):
     """(config, memory, slots) of three levels, nothing of them as at birth."""
     expert, router = request.param
     levels = (
-        LevelConfig(chunk=2, slots=3, rank=5),
-        LevelConfig(chunk=4, slots=3, rank=5),
+        LevelConfig(period=2, slots=3, rank=5),
+        LevelConfig(period=4, slots=3, rank=5),
         LevelConfig(slots=3, rank=5),
     )
     config = MemoryConfig(levels, unit="episodes", expert=expert, router=router)
@@ -195,7 +195,7 @@ def test_cleared_wake_weights_are_as_at_birth(lived, level):
 
 
 def test_a_level_without_a_bank_clears_to_itself():
-    levels = (LevelConfig(chunk=2, slots=0, rank=5), LevelConfig(slots=3, rank=5))
+    levels = (LevelConfig(period=2, slots=0, rank=5), LevelConfig(slots=3, rank=5))
     config = MemoryConfig(levels, unit="episodes", from_context=False)
     memory, slots = init_memory(jax.random.key(0), config, layers=2, width=64)
     assert set(memory["layers"]["level_1"]) == {"wake"} and used(slots, 1) == 0
@@ -215,7 +215,7 @@ def test_a_level_without_a_bank_clears_to_itself():
     ],
 )
 def test_only_layers_that_carry_memory_get_a_slot(layers, depth, carries):
-    levels = (LevelConfig(chunk=2, slots=3, rank=5), LevelConfig(slots=3, rank=5))
+    levels = (LevelConfig(period=2, slots=3, rank=5), LevelConfig(slots=3, rank=5))
     config = MemoryConfig(levels, unit="episodes", layers=layers)
     memory, slots = init_memory(jax.random.key(0), config, layers=depth, width=64)
     assert {leaf.shape[0] for leaf in jax.tree.leaves((memory, slots))} == {len(carries)}
@@ -230,7 +230,7 @@ def test_only_layers_that_carry_memory_get_a_slot(layers, depth, carries):
 
 
 def test_a_level_without_slots_has_no_mask_and_no_room():
-    levels = (LevelConfig(chunk=2, slots=0), LevelConfig(slots=3))
+    levels = (LevelConfig(period=2, slots=0), LevelConfig(slots=3))
     config = MemoryConfig(levels, unit="episodes", from_context=False)
     memory, slots = init_memory(jax.random.key(0), config, layers=2, width=64)
     assert all(leaf.size for leaf in jax.tree.leaves((memory, slots)))

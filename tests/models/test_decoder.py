@@ -7,9 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory
-from sleep_jax.models.decoder import SHARED, Decoder, lm_head, lm_logits, run_trunk, unstack_layers
+from sleep_jax.models.decoder import (
+    SHARED_PREFIX,
+    Decoder,
+    lm_head,
+    lm_logits,
+    run_trunk,
+    unstack_layers,
+)
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 97, (2, 12)).astype(np.int32)
@@ -17,7 +24,7 @@ TOKENS = RNG.integers(0, 97, (2, 12)).astype(np.int32)
 
 @pytest.mark.parametrize("layers", ["all", (1,)])
 def test_init_makes_the_collections_that_init_memory_makes(cfg, layers):
-    levels = (LevelConfig(chunk=2, slots=2, rank=3), LevelConfig(slots=4, rank=5))
+    levels = (LevelConfig(period=2, slots=2, rank=3), LevelConfig(slots=4, rank=5))
     memory = MemoryConfig(levels, unit="episodes", router="sigmoid", layers=layers)
     cfg = cfg.replace(memory=memory)
     init = jax.eval_shape(
@@ -53,7 +60,7 @@ def test_a_segment_cannot_see_the_others(cfg, trained, logits):
 def test_segments_may_share_a_prefix(cfg, trained, logits):
     # Prefix of 3; segments 1 and 2 continue it, -2 stands alone, 0 is padding.
     parts = {1: TOKENS[:1, 3:6], -2: TOKENS[:1, 6:8], 2: TOKENS[:1, 8:11]}
-    segments = np.array([[SHARED] * 3 + [1] * 3 + [-2] * 2 + [2] * 3 + [0]])
+    segments = np.array([[SHARED_PREFIX] * 3 + [1] * 3 + [-2] * 2 + [2] * 3 + [0]])
     packed = np.asarray(logits(cfg, trained, TOKENS[:1], segments))
     for segment, tokens in parts.items():
         whole = np.concatenate([TOKENS[:1, :3], tokens], 1) if segment > 0 else tokens
@@ -63,7 +70,9 @@ def test_segments_may_share_a_prefix(cfg, trained, logits):
         got = packed[segments == segment]
         np.testing.assert_allclose(got, want[-len(got) :], rtol=0, atol=2e-5)
         if segment == 1:
-            np.testing.assert_allclose(packed[segments == SHARED], want[:3], rtol=0, atol=2e-5)
+            np.testing.assert_allclose(
+                packed[segments == SHARED_PREFIX], want[:3], rtol=0, atol=2e-5
+            )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -112,7 +121,7 @@ def test_what_goes_on_from_the_trunk_is_the_whole(cfg, scan):
     cfg = cfg.replace(layers=4, memory=memory, scan_layers=True)
     rngs = {"params": jax.random.key(0), "memory": jax.random.key(1)}
     whole = jax.jit(Decoder(cfg).init)(rngs, TOKENS)
-    segments = np.repeat([[SHARED, 1, 2, 0]], (3, 4, 3, 2), axis=1).repeat(2, axis=0)
+    segments = np.repeat([[SHARED_PREFIX, 1, 2, 0]], (3, 4, 3, 2), axis=1).repeat(2, axis=0)
 
     def without(*names):
         nothing = {k: jax.tree.map(lambda x: x * np.nan, whole["params"][k]) for k in names}

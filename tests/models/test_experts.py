@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from sleep_jax.interop.tensors import split_stacks
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, put_wake, take_slot, take_wake, unlock
 from sleep_jax.models.decoder import Block, Decoder
-from sleep_jax.models.experts import RANDOM_EXPERT, Level, contribution, random_expert, route
+from sleep_jax.models.experts import RANDOM_EXPERT, MemoryLevel, contribution, random_expert, route
 
 TOKENS = np.random.default_rng(0).integers(0, 97, (2, 12)).astype(np.int32)
 LEVELS = (
-    LevelConfig(chunk=1, slots=1, rank=4),
-    LevelConfig(chunk=2, slots=3, rank=3),
+    LevelConfig(period=1, slots=1, rank=4),
+    LevelConfig(period=2, slots=3, rank=3),
     LevelConfig(slots=4, rank=2),
 )
 KINDS = {
@@ -71,7 +71,7 @@ def added(cfg, number, variables, h):
     def add(level, h):
         return contribution(cfg.memory, [level], h)
 
-    return nn.apply(add, Level(cfg, number))(variables, h)
+    return nn.apply(add, MemoryLevel(cfg, number))(variables, h)
 
 
 def test_the_formula(cfg, trained):
@@ -91,7 +91,7 @@ def test_the_formula(cfg, trained):
 
 
 def test_wake_weights_and_gated_bottlenecks(cfg):
-    levels = (LevelConfig(chunk=1, slots=2, rank=3), LevelConfig(slots=1, rank=2))
+    levels = (LevelConfig(period=1, slots=2, rank=3), LevelConfig(slots=1, rank=2))
     memory = MemoryConfig(levels, unit="episodes", expert="bottleneck", router="sigmoid")
     h = np.random.default_rng(1).normal(size=(2, 5, 32)).astype(np.float32)
     held, _ = init_memory(jax.random.key(0), memory, layers=1, width=32)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax.models.config import LoraConfig
+from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
 
 RNG = np.random.default_rng(0)

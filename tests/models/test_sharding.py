@@ -6,12 +6,12 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from sleep_jax import config as settings
+from sleep_jax.cli.config_files import load
+from sleep_jax.forecast.abstract import collections_of, decoder_of
+from sleep_jax.forecast.program import Sizes
+from sleep_jax.forecast.programs import programs_of
 from sleep_jax.models import sharding
 from sleep_jax.models.cache import init_cache
-from sleep_jax.runtime.abstract import collections_of, decoder_of
-from sleep_jax.runtime.config_files import load
-from sleep_jax.runtime.program import Sizes
-from sleep_jax.runtime.programs import programs_of
 from sleep_jax.seeding.sequences import BatchShape, Exchange, States, batch_of
 
 PRESETS = sorted(p.stem for p in pathlib.Path("configs").glob("*.py"))

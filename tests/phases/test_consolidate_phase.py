@@ -8,24 +8,28 @@ from sleep_jax.runtime.progress import PhaseBar
 
 def test_reward_is_blank_until_there_are_rollouts(monkeypatch):
     bar, shown = PhaseBar("consolidate", 4, "step"), []
-    desk = types.SimpleNamespace(
-        update=lambda *_: None, scalars=lambda *_: None, bookmark=None, meter=None, pace=None
+    logger = types.SimpleNamespace(
+        update=lambda *_: None,
+        scalars=lambda *_: None,
+        mid_phase=None,
+        timer=None,
+        time_estimate=None,
     )
 
-    def carry_out(*_, log, **__):
+    def run_consolidation(*_, log, **__):
         log(-1, {"kl_before": 2.0})
         for number, metrics in enumerate(({}, {"reward": 0.25}, {})):
             log(number, {"kl_off": 1.0, **metrics})
             shown.append(bar.words().partition("reward ")[2])
         return "now", {"kl_before": 2.0, "kl_after": 1.5, "rolled_back": "too little"}
 
-    monkeypatch.setattr(module, "carry_out", carry_out)
+    monkeypatch.setattr(module, "run_consolidation", run_consolidation)
     monkeypatch.setattr(module, "_seeding", lambda *_: None)
-    sleeper = types.SimpleNamespace(
+    experiment = types.SimpleNamespace(
         config=types.SimpleNamespace(seeding=types.SimpleNamespace(steps=3)),
         cfg=None, params=None, tokenizer=None, judge=None,
         settings=types.SimpleNamespace(gate=None),
     )  # fmt: skip
     key = module.jax.random.key(0)
-    module._seed(sleeper, desk, bar, types.SimpleNamespace(), [], [], [], key, 0)
+    module._seed(experiment, logger, bar, types.SimpleNamespace(), [], [], [], key, 0)
     assert shown == ["-", "0.25", "0.25"]

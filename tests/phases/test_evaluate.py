@@ -2,11 +2,11 @@
 
 import types
 
-from sleep_jax import sleeper as experiment
-from sleep_jax.itinerary import Step
+from sleep_jax import experiment
 from sleep_jax.phases import evaluate as module
 from sleep_jax.phases.evaluate import STAGES, chance, evaluate
-from sleep_jax.phases.night import Desk, Night
+from sleep_jax.phases.run_state import PhaseLogger, RunState
+from sleep_jax.run_schedule import Step
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 
 
@@ -24,7 +24,7 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
     monkeypatch.delenv("SLEEP_JAX_QUIET", raising=False)
     right = {"before": 0, "consolidated": 1, "now": 2, "open": 3}
 
-    def ask(sleeper, variables, questions, context=None):
+    def ask(experiment, variables, questions, context=None):
         return ["yes" if i < right[variables] else "no" for i in range(len(questions))]
 
     monkeypatch.setattr(module, "ask", ask)
@@ -34,7 +34,7 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
     selves = [types.SimpleNamespace(on=lambda _, n=n: n) for n in ("now", "before", "consolidated")]
     document = types.SimpleNamespace(title="A kiln")
     days = [experiment.Day([document], asked(name)) for name in ("first", "second")]
-    sleeper = types.SimpleNamespace(
+    experiment = types.SimpleNamespace(
         days=days,
         params=None,
         anchors={"anchor_perplexity": None},
@@ -42,10 +42,10 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
             dreaming=types.SimpleNamespace(steps=1), evaluation=types.SimpleNamespace(samples=1)
         ),
     )
-    night = Night(*selves, {"phases": {}, "days": [{}, {}]})
+    run = RunState(*selves, {"phases": {}, "days": [{}, {}]})
     with MetricWriter(tmp_path) as writer:
         step = Step("evaluate-2", "evaluate", day=1, number=5)
-        night = evaluate(sleeper, night, Desk(writer, "evaluate-2"), step)
+        run = evaluate(experiment, run, PhaseLogger(writer, "evaluate-2"), step)
     last = capsys.readouterr().out.splitlines()[-1]
     assert "questions 1  held-out wordings 0  anchor perplexity 35  open-book ceiling 1  " in last
     assert "earlier days 1" in last
@@ -53,7 +53,7 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
     closed, ceiling = lines[2], lines[3]
     assert (closed["questions"], closed["paraphrases"]) == (1.0, 0.0)
     assert ceiling["open_book_questions"] == 1.0 and "questions" not in ceiling
-    assert night.record["days"][1]["scores"][STAGES[3]] == {"questions": 1.0, "paraphrases": 1.0}
+    assert run.record["days"][1]["scores"][STAGES[3]] == {"questions": 1.0, "paraphrases": 1.0}
 
 
 def test_chance_holds_replies_against_the_other_questions_of_their_document():

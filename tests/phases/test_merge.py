@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hurry import Hurry
 
-from sleep_jax import comparison, lifecycle
+from sleep_jax import lifecycle
+from sleep_jax.experiment import load_experiment
+from sleep_jax.report import comparison
 from sleep_jax.runtime.metrics import read_metrics
 from sleep_jax.runtime.preemption import Preempted
-from sleep_jax.sleeper import wake_up
 
 
 @pytest.mark.slow
@@ -19,11 +20,11 @@ def test_a_full_level_merges_and_a_stop_in_its_midst_changes_nothing(tmp_path):
     config.data.documents, config.data.episodes = "samples:3", 3
     config.memory.slots, config.memory.on_full = (3,), "merge"
     config.dreaming.steps = 0
-    sleeper = wake_up(config)
-    night = lifecycle.live(sleeper, str(tmp_path / "whole"), quiet=True)
-    phases = night.record["phases"]
+    experiment = load_experiment(config)
+    run = lifecycle.run(experiment, str(tmp_path / "whole"), quiet=True)
+    phases = run.record["phases"]
     assert phases["merge"]["levels"] == "1 -> 1" and np.isfinite(phases["merge"]["kl_after"])
-    active = np.asarray(night.now.slots["layers"]["level_1"]["active"])
+    active = np.asarray(run.current.slots["layers"]["level_1"]["active"])
     assert active.tolist() == [[True, True, False]] * len(active)  # the merged one and the last
     lines = [x for x in read_metrics(tmp_path / "whole") if "kl_off" in x]
     assert len({(x["phase"], x["step"]) for x in lines}) == len(lines) == 4 * config.seeding.steps
@@ -32,9 +33,9 @@ def test_a_full_level_merges_and_a_stop_in_its_midst_changes_nothing(tmp_path):
     stops, watch = [], Hurry()
     while True:
         try:
-            again = lifecycle.live(sleeper, str(tmp_path / "stopped"), quiet=True, watch=watch)
+            again = lifecycle.run(experiment, str(tmp_path / "stopped"), quiet=True, watch=watch)
             break
         except Preempted as stopped:
             stops.append(stopped.where)
     assert any("updates of merge" in stop for stop in stops), stops
-    assert jax.tree.all(jax.tree.map(np.array_equal, again.state, night.state))
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.state, run.arrays))

@@ -9,25 +9,25 @@ import pytest
 from articulate import articulate
 
 from sleep_jax import lifecycle
+from sleep_jax.experiment import load_experiment
 from sleep_jax.phases import drafts
 from sleep_jax.phases.drafts import Drafts, _completions, _record
-from sleep_jax.phases.night import Desk
+from sleep_jax.phases.run_state import PhaseLogger
 from sleep_jax.phases.study import study
-from sleep_jax.runtime.bookmark import Bookmark
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter
+from sleep_jax.runtime.mid_phase import MidPhaseCheckpoint
 from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.sampling import generate as sampling
 from sleep_jax.sampling.generate import Completion
-from sleep_jax.seeding import questions
-from sleep_jax.seeding.self_study import Study
-from sleep_jax.sleeper import wake_up
+from sleep_jax.study import questions
+from sleep_jax.study.self_study import Study
 
 
 class Impatient:
     """Asks to stop at every chance."""
 
-    def is_asked(self):
+    def should_stop(self):
         return True
 
 
@@ -47,41 +47,41 @@ def test_completions_come_back_from_a_bookmark_to_the_bit():
 
 
 @pytest.fixture(scope="module")
-def sleeper():
+def experiment():
     """Questions, replies and dreams of several batches."""
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     config.data.documents = "samples:6"
     config.study.questions, config.study.rehearsals = 16, 3
     config.dreaming.count, config.dreaming.temperature = 32, 1.5
-    return wake_up(config)
+    return load_experiment(config)
 
 
 def test_a_study_that_is_stopped_after_every_batch_ends_like_one_that_was_not(
-    sleeper, tmp_path, monkeypatch
+    experiment, tmp_path, monkeypatch
 ):
     # Whatever the random model writes passes for a question, so that all three calls have batches.
     monkeypatch.setattr(questions, "is_about", lambda *_: True)
     monkeypatch.setattr(questions, "ungrounded", lambda *_: False)
-    step = next(x for x in sleeper.steps if x.phase == "study")
+    step = next(x for x in experiment.steps if x.phase == "study")
     batches, sample = [], sampling.sample
 
     def counted(cfg, how, *rest):
-        batches.append(how.group)
+        batches.append(how.num_generations)
         return sample(cfg, how, *rest)
 
     monkeypatch.setattr(sampling, "sample", counted)
-    born = lifecycle.birth(sleeper)
+    born = lifecycle.init_run_state(experiment)
     with MetricWriter(tmp_path / "metrics") as writer:
-        whole = study(sleeper, born, Desk(writer, "study", quiet=True), step)
+        whole = study(experiment, born, PhaseLogger(writer, "study", quiet=True), step)
         drawn, stops = batches.copy(), []
         batches.clear()
         assert len({*drawn}) == 3 and all(drawn.count(group) > 1 for group in drawn)
-        with PhaseCheckpoints(tmp_path / "bookmark", keep=2) as saved:
+        with PhaseCheckpoints(tmp_path / "mid_phase", keep=2) as saved:
             while True:
-                bookmark = Bookmark(saved, "study", every=0, watch=Impatient())
-                desk = Desk(writer, "study", quiet=True, bookmark=bookmark)
+                mid_phase = MidPhaseCheckpoint(saved, "study", every=0, watch=Impatient())
+                logger = PhaseLogger(writer, "study", quiet=True, mid_phase=mid_phase)
                 try:
-                    again = study(sleeper, born, desk, step)
+                    again = study(experiment, born, logger, step)
                     break
                 except Preempted as stopped:
                     stops.append(stopped.where)
@@ -109,57 +109,61 @@ def test_calls_are_known_by_their_order(monkeypatch):
 
 @pytest.mark.parametrize("phase", ["study", "write"])
 def test_a_run_that_is_stopped_in_a_phase_that_samples_keeps_its_place(
-    phase, sleeper, tmp_path, monkeypatch
+    phase, experiment, tmp_path, monkeypatch
 ):
-    def passed(sleeper, night, desk, step):
-        return night.note_day(step.day, slot=0, study=Study((), (), ()).record()).note(step.label)
+    def passed(experiment, run, logger, step):
+        return run.note_day(step.day, slot=0, study=Study((), (), ()).record()).note(step.label)
 
     others = dict.fromkeys(lifecycle.PHASES, passed) | {phase: lifecycle.PHASES[phase]}
     monkeypatch.setattr(lifecycle, "PHASES", others)
     stops = []
     while not stops or phase not in stops[-1]:
         with pytest.raises(Preempted) as stopped:
-            lifecycle.live(sleeper, str(tmp_path), quiet=True, watch=Impatient())
+            lifecycle.run(experiment, str(tmp_path), quiet=True, watch=Impatient())
         stops.append(stopped.value.where)
     assert stops[-1] == f"1 batches of {phase}"
 
 
 def test_writing_that_is_stopped_after_its_first_batch_ends_like_writing_that_was_not(
-    sleeper, tmp_path, monkeypatch
+    experiment, tmp_path, monkeypatch
 ):
     articulate(monkeypatch)
-    step = next(x for x in sleeper.steps if x.phase == "write")
-    born = lifecycle.birth(sleeper).note_day(0, slot=0, study=Study((), (), ()).record())
+    step = next(x for x in experiment.steps if x.phase == "write")
+    born = lifecycle.init_run_state(experiment).note_day(
+        0, slot=0, study=Study((), (), ()).record()
+    )
     with (
         MetricWriter(tmp_path / "metrics") as writer,
-        PhaseCheckpoints(tmp_path / "bookmark", keep=2) as saved,
+        PhaseCheckpoints(tmp_path / "mid_phase", keep=2) as saved,
     ):
-        whole = lifecycle.write(sleeper, born, Desk(writer, "write", quiet=True), step)
+        whole = lifecycle.write(experiment, born, PhaseLogger(writer, "write", quiet=True), step)
         for watch in (Impatient(), None):
-            bookmark = Bookmark(saved, "write", every=0, watch=watch)
-            desk = Desk(writer, "write", quiet=True, bookmark=bookmark)
+            mid_phase = MidPhaseCheckpoint(saved, "write", every=0, watch=watch)
+            logger = PhaseLogger(writer, "write", quiet=True, mid_phase=mid_phase)
             with pytest.raises(Preempted) if watch else contextlib.nullcontext() as stopped:
-                again = lifecycle.write(sleeper, born, desk, step)
+                again = lifecycle.write(experiment, born, logger, step)
             assert watch is None or stopped.value.where == "1 batches of write"
     assert whole.day(0)["dreams"] and again.record == whole.record
 
 
 @pytest.mark.slow
 def test_writing_that_is_stopped_after_every_batch_ends_like_writing_that_was_not(
-    sleeper, tmp_path, monkeypatch
+    experiment, tmp_path, monkeypatch
 ):
     articulate(monkeypatch)
-    step = next(x for x in sleeper.steps if x.phase == "write")
-    born = lifecycle.birth(sleeper).note_day(0, slot=0, study=Study((), (), ()).record())
+    step = next(x for x in experiment.steps if x.phase == "write")
+    born = lifecycle.init_run_state(experiment).note_day(
+        0, slot=0, study=Study((), (), ()).record()
+    )
     stops = []
     with MetricWriter(tmp_path / "metrics") as writer:
-        whole = lifecycle.write(sleeper, born, Desk(writer, "write", quiet=True), step)
-        with PhaseCheckpoints(tmp_path / "bookmark", keep=2) as saved:
+        whole = lifecycle.write(experiment, born, PhaseLogger(writer, "write", quiet=True), step)
+        with PhaseCheckpoints(tmp_path / "mid_phase", keep=2) as saved:
             while True:
-                bookmark = Bookmark(saved, "write", every=0, watch=Impatient())
-                desk = Desk(writer, "write", quiet=True, bookmark=bookmark)
+                mid_phase = MidPhaseCheckpoint(saved, "write", every=0, watch=Impatient())
+                logger = PhaseLogger(writer, "write", quiet=True, mid_phase=mid_phase)
                 try:
-                    again = lifecycle.write(sleeper, born, desk, step)
+                    again = lifecycle.write(experiment, born, logger, step)
                     break
                 except Preempted as stopped:
                     stops.append(stopped.where)

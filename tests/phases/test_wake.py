@@ -27,10 +27,10 @@ def test_surprise_on_the_bar_is_the_mean_of_the_pages_that_were_read(monkeypatch
     of_page = iter([(2.0, 2), (12.0, 4), (4.0, 2)])  # nats, tokens that were scored
     monkeypatch.setattr(module, "negative_log_likelihood", lambda *_: next(of_page))
     bar, recorded = Bar(), []
-    desk = types.SimpleNamespace(bar=lambda *_: bar, scalars=lambda i, x: recorded.append(x))
-    sleeper = types.SimpleNamespace(cfg=None, params=None)
-    night = types.SimpleNamespace(now=types.SimpleNamespace(on=lambda _: None))
-    mean = module._skim(sleeper, night, desk, [(1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3)])
+    logger = types.SimpleNamespace(bar=lambda *_: bar, scalars=lambda i, x: recorded.append(x))
+    experiment = types.SimpleNamespace(cfg=None, params=None)
+    run = types.SimpleNamespace(current=types.SimpleNamespace(on=lambda _: None))
+    mean = module._skim(experiment, run, logger, [(1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3)])
     assert [x["surprise"] for x in bar.figures] == pytest.approx([1.0, 2.0, 2.0])
     assert mean == pytest.approx(2.0)
     assert [x["nats_per_token"] for x in recorded] == [1.0, 3.0, 2.0]

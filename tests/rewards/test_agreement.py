@@ -138,7 +138,7 @@ SIGNS_SAME = [
 ]
 # German, Russian, Chinese, Japanese.
 LANGUAGES_CHANGED = [
-    ("Der Turm ist 53 Meter hoch.", "Der Turm ist 54 Meter hoch."),
+    ("Der Turm ist 53 StepTimer hoch.", "Der Turm ist 54 StepTimer hoch."),
     ("Das Museum ist montags geöffnet.", "Das Museum ist montags nicht geöffnet."),
     ("Die Hauptstadt ist Oslen.", "Die Hauptstadt ist Marwick."),
     ("Anna baute die Mühle.", "Bert baute die Mühle."),

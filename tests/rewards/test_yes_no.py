@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.rewards import yes_no
 from sleep_jax.rewards.judge import ScoreJudge
 from sleep_jax.rewards.yes_no import YesNo

@@ -158,7 +158,7 @@ def test_penalty_and_sampler_correction_as_in_trl():
             row.append(-gain + beta * (math.exp(back) - back - 1))
         want += sum(row) / len(row) / len(mask)
     np.testing.assert_allclose((total + beta * penalty) / count, want, rtol=2e-5)
-    algorithm = surrogate("grpo", penalty_weight=beta, importance_cap=1.3)
+    algorithm = surrogate("grpo", kl_coef=beta, importance_cap=1.3)
     (total, count), metrics = algorithm.loss(
         jnp.asarray(new),
         old,
@@ -178,10 +178,10 @@ def test_a_k1_penalty_is_taken_off_the_reward():
     log_probs = np.array([[-1.0, -2.0, -9.0], [-3.0, -1.0, -1.0]])
     reference = np.array([[-2.0, -2.5, -1.0], [-1.0, -1.0, -1.0]])
     mask = np.array([[1, 1, 0], [1, 1, 1]], bool)
-    penalised = surrogate("rloo", penalty="k1", penalty_weight=0.1)
+    penalised = surrogate("rloo", penalty="k1", kl_coef=0.1)
     got = penalised.rewards(np.array([1.0, 0.5]), log_probs, reference, mask)
     np.testing.assert_allclose(got, [1 - 0.1 * 1.5, 0.5 + 0.1 * 2], rtol=1e-6)
-    for other in (surrogate("rloo"), surrogate("rloo", penalty_weight=0.1)):
+    for other in (surrogate("rloo"), surrogate("rloo", kl_coef=0.1)):
         assert other.rewards(mask, None, None, None) is mask
     # And is no part of the loss.
     given = log_probs, log_probs, np.array([1.0, -1.0]), mask
@@ -196,7 +196,7 @@ def test_entropy_is_maximised_as_the_surrogate_is_aggregated(name):
     entropy = np.random.default_rng(2).random(new.shape)
     given = jnp.asarray(new), old, np.zeros(len(new)), mask
     changes = CHANGES.get(name, {})
-    (total, count), _ = surrogate(name, entropy_weight=0.5, **changes).loss(*given, entropy=entropy)
+    (total, count), _ = surrogate(name, entropy_coef=0.5, **changes).loss(*given, entropy=entropy)
     per = {
         "group": entropy[mask].mean(),
         "grpo": np.mean([row[on].mean() for row, on in zip(entropy, mask)]),
@@ -242,11 +242,11 @@ def test_masks_of_a_surrogate():
         ("dr_grpo", {}, "length=None; aggregation='constant' divides by it"),
         ("reinforce", {"skip_tied": True}, "skip_tied=True with baseline='batch'"),
         ("grpo", {"penalty": "k4"}, "penalty='k4'; choose from k1, k2, k3"),
-        ("grpo", {"penalty_weight": -0.1}, "seeding.penalty_weight=-0.1; give a number at least 0"),
+        ("grpo", {"kl_coef": -0.1}, "seeding.kl_coef=-0.1; give a number at least 0"),
         (
             "grpo",
-            {"entropy_weight": math.inf},
-            "seeding.entropy_weight=inf; give a number at least 0",
+            {"entropy_coef": math.inf},
+            "seeding.entropy_coef=inf; give a number at least 0",
         ),
         ("ppo", {"gae": 1.5}, "gae=1.5; lambda of the advantage estimates"),
         ("ppo", {"baseline": "mean"}, "gae=0.95 with baseline='mean'; values are the baseline"),

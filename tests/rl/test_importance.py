@@ -73,10 +73,10 @@ def test_truncated_weights_pass_neither_nan_nor_gradient():
     dirty = jnp.where(MASK, NEW, jnp.nan)
     got = truncated_weights(dirty, jnp.where(MASK, OLD, -jnp.inf), MASK)
     jax.tree.map(np.testing.assert_array_equal, got, truncated_weights(NEW, OLD, MASK))
-    slopes = jax.grad(
+    grads = jax.grad(
         lambda old, sampler: jnp.sum(truncated_weights(old, sampler, MASK)[0]), argnums=(0, 1)
     )(dirty, OLD)
-    assert not any(np.asarray(s).any() for s in slopes)
+    assert not any(np.asarray(s).any() for s in grads)
 
 
 def test_importance_weights_undo_the_sampler():

@@ -47,15 +47,15 @@ from sleep_jax.seeding.sequences import (
     teacher_hidden,
 )
 from sleep_jax.seeding.step import init_critic, init_state, seeding_step
-from sleep_jax.seeding.transaction import Self
+from sleep_jax.seeding.transaction import MemoryState
 from sleep_jax.wake.context import read
 from sleep_jax.wake.stream import init_wake, read_episode
 
 
 def tiny_config():
     c = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
-    c.seeding.rows, c.seeding.accumulate = 16, 2
-    c.memory.chunks, c.memory.slots, c.memory.learning_rates = (64, 0), (2, 2), (0.5, 0.0)
+    c.seeding.batch_size, c.seeding.accumulate = 16, 2
+    c.memory.periods, c.memory.slots, c.memory.learning_rates = (64, 0), (2, 2), (0.5, 0.0)
     c.memory.unit, c.memory.stride, c.memory.from_context = "tokens", 32, False
     c.wake.context = 64
     c.dreaming.trial.rank = 8
@@ -79,8 +79,8 @@ def steps(config, is_all):
         lambda x: rng.normal(size=x.shape).astype(np.float32), take_slot(held, 1, index)
     )
     params = place(params, "params")
-    teacher = Self(put_slot(held, 1, index, loud), slots).on(params)
-    student = Self(held, slots).on(params)
+    teacher = MemoryState(put_slot(held, 1, index, loud), slots).on(params)
+    student = MemoryState(held, slots).on(params)
     context = read(cfg, teacher, [words(rng, 20), words(rng, 9), ()])[0]
 
     exchanges = [
@@ -96,7 +96,7 @@ def steps(config, is_all):
         for a in (1.0, -1.0)
     ]  # fmt: skip
     exchanges += rollouts
-    shape = BatchShape(rows=16, time=24, scored=16)
+    shape = BatchShape(batch_size=16, max_length=24, max_target_length=16)
     states = [States(hidden) for hidden in teacher_hidden(cfg, teacher, context, exchanges)]
     seeding = settings.read(config).seeding
     optimizer = seeding.optimizer()
@@ -149,7 +149,7 @@ def steps(config, is_all):
 
     prompts = [words(rng, n) for n in (4, 6, 3)]
     for name, temperature in (("greedy", 0.0), ("drawn", 1.0)):
-        sampling = SamplingConfig(8, (257,), temperature=temperature, group=2)
+        sampling = SamplingConfig(8, (257,), temperature=temperature, num_generations=2)
         documents, key = [0, 1, 0], jax.random.key(3)
         drawn = generate(cfg, sampling, teacher, prompts, key, context=context, documents=documents)
         out[name] = [c.tokens for group in drawn for c in group]

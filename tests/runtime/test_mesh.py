@@ -22,7 +22,7 @@ def config():
 
 def on(config, data, fsdp, tensor, rows=8):
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = data, fsdp, tensor
-    config.seeding.rows = rows
+    config.seeding.batch_size = rows
     return config
 
 
@@ -48,7 +48,7 @@ def test_sizes_that_make_no_mesh_are_refused(config, sizes, words):
 
 
 def test_rows_that_do_not_spread_are_refused(config):
-    with pytest.raises(ValueError, match=r"seeding\.rows=4 .* multiple of 8"):
+    with pytest.raises(ValueError, match=r"seeding\.batch_size=4 .* multiple of 8"):
         mesh_shape(on(config, 1, -1, 1, rows=4), 8)
     config.seeding.accumulate = 2
     with pytest.raises(ValueError, match="multiple of 16"):

@@ -101,8 +101,8 @@ def test_a_damaged_line_is_named(tmp_path):
 
 
 def test_of_several_processes_one_writes(tmp_path):
-    with MetricWriter(tmp_path) as writer, MetricWriter(tmp_path, is_silent=True) as silent:
-        for each in (writer, silent):
+    with MetricWriter(tmp_path) as writer, MetricWriter(tmp_path, is_writer=False) as other:
+        for each in (writer, other):
             each.restart("wake")
             each.scalars("wake", 0, {"tokens": 3})
             each.text("wake", 0, "sample", "words")

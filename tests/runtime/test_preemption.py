@@ -22,10 +22,10 @@ def test_one_request_may_come_twice_and_a_later_one_ends_the_process(ask, monkey
     monkeypatch.setattr(signal, "raise_signal", ended.append)
     monkeypatch.setattr(preemption.time, "monotonic", lambda: now)
     watch = Watch()
-    assert not watch.is_asked()
+    assert not watch.should_stop()
     ask()
     ask()
-    assert watch.is_asked() and not ended
+    assert watch.should_stop() and not ended
     now += 1.0
     ask()
     assert ended == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

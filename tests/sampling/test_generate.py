@@ -31,7 +31,7 @@ def greedy(trained, log_probs):
 
 def test_prompts_of_any_length_come_back_in_order(cfg, trained, greedy, log_probs, compilations):
     ends = (greedy(PROMPTS[1])[1],)
-    config = SamplingConfig(4, ends, temperature=0.0, group=2)
+    config = SamplingConfig(4, ends, temperature=0.0, num_generations=2)
     # Two prompts at a time: the last batch is filled up.
     out = generate(cfg, config, trained, PROMPTS, KEY, batch=4)
     assert [len(group) for group in out] == [2] * 5
@@ -63,7 +63,7 @@ def test_after_a_context_it_is_as_if_the_document_stood_in_the_prompt(cfg, train
 
 
 def test_batches_draw_different_numbers(cfg, trained):
-    config = SamplingConfig(6, (), temperature=1.0, group=4)
+    config = SamplingConfig(6, (), temperature=1.0, num_generations=4)
     out = generate(cfg, config, trained, [PROMPTS[0]] * 6, KEY, batch=12)
     drawn = [c.tokens for group in out for c in group]
     assert len(set(drawn)) > 12  # three prompts a batch: a repeated batch would give 12 at most

@@ -81,7 +81,7 @@ def test_context_in_the_cache_is_context_in_the_prompt(cfg, decode_cfg, trained,
 def test_drawn_tokens_carry_their_log_probs_and_group_members_differ(
     decode_cfg, trained, log_probs
 ):
-    config = SamplingConfig(NEW, (), temperature=1.0, group=4)
+    config = SamplingConfig(NEW, (), temperature=1.0, num_generations=4)
     tokens, mask = pad(PROMPTS, 16, side="left")
     out = jax.tree.map(np.asarray, sample(decode_cfg, config, trained, tokens, mask, KEY, None))
     assert out.tokens.shape == (12, NEW)
@@ -178,7 +178,7 @@ def test_rounding_never_carries_a_draw_past_the_last_token(monkeypatch):
         ({"top_k": -1}, "sampling.top_k=-1"),
         ({"top_p": 0.0}, "sampling.top_p=0.0"),
         ({"top_p": 1.5}, "sampling.top_p=1.5"),
-        ({"group": 0}, "sampling.group=0"),
+        ({"num_generations": 0}, "sampling.num_generations=0"),
     ],
 )
 def test_settings_that_make_no_sense_are_rejected(options, message):

@@ -5,7 +5,7 @@ import numpy as np
 from sleep_jax.seeding.sequences import BatchShape, Exchange
 
 RNG = np.random.default_rng(0)
-SHAPE = BatchShape(rows=2, time=24, scored=16)
+SHAPE = BatchShape(batch_size=2, max_length=24, max_target_length=16)
 
 
 def tokens(n):

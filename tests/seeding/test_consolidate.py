@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from few_exchanges import EXCHANGES, SHAPE, exchange, tokens
 
-from sleep_jax.memory.config import MemoryConfig
+from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.slots import take_slot, unlock
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding import consolidate, rollouts
-from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.consolidate import divergence, seed_slot
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.rollouts import rollout_widths
+from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import Exchange, Teacher, packs
 from sleep_jax.seeding.trunk import precompute
 from sleep_jax.wake.context import read
@@ -32,10 +32,10 @@ def seeding(**changes):
         "warmup": 0,
         "shape": SHAPE,
         "dreams": 1,
-        "updates_per_rollout": 2,
+        "steps_per_generation": 2,
         "rollouts_from": 0.0,
         "objective": Objective(),
-        "imitation": ImitationConfig(group=2, max_new_tokens=4),
+        "imitation": ImitationConfig(num_generations=2, max_new_tokens=4),
     }
     return SeedingConfig(**settings | changes)
 
@@ -67,7 +67,7 @@ def judge(candidates, references):
 
 
 class Calls:
-    """A meter that writes down what it is told."""
+    """A timer that writes down what it is told."""
 
     def __init__(self):
         self.heard = []
@@ -88,7 +88,7 @@ class Calls:
 
 def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
     before = jax.tree.map(np.array, night["student"])
-    logged, meter = [], Calls()
+    logged, timer = [], Calls()
     got = seed_slot(
         cfg,
         tokenizer,
@@ -96,7 +96,7 @@ def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
         seeding(rollouts_from=0.5),
         **night,
         log=lambda *entry: logged.append(entry),
-        meter=meter,
+        timer=timer,
     )
     jax.tree.map(np.testing.assert_array_equal, night["student"], before)
     for name in ("params", "slots"):
@@ -113,7 +113,7 @@ def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
         of_round = {"rollout", "rollout_rewards", "rollout_advantages"}
         assert shown == (of_round if step == 2 else set())
         assert all(np.isfinite(v) for name, v in metrics.items() if name not in shown)
-        assert 0 < metrics["time/tokens"] <= SHAPE.rows * SHAPE.time
+        assert 0 < metrics["time/tokens"] <= SHAPE.batch_size * SHAPE.max_length
         assert metrics["kl_off"] > 0 and metrics["gradient_norm"] > 0
         # Rollouts join after half of the steps.
         for name in ("kl_on", "policy_loss", "reward", "tied"):
@@ -122,7 +122,7 @@ def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
     np.testing.assert_allclose(logged[2][1]["policy_ratio"], 1, atol=1e-4)
     # An update is known to be over while the next one runs.
     told = "begin 0|end|begin 1|finished 0|end|begin 2|rollout|reward|score|finished 1|end|begin 3"
-    assert "|".join(meter.heard) == f"{told}|finished 2|end|finished 3"
+    assert "|".join(timer.heard) == f"{told}|finished 2|end|finished 3"
 
 
 def test_distillation_alone_reaches_for_the_teacher_without_rollouts(
@@ -153,10 +153,10 @@ def test_what_was_written_before_is_learnt_by_its_reward(
     policy = surrogate(name, importance_cap=2.0)
     config = seeding(
         steps=10,
-        reuse=10,
+        num_iterations=10,
         objective=Objective(alpha=0.0, lam=0.0, surrogate=policy),
-        imitation=ImitationConfig(group=2, max_new_tokens=4, surrogate=policy),
-        dreams=2,
+        imitation=ImitationConfig(num_generations=2, max_new_tokens=4, surrogate=policy),
+        num_prompts=2,
     )
     logged = []
     got = seed_slot(
@@ -185,7 +185,7 @@ class Stopped(Exception):
 
 
 class Pages:
-    """A bookmark in memory; the first attempt is stopped when it has kept `stop` times."""
+    """A mid-phase checkpoint in memory; the first attempt is stopped at its `stop`-th save."""
 
     def __init__(self, stop):
         self.kept, self.stop = [], stop
@@ -205,13 +205,13 @@ class Pages:
 @pytest.mark.parametrize(
     "estimator, changes, written, stop, done",
     [
-        ("group", {"updates_per_rollout": 2}, (), 1, 2),
+        ("group", {"steps_per_generation": 2}, (), 1, 2),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                ("group", {"reuse": 3, "updates_per_rollout": 1}, (), 1, 3),
+                ("group", {"reuse": 3, "steps_per_generation": 1}, (), 1, 3),
                 ("group", {"reuse": 6, "dreams": 1}, WRITTEN, 3, 3),
-                ("ppo", {"updates_per_rollout": 2}, (), 1, 2),
+                ("ppo", {"steps_per_generation": 2}, (), 1, 2),
                 ("ppo", {"reuse": 6, "dreams": 1}, WRITTEN, 3, 3),
                 ("grpo", {"reuse": 6, "dreams": 1}, WRITTEN, 3, 3),
             )
@@ -222,14 +222,14 @@ def test_a_night_that_was_stopped_ends_with_the_same_bits(
     cfg, tokenizer, night, estimator, changes, written, stop, done
 ):
     policy = surrogate(estimator)
-    imitation = ImitationConfig(group=2, max_new_tokens=4, surrogate=policy)
+    imitation = ImitationConfig(num_generations=2, max_new_tokens=4, surrogate=policy)
     objective = Objective(surrogate=policy)
     config = seeding(steps=6, objective=objective, imitation=imitation, **changes)
 
-    def run(bookmark):
+    def run(mid_phase):
         logged = []
         log = lambda *entry: logged.append(entry)  # noqa: E731
-        more = {"log": log, "written": written, "bookmark": bookmark}
+        more = {"log": log, "written": written, "mid_phase": mid_phase}
         return seed_slot(cfg, tokenizer, judge, config, **night, **more), logged
 
     whole, told = run(None)
@@ -244,8 +244,8 @@ def test_a_night_that_was_stopped_ends_with_the_same_bits(
 
 
 def test_written_sequences_that_do_not_fit_an_update_are_refused(cfg, tokenizer, night):
-    config = seeding(dreams=9, imitation=ImitationConfig(group=2, max_new_tokens=4))
-    with pytest.raises(ValueError, match=r"dreaming\.batch=9 .* may need 3 rows"):
+    config = seeding(num_prompts=9, imitation=ImitationConfig(num_generations=2, max_new_tokens=4))
+    with pytest.raises(ValueError, match=r"dreaming\.batch_size=9 .* may need 3 rows"):
         seed_slot(cfg, tokenizer, judge, config, **night, log=lambda *_: None, written=WRITTEN * 5)
 
 
@@ -258,7 +258,7 @@ def test_divergence_is_the_mean_over_tokens_whatever_the_batches(cfg, night, log
         t = np.asarray(jax.nn.log_softmax(jnp.asarray(states.teacher) @ head))
         total += (np.exp(t) * (t - s)).sum()
     # Five exchanges of 36 tokens do not fit one batch of two rows.
-    assert len(packs(EXCHANGES, SHAPE)) > SHAPE.rows
+    assert len(packs(EXCHANGES, SHAPE)) > SHAPE.batch_size
     got = distance(cfg, night["student"], night["teachers"])
     np.testing.assert_allclose(got, total / 36, rtol=1e-3)
 
@@ -355,14 +355,14 @@ def test_rollouts_serve_several_updates(cfg, tokenizer, night, monkeypatch):
     monkeypatch.setattr(
         consolidate, "play", lambda *a, **k: rounds.append(out := play(*a, **k)) or out
     )
-    policy = surrogate("group", penalty="k2", penalty_weight=0.1, importance_cap=1.2)
+    policy = surrogate("group", penalty="k2", kl_coef=0.1, importance_cap=1.2)
     log, _ = logged_night(
         cfg,
         tokenizer,
         night,
-        reuse=2,
+        num_iterations=2,
         objective=Objective(surrogate=policy),
-        imitation=ImitationConfig(group=2, max_new_tokens=4, surrogate=policy, top_p=0.7),
+        imitation=ImitationConfig(num_generations=2, max_new_tokens=4, surrogate=policy, top_p=0.7),
     )
     # Four updates, one round: 0 and 2 have the same rollouts, as have 1 and 3.
     [(rollouts, _, _)] = rounds
@@ -387,14 +387,14 @@ def test_rollouts_serve_several_updates(cfg, tokenizer, night, monkeypatch):
 @pytest.mark.slow
 def test_a_staged_night_of_ppo(cfg, tokenizer, night):
     """Distil, then imitate, with a value head, in parts: what no other test puts together."""
-    policy = surrogate("ppo", penalty="k1", penalty_weight=0.1, entropy_weight=0.01)
+    policy = surrogate("ppo", penalty="k1", kl_coef=0.1, entropy_coef=0.01)
     log, slot = logged_night(
         cfg,
         tokenizer,
         night,
         mode="staged",
         objective=Objective(surrogate=policy, lam=0.0, accumulate=2),
-        imitation=ImitationConfig(group=2, max_new_tokens=4, surrogate=policy),
+        imitation=ImitationConfig(num_generations=2, max_new_tokens=4, surrogate=policy),
     )
     for step, figures in enumerate(log):
         imitates = step >= 2

@@ -9,19 +9,19 @@ import optax
 import pytest
 
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
-from sleep_jax.seeding.config import SeedingConfig
-from sleep_jax.seeding.consolidate import carry_out, seed_slot
+from sleep_jax.seeding.consolidate import run_consolidation, seed_slot
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
-from sleep_jax.seeding.record import NotFinite
+from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs
 from sleep_jax.seeding.step import init_state, seeding_step
-from sleep_jax.seeding.transaction import Gate, Self, TeacherIsStudent, Transaction
+from sleep_jax.seeding.transaction import Gate, MemoryState, TeacherIsStudent, Transaction
 from sleep_jax.seeding.trunk import precompute
+from sleep_jax.seeding.update_log import NotFinite
 from sleep_jax.wake.context import read
 
 RNG = np.random.default_rng(0)
-SHAPE = BatchShape(rows=2, time=24, scored=16)
+SHAPE = BatchShape(batch_size=2, max_length=24, max_target_length=16)
 ADAM = optax.adam(0.02)
 
 
@@ -131,7 +131,9 @@ def test_tied_rewards_weigh_as_much_as_none(batch, advance):
 
 def test_an_empty_completion_is_as_good_as_absent(cfg, trained, teacher):
     # Its prompt fills a row to the last token, in both views.
-    empty = Exchange(0, tokens(SHAPE.time), tokens(SHAPE.time), (), "rollout", True, 1.0)
+    empty = Exchange(
+        0, tokens(SHAPE.max_length), tokens(SHAPE.max_length), (), "rollout", True, 1.0
+    )
     both = [*EXCHANGES[:1], empty]
     states, alone = (precompute(cfg, trained, [teacher], x, SHAPE) for x in (both, both[:1]))
     assert states[1].teacher.shape == (0, 32)
@@ -149,10 +151,10 @@ def seeding(**changes):
         "warmup": 0,
         "shape": SHAPE,
         "dreams": 1,
-        "updates_per_rollout": 1,
+        "steps_per_generation": 1,
         "rollouts_from": 0.0,
         "objective": Objective(),
-        "imitation": ImitationConfig(group=2, max_new_tokens=4),
+        "imitation": ImitationConfig(num_generations=2, max_new_tokens=4),
     }
     return SeedingConfig(**settings | changes)
 
@@ -223,14 +225,14 @@ def test_a_night_about_nothing_is_refused(night):
 )
 def test_nothing_starts_without_a_divergence(cfg, tokenizer, trained, weight, error, message):
     """The teacher is the student; or its weights are no numbers."""
-    now = Self(trained["memory"], trained["slots"])
+    now = MemoryState(trained["memory"], trained["slots"])
     same = jax.tree.map(lambda x: x * weight, trained["memory"])
     variables = trained | {"memory": same}
     teacher = Teacher(cfg, variables, read(cfg, variables, [()])[0])
     prompt = tokens(4)
     exchanges = [Exchange(None, prompt, prompt, tokens(6), "rehearse")]
     with pytest.raises(error, match=message):
-        carry_out(
+        run_consolidation(
             cfg,
             trained["params"],
             tokenizer,

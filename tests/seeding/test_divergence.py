@@ -10,7 +10,7 @@ import pytest
 from certainty import CERTAIN, near_certainty, softmax
 
 from sleep_jax.models.head import masked_sum
-from sleep_jax.seeding.divergence import KINDS, Divergence, scores_and_slopes, token_scores
+from sleep_jax.seeding.divergence import KINDS, Divergence, scores_and_grads, token_scores
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = (jnp.asarray(RNG.normal(size=(11, 6)), jnp.float32) for _ in range(2))
@@ -72,14 +72,14 @@ def test_values_and_gradients_are_the_naive_ones(chunk):
 def test_what_is_not_learnt_costs_no_product(operations):
     """Every product with a head is one of [.., 13]: of the student, the teacher, each gradient."""
     given = (STUDENT, TEACHER, TARGETS, EVERY, HEAD, 4)
-    whole, slopes = scores_and_slopes(*given, has_entropy=True)
+    whole, grads = scores_and_grads(*given, has_entropy=True)
     for learns in (("kl",), ("log_prob",), ("kl", "log_prob"), ("log_prob", "entropy")):
-        run = functools.partial(scores_and_slopes, has_entropy=True, learns=learns)
+        run = functools.partial(scores_and_grads, has_entropy=True, learns=learns)
         scores, some = run(*given)
         jax.tree.map(np.testing.assert_array_equal, scores, whole)
         for name, slope in vars(some).items():
             if name in learns:
-                np.testing.assert_allclose(slope, getattr(slopes, name), rtol=1e-5, atol=1e-7)
+                np.testing.assert_allclose(slope, getattr(grads, name), rtol=1e-5, atol=1e-7)
             else:
                 assert slope is None
         products = operations(lambda *given: run(*given, 4), *given[:-1])  # noqa: B023
@@ -354,7 +354,7 @@ def test_gradients_are_precise_near_certainty(kind, p):
         if kind == "sampled" and of_teacher > 0.9:
             continue  # D itself, the factor, is a difference of two numbers near 0
         teacher, _ = near_certainty(of_teacher, seed=2)
-        _, got = scores_and_slopes(
+        _, got = scores_and_grads(
             student[None],
             teacher[None],
             target,
@@ -363,8 +363,8 @@ def test_gradients_are_precise_near_certainty(kind, p):
             divergence=divergence,
             has_entropy=True,
         )
-        slopes = slopes_in_float64(softmax(student), softmax(teacher), divergence)
-        for gradient, slope in zip((got.kl[0], got.entropy[0]), slopes):
+        grads = slopes_in_float64(softmax(student), softmax(teacher), divergence)
+        for gradient, slope in zip((got.kl[0], got.entropy[0]), grads):
             want = slope @ np.asarray(head, np.float64).T
             assert np.linalg.norm(gradient - want) < 0.01 * np.linalg.norm(want)
 
@@ -442,7 +442,7 @@ def test_entropy_and_its_gradient_are_the_naive_ones():
         for f in (lambda s: fused(s).entropy, naive_entropy)
     )
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
-    scores, slopes = scores_and_slopes(STUDENT, TEACHER, TARGETS, EVERY, HEAD, 4, has_entropy=True)
+    scores, grads = scores_and_grads(STUDENT, TEACHER, TARGETS, EVERY, HEAD, 4, has_entropy=True)
     jax.tree.map(np.testing.assert_array_equal, scores, fused(STUDENT))
-    np.testing.assert_allclose(weights[:, None] * slopes.entropy, want, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(weights[:, None] * grads.entropy, want, rtol=1e-3, atol=1e-5)
     assert token_scores(STUDENT, TEACHER, TARGETS, EVERY, HEAD).entropy is None

@@ -90,7 +90,7 @@ def test_split_leaves_the_thought_to_the_prompt():
 def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
     eos = tokenizer.eos_ids[0]
     dreams = [dream(tokenizer.encode("abcdefghij"), 1), dream(tokenizer.encode("klmnopqrst"), None)]
-    config = ImitationConfig(gamma=0.25, group=2, cut=(0.4, 0.4), max_new_tokens=5)
+    config = ImitationConfig(gamma=0.25, num_generations=2, cut=(0.4, 0.4), max_new_tokens=5)
     words = ["efghi", "efgzz", "opqr", "opqr"]  # the last two end by themselves
     written = [tuple(tokenizer.encode(w)) + (eos,) * (len(w) < 5) for w in words]
     asked = {}
@@ -113,7 +113,7 @@ def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
     assert (asked["variables"], asked["width"]) == ("student", 24)
     sampling = asked["sampling"]
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (1.0, 0, 1.0)
-    assert (sampling.group, sampling.max_new_tokens) == (2, 5)
+    assert (sampling.num_generations, sampling.max_new_tokens) == (2, 5)
     assert sampling.eos_ids == tokenizer.eos_ids
     assert asked["candidates"] == words
     # Cut at the limit for what ran into it; what ended by itself owes every word.
@@ -166,7 +166,9 @@ def written(cfg, tokenizer, monkeypatch):
             None,
             tokenizer,
             lambda c, r: np.zeros(len(c), np.float32),
-            dataclasses.replace(config, group=2, cut=(0.5, 0.5), gamma=0.0, max_new_tokens=4),
+            dataclasses.replace(
+                config, num_generations=2, cut=(0.5, 0.5), gamma=0.0, max_new_tokens=4
+            ),
             [dream(tokenizer.encode("abcdefgh"))],
             jax.random.key(0),
             width=24,
@@ -188,7 +190,7 @@ def test_characters_are_compared_where_the_config_says_so(written, tokenizer, mo
 
 
 def test_a_penalty_enters_the_advantages_through_the_reward(written):
-    config = ImitationConfig(surrogate=surrogate("group", penalty="k1", penalty_weight=0.1))
+    config = ImitationConfig(surrogate=surrogate("group", penalty="k1", kl_coef=0.1))
     asked = []
 
     def reference(rollouts):
@@ -226,7 +228,7 @@ def test_a_penalty_enters_the_advantages_through_the_reward(written):
             {"temperature": 0.0},
             "seeding.rollout_temperature=0.0; give a number .*a group needs chance",
         ),
-        ({"group": 1}, "seeding.group=1; give a whole number at least 2"),
+        ({"group": 1}, "seeding.num_generations=1; give a whole number at least 2"),
     ],
 )
 def test_settings_that_make_no_sense_are_rejected(options, message):

@@ -77,10 +77,10 @@ def test_updates_are_filled_and_nothing_of_the_stream_is_lost():
     stream, first, taken = shuffled(EXCHANGES, 0), [exchange(4)], []
     for _ in range(8):
         chosen, stream = compose(first, stream, SHAPE)
-        assert chosen[0] is first[0] and len(packs(chosen, SHAPE)) <= SHAPE.rows
+        assert chosen[0] is first[0] and len(packs(chosen, SHAPE)) <= SHAPE.batch_size
         # The next of the stream would have needed a row more.
         following = wanted[len(taken) + len(chosen) - 1]
-        assert len(packs([*chosen, following], SHAPE)) > SHAPE.rows
+        assert len(packs([*chosen, following], SHAPE)) > SHAPE.batch_size
         taken += chosen[1:]
     assert len(taken) >= 16 and all(a is b for a, b in zip(taken, wanted))
     assert next(stream) is wanted[len(taken)]
@@ -92,7 +92,7 @@ def test_a_stream_that_ends_is_used_up():
 
 
 def test_sizes_count_what_an_opening_holds_once():
-    shape = BatchShape(rows=2, time=24, scored=16, opening=(7, 8))
+    shape = BatchShape(batch_size=2, max_length=24, max_target_length=16, shared_prefix=(7, 8))
     continues = Exchange(0, (7, 8, 9), (1,), (4, 5, 6), "answer")
     alone = Exchange(0, (7, 9), (1,), (4,), "answer")
     # The last token of a completion is scored and not read.

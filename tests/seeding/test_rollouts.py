@@ -11,7 +11,7 @@ from sleep_jax.seeding.rollouts import imitable, score, spread
 from sleep_jax.seeding.sequences import BatchShape, Exchange
 
 RNG = np.random.default_rng(0)
-SHAPE = BatchShape(rows=2, time=24, scored=16)
+SHAPE = BatchShape(batch_size=2, max_length=24, max_target_length=16)
 
 
 def tokens(n):
@@ -57,7 +57,7 @@ def test_a_reward_is_spread_over_its_tokens(beta):
     """GAE as a double sum; the reward comes with the last token, k1 with each."""
     rollouts = [rollout(4, 1.0), rollout(2, 0.25), rollout(3, 0.5, rewarded=False)]
     values = [RNG.normal(size=len(e.completion)).astype(np.float32) for e in rollouts]
-    ppo = surrogate("ppo", penalty="k1", penalty_weight=beta)
+    ppo = surrogate("ppo", penalty="k1", kl_coef=beta)
     got = spread(ppo, rollouts, values, 5)
     raw = []
     for e, v in zip(rollouts, values):
@@ -80,7 +80,10 @@ def test_a_reward_is_spread_over_its_tokens(beta):
 
 def test_what_is_too_long_is_not_rolled_out():
     short, long = exchange(5), exchange(20)
-    shape, imitation = BatchShape(rows=2, time=48, scored=32), ImitationConfig(max_new_tokens=4)
+    shape, imitation = (
+        BatchShape(batch_size=2, max_length=48, max_target_length=32),
+        ImitationConfig(max_new_tokens=4),
+    )
     assert imitable([short], shape, imitation, 4) == [short]
     with pytest.warns(UserWarning, match="1 of 2 sequences are too long for 4 rollouts"):
         assert imitable([short, long], shape, imitation, 4) == [short]

@@ -7,17 +7,17 @@ import runpy
 import jax
 import pytest
 
-from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.rounds import Rounds
+from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import BatchShape, Exchange
 
 DREAMS = [Exchange(0, (1, 2), (1, 2), (3, 4, i), "quote") for i in range(5, 9)]
 ON_POLICY, BY_TEACHER = Objective(lam=0.5), Objective(alpha=1.0, lam=0.0)
 
 
-def rounds(written=(), reuse=1, rollouts_from=0.0, dreams=1):
+def rounds(written=(), num_iterations=1, rollouts_from=0.0, dreams=1):
     """Two updates a round, by default of one dream, two rollouts each; (the rounds, what was
     asked)."""
     config = SeedingConfig(
@@ -26,11 +26,11 @@ def rounds(written=(), reuse=1, rollouts_from=0.0, dreams=1):
         warmup=0,
         objective=ON_POLICY,
         shape=BatchShape(4, 64, 32),
-        dreams=dreams,
-        updates_per_rollout=2,
-        reuse=reuse,
+        num_prompts=dreams,
+        steps_per_generation=2,
+        num_iterations=num_iterations,
         rollouts_from=rollouts_from,
-        imitation=ImitationConfig(group=2, max_new_tokens=4),
+        imitation=ImitationConfig(num_generations=2, max_new_tokens=4),
     )
     asked = []
 
@@ -44,7 +44,7 @@ def rounds(written=(), reuse=1, rollouts_from=0.0, dreams=1):
 
 
 def test_a_round_serves_its_updates_in_shares():
-    those, asked = rounds(reuse=2)
+    those, asked = rounds(num_iterations=2)
     assert those.is_due(0, ON_POLICY) and those.is_between
     those.play(0, "student", None)
     [(student, dreams)] = asked
@@ -74,7 +74,7 @@ def test_presets_end_with_a_whole_round(name):
     """One of another size would be compiled for itself."""
     seeding = runpy.run_path(f"configs/{name}.py")["get_config"]().seeding
     learn = seeding.steps - round(seeding.rollouts_from * seeding.steps)
-    assert learn % seeding.updates_per_rollout == 0
+    assert learn % seeding.steps_per_generation == 0
 
 
 def test_updates_that_learn_from_the_teacher_alone_need_none():
@@ -103,7 +103,7 @@ def test_after_a_stop_the_order_of_dreams_goes_on():
 
 def test_fewer_that_were_written_than_an_update_takes_are_all_of_every_update():
     """No second round, which another student would score, may come of it."""
-    those, asked = rounds([DREAMS[0]], reuse=8, dreams=2)
+    those, asked = rounds([DREAMS[0]], num_iterations=8, dreams=2)
     those.begin(None, None)
     for step in range(8):
         assert not those.is_due(step, ON_POLICY) and len(those.take()) == 1

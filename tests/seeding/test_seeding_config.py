@@ -21,13 +21,14 @@ def test_defaults_are_the_plain_method():
     assert night.objective == Objective(surrogate=surrogate("group", length=32))
     assert night.imitation.surrogate == night.objective.surrogate
     assert night.objective_at(0) == night.objective_at(59) == night.objective
-    assert night.reuse == 1
+    assert night.num_iterations == 1
 
 
 def test_what_is_scored_fits_a_row():
-    assert build(time=256, scored=256).shape.scored == 256
+    assert build(time=256, scored=256).shape.max_target_length == 256
     with pytest.raises(
-        ValueError, match=r"seeding\.scored=257 .* seeding\.time=256; lower the one"
+        ValueError,
+        match=r"seeding\.max_target_length=257 .* seeding\.max_length=256; lower the one",
     ):
         build(time=256, scored=257)
 
@@ -36,13 +37,13 @@ def test_every_choice_reaches_its_place():
     night = build(
         estimator="ppo",
         penalty="k1",
-        penalty_weight=0.02,
-        entropy_weight=0.01,
+        kl_coef=0.02,
+        entropy_coef=0.01,
         importance_cap=2.0,
         value_learning_rate=3e-4,
         coin=True,
         accumulate=2,
-        reuse=3,
+        num_iterations=3,
         cut_beta=(2.0, 5.0),
         threshold=4.0,
         is_relative=False,
@@ -55,13 +56,13 @@ def test_every_choice_reaches_its_place():
         "ppo",
         length=32,
         penalty="k1",
-        penalty_weight=0.02,
-        entropy_weight=0.01,
+        kl_coef=0.02,
+        entropy_coef=0.01,
         importance_cap=2.0,
         value_learning_rate=3e-4,
     )
     assert night.objective == Objective(surrogate=policy, coin=True, accumulate=2)
-    assert (night.reuse, night.max_skipped) == (3, 2)
+    assert (night.num_iterations, night.max_skipped) == (3, 2)
     i = night.imitation
     assert (i.cut_beta, i.threshold, i.is_relative, i.unit) == ((2, 5), 4, False, "characters")
     assert (i.temperature, i.top_p) == (0.7, 0.9)
@@ -82,12 +83,12 @@ def test_a_staged_night_distils_and_then_imitates():
     [
         ({"mode": "stages"}, "seeding.mode='stages'; choose from joint, staged"),
         ({"stage": 1.0}, "seeding.stage=1.0; give a number above 0 and below 1"),
-        ({"reuse": 0}, "seeding.reuse=0; give a whole number at least 1"),
+        ({"reuse": 0}, "seeding.num_iterations=0; give a whole number at least 1"),
         (
-            {"updates_per_rollout": 0},
-            "seeding.updates_per_rollout=0; give a whole number at least 1",
+            {"steps_per_generation": 0},
+            "seeding.steps_per_generation=0; give a whole number at least 1",
         ),
-        ({"accumulate": 3}, "seeding.rows=4 cannot be cut into seeding.accumulate=3"),
+        ({"accumulate": 3}, "seeding.batch_size=4 cannot be cut into seeding.accumulate=3"),
         ({"accumulate": 0}, "seeding.accumulate=0; give a whole number at least 1"),
         ({"importance_cap": -1.0}, "seeding.importance_cap=-1.0; give 0, or a number above 0"),
         ({"rollout_top_p": 0.9}, "correct for it with seeding.importance_cap=2"),

@@ -56,8 +56,8 @@ EXCHANGES = [
     ),
 ]
 EXCHANGES = [dataclasses.replace(e, old_log_probs=e.log_probs) for e in EXCHANGES]
-PLAIN = BatchShape(rows=3, time=24, scored=16)
-SHARING = dataclasses.replace(PLAIN, opening=OPENING)
+PLAIN = BatchShape(batch_size=3, max_length=24, max_target_length=16)
+SHARING = dataclasses.replace(PLAIN, shared_prefix=OPENING)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_rows_hold_no_more_than_the_shape(shape):
     for row in rows:
         assert sum(len(EXCHANGES[i].completion) for i in row) <= 16
     with pytest.raises(ValueError, match=r"sequence 2 needs \(\d+, 12\) tokens, .* \(\d+, 8\)"):
-        packs(EXCHANGES, dataclasses.replace(shape, scored=8))
+        packs(EXCHANGES, dataclasses.replace(shape, max_target_length=8))
 
 
 def test_a_row_holds_the_opening_once(hidden):
@@ -174,7 +174,7 @@ def test_a_row_holds_the_opening_once(hidden):
     for wide, opening in ((23, ()), (21, OPENING)):  # 8 + 8 + 13 tokens, 2 of them twice
         shape = BatchShape(1, wide + 6, 23, opening)
         assert len(packs(three, shape)) == 1
-        assert len(packs(three, dataclasses.replace(shape, time=wide + 5))) == 2
+        assert len(packs(three, dataclasses.replace(shape, max_length=wide + 5))) == 2
     states = list(map(States, hidden))
     batch = batch_of(EXCHANGES, states, packs(EXCHANGES, SHARING), SHARING)
     used = [row for row in batch.tokens if row[2:].any()]

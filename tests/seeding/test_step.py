@@ -18,9 +18,9 @@ from sleep_jax.seeding.sequences import BatchShape, Exchange, States, batch_of, 
 from sleep_jax.seeding.step import init_critic, init_state, seeding_step
 
 RNG = np.random.default_rng(0)
-SHAPE = BatchShape(rows=2, time=24, scored=12)
+SHAPE = BatchShape(batch_size=2, max_length=24, max_target_length=12)
 ADAM, SGD = optax.adam(0.02), optax.sgd(1e-3)
-MIXED = Objective(alpha=0.25, lam=0.75, cross_entropy=0.5)
+MIXED = Objective(alpha=0.25, lam=0.75, ce_coef=0.5)
 terms_of = jax.jit(objective_terms, static_argnums=(0, 1))
 
 
@@ -262,7 +262,7 @@ def test_every_estimator_sees_sequences_and_not_rows(cfg, student, batch, log_pr
 def test_the_gradient_is_that_of_the_loss(cfg, student, batch, run):
     """What autodiff makes of the formula, and of each term at the student's last hidden states."""
     base, slot = student, take_slot(student["memory"], 1, 1)
-    objective = dataclasses.replace(MIXED, surrogate=surrogate("grpo", entropy_weight=0.3))
+    objective = dataclasses.replace(MIXED, surrogate=surrogate("grpo", entropy_coef=0.3))
     head = lm_head(cfg, base["params"])
 
     def hidden(slot):
@@ -305,10 +305,10 @@ class Learning(Objective):
     learns = SCORES
 
 
-ENTROPIC = surrogate("grpo", entropy_weight=0.3)
+ENTROPIC = surrogate("grpo", entropy_coef=0.3)
 WEIGHTLESS = [
     (Objective(alpha=1.0, surrogate=ENTROPIC), {"kl"}),
-    (Objective(alpha=1.0, cross_entropy=0.5), {"kl", "log_prob"}),
+    (Objective(alpha=1.0, ce_coef=0.5), {"kl", "log_prob"}),
     (Objective(alpha=0.0, surrogate=ENTROPIC), {"log_prob", "entropy"}),
 ]
 

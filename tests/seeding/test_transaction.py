@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import (
     SlotsExhausted,
     init_memory,
@@ -24,7 +24,7 @@ from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher
 from sleep_jax.seeding.step import Objective
 from sleep_jax.seeding.transaction import (
     Gate,
-    Self,
+    MemoryState,
     about_seats,
     aim_router,
     begin,
@@ -38,8 +38,8 @@ WAKE = WakeConfig(context=32)
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(1, 97, (2, 12)).astype(np.int32)
 LEVELS = (
-    LevelConfig(chunk=1, slots=1, rank=4, learning_rate=2.0),
-    LevelConfig(chunk=2, slots=2, rank=4, learning_rate=2.0),
+    LevelConfig(period=1, slots=1, rank=4, learning_rate=2.0),
+    LevelConfig(period=2, slots=2, rank=4, learning_rate=2.0),
     LevelConfig(slots=3, rank=4),
 )
 KEY = jax.random.key(9)
@@ -66,7 +66,7 @@ def read_once(chain, variables):
     memory, slots = init_memory(jax.random.key(3), chain.memory, layers=2, width=32)
     slots, index = unlock(slots, 1)
     memory = put_slot(memory, 1, index, noise(take_slot(memory, 1, index), 1))
-    self = Self(memory, slots, init_wake(chain, WAKE, memory))
+    self = MemoryState(memory, slots, init_wake(chain, WAKE, memory))
     state, _ = read_episode(chain, WAKE, self.on(variables["params"]), self.wake, TOKENS[0])
     return self.having_read(state)
 
@@ -140,7 +140,7 @@ def test_the_context_hands_over_without_clearing_anything(chain, read_once, say)
 def test_oracle(chain, read_once, say):
     """A slot that is a copy of the wake weights makes the student its teacher."""
     memory, slots = init_memory(jax.random.key(3), chain.memory, layers=2, width=32)
-    self = Self(memory, slots, None).having_read(read_once.wake)
+    self = MemoryState(memory, slots, None).having_read(read_once.wake)
     t = begin(chain, WAKE, self, 1, "commit_then_clear", KEY)
     assert np.abs(say(t.teacher) - say(t.student)).max() > 1e-3
     copied = t.commit(
@@ -225,12 +225,16 @@ def test_merging_frees_all_slots_but_one(chain, read_once, say):
 
 def test_the_gate():
     gate = Gate(divergence=0.5, anchors=0.1)
-    assert gate.objection(2.0, 1.0, 10.0, 11.0) is None
-    assert "from 2 to 1.01, above gate.divergence=0.5" in gate.objection(2.0, 1.01, 10.0, 10.0)
-    assert "stayed 2: nothing was learnt" in Gate(float("inf"), 0.1).objection(2.0, 2.0, 1.0, 1.0)
-    assert "from 10 to 11.1" in gate.objection(2.0, 1.0, 10.0, 11.1)
-    assert gate.objection(2.0, float("nan"), 10.0, 10.0)
-    assert gate.objection(2.0, 1.0, 10.0, float("nan"))
+    assert gate.rejection_reason(2.0, 1.0, 10.0, 11.0) is None
+    assert "from 2 to 1.01, above gate.divergence=0.5" in gate.rejection_reason(
+        2.0, 1.01, 10.0, 10.0
+    )
+    assert "stayed 2: nothing was learnt" in Gate(float("inf"), 0.1).rejection_reason(
+        2.0, 2.0, 1.0, 1.0
+    )
+    assert "from 10 to 11.1" in gate.rejection_reason(2.0, 1.0, 10.0, 11.1)
+    assert gate.rejection_reason(2.0, float("nan"), 10.0, 10.0)
+    assert gate.rejection_reason(2.0, 1.0, 10.0, float("nan"))
     with pytest.raises(ValueError, match=r"gate\.anchors=0; give a number above 0"):
         Gate(anchors=0)
 
@@ -245,7 +249,7 @@ def test_the_router_is_aimed_at_the_mean_of_the_replay(chain, read_once, variabl
     cfg = chain.replace(memory=dataclasses.replace(chain.memory, router="sigmoid"))
     memory, slots = init_memory(jax.random.key(3), cfg.memory, layers=2, width=32)
     slots, index = unlock(slots, 2)
-    student = Self(memory, slots)
+    student = MemoryState(memory, slots)
     mask = np.arange(12)[None] < np.array([[12], [7]])
     aimed = aim_router(cfg, variables["params"], student, 2, index, TOKENS, mask.astype(np.int32))
     slot, born = take_slot(aimed.memory, 2, index), take_slot(memory, 2, index)
@@ -276,9 +280,9 @@ def test_ten_nights_compile_once(chain, variables, logits, compilations):
         steps=2,
         learning_rate=1e-2,
         warmup=1,
-        shape=BatchShape(rows=1, time=32, scored=16),
-        dreams=0,
-        updates_per_rollout=1,
+        shape=BatchShape(batch_size=1, max_length=32, max_target_length=16),
+        num_prompts=0,
+        steps_per_generation=1,
         rollouts_from=1.0,
         objective=Objective(alpha=1.0, lam=0.0),
         imitation=ImitationConfig(),
@@ -288,7 +292,7 @@ def test_ten_nights_compile_once(chain, variables, logits, compilations):
     )
     cfg = chain.replace(memory=memory)
     held, slots = init_memory(jax.random.key(3), memory, layers=2, width=32)
-    self = Self(held, slots, init_wake(cfg, WAKE, held))
+    self = MemoryState(held, slots, init_wake(cfg, WAKE, held))
     for night in range(12):
         state, _ = read_episode(cfg, WAKE, self.on(params), self.wake, TOKENS[0])
         t = begin(cfg, WAKE, self.having_read(state), 1, "commit_then_clear", KEY)

@@ -8,14 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
 from sleep_jax.models.decoder import Decoder, run_trunk
 from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding import consolidate, rollouts, trunk
-from sleep_jax.seeding.config import SeedingConfig
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
+from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs
 from sleep_jax.seeding.sequences import teacher_hidden as hidden_of
 from sleep_jax.seeding.step import init_state, seeding_step
@@ -24,7 +24,7 @@ from sleep_jax.wake.context import read
 
 RNG = np.random.default_rng(0)
 OPENING, TRUNK = (3, 1), 5  # tokens that prompts begin with; layers without memory
-SHAPE = BatchShape(rows=2, time=24, scored=16, opening=OPENING)
+SHAPE = BatchShape(batch_size=2, max_length=24, max_target_length=16, shared_prefix=OPENING)
 SGD = optax.sgd(1.0)
 
 
@@ -182,18 +182,18 @@ def test_a_teacher_that_agrees_goes_on_from_the_trunk(deep, student, teacher, mo
 @pytest.mark.slow
 def test_a_night_from_the_trunk_is_the_night(deep, student, teacher, tokenizer, monkeypatch):
     """With rollouts that are scored by the student as it is and as it was, twice used."""
-    policy = surrogate("group", penalty="k2", penalty_weight=0.1, importance_cap=2.0)
+    policy = surrogate("group", penalty="k2", kl_coef=0.1, importance_cap=2.0)
     seeding = SeedingConfig(
         steps=4,
         learning_rate=0.02,
         warmup=0,
         shape=SHAPE,
-        dreams=1,
-        updates_per_rollout=2,
+        num_prompts=1,
+        steps_per_generation=2,
         rollouts_from=0.0,
         objective=Objective(surrogate=policy),
-        imitation=ImitationConfig(group=2, max_new_tokens=4, surrogate=policy),
-        reuse=2,
+        imitation=ImitationConfig(num_generations=2, max_new_tokens=4, surrogate=policy),
+        num_iterations=2,
     )
 
     def night():
@@ -217,7 +217,7 @@ def test_a_night_from_the_trunk_is_the_night(deep, student, teacher, tokenizer, 
     for module in (trunk, rollouts):
         monkeypatch.setattr(module, "trunks_of", lambda *given: [None] * len(given[2]))
     monkeypatch.setattr(
-        Exchange, "is_by_heart", property(lambda self: False)
+        Exchange, "is_closed_book", property(lambda self: False)
     )  # the teacher reads again
     for got, want in zip(from_trunk, night(), strict=True):
         assert got.keys() == want.keys() and got["kl_on"] > 0

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from by_hand import close, differ, gradient_by_hand, same, surprise, updated_by_hand
 
-from sleep_jax.errors import DeadEnd
-from sleep_jax.memory.config import LevelConfig, MemoryConfig
+from sleep_jax.errors import UnrecoverableError
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, put_wake, take_slot, take_wake, unlock
 from sleep_jax.wake import stream
 from sleep_jax.wake.stream import (
@@ -440,7 +440,7 @@ def test_a_level_that_never_learnt_is_an_error(setting):
     state = init_wake(cfg, WAKE, base["memory"])
     state, _ = read_episode(cfg, WAKE, base, state, TOKENS[:26])
     says = "level_2 has never learnt: its period is 32 tokens, the stream so far is 24 tokens long"
-    with pytest.raises(DeadEnd, match=says):
+    with pytest.raises(UnrecoverableError, match=says):
         check_updates(cfg.memory, state)
     still = dataclasses.replace(cfg.memory.levels[1], learning_rate=0.0)
     levels = (cfg.memory.levels[0], still, cfg.memory.levels[2])

@@ -1,0 +1,1 @@
+"""The command line: flags, help, config files, sweeps, interrupts."""

@@ -1,0 +1,314 @@
+"""Who sleeps: a model, what it is given to read, and how it will be asked; all that stays the same
+through a run."""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from sleep_jax.config import RunConfig, read
+from sleep_jax.data.chunking import Encode
+from sleep_jax.data.documents import (
+    Document,
+    Source,
+    read_anchors,
+    read_rehearsal_topics,
+    read_source,
+)
+from sleep_jax.evals.recall import AnchorSet
+from sleep_jax.interop.fingerprint import fingerprint
+from sleep_jax.interop.load import load_model
+from sleep_jax.interop.prompts import Prompts
+from sleep_jax.interop.resolve import resolve
+from sleep_jax.interop.tiny import tiny_model
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.lengths import Lengths, check_lengths, check_positions
+from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.encoder import load_encoder
+from sleep_jax.models.sharding import place
+from sleep_jax.rewards.agreement import agreement
+from sleep_jax.rewards.calibration import calibrated
+from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
+from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
+from sleep_jax.rewards.yes_no import YesNo
+from sleep_jax.run_schedule import Step, run_schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class TestQuestion:
+    """A question of the user's, one wording of it.
+
+    Attributes:
+      document: index of its document among those of its day.
+      text: the question.
+      answers: the short answer and its other forms.
+      is_paraphrase: it is the held-out wording.
+    """
+
+    document: int
+    text: str
+    answers: tuple[str, ...]
+    is_paraphrase: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Day:
+    """One episode: what is read on one day.
+
+    Attributes:
+      documents: in the order of reading.
+      questions: what will be asked about them; empty for documents without questions.
+    """
+
+    documents: tuple[Document, ...]
+    questions: tuple[TestQuestion, ...]
+
+    @classmethod
+    def of(cls, documents: Sequence[Document]) -> "Day":
+        """The day on which documents are read, with the questions that came with them."""
+        asked = []
+        for i, document in enumerate(documents):
+            for q in document.questions:
+                answers = (q.answer, *q.aliases)
+                asked.append(TestQuestion(i, q.question, answers, False))
+                if q.paraphrase:
+                    asked.append(TestQuestion(i, q.paraphrase, answers, True))
+        return cls(tuple(documents), tuple(asked))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A model and its days.
+
+    Attributes:
+      config: the run's settings.
+      cfg, params, tokenizer: the base model.
+      days: what it reads and is asked.
+      others: (config, params) of further checkpoints that teach.
+      topics: general prompts that it rehearses on.
+      anchors: what it should predict as well after the night as before, by name of the score.
+      judge: r_sem.
+      source: what it reads, in words.
+    """
+
+    config: ml_collections.FrozenConfigDict
+    cfg: DecoderConfig
+    params: Any
+    tokenizer: Tokenizer
+    days: tuple[Day, ...]
+    others: tuple[tuple[DecoderConfig, Any], ...]
+    topics: list[str]
+    anchors: dict[str, AnchorSet]
+    judge: Judge
+    source: str = ""
+
+    @functools.cached_property
+    def settings(self) -> RunConfig:
+        """Its config, as what uses each setting has it."""
+        return read(self.config)
+
+    @property
+    def prompts(self) -> Prompts:
+        """Its prompts."""
+        return Prompts(self.tokenizer)
+
+    @property
+    def documents(self) -> list[Document]:
+        """All that it reads."""
+        return [document for day in self.days for document in day.documents]
+
+    @property
+    def questions(self) -> list[TestQuestion]:
+        """All that it is asked."""
+        return [question for day in self.days for question in day.questions]
+
+    def stream(self, day: int) -> tuple[int, ...]:
+        """The tokens of a day, in the order of reading."""
+        pages = map(self.prompts.page, self.days[day].documents)
+        return tuple(token for page in pages for token in page)
+
+    def pages(self, step: Step) -> list[tuple[int, ...]]:
+        """What was read between a level's last sleep and this one, document by document."""
+        out = []
+        for day in range(step.since, step.day + 1):
+            start = step.start if day == step.since else 0
+            stop = step.stop if day == step.day else None
+            offset = 0
+            for page in map(self.prompts.page, self.days[day].documents):
+                end = None if stop is None else max(stop - offset, 0)
+                out.append(page[max(start - offset, 0) : end])
+                offset += len(page)
+        return [page for page in out if page]
+
+    @functools.cached_property
+    def reading(self) -> str:
+        """Fingerprint of what it reads and is asked, day by day."""
+        days = [[dataclasses.asdict(document) for document in day.documents] for day in self.days]
+        return hashlib.sha256(json.dumps(days, sort_keys=True).encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def base(self) -> dict[str, dict[str, str]]:
+        """The models that it stands on and does not change, by the field that names each: its name
+        and the fingerprint of its weights. Checkpoints refer to them so and hold no copy."""
+        c = self.config
+        models = {"model.name": (c.model.name, self.params)} | {
+            f"seeding.teachers[{i}]": (name, params)
+            for i, (name, (_, params)) in enumerate(zip(c.seeding.teachers, self.others))
+        }
+        return {
+            field: {"name": name, "weights": fingerprint(params)}
+            for field, (name, params) in models.items()
+        }
+
+    @functools.cached_property
+    def steps(self) -> list[Step]:
+        """Its phases."""
+        lengths = [len(self.stream(day)) for day in range(len(self.days))]
+        return run_schedule(self.cfg.memory, lengths, dreams=self.config.dreaming.steps > 0)
+
+
+def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
+    """Loads everything that a run needs and checks it.
+
+    Raises:
+      ValueError, OSError: a setting, a document or the model is not as it should be; says which and
+        what to do.
+    """
+    settings = read(config)
+    overrides = {
+        "memory": settings.memory,
+        "lora": settings.dreaming.lora,
+        "remat": config.model.remat,
+    }
+    whole = read_whole(config)  # a mistake is told before a large model is loaded
+    is_tiny, template = config.model.name == "tiny", template_options(config)
+    cfg, params, tokenizer = (
+        tiny_model(dtype=config.model.dtype, seed=config.seed, **template, **overrides)
+        if is_tiny
+        else load_model(config.model.name, dtype=config.model.dtype, **template, **overrides)
+    )
+    source, days = cut_into_days(config, whole, tokenizer.encode)
+    documents = [document for day in days for document in day.documents]
+    lengths = check_lengths(config, Prompts(tokenizer), documents)
+    check_positions(config, cfg, lengths)
+    params = jax.tree.map(jnp.asarray, place(params, "params"))
+    experiment = Experiment(
+        config=ml_collections.FrozenConfigDict(config),
+        cfg=cfg,
+        params=params,
+        tokenizer=tokenizer,
+        days=days,
+        others=tuple(_others(config, cfg, tokenizer, lengths)),
+        topics=read_rehearsal_topics(),
+        anchors=_anchors(tokenizer),
+        judge=_judge(config.seeding.judge, cfg, params, tokenizer),
+        source=source,
+    )
+    steps = experiment.steps  # raises where a level would never learn
+    if config.dreaming.random_expert and config.dreaming.steps:
+        _check_random_expert(cfg.memory, steps)
+    return experiment
+
+
+def _check_random_expert(memory: MemoryConfig, steps: Sequence[Step]) -> None:
+    """Warns where the random expert would add nothing: dreams are written by the model as their day
+    ended, and no router leaves out a slot that was filled by then."""
+    held, most = collections.Counter(), 0
+    for step in steps:
+        if step.phase == "wake" and step.is_end:
+            most = max(most, *(min(x.slots, held[n]) for n, x in enumerate(memory.levels, 1)))
+        elif step.phase == "consolidate":
+            held[step.sender + 1] += 1
+            held[step.sender] = 0
+    if not memory.top_k or most <= memory.top_k:
+        warnings.warn(
+            f"dreaming.random_expert=True is a no-op: memory.router={memory.router!r} with "
+            f"top_k={memory.top_k} leaves no slot out of the {most} that a level has filled at "
+            "most when dreams are written; set memory.router='sigmoid' and a "
+            "memory.top_k below them, raise data.episodes, or dreaming.random_expert=False",
+            stacklevel=3,
+        )
+
+
+def read_whole(config: ml_collections.ConfigDict) -> Source:
+    """What a run reads, not yet cut.
+
+    Raises:
+      ValueError, OSError: as `read_source`.
+    """
+    return read_source(config.data.documents, config.data.limit)
+
+
+def cut_into_days(
+    config: ml_collections.ConfigDict, whole: Source, encode: Encode
+) -> tuple[str, tuple[Day, ...]]:
+    """What a run reads, in words, and its documents over the days, in order, as evenly as can be.
+
+    Raises:
+      ValueError: as `Source.cut`; or there are more days than documents.
+    """
+    found = whole.cut(config.data.chunk_tokens, encode)
+    return str(found), _days(found.documents, config.data.episodes)
+
+
+def _days(documents: Sequence[Document], episodes: int) -> tuple[Day, ...]:
+    if not 1 <= episodes <= len(documents):
+        raise ValueError(
+            f"data.episodes={episodes}, but there are {len(documents)} documents to read; every "
+            "day needs one"
+        )
+    parts = np.array_split(range(len(documents)), episodes)
+    return tuple(Day.of([documents[i] for i in part]) for part in parts)
+
+
+def template_options(config) -> dict[str, Any]:
+    """How chat templates are used."""
+    return {"thinking": config.model.thinking, "date": config.model.date}
+
+
+def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer, lengths: Sequence[Lengths]):
+    """The further teachers, whose tokenizer has to be the student's and who read what it reads."""
+    for i, name in enumerate(config.seeding.teachers):
+        remat, template = config.model.remat, template_options(config)
+        other, params, own = load_model(name, dtype=config.model.dtype, remat=remat, **template)
+        sample = "A teacher of 1,260 words: Odrin Bascale?"
+        if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):
+            raise ValueError(f"seeding.teachers: {name!r} has another tokenizer than the student")
+        check_positions(config, other, lengths, f"seeding.teachers[{i}]={name!r}")
+        yield other, jax.tree.map(jnp.asarray, place(params, "params"))
+
+
+def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:
+    """General text as it stands, and general questions with their answers as chats."""
+    anchors, prompts = read_anchors(), Prompts(tokenizer)
+    chats = [
+        (*prompts.without_context(q.question), *prompts.reply(q.answer)) for q in anchors.questions
+    ]
+    return {
+        "anchor_perplexity": AnchorSet.of([*map(prompts.plain, anchors.texts)]),
+        "chat_perplexity": AnchorSet.of(chats),
+    }
+
+
+def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge:
+    """r_sem by its name; the base model is that of the judge `model`."""
+    if name in ("embedding", "cosine"):
+        encoder = load_encoder(resolve("all-MiniLM-L6-v2"))
+        return embedding_judge(encoder) if name == "embedding" else cosine_judge(encoder)
+    if name == "agreement":
+        return rule_judge(agreement)
+    if name == "exact":
+        return rule_judge(is_exact)
+    if name == "model":
+        return calibrated(YesNo(cfg, params, tokenizer))
+    raise ValueError(f"seeding.judge={name!r}; choose from {', '.join(JUDGES)}")

@@ -1,0 +1,261 @@
+"""Before any chip is rented: what the TPU compiler says of every step of a run on a slice that need
+not be there (`--aot=v5e:4x4`).
+
+No weight is read and nothing is computed: shapes come from the config. The compiler is that of
+libtpu, which `pip install -e '.[tpu]'` brings; it raises where a program does not fit.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from sleep_jax.config import read
+from sleep_jax.forecast.abstract import decoder_of
+from sleep_jax.forecast.counts import Counts, count
+from sleep_jax.forecast.dry_run import axes, dry_run, plan_of
+from sleep_jax.forecast.program import Program, Sizes
+from sleep_jax.forecast.programs import programs_of
+from sleep_jax.forecast.roofline import (
+    ACCELERATORS,
+    GIB,
+    Chip,
+    Estimate,
+    chip_of,
+    estimate,
+    slice_of,
+)
+from sleep_jax.models.sharding import AXES
+from sleep_jax.runtime.mesh import make_mesh, mesh_shape
+
+# libtpu asks the machine it runs on what it is; here it is told.
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # several forecasts at a time: none uses a TPU
+}
+
+
+class DoesNotFit(Exception):
+    """A program of a run does not fit a chip; the report that ends with this says which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a program.
+
+    Attributes:
+      program: which.
+      seconds: that compiling took.
+      hbm: bytes of a chip's memory: arguments, results, temporaries, code; where the compiler gave
+        up, those that it asked for, or None if it did not say.
+      arguments, temporaries: of them; 0 where the compiler gave up.
+      fits: the compiler accepted it.
+      counts, estimate: what a chip does and how long that takes at least; None where it gave up.
+    """
+
+    program: Program
+    seconds: float
+    hbm: float | None
+    arguments: float = 0.0
+    temporaries: float = 0.0
+    fits: bool = True
+    counts: Counts | None = None
+    estimate: Estimate | None = None
+
+
+def too_large(found: Compiled, chip: Chip) -> bool:
+    """Whether a program does not fit: the compiler gave up, or asks for more than a chip has."""
+    return not found.fits or found.hbm > chip.hbm
+
+
+def forecast(
+    config, topology: str | None, is_dry: bool, workdir: str | None = None
+) -> Iterator[str]:
+    """`report` of a slice, or `dry_run`, as lines, after checking that it can be made; `workdir` is
+    where the run would be written.
+
+    Raises:
+      ValueError: a setting that cannot be, no such slice, no compiler, a mesh that does not match
+        the slice, a model of unknown shape, or documents that do not fit the settings.
+      OSError: documents that cannot be read.
+    """
+    read(config)
+    topology = slice_of(topology or config.mesh.slice)
+    mesh_shape(config, chip_of(topology)[1] if topology else jax.device_count())
+    plan = plan_of(config)
+    if is_dry:
+        return dry_run(config, topology, plan, workdir)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"--aot={topology} needs the TPU compiler; pip install -e '.[tpu]' brings it, no "
+            "TPU is needed"
+        )
+    return report(config, topology, plan.sizes)
+
+
+def slice_devices(topology: str):
+    """The chips of a slice such as `v5e:4x4`, for compiling only."""
+    jax.config.update("jax_platforms", "cpu")  # what runs here, whatever is installed
+    kind, _, sides = topology.partition(":")
+    name, cores = ACCELERATORS[kind]
+    count = cores * math.prod(map(int, sides.split("x")))
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    os.environ["TPU_ACCELERATOR_TYPE"] = f"{name}-{count}"
+    # Both cores of a v4 chip are one device, as on a real slice.
+    options = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+    return found.devices
+
+
+def compile_all(config, topology: str, sizes: Sizes) -> Iterator[Compiled]:
+    """Compiles every program of a run for a slice, one after the other; `sizes` are those of its
+    documents."""
+    chip, _ = chip_of(topology)
+    mesh = make_mesh(config, slice_devices(topology))
+    cfg = decoder_of(config)
+    for program in programs_of(config, mesh, sizes):
+        yield _compile(program, mesh, chip, program.flops(cfg))
+
+
+def _compile(program: Program, mesh: Mesh, chip: Chip, needed: float) -> Compiled:
+    start = time.monotonic()
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        lowered = program.function.trace(*program.args).lower(lowering_platforms=("tpu",))
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        asked = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT])", str(error))
+        unit = dict(zip("KMGT", (2**10, 2**20, 2**30, 2**40)))
+        hbm = float(asked[1]) * unit[asked[2]] if asked else None
+        return Compiled(program, time.monotonic() - start, hbm, fits=False)
+    seconds, memory = time.monotonic() - start, compiled.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    parts = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    counts = count(compiled.as_text(), program.trips)
+    return Compiled(
+        program,
+        seconds,
+        sum(parts) + results + memory.generated_code_size_in_bytes,
+        *parts,
+        counts=counts,
+        estimate=estimate(counts, chip, needed, mesh.size),
+    )
+
+
+def report(config, topology: str, sizes: Sizes) -> Iterator[str]:
+    """`compile_all` as lines: one block a program, then a table of the day and what to change.
+
+    Raises:
+      DoesNotFit: after the last line, where a program does not fit.
+    """
+    chip, chips = chip_of(topology)
+    shape = dict(zip(AXES, mesh_shape(config, chips)))
+    yield f"{config.model.name} on {topology}: {chips} chips, mesh {axes(shape)}"
+    yield ""
+    done = []
+    for found in compile_all(config, topology, sizes):
+        done.append(found)
+        yield from _block(found, chip)
+    yield from _day(done, chip, chips)
+    unfit = [found for found in done if too_large(found, chip)]
+    for found in unfit:
+        yield f"{found.program.name}: {advice(found, config, shape)}"
+    if unfit:
+        yield ""
+        yield f"This run does not fit {topology}."
+        raise DoesNotFit(topology)
+
+
+def _block(found: Compiled, chip: Chip) -> Iterator[str]:
+    name, there = found.program.name, f"{chip.hbm / GIB:.0f} GiB a chip"
+    if too_large(found, chip):
+        asked = "more than" if found.hbm is None else f"{found.hbm / GIB:.2f} of"
+        name = f"{name}: DOES NOT FIT, asks for {asked} {there}"
+    yield name
+    if not found.fits:
+        yield f"  compiled in  {found.seconds:.0f} s, until the compiler gave up"
+        yield ""
+        return
+    counts, e = found.counts, found.estimate
+    kept = found.arguments / GIB, found.temporaries / GIB
+    yield (
+        f"  HBM a chip   {found.hbm / GIB:.2f} of {chip.hbm / GIB:.0f} GiB: arguments "
+        f"{kept[0]:.2f}, temporaries {kept[1]:.2f}"
+    )
+    yield f"  products     {counts.flops / 1e12:.3f} TFLOP a chip, {1e3 * e.products:.2f} ms"
+    yield f"  HBM traffic  {counts.bytes / 1e9:.2f} GB a chip, {1e3 * e.memory:.2f} ms"
+    sent = ", ".join(
+        f"{kind} {counts.times[kind]:,.0f} x, {size / 1e9:.3f} GB"
+        for kind, size in counts.sent.most_common()
+    )
+    yield f"  links        {sent or 'nothing sent'}; {1e3 * e.links:.2f} ms"
+    yield (
+        f"  at least     {1e3 * e.seconds:.2f} ms a call, bound by {e.bound}; MFU at most "
+        f"{100 * e.mfu:.1f} %"
+    )
+    yield f"  compiled in  {found.seconds:.0f} s"
+    yield ""
+
+
+def _day(done: list[Compiled], chip: Chip, chips: int) -> Iterator[str]:
+    yield f"{'a day and its night':34} {'calls':>6} {'at least':>10} {'GiB a chip':>11}"
+    for found in done:
+        calls = found.program.calls
+        seconds = calls * found.estimate.seconds if found.estimate else None
+        yield _row(found.program.name, calls, seconds, found.hbm)
+    fitting = [found for found in done if not too_large(found, chip)]
+    total = sum(found.program.calls * found.estimate.seconds for found in fitting)
+    yield _row("together", "", total, max((found.hbm for found in fitting), default=None))
+    spent, hours = sum(found.seconds for found in done), total * chips / 3600
+    yield f"  compiled in {spent:.0f} s; at least {hours:.2f} chip-hours"
+    if len(fitting) < len(done):
+        yield "  time, memory and chip-hours together are without those that do not fit"
+    yield ""
+
+
+def _row(name: str, calls: int | str, seconds: float | None, hbm: float | None) -> str:
+    """Of the table of the day; what is not known is a dash."""
+    time = "-" if seconds is None else f"{seconds:.1f} s"
+    return f"  {name:32} {calls:6} {time:>10} {'-' if hbm is None else f'{hbm / GIB:.2f}':>11}"
+
+
+def advice(found: Compiled, config, shape: dict[str, int]) -> str:
+    """What to change where a program does not fit a mesh of this shape."""
+    ways, rows, parts = (
+        shape["data"] * shape["fsdp"],
+        config.seeding.batch_size,
+        config.seeding.accumulate,
+    )
+    can = {
+        "model.remat": config.model.remat == "none",
+        "seeding.accumulate": rows % (2 * parts * ways) == 0,
+        "seeding.batch_size": rows > parts * ways,
+    }
+    said = []
+    for knob in found.program.knobs:
+        section, _, field = knob.rpartition(".")
+        value = functools.reduce(getattr, section.split("."), config)[field]
+        if not can.get(knob, True):
+            continue
+        if knob == "model.remat":
+            said.append("set model.remat='full'")
+        elif knob == "seeding.accumulate":
+            said.append(f"raise seeding.accumulate from {value} to {2 * value}")
+        else:
+            said.append(f"lower {knob} from {value}")
+    if shape["data"] > 1:
+        said.append(f"move mesh.data={shape['data']} to mesh.fsdp, which splits the weights, too")
+    said.append("take a slice with more chips, or a chip with more memory")
+    return "; ".join(said)

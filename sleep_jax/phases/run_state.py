@@ -1,0 +1,141 @@
+"""What passes from phase to phase: the model's memory and the facts on record."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from sleep_jax.data.documents import Document
+from sleep_jax.experiment import Experiment
+from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.run_schedule import Step
+from sleep_jax.runtime.metrics import MetricWriter
+from sleep_jax.runtime.preemption import Preempted, Watch
+from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.seeding.sequences import Teacher
+from sleep_jax.seeding.transaction import MemoryState
+from sleep_jax.seeding.update_log import (
+    NO_TIMER,
+    Figures,
+    MidPhaseCheckpoint,
+    StepTimer,
+    TimeEstimate,
+)
+from sleep_jax.wake.context import read
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """What a phase leaves to the next; a checkpoint holds just this.
+
+    Attributes:
+      current: the model's memory as it is.
+      before_sleep: as it was when the last day ended: with its documents, the teacher of the night.
+      before_dreams: as it was before the last dreams.
+      record: JSON-able facts: `phases` by label, and `days`, for each its `study`, the `slot` that
+        holds it, the `dream_contexts` of its dreams, these `dreams`, which of them were `kept`,
+        their `rewards` and `gains`, `scores`, `replies` and `recall`.
+    """
+
+    current: MemoryState
+    before_sleep: MemoryState
+    before_dreams: MemoryState
+    record: dict[str, Any]
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The arrays."""
+        return {name: getattr(self, name) for name in ("current", "before_sleep", "before_dreams")}
+
+    def day(self, index: int) -> dict[str, Any]:
+        """What is on record of a day; empty before its first phase has written."""
+        days = self.record["days"]
+        return days[index] if index < len(days) else {}
+
+    def note(self, label: str, **facts) -> "RunState":
+        """The night with facts of a phase on record."""
+        phases = self.record["phases"]
+        phases = phases | {label: phases.get(label, {}) | facts}
+        return dataclasses.replace(self, record=self.record | {"phases": phases})
+
+    def note_day(self, index: int, **facts) -> "RunState":
+        """The night with facts of a day on record."""
+        days = [self.day(i) for i in range(max(index + 1, len(self.record["days"])))]
+        days[index] = days[index] | facts
+        return dataclasses.replace(self, record=self.record | {"days": days})
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseLogger:
+    """Where a phase reports to: figures go to the writer and onto the progress bar, and how far it
+    has got into the mid-phase checkpoint; the timer says what its updates cost, and the time
+    estimate what the run will take. A phase without a mid-phase checkpoint ends where the watch is
+    asked for it, and begins anew when the run goes on."""
+
+    writer: MetricWriter
+    label: str
+    quiet: bool | None = None
+    mid_phase: MidPhaseCheckpoint | None = None
+    timer: StepTimer = NO_TIMER
+    watch: Watch | None = None
+    time_estimate: TimeEstimate | None = None
+
+    @contextlib.contextmanager
+    def bar(self, total: int, unit: str):
+        """The progress bar of the phase."""
+        with phase_progress(self.label, total, unit, quiet=self.quiet) as bar:
+            if self.watch is not None:
+                bar.on_advance = functools.partial(self._heed, total, unit)
+            yield bar
+
+    def _heed(self, total: int, unit: str, done: int) -> None:
+        if done < total and self.watch.should_stop():  # a phase that is over is saved first
+            raise Preempted(f"{done} of {total} {unit}s of {self.label}, which begins anew")
+
+    def scalars(self, step: int, figures: dict[str, Any]) -> None:
+        """Records figures of a step."""
+        self.writer.scalars(self.label, step, figures)
+
+    def update(self, step: int, figures: Figures) -> None:
+        """Records figures of an update, of whatever kind."""
+        numbers = {k: x for k, x in figures.items() if not isinstance(x, str | list)}
+        self.scalars(step, numbers)
+        for name, x in figures.items():
+            if isinstance(x, list):
+                self.writer.histogram(self.label, step, name, x)
+            elif isinstance(x, str):
+                self.writer.text(self.label, step, name, x)
+
+
+def awake(experiment: Experiment, run: RunState, documents: Sequence[Document]) -> Teacher:
+    """The model that has read: as it was before sleep, with documents in its context."""
+    return _reader(experiment, experiment.cfg, run.before_sleep.on(experiment.params), documents)
+
+
+def teachers(experiment: Experiment, run: RunState, documents: Sequence[Document]) -> list[Teacher]:
+    """The self that has read and, in general Knowledge Seeding, other checkpoints that have."""
+    own, *weights = experiment.config.seeding.teacher_weights
+    others = [
+        dataclasses.replace(_reader(experiment, cfg, {"params": params}, documents), weight=weight)
+        for (cfg, params), weight in zip(experiment.others, weights)
+    ]
+    return [dataclasses.replace(awake(experiment, run, documents), weight=own), *others]
+
+
+def closed_book(experiment: Experiment, state: MemoryState) -> Teacher:
+    """A state with no document in view."""
+    variables = state.on(experiment.params)
+    return Teacher(experiment.cfg, variables, read(experiment.cfg, variables, [()])[0])
+
+
+def _reader(experiment: Experiment, cfg: DecoderConfig, variables, documents) -> Teacher:
+    contexts = [*map(experiment.prompts.context, documents), ()]
+    return Teacher(cfg, variables, read(cfg, variables, contexts)[0])
+
+
+def key_of(experiment: Experiment, step: Step):
+    """A PRNG key of its own for every phase of a run; the phases of one dreaming share theirs."""
+    return jax.random.fold_in(jax.random.key(experiment.config.seed), step.number)

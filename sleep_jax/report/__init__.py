@@ -1,0 +1,1 @@
+"""What a run shows of itself: summary, report, figures, comparisons, published tables."""

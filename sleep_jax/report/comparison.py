@@ -1,0 +1,283 @@
+"""Runs side by side: what each scored at its end, means over seeds, and paired differences.
+
+Seeds pair the runs of two variants: with the same sampling keys their first night studies the same
+questions, so some of what varies from seed to seed is common to both and leaves their difference.
+"""
+
+import dataclasses
+import math
+import os
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sleep_jax.cli.sweep_runs import SweepRun
+from sleep_jax.fields import shown
+from sleep_jax.phases.evaluate import OPEN_BOOK, STAGES
+from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
+
+CONFIDENCE = 0.95
+BEFORE = "before the first night"
+CEILING = "open book (the ceiling)"
+COLUMNS = {
+    "questions": "questions",
+    "chance": "by chance",
+    "paraphrases": "held-out wordings",
+    "earlier": "questions of earlier days",
+    "anchor_perplexity": "anchor texts",
+    "chat_perplexity": "anchor chats",
+    "divergence": "held-out divergence",
+}
+
+Figures = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What the finished runs of a sweep scored.
+
+    Attributes:
+      variants: {variant: {seed: figures at the end}}, in the order of the sweep.
+      before: figures of the first run before its first night.
+      missing: names of the runs that are not finished.
+      rolled_back: {name: nights that the gate refused}, of the runs that have some.
+      ceiling: shares of the first run with the day's documents in the context.
+    """
+
+    variants: dict[str, dict[int | None, Figures]]
+    before: Figures
+    missing: tuple[str, ...] = ()
+    rolled_back: dict[str, int] = dataclasses.field(default_factory=dict)
+    ceiling: Figures = dataclasses.field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Titles of the columns that a run has figures for."""
+        named = {name for runs in self.variants.values() for run in runs.values() for name in run}
+        return {name: title for name, title in COLUMNS.items() if name in named}
+
+
+def compare(runs: Sequence[SweepRun]) -> Comparison:
+    """Reads what the runs of a sweep recorded.
+
+    Raises:
+      ValueError: none is finished.
+    """
+    finished = [run for run in runs if run.is_finished]
+    if not finished:
+        raise ValueError(f"{runs[0].workdir}: no report; no run of this sweep is finished")
+    variants: dict[str, dict[int | None, Figures]] = {}
+    for run in finished:
+        variants.setdefault(run.element.variant, {})[run.element.seed] = at_the_end(run.workdir)
+    missing = tuple(run.element.name for run in runs if not run.is_finished)
+    refused = {
+        run.element.name: sum(not line.get("accepted", True) for line in nights(run.workdir))
+        for run in finished
+    }
+    rolled_back = {name: count for name, count in refused.items() if count}
+    before, ceiling = (of(finished[0].workdir) for of in (at_the_start, with_the_book_open))
+    return Comparison(variants, before, missing, rolled_back, ceiling)
+
+
+def scores(workdir: str | os.PathLike[str], night: int = -1) -> dict[str, Figures]:
+    """What a finished run scored at each stage of a night, by default the last: {stage: figures}.
+
+    Raises:
+      ValueError: it was not evaluated to the end.
+    """
+    found: dict[str, dict[str, Figures]] = {}
+    for line in _evaluations(workdir):
+        if line["step"] < len(STAGES):
+            figures = {name.removeprefix(OPEN_BOOK): x for name, x in line.items()}
+            found.setdefault(line["phase"], {})[STAGES[line["step"]]] = figures
+    if not found or STAGES[-1] not in (last := list(found.values())[night]):
+        raise ValueError(f"{workdir} has no scores {STAGES[-1]}; finish the run first")
+    return last
+
+
+def at_the_start(workdir: str | os.PathLike[str]) -> Figures:
+    """Figures of a run before its first night; questions are those of its first day."""
+    first, asleep = _stage(workdir, scores(workdir, night=0), STAGES[:1]), nights(workdir)
+    figures = {name: _figure(workdir, first, name) for name in COLUMNS if name in first}
+    if asleep:
+        figures["divergence"] = _figure(workdir, asleep[0], "held_out_kl_before")
+    return figures
+
+
+def with_the_book_open(workdir: str | os.PathLike[str]) -> Figures:
+    """Shares right with the day's documents in the context, means over the days of a run."""
+    days = [
+        {name.removeprefix(OPEN_BOOK): x for name, x in line.items()}
+        for line in _evaluations(workdir)
+        if line["step"] == STAGES.index(STAGES[-1])
+    ]
+    return {
+        name: statistics.mean(day[name] for day in days)
+        for name in ("questions", "paraphrases")
+        if days and all(name in day for day in days)
+    }
+
+
+def at_the_end(workdir: str | os.PathLike[str]) -> Figures:
+    """Figures of a run after its last night.
+
+    Shares are means over its days, the divergence (nats a token, on sequences that were held out)
+    is one over its nights, right after each.
+    """
+    last = scores(workdir)
+    awake = _stage(workdir, last, STAGES[-2::-1])
+    figures = {
+        name: _figure(workdir, awake, name) for name in ("anchor_perplexity", "chat_perplexity")
+    }
+    lines = [line for line in _evaluations(workdir) if line["step"] == len(STAGES)]
+    if not lines:
+        raise ValueError(f"{workdir} has no scores of its days; finish the run first")
+    for name in ("questions", "paraphrases"):
+        named = [key for key in lines[-1] if re.fullmatch(rf"day_\d+_{name}", key)]
+        days = [_figure(workdir, lines[-1], key) for key in named]
+        if days:
+            figures[name] = statistics.mean(days)
+        if name == "questions" and len(days) > 1:
+            figures["earlier"] = statistics.mean(days[:-1])
+    if asleep := nights(workdir):
+        after = (_figure(workdir, line, "held_out_kl_after") for line in asleep)
+        figures["divergence"] = statistics.mean(after)
+    return figures
+
+
+def _stage(
+    workdir: str | os.PathLike[str], found: Mapping[str, Figures], stages: Sequence[str]
+) -> Figures:
+    """The figures of the first of these stages that was measured."""
+    for stage in stages:
+        if stage in found:
+            return found[stage]
+    raise ValueError(f"{metrics_path(workdir)} has no scores {stages[0]}; finish the run first")
+
+
+def _figure(workdir: str | os.PathLike[str], line: Mapping[str, Any], name: str) -> float:
+    """A figure that a line must have."""
+    if (value := figure_of(line, name)) is None:
+        raise ValueError(
+            f"{metrics_path(workdir)}: {line['phase']}, step {line['step']} has "
+            f"{name}={shown(line.get(name))}, which is no figure; run this phase again"
+        )
+    return value
+
+
+def _evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    return [line for line in read_metrics(workdir) if line["phase"].startswith("evaluate")]
+
+
+def nights(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """What each consolidation of a run measured before and after it, in their order."""
+    measured = (line for line in read_metrics(workdir) if "held_out_kl_after" in line)
+    return [line for line in measured if line["phase"].startswith("consolidate")]
+
+
+def cell(name: str, values: Sequence[float], has_spread: bool = False) -> str:
+    """The mean and, where they differ, every run's figure in brackets; with the standard deviation
+    between them on request; "" of no figure."""
+    if not values:
+        return ""
+    unit, factor, digits = unit_of(name)
+    shown = [f"{factor * value:.{digits}f}" for value in values]
+    mean = f"{factor * statistics.mean(values):.{digits}f}{unit}"
+    if len(set(shown)) == 1:
+        return mean
+    spread = f" ± {factor * statistics.stdev(values):.{digits}f}" if has_spread else ""
+    return f"{mean}{spread} ({', '.join(shown)})"
+
+
+def table(comparison: Comparison) -> str:
+    """Markdown: every variant's mean ± standard deviation over seeds, and each seed."""
+    columns = comparison.columns
+    before = [
+        cell(name, [comparison.before[name]]) if name in comparison.before else ""
+        for name in columns
+    ]
+    rows = [[BEFORE, "", *before]]
+    for variant, runs in comparison.variants.items():
+        cells = [cell(name, values_of(runs, name), True) for name in columns]
+        rows.append([variant, str(len(runs)), *cells])
+    if comparison.ceiling:
+        cells = [
+            cell(n, [comparison.ceiling[n]]) if n in comparison.ceiling else "" for n in columns
+        ]
+        rows.append([CEILING, "", *cells])
+    return _markdown(["variant", "runs", *columns.values()], rows)
+
+
+def differences(comparison: Comparison) -> str:
+    """Markdown: every variant minus the first one, over the seeds that both have."""
+    (first, ours), *others = comparison.variants.items()
+    columns = comparison.columns
+    rows = []
+    for variant, theirs in others:
+        both = [(theirs[seed], ours[seed]) for seed in theirs if seed in ours]
+        pairs = {
+            name: [b[name] - a[name] for b, a in both if name in a and name in b]
+            for name in columns
+        }
+        rows.append([variant, str(len(both)), *(difference(n, d) for n, d in pairs.items())])
+    return _markdown([f"minus {first}", "pairs", *columns.values()], rows)
+
+
+def difference(name: str, pairs: Sequence[float]) -> str:
+    """The mean of paired differences and its interval, `-8 [-30, 13]`; shares in points."""
+    if not pairs:
+        return ""
+    _, factor, digits = unit_of(name)
+    mean, (low, high) = statistics.mean(pairs), interval(pairs)
+    if math.isnan(low):
+        return f"{factor * mean:+.{digits}f}"
+    return f"{factor * mean:+.{digits}f} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's t interval of a mean at `CONFIDENCE`; NaN for a single value.
+
+    It assumes that seeds vary as a normal law does, which three cannot show: with three it is 2.5
+    standard deviations wide on either side.
+    """
+    import scipy.stats  # half a second that no other command needs
+
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    half *= statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.mean(values)
+    return mean - half, mean + half
+
+
+def report(comparison: Comparison) -> str:
+    """Markdown: both tables, and what has to be said with them."""
+    parts = [table(comparison)]
+    if comparison.rolled_back:
+        nights = (f"{name} ({count})" for name, count in comparison.rolled_back.items())
+        parts.insert(0, f"Nights that the gate rolled back: {', '.join(nights)}.")
+    if len(comparison.variants) > 1:
+        parts += [
+            f"Paired differences, with {100 * CONFIDENCE:.0f} % t intervals (shares in points):",
+            differences(comparison),
+        ]
+    if comparison.missing:
+        parts.append(f"Not finished: {', '.join(comparison.missing)}.")
+    return "\n\n".join(parts)
+
+
+def unit_of(name: str) -> tuple[str, float, int]:
+    """(unit, factor, digits) of a column's figures as shown."""
+    is_share = name in ("questions", "chance", "paraphrases", "earlier")
+    return (" %", 100.0, 0) if is_share else ("", 1.0, 2)
+
+
+def values_of(runs: Mapping[Any, Figures], name: str) -> list[float]:
+    """A figure of every run that has it."""
+    return [run[name] for run in runs.values() if name in run]
+
+
+def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

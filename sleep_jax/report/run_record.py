@@ -1,0 +1,182 @@
+"""What the record of a run says: its phases, what was answered, what is still known.
+
+The record is the JSON that every checkpoint carries (`phases.run_state.RunState.record`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sleep_jax.evals.metrics import contains_answer
+from sleep_jax.fields import Fields, as_object
+from sleep_jax.runtime.progress import figure
+
+HOURS = {
+    "wake": "day",
+    **dict.fromkeys(("study", "merge", "consolidate", "write", "select", "try", "learn"), "night"),
+    "evaluate": "morning",
+}
+COSTS = ("tokens", "seconds", "programs", "memory")  # of a phase
+
+
+def checked(facts: Any, where: str) -> dict[str, Any]:
+    """What a checkpoint has on record, {phase, record}, held to what is read of it here.
+
+    Args:
+      facts: as parsed.
+      where: names its file.
+
+    Raises:
+      ValueError: a field is missing or of another type.
+    """
+    read = as_object(facts, where)
+    read.text("phase")
+    whole = read.section("record")
+    whole.section("config")
+    base = whole.section("base", None)
+    for model in map(base.section, base):
+        model.text("name"), model.text("weights")
+    run = whole.section("run")
+    phases = run.section("phases")
+    for phase in map(phases.section, phases):
+        _check_figures(phase)
+        for cost in COSTS:
+            phase.number(cost, 0, 1e18, None)
+    for day in run.objects("days"):
+        _check_day(day)
+    return dict(read)
+
+
+def _check_day(day: Fields) -> None:
+    """The parts of a day that `samples`, `scores` and `recall` read."""
+    stages = day.section("scores", None)
+    for row in (*map(stages.section, stages), *day.objects("recall", [])):
+        _check_figures(row)
+        row.number("questions", 0, 1, None)
+    if "asked" not in day:
+        return
+    day.section("scores")
+    asked, replies = day.objects("asked"), day.section("replies")
+    for question in asked:
+        question.text("document"), question.text("question")
+        if not question.texts("answers"):
+            question.refuse("answers", "at least one accepted answer")
+    if not any("context" not in stage for stage in replies):
+        day.refuse("replies", "those of a stage without context")
+    for stage in replies:
+        if len(replies.texts(stage)) != len(asked):
+            replies.refuse(stage, f"a reply to each of {len(asked)} questions")
+
+
+def _check_figures(read: Fields) -> None:
+    """Facts that a table shows: each is a number, a text, true, false or null."""
+    for name, value in read.items():
+        if isinstance(value, str):
+            read.text(name)
+        elif type(value) is int:
+            read.whole(name, -(2**63), 2**63)
+        elif not isinstance(value, bool | float | None):
+            read.refuse(name, "a number, a text, true, false or null")
+
+
+def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The finished phases in order: {index, phase, day (from 1), hour, tokens, seconds,
+    tokens_per_second, programs (compiled), memory (GiB at most until then), detail}.
+
+    Args:
+      record: of a night.
+    """
+    rows, day = [], 1
+    for index, (label, facts) in enumerate(record["phases"].items()):
+        kind = label.partition("-")[0]
+        rows.append({"index": index, "phase": label, "day": day, "hour": HOURS.get(kind, "")})
+        rows[-1] |= {name: facts.get(name) for name in COSTS} | {"tokens_per_second": _pace(facts)}
+        rows[-1]["detail"] = detail(facts)
+        day += kind == "evaluate"
+    return rows
+
+
+def _pace(facts: Mapping[str, Any]) -> float | None:
+    """Tokens a second of a phase; None where it read and wrote none."""
+    is_timed = facts.get("tokens") and facts.get("seconds")
+    return facts["tokens"] / facts["seconds"] if is_timed else None
+
+
+def detail(facts: Mapping[str, Any]) -> str:
+    """The facts of a phase beside what it cost, e.g. `kl before 1.88, kl after 0.11`."""
+    named = {name: x for name, x in facts.items() if name not in COSTS}
+    return ", ".join(f"{name.replace('_', ' ')} {figure(x)}" for name, x in named.items())
+
+
+def recall(record: Mapping[str, Any]) -> list[list[float]]:
+    """Share of each day's questions right after each night, [nights][days up to it]; empty for a
+    single day or without questions."""
+    days = [[row.get("questions") for row in day.get("recall", [])] for day in record["days"]]
+    days = [day for day in days if day]
+    return days if len(days) > 1 and all(None not in day for day in days) else []
+
+
+def samples(day: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was asked after a day's night, with the replies before and after it.
+
+    Args:
+      day: of the record.
+
+    Returns:
+      {document, question, answer, before, after}, and where there are scores {before_right,
+      after_right}; those it learnt come first. Empty before the day has been evaluated.
+    """
+    if "asked" not in day:
+        return []
+    before, after = (day["replies"][stage] for stage in _first_and_last(day["replies"]))
+    has_scores = any("questions" in score for score in day["scores"].values())
+    rows = []
+    for question, was, now in zip(day["asked"], before, after):
+        answers = question["answers"]
+        row = {
+            "document": question["document"],
+            "question": question["question"],
+            "answer": answers[0],
+            "before": was,
+            "after": now,
+        }
+        if has_scores:
+            row["before_right"] = contains_answer(was, answers)
+            row["after_right"] = contains_answer(now, answers)
+        rows.append(row)
+    # The sort is stable: within each kind the documents' own order stays.
+    return sorted(rows, key=lambda r: r.get("before_right", False) - r.get("after_right", False))
+
+
+def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a day's evaluation: {stage, questions, paraphrases, anchor_perplexity, ...}."""
+    return [{"stage": stage, **score} for stage, score in (day.get("scores") or {}).items()]
+
+
+def verdict(record: Mapping[str, Any]) -> str:
+    """What became of the last night that was slept to its end: `kept`, or `rolled back: ...` and
+    `skipped: ...` with the reason; `kept, but for its dreams: ...` where only these were rolled
+    back. Empty before that. Of several levels the one that hands over the day speaks."""
+    said = ""
+    for label, facts in record["phases"].items():
+        kind = label.partition("-")[0]
+        if kind == "consolidate":
+            said = _outcome(facts) or "kept"
+        elif kind == "learn" and said == "kept" and "rolled_back" in facts:
+            said = f"kept, but for its dreams: {facts['rolled_back']}"
+    return said
+
+
+def _outcome(facts: Mapping[str, Any]) -> str:
+    named = {"rolled_back": "rolled back", "skipped": "skipped"}
+    return "".join(f"{words}: {facts[name]}" for name, words in named.items() if name in facts)
+
+
+def title_of(stage: str) -> str:
+    """A stage as a table names it: the open book is the ceiling, no result of the night."""
+    return f"{stage} (the ceiling)" if "context" in stage else stage
+
+
+def _first_and_last(stages: Sequence[str]) -> tuple[str, str]:
+    """The closed-book stages before and after the night."""
+    closed = [stage for stage in stages if "context" not in stage]
+    return closed[0], closed[-1]

@@ -1,0 +1,131 @@
+"""Closing tables for the terminal and the summary that `html_report.html`
+shows."""
+
+import importlib.metadata
+from typing import Any
+
+from sleep_jax.experiment import Experiment
+from sleep_jax.phases.run_state import RunState
+from sleep_jax.report import html_report, run_record
+from sleep_jax.report.headline import headline
+from sleep_jax.runtime.progress import clock, say, table
+
+PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
+
+
+def summarise(experiment: Experiment, run: RunState) -> dict[str, Any]:
+    """The summary of a run; its keys are those of `html_report.html_report`."""
+    columns = html_report.COLUMNS["phases"]
+    return {
+        "verdict": run_record.verdict(run.record),
+        "scores": run_record.scores(run.record["days"][-1]),
+        "recall": run_record.recall(run.record),
+        "phases": [
+            {name: row[name] for name in columns} for row in run_record.timeline(run.record)
+        ],
+        "samples": samples(experiment, run),
+        "documents": [document.title for document in experiment.documents],
+        "notes": notes(experiment),
+        "config": experiment.config.to_dict(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def notes(experiment: Experiment) -> list[str]:
+    """How the figures were taken."""
+    asked = [q for q in experiment.days[-1].questions if not q.is_paraphrase]
+    if not asked:
+        return [
+            "These documents came without questions: the ones shown are the model's own, written "
+            "with the document in view and left out of training."
+        ]
+    documents = len(experiment.days[-1].documents)
+    return [
+        f"{len(asked)} questions about {documents} documents, each also in a held-out wording; "
+        "neither was trained on. A reply is right if it contains the short answer or one of its "
+        "listed forms. Replies are greedy, the question is the whole user turn.",
+        "By chance: the share right if every reply is held against the other questions about its "
+        "document.",
+        "Ceiling: the model before sleep with the document in its context, asked 'Using the text "
+        "above, answer the question: ...'.",
+        "Anchor perplexity: per token, over general texts and over general question-answer chats "
+        "that were not trained on; it should stay where it was.",
+    ]
+
+
+def samples(experiment: Experiment, run: RunState) -> list[dict[str, Any]]:
+    """Some questions of the last day with the model's words before and after, one a document, those
+    it learnt first."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for row in run_record.samples(run.record["days"][-1]):
+        chosen.setdefault(row["document"], row)
+    return list(chosen.values())[: experiment.config.evaluation.samples]
+
+
+def retention(score: dict[str, Any]) -> list[str]:
+    """The anchor cells of a row; empty where the stage has none."""
+    names = ("anchor_perplexity", "chat_perplexity")
+    return [f"{score[name]:.2f}" if name in score else "" for name in names]
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """Prints the verdict and the closing tables."""
+    say("", headline(summary["scores"], summary["verdict"]), "")
+    scored = [s for s in summary["scores"] if "questions" in s]
+    if scored:
+        table(
+            "Answers right without the document in context",
+            ("", "questions", "by chance", "held-out wordings", "anchor perplexity", "of chats"),
+            [
+                (
+                    run_record.title_of(s["stage"]),
+                    *(
+                        f"{100 * s[k]:.0f} %" if k in s else ""
+                        for k in ("questions", "chance", "paraphrases")
+                    ),
+                    *retention(s),
+                )
+                for s in scored
+            ],
+        )
+    else:
+        table(
+            "Retention",
+            ("", "anchor perplexity", "of chats"),
+            [(s["stage"], *retention(s)) for s in summary["scores"] if "anchor_perplexity" in s],
+        )
+    if nights := summary["recall"]:
+        table(
+            "Questions about each day answered right after each night",
+            ("after night", *(f"day {i + 1}" for i in range(len(nights)))),
+            [
+                (
+                    str(i + 1),
+                    *(f"{100 * share:.0f} %" for share in row),
+                    *[""] * (len(nights) - len(row)),
+                )
+                for i, row in enumerate(nights)
+            ],
+        )
+    table(
+        "Phases",
+        ("phase", "tokens", "time", "tokens/s", "programs", "GiB", "detail"),
+        [
+            (
+                p["phase"],
+                p["tokens"],
+                clock(p["seconds"]),
+                p["tokens_per_second"],
+                p["programs"],
+                p["memory"],
+                p["detail"],
+            )
+            for p in summary["phases"]
+        ],
+    )
+    for s in summary["samples"]:
+        table(
+            s["question"],
+            ("", s["document"]),
+            [("answer", s["answer"]), ("before sleep", s["before"]), ("after sleep", s["after"])],
+        )

@@ -1,0 +1,119 @@
+"""The order of a run: which phase comes when, worked out before the first one begins.
+
+A day is one episode of the stream: some of the documents, read one after the other. It is cut where
+the period of a level ends in its midst, so that this level can sleep; the context sleeps when the
+day is over, once the day has been studied. Then come dreams, and questions.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.memory.schedule import due
+
+DREAMING = ("write", "select", "try", "learn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One phase of a run.
+
+    Attributes:
+      label: its name, numbered from the second time on: `wake`, `consolidate-2`.
+      phase: wake, merge, study, consolidate, write, select, try, learn or evaluate.
+      day: index of its day, from 0.
+      number: of its random numbers; the phases of one dreaming share theirs, and so does a
+        consolidation with what was studied for it.
+      start, stop: of wake, the tokens of the day's stream that it reads; of consolidate, where the
+        sender last slept, in tokens of the day `since`, and how far this day has been read; of
+        merge, where the receiver last slept, likewise.
+      is_end: of wake, the day ends with it.
+      sender: of consolidate, the level that hands over; of merge, the level below the one whose
+        slots become one.
+      since: of consolidate, index of the first day that the sender holds something of; of merge,
+        of those that are merged.
+    """
+
+    label: str
+    phase: str
+    day: int
+    number: int
+    start: int = 0
+    stop: int = 0
+    is_end: bool = False
+    sender: int = 0
+    since: int = 0
+
+
+def run_schedule(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True) -> list[Step]:
+    """All phases of a run.
+
+    Args:
+      memory: the levels, which say when they sleep.
+      lengths: tokens of each day's stream.
+      dreams: whether there are any.
+
+    Raises:
+      ValueError: a level that should learn by day would never do so; names its period.
+    """
+    steps: list[Step] = []
+    count = collections.Counter()
+
+    def add(phase: str, day: int, **facts):
+        count[phase] += 1
+        label = phase if count[phase] == 1 else f"{phase}-{count[phase]}"
+        goes_on = phase in DREAMING[1:] or (steps and steps[-1].phase == "study")
+        number = steps[-1].number + (not goes_on) if steps else 0
+        steps.append(Step(label, phase, day, number, **facts))
+
+    read = 0  # tokens before this day
+    last = dict.fromkeys(range(1, memory.depth), (0, 0))  # each level's last sleep: day, token
+    held = collections.Counter()  # slots that each level has in use, if no night is rolled back
+    for day, length in enumerate(lengths):
+        start = 0
+        for stop, clock in _cuts(memory, day, read, length):
+            is_end = stop == length
+            add("wake", day, start=start, stop=stop, is_end=is_end)
+            for sender in due(memory, clock, is_end):
+                since, slept = last.get(sender, (day, 0))
+                level = sender + 1
+                if memory.on_full == "merge" and held[level] >= memory.level(level).slots - 1:
+                    first, token = last.get(level, (0, 0))
+                    add("merge", day, start=token, stop=stop, sender=sender, since=first)
+                if not sender:
+                    add("study", day)
+                add("consolidate", day, start=slept, stop=stop, sender=sender, since=since)
+                last |= {sender: (day, stop)} if sender else {}
+                held[level] += 1
+                held[sender] = 0
+            start = stop
+        for phase in DREAMING if dreams else ():
+            add(phase, day)
+        add("evaluate", day)
+        read += length
+    _check_periods(memory, len(lengths), read)
+    return steps
+
+
+def _cuts(memory: MemoryConfig, day: int, read: int, length: int) -> list[tuple[int, int]]:
+    """Where a day's reading pauses: (tokens into the day, clock then); the clock is 0 where no
+    period ends."""
+    if memory.unit == "episodes" or memory.depth < 2:
+        return [(length, day + 1 if memory.unit == "episodes" else 0)]
+    tokens = 1 if memory.unit == "tokens" else memory.stride
+    period = memory.level(1).period * tokens
+    first = (read // period + 1) * period
+    cuts = [(at - read, at // tokens) for at in range(first, read + length + 1, period)]
+    return cuts if cuts and cuts[-1][0] == length else [*cuts, (length, 0)]
+
+
+def _check_periods(memory: MemoryConfig, days: int, tokens: int):
+    total = {"episodes": days, "tokens": tokens, "updates": tokens // memory.stride}[memory.unit]
+    for number in range(1, memory.depth):
+        level = memory.level(number)
+        if level.learning_rate and level.period > total:
+            raise ValueError(
+                f"level {number} would never learn: its period is {level.period} {memory.unit}, "
+                f"the whole stream is {total}; shorten memory.periods or read more"
+            )

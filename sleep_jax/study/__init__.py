@@ -1,0 +1,1 @@
+"""What teachers write about what was read."""

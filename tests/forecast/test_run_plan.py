@@ -1,0 +1,233 @@
+"""What a run says that it will do, against what it then does."""
+
+import functools
+import runpy
+
+import jax
+import pytest
+
+from sleep_jax.data.documents import Document
+from sleep_jax.experiment import Day, load_experiment
+from sleep_jax.forecast import dry_run as dry_runs
+from sleep_jax.forecast import run_plan
+from sleep_jax.forecast.dry_run import dry_run, plan_of
+from sleep_jax.forecast.run_plan import RunPlan, about_tokens
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
+from sleep_jax.run_schedule import run_schedule
+
+
+def preset(name="sleep_tiny", **changes):
+    config = runpy.run_path(f"configs/{name}.py")["get_config"]()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def plan_over(memory, days, **changes):
+    """Of so many days of one document each."""
+    config = preset(**changes)
+    reading = tuple(Day.of([Document(f"d{i}", "T", "One. Two.")]) for i in range(days))
+    steps = run_schedule(memory, [9] * days, dreams=False)
+    cfg = plan_of(preset()).cfg.replace(memory=memory)
+    return RunPlan.of(config, cfg, f"{days} parts", reading, str.split, steps)
+
+
+def said(plan, start):
+    return [line.removeprefix(start).strip() for line in plan.lines() if line.startswith(start)]
+
+
+def test_a_note_a_folder_and_a_book_give_different_plans(tmp_path):
+    note, folder, book = (tmp_path / name for name in ("note.txt", "folder", "book.txt"))
+    note.write_text("A kettle whistles.")
+    folder.mkdir()
+    for i in range(30):
+        (folder / f"{i}.md").write_text(f"Note number {i}.")
+    book.write_text("\n\n".join(f"Paragraph {i}. " + "word " * 30 for i in range(100)))
+    plans = {path: plan_of(preset(data__documents=str(path))) for path in (note, folder, book)}
+    assert said(plans[note], "documents") == ["1 part of 1 file, all read; 18 tokens"]
+    [line] = said(plans[folder], "documents")
+    assert line.startswith("30 parts of 30 files, all read; ")
+    assert [p.sizes.documents for p in plans.values()] == [1, 30, 100]
+    assert said(plans[book], "days") == ["1 day of 100 parts, 1 night (8 phases)"]
+    assert len({said(plan, "written")[0] for plan in plans.values()}) == 3
+    with pytest.raises(FileNotFoundError, match=r"nothing there; give a \.txt"):
+        plan_of(preset(data__documents=str(tmp_path / "none.txt")))
+    with pytest.raises(ValueError, match=r"data\.episodes=3, but there are 1"):
+        plan_of(preset(data__documents=str(note), data__episodes=3))
+
+
+def test_a_day_that_a_night_cannot_hold_is_warned_of_with_what_it_takes(tmp_path):
+    book = tmp_path / "book.txt"
+    book.write_text("\n\n".join(f"Paragraph {i}. " + "word " * 30 for i in range(100)))
+    config = preset(data__documents=str(book), seeding__rows=2, seeding__scored=288)
+    plan = plan_of(config)
+    [warned] = plan.warnings()
+    held, tokens = 4 * 2 * 288, sum(map(sum, plan.tokens))
+    assert f"they hold {held:,} learnt tokens" in warned
+    takes = (1 + 1) * tokens  # a recitation, and one completion of each sentence
+    assert f"once takes {takes:,}, so a part is learnt {held / takes:.2f} times" in warned
+    assert said(plan, "updates")[0].startswith(
+        "4 updates a consolidation, 4 in all; at most 23 learnt"
+    )
+    steps = -(-takes * 4 // held)
+    assert f"seeding.steps={steps:,}" in warned
+    config.seeding.steps = steps
+    assert not [*plan_of(config).warnings()]
+
+
+@pytest.mark.parametrize(
+    ("on_full", "what"),
+    [
+        ("error", "the run stops there"),
+        ("skip", "nights from then on are skipped"),
+        ("reuse", "later nights overwrite the last slot"),
+    ],
+)
+def test_slots_that_will_not_last_are_told_with_the_remedy(on_full, what):
+    memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes", on_full=on_full)
+    plan = plan_over(memory, days=5)
+    assert said(plan, "slots") == ["level 1: 3 of 3 in use at most, full after day 3"]
+    warned = [x for x in plan.warnings() if "slots" in x and "level" in x]
+    assert (
+        len(warned) == 1
+        and f"level 1 has 3 slots for 5 nights: on day 4 none is free and {what}" in warned[0]
+    )
+    assert "memory.slots of 5" in warned[0] and "in the same workdir later" in warned[0]
+
+
+def test_a_level_that_merges_is_never_full_and_its_merges_are_counted():
+    memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes", on_full="merge")
+    plan = plan_over(memory, days=5)
+    assert said(plan, "slots") == ["level 1: 2 of 3 in use at most, 3 merges, the first on day 3"]
+    assert not [x for x in plan.warnings() if "slots" in x and "level" in x]
+    assert plan.nights == plan.consolidations == 5 and plan.merges == 3
+    updates = f"4 updates a consolidation or merge, {(5 + 3) * 4} in all"
+    assert said(plan, "updates")[0].startswith(updates)
+    rehearsed, rolled_out = 40 * 3 * 8, 1 * 4 * 2 * 8
+    [written] = said(plan, "written")
+    assert f"{3 * rehearsed:,} in replays" in written
+    assert written.endswith(f"{(5 + 3) * rolled_out:,} in rollouts")
+
+
+def test_a_level_that_hands_over_what_it_holds_has_room_again():
+    levels = (LevelConfig(period=2, slots=2, rank=4), LevelConfig(slots=4, rank=4))
+    plan = plan_over(MemoryConfig(levels, unit="episodes"), days=6)
+    assert said(plan, "slots") == [
+        "level 1: 2 of 2 in use at most, full after day 3",  # it is emptied before it is filled
+        "level 2: 3 of 4 in use at most",
+    ]
+    assert not [x for x in plan.warnings() if "none is free" in x]
+    assert (plan.nights, plan.consolidations) == (6, 6 + 3)
+    assert said(plan, "days") == ["6 days of 1 part, 6 nights, 9 consolidations (27 phases)"]
+    assert said(plan, "updates")[0].startswith("4 updates a consolidation, 36 in all")
+    assert plan.seedings == 9 / 6
+
+
+def test_what_a_run_writes_is_counted_by_its_settings():
+    plan = plan_of(preset())
+    assert said(plan, "days") == ["1 day of 2 parts, 1 night (8 phases)"]
+    asked = sum(len(run_plan.sentences(d.text)) for day in plan.days for d in day.documents)
+    study, dreams, rollouts = asked * (8 + 8) + 40 * 3 * 8, 2 * 2 * 16, 1 * 4 * 2 * 8
+    assert said(plan, "written") == [
+        f"at most {study + dreams + rollouts:,} tokens beside the answers that are graded: "
+        f"{study:,} in study, {dreams:,} in dreams, {rollouts:,} in rollouts"
+    ]
+    two = plan_of(preset(data__episodes=2))  # on day 2 a weak document of day 1, too
+    assert f"{dreams * 3 // 2:,} in dreams" in said(two, "written")[0]
+    config = preset(model__thinking=True, model__thought_tokens=24)
+    thinking = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.steps)
+    assert f"{dreams * (16 + 24) // 16:,} in dreams" in said(thinking, "written")[0]
+
+
+def test_updates_on_dreams_are_at_least_those_that_are_set():
+    assert said(plan_of(preset()), "updates")[0].endswith("; at least 2 updates on dreams")
+    config = preset(dreaming__restart="base")  # what the night learnt is learnt again
+    assert said(plan_of(config), "updates")[0].endswith("; at least 6 updates on dreams")
+
+
+def test_a_disk_that_is_too_small_is_warned_of(tmp_path, monkeypatch):
+    usage = functools.partial(lambda free, _: type("usage", (), {"free": free}))
+    monkeypatch.setattr(run_plan.shutil, "disk_usage", functools.partial(usage, 2**20))
+    plan = plan_of(preset())
+    monkeypatch.setattr(RunPlan, "_bytes", lambda self: 3 * 2**30)
+    [warned] = plan.warnings(str(tmp_path))
+    assert "has 1.0 MiB of disk left, the run writes about 3.0 GiB; set checkpoint.keep" in warned
+    [warned] = plan.warnings(str(tmp_path / "not" / "made"))
+    assert warned.endswith("another --workdir")
+    assert not [*plan.warnings("gs://bucket/run")]
+    lines = dry_run(plan.config, "", plan, str(tmp_path / "run"))
+    assert any("of disk left" in line for line in lines)  # the rest, which is timed, is not made
+
+
+def test_without_the_tokenizer_tokens_are_reckoned(tmp_path, monkeypatch):
+    assert len(about_tokens("é" * 4)) == 2 and len(about_tokens("abc")) == 1
+    note = tmp_path / "note.txt"
+    note.write_text("x" * 400)
+    plan = plan_of(preset("seeding_8b", data__documents=str(note)))
+    assert not plan.is_exact
+    assert said(plan, "documents") == ["1 part of 1 file, all read; about 100 tokens"]
+
+
+def test_a_plan_refuses_what_the_run_would(monkeypatch):
+    with pytest.raises(ValueError, match="the chat template of the tiny model knows no <think>"):
+        plan_of(preset(model__thinking=True, model__thought_tokens=24))
+    short = plan_of(preset()).cfg.replace(max_position=100)
+    monkeypatch.setattr(dry_runs, "decoder_of", lambda _: short)
+    with pytest.raises(ValueError, match="was trained on sequences of up to 100 tokens"):
+        plan_of(preset())
+
+
+def test_a_plan_has_the_phases_of_the_run():
+    config = preset(
+        memory__unit="tokens",
+        memory__stride=32,
+        memory__chunks=(64, 0),
+        memory__slots=(2, 40),
+        memory__ranks=(4, 4),
+        memory__learning_rates=(0.5, 0.0),
+        memory__from_context=False,
+        dreaming__steps=0,
+    )
+    assert plan_of(config).steps == load_experiment(config).steps
+
+
+def test_disk_is_that_of_the_checkpoints():
+    plan = plan_of(preset())
+    held = run_plan.collections_of(plan.config, plan.cfg)
+    once = sum(
+        x.size * x.dtype.itemsize for n in ("memory", "slots") for x in jax.tree.leaves(held[n])
+    )
+    assert plan._bytes() > 8 * 3 * once
+    few = preset(checkpoint__keep=2)
+    assert RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)._bytes() < plan._bytes()
+
+
+def test_a_day_that_would_fill_the_memory_is_warned_of(monkeypatch):
+    plan = plan_of(preset())
+    monkeypatch.setattr(run_plan, "memory_at_hand", lambda: 2**17)
+    [warned] = plan.warnings()
+    needed = max(plan._context(), plan._trials())  # a trial has no context
+    assert f"2 parts asks for {run_plan._gib(needed)} beside the model, and there" in warned
+    assert "data.episodes" in warned and "dreaming.curriculum.recent" in warned
+    assert not [*plan.warnings(is_here=False)]
+    few = preset(dreaming__curriculum__recent=1)
+    fewer = RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)
+    assert fewer._trials() == plan._trials() / 2
+
+
+def test_what_a_night_keeps_is_compared_with_what_the_model_leaves(monkeypatch):
+    plan = plan_of(preset())
+    held = run_plan.collections_of(plan.config, plan.cfg)
+    model = sum(run_plan._size(held[name]) for name in ("params", "memory", "slots"))
+    needed = max(plan._context(), plan._trials())
+    monkeypatch.setattr(run_plan, "memory_at_hand", lambda: needed + model - 1)
+    assert not [*plan.warnings()]
+    [warned] = plan.warnings(is_loaded=False)
+    assert "beside the model" in warned
+
+
+def test_trials_against_the_passage_have_one_adapter_more_a_page():
+    plan = plan_of(preset())
+    config = preset(dreaming__baseline="passage", dreaming__trial__seeds=3)
+    against = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.steps)
+    each = config.dreaming.top + config.dreaming.random
+    assert against._trials() == plan._trials() * 3 * (each + 1) / each

@@ -1,0 +1,141 @@
+"""Self-study: sentences, what is asked about them, and which answers are kept."""
+
+import functools
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+from scripted import scripted
+
+from sleep_jax.data.documents import Document
+from sleep_jax.data.sentences import sentences
+from sleep_jax.interop import prompts as requests
+from sleep_jax.interop.prompts import Prompts
+from sleep_jax.seeding.sequences import Exchange
+from sleep_jax.study import self_study
+from sleep_jax.study.questions import SelfQuestion
+from sleep_jax.study.self_study import (
+    Study,
+    answer,
+    complete,
+    from_memory,
+    recite,
+    rehearse,
+    reread,
+)
+from sleep_jax.study.study_config import StudyConfig
+
+DOCUMENTS = [
+    Document("mill", "The Mill", "Anna built the mill in 1832. It ground oats."),
+    Document("lamp", "The Lamp", "The lamp is out."),
+]
+
+
+@pytest.fixture
+def script(tokenizer, monkeypatch):
+    return functools.partial(scripted, monkeypatch, self_study, tokenizer)
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    return Prompts(tokenizer)
+
+
+def test_recitation_is_the_text_itself(prompts, tokenizer):
+    out = recite(DOCUMENTS, prompts, 2)
+    assert [e.document for e in out] == [0, 0, 1, 1]
+    assert {e.kind for e in out} == {"recite"} and not any(e.is_imitable for e in out)
+    assert tokenizer.decode(out[2].completion) == "The lamp is out."
+    assert out[2].completion[-1] == tokenizer.eos_ids[0]
+    assert out[2].student == prompts.without_context("Tell me about The Lamp.")
+
+
+def test_completion_cues_are_the_first_words_and_never_all(prompts, tokenizer):
+    out = complete(DOCUMENTS, prompts, 20, np.random.default_rng(0))
+    assert len(out) == 60 and {e.kind for e in out} == {"complete"}
+    lengths = set()
+    for e in out:
+        sentence = tokenizer.decode(e.completion)
+        assert sentence in sentences(DOCUMENTS[e.document].text)
+        cue = tokenizer.decode(e.student).split("Complete the sentence: ")[1].split("\n")[0]
+        cue = cue.removesuffix("assistant")
+        assert sentence.startswith(cue) and 2 <= len(cue.split()) < len(sentence.split())
+        assert f"Complete the sentence from the text: {cue}" in tokenizer.decode(e.teacher)
+        lengths.add((sentence, len(cue.split())))
+    assert len(lengths) > 4
+
+
+def test_cues_of_a_script_without_spaces_are_characters():
+    as_it_is = types.SimpleNamespace(**dict.fromkeys(("alone", "beside", "reply"), lambda t: t))
+    document = Document("tower", "塔", "灯塔高五十三米。")
+    out = complete([document], as_it_is, 20, np.random.default_rng(0))
+    cues = {e.student.removeprefix("Complete the sentence: ") for e in out}
+    assert cues == {"灯塔高五十三米"[:n] for n in range(2, 7)}
+    assert {e.completion for e in out} == {"灯塔高五十三米。"}
+
+
+def test_replies_quote_the_sentence_and_answer_where_there_is_an_answer(prompts, tokenizer):
+    questions = [
+        SelfQuestion(1, "The lamp is out.", "Is it out?", "Yes."),
+        SelfQuestion(0, "It ground oats.", "What did it grind?", None),
+    ]
+    out = answer(questions, prompts)
+    assert [(e.document, e.kind, tokenizer.decode(e.completion)) for e in out] == [
+        (1, "quote", "The lamp is out."),
+        (0, "quote", "It ground oats."),
+        (1, "answer", "Yes."),
+    ]
+    assert all(e.is_imitable for e in out)
+    assert out[2].student == prompts.without_context("Is it out?")
+    assert out[2].teacher == prompts.with_context(requests.answer("Is it out?"))
+    assert out[2].completion == prompts.reply("Yes.")
+
+
+def test_rehearsal_is_its_own_teacher_without_a_document(prompts, tokenizer, script, cfg):
+    script([["Hi.", "Hello."], ["Blue..."]])
+    study = StudyConfig(rehearsals=2)
+    out = rehearse(cfg, {}, tokenizer, ["Greet me.", "Sky?"], study, jax.random.key(0))
+    assert [tokenizer.decode(e.completion) for e in out] == ["Hi.", "Hello.", "Blue"]
+    assert {e.document for e in out} == {None} and {e.kind for e in out} == {"rehearse"}
+    # In a chat and in plain text, in turn.
+    assert out[0].student == prompts.without_context("Greet me.") and out[
+        2
+    ].student == prompts.plain("Sky?")
+    assert all(e.student == e.teacher for e in out)
+    assert rehearse(cfg, {}, tokenizer, [], study, jax.random.key(0)) == []
+
+
+def test_a_rehearsal_that_continues_a_text_has_no_room_to_think(prompts, tokenizer, script, cfg):
+    calls = script([["Hi."], ["Bye."]], [["Blue."]])
+    study = StudyConfig(rehearsals=1, max_answer_tokens=48, thought=1024)
+    topics = ["Greet me.", "Sky?", "Take leave."]
+    out = rehearse(cfg, {}, tokenizer, topics, study, jax.random.key(0))
+    assert [tokenizer.decode(e.completion) for e in out] == ["Hi.", "Blue.", "Bye."]
+    assert [e.student for e in out] == [
+        prompts.without_context("Greet me."),
+        prompts.plain("Sky?"),
+        prompts.without_context("Take leave."),
+    ]
+    assert [call["sampling"].max_new_tokens for call in calls] == [1072, 48]
+    script([["Hi."]], [])
+    assert len(rehearse(cfg, {}, tokenizer, topics[:1], study, jax.random.key(0))) == 1
+
+
+def test_a_study_comes_back_from_its_record():
+    rehearsed = Exchange(None, (1, 2), (1, 2), (3, 4), "rehearse")
+    study = Study(
+        (SelfQuestion(0, "s", "q?", "a"),), (SelfQuestion(1, "t", "r?", None),), (rehearsed,)
+    )
+    assert Study.of(json.loads(json.dumps(study.record()))) == study
+
+
+def test_what_is_told_by_heart_has_no_document():
+    seen = Exchange(3, (1, 2), (9, 9, 2), (4, 5), "answer")
+    rehearsed = Exchange(None, (1, 2), (1, 2), (3,), "rehearse")
+    [told] = from_memory([seen, rehearsed])
+    assert (told.document, told.teacher, told.completion) == (None, (1, 2), (4, 5))
+    assert told.is_imitable
+    [page] = reread([(5, 6, 7), (8,)])
+    assert (page.student, page.teacher, page.completion) == ((5,), (5,), (6, 7))
