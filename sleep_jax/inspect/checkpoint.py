@@ -30,7 +30,7 @@ class Leaf:
     """What is known of a leaf before it is read.
 
     Attributes:
-      name: its path, e.g. `now.memory.layers.level_1.experts.down`.
+      name: its path, e.g. `current.memory.layers.level_1.experts.down`.
       shape, dtype: of the array.
     """
 
@@ -107,7 +107,7 @@ class Checkpoint:
         """The leaves below a path as nested dicts, or one slot of an expert bank.
 
         Args:
-          under: e.g. `now.memory.layers.level_1.experts`.
+          under: e.g. `current.memory.layers.level_1.experts`.
           slot: of a bank, which one; its leaves lose their slot axis.
 
         Raises:

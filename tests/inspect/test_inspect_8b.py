@@ -64,7 +64,7 @@ def processor_seconds() -> float:
         (),
         ("slots", "--json"),
         ("changes", "consolidate-4", "consolidate-5"),
-        ("restore", "now.memory.layers.level_1.experts", "{run}/slot.npz", "--slot=4"),
+        ("restore", "current.memory.layers.level_1.experts", "{run}/slot.npz", "--slot=4"),
     ],
 )
 def test_a_question_about_an_8b_run_takes_seconds_and_little_memory(run_8b, question):

@@ -45,7 +45,7 @@ def test_changes_and_differences(finished, unfinished, capsys):
 
 def test_one_slot_into_a_file(finished, states, tmp_path, capsys):
     file = tmp_path / "slot.npz"
-    name = "now.memory.layers.level_1.experts"
+    name = "current.memory.layers.level_1.experts"
     assert main([str(finished), "restore", name, str(file), "--slot=0", "--phase=learn"]) == 0
     saved, bank = np.load(file), states[2].memory["layers"]["level_1"]["experts"]
     assert set(saved) == {f"{name}.{leaf}" for leaf in bank}

@@ -13,7 +13,7 @@ import pytest
 from sleep_jax.inspect import Checkpoint, Run
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 
-BANK = "now.memory.layers.level_2.experts"
+BANK = "current.memory.layers.level_2.experts"
 
 
 def leaves_of(state):
@@ -25,11 +25,11 @@ def test_every_leaf_is_read_as_it_was_saved(finished, states):
     checkpoint = Run(finished)["learn"]
     saved = leaves_of(states[2])
     found = checkpoint.leaves("current")
-    assert set(found) == {f"now.{name}" for name in saved}
+    assert set(found) == {f"current.{name}" for name in saved}
     for name, array in saved.items():
-        read = checkpoint.read(f"now.{name}")
-        assert read.dtype == array.dtype == found[f"now.{name}"].dtype
-        assert read.shape == found[f"now.{name}"].shape
+        read = checkpoint.read(f"current.{name}")
+        assert read.dtype == array.dtype == found[f"current.{name}"].dtype
+        assert read.shape == found[f"current.{name}"].shape
         np.testing.assert_array_equal(read, array)
 
 
@@ -68,14 +68,14 @@ def test_restore_gives_the_tree_below_a_name_and_no_more(finished, states):
         "level_1": {"experts", "wake"},
         "level_2": {"experts"},
     }
-    one = checkpoint.restore("now.slots.layers.level_1.active")
+    one = checkpoint.restore("current.slots.layers.level_1.active")
     np.testing.assert_array_equal(one["active"], states[3].slots["layers"]["level_1"]["active"])
 
 
 def test_what_is_not_there_is_said_with_what_is(finished):
     checkpoint = Run(finished)["learn"]
     with pytest.raises(KeyError, match=r"no 'now.memry'; there is .*now.memory, now.slots"):
-        checkpoint.restore("now.memry")
+        checkpoint.restore("current.memry")
     with pytest.raises(IndexError, match=r"slot=3: .* has 3, counted from 0"):
         checkpoint.read(f"{BANK}.up", slot=3)
     with pytest.raises(KeyError, match="no 'nap'; there is before_dreams, before_sleep, current"):
@@ -83,7 +83,7 @@ def test_what_is_not_there_is_said_with_what_is(finished):
     with pytest.raises(KeyError, match="is no leaf; `restore` reads all below it"):
         checkpoint.read(BANK)
     with pytest.raises(IndexError, match="has 0"):
-        checkpoint.read("now.slots.layers.level_2.carries", slot=0)
+        checkpoint.read("current.slots.layers.level_2.carries", slot=0)
 
 
 def test_a_torn_file_is_said_in_words(unfinished):

@@ -2,7 +2,7 @@
 
 import types
 
-from sleep_jax import experiment
+from sleep_jax.experiment import Day, TestQuestion
 from sleep_jax.phases import evaluate as module
 from sleep_jax.phases.evaluate import STAGES, chance, evaluate
 from sleep_jax.phases.run_state import PhaseLogger, RunState
@@ -12,10 +12,7 @@ from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 
 def asked(document):
     """Two questions about a document and one in other words, all of them answered by "yes"."""
-    return [
-        experiment.TestQuestion(0, f"{document} {i}?", ("yes",), is_paraphrase=i == 2)
-        for i in range(3)
-    ]
+    return [TestQuestion(0, f"{document} {i}?", ("yes",), is_paraphrase=i == 2) for i in range(3)]
 
 
 def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
@@ -33,7 +30,7 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
     monkeypatch.setattr(module, "awake", lambda *_: reader)
     selves = [types.SimpleNamespace(on=lambda _, n=n: n) for n in ("now", "before", "consolidated")]
     document = types.SimpleNamespace(title="A kiln")
-    days = [experiment.Day([document], asked(name)) for name in ("first", "second")]
+    days = [Day([document], asked(name)) for name in ("first", "second")]
     experiment = types.SimpleNamespace(
         days=days,
         params=None,
@@ -58,7 +55,7 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
 
 def test_chance_holds_replies_against_the_other_questions_of_their_document():
     def question(document, answer, is_paraphrase=False):
-        return experiment.TestQuestion(document, "?", (answer,), is_paraphrase)
+        return TestQuestion(document, "?", (answer,), is_paraphrase)
 
     questions = [
         question(0, "red"),
