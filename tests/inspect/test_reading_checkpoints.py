@@ -129,6 +129,11 @@ def test_no_device_and_nothing_heavy_is_needed(finished):
         ),
         (("record", "night", "phases", "wake", "kl"), [1], r"phases.wake.kl=\[1\]"),
         (("record", "night", "days"), {}, "night.days={}; give a list"),
+        (
+            ("record", "night", "days", 0, "scores", "before sleep", "paraphrases"),
+            "half",
+            "paraphrases='half'; give a number",
+        ),
         (("record", "night", "days", 0, "asked", 0, "answers"), [], r"answers=\[\]; give at least"),
         (
             ("record", "night", "days", 0, "replies", "before sleep"),
