@@ -13,6 +13,9 @@ from sleep_jax.data.html import VisibleText
 
 MARKDOWN = (".md", ".markdown")
 LINES = ".jsonl"
+# Runs of white space, and tags, over which the patterns of html.parser would take megabytes; no
+# page shows them.
+TOO_LONG = re.compile(r"\s{100,}|<[a-zA-Z!/?][^<>]{1000,}>?")
 
 
 def _plain(content: bytes) -> tuple[None, str]:
@@ -48,7 +51,7 @@ def _html(content: bytes) -> tuple[str | None, str]:
     logging.getLogger("bs4.dammit").setLevel(logging.CRITICAL)  # replaced characters are seen
     page = VisibleText()
     markup = UnicodeDammit(content, is_html=True).unicode_markup or ""
-    page.feed(re.sub(r"\s{100,}", "\n", markup))  # over which its patterns would take megabytes
+    page.feed(TOO_LONG.sub(" ", markup))
     page.close()
     return page.title or None, page.text
 

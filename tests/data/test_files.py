@@ -120,6 +120,7 @@ def test_a_page_of_html_is_read_as_it_is_shown(tmp_path):
         ("<pre>a\n  b</pre>c<script/>d", "a\nb\n\ncd"),
         ("<title>never closed<p>Text.</title>", "Text."),
         ("<div>" * 20_000 + "deep", "deep"),
+        (f"One.<img src='data:{'A' * 2000}'>Two.", "One. Two."),
     ],
 )
 def test_html_whose_tags_are_left_open_is_read(tmp_path, page, text):
