@@ -5,6 +5,7 @@ A path is one of this machine or an address such as `gs://bucket/notes` (through
 
 import contextlib
 import os
+import textwrap
 import unicodedata
 from collections.abc import Iterator
 
@@ -94,7 +95,7 @@ def read_text(path: epath.Path) -> tuple[str | None, str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text; save it as UTF-8, or remove it") from error
     except Exception as error:  # such a reader raises whatever it meets in a damaged file
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
         raise ValueError(
             f"{path}: {package} cannot read it ({said}); save it as text, or remove it"
         ) from error

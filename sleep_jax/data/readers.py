@@ -1,7 +1,7 @@
 """The text of a file of documents, by its kind, from what the file holds.
 
-`.txt` and `.md` are read as they are; `.pdf`, `.html` and `.docx` by pypdf, Beautiful Soup and
-python-docx, which the extra `documents` brings.
+`.txt` and `.md` are read as they are; `.pdf` and `.docx` by pypdf and python-docx, the encoding of
+`.html` is found by Beautiful Soup: the extra `documents` brings all three.
 """
 
 import io
@@ -9,17 +9,13 @@ import logging
 import re
 from collections.abc import Callable
 
+from sleep_jax.data.html import VisibleText
+
 MARKDOWN = (".md", ".markdown")
 LINES = ".jsonl"
-# What is set apart in a page of HTML, by what comes after it.
-BLOCKS = {
-    " | ": ["td", "th"],
-    "\n": ["br", "li", "tr", "dt", "dd"],
-    "\n\n": [
-        *("p", "div", "section", "article", "main", "header", "footer", "nav", "aside", "pre"),
-        *("h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl", "table", "blockquote", "figure"),
-    ],
-}
+# Runs of white space, and tags, over which the patterns of html.parser would take megabytes; no
+# page shows them.
+TOO_LONG = re.compile(r"\s{100,}|<[a-zA-Z!/?][^<>]{1000,}>?")
 
 
 def _plain(content: bytes) -> tuple[None, str]:
@@ -49,25 +45,15 @@ def _pdf(content: bytes) -> tuple[str | None, str]:
 
 
 def _html(content: bytes) -> tuple[str | None, str]:
-    """What a page shows: blocks are paragraphs, cells of a table are set apart."""
-    import bs4
+    """What a page shows, in the encoding that it declares or seems to be in."""
+    from bs4 import UnicodeDammit
 
-    page = bs4.BeautifulSoup(content, "html.parser")
-    title = " ".join(page.title.get_text().split()) if page.title else ""
-    for hidden in page(["head", "script", "style", "template", "noscript"]):
-        hidden.decompose()
-    for words in page.find_all(string=True):
-        if isinstance(words, bs4.element.PreformattedString):  # comments, declarations
-            words.extract()
-        elif not words.find_parent("pre"):
-            words.replace_with(re.sub(r"\s+", " ", words))
-    for end, tags in BLOCKS.items():
-        for tag in page(tags):
-            tag.insert_after(end)
-            if end == "\n\n":
-                tag.insert_before(end)
-    lines = (line.strip().removesuffix(" |") for line in page.get_text().split("\n"))
-    return title or None, re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+    logging.getLogger("bs4.dammit").setLevel(logging.CRITICAL)  # replaced characters are seen
+    page = VisibleText()
+    markup = UnicodeDammit(content, is_html=True).unicode_markup or ""
+    page.feed(TOO_LONG.sub(" ", markup))
+    page.close()
+    return page.title or None, page.text
 
 
 def _docx(content: bytes) -> tuple[str | None, str]:

@@ -51,7 +51,8 @@ def _check_day(day: Fields) -> None:
     stages = day.section("scores", None)
     for row in (*map(stages.section, stages), *day.objects("recall", [])):
         _check_figures(row)
-        row.number("questions", 0, 1, None)
+        for share in ("questions", "paraphrases", "chance"):
+            row.number(share, 0, 1, None)
     if "asked" not in day:
         return
     day.section("scores")

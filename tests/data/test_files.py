@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from sleep_jax.cli.flags import run_with_config
-from sleep_jax.data import documents
+from sleep_jax.data import documents, files
 from sleep_jax.data.documents import read_source
 from sleep_jax.data.files import located
 
@@ -112,6 +112,22 @@ def test_a_page_of_html_is_read_as_it_is_shown(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<html><head><title>T</title><body><p>One.<p>Two.", "One.\n\nTwo."),
+        ("<meta charset=latin1><ul><li>caf\xe9<li>tea</ul>end", "caf\xe9\ntea\n\nend"),
+        ("<pre>a\n  b</pre>c<script/>d", "a\nb\n\ncd"),
+        ("<title>never closed<p>Text.</title>", "Text."),
+        ("<div>" * 20_000 + "deep", "deep"),
+        (f"One.<img src='data:{'A' * 2000}'>Two.", "One. Two."),
+    ],
+)
+def test_html_whose_tags_are_left_open_is_read(tmp_path, page, text):
+    (tmp_path / "page.html").write_text(page, encoding="latin1")
+    assert read(tmp_path)[0].text == text
+
+
 def test_a_word_file_is_read_with_its_tables_in_their_place(tmp_path):
     docx = pytest.importorskip("docx")
     written = docx.Document()
@@ -148,6 +164,17 @@ def test_a_damaged_file_is_named_by_file_and_reader(tmp_path, name):
     with pytest.raises(ValueError, match=rf"{name}: \S+ cannot read it") as told:
         read(tmp_path / name)
     assert "\n" not in str(told.value)
+
+
+def test_what_a_reader_says_of_a_damaged_file_is_shortened(tmp_path, monkeypatch):
+    def fails(_):
+        raise KeyError("word " * 1000)
+
+    monkeypatch.setitem(files.READERS, ".pdf", (fails, "pypdf"))
+    (tmp_path / "a.pdf").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"a\.pdf: pypdf cannot read it \('word word") as raised:
+        read(tmp_path)
+    assert len(str(raised.value)) < 400 + len(str(tmp_path))
 
 
 def test_a_file_name_that_is_no_utf8_is_told_by_its_readable_part(tmp_path):

@@ -129,6 +129,11 @@ def test_no_device_and_nothing_heavy_is_needed(finished):
         ),
         (("record", "run", "phases", "wake", "kl"), [1], r"phases.wake.kl=\[1\]"),
         (("record", "run", "days"), {}, "run.days={}; give a list"),
+        (
+            ("record", "run", "days", 0, "scores", "before sleep", "paraphrases"),
+            "half",
+            "paraphrases='half'; give a number",
+        ),
         (("record", "run", "days", 0, "asked", 0, "answers"), [], r"answers=\[\]; give at least"),
         (
             ("record", "run", "days", 0, "replies", "before sleep"),
