@@ -1,5 +1,5 @@
-"""Who sleeps: a model, what it is given to read, and how it will be asked; all that stays the same
-through a run."""
+"""An experiment: a model, what it is given to read, and how it will be asked; all that stays the
+same through a run."""
 
 import collections
 import dataclasses
@@ -41,7 +41,7 @@ from sleep_jax.rewards.calibration import calibrated
 from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
 from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
 from sleep_jax.rewards.yes_no import YesNo
-from sleep_jax.run_schedule import Step, run_schedule
+from sleep_jax.run_schedule import ScheduledPhase, run_schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +137,12 @@ class Experiment:
         pages = map(self.prompts.page, self.days[day].documents)
         return tuple(token for page in pages for token in page)
 
-    def pages(self, step: Step) -> list[tuple[int, ...]]:
+    def pages(self, scheduled: ScheduledPhase) -> list[tuple[int, ...]]:
         """What was read between a level's last sleep and this one, document by document."""
         out = []
-        for day in range(step.since, step.day + 1):
-            start = step.start if day == step.since else 0
-            stop = step.stop if day == step.day else None
+        for day in range(scheduled.since, scheduled.day + 1):
+            start = scheduled.start if day == scheduled.since else 0
+            stop = scheduled.stop if day == scheduled.day else None
             offset = 0
             for page in map(self.prompts.page, self.days[day].documents):
                 end = None if stop is None else max(stop - offset, 0)
@@ -171,8 +171,8 @@ class Experiment:
         }
 
     @functools.cached_property
-    def steps(self) -> list[Step]:
-        """Its phases."""
+    def schedule(self) -> list[ScheduledPhase]:
+        """Its phases in order."""
         lengths = [len(self.stream(day)) for day in range(len(self.days))]
         return run_schedule(self.cfg.memory, lengths, dreams=self.config.dreaming.steps > 0)
 
@@ -214,22 +214,22 @@ def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
         judge=_judge(config.seeding.judge, cfg, params, tokenizer),
         source=source,
     )
-    steps = experiment.steps  # raises where a level would never learn
+    schedule = experiment.schedule  # raises where a level would never learn
     if config.dreaming.random_expert and config.dreaming.steps:
-        _check_random_expert(cfg.memory, steps)
+        _check_random_expert(cfg.memory, schedule)
     return experiment
 
 
-def _check_random_expert(memory: MemoryConfig, steps: Sequence[Step]) -> None:
+def _check_random_expert(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> None:
     """Warns where the random expert would add nothing: dreams are written by the model as their day
     ended, and no router leaves out a slot that was filled by then."""
-    held, most = collections.Counter(), 0
-    for step in steps:
-        if step.phase == "wake" and step.is_end:
-            most = max(most, *(min(x.slots, held[n]) for n, x in enumerate(memory.levels, 1)))
-        elif step.phase == "consolidate":
-            held[step.sender + 1] += 1
-            held[step.sender] = 0
+    in_use, most = collections.Counter(), 0
+    for scheduled in schedule:
+        if scheduled.phase == "wake" and scheduled.is_end:
+            most = max(most, *(min(x.slots, in_use[n]) for n, x in enumerate(memory.levels, 1)))
+        elif scheduled.phase == "consolidate":
+            in_use[scheduled.sender + 1] += 1
+            in_use[scheduled.sender] = 0
     if not memory.top_k or most <= memory.top_k:
         warnings.warn(
             f"dreaming.random_expert=True is a no-op: memory.router={memory.router!r} with "

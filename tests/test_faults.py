@@ -195,7 +195,7 @@ def test_one_of_two_processes_is_asked_to_stop(home):
     both[1].send_signal(signal.SIGTERM)  # as a host that is about to be taken away is
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [STATUS, STATUS], said
-    places = [re.findall(r"asked to stop, after (\d+) updates of consolidate", x) for x, _ in said]
+    places = [re.findall(r"preempted after (\d+) updates of consolidate", x) for x, _ in said]
     assert places[0] == places[1] != []
     shutil.copytree(workdir, home / "alone")
     for process in start_two(home, workdir):

@@ -1,7 +1,6 @@
 """The sweeps in `configs/`, a sweep from the command line, and how a run that stops ends."""
 
 import pathlib
-import runpy
 import subprocess
 import sys
 import types
@@ -73,12 +72,14 @@ def test_a_sweep_runs_is_compared_and_goes_on(tmp_path):
 
 @pytest.fixture(scope="module")
 def launch():
-    """What launch.py defines."""
-    return runpy.run_path("launch.py")
+    """The module behind launch.py."""
+    from sleep_jax.cli import main
+
+    return main
 
 
 def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch, capsys):
-    live = launch["live"]
+    run = launch.run_and_report
 
     def stops_with(error):
         def stop(*_, **__):
@@ -86,11 +87,14 @@ def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch,
 
         monkeypatch.setattr(lifecycle, "run", stop)
         with pytest.raises(SystemExit) as ended:
-            live(None, "runs/x", None)
+            run(None, "runs/x", None)
         return ended.value.code
 
     assert stops_with(Preempted("4 updates of learn")) == STATUS
-    assert "asked to stop, after 4 updates of learn" in capsys.readouterr().out
+    assert (
+        "preempted after 4 updates of learn; run the same command to resume"
+        in capsys.readouterr().out
+    )
     assert stops_with(SlotsExhausted(2, 3)) == 2
     said = capsys.readouterr().err
     assert "memory.levels[2].slots=3 are all in use" in said and "saved in runs/x" in said
@@ -102,11 +106,11 @@ def test_a_sweep_that_stops_says_where_and_is_not_compared(launch, monkeypatch, 
     def stop(*_):
         raise Preempted("seed=1")
 
-    monkeypatch.setitem(launch["sweep"].__globals__, "run_all", stop)
+    monkeypatch.setattr(launch, "run_all", stop)
     with pytest.raises(SystemExit) as ended:
-        launch["sweep"]([], None)
+        launch.sweep([], None)
     assert ended.value.code == STATUS
-    assert "asked to stop, in seed=1" in capsys.readouterr().out
+    assert "preempted in seed=1" in capsys.readouterr().out
 
 
 def test_a_finished_element_of_another_config_is_not_taken_for_one_of_this(launch, tmp_path):
@@ -119,20 +123,20 @@ def test_a_finished_element_of_another_config_is_not_taken_for_one_of_this(launc
     (tmp_path / first.element.name / "report.html").write_text("")
     assert first.is_finished
     flags.FLAGS.mark_as_parsed()
-    launch["prepare_sweep"](path, config, str(tmp_path))
+    launch.prepare_sweep(path, config, str(tmp_path))
     config.seeding.learning_rate = 0.5
     with pytest.raises(ValueError, match=r"another config \(seeding\.learning_rate: .* -> 0\.5"):
-        launch["prepare_sweep"](path, config, str(tmp_path))
+        launch.prepare_sweep(path, config, str(tmp_path))
 
 
 def test_a_start_that_is_refused_leaves_no_checkpoints(launch, tmp_path, monkeypatch):
     for name, of in (("join_processes", lambda *_: True), ("Watch", object)):
-        monkeypatch.setitem(launch["prepare"].__globals__, name, of)
+        monkeypatch.setattr(launch, name, of)
     config = load("configs/sleep_tiny.py")
     config.data.documents = str(tmp_path / "nowhere.txt")
     flags.FLAGS.mark_as_parsed()
     with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
-        launch["prepare"](config, str(tmp_path / "run"))
+        launch.prepare(config, str(tmp_path / "run"))
     assert not list((tmp_path / "run").iterdir())
 
 
@@ -144,18 +148,18 @@ def test_a_store_that_stops_answering_ends_a_run_in_words(launch, capsys, monkey
 
     monkeypatch.setattr(lifecycle, "run", stop)
     with pytest.raises(SystemExit) as ended:
-        launch["live"](None, "gs://bucket/run", None)
+        launch.run_and_report(None, "gs://bucket/run", None)
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("error: gs://bucket/run does not answer (Server di")
     with pytest.raises(aiohttp.ServerDisconnectedError):
-        launch["live"](None, "runs/x", None)
+        launch.run_and_report(None, "runs/x", None)
 
 
 def test_an_address_reaches_every_command_of_a_sweep(launch, capsys):
     path, workdir = str(SWEEPS / "alpha_tiny.py"), "gs://bucket/alpha"
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(sweep=path, sweep_print=True):
-        launch["prepare"](load(path), workdir)()
+        launch.prepare(load(path), workdir)()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 1 and all(f" --workdir={workdir}/" in line for line in lines)
 
@@ -179,7 +183,7 @@ def test_an_address_reaches_every_command_of_a_sweep(launch, capsys):
 def test_flags_that_would_be_passed_over_are_refused(launch, given, message):
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(**given), pytest.raises(ValueError, match=message):
-        launch["prepare"](None, "runs/x")
+        launch.prepare(None, "runs/x")
 
 
 def test_flags_that_go_together_are_not_refused(launch):
@@ -187,21 +191,21 @@ def test_flags_that_go_together_are_not_refused(launch):
     several = {"coordinator": "h:1", "num_processes": 2, "process_id": 0, "profile": "learn:0"}
     for given in ({}, several, {"aot": "v5e:4x4", "dry_run": True}, {"plan": 0}):
         with flagsaver.flagsaver(**given):
-            launch["check_flags"]()
+            launch.check_flags()
 
 
 def test_unknown_phase_of_a_profile_is_refused_before_anything_is_loaded(
     launch, monkeypatch, tmp_path
 ):
     for name in ("join_processes", "use_mesh"):
-        monkeypatch.setitem(launch["prepare"].__globals__, name, lambda *_: True)
-    monkeypatch.setitem(launch["prepare"].__globals__, "load_experiment", None)
+        monkeypatch.setattr(launch, name, lambda *_: True)
+    monkeypatch.setattr(launch, "load_experiment", None)
     flags.FLAGS.mark_as_parsed()
     with (
         flagsaver.flagsaver(profile="dream:1"),
         pytest.raises(ValueError, match=r"--profile=dream:1: .* there is consolidate, learn$"),
     ):
-        launch["prepare"](load("configs/sleep_tiny.py"), str(tmp_path))
+        launch.prepare(load("configs/sleep_tiny.py"), str(tmp_path))
 
 
 def test_nothing_is_forecast_of_wrong_settings(launch):
@@ -212,7 +216,7 @@ def test_nothing_is_forecast_of_wrong_settings(launch):
         flagsaver.flagsaver(dry_run=True),
         pytest.raises(ValueError, match=r"seeding\.judge='jury'; choose from"),
     ):
-        launch["prepare"](config, "runs/x")
+        launch.prepare(config, "runs/x")
 
 
 def test_a_report_is_printed_whole_and_its_verdict_is_the_status(launch, capsys):
@@ -222,10 +226,10 @@ def test_a_report_is_printed_whole_and_its_verdict_is_the_status(launch, capsys)
         raise aot.DoesNotFit("v5e:2x2")
 
     with pytest.raises(SystemExit) as ended:
-        launch["show"](report())
+        launch.show(report())
     assert ended.value.code == 1
     assert capsys.readouterr().out == "a table\nThis run does not fit v5e:2x2.\n"
-    launch["show"](["fits"])
+    launch.show(["fits"])
 
 
 def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeypatch):
@@ -240,21 +244,21 @@ def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeyp
         ("use_mesh", lambda _: None),
         ("load_experiment", lambda _: experiment),
         ("Watch", lambda: watch),
-        ("tell_plan", lambda *_: None),
+        ("show_run_plan", lambda *_: None),
     ):
-        monkeypatch.setitem(launch["prepare"].__globals__, name, of)
+        monkeypatch.setattr(launch, name, of)
     flags.FLAGS.mark_as_parsed()
     config = ml_collections.ConfigDict({"seed": 0})
-    assert launch["prepare"](config, str(tmp_path)).args == (
+    assert launch.prepare(config, str(tmp_path)).args == (
         *(experiment, str(tmp_path), watch),
         *(None, None),  # no profile, no time estimate
     )
     experiment.reading = "more text"
     with pytest.raises(ValueError, match=r"data\.documents: .*\(fingerprint text\).*\(more text\)"):
-        launch["prepare"](config, str(tmp_path))
+        launch.prepare(config, str(tmp_path))
     experiment.base = {"model.name": {"name": "b", "weights": "2"}}
     with pytest.raises(ValueError, match=r"model\.name='b' has the weights 2, .* stands on 1"):
-        launch["prepare"](config, str(tmp_path))
+        launch.prepare(config, str(tmp_path))
 
 
 def test_a_run_says_what_it_will_do_before_it_begins(launch, tmp_path, monkeypatch, capsys):
@@ -263,7 +267,7 @@ def test_a_run_says_what_it_will_do_before_it_begins(launch, tmp_path, monkeypat
     experiment = load_experiment(config)
     monkeypatch.setenv("SLEEP_JAX_QUIET", "")
     with pytest.warns(UserWarning) as told:
-        time_estimate = launch["tell_plan"](experiment, str(tmp_path))
+        time_estimate = launch.show_run_plan(experiment, str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
         *("documents", "days", "slots", "updates", "written", "memory", "disk")
@@ -280,5 +284,5 @@ def test_what_has_changed_of_a_run_is_said(launch, tmp_path, monkeypatch, capsys
         record = {"config": config.to_dict()}
         saved.save(0, "wake", state={"x": np.zeros(1)}, record=record)
     config.memory.on_full = "skip"
-    launch["check_workdir"](config, str(tmp_path))
+    launch.check_workdir(config, str(tmp_path))
     assert capsys.readouterr().out == 'from here on memory.on_full: "error" -> "skip"\n'

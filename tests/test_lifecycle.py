@@ -23,7 +23,9 @@ from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.schedule import plan
 from sleep_jax.memory.slots import SlotsExhausted, take_slot, unlock
 from sleep_jax.phases import learn, trial
-from sleep_jax.phases.evaluate import STAGES
+from sleep_jax.phases.consolidate import consolidate
+from sleep_jax.phases.evaluate import STAGES, evaluate
+from sleep_jax.phases.registry import PHASES
 from sleep_jax.phases.run_state import PhaseLogger
 from sleep_jax.phases.select import candidates
 from sleep_jax.report import comparison
@@ -90,9 +92,9 @@ def active(state, level=1):
     return np.asarray(state.slots["layers"][f"level_{level}"]["active"]).sum(axis=1).tolist()
 
 
-def step_of(experiment, label):
-    [step] = [s for s in experiment.steps if s.label == label]
-    return step
+def scheduled_phase(experiment, label):
+    [scheduled] = [s for s in experiment.schedule if s.label == label]
+    return scheduled
 
 
 def test_a_night_changes_one_slot_of_memory_and_nothing_else(experiment, lived):
@@ -105,7 +107,7 @@ def test_a_night_changes_one_slot_of_memory_and_nothing_else(experiment, lived):
 
 def test_every_phase_and_stage_is_recorded_and_reported(experiment, lived, undreamt):
     workdir, run = lived
-    assert list(run.record["phases"]) == [s.label for s in experiment.steps]
+    assert list(run.record["phases"]) == [s.label for s in experiment.schedule]
     assert list(run.record["days"][0]["scores"]) == list(STAGES)
     summary = summarise(experiment, run)
     page = write_report(workdir, summary).read_text()
@@ -128,9 +130,9 @@ def test_every_phase_and_stage_is_recorded_and_reported(experiment, lived, undre
 
 def test_a_finished_run_is_read_back_and_not_lived_again(experiment, lived, monkeypatch):
     workdir, run = lived
-    monkeypatch.setattr(lifecycle, "PHASES", dict.fromkeys(lifecycle.PHASES, None))
+    monkeypatch.setattr(lifecycle, "PHASES", dict.fromkeys(PHASES, None))
     again = lifecycle.run(experiment, str(workdir), quiet=True)
-    assert equal(again.state, run.state)
+    assert equal(again.arrays, run.arrays)
     assert again.record == json.loads(json.dumps(run.record))
 
 
@@ -139,18 +141,17 @@ def test_a_finished_run_is_read_back_and_not_lived_again(experiment, lived, monk
 def test_a_run_stopped_between_phases_ends_like_one_that_was_not(
     experiment, lived, tmp_path, monkeypatch, before
 ):
-    phases = dict(lifecycle.PHASES)
-
     def stop(*_):
         raise KeyboardInterrupt
 
-    for phase in before:
-        monkeypatch.setattr(lifecycle, "PHASES", phases | {phase: stop})
+    for name in before:
+        stopping = dataclasses.replace(PHASES[name], function=stop)
+        monkeypatch.setattr(lifecycle, "PHASES", PHASES | {name: stopping})
         with pytest.raises(KeyboardInterrupt):
             lifecycle.run(experiment, str(tmp_path), quiet=True)
-    monkeypatch.setattr(lifecycle, "PHASES", phases)
+    monkeypatch.setattr(lifecycle, "PHASES", PHASES)
     run = lifecycle.run(experiment, str(tmp_path), quiet=True)
-    assert equal(run.state, lived[1].state)
+    assert equal(run.arrays, lived[1].arrays)
     assert json.dumps(run.record["days"]) == json.dumps(lived[1].record["days"])
     assert "skipped" not in run.record["phases"]["learn"]
 
@@ -165,7 +166,7 @@ def test_a_run_that_is_often_asked_to_stop_ends_like_one_that_was_not(experiment
         except Preempted as stopped:
             stops.append(stopped.where)
     assert stops
-    assert equal(run.state, lived[1].state)
+    assert equal(run.arrays, lived[1].arrays)
     assert json.dumps(run.record["days"]) == json.dumps(lived[1].record["days"])
     assert not any((tmp_path / "mid_phase").iterdir())
     old, new = (map(reproducible, read_metrics(workdir)) for workdir in (lived[0], tmp_path))
@@ -176,12 +177,10 @@ def test_without_dreams_there_is_no_phase_and_no_stage_of_them(experiment, lived
     config = tiny_config()
     config.dreaming.steps = 0
     dreamless = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
-    assert [s.phase for s in dreamless.steps] == ["wake", "study", "consolidate", "evaluate"]
-    step = step_of(dreamless, "evaluate")
+    assert [s.phase for s in dreamless.schedule] == ["wake", "study", "consolidate", "evaluate"]
+    scheduled = scheduled_phase(dreamless, "evaluate")
     with MetricWriter(tmp_path) as writer:
-        run = lifecycle.evaluate(
-            dreamless, lived[1], PhaseLogger(writer, "evaluate", quiet=True), step
-        )
+        run = evaluate(dreamless, lived[1], PhaseLogger(writer, "evaluate", quiet=True), scheduled)
     before, after, _, ceiling = STAGES
     assert list(run.record["days"][0]["scores"]) == [before, after, ceiling]
     summary = summarise(dreamless, run)
@@ -204,7 +203,8 @@ def dream(experiment, run, workdir):
     with MetricWriter(workdir) as writer:
         for phase in DREAMING:
             logger = PhaseLogger(writer, phase, quiet=True)
-            run = lifecycle.PHASES[phase](experiment, run, logger, step_of(experiment, phase))
+            scheduled = scheduled_phase(experiment, phase)
+            run = PHASES[phase].function(experiment, run, logger, scheduled)
     return run
 
 
@@ -362,7 +362,7 @@ def test_a_night_that_the_gate_refuses_leaves_every_byte(experiment, lived, tmp_
     run = lifecycle.init_run_state(experiment).note_day(0, study=lived[1].day(0)["study"])
     with MetricWriter(tmp_path) as writer:
         logger = PhaseLogger(writer, "consolidate", quiet=True)
-        after = lifecycle.consolidate(strict, run, logger, step_of(experiment, "consolidate"))
+        after = consolidate(strict, run, logger, scheduled_phase(experiment, "consolidate"))
         assert "gate.divergence" in after.record["phases"]["consolidate"]["rolled_back"]
         assert equal(after.current, run.current) and "slot" not in after.day(0)
     dreamt = dream(strict, after, tmp_path)
@@ -378,14 +378,14 @@ def test_a_full_level_stops_the_night_before_any_compute(experiment, tmp_path, m
     for _ in range(experiment.cfg.memory.level(1).slots):
         slots, _ = unlock(slots, 1)
     run = dataclasses.replace(run, current=run.current.replace(slots=slots))
-    step = step_of(experiment, "consolidate")
+    scheduled = scheduled_phase(experiment, "consolidate")
     with MetricWriter(tmp_path) as writer:
         logger = PhaseLogger(writer, "consolidate", quiet=True)
         with pytest.raises(SlotsExhausted, match=r"set memory\.on_full to 'skip'"):
-            lifecycle.consolidate(experiment, run, logger, step)
+            consolidate(experiment, run, logger, scheduled)
         memory = dataclasses.replace(experiment.cfg.memory, on_full="skip")
         lenient = dataclasses.replace(experiment, cfg=experiment.cfg.replace(memory=memory))
-        after = lifecycle.consolidate(lenient, run, logger, step)
+        after = consolidate(lenient, run, logger, scheduled)
     assert after.record["phases"]["consolidate"]["skipped"] == "level 1 is full"
     assert equal(after.current, run.current)
 
@@ -401,7 +401,7 @@ def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp
     run = lifecycle.init_run_state(experiment).note_day(0, study=own.record())
     with MetricWriter(tmp_path) as writer:
         logger = PhaseLogger(writer, "evaluate", quiet=True)
-        run = lifecycle.evaluate(experiment, run, logger, step_of(experiment, "evaluate"))
+        run = evaluate(experiment, run, logger, scheduled_phase(experiment, "evaluate"))
     run = run.note("evaluate", seconds=1.0)
     summary = summarise(experiment, run)
     assert [s["question"] for s in summary["samples"]] == ["What whistles?"]
@@ -411,10 +411,10 @@ def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp
 
 def test_pages_are_what_was_read_since_the_last_sleep(experiment):
     first, second = (experiment.prompts.page(d) for d in experiment.documents)
-    step = step_of(experiment, "consolidate")
+    scheduled = scheduled_phase(experiment, "consolidate")
 
     def pages(start, stop):
-        return experiment.pages(dataclasses.replace(step, since=0, start=start, stop=stop))
+        return experiment.pages(dataclasses.replace(scheduled, since=0, start=start, stop=stop))
 
     n = len(first)
     assert pages(0, n + len(second)) == [first, second]
@@ -508,12 +508,12 @@ def test_the_rest_of_a_run_goes_on_where_its_finished_phases_end():
     # With one merge before that: indices go on, and so do the numbers of random draws.
     left = lifecycle._left(merged, finished, 10)
     assert [(i, s.label) for i, s in left[:2]] == [(11, "evaluate-3"), (12, "wake-4")]
-    assert left[0][1].number == merged[12].number > plain[10].number
+    assert left[0][1].rng_stream == merged[12].rng_stream > plain[10].rng_stream
     # And back: the merge that was made is none of the steps now, and its number stays its own.
     finished = [s.label for s in merged[:13]]
     left = lifecycle._left(plain, finished, 12)
     assert [(i, s.label) for i, s in left[:2]] == [(13, "wake-4"), (14, "study-4")]
-    assert left[0][1].number == merged[12].number + 1
+    assert left[0][1].rng_stream == merged[12].rng_stream + 1
 
 
 @pytest.mark.slow
@@ -538,10 +538,11 @@ def test_a_run_whose_slots_ran_out_goes_on_with_the_remedy(tmp_path):
 
 @pytest.mark.parametrize("facts", [{}, {"skipped": "level 1 is full"}])
 def test_a_study_that_is_skipped_says_nothing_of_the_pace(experiment, tmp_path, monkeypatch, facts):
-    def phase(experiment, run, logger, step):
-        return run.note(step.label, **facts)
+    def phase(experiment, run, logger, scheduled):
+        return run.note(scheduled.label, **facts)
 
-    monkeypatch.setattr(lifecycle, "PHASES", dict.fromkeys(lifecycle.PHASES, phase))
+    skipping = {n: dataclasses.replace(x, function=phase) for n, x in PHASES.items()}
+    monkeypatch.setattr(lifecycle, "PHASES", skipping)
     told = []
     time_estimate = types.SimpleNamespace(studied=told.append)
     lifecycle.run(experiment, str(tmp_path), quiet=True, time_estimate=time_estimate)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from sleep_jax.memory.memory_config import MemoryConfig
-from sleep_jax.run_schedule import Step
+from sleep_jax.run_schedule import ScheduledPhase
 
 THEN = {
     "error": "the run stops there",
@@ -44,31 +44,31 @@ class LevelPlan:
         return said
 
 
-def levels(memory: MemoryConfig, steps: Sequence[Step]) -> list[LevelPlan]:
+def levels(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> list[LevelPlan]:
     """Those that a run fills, the fastest first.
 
     Args:
       memory: of the model.
-      steps: of the run; a merge among them is made where `transaction.check_room` asks for one.
+      schedule: of the run; a merge among them is made where `transaction.check_room` asks for one.
     """
     now: dict[int, list[int]] = collections.defaultdict(list)
     most: dict[int, list[int]] = {}
     merges: dict[int, list[int]] = collections.defaultdict(list)
-    for step in steps:
-        level = step.sender + 1
-        if step.phase == "merge" and 1 < len(now[level]) == memory.level(level).slots - 1:
+    for scheduled in schedule:
+        level = scheduled.sender + 1
+        if scheduled.phase == "merge" and 1 < len(now[level]) == memory.level(level).slots - 1:
             now[level] = now[level][-1:]
-            merges[level].append(step.day)
-        elif step.phase == "consolidate":
-            now[level].append(step.day)
-            now[step.sender] = []  # it has handed over what it held
+            merges[level].append(scheduled.day)
+        elif scheduled.phase == "consolidate":
+            now[level].append(scheduled.day)
+            now[scheduled.sender] = []  # it has handed over what it held
             most[level] = max(most.get(level, []), [*now[level]], key=len)
     return [LevelPlan(n, memory.level(n).slots, most[n], merges[n]) for n in sorted(most)]
 
 
-def exhausted(memory: MemoryConfig, steps: Sequence[Step]) -> Iterator[str]:
+def exhausted(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> Iterator[str]:
     """What happens where a level has none left, with the remedy."""
-    for level in levels(memory, steps):
+    for level in levels(memory, schedule):
         slots, nights = level.slots, len(level.nights)
         if nights <= slots or memory.on_full not in THEN:
             continue

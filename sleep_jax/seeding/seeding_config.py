@@ -128,6 +128,12 @@ class SeedingConfig(Settings, section="seeding"):
         distils = step < round(self.stage * self.steps)
         return dataclasses.replace(self.objective, alpha=float(distils))
 
+    def learns_from_rollouts(self, step: int, objective: Objective) -> bool:
+        """Whether an update by an objective learns from rollouts; none does before
+        `rollouts_from`."""
+        is_on_policy = self.num_prompts > 0 and (objective.alpha < 1 or objective.lam > 0)
+        return is_on_policy and step >= round(self.rollouts_from * self.steps)
+
     def optimizer(self) -> optax.GradientTransformation:
         """Adam behind a clipped gradient."""
         return _optimizer(self.learning_rate, self.warmup, self.steps)

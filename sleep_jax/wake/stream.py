@@ -214,6 +214,11 @@ def read_sessions(cfg: DecoderConfig, wake: WakeConfig, base, states: WakeState,
     return jax.vmap(functools.partial(read_strides, cfg, wake, base))(states, strides, ticks)
 
 
+def padded_strides(count: int) -> int:
+    """Strides of a call of `read_strides` that reads `count` of them: few programs."""
+    return min(bucket(count, 4), MAX_STRIDES)
+
+
 def read_episode(
     cfg: DecoderConfig,
     wake: WakeConfig,
@@ -257,7 +262,7 @@ def read_episode(
     losses = []
     for start in range(0, n, MAX_STRIDES):
         part, tick = (a[start : start + MAX_STRIDES] for a in (strides, ticks))
-        fill = min(bucket(len(part), 4), MAX_STRIDES) - len(part)
+        fill = padded_strides(len(part)) - len(part)
         part = np.pad(part, ((0, fill), (0, 0), (0, 0)))
         tick = np.pad(tick, (0, fill)).astype(np.int32)
         state, (nats, scored) = read_strides(cfg, wake, base, state, part, tick)

@@ -58,7 +58,9 @@ def test_a_note_a_folder_and_a_book_give_different_plans(tmp_path):
 def test_a_day_that_a_night_cannot_hold_is_warned_of_with_what_it_takes(tmp_path):
     book = tmp_path / "book.txt"
     book.write_text("\n\n".join(f"Paragraph {i}. " + "word " * 30 for i in range(100)))
-    config = preset(data__documents=str(book), seeding__rows=2, seeding__scored=288)
+    config = preset(
+        data__documents=str(book), seeding__batch_size=2, seeding__max_target_length=288
+    )
     plan = plan_of(config)
     [warned] = plan.warnings()
     held, tokens = 4 * 2 * 288, sum(map(sum, plan.tokens))
@@ -180,7 +182,7 @@ def test_a_plan_has_the_phases_of_the_run():
     config = preset(
         memory__unit="tokens",
         memory__stride=32,
-        memory__chunks=(64, 0),
+        memory__periods=(64, 0),
         memory__slots=(2, 40),
         memory__ranks=(4, 4),
         memory__learning_rates=(0.5, 0.0),

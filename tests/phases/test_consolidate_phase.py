@@ -24,11 +24,13 @@ def test_reward_is_blank_until_there_are_rollouts(monkeypatch):
         return "now", {"kl_before": 2.0, "kl_after": 1.5, "rolled_back": "too little"}
 
     monkeypatch.setattr(module, "run_consolidation", run_consolidation)
-    monkeypatch.setattr(module, "_seeding", lambda *_: None)
     experiment = types.SimpleNamespace(
         config=types.SimpleNamespace(seeding=types.SimpleNamespace(steps=3)),
         cfg=None, params=None, tokenizer=None, judge=None,
-        settings=types.SimpleNamespace(gate=None),
+        prompts=types.SimpleNamespace(shared_prefix=()),
+        settings=types.SimpleNamespace(
+            gate=None, seeding=types.SimpleNamespace(with_shared_prefix=lambda tokens: None)
+        ),
     )  # fmt: skip
     key = module.jax.random.key(0)
     module._seed(experiment, logger, bar, types.SimpleNamespace(), [], [], [], key, 0)

@@ -6,7 +6,7 @@ from sleep_jax.experiment import Day, TestQuestion
 from sleep_jax.phases import evaluate as module
 from sleep_jax.phases.evaluate import STAGES, chance, evaluate
 from sleep_jax.phases.run_state import PhaseLogger, RunState
-from sleep_jax.run_schedule import Step
+from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 
 
@@ -41,8 +41,8 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
     )
     run = RunState(*selves, {"phases": {}, "days": [{}, {}]})
     with MetricWriter(tmp_path) as writer:
-        step = Step("evaluate-2", "evaluate", day=1, number=5)
-        run = evaluate(experiment, run, PhaseLogger(writer, "evaluate-2"), step)
+        scheduled = ScheduledPhase("evaluate-2", "evaluate", day=1, rng_stream=5)
+        run = evaluate(experiment, run, PhaseLogger(writer, "evaluate-2"), scheduled)
     last = capsys.readouterr().out.splitlines()[-1]
     assert "questions 1  held-out wordings 0  anchor perplexity 35  open-book ceiling 1  " in last
     assert "earlier days 1" in last
