@@ -15,10 +15,10 @@ import jax
 
 from sleep_jax.data.batches import bucket
 from sleep_jax.forecast.abstract import Abstract, first_receiver
-from sleep_jax.forecast.roofline import model_flops
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import spread_evenly
 from sleep_jax.rewards import yes_no
+from sleep_jax.runtime.hardware import model_flops
 from sleep_jax.sampling.sampler import SamplingConfig, sample
 from sleep_jax.seeding.rollouts import score_rows
 from sleep_jax.seeding.seeding_config import SeedingConfig

@@ -17,12 +17,12 @@ from sleep_jax.experiment import Day
 from sleep_jax.forecast.abstract import collections_of
 from sleep_jax.forecast.program import Sizes
 from sleep_jax.forecast.programs import rounds_of
-from sleep_jax.forecast.roofline import GIB
 from sleep_jax.forecast.slot_plan import exhausted, levels
 from sleep_jax.forecast.timing import memory_at_hand
 from sleep_jax.models.cache import init_cache
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.run_schedule import Step
+from sleep_jax.runtime.hardware import GIB
 from sleep_jax.study.self_study import sentences
 
 PROMPTED = 32  # tokens of a chat around a page

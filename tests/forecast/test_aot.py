@@ -9,7 +9,8 @@ import pytest
 from sleep_jax.forecast import aot
 from sleep_jax.forecast.counts import Counts
 from sleep_jax.forecast.program import Program
-from sleep_jax.forecast.roofline import GIB, Estimate, chip_of
+from sleep_jax.forecast.roofline import Estimate
+from sleep_jax.runtime.hardware import GIB, chip_of
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed"
