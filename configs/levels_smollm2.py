@@ -30,5 +30,5 @@ def get_config(levels: str = "3"):
     c.memory.periods, c.memory.slots = PERIODS[levels], SLOTS[levels]
     c.memory.learning_rates = (0.1,) * (len(PERIODS[levels]) - 1) + (0.0,)
     c.seeding.steps = 40
-    c.seeding.rollouts_from = 0.7  # the last 12 of 40 updates: three whole rounds
+    c.seeding.rollout_start = 0.7  # the last 12 of 40 updates: three whole rounds
     return c

@@ -30,10 +30,10 @@ def get_config():
     """
     c = sleep_smollm2.get_config()
     c.dreaming.instructions = ("implications",)
-    c.dreaming.count = 5
+    c.dreaming.num_generations = 5
     c.dreaming.temperature, c.dreaming.top_p = 1.0, 0.95
     c.dreaming.measure = "random"
-    c.dreaming.top, c.dreaming.random = 5, 0
+    c.dreaming.keep_top, c.dreaming.keep_random = 5, 0
     c.dreaming.reward, c.dreaming.margin = "top_1", -math.inf
     c.dreaming.baseline = "untrained"
     c.dreaming.scorer, c.dreaming.held_out = "contains", 4
@@ -42,6 +42,6 @@ def get_config():
     c.dreaming.trial.targets = ("q", "v")
     c.dreaming.trial.epochs, c.dreaming.trial.batch_size = 10, 1
     c.dreaming.trial.learning_rate, c.dreaming.trial.schedule = 1e-3, "linear"
-    c.dreaming.trial.split = True
+    c.dreaming.trial.split_lines = True
     c.dreaming.trial.seeds = 3
     return c

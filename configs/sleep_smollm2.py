@@ -18,5 +18,5 @@ def get_config():
     """The defaults, with rollouts once the student knows enough for some to be right."""
     c = default()
     c.data.documents = "samples:4"
-    c.seeding.rollouts_from = 0.76  # the last 24 of 100 updates: six whole rounds
+    c.seeding.rollout_start = 0.76  # the last 24 of 100 updates: six whole rounds
     return c

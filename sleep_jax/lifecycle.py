@@ -106,7 +106,7 @@ def run(
     config, kept = experiment.config.to_dict(), experiment.config.checkpoint
     with (
         MetricWriter(workdir, is_writer=jax.process_index() == 0) as writer,
-        PhaseCheckpoints(f"{workdir}/checkpoints", kept.keep) as saved,
+        PhaseCheckpoints(f"{workdir}/checkpoints", kept.max_to_keep) as saved,
         PhaseCheckpoints(f"{workdir}/mid_phase", keep=2) as under_way,
         Compilations() as compilations,
         profile or contextlib.nullcontext(),
@@ -120,7 +120,7 @@ def run(
             writer.restart(step.label)
             compiled = compilations.count
             mid_phase = MidPhaseCheckpoint(
-                under_way, step.label, kept.updates, watch, finished=saved
+                under_way, step.label, kept.save_interval_steps, watch, finished=saved
             )
             timer = StepTimer(experiment.cfg, step.label, profile)
             heeded = None if step.phase in RESUMABLE else watch

@@ -23,7 +23,7 @@ def get_config():
     c.seeding.steps = 40
     c.seeding.batch_size = 2
     c.seeding.num_generations = 4
-    c.seeding.rollouts_from = 0.5
+    c.seeding.rollout_start = 0.5
     # Any similarity is rewarded: with less, all rollouts of most groups have a reward of 0.
     c.seeding.threshold = 1.0
     c.dreaming.steps = 0

@@ -56,8 +56,8 @@ def _pages(config) -> tuple[int, int]:
 def _kept(config, sizes: Sizes) -> tuple[int, int]:
     """Dreams of a document that are written, and those of all documents that are kept."""
     d = config.dreaming
-    each = len(read(config).dreaming.writing.templates) * d.count
-    return each, sizes.documents * min(d.top + d.random, each)
+    each = len(read(config).dreaming.writing.templates) * d.num_generations
+    return each, sizes.documents * min(d.keep_top + d.keep_random, each)
 
 
 def _writing(config, it: Abstract, sizes: Sizes) -> list[Program]:
@@ -120,7 +120,7 @@ def _trying(config, it: Abstract, sizes: Sizes) -> list[Program]:
 def _learnt(config, it: Abstract, dreams: int) -> Examples:
     """What trials learn from: the lines of a dream, or all of it, and its passage."""
     d = config.dreaming
-    lines = math.ceil(d.max_new_tokens / SENTENCE) if d.trial.split else 1
+    lines = math.ceil(d.max_new_tokens / SENTENCE) if d.trial.split_lines else 1
     replies = [math.ceil(d.max_new_tokens / lines)] * lines + [config.data.chunk_tokens]
     laid = examples(
         [[((0,) * PROMPT, (0,) * n) for n in replies]], is_packed=not d.trial.batch_size

@@ -160,7 +160,7 @@ def updated(
     out = []
     for objective, calls in steps.items():
         args = (it.cfg, objective, seeding.optimizer(), level, index, learner, it.variables)
-        args += (it.batch(shape), None, it.key if objective.coin else None)
+        args += (it.batch(shape), None, it.key if objective.lam_as_probability else None)
         stage, heads = (
             stages.get(objective.alpha == 1, ""),
             4 * shape.batch_size * shape.max_target_length,

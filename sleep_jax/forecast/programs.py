@@ -151,7 +151,7 @@ def rounds_of(seeding: SeedingConfig) -> int:
     """Rounds of rollouts in a night: how often `Rounds.is_due`."""
     if not seeding.num_prompts:
         return 0
-    first = round(seeding.rollouts_from * seeding.steps)
+    first = round(seeding.rollout_start * seeding.steps)
     objectives = map(seeding.objective_at, range(first, seeding.steps))
     updates = sum(x.alpha < 1 or x.lam > 0 for x in objectives)
     return math.ceil(updates / (seeding.steps_per_generation * seeding.num_iterations))

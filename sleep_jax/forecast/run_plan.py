@@ -144,7 +144,7 @@ class RunPlan:
         if free < self._bytes():
             yield (
                 f"workdir={workdir!r} has {_gib(free)} of disk left, the run writes about "
-                f"{_gib(self._bytes())}; set checkpoint.keep=2, or choose another --workdir"
+                f"{_gib(self._bytes())}; set checkpoint.max_to_keep=2, or choose another --workdir"
             )
 
     def _days(self) -> str:
@@ -217,7 +217,7 @@ class RunPlan:
             read(c).dreaming.writing,
             rounds_of(seeding) * seeding.steps_per_generation,
         )
-        each = c.dreaming.count * sum(writing.longest(t.form) for t in writing.templates)
+        each = c.dreaming.num_generations * sum(writing.longest(t.form) for t in writing.templates)
         rolled_out = (
             rounds * seeding.num_prompts * c.seeding.num_generations * c.seeding.max_new_tokens
         )
@@ -245,7 +245,7 @@ class RunPlan:
         if not tried_on:
             return 0.0
         d, dreaming = self.config.dreaming, read(self.config).dreaming
-        each = min(d.top + d.random, len(dreaming.writing.templates) * d.count)
+        each = min(d.keep_top + d.keep_random, len(dreaming.writing.templates) * d.num_generations)
         each += dreaming.reward.baseline == "passage"  # each page alone
         adapter = _size(collections_of(self.config, self.cfg)["lora"])
         return max(tried_on) * each * d.trial.seeds * adapter
@@ -256,12 +256,12 @@ class RunPlan:
         held = collections_of(self.config, self.cfg)
         once = {name: _size(held[name]) for name in ("memory", "slots", "wake") if name in held}
         each = 3 * (once["memory"] + once["slots"]) + once.get("wake", 0)
-        keep = self.config.checkpoint.keep
+        keep = self.config.checkpoint.max_to_keep
         mid_phases = 2 * _size(held.get("learner", ()))
         return each * min(keep or len(self.steps), len(self.steps)) + mid_phases
 
     def _disk(self) -> str:
-        count = min(self.config.checkpoint.keep or len(self.steps), len(self.steps))
+        count = min(self.config.checkpoint.max_to_keep or len(self.steps), len(self.steps))
         return f"about {_gib(self._bytes())} of {_count(count, 'checkpoint')}"
 
 

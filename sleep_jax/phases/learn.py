@@ -80,7 +80,7 @@ def _lessons(experiment: Experiment, run: RunState, day: int, documents: Sequenc
     kept, rewards = kept_dreams(run, day), run.day(day).get("rewards", [])
     over = experiment.settings.dreaming.reward.baseline
     gains = [x[over] for x in run.day(day).get("gains", [])] or None
-    best = reinforce.rewarded(kept, rewards, c.dreaming.cap, gains)
+    best = reinforce.rewarded(kept, rewards, c.dreaming.max_per_document, gains)
     templates = {t.name: t for t in experiment.settings.dreaming.writing.templates}
     closed_book = c.dreaming.estimator == "rest_em"
     taught = reinforce.lessons(best, documents, prompts, templates, writes=closed_book)

@@ -47,7 +47,7 @@ def select(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Ste
             seed=seed,
         )
         of = [x.document for x in mine]
-        kept = dreaming.select(order, of, chosen.top, chosen.random, seed)
+        kept = dreaming.select(order, of, chosen.keep_top, chosen.keep_random, seed)
         for i, score in enumerate(scores):
             logger.scalars(eligible[i], {"importance": score, "kept": i in kept})
         bar.advance(1, kept=len(kept))

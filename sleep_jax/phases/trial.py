@@ -63,7 +63,7 @@ def _gains(experiment: Experiment, run: RunState, step: Step, kept: list[Dream])
     cfg, documents = experiment.cfg, pages(experiment, run, step.day)
     trial, rng = experiment.settings.dreaming.trial, jax.random.fold_in(key_of(experiment, step), 1)
     adapters = [place(x, "lora") for x in init_adapters(cfg, experiment.params, rng, trial.seeds)]
-    learnt = [alone(x, documents[x.document], experiment.prompts, trial.split) for x in kept]
+    learnt = [alone(x, documents[x.document], experiment.prompts, trial.split_lines) for x in kept]
     passages: dict = {}
     if experiment.settings.dreaming.reward.baseline == "passage":
         passages = passage_lessons(kept, learnt, documents, experiment.prompts, trial)

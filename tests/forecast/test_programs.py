@@ -151,7 +151,7 @@ def test_many_dreams_take_the_updates_that_draw_each_of_them_twice():
         for n in (1, 100)
     )
     assert few.calls == d.steps
-    dreams = 100 * min(d.top + d.random, d.count)
+    dreams = 100 * min(d.keep_top + d.keep_random, d.num_generations)
     # Twice each to write it and to know it, in turn with a document that was studied.
     scored = 2 * 2 * dreams * (d.max_new_tokens + config.data.chunk_tokens)
     assert many.calls >= scored / (shape.batch_size * shape.max_target_length) > d.steps
