@@ -85,7 +85,7 @@ def run(
     config, checkpoint = experiment.config.to_dict(), experiment.config.checkpoint
     with (
         MetricWriter(workdir, is_writer=jax.process_index() == 0) as writer,
-        PhaseCheckpoints(f"{workdir}/checkpoints", checkpoint.keep) as saved,
+        PhaseCheckpoints(f"{workdir}/checkpoints", checkpoint.max_to_keep) as saved,
         PhaseCheckpoints(f"{workdir}/mid_phase", keep=2) as under_way,
         Compilations() as compilations,
         profile or contextlib.nullcontext(),
@@ -99,7 +99,7 @@ def run(
             writer.restart(scheduled.label)
             compiled = compilations.count
             mid_phase = MidPhaseCheckpoint(
-                under_way, scheduled.label, checkpoint.updates, watch, finished=saved
+                under_way, scheduled.label, checkpoint.save_interval_steps, watch, finished=saved
             )
             timer = StepTimer(experiment.cfg, scheduled.label, profile)
             phase = PHASES[scheduled.phase]

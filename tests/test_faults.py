@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("KILLS", "6"))
 # Long enough to be stopped at many an update, each of which has a place of its own.
 UPDATES = (
-    "--config.checkpoint.updates=1",
+    "--config.checkpoint.save_interval_steps=1",
     "--config.seeding.steps=12",
     "--config.seeding.steps_per_generation=1",
     "--config.dreaming.steps=8",

@@ -211,7 +211,7 @@ def dream(experiment, run, workdir):
 def test_dreams_are_tried_and_the_rewarded_ones_learnt(experiment, lived, undreamt):
     workdir, run = lived
     phases, c = run.record["phases"], experiment.config
-    assert phases["write"]["written"] == len(experiment.documents) * c.dreaming.count
+    assert phases["write"]["written"] == len(experiment.documents) * c.dreaming.num_generations
     facts = phases["try"]
     assert facts["tried"] == phases["select"]["kept"] >= facts["rewarded"] > 0
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

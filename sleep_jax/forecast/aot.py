@@ -22,19 +22,12 @@ from sleep_jax.config import read
 from sleep_jax.forecast.counts import Counts, count
 from sleep_jax.forecast.dry_run import axes, dry_run, plan_of
 from sleep_jax.forecast.programs import flops_of, programs_of
-from sleep_jax.forecast.roofline import (
-    ACCELERATORS,
-    GIB,
-    Chip,
-    Estimate,
-    chip_of,
-    estimate,
-    slice_of,
-)
+from sleep_jax.forecast.roofline import Estimate, estimate
 from sleep_jax.models.sharding import AXES
 from sleep_jax.programs.abstract import decoder_of
 from sleep_jax.programs.program import Program
 from sleep_jax.programs.sizes import Sizes
+from sleep_jax.runtime.hardware import ACCELERATORS, GIB, Chip, chip_of, slice_of
 from sleep_jax.runtime.mesh import make_mesh, mesh_shape
 
 # libtpu asks the machine what it runs on; these say it.

@@ -9,7 +9,6 @@ from jax.sharding import AbstractMesh, AxisType
 
 from sleep_jax.experiment import cut_into_days, read_whole, template_options
 from sleep_jax.forecast.programs import flops_of, programs_of
-from sleep_jax.forecast.roofline import GIB, chip_of
 from sleep_jax.forecast.run_plan import RunPlan, about_tokens
 from sleep_jax.forecast.timing import minutes, seconds_of, time_steps
 from sleep_jax.interop.load import tokenizer_at_hand
@@ -18,6 +17,7 @@ from sleep_jax.lengths import check_lengths, check_positions
 from sleep_jax.models.sharding import AXES, path_of, shardings
 from sleep_jax.programs.abstract import collections_of, decoder_of
 from sleep_jax.run_schedule import run_schedule
+from sleep_jax.runtime.hardware import GIB, chip_of
 from sleep_jax.runtime.mesh import mesh_shape
 
 

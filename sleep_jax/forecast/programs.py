@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 import jax
 
-from sleep_jax.forecast.roofline import model_flops
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.phases.registry import PHASES
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.program import Program
 from sleep_jax.programs.sizes import Sizes
+from sleep_jax.runtime.hardware import model_flops
 
 
 def programs_of(config, mesh, sizes: Sizes, platform: str = "tpu") -> list[Program]:

@@ -13,7 +13,6 @@ from sleep_jax.addresses import is_remote
 from sleep_jax.config import read
 from sleep_jax.data.documents import read_rehearsal_topics
 from sleep_jax.experiment import Day
-from sleep_jax.forecast.roofline import GIB
 from sleep_jax.forecast.slot_plan import exhausted, levels
 from sleep_jax.forecast.timing import memory_at_hand
 from sleep_jax.models.cache import init_cache
@@ -22,6 +21,7 @@ from sleep_jax.programs.abstract import collections_of
 from sleep_jax.programs.seeding import rounds_of
 from sleep_jax.programs.sizes import Sizes, expected_sizes
 from sleep_jax.run_schedule import ScheduledPhase
+from sleep_jax.runtime.hardware import GIB
 from sleep_jax.study.self_study import sentences
 from sleep_jax.wake.context import read_shape
 
@@ -147,7 +147,7 @@ class RunPlan:
         if free < self._bytes():
             yield (
                 f"workdir={workdir!r} has {_gib(free)} of disk left, the run writes about "
-                f"{_gib(self._bytes())}; set checkpoint.keep=2, or choose another --workdir"
+                f"{_gib(self._bytes())}; set checkpoint.max_to_keep=2, or choose another --workdir"
             )
 
     def _days(self) -> str:
@@ -222,7 +222,7 @@ class RunPlan:
             scheduled.phase == "consolidate" and scheduled.sender > 0 for scheduled in self.schedule
         )
         writing, rounds = read(c).dreaming.writing, sum(rounds_of(seeding))
-        each = c.dreaming.count * sum(writing.longest(t.form) for t in writing.templates)
+        each = c.dreaming.num_generations * sum(writing.longest(t.form) for t in writing.templates)
         rolled_out = (
             rounds * seeding.num_prompts * c.seeding.num_generations * c.seeding.max_new_tokens
         )
@@ -253,7 +253,7 @@ class RunPlan:
         if not tried_on:
             return 0.0
         d, dreaming = self.config.dreaming, read(self.config).dreaming
-        each = min(d.top + d.random, len(dreaming.writing.templates) * d.count)
+        each = min(d.keep_top + d.keep_random, len(dreaming.writing.templates) * d.num_generations)
         each += dreaming.reward.baseline == "passage"  # each page alone
         adapter = _size(collections_of(self.config, self.cfg)["lora"])
         return max(tried_on) * each * d.trial.seeds * adapter
@@ -264,12 +264,12 @@ class RunPlan:
         run = collections_of(self.config, self.cfg)
         once = {name: _size(run[name]) for name in ("memory", "slots", "wake") if name in run}
         each = 3 * (once["memory"] + once["slots"]) + once.get("wake", 0)
-        keep = self.config.checkpoint.keep
+        keep = self.config.checkpoint.max_to_keep
         mid_phases = 2 * _size(run.get("learner", ()))
         return each * min(keep or len(self.schedule), len(self.schedule)) + mid_phases
 
     def _disk(self) -> str:
-        count = min(self.config.checkpoint.keep or len(self.schedule), len(self.schedule))
+        count = min(self.config.checkpoint.max_to_keep or len(self.schedule), len(self.schedule))
         return f"about {_gib(self._bytes())} of {_count(count, 'checkpoint')}"
 
 

@@ -67,7 +67,9 @@ def evaluate(
     shares = {f"day_{i + 1}_{name}": x for i, r in enumerate(recall) for name, x in r.items()}
     logger.scalars(len(STAGES), shares)
     if questions:
-        words = [f"**{text}**" for _, text in questions[: experiment.config.evaluation.samples]]
+        words = [
+            f"**{text}**" for _, text in questions[: experiment.config.evaluation.report_samples]
+        ]
         for stage in stages:
             words = [f"{x}\n- {stage}: {y.strip()}" for x, y in zip(words, replies[stage])]
         logger.writer.text(logger.label, len(STAGES) + 1, "answers", "\n\n".join(words))

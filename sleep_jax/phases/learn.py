@@ -98,7 +98,7 @@ def lessons_of(
     kept, rewards = kept_dreams(run, day), run.day(day).get("rewards", [])
     baseline = experiment.settings.dreaming.reward.baseline
     gains = [x[baseline] for x in run.day(day).get("gains", [])] or None
-    best = reinforce.rewarded(kept, rewards, c.dreaming.cap, gains)
+    best = reinforce.rewarded(kept, rewards, c.dreaming.max_per_document, gains)
     templates = {t.name: t for t in experiment.settings.dreaming.writing.templates}
     is_supervised = c.dreaming.estimator == "rest_em"
     lessons = reinforce.lessons(best, documents, prompts, templates, writes=is_supervised)

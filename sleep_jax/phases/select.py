@@ -60,7 +60,7 @@ def select(
             seed=seed,
         )
         documents = [x.document for x in chosen]
-        kept = dreaming.select(order, documents, config.top, config.random, seed)
+        kept = dreaming.select(order, documents, config.keep_top, config.keep_random, seed)
         for i, score in enumerate(scores):
             logger.scalars(eligible[i], {"importance": score, "kept": i in kept})
         bar.advance(1, kept=len(kept))

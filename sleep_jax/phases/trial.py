@@ -73,7 +73,7 @@ def trials(
     """What the trial of each dream learns, and that of each passage alone, by its page; of passages
     there are none unless dreams are compared with them."""
     trial, documents = experiment.settings.dreaming.trial, pages(experiment, run, day)
-    learnt = [alone(x, documents[x.document], experiment.prompts, trial.split) for x in kept]
+    learnt = [alone(x, documents[x.document], experiment.prompts, trial.split_lines) for x in kept]
     if experiment.settings.dreaming.reward.baseline != "passage":
         return learnt, {}
     return learnt, passage_lessons(kept, learnt, documents, experiment.prompts, trial)

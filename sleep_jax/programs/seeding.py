@@ -95,7 +95,7 @@ def updated(
     scored, out = 4 * shape.batch_size * shape.max_target_length, []
     for objective, calls in steps.items():
         args = (run.cfg, objective, seeding.optimizer(), level, index, learner, run.variables)
-        args += (run.batch(shape), None, run.key if objective.coin else None)
+        args += (run.batch(shape), None, run.key if objective.lam_as_probability else None)
         title = name + stages.get(objective.alpha == 1, "")
         out.append(Program(title, seeding_step, args, calls, *row_tokens(shape), scored, 2))
     return out

@@ -152,8 +152,8 @@ class _Lengths:
 def _dreams(settings: RunConfig, documents: int) -> tuple[list[int], list[int]]:
     """The page of each dream that is written, and of those that are kept."""
     selection, writing = settings.dreaming.selection, settings.dreaming.writing
-    each = len(writing.templates) * writing.count
-    kept = min(selection.top + selection.random, each)
+    each = len(writing.templates) * writing.num_generations
+    kept = min(selection.keep_top + selection.keep_random, each)
     return tuple([i for i in range(documents) for _ in range(n)] for n in (each, kept))
 
 
@@ -161,7 +161,7 @@ def _trial(settings: RunConfig) -> tuple[tuple[Lengths, ...], tuple[Lengths, ...
     """The sequences of a trial: the lines of a dream, or all of it, and its passage; and those of a
     passage alone."""
     new, trial = settings.dreaming.writing.max_new_tokens, settings.dreaming.trial
-    lines = math.ceil(new / SENTENCE) if trial.split else 1
+    lines = math.ceil(new / SENTENCE) if trial.split_lines else 1
     passage = (PROMPT, settings.data.chunk_tokens)
     dream = ((PROMPT, math.ceil(new / lines)),) * lines + (passage,)
     return dream, (passage,) * (len(dream) if trial.batch_size else 1)
@@ -186,7 +186,7 @@ def _updates_to_learn(settings: RunConfig, kept: int, documents: int) -> int:
     `mixture.updates_to_draw` has it: in turn with what was studied, by which a row is filled as
     well."""
     learning, shape = settings.dreaming.learning, settings.seeding.shape
-    dreams = min(kept, learning.cap * documents) if learning.cap else kept
+    dreams = min(kept, learning.max_per_document * documents) if learning.max_per_document else kept
     dreams *= EPOCHS * (1 + (learning.estimator == "rest_em"))  # to write it, and to know it
     lengths = settings.dreaming.writing.max_new_tokens, settings.data.chunk_tokens
     sized = [(min(PROMPT + n, shape.max_length), min(n, shape.max_target_length)) for n in lengths]

@@ -265,7 +265,7 @@ def spread(
     """
     old, mask = stack([e.old_log_probs for e in rollouts], longest)
     reference, beta = old, 0.0
-    if surrogate.needs_reference and surrogate.penalty == "k1":
+    if surrogate.needs_reference and surrogate.kl_estimator == "k1":
         beta = surrogate.kl_coef
         reference = stack([e.reference_log_probs for e in rollouts], longest)[0]
     earned = jnp.asarray([e.advantage for e in rollouts])

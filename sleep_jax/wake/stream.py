@@ -42,7 +42,7 @@ class WakeConfig(Settings, section="wake"):
     """
 
     context: int = setting(1024, "tokens that the stream sees of itself at most", least=1)
-    clip: float = setting(
+    max_grad_norm: float = setting(
         1.0, "largest global norm of a level's mean gradient; inf: any", above=0, most=math.inf
     )
 
@@ -119,7 +119,7 @@ def apply_due(memory: MemoryConfig, wake: WakeConfig, state: WakeState) -> WakeS
 
     def update(level, due, weights, gradient, scored):
         mean = jax.tree.map(lambda g: g / jnp.maximum(scored, 1), gradient)
-        clip = jnp.minimum(1.0, wake.clip / jnp.maximum(optax.tree.norm(mean), 1e-30))
+        clip = jnp.minimum(1.0, wake.max_grad_norm / jnp.maximum(optax.tree.norm(mean), 1e-30))
         step = memory.level(level).learning_rate * clip
         return jax.tree.map(lambda w, g: jnp.where(due, w - step * g, w), weights, mean)
 

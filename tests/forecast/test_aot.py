@@ -8,8 +8,9 @@ import pytest
 
 from sleep_jax.forecast import aot
 from sleep_jax.forecast.counts import Counts
-from sleep_jax.forecast.roofline import GIB, Estimate, chip_of
+from sleep_jax.forecast.roofline import Estimate
 from sleep_jax.programs.program import Program
+from sleep_jax.runtime.hardware import GIB, chip_of
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed"
@@ -30,7 +31,7 @@ def test_a_dry_run_says_what_is_held_and_what_it_costs():
     assert "memory: 141,557,760 numbers, 0.527 GiB, 0.033 GiB a device" in text
     assert re.search(r"params/layers/mlp/up/kernel +bfloat16 .*P\(None, 'fsdp'\)", text)
     calls = {name: int(n) for name, n in re.findall(r"^  (\w+: [\w ]+?) +(\d+) ", text, re.M)}
-    assert calls["consolidate: update"] == 100 and calls["dream: learn"] == 20
+    assert calls["consolidate: update"] == 100 and calls["learn: update"] == 20
 
 
 def test_a_dry_run_of_another_slice():
@@ -74,7 +75,7 @@ def test_documents_are_read_before_any_work(tmp_path, monkeypatch, is_dry):
         return
     config.data.documents = "samples:7-10"
     assert [*aot.forecast(config, "v5e:4x4", is_dry=False)]
-    assert [sizes.documents for _, _, sizes in compiled] == [20, 4]
+    assert [len(sizes.contexts) for _, _, sizes in compiled] == [20, 4]
 
 
 def test_advice_names_settings_with_their_values():
@@ -128,18 +129,18 @@ def test_a_report_of_what_fits_has_its_totals_and_no_verdict(monkeypatch):
 
 def test_a_report_of_what_does_not_fit_sums_what_does(monkeypatch):
     unfit = [
-        compiled("dream: try", 17.5, fits=False, knobs=("dreaming.trial.microbatch",)),
-        compiled("dream: select", None, fits=False),
+        compiled("try: train", 17.5, fits=False, knobs=("dreaming.trial.microbatch",)),
+        compiled("select: importance", None, fits=False),
         compiled("consolidate: update", 16.1),  # accepted, yet more than a chip has
     ]
     lines, is_over = lines_of([compiled("a: b", 3), *unfit], monkeypatch)
     text = "\n".join(lines)
     assert is_over and not re.search(r"\b(nan|inf)\b", text)
-    assert "dream: try: DOES NOT FIT, asks for 17.50 of 16 GiB a chip" in lines
-    assert "dream: select: DOES NOT FIT, asks for more than 16 GiB a chip" in lines
+    assert "try: train: DOES NOT FIT, asks for 17.50 of 16 GiB a chip" in lines
+    assert "select: importance: DOES NOT FIT, asks for more than 16 GiB a chip" in lines
     assert "consolidate: update: DOES NOT FIT, asks for 16.10 of 16 GiB a chip" in lines
-    assert re.search(r"^  dream: try +10 +- +17\.50$", text, re.M)
-    assert re.search(r"^  dream: select +10 +- +-$", text, re.M)
+    assert re.search(r"^  try: train +10 +- +17\.50$", text, re.M)
+    assert re.search(r"^  select: importance +10 +- +-$", text, re.M)
     assert re.search(r"^  consolidate: update +10 +10\.0 s +16\.10$", text, re.M)
     assert re.search(r"^  together +10\.0 s +3\.00$", text, re.M)
     assert f"at least {10 * 16 / 3600:.2f} chip-hours" in text
@@ -147,12 +148,12 @@ def test_a_report_of_what_does_not_fit_sums_what_does(monkeypatch):
     # Advice goes to just those, and the verdict comes last.
     advised = [line.partition(": ")[0] for line in lines if "take a slice with more" in line]
     assert advised == ["dream", "dream", "consolidate"]
-    assert "dream: try: lower dreaming.trial.microbatch from 16; take a slice" in text
+    assert "try: train: lower dreaming.trial.microbatch from 16; take a slice" in text
     assert lines[-1] == "This run does not fit v5e:4x4."
 
 
 def test_a_report_of_nothing_that_fits(monkeypatch):
-    lines, is_over = lines_of([compiled("dream: try", None, fits=False)], monkeypatch)
+    lines, is_over = lines_of([compiled("try: train", None, fits=False)], monkeypatch)
     assert is_over and re.search(r"^  together +0\.0 s +-$", "\n".join(lines), re.M)
 
 

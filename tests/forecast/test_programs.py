@@ -162,7 +162,7 @@ def test_learn_lists_the_updates_that_draw_each_dream_twice():
         for n in (1, 100)
     )
     assert few.calls == d.steps
-    dreams = 100 * min(d.top + d.random, d.count)
+    dreams = 100 * min(d.keep_top + d.keep_random, d.num_generations)
     # Twice each to write it and to know it, in turn with a document that was studied.
     scored = 2 * 2 * dreams * (d.max_new_tokens + config.data.chunk_tokens)
     assert many.calls >= scored / (shape.batch_size * shape.max_target_length) > d.steps
@@ -209,7 +209,7 @@ def test_consolidate_without_imitation_rolls_nothing_out():
 
 
 def test_consolidate_lists_an_update_for_each_stage():
-    listed = programs(seeding__mode="staged", seeding__stage=0.75, seeding__lam=0.0)
+    listed = programs(seeding__mode="staged", seeding__distill_fraction=0.75, seeding__lam=0.0)
     updates = {n: p for n, p in listed.items() if n.startswith("consolidate: update")}
     assert {n: (p.args[1].alpha, p.calls) for n, p in updates.items()} == {
         "consolidate: update to distil": (1.0, 3),

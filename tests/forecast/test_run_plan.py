@@ -152,7 +152,10 @@ def test_a_disk_that_is_too_small_is_warned_of(tmp_path, monkeypatch):
     plan = plan_of(preset())
     monkeypatch.setattr(RunPlan, "_bytes", lambda self: 3 * 2**30)
     [warned] = plan.warnings(str(tmp_path))
-    assert "has 1.0 MiB of disk left, the run writes about 3.0 GiB; set checkpoint.keep" in warned
+    assert (
+        "has 1.0 MiB of disk left, the run writes about 3.0 GiB; set checkpoint.max_to_keep"
+        in warned
+    )
     [warned] = plan.warnings(str(tmp_path / "not" / "made"))
     assert warned.endswith("another --workdir")
     assert not [*plan.warnings("gs://bucket/run")]
@@ -199,7 +202,7 @@ def test_disk_is_that_of_the_checkpoints():
         x.size * x.dtype.itemsize for n in ("memory", "slots") for x in jax.tree.leaves(held[n])
     )
     assert plan._bytes() > 8 * 3 * once
-    few = preset(checkpoint__keep=2)
+    few = preset(checkpoint__max_to_keep=2)
     assert RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)._bytes() < plan._bytes()
 
 
@@ -231,5 +234,5 @@ def test_trials_against_the_passage_have_one_adapter_more_a_page():
     plan = plan_of(preset())
     config = preset(dreaming__baseline="passage", dreaming__trial__seeds=3)
     against = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.steps)
-    each = config.dreaming.top + config.dreaming.random
+    each = config.dreaming.keep_top + config.dreaming.keep_random
     assert against._trials() == plan._trials() * 3 * (each + 1) / each

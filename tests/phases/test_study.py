@@ -55,7 +55,7 @@ def experiment():
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     config.data.documents = "samples:6"
     config.study.questions, config.study.rehearsals = 16, 3
-    config.dreaming.count, config.dreaming.temperature = 32, 1.5
+    config.dreaming.num_generations, config.dreaming.temperature = 32, 1.5
     return load_experiment(config)
 
 
