@@ -76,14 +76,14 @@ class Day:
     @classmethod
     def of(cls, documents: Sequence[Document]) -> "Day":
         """The day on which documents are read, with the questions that came with them."""
-        asked = []
+        questions = []
         for i, document in enumerate(documents):
             for q in document.questions:
                 answers = (q.answer, *q.aliases)
-                asked.append(TestQuestion(i, q.question, answers, False))
+                questions.append(TestQuestion(i, q.question, answers, False))
                 if q.paraphrase:
-                    asked.append(TestQuestion(i, q.paraphrase, answers, True))
-        return cls(tuple(documents), tuple(asked))
+                    questions.append(TestQuestion(i, q.paraphrase, answers, True))
+        return cls(tuple(documents), tuple(questions))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +96,9 @@ class Experiment:
       days: what it reads and is asked.
       others: (config, params) of further checkpoints that teach.
       topics: general prompts that it rehearses on.
-      anchors: what it should predict as well after the night as before, by name of the score.
+      anchors: texts that it should predict as well after the night as before, by name of the score.
       judge: r_sem.
-      source: what it reads, in words.
+      source: a line that says what it reads.
     """
 
     config: ml_collections.FrozenConfigDict
@@ -114,7 +114,7 @@ class Experiment:
 
     @functools.cached_property
     def settings(self) -> RunConfig:
-        """Its config, as what uses each setting has it."""
+        """Its config as dataclasses."""
         return read(self.config)
 
     @property
@@ -129,7 +129,7 @@ class Experiment:
 
     @property
     def questions(self) -> list[TestQuestion]:
-        """All that it is asked."""
+        """All test questions."""
         return [question for day in self.days for question in day.questions]
 
     def stream(self, day: int) -> tuple[int, ...]:
@@ -138,7 +138,8 @@ class Experiment:
         return tuple(token for page in pages for token in page)
 
     def pages(self, scheduled: ScheduledPhase) -> list[tuple[int, ...]]:
-        """What was read between a level's last sleep and this one, document by document."""
+        """The tokens that were read between a level's last sleep and this one, document by
+        document."""
         out = []
         for day in range(scheduled.since, scheduled.day + 1):
             start = scheduled.start if day == scheduled.since else 0
@@ -158,8 +159,8 @@ class Experiment:
 
     @functools.cached_property
     def base(self) -> dict[str, dict[str, str]]:
-        """The models that it stands on and does not change, by the field that names each: its name
-        and the fingerprint of its weights. Checkpoints refer to them so and hold no copy."""
+        """The models whose weights it does not change, by the field that names each: name and
+        fingerprint of the weights. A checkpoint holds these in place of a copy."""
         c = self.config
         models = {"model.name": (c.model.name, self.params)} | {
             f"seeding.teachers[{i}]": (name, params)
@@ -190,7 +191,7 @@ def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
         "lora": settings.dreaming.lora,
         "remat": config.model.remat,
     }
-    whole = read_whole(config)  # a mistake is told before a large model is loaded
+    whole = read_whole(config)  # a mistake is reported before a large model is loaded
     is_tiny, template = config.model.name == "tiny", template_options(config)
     cfg, params, tokenizer = (
         tiny_model(dtype=config.model.dtype, seed=config.seed, **template, **overrides)
@@ -241,7 +242,7 @@ def _check_random_expert(memory: MemoryConfig, schedule: Sequence[ScheduledPhase
 
 
 def read_whole(config: ml_collections.ConfigDict) -> Source:
-    """What a run reads, not yet cut.
+    """What a run reads, not cut into chunks yet.
 
     Raises:
       ValueError, OSError: as `read_source`.
@@ -252,13 +253,14 @@ def read_whole(config: ml_collections.ConfigDict) -> Source:
 def cut_into_days(
     config: ml_collections.ConfigDict, whole: Source, encode: Encode
 ) -> tuple[str, tuple[Day, ...]]:
-    """What a run reads, in words, and its documents over the days, in order, as evenly as can be.
+    """A line that says what a run reads, and its documents dealt over the days, in order, as evenly
+    as can be.
 
     Raises:
       ValueError: as `Source.cut`; or there are more days than documents.
     """
-    found = whole.cut(config.data.chunk_tokens, encode)
-    return str(found), _days(found.documents, config.data.episodes)
+    source = whole.cut(config.data.chunk_tokens, encode)
+    return str(source), _days(source.documents, config.data.episodes)
 
 
 def _days(documents: Sequence[Document], episodes: int) -> tuple[Day, ...]:
@@ -277,12 +279,15 @@ def template_options(config) -> dict[str, Any]:
 
 
 def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer, lengths: Sequence[Lengths]):
-    """The further teachers, whose tokenizer has to be the student's and who read what it reads."""
+    """The further teachers, (config, params) each; they need the student's tokenizer and room for
+    what it reads."""
     for i, name in enumerate(config.seeding.teachers):
         remat, template = config.model.remat, template_options(config)
-        other, params, own = load_model(name, dtype=config.model.dtype, remat=remat, **template)
+        other, params, teacher_tokenizer = load_model(
+            name, dtype=config.model.dtype, remat=remat, **template
+        )
         sample = "A teacher of 1,260 words: Odrin Bascale?"
-        if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):
+        if other.vocab != cfg.vocab or teacher_tokenizer.encode(sample) != tokenizer.encode(sample):
             raise ValueError(f"seeding.teachers: {name!r} has another tokenizer than the student")
         check_positions(config, other, lengths, f"seeding.teachers[{i}]={name!r}")
         yield other, jax.tree.map(jnp.asarray, place(params, "params"))

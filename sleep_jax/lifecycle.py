@@ -9,7 +9,7 @@ consolidate  a level hands what it holds to a newly unlocked slot of the next on
 write        the model, with the documents in view, dreams about them, and about earlier ones that
              it answers badly, from what it dreamt before
 select       it keeps the dreams that its gradients favour, and a few at random
-try          it learns each one on its own, to see whether that makes it better
+try          it learns each one alone, to see whether that makes it better
 learn        it learns those that did, and to write more like them
 evaluate     what it knows now without the documents, and what that cost elsewhere
 

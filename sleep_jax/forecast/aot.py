@@ -1,5 +1,5 @@
-"""Before any chip is rented: what the TPU compiler says of every step of a run on a slice that need
-not be there (`--aot=v5e:4x4`).
+"""Ahead of time: what the TPU compiler says of every program of a run on a slice, without one
+(`--aot=v5e:4x4`).
 
 No weight is read and nothing is computed: shapes come from the config. The compiler is that of
 libtpu, which `pip install -e '.[tpu]'` brings; it raises where a program does not fit.
@@ -50,7 +50,7 @@ class Compiled:
       program: which.
       seconds: that compiling took.
       hbm: bytes of a chip's memory: arguments, results, temporaries, code; where the compiler gave
-        up, those that it asked for, or None if it did not say.
+        up, what it asked for, or None if it did not say.
       arguments, temporaries: of them; 0 where the compiler gave up.
       fits: the compiler accepted it.
       counts, estimate: what a chip does and how long that takes at least; None where it gave up.
@@ -183,10 +183,10 @@ def report(config, topology: str, sizes: Sizes) -> Iterator[str]:
 
 
 def _block(compiled: Compiled, chip: Chip) -> Iterator[str]:
-    name, there = compiled.program.name, f"{chip.hbm / GIB:.0f} GiB a chip"
+    name, available = compiled.program.name, f"{chip.hbm / GIB:.0f} GiB a chip"
     if too_large(compiled, chip):
         asked = "more than" if compiled.hbm is None else f"{compiled.hbm / GIB:.2f} of"
-        name = f"{name}: DOES NOT FIT, asks for {asked} {there}"
+        name = f"{name}: DOES NOT FIT, asks for {asked} {available}"
     yield name
     if not compiled.fits:
         yield f"  compiled in  {compiled.seconds:.0f} s, until the compiler gave up"
@@ -230,7 +230,7 @@ def _day(done: list[Compiled], chip: Chip, chips: int) -> Iterator[str]:
 
 
 def _row(name: str, calls: int | str, seconds: float | None, hbm: float | None) -> str:
-    """Of the table of the day; what is not known is a dash."""
+    """A row of the table of the day; a dash where nothing is known."""
     time = "-" if seconds is None else f"{seconds:.1f} s"
     return f"  {name:32} {calls:6} {time:>10} {'-' if hbm is None else f'{hbm / GIB:.2f}':>11}"
 
@@ -247,19 +247,21 @@ def advice(compiled: Compiled, config, shape: dict[str, int]) -> str:
         "seeding.accumulate": rows % (2 * parts * ways) == 0,
         "seeding.batch_size": rows > parts * ways,
     }
-    said = []
+    remedies = []
     for knob in compiled.program.knobs:
         section, _, field = knob.rpartition(".")
         value = functools.reduce(getattr, section.split("."), config)[field]
         if not can.get(knob, True):
             continue
         if knob == "model.remat":
-            said.append("set model.remat='full'")
+            remedies.append("set model.remat='full'")
         elif knob == "seeding.accumulate":
-            said.append(f"raise seeding.accumulate from {value} to {2 * value}")
+            remedies.append(f"raise seeding.accumulate from {value} to {2 * value}")
         else:
-            said.append(f"lower {knob} from {value}")
+            remedies.append(f"lower {knob} from {value}")
     if shape["data"] > 1:
-        said.append(f"move mesh.data={shape['data']} to mesh.fsdp, which splits the weights, too")
-    said.append("take a slice with more chips, or a chip with more memory")
-    return "; ".join(said)
+        remedies.append(
+            f"move mesh.data={shape['data']} to mesh.fsdp, which splits the weights, too"
+        )
+    remedies.append("take a slice with more chips, or a chip with more memory")
+    return "; ".join(remedies)

@@ -1,5 +1,5 @@
-"""What a run holds and does (`--dry_run`): its documents are read, shapes and schedule follow from
-them and from the config; no weight is. On the devices at hand a few steps are timed."""
+"""What a run holds and does (`--dry_run`): its documents are read, and shapes and schedule follow
+from them and from the config; no weights are read. On the local devices a few steps are timed."""
 
 import math
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) ->
       config: of the run.
       topology: the slice; empty: the devices of this machine.
       plan: of the run.
-      workdir: that it would be written in; None: nobody knows.
+      workdir: that it would be written in; None: unknown.
     """
     chips = chip_of(topology)[1] if topology else jax.device_count()
     shape = mesh_shape(config, chips)
@@ -86,12 +86,12 @@ def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) ->
     yield from plan.lines()
     if not topology:
         yield f"time        {_duration(config, plan, programs)}"
-    warned = plan.warnings(workdir, is_here=not topology, is_loaded=False)
-    yield from (f"warning: {said}" for said in warned)
+    warnings = plan.warnings(workdir, is_here=not topology, is_loaded=False)
+    yield from (f"warning: {text}" for text in warnings)
 
 
 def _duration(config, plan: RunPlan, programs) -> str:
-    """In words, from a few timed steps."""
+    """How long the run would take, from a few timed steps."""
     try:
         rates = time_steps(config, plan.cfg, plan.sizes)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -108,7 +108,7 @@ def _duration(config, plan: RunPlan, programs) -> str:
 
 
 def axes(shape: dict[str, int]) -> str:
-    """A mesh in words."""
+    """A mesh as text, e.g. `data 1 x fsdp 8`."""
     return " x ".join(f"{axis} {size}" for axis, size in shape.items())
 
 

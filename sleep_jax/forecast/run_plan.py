@@ -35,7 +35,7 @@ class RunPlan:
     Attributes:
       config: its settings.
       cfg: the decoder.
-      source: what is read, in words.
+      source: a line that says what is read.
       days: with their documents.
       tokens: of every document of every day.
       schedule: its phases in order.
@@ -61,7 +61,7 @@ class RunPlan:
         schedule: Sequence[ScheduledPhase],
         is_exact: bool = True,
     ) -> "RunPlan":
-        """The plan of a run whose tokens are those that `encode` gives."""
+        """The plan of a run; `encode` counts its tokens."""
         tokens = tuple(tuple(len(encode(d.text)) for d in day.documents) for day in days)
         return cls(config, cfg, source, days, tokens, schedule, is_exact)
 
@@ -98,7 +98,7 @@ class RunPlan:
         return (self.consolidations + self.merges) / len(self.days)
 
     def lines(self) -> Iterator[str]:
-        """The plan in words, a line each."""
+        """The plan as lines."""
         about = "" if self.is_exact else "about "
         tokens = sum(map(sum, self.tokens))
         yield f"documents   {self.source}; {about}{tokens:,} tokens"
@@ -116,12 +116,12 @@ class RunPlan:
     def warnings(
         self, workdir: str | None = None, is_here: bool = True, is_loaded: bool = True
     ) -> Iterator[str]:
-        """What will go otherwise than the user may think, and the remedy.
+        """What may surprise the user, with the remedy, a line each.
 
         Args:
-          workdir: of the run, whose disk has to hold it; None: nobody knows.
-          is_here: the devices of this machine are those of the run.
-          is_loaded: the model is there already.
+          workdir: of the run, whose disk has to hold it; None: unknown.
+          is_here: it runs on the devices of this machine.
+          is_loaded: the model is in memory already.
         """
         yield from exhausted(self.cfg.memory, self.schedule)
         yield from self._too_few_updates()
@@ -274,7 +274,7 @@ class RunPlan:
 
 
 def about_tokens(text: str) -> Sequence[int]:
-    """As many as a text may have, where no tokenizer is at hand: one for four bytes."""
+    """Stands in for the tokens of a text where there is no tokenizer: one for four bytes."""
     return range(-(-len(text.encode("utf-8", "replace")) // 4))
 
 

@@ -81,15 +81,15 @@ def evaluate(
 def questions_of(experiment: Experiment, run: RunState, day: int) -> list[tuple[int, str]]:
     """(document, text) of each question that a day is asked: the user's or, without any, those that
     the model wrote itself and did not learn from."""
-    own = run.day(day).get("study", {}).get("held_out", [])
+    held_out = run.day(day).get("study", {}).get("held_out", [])
     return [(q.document, q.text) for q in experiment.days[day].questions] or [
-        (q["document"], q["question"]) for q in own
+        (q["document"], q["question"]) for q in held_out
     ]
 
 
 def _shown(scores: dict[str, float], is_closed_book: bool) -> dict[str, float]:
-    """What the bar says of a stage: it is to end with what is known without the documents, and with
-    the ceiling under a name of its own."""
+    """The figures of a stage as the progress bar names them: the closed-book scores as they are,
+    the open-book one as the ceiling."""
     if not is_closed_book:
         return {"open-book ceiling": scores["questions"]} if "questions" in scores else {}
     named = {"paraphrases": "held-out wordings"}
@@ -103,12 +103,13 @@ def stages_of(experiment: Experiment | AbstractRun) -> list[str]:
 
 
 def _asked(record: dict[str, Any], day: Day) -> list[dict[str, Any]]:
-    """What the day's replies answer, so that its record can be read without its documents."""
+    """The questions that the day's replies answer, for readers of the record who lack the
+    documents."""
     if day.questions:
         asked = [(q.document, q.text, q.answers) for q in day.questions]
     else:
-        own = record.get("study", {}).get("held_out", [])
-        asked = [(q["document"], q["question"], (q["answer"],)) for q in own]
+        held_out = record.get("study", {}).get("held_out", [])
+        asked = [(q["document"], q["question"], (q["answer"],)) for q in held_out]
     return [
         {"document": day.documents[document].title, "question": text, "answers": answers}
         for document, text, answers in asked
@@ -128,8 +129,9 @@ def shares_right(questions: Sequence[TestQuestion], replies: Sequence[str]) -> d
 
 
 def chance(questions: Sequence[TestQuestion], replies: Sequence[str]) -> float | None:
-    """What luck would earn: the share of questions that are answered by replies to others about the
-    same document, which want another answer; None where no document has two such questions."""
+    """The score that chance would give: the share of questions that are answered by the replies to
+    other questions about the same document with another answer; None where no document has two
+    such questions."""
     asked = [(q, reply) for q, reply in zip(questions, replies) if not q.is_paraphrase]
     pairs = [
         (reply, q.answers)

@@ -31,10 +31,9 @@ from sleep_jax.run_schedule import ScheduledPhase
 def select(
     experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
 ) -> RunState:
-    """Puts on record which dreams of the day are tried, and how important each was found.
+    """Puts on record which dreams of the day are tried, and the importance of each.
 
-    A dream about a document that no question of the model's own asks about has no tau: it is left
-    out.
+    A dream about a document without a question of the model's own has no tau: it is left out.
     """
     day, c = run.day(scheduled.day), experiment.config
     dreams = [Dream.of(x) for x in day.get("dreams", [])]

@@ -1,5 +1,4 @@
-"""Try: the model learns each dream that was selected on its own, and sees whether that made it
-better."""
+"""Try: the model learns each selected dream alone, to see whether that makes it better."""
 
 from collections.abc import Sequence
 

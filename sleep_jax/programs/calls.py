@@ -78,7 +78,7 @@ def reading(run: AbstractRun, name: str, contexts: Sequence[int]) -> Program:
 def losses_of_texts(
     run: AbstractRun, name: str, shapes: Sequence[tuple[int, int]], times: int = 1
 ) -> list[Program]:
-    """The loss of texts in batches of these shapes (texts, width), each so many `times`."""
+    """The loss of texts in batches of these shapes (texts, width), `times` times each."""
     out = []
     for title, texts, width, calls in by_shape(name, shapes):
         args, tokens = (run.cfg, run.variables, *run.rows(texts, width)), texts * width
@@ -97,5 +97,5 @@ def judged(run: AbstractRun, name: str, texts: int, width: int) -> Program:
 
 
 def repeated(programs: Sequence[Program], times: int) -> list[Program]:
-    """Programs that are called so many times as often."""
+    """Programs with `times` as many calls."""
     return [dataclasses.replace(program, calls=times * program.calls) for program in programs]

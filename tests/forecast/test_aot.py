@@ -147,7 +147,7 @@ def test_a_report_of_what_does_not_fit_sums_what_does(monkeypatch):
     assert "without those that do not fit" in text
     # Advice goes to just those, and the verdict comes last.
     advised = [line.partition(": ")[0] for line in lines if "take a slice with more" in line]
-    assert advised == ["dream", "dream", "consolidate"]
+    assert advised == ["try", "select", "consolidate"]
     assert "try: train: lower dreaming.trial.microbatch from 16; take a slice" in text
     assert lines[-1] == "This run does not fit v5e:4x4."
 
