@@ -11,7 +11,6 @@ Merge: a full level first seeds its sealed slots into one, likewise.
 import dataclasses
 import math
 
-import jax
 import numpy as np
 
 from sleep_jax.data.batches import bucket
@@ -21,7 +20,8 @@ from sleep_jax.memory.slots import take_slot
 from sleep_jax.models.sharding import to_host
 from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.phase import Phase
-from sleep_jax.phases.run_state import PhaseLogger, RunState, closed_book, key_of, open_book
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState, closed_book, open_book
 from sleep_jax.phases.study import rehearse, rehearsing, studied
 from sleep_jax.programs.abstract import AbstractRun, first_receiver
 from sleep_jax.programs.calls import losses_of_texts, reading
@@ -60,7 +60,6 @@ def consolidate(
 ) -> RunState:
     """Unlocks a slot and seeds it with what the sender holds, or leaves all as it was."""
     c, cfg, level = experiment.config, experiment.cfg, scheduled.sender + 1
-    key = key_of(experiment, scheduled)
     run = run.note(scheduled.label, levels=f"{scheduled.sender} -> {level}", tokens=0)
     room = check_room(cfg.memory, run.current.slots, level)
     if room == "skip":
@@ -73,13 +72,11 @@ def consolidate(
             run.current,
             scheduled.sender,
             c.seeding.protocol,
-            jax.random.fold_in(key, 2),
+            key_of(experiment, scheduled, "transaction"),
         )
         if scheduled.sender:
             teachers = [closed_book(experiment, transaction.teacher)]
-            exchanges, probe = _replay(
-                experiment, run, scheduled, teachers[0], jax.random.fold_in(key, 3)
-            )
+            exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
         else:
             teachers = open_book(experiment, run, experiment.days[scheduled.day].documents)
             exchanges = studied(experiment, run, scheduled.day)
@@ -93,7 +90,7 @@ def consolidate(
                 teachers,
                 exchanges,
                 probe,
-                key,
+                key_of(experiment, scheduled, "updates"),
                 scheduled.day,
             )
         except TeacherIsStudent as nothing:
@@ -115,13 +112,14 @@ def merge(
     Raises:
       UnrecoverableError: the merged slot lost too much of what they held.
     """
-    level, key = scheduled.sender + 1, jax.random.fold_in(key_of(experiment, scheduled), 1)
+    level = scheduled.sender + 1
     run = run.note(scheduled.label, levels=f"{level} -> {level}", tokens=0)
     if check_room(experiment.cfg.memory, run.current.slots, level) != "merge":
         return run.note(scheduled.label, skipped=f"level {level} has room")
-    transaction = begin_merge(experiment.cfg, run.current, level, jax.random.fold_in(key, 0))
+    key = key_of(experiment, scheduled, "transaction")
+    transaction = begin_merge(experiment.cfg, run.current, level, key)
     teachers = [closed_book(experiment, transaction.teacher)]
-    exchanges, probe = _replay(experiment, run, scheduled, teachers[0], jax.random.fold_in(key, 1))
+    exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
     with logger.bar(int(experiment.config.seeding.steps) + 1, "step") as bar:
         state, figures = _seed(
             experiment,
@@ -131,7 +129,7 @@ def merge(
             teachers,
             exchanges,
             probe,
-            key,
+            key_of(experiment, scheduled, "updates"),
             scheduled.day,
         )
     if rejection_reason := figures.get("rolled_back"):
@@ -148,7 +146,7 @@ def _after_consolidation(run: RunState, state: MemoryState) -> RunState:
     return dataclasses.replace(run, current=state, before_dreams=state.replace(wake=None))
 
 
-def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, key, day):
+def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, rng, day):
     """`run_consolidation` with this run's settings; its figures go to the logger."""
     c = experiment.config
 
@@ -174,7 +172,7 @@ def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, key,
         exchanges=exchanges,
         probe=probe,
         anchors=lambda variables: anchor_perplexity(experiment, variables, GATED),
-        rng=jax.random.fold_in(key, 4),
+        rng=rng,
         log=log,
         mid_phase=logger.mid_phase,
         timer=logger.timer,
@@ -204,7 +202,7 @@ def held_out(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
 
 
 def _replay(
-    experiment: Experiment, run: RunState, scheduled: ScheduledPhase, teacher: Teacher, key
+    experiment: Experiment, run: RunState, scheduled: ScheduledPhase, teacher: Teacher
 ) -> tuple[list[Exchange], list[Exchange]]:
     """What a level hands over, as (exchanges, probe): the days it holds, closed book."""
     prompts = experiment.prompts
@@ -221,7 +219,8 @@ def _replay(
         ]
     )
     probe = probe or exchanges[:PROBE]
-    return [*exchanges, *rehearse(experiment, teacher, key)], probe
+    rehearsed = rehearse(experiment, teacher, key_of(experiment, scheduled, "rehearsals"))
+    return [*exchanges, *rehearsed], probe
 
 
 def programs(run: AbstractRun) -> list[Program]:

@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
-
 from sleep_jax.data.batches import bucket
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming import reinforce
@@ -14,7 +12,8 @@ from sleep_jax.phases.consolidate import GATED
 from sleep_jax.phases.dream_contexts import pages, rehearsed
 from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.phase import Phase
-from sleep_jax.phases.run_state import PhaseLogger, RunState, awake, key_of
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
 from sleep_jax.phases.study import studied
 from sleep_jax.phases.trial import kept_dreams
 from sleep_jax.programs.abstract import AbstractRun
@@ -42,7 +41,7 @@ def learn(
         with logger.bar(1, "step") as bar:
             bar.advance(1, learnt=0)
         return run.note(scheduled.label, tokens=0, skipped="no dream was rewarded")
-    rng = jax.random.fold_in(key_of(experiment, scheduled), 2)
+    rng = key_of(experiment, scheduled, "updates")
     model = run.current.on(experiment.params)
     exchanges = [*lessons, *studied(experiment, run, scheduled.day), *old]
     index = run.day(scheduled.day)["slot"]

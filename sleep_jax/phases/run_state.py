@@ -6,12 +6,9 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from sleep_jax.data.documents import Document
 from sleep_jax.experiment import Experiment
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.progress import phase_progress
@@ -137,8 +134,3 @@ def closed_book(experiment: Experiment, state: MemoryState) -> Teacher:
 def _reader(experiment: Experiment, cfg: DecoderConfig, variables, documents) -> Teacher:
     contexts = [*map(experiment.prompts.context, documents), ()]
     return Teacher(cfg, variables, read(cfg, variables, contexts)[0])
-
-
-def key_of(experiment: Experiment, scheduled: ScheduledPhase):
-    """The PRNG key of a phase (`ScheduledPhase.rng_stream`)."""
-    return jax.random.fold_in(jax.random.key(experiment.config.seed), scheduled.rng_stream)

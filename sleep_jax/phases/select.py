@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
-
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import Examples, examples
 from sleep_jax.dreaming import select as dreaming
@@ -21,7 +19,8 @@ from sleep_jax.experiment import Experiment
 from sleep_jax.models.sharding import place
 from sleep_jax.phases.dream_contexts import pages, reward_items
 from sleep_jax.phases.phase import Phase
-from sleep_jax.phases.run_state import PhaseLogger, RunState, key_of
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.dreams import over_examples, shape_of
 from sleep_jax.programs.program import Program
@@ -46,7 +45,7 @@ def select(
             return run.note(scheduled.label, tokens=0, kept=0, skipped=_why_none(len(dreams)))
         config, seed = experiment.settings.dreaming.selection, (int(c.seed), scheduled.day)
         chosen = [dreams[i] for i in eligible]
-        key = jax.random.fold_in(key_of(experiment, scheduled), 1)
+        key = key_of(experiment, scheduled, "adapters")
         lora = place(init_lora(experiment.cfg, experiment.params, key), "lora")
         scores, order = importance(
             config.measure,
@@ -114,7 +113,9 @@ def programs(run: AbstractRun) -> list[Program]:
         return [over_examples(name, losses, args, (dreams,), 1)]
     contexts, members = by_context(pages)
     targets = run.examples(len(contexts), *shape_of(as_learnt, sizes.targets)[1:])
-    dreams, is_last_only = run.examples(*members.shape, *dreams[1:]), measure == "last_layer"
+    shape, is_last_only = (*members.shape, *dreams[1:]), measure == "last_layer"
+    # Where a context has fewer dreams than others, zeros fill it up, which make its mask integers.
+    dreams = run.examples(*shape).replace(mask=run.array("tokens/mask", *shape))
     lora = run.collections["lora"]
     args = (run.cfg, microbatch, run.variables, lora, dreams, targets, is_last_only)
     passes = 1 if is_last_only else 2

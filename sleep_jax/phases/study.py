@@ -3,13 +3,12 @@ what the night will learn."""
 
 import functools
 
-import jax
-
 from sleep_jax.data.batches import bucket
 from sleep_jax.experiment import Experiment
 from sleep_jax.phases.drafts import Drafts
 from sleep_jax.phases.phase import Phase
-from sleep_jax.phases.run_state import PhaseLogger, RunState, awake, key_of
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.calls import END, greedy, reading, sampled
 from sleep_jax.programs.program import Program
@@ -32,7 +31,6 @@ def study(
             bar.advance(2)
             return run.note(scheduled.label, tokens=0, skipped="level 1 is full")
         teacher, config = awake(experiment, run, day.documents), experiment.settings.study
-        key = jax.random.fold_in(key_of(experiment, scheduled), 3)
         draw = Drafts(logger.mid_phase, lambda count: bar.advance(0, batches=count))
         self_questions, drawn = questions.ask(
             experiment.cfg,
@@ -42,11 +40,12 @@ def study(
             teacher.context,
             config,
             {q.text for q in experiment.questions},
-            jax.random.fold_in(key, 0),
+            key_of(experiment, scheduled, "questions"),
             draw,
         )
         bar.advance(1, questions=len(self_questions))
-        rehearsed = rehearse(experiment, teacher, jax.random.fold_in(key, 1), draw)
+        key = key_of(experiment, scheduled, "rehearsals")
+        rehearsed = rehearse(experiment, teacher, key, draw)
         bar.figures.pop("batches", None)  # shown while they are drawn
         bar.advance(1, rehearsed=len(rehearsed))
     held_out, learnt = questions.hold_out(self_questions, c.dreaming.held_out)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from sleep_jax.data.examples import Examples, Scored, examples
@@ -14,7 +13,8 @@ from sleep_jax.experiment import Experiment
 from sleep_jax.models.sharding import place
 from sleep_jax.phases.dream_contexts import model_under_eval, pages, reward_items, tau
 from sleep_jax.phases.phase import Phase
-from sleep_jax.phases.run_state import PhaseLogger, RunState, key_of
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.dreams import over_examples, rubric, scored, shape_of
 from sleep_jax.programs.program import Program
@@ -88,8 +88,7 @@ def _gains(
 ) -> Gains:
     """By how much tau rises with each of them."""
     cfg, trial = experiment.cfg, experiment.settings.dreaming.trial
-    key = key_of(experiment, scheduled)
-    rng = jax.random.fold_in(key, 1)
+    rng = key_of(experiment, scheduled, "adapters")
     adapters = [place(x, "lora") for x in init_adapters(cfg, experiment.params, rng, trial.seeds)]
     learnt, passages = trials(experiment, run, scheduled.day, kept)
     return gains(
@@ -101,7 +100,7 @@ def _gains(
         [x.document for x in kept],
         reward_items(experiment, run, scheduled.day),
         passages=list(passages),
-        rng=jax.random.fold_in(key, 4),
+        rng=key_of(experiment, scheduled, "row_order"),
     )
 
 

@@ -3,15 +3,14 @@ those of the day, and some of earlier days as it recollects them."""
 
 import dataclasses
 
-import jax
-
 from sleep_jax.data.batches import bucket
 from sleep_jax.dreaming import write as dreaming
 from sleep_jax.experiment import Experiment
 from sleep_jax.phases.drafts import Drafts
 from sleep_jax.phases.dream_contexts import draw_dream_contexts, dreamt_before, pages, subjects
 from sleep_jax.phases.phase import Phase
-from sleep_jax.phases.run_state import PhaseLogger, RunState, awake, key_of
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.calls import END, reading, sampled
 from sleep_jax.programs.program import Program
@@ -26,7 +25,6 @@ def write(
         with logger.bar(1, "step") as bar:
             bar.advance(1, written=0)
         return run.note(scheduled.label, tokens=0, skipped="no slot of level 1 holds this day")
-    key = key_of(experiment, scheduled)
     with logger.bar(1, "step") as bar:
         run, mix = draw_dream_contexts(experiment, run, scheduled.day)
         documents = pages(experiment, run, scheduled.day)
@@ -41,8 +39,8 @@ def write(
             teacher.context,
             chosen=sorted(subjects(experiment, run, scheduled.day)),
             earlier=dreamt_before(experiment, run, scheduled.day),
-            rng=jax.random.fold_in(key, 0),
-            expert_rng=jax.random.fold_in(key, 3),
+            rng=key_of(experiment, scheduled, "dreams"),
+            expert_rng=key_of(experiment, scheduled, "random_expert"),
             draw=draw,
         )
         bar.figures.pop("batches", None)  # shown while they are drawn

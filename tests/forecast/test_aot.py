@@ -21,7 +21,7 @@ def preset(name):
     return runpy.run_path(f"configs/{name}.py")["get_config"]()
 
 
-def test_a_dry_run_says_what_is_held_and_what_it_costs():
+def test_dry_run_lists_arrays_and_costs():
     lines = list(aot.forecast(preset("seeding_8b"), None, is_dry=True))
     assert lines[0] == "Qwen/Qwen3-8B on v5e:4x4: mesh data 1 x fsdp 16 x tensor 1"
     text = "\n".join(lines)
@@ -34,12 +34,12 @@ def test_a_dry_run_says_what_is_held_and_what_it_costs():
     assert calls["consolidate: update"] == 100 and calls["learn: update"] == 20
 
 
-def test_a_dry_run_of_another_slice():
+def test_dry_run_of_another_slice():
     lines = list(aot.forecast(preset("seeding_8b"), "v5p:2x2x2", is_dry=True))
     assert "fsdp 8" in lines[0] and "v5p:2x2x2" in lines[0]
 
 
-def test_mistakes_are_named_before_any_work(monkeypatch):
+def test_forecast_raises_before_any_work(monkeypatch):
     config = preset("seeding_8b")
     with pytest.raises(ValueError, match="no TPU slice"):
         aot.forecast(config, "v5e", is_dry=True)
@@ -58,7 +58,7 @@ def test_mistakes_are_named_before_any_work(monkeypatch):
 
 
 @pytest.mark.parametrize("is_dry", [True, False])
-def test_documents_are_read_before_any_work(tmp_path, monkeypatch, is_dry):
+def test_forecast_reads_documents_before_any_work(tmp_path, monkeypatch, is_dry):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     config = preset("seeding_8b")
     config.data.documents = str(tmp_path / "none.txt")
@@ -119,7 +119,7 @@ def lines_of(found, monkeypatch):
     return lines, False
 
 
-def test_a_report_of_what_fits_has_its_totals_and_no_verdict(monkeypatch):
+def test_report_of_programs_that_fit_has_totals(monkeypatch):
     lines, is_over = lines_of([compiled("a: b", 3), compiled("c: d", 16)], monkeypatch)
     text = "\n".join(lines)
     assert not is_over and "fit" not in text.lower()
@@ -127,7 +127,7 @@ def test_a_report_of_what_fits_has_its_totals_and_no_verdict(monkeypatch):
     assert f"at least {20 * 16 / 3600:.2f} chip-hours" in text
 
 
-def test_a_report_of_what_does_not_fit_sums_what_does(monkeypatch):
+def test_report_of_programs_that_do_not_fit_sums_the_others(monkeypatch):
     unfit = [
         compiled("try: train", 17.5, fits=False, knobs=("dreaming.trial.microbatch",)),
         compiled("select: importance", None, fits=False),
@@ -152,7 +152,7 @@ def test_a_report_of_what_does_not_fit_sums_what_does(monkeypatch):
     assert lines[-1] == "This run does not fit v5e:4x4."
 
 
-def test_a_report_of_nothing_that_fits(monkeypatch):
+def test_report_where_nothing_fits(monkeypatch):
     lines, is_over = lines_of([compiled("try: train", None, fits=False)], monkeypatch)
     assert is_over and re.search(r"^  together +0\.0 s +-$", "\n".join(lines), re.M)
 
@@ -160,7 +160,7 @@ def test_a_report_of_nothing_that_fits(monkeypatch):
 @pytest.mark.parametrize(
     ("message", "gib"), [("Used 17.25G of 15.75G hbm.", 17.25), ("No words on memory.", None)]
 )
-def test_what_the_compiler_asks_for_when_it_gives_up(message, gib):
+def test_compile_reads_the_memory_that_a_failed_program_asked_for(message, gib):
     def refuse():
         raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {message}")
 
@@ -175,7 +175,7 @@ def test_what_the_compiler_asks_for_when_it_gives_up(message, gib):
 
 @needs_compiler
 @pytest.mark.slow
-def test_the_tiny_run_compiles_for_a_slice():
+def test_tiny_run_compiles_for_a_slice():
     config = preset("sleep_tiny")
     config.model.dtype = "bfloat16"
     config.mesh.tensor = 2

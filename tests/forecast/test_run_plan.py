@@ -35,7 +35,7 @@ def said(plan, start):
     return [line.removeprefix(start).strip() for line in plan.lines() if line.startswith(start)]
 
 
-def test_a_note_a_folder_and_a_book_give_different_plans(tmp_path):
+def test_plans_of_a_note_a_folder_and_a_book(tmp_path):
     note, folder, book = (tmp_path / name for name in ("note.txt", "folder", "book.txt"))
     note.write_text("A kettle whistles.")
     folder.mkdir()
@@ -55,7 +55,7 @@ def test_a_note_a_folder_and_a_book_give_different_plans(tmp_path):
         plan_of(preset(data__documents=str(note), data__episodes=3))
 
 
-def test_a_day_that_a_night_cannot_hold_is_warned_of_with_what_it_takes(tmp_path):
+def test_plan_warns_of_too_few_updates_with_the_remedy(tmp_path):
     book = tmp_path / "book.txt"
     book.write_text("\n\n".join(f"Paragraph {i}. " + "word " * 30 for i in range(100)))
     config = preset(
@@ -84,7 +84,7 @@ def test_a_day_that_a_night_cannot_hold_is_warned_of_with_what_it_takes(tmp_path
         ("reuse", "later nights overwrite the last slot"),
     ],
 )
-def test_slots_that_will_not_last_are_told_with_the_remedy(on_full, what):
+def test_plan_warns_of_too_few_slots_with_the_remedy(on_full, what):
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes", on_full=on_full)
     plan = plan_over(memory, days=5)
     assert said(plan, "slots") == ["level 1: 3 of 3 in use at most, full after day 3"]
@@ -96,7 +96,7 @@ def test_slots_that_will_not_last_are_told_with_the_remedy(on_full, what):
     assert "memory.slots of 5" in warned[0] and "in the same workdir later" in warned[0]
 
 
-def test_a_level_that_merges_is_never_full_and_its_merges_are_counted():
+def test_plan_counts_merges():
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes", on_full="merge")
     plan = plan_over(memory, days=5)
     assert said(plan, "slots") == ["level 1: 2 of 3 in use at most, 3 merges, the first on day 3"]
@@ -110,7 +110,7 @@ def test_a_level_that_merges_is_never_full_and_its_merges_are_counted():
     assert written.endswith(f"{(5 + 3) * rolled_out:,} in rollouts")
 
 
-def test_a_level_that_hands_over_what_it_holds_has_room_again():
+def test_plan_empties_a_level_that_hands_over():
     levels = (LevelConfig(period=2, slots=2, rank=4), LevelConfig(slots=4, rank=4))
     plan = plan_over(MemoryConfig(levels, unit="episodes"), days=6)
     assert said(plan, "slots") == [
@@ -124,7 +124,7 @@ def test_a_level_that_hands_over_what_it_holds_has_room_again():
     assert plan.seedings == 9 / 6
 
 
-def test_what_a_run_writes_is_counted_by_its_settings():
+def test_plan_counts_written_tokens():
     plan = plan_of(preset())
     assert said(plan, "days") == ["1 day of 2 parts, 1 night (8 phases)"]
     asked = sum(len(run_plan.sentences(d.text)) for day in plan.days for d in day.documents)
@@ -140,13 +140,13 @@ def test_what_a_run_writes_is_counted_by_its_settings():
     assert f"{dreams * (16 + 24) // 16:,} in dreams" in said(thinking, "written")[0]
 
 
-def test_updates_on_dreams_are_at_least_those_that_are_set():
+def test_plan_counts_updates_on_dreams():
     assert said(plan_of(preset()), "updates")[0].endswith("; at least 2 updates on dreams")
     config = preset(dreaming__restart="base")  # what the night learnt is learnt again
     assert said(plan_of(config), "updates")[0].endswith("; at least 6 updates on dreams")
 
 
-def test_a_disk_that_is_too_small_is_warned_of(tmp_path, monkeypatch):
+def test_plan_warns_of_a_small_disk(tmp_path, monkeypatch):
     usage = functools.partial(lambda free, _: type("usage", (), {"free": free}))
     monkeypatch.setattr(run_plan.shutil, "disk_usage", functools.partial(usage, 2**20))
     plan = plan_of(preset())
@@ -163,7 +163,7 @@ def test_a_disk_that_is_too_small_is_warned_of(tmp_path, monkeypatch):
     assert any("of disk left" in line for line in lines)  # the rest, which is timed, is not made
 
 
-def test_without_the_tokenizer_tokens_are_reckoned(tmp_path, monkeypatch):
+def test_plan_estimates_tokens_without_a_tokenizer(tmp_path, monkeypatch):
     assert len(about_tokens("é" * 4)) == 2 and len(about_tokens("abc")) == 1
     note = tmp_path / "note.txt"
     note.write_text("x" * 400)
@@ -172,7 +172,7 @@ def test_without_the_tokenizer_tokens_are_reckoned(tmp_path, monkeypatch):
     assert said(plan, "documents") == ["1 part of 1 file, all read; about 100 tokens"]
 
 
-def test_a_plan_refuses_what_the_run_would(monkeypatch):
+def test_plan_refuses_what_the_run_would(monkeypatch):
     with pytest.raises(ValueError, match="the chat template of the tiny model knows no <think>"):
         plan_of(preset(model__thinking=True, model__thought_tokens=24))
     short = plan_of(preset()).cfg.replace(max_position=100)
@@ -181,7 +181,7 @@ def test_a_plan_refuses_what_the_run_would(monkeypatch):
         plan_of(preset())
 
 
-def test_a_plan_has_the_phases_of_the_run():
+def test_plan_has_the_schedule_of_the_run():
     config = preset(
         memory__unit="tokens",
         memory__stride=32,
@@ -195,7 +195,7 @@ def test_a_plan_has_the_phases_of_the_run():
     assert plan_of(config).steps == load_experiment(config).steps
 
 
-def test_disk_is_that_of_the_checkpoints():
+def test_plan_disk_is_the_size_of_its_checkpoints():
     plan = plan_of(preset())
     held = run_plan.collections_of(plan.config, plan.cfg)
     once = sum(
@@ -206,7 +206,7 @@ def test_disk_is_that_of_the_checkpoints():
     assert RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)._bytes() < plan._bytes()
 
 
-def test_a_day_that_would_fill_the_memory_is_warned_of(monkeypatch):
+def test_plan_warns_of_a_day_that_would_fill_the_memory(monkeypatch):
     plan = plan_of(preset())
     monkeypatch.setattr(run_plan, "memory_at_hand", lambda: 2**17)
     [warned] = plan.warnings()
@@ -219,7 +219,7 @@ def test_a_day_that_would_fill_the_memory_is_warned_of(monkeypatch):
     assert fewer._trials() == plan._trials() / 2
 
 
-def test_what_a_night_keeps_is_compared_with_what_the_model_leaves(monkeypatch):
+def test_plan_compares_its_memory_with_what_the_model_leaves(monkeypatch):
     plan = plan_of(preset())
     held = run_plan.collections_of(plan.config, plan.cfg)
     model = sum(run_plan._size(held[name]) for name in ("params", "memory", "slots"))
@@ -230,7 +230,7 @@ def test_what_a_night_keeps_is_compared_with_what_the_model_leaves(monkeypatch):
     assert "beside the model" in warned
 
 
-def test_trials_against_the_passage_have_one_adapter_more_a_page():
+def test_plan_counts_an_adapter_a_page_for_passages():
     plan = plan_of(preset())
     config = preset(dreaming__baseline="passage", dreaming__trial__seeds=3)
     against = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.steps)

@@ -2,11 +2,13 @@
 
 import types
 
+import jax
+
 from sleep_jax.phases import consolidate as module
 from sleep_jax.runtime.progress import PhaseBar
 
 
-def test_reward_is_blank_until_there_are_rollouts(monkeypatch):
+def test_bar_shows_no_reward_before_rollouts(monkeypatch):
     bar, shown = PhaseBar("consolidate", 4, "step"), []
     logger = types.SimpleNamespace(
         update=lambda *_: None,
@@ -32,6 +34,6 @@ def test_reward_is_blank_until_there_are_rollouts(monkeypatch):
             gate=None, seeding=types.SimpleNamespace(with_shared_prefix=lambda tokens: None)
         ),
     )  # fmt: skip
-    key = module.jax.random.key(0)
+    key = jax.random.key(0)
     module._seed(experiment, logger, bar, types.SimpleNamespace(), [], [], [], key, 0)
     assert shown == ["-", "0.25", "0.25"]

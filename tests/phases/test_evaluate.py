@@ -15,9 +15,7 @@ def asked(document):
     return [TestQuestion(0, f"{document} {i}?", ("yes",), is_paraphrase=i == 2) for i in range(3)]
 
 
-def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
-    tmp_path, monkeypatch, capsys
-):
+def test_bar_ends_with_closed_book_scores_and_the_ceiling(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SLEEP_JAX_QUIET", raising=False)
     right = {"before": 0, "consolidated": 1, "now": 2, "open": 3}
 
@@ -53,7 +51,7 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
     assert run.record["days"][1]["scores"][STAGES[3]] == {"questions": 1.0, "paraphrases": 1.0}
 
 
-def test_chance_holds_replies_against_the_other_questions_of_their_document():
+def test_chance_matches_replies_with_other_questions_of_the_document():
     def question(document, answer, is_paraphrase=False):
         return TestQuestion(document, "?", (answer,), is_paraphrase)
 
