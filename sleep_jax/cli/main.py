@@ -93,7 +93,7 @@ PROFILE = flags.DEFINE_string(
 )
 ABOUT = (
     "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "
-    "without them. The same command goes on where it was."
+    "without them. Run the same command again to resume."
 )
 EXAMPLES = (
     "python launch.py --config=configs/sleep_smollm2.py",
@@ -137,9 +137,8 @@ def prepare(config, workdir) -> Callable[[], None]:
     if profile is not None:
         updates = updates_of(config)
         profile.check_phase([x.label for x in experiment.schedule if x.phase in updates])
-    time_estimate = (
-        None if jax.process_index() else show_run_plan(experiment, workdir)
-    )  # process 0 speaks for all
+    is_first = jax.process_index() == 0  # it speaks for all
+    time_estimate = show_run_plan(experiment, workdir) if is_first else None
     return functools.partial(run_and_report, experiment, workdir, watch, profile, time_estimate)
 
 
@@ -240,7 +239,7 @@ def run_and_report(
         print(f"error: {error}. What came before is saved in {workdir}", file=sys.stderr)
         raise SystemExit(2) from None
     if jax.process_index():
-        return  # process 0 speaks for all
+        return  # process 0 reports for all
     if profile is not None:
         none = "none, these updates were not made in this attempt"
         print(f"profile: {profile.folder if profile.state == 'written' else none}")
@@ -274,8 +273,8 @@ def show_run_plan(experiment: Experiment, workdir: str) -> TimeEstimate | None:
         experiment.schedule,
     )
     say(*plan.lines())
-    for remark in plan.warnings(workdir):
-        warnings.warn(remark, stacklevel=2)
+    for warning in plan.warnings(workdir):
+        warnings.warn(warning, stacklevel=2)
     if not plan.nights:
         return None
     programs = programs_of(experiment.config, make_mesh(experiment.config), plan.sizes)

@@ -11,10 +11,11 @@ from sleep_jax.data.documents import read_rehearsal_topics
 from sleep_jax.seeding.mixture import EPOCHS
 from sleep_jax.seeding.sequences import BatchShape, Exchange
 
-# Assumed before a run: tokens of a sentence, of a line of a dream and of a question with its
-# answer; of a prompt without a document; questions about a document; (texts, tokens) of an anchor
-# set.
-SENTENCE, PROMPT, QUESTIONS, ANCHORS = 24, 128, 4, (8, 256)
+# What is assumed before a run.
+SENTENCE = 24  # tokens of a sentence, and of a line of a dream
+PROMPT = 128  # tokens of a prompt without a document
+QUESTIONS = 4  # about each document, in the morning
+ANCHORS = (8, 256)  # (texts, tokens) of an anchor set
 
 Lengths = tuple[int, int]  # tokens that are given, and of what is scored after them
 
@@ -80,25 +81,6 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
     """
     study, dreaming, page = settings.study, settings.dreaming, settings.data.chunk_tokens
     pages, stands_for = range(documents), _Lengths(settings.seeding.shape)
-    asked = [i * documents // sentences for i in range(sentences) for _ in range(study.questions)]
-    rehearse = (PROMPT,) * len(read_rehearsal_topics())
-    exchanges = [
-        *(stands_for(i, page, "recite") for i in pages for _ in range(study.recitations)),
-        *(
-            stands_for(i * documents // sentences, SENTENCE, "complete")
-            for i in range(sentences)
-            for _ in range(study.completions)
-        ),
-        *(stands_for(i, SENTENCE, "quote") for i in asked),
-        *(stands_for(i, study.max_answer_tokens, "answer") for i in asked),
-        *(
-            stands_for(
-                None, study.max_answer_tokens if i % 2 else study.max_chat_tokens, "rehearse"
-            )
-            for i in range(len(rehearse))
-            for _ in range(study.rehearsals)
-        ),
-    ]
     held_out = [i for i in pages for _ in range(dreaming.held_out)]
     probe = [stands_for(i, study.max_answer_tokens, "answer") for i in held_out]
     trial, passage = _trial(settings)
@@ -112,9 +94,9 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
         contexts=(context,) * documents,
         stream=documents * page,
         ask=(PROMPT,) * sentences,
-        answer=(PROMPT,) * len(asked),
-        rehearse=rehearse,
-        exchanges=tuple(exchanges),
+        answer=(PROMPT,) * sentences * study.questions,
+        rehearse=(PROMPT,) * len(read_rehearsal_topics()),
+        exchanges=tuple(_exchanges(settings, documents, sentences, stands_for)),
         probe=tuple(probe or (stands_for(i, page, "recite") for i in pages)),
         pages=(context,) * documents,
         write={
@@ -147,6 +129,30 @@ class _Lengths:
         completion = min(completion, self.shape.max_target_length)
         student = max(1, min(prompt, self.shape.max_length - completion + 1))
         return Exchange(document, (0,) * student, (0,) * PROMPT, (0,) * completion, kind, **facts)
+
+
+def _exchanges(
+    settings: RunConfig, documents: int, sentences: int, stands_for: _Lengths
+) -> list[Exchange]:
+    """What a night learns from if every question is kept and every reply as long as it may be."""
+    study, page = settings.study, settings.data.chunk_tokens
+    pages = [i * documents // sentences for i in range(sentences)]
+    asked = [i for i in pages for _ in range(study.questions)]
+    recited = [i for i in range(documents) for _ in range(study.recitations)]
+    completed = [i for i in pages for _ in range(study.completions)]
+    # Every second general prompt is a text to be continued, which has no thought before it.
+    longest = [
+        study.max_answer_tokens if i % 2 else study.max_chat_tokens
+        for i in range(len(read_rehearsal_topics()))
+        for _ in range(study.rehearsals)
+    ]
+    return [
+        *(stands_for(i, page, "recite") for i in recited),
+        *(stands_for(i, SENTENCE, "complete") for i in completed),
+        *(stands_for(i, SENTENCE, "quote") for i in asked),
+        *(stands_for(i, study.max_answer_tokens, "answer") for i in asked),
+        *(stands_for(None, tokens, "rehearse") for tokens in longest),
+    ]
 
 
 def _dreams(settings: RunConfig, documents: int) -> tuple[list[int], list[int]]:
