@@ -27,7 +27,7 @@ from sleep_jax.seeding.update_log import NotFinite
 SWEEPS = pathlib.Path("configs/sweeps")
 
 
-@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.py")))
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("[!_]*.py")))
 def test_sweep_elements_have_a_valid_schedule(path):
     runs = runs_of(str(path), load(str(path)), "runs")
     assert len(runs) > 1
