@@ -224,8 +224,8 @@ def _replay(
 
 
 def programs(run: AbstractRun) -> list[Program]:
-    """The consolidation of what was studied. One between two levels is of the same programs, at
-    another level, and so is a merge: the roofline counts them as so many more of these."""
+    """The consolidation of what was studied. Consolidations between two levels and merges call the
+    same functions for another level; the forecast counts them as more of these."""
     seeding, sizes = run.settings.seeding, run.sizes
     context, shape = bucket(max(sizes.contexts)), seeding.shape
     learner, rounds = run.learner(seeding), rounds_of(seeding)
@@ -267,7 +267,7 @@ def _measured(run: AbstractRun, shape: BatchShape) -> Program:
 
 
 def _no_programs(run: AbstractRun) -> list[Program]:
-    """Those of `consolidate`, which counts merges as well."""
+    """None of its own: the forecast counts a merge as one more `consolidate`."""
     return []
 
 
