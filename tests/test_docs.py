@@ -6,7 +6,6 @@ import importlib
 import itertools
 import pathlib
 import re
-import textwrap
 
 import pytest
 
@@ -36,12 +35,19 @@ each_page = pytest.mark.parametrize("name", [*PAGES, *OTHERS])
 
 
 def code_of(name: str) -> list[str]:
-    """The code of a page: what is indented or between backticks. A docstring is code as a whole."""
+    """The code of a page: what is indented, fenced or between backticks. A docstring is code as a
+    whole."""
     if name in PRESETS:
         return (PRESETS[name] or "").splitlines()
-    lines = PAGES[name].splitlines()
-    spans = (re.findall(r"`([^`]+)`", line) for line in lines if not line.startswith("    "))
-    return [line for line in lines if line.startswith("    ")] + [*itertools.chain(*spans)]
+    code, is_fenced = [], False
+    for line in PAGES[name].splitlines():
+        if line.startswith("```"):
+            is_fenced = not is_fenced
+        elif is_fenced or line.startswith("    "):
+            code.append(line)
+        else:
+            code += re.findall(r"`([^`]+)`", line)
+    return code
 
 
 def heading_anchors(text: str) -> set[str]:
@@ -131,10 +137,9 @@ def test_flags_exist(name):
 
 
 def test_python_of_the_front_page_can_be_imported():
-    blocks = re.findall(r"(?:^    .*\n|^\n)+", PAGES["README.md"], re.MULTILINE)
-    [source] = [block for block in blocks if "import " in block]
+    [source] = re.findall(r"^```python\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL)
     settings, names = default(), {}
-    for node in ast.walk(ast.parse(textwrap.dedent(source))):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 module = importlib.import_module(node.module)
