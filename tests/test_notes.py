@@ -157,8 +157,9 @@ def test_chunks_of_a_note_end_with_a_unit(note):
 
 
 def test_study_of_a_note(note):
-    as_it_is = types.SimpleNamespace(**dict.fromkeys(("alone", "beside", "reply"), lambda t: t))
-    out = complete([Document("note", "", note.text)], as_it_is, 2, np.random.default_rng(0))
+    names = ("without_context", "with_context", "reply")
+    as_text = types.SimpleNamespace(**dict.fromkeys(names, lambda t: t))
+    out = complete([Document("note", "", note.text)], as_text, 2, np.random.default_rng(0))
     assert {e.completion for e in out} >= set(note.prose)
     for e in out:
         cue = e.student.removeprefix("Complete the sentence: ")
@@ -176,9 +177,9 @@ def test_grades_of_replies_about_a_note(note):
 
 
 def test_rewards_of_a_note(note):
-    said = note.prose[-1]
-    assert agreement(note.paraphrase, said) and agreement(said, note.paraphrase)
-    assert not agreement(note.changed, said) and not agreement(said, note.changed)
+    last = note.prose[-1]
+    assert agreement(note.paraphrase, last) and agreement(last, note.paraphrase)
+    assert not agreement(note.changed, last) and not agreement(last, note.changed)
     assert not agreement(note.invented, note.prose[0])
 
 
@@ -189,6 +190,6 @@ def test_rejection_of_dreams_about_a_note(note):
     assert flaw(note.dream * 5, note.text, [], Rejection()) == "loop"
     others = [other for other in NOTES if other.language != note.language]
     for other in others:
-        why = flaw(other.dream, note.text, [], Rejection())
+        reason = flaw(other.dream, note.text, [], Rejection())
         is_script_shared = {note.language, other.language} in ({"en", "de"}, {"zh", "ja"})
-        assert why in (("language", "script", None) if is_script_shared else ("script",))
+        assert reason in (("language", "script", None) if is_script_shared else ("script",))

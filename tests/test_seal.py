@@ -28,7 +28,7 @@ def config():
 
 
 @pytest.mark.slow
-def test_the_best_dream_of_each_document_is_learnt(tmp_path, monkeypatch):
+def test_seal_preset_learns_the_best_dream_of_each_document(tmp_path, monkeypatch):
     articulate(monkeypatch)
     experiment = load_experiment(config())
     assert experiment.config.dreaming.reward == "top_1"
@@ -37,10 +37,10 @@ def test_the_best_dream_of_each_document_is_learnt(tmp_path, monkeypatch):
     phases, day = run.record["phases"], run.day(0)
     documents = len(experiment.documents)
     assert phases["write"]["written"] == phases["try"]["tried"] == 5 * documents
-    of = np.array([day["dreams"][kept["dream"]]["document"] for kept in day["kept"]])
+    pages = np.array([day["dreams"][kept["dream"]]["document"] for kept in day["kept"]])
     rewards = np.array(day["rewards"])
     # Whether it beats the model that wrote it or not.
-    assert [rewards[of == document].tolist().count(1) for document in range(documents)] == [1, 1]
+    assert [rewards[pages == document].tolist().count(1) for document in range(documents)] == [1, 1]
     assert rewards.sum() == phases["try"]["rewarded"] == phases["learn"]["learnt"] == documents
     assert "skipped" not in phases["learn"] and "rolled_back" not in phases["learn"]
     learnt = jax.tree.map(np.array_equal, run.current.memory, run.before_dreams.memory)

@@ -124,7 +124,7 @@ def seed_slot(
       The student's collections with the seeded slot; every other leaf is the one that came in.
 
     Raises:
-      NotFinite: more than `seeding.max_skipped` updates in a row were not finite.
+      NotFinite: more than `seeding.max_consecutive_errors` updates in a row were not finite.
       ValueError: nothing was written that could be learnt.
     """
     if not any(e.completion for e in exchanges):
@@ -148,7 +148,7 @@ def seed_slot(
         state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
     state = place(state, "learner")
     data_seed = order_seed(rng)
-    coin_rng = jax.random.fold_in(rng, COIN) if seeding.objective.coin else None
+    coin_rng = jax.random.fold_in(rng, COIN) if seeding.objective.lam_as_probability else None
     rounds = Rounds(
         seeding,
         exchanges,
@@ -171,7 +171,7 @@ def seed_slot(
     states = precompute(cfg, student, teachers, exchanges, seeding.shape)
     known = dict(zip(map(id, exchanges), states))
     rounds.begin(student, state.value_head)
-    record, done, drawn = Record(log, seeding.max_skipped, timer), 0, 0
+    record, done, drawn = Record(log, seeding.max_consecutive_errors, timer), 0, 0
     if mid_phase is not None and (found := mid_phase.find(state)):
         done, state, facts = found
         drawn = facts["drawn"]["stream"]

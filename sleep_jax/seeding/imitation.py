@@ -42,10 +42,10 @@ class ImitationConfig(Settings, section="seeding"):
 
     gamma: float = setting(0.5, "share of r_sem in the reward (Eq. 3)", least=0, most=1)
     num_generations: int = setting(8, "rollouts per prefix, which are compared", least=2)
-    cut: tuple[float, float] = setting(
+    prefix_range: tuple[float, float] = setting(
         (0.1, 0.9), "range of the share of a sequence that is given as its prefix", least=0, most=1
     )
-    cut_beta: tuple[float, float] = setting(
+    prefix_beta: tuple[float, float] = setting(
         (1.0, 1.0), "the Beta law of that share over its range; (1, 1) is uniform",
         least=1e-3, most=1e6,
     )  # fmt: skip
@@ -69,8 +69,10 @@ class ImitationConfig(Settings, section="seeding"):
     surrogate: Surrogate = part(Surrogate, surrogate)
 
     def check(self) -> None:
-        if self.cut[0] > self.cut[1]:
-            raise ValueError(f"seeding.cut={self.cut}; give the lower share first")
+        if self.prefix_range[0] > self.prefix_range[1]:
+            raise ValueError(
+                f"seeding.prefix_range={self.prefix_range}; give the lower share first"
+            )
 
 
 _similarity = jax.jit(similarity, static_argnames=("threshold", "relative"))
@@ -78,10 +80,10 @@ _similarity = jax.jit(similarity, static_argnames=("threshold", "relative"))
 
 def shares(imitation: ImitationConfig, rng, count: int) -> np.ndarray:
     """Where sequences are cut: `count` shares of their lengths."""
-    low, high = imitation.cut
-    if imitation.cut_beta == (1, 1):
+    low, high = imitation.prefix_range
+    if imitation.prefix_beta == (1, 1):
         return np.asarray(jax.random.uniform(rng, (count,), minval=low, maxval=high))
-    return low + (high - low) * np.asarray(jax.random.beta(rng, *imitation.cut_beta, (count,)))
+    return low + (high - low) * np.asarray(jax.random.beta(rng, *imitation.prefix_beta, (count,)))
 
 
 def split(dream: Exchange, share: float, thought: int = 0) -> tuple[Exchange, tuple[int, ...]]:
@@ -167,7 +169,7 @@ def roll_out(
       dreams: sequences to imitate, of two tokens or more.
       rng: PRNG key.
       width: tokens that prompts are padded to: those of the longest dream that may come.
-      reference: log-probabilities of completions under the reference of `surrogate.penalty`.
+      reference: log-probabilities of completions under the reference of `surrogate.kl_estimator`.
       timer: is told what was `rollout` and what `reward`.
 
     Returns:

@@ -82,8 +82,9 @@ class Objective(Settings, section="seeding"):
       weights: of the teachers, which sum to 1.
       divergence: between teacher and student; `sampled` knows only what the student has sampled, so
         it needs lam = 1 and the rollouts' temperature, 1.
-      coin: the divergence of an update is wholly of the student's sequences, with probability lam,
-        or wholly of the teacher's, rather than the mixture of both (Agarwal et al., 2024).
+      lam_as_probability: the divergence of an update is wholly of the student's sequences, with
+        probability lam, or wholly of the teacher's, rather than the mixture of both (Agarwal et
+        al., 2024).
 
     Raises:
       ValueError: a field has no such value, or fields that cannot be together.
@@ -98,7 +99,9 @@ class Objective(Settings, section="seeding"):
     logit_chunk: int = 128
     weights: tuple[float, ...] = (1.0,)
     divergence: Divergence = part(Divergence)
-    coin: bool = setting(False, "lam as the odds of a coin for each batch, not as a mixture")
+    lam_as_probability: bool = setting(
+        False, "lam as the odds of a coin for each batch, not as a mixture"
+    )
     accumulate: int = setting(
         1, "parts that an update's rows are cut into; the activations of one exist at a time",
         least=1,
@@ -191,10 +194,12 @@ class Objective(Settings, section="seeding"):
           ValueError: a coin is to be flipped and `coin_rng`, the PRNG key of a night's flips, is
             not given.
         """
-        if not self.coin:
+        if not self.lam_as_probability:
             return self.lam
         if coin_rng is None:
-            raise ValueError("seeding.coin=True needs coin_rng, the PRNG key of its flips")
+            raise ValueError(
+                "seeding.lam_as_probability=True needs coin_rng, the PRNG key of its flips"
+            )
         flip = jax.random.bernoulli(jax.random.fold_in(coin_rng, step), self.lam)
         return jnp.where(flip & (count_on > 0), 1.0, 0.0)
 

@@ -75,13 +75,11 @@ def imitable(
       ValueError: there are dreams, and none is left.
     """
     dreams = [e for e in exchanges if e.is_imitable]
-    widths, new = (bucket(_longest_prompt(e)) for e in dreams), imitation.max_new_tokens
-    needed = [_rows(shape, width, rollouts, new) for width in widths]
-    left = [e for e, rows in zip(dreams, needed) if rows <= shape.batch_size]
+    left, fewest = fitting(dreams, shape, imitation, rollouts)
     if dreams and not left:
         raise ValueError(
             f"{rollouts} rollouts of an update (seeding.num_prompts x seeding.num_generations) may "
-            f"need {min(needed)} rows, more than seeding.batch_size={shape.batch_size}; raise it "
+            f"need {fewest} rows, more than seeding.batch_size={shape.batch_size}; raise it "
             f"or lower one of the two"
         )
     if len(left) < len(dreams):
@@ -92,6 +90,17 @@ def imitable(
             stacklevel=2,
         )
     return left
+
+
+def fitting(
+    dreams: Sequence[Exchange], shape: BatchShape, imitation: ImitationConfig, rollouts: int
+) -> tuple[list[Exchange], int]:
+    """Those of some sequences whose rollouts fit the rows of an update wherever they are cut, and
+    the fewest rows that any of them may need; arguments as for `imitable`."""
+    widths, new = (bucket(_longest_prompt(e)) for e in dreams), imitation.max_new_tokens
+    needed = [_rows(shape, width, rollouts, new) for width in widths]
+    fits = [e for e, rows in zip(dreams, needed) if rows <= shape.batch_size]
+    return fits, min(needed, default=0)
 
 
 def _longest_prompt(dream: Exchange) -> int:
@@ -128,8 +137,12 @@ def written_widths(written: Sequence[Exchange], shape: BatchShape, share: int) -
             f"need {needed} rows, more than seeding.batch_size={shape.batch_size}; raise it or "
             f"lower dreaming.batch_size"
         )
-    longest = max(len(e.teacher + e.completion) for e in written)
-    return Widths(0, bucket(longest))
+    return Widths(0, written_width(written))
+
+
+def written_width(written: Sequence[Exchange]) -> int:
+    """Tokens of a teacher's row that holds any of them."""
+    return bucket(max(len(e.teacher + e.completion) for e in written))
 
 
 def play(
@@ -252,7 +265,7 @@ def spread(
     """
     old, mask = stack([e.old_log_probs for e in rollouts], longest)
     reference, beta = old, 0.0
-    if surrogate.needs_reference and surrogate.penalty == "k1":
+    if surrogate.needs_reference and surrogate.kl_estimator == "k1":
         beta = surrogate.kl_coef
         reference = stack([e.reference_log_probs for e in rollouts], longest)[0]
     earned = jnp.asarray([e.advantage for e in rollouts])

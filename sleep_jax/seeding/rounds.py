@@ -78,9 +78,8 @@ class Rounds:
 
     def is_due(self, step: int, objective: Objective) -> bool:
         """Whether an update needs a round of its own: it learns from rollouts, and none is left."""
-        is_on_policy = self._can_imitate and (objective.alpha < 1 or objective.lam > 0)
-        first = round(self._seeding.rollouts_from * self._seeding.steps)
-        return is_on_policy and step >= first and not self._left
+        learns = self._seeding.learns_from_rollouts(step, objective)
+        return self._can_imitate and learns and not self._left
 
     def play(self, step: int, student, value_head) -> None:
         """A round for the updates from `step` on, of no more dreams than are left to learn from.

@@ -20,7 +20,7 @@ class SeedingConfig(Settings, section="seeding"):
     """One night's seeding.
 
     The rate is reached after `warmup` steps, the first of which learns already, and decays along a
-    cosine to a tenth. Before `rollouts_from` the student knows too little for rollouts to earn
+    cosine to a tenth. Before `rollout_start` the student knows too little for rollouts to earn
     anything. `joint` has both terms in every update; `staged` first the divergence alone, then the
     policy gradient alone, whatever alpha is.
 
@@ -49,14 +49,14 @@ class SeedingConfig(Settings, section="seeding"):
     )
     steps_per_generation: int = setting(4, "updates whose rollouts are sampled at once", least=1)
     num_iterations: int = setting(1, "passes of these updates over their rollouts", least=1)
-    rollouts_from: float = setting(
+    rollout_start: float = setting(
         0.0, "share of the steps after which rollouts join", least=0, most=1
     )
-    max_skipped: int = setting(
+    max_consecutive_errors: int = setting(
         5, "updates in a row that are not finite before the night stops", least=0
     )
     mode: str = setting("joint", "both terms at once, or distil and then imitate", choices=MODES)
-    stage: float = setting(
+    distill_fraction: float = setting(
         0.5, "of staged: share of the steps that distil; for one alone: joint, alpha 1 or 0",
         above=0, below=1,
     )  # fmt: skip
@@ -117,14 +117,22 @@ class SeedingConfig(Settings, section="seeding"):
 
     def with_shared_prefix(self, tokens: tuple[int, ...]) -> "SeedingConfig":
         """The same where all prompts begin with some tokens (`BatchShape.shared_prefix`)."""
-        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, opening=tokens))
+        return dataclasses.replace(
+            self, shape=dataclasses.replace(self.shape, shared_prefix=tokens)
+        )
 
     def objective_at(self, step: int) -> Objective:
         """What an update optimises."""
         if self.mode == "joint":
             return self.objective
-        distils = step < round(self.stage * self.steps)
+        distils = step < round(self.distill_fraction * self.steps)
         return dataclasses.replace(self.objective, alpha=float(distils))
+
+    def learns_from_rollouts(self, step: int, objective: Objective) -> bool:
+        """Whether an update by an objective learns from rollouts; none does before
+        `rollout_start`."""
+        is_on_policy = self.num_prompts > 0 and (objective.alpha < 1 or objective.lam > 0)
+        return is_on_policy and step >= round(self.rollout_start * self.steps)
 
     def optimizer(self) -> optax.GradientTransformation:
         """Adam behind a clipped gradient."""

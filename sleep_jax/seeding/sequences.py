@@ -106,6 +106,31 @@ def heads_of(teachers: Sequence[Teacher]):
     return tuple(lm_head(t.cfg, t.variables["params"]) for t in teachers)
 
 
+def taught_length(exchange: Exchange) -> int:
+    """Tokens of a teacher's row, whose last one predicts the end of the completion."""
+    return len(exchange.teacher + exchange.completion[:-1])
+
+
+def teacher_blocks(
+    lengths: Sequence[int], width: int | None = None, budget: int = 2048
+) -> Iterator[tuple[list[int], int, int]]:
+    """How sequences are dealt over the calls of a teacher: (indices, rows, columns) of each call,
+    whose rows are filled up. The longest left decide the width; all rows of one width are one
+    program.
+
+    Args:
+      lengths: tokens of each sequence.
+      width, budget: as for `teacher_hidden`.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    while order:
+        columns = width or bucket(lengths[order[-1]])
+        most = budget // columns * row_shards()
+        rows = spread_evenly(max(1, min(most, bucket(len(lengths), 4))))
+        chosen, order = order[-rows:], order[:-rows]
+        yield chosen, rows, columns
+
+
 def teacher_hidden(
     cfg: DecoderConfig,
     variables,
@@ -127,16 +152,9 @@ def teacher_hidden(
       Per exchange float32 [completion, d]; row i predicts token i.
     """
     out: list[np.ndarray] = [None] * len(exchanges)
-    length = [len(e.teacher + e.completion[:-1]) for e in exchanges]
-    order = sorted(range(len(exchanges)), key=length.__getitem__)
-    while order:
-        # The longest left decide the width; all rows of one width are one program.
-        columns = width or bucket(length[order[-1]])
-        most = budget // columns * row_shards()
-        count = spread_evenly(max(1, min(most, bucket(len(exchanges), 4))))
-        chosen, order = order[-count:], order[:-count]
+    for chosen, rows, columns in teacher_blocks([*map(taught_length, exchanges)], width, budget):
         picked = [exchanges[i] for i in chosen]
-        picked += [picked[0]] * (count - len(picked))
+        picked += [picked[0]] * (rows - len(picked))
         tokens, mask = pad([e.teacher + e.completion[:-1] for e in picked], columns)
         context = take_rows(cache, [-1 if e.document is None else e.document for e in picked])
         hidden = to_host(prefill(cfg, variables, tokens, mask, context)[1])

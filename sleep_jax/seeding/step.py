@@ -91,7 +91,7 @@ def seeding_step(
         not read.
       batch: what it learns from; its rows are a multiple of `objective.accumulate`.
       heads: the teachers' LM heads; None where all have the student's.
-      coin_rng: PRNG key of the flips of `objective.coin`.
+      coin_rng: PRNG key of the flips of `objective.lam_as_probability`.
 
     Returns:
       (state, metrics): float32 scalars:

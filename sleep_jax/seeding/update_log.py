@@ -81,9 +81,9 @@ class Record:
       told: what was logged, as (step, figures).
     """
 
-    def __init__(self, log: Log, max_skipped: int, timer: StepTimer):
+    def __init__(self, log: Log, max_consecutive_errors: int, timer: StepTimer):
         self.told: list[tuple[int, Figures]] = []
-        self._log, self._max_skipped, self._meter = log, max_skipped, timer
+        self._log, self._max_consecutive_errors, self._meter = log, max_consecutive_errors, timer
         self._skipped = 0  # updates in a row
         self._last = None
 
@@ -117,10 +117,10 @@ class Record:
         self.told.append((step, figures))
         self._log(step, figures)
         self._skipped = self._skipped + 1 if figures["skipped"] else 0
-        if self._skipped > self._max_skipped:
+        if self._skipped > self._max_consecutive_errors:
             raise NotFinite(
                 f"update {step} is number {self._skipped} in a row that is not finite, more than "
-                f"seeding.max_skipped={self._max_skipped}; lower seeding.learning_rate "
-                "(dreaming.learning_rate in a dream) or set model.dtype='float32'. The memory is "
-                "what it was before this phase"
+                f"seeding.max_consecutive_errors={self._max_consecutive_errors}; lower "
+                "seeding.learning_rate (dreaming.learning_rate in a dream) or set "
+                "model.dtype='float32'. The memory is what it was before this phase"
             )

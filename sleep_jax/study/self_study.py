@@ -158,6 +158,17 @@ def answer(questions: Sequence[SelfQuestion], prompts: Prompts) -> list[Exchange
     ]
 
 
+def rehearsal_calls(study: StudyConfig) -> list[tuple[slice, int]]:
+    """The topics whose replies are sampled together, and the most tokens of a reply: every second
+    topic is a text to be continued, which has no thought before it."""
+    if not study.thought:
+        return [(slice(None), study.max_answer_tokens)]
+    return [
+        (slice(0, None, 2), study.max_chat_tokens),
+        (slice(1, None, 2), study.max_answer_tokens),
+    ]
+
+
 def rehearse(
     cfg: DecoderConfig,
     variables,
@@ -174,15 +185,10 @@ def rehearse(
     if not topics or not study.rehearsals:
         return []
     prompts = Prompts(tokenizer)
-    asked = [(prompts.plain if i % 2 else prompts.alone)(t) for i, t in enumerate(topics)]
-    calls = [(slice(None), study.max_answer_tokens, rng)]
-    if study.thought:  # a text that is continued has none
-        calls = [
-            (slice(0, None, 2), study.max_chat_tokens, rng),
-            (slice(1, None, 2), study.max_answer_tokens, jax.random.fold_in(rng, 1)),
-        ]
+    asked = [(prompts.plain if i % 2 else prompts.without_context)(t) for i, t in enumerate(topics)]
     drawn: list[list[Completion]] = [[]] * len(asked)
-    for part, longest, key in calls:
+    for call, (part, longest) in enumerate(rehearsal_calls(study)):
+        key = jax.random.fold_in(rng, call) if call else rng
         sampling = SamplingConfig(
             longest,
             tokenizer.eos_ids,

@@ -33,7 +33,7 @@ def seeding(**changes):
         "shape": SHAPE,
         "dreams": 1,
         "steps_per_generation": 2,
-        "rollouts_from": 0.0,
+        "rollout_start": 0.0,
         "objective": Objective(),
         "imitation": ImitationConfig(num_generations=2, max_new_tokens=4),
     }
@@ -93,7 +93,7 @@ def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
         cfg,
         tokenizer,
         judge,
-        seeding(rollouts_from=0.5),
+        seeding(rollout_start=0.5),
         **night,
         log=lambda *entry: logged.append(entry),
         timer=timer,
@@ -275,7 +275,7 @@ def test_rollout_widths_hold_every_dream():
     "change, message",
     [
         ({"warmup": 4}, "seeding.steps=4 does not exceed seeding.warmup=4"),
-        ({"rollouts_from": 1.5}, r"seeding.rollouts_from=1.5; give a number from 0 to 1"),
+        ({"rollout_start": 1.5}, r"seeding.rollout_start=1.5; give a number from 0 to 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_rejected(change, message):
@@ -355,7 +355,7 @@ def test_rollouts_serve_several_updates(cfg, tokenizer, night, monkeypatch):
     monkeypatch.setattr(
         consolidate, "play", lambda *a, **k: rounds.append(out := play(*a, **k)) or out
     )
-    policy = surrogate("group", penalty="k2", kl_coef=0.1, importance_cap=1.2)
+    policy = surrogate("group", kl_estimator="k2", kl_coef=0.1, importance_cap=1.2)
     log, _ = logged_night(
         cfg,
         tokenizer,
@@ -387,7 +387,7 @@ def test_rollouts_serve_several_updates(cfg, tokenizer, night, monkeypatch):
 @pytest.mark.slow
 def test_a_staged_night_of_ppo(cfg, tokenizer, night):
     """Distil, then imitate, with a value head, in parts: what no other test puts together."""
-    policy = surrogate("ppo", penalty="k1", kl_coef=0.1, entropy_coef=0.01)
+    policy = surrogate("ppo", kl_estimator="k1", kl_coef=0.1, entropy_coef=0.01)
     log, slot = logged_night(
         cfg,
         tokenizer,

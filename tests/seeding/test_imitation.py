@@ -37,17 +37,20 @@ def test_cuts_follow_their_law():
     def mean_and_spread(**options):
         at = shares(ImitationConfig(**options), jax.random.key(0), 4000)
         assert (
-            at.shape == (4000,) and options["cut"][0] <= at.min() <= at.max() <= options["cut"][1]
+            at.shape == (4000,)
+            and options["prefix_range"][0] <= at.min() <= at.max() <= options["prefix_range"][1]
         )
         return at.mean(), at.std()
 
     # Uniform over a width w has a deviation of w / sqrt(12); Beta(a, b) a mean of a / (a + b) and a
     # variance of ab / (a + b)^2 (a + b + 1), here 3 / 80.
-    np.testing.assert_allclose(mean_and_spread(cut=(0.1, 0.9)), (0.5, 0.8 / 12**0.5), rtol=0.03)
-    got = mean_and_spread(cut=(0.2, 0.8), cut_beta=(3.0, 1.0))
+    np.testing.assert_allclose(
+        mean_and_spread(prefix_range=(0.1, 0.9)), (0.5, 0.8 / 12**0.5), rtol=0.03
+    )
+    got = mean_and_spread(prefix_range=(0.2, 0.8), prefix_beta=(3.0, 1.0))
     np.testing.assert_allclose(got, (0.2 + 0.6 * 0.75, 0.6 * (3 / 80) ** 0.5), rtol=0.03)
     for law in ((1.0, 1.0), (2.0, 5.0)):
-        fixed = mean_and_spread(cut=(0.4, 0.4), cut_beta=law)
+        fixed = mean_and_spread(prefix_range=(0.4, 0.4), prefix_beta=law)
         np.testing.assert_allclose(fixed, (0.4, 0.0), atol=1e-6)
 
 
@@ -90,7 +93,9 @@ def test_split_leaves_the_thought_to_the_prompt():
 def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
     eos = tokenizer.eos_ids[0]
     dreams = [dream(tokenizer.encode("abcdefghij"), 1), dream(tokenizer.encode("klmnopqrst"), None)]
-    config = ImitationConfig(gamma=0.25, num_generations=2, cut=(0.4, 0.4), max_new_tokens=5)
+    config = ImitationConfig(
+        gamma=0.25, num_generations=2, prefix_range=(0.4, 0.4), max_new_tokens=5
+    )
     words = ["efghi", "efgzz", "opqr", "opqr"]  # the last two end by themselves
     written = [tuple(tokenizer.encode(w)) + (eos,) * (len(w) < 5) for w in words]
     asked = {}
@@ -143,7 +148,7 @@ def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
     for estimator, learns in (
         (Surrogate(), [True] * 4),
         (surrogate("dapo"), [True, True, False, False]),
-        (Surrogate(skip_truncated=True), [False, False, True, True]),
+        (Surrogate(mask_truncated_completions=True), [False, False, True, True]),
     ):
         chosen = dataclasses.replace(config, surrogate=estimator)
         rollouts, _ = roll_out(
@@ -167,7 +172,7 @@ def written(cfg, tokenizer, monkeypatch):
             tokenizer,
             lambda c, r: np.zeros(len(c), np.float32),
             dataclasses.replace(
-                config, num_generations=2, cut=(0.5, 0.5), gamma=0.0, max_new_tokens=4
+                config, num_generations=2, prefix_range=(0.5, 0.5), gamma=0.0, max_new_tokens=4
             ),
             [dream(tokenizer.encode("abcdefgh"))],
             jax.random.key(0),
@@ -190,7 +195,7 @@ def test_characters_are_compared_where_the_config_says_so(written, tokenizer, mo
 
 
 def test_a_penalty_enters_the_advantages_through_the_reward(written):
-    config = ImitationConfig(surrogate=surrogate("group", penalty="k1", kl_coef=0.1))
+    config = ImitationConfig(surrogate=surrogate("group", kl_estimator="k1", kl_coef=0.1))
     asked = []
 
     def reference(rollouts):
@@ -213,14 +218,14 @@ def test_a_penalty_enters_the_advantages_through_the_reward(written):
     "options, message",
     [
         ({"gamma": 1.1}, "seeding.gamma=1.1; give a number from 0 to 1"),
-        ({"cut": (0.9, 0.1)}, r"seeding.cut=\(0.9, 0.1\)"),
+        ({"prefix_range": (0.9, 0.1)}, r"seeding.prefix_range=\(0.9, 0.1\)"),
         (
-            {"cut": (-0.1, 0.5)},
-            r"seeding.cut=\(-0.1, 0.5\); give a tuple of 2, each a number from 0 to 1",
+            {"prefix_range": (-0.1, 0.5)},
+            r"seeding.prefix_range=\(-0.1, 0.5\); give a tuple of 2, each a number from 0 to 1",
         ),
         (
-            {"cut_beta": (0.0, 1.0)},
-            r"seeding.cut_beta=\(0.0, 1.0\); give a tuple of 2, each a number",
+            {"prefix_beta": (0.0, 1.0)},
+            r"seeding.prefix_beta=\(0.0, 1.0\); give a tuple of 2, each a number",
         ),
         ({"threshold": -1.0}, "seeding.threshold=-1.0; give a number at least 0"),
         ({"unit": "words"}, "seeding.unit='words'; choose from tokens, characters"),

@@ -57,7 +57,7 @@ def test_a_reward_is_spread_over_its_tokens(beta):
     """GAE as a double sum; the reward comes with the last token, k1 with each."""
     rollouts = [rollout(4, 1.0), rollout(2, 0.25), rollout(3, 0.5, rewarded=False)]
     values = [RNG.normal(size=len(e.completion)).astype(np.float32) for e in rollouts]
-    ppo = surrogate("ppo", penalty="k1", kl_coef=beta)
+    ppo = surrogate("ppo", kl_estimator="k1", kl_coef=beta)
     got = spread(ppo, rollouts, values, 5)
     raw = []
     for e, v in zip(rollouts, values):

@@ -17,7 +17,7 @@ DREAMS = [Exchange(0, (1, 2), (1, 2), (3, 4, i), "quote") for i in range(5, 9)]
 ON_POLICY, BY_TEACHER = Objective(lam=0.5), Objective(alpha=1.0, lam=0.0)
 
 
-def rounds(written=(), num_iterations=1, rollouts_from=0.0, dreams=1):
+def rounds(written=(), num_iterations=1, rollout_start=0.0, dreams=1):
     """Two updates a round, by default of one dream, two rollouts each; (the rounds, what was
     asked)."""
     config = SeedingConfig(
@@ -29,7 +29,7 @@ def rounds(written=(), num_iterations=1, rollouts_from=0.0, dreams=1):
         num_prompts=dreams,
         steps_per_generation=2,
         num_iterations=num_iterations,
-        rollouts_from=rollouts_from,
+        rollout_start=rollout_start,
         imitation=ImitationConfig(num_generations=2, max_new_tokens=4),
     )
     asked = []
@@ -59,7 +59,7 @@ def test_a_round_serves_its_updates_in_shares():
 
 def test_rounds_sample_no_more_than_updates_learn_from():
     """Of eight updates the last five, two a round: the third round is of one."""
-    those, asked = rounds(rollouts_from=0.375)
+    those, asked = rounds(rollout_start=0.375)
     taken = []
     for step in range(8):
         if those.is_due(step, ON_POLICY):
@@ -73,12 +73,12 @@ def test_rounds_sample_no_more_than_updates_learn_from():
 def test_presets_end_with_a_whole_round(name):
     """One of another size would be compiled for itself."""
     seeding = runpy.run_path(f"configs/{name}.py")["get_config"]().seeding
-    learn = seeding.steps - round(seeding.rollouts_from * seeding.steps)
+    learn = seeding.steps - round(seeding.rollout_start * seeding.steps)
     assert learn % seeding.steps_per_generation == 0
 
 
 def test_updates_that_learn_from_the_teacher_alone_need_none():
-    those, _ = rounds(rollouts_from=0.5)
+    those, _ = rounds(rollout_start=0.5)
     assert not those.is_due(3, ON_POLICY) and those.is_due(4, ON_POLICY)
     assert not those.is_due(4, BY_TEACHER)
 

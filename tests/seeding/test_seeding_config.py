@@ -36,35 +36,35 @@ def test_what_is_scored_fits_a_row():
 def test_every_choice_reaches_its_place():
     night = build(
         estimator="ppo",
-        penalty="k1",
+        kl_estimator="k1",
         kl_coef=0.02,
         entropy_coef=0.01,
         importance_cap=2.0,
         value_learning_rate=3e-4,
-        coin=True,
+        lam_as_probability=True,
         accumulate=2,
         num_iterations=3,
-        cut_beta=(2.0, 5.0),
+        prefix_beta=(2.0, 5.0),
         threshold=4.0,
         is_relative=False,
         unit="characters",
         rollout_temperature=0.7,
         rollout_top_p=0.9,
-        max_skipped=2,
+        max_consecutive_errors=2,
     )
     policy = surrogate(
         "ppo",
         length=32,
-        penalty="k1",
+        kl_estimator="k1",
         kl_coef=0.02,
         entropy_coef=0.01,
         importance_cap=2.0,
         value_learning_rate=3e-4,
     )
-    assert night.objective == Objective(surrogate=policy, coin=True, accumulate=2)
-    assert (night.num_iterations, night.max_skipped) == (3, 2)
+    assert night.objective == Objective(surrogate=policy, lam_as_probability=True, accumulate=2)
+    assert (night.num_iterations, night.max_consecutive_errors) == (3, 2)
     i = night.imitation
-    assert (i.cut_beta, i.threshold, i.is_relative, i.unit) == ((2, 5), 4, False, "characters")
+    assert (i.prefix_beta, i.threshold, i.is_relative, i.unit) == ((2, 5), 4, False, "characters")
     assert (i.temperature, i.top_p) == (0.7, 0.9)
     c = default()
     c.seeding.accumulate = 4
@@ -72,7 +72,7 @@ def test_every_choice_reaches_its_place():
 
 
 def test_a_staged_night_distils_and_then_imitates():
-    night = build(mode="staged", stage=0.25, steps=8, warmup=1, alpha=0.3)
+    night = build(mode="staged", distill_fraction=0.25, steps=8, warmup=1, alpha=0.3)
     alphas = [night.objective_at(step).alpha for step in range(8)]
     assert alphas == [1, 1, 0, 0, 0, 0, 0, 0]
     assert dataclasses.replace(night.objective_at(7), alpha=0.3) == night.objective
@@ -82,7 +82,10 @@ def test_a_staged_night_distils_and_then_imitates():
     "changes, message",
     [
         ({"mode": "stages"}, "seeding.mode='stages'; choose from joint, staged"),
-        ({"stage": 1.0}, "seeding.stage=1.0; give a number above 0 and below 1"),
+        (
+            {"distill_fraction": 1.0},
+            "seeding.distill_fraction=1.0; give a number above 0 and below 1",
+        ),
         ({"reuse": 0}, "seeding.num_iterations=0; give a whole number at least 1"),
         (
             {"steps_per_generation": 0},

@@ -231,7 +231,7 @@ def test_the_config_says_which_divergence():
     assert read(c).seeding.objective.divergence == Divergence("sampled", 0.25, 8)
     assert read(c).reinforcing.objective.divergence == Divergence("reverse", 0.25, 8)
     s.cap = -1.0
-    with pytest.raises(ValueError, match=r"seeding.cap=-1.0"):
+    with pytest.raises(ValueError, match=r"seeding.divergence_cap=-1.0"):
         read(c)
 
 
@@ -349,7 +349,7 @@ def test_accumulated_parts_are_the_whole_batch(student, batch, run):
 
 
 def test_a_coin_decides_whose_sequences_an_update_distils(student, batch, run):
-    objective = dataclasses.replace(MIXED, coin=True)
+    objective = dataclasses.replace(MIXED, lam_as_probability=True)
 
     def flips_of(key):
         flip = jax.vmap(lambda step: objective.share_on_policy(step, 9.0, key))
@@ -360,7 +360,7 @@ def test_a_coin_decides_whose_sequences_an_update_distils(student, batch, run):
     assert (flips != flips_of(jax.random.key(1))).any()  # each night has flips of its own
     first = int(flips.argmax())
     assert objective.share_on_policy(first, 0.0, jax.random.key(0)) == 0  # nothing to distil
-    with pytest.raises(ValueError, match="coin=True needs coin_rng"):
+    with pytest.raises(ValueError, match="lam_as_probability=True needs coin_rng"):
         objective.share_on_policy(0, 9.0)
     assert MIXED.share_on_policy(0, 9.0) == 0.75
     _, metrics = run(objective, student, batch, coin_rng=jax.random.key(0))
