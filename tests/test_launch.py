@@ -13,6 +13,7 @@ from absl.testing import flagsaver
 
 from sleep_jax import config as settings
 from sleep_jax import lifecycle
+from sleep_jax.cli import main as launch
 from sleep_jax.cli.config_files import load
 from sleep_jax.cli.sweep_runs import runs_of
 from sleep_jax.experiment import load_experiment
@@ -26,7 +27,7 @@ from sleep_jax.seeding.update_log import NotFinite
 SWEEPS = pathlib.Path("configs/sweeps")
 
 
-@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.py")))
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("[!_]*.py")))
 def test_sweep_elements_have_a_valid_schedule(path):
     runs = runs_of(str(path), load(str(path)), "runs")
     assert len(runs) > 1
@@ -70,15 +71,7 @@ def test_sweep_compares_finished_runs_and_resumes(tmp_path):
     assert len(lines) == 2 and lines[1].endswith(f"--workdir={tmp_path / 'out/good'}")
 
 
-@pytest.fixture(scope="module")
-def launch():
-    """The module behind launch.py."""
-    from sleep_jax.cli import main
-
-    return main
-
-
-def test_run_that_stops_prints_the_reason_and_exits_with_its_status(launch, monkeypatch, capsys):
+def test_run_that_stops_prints_the_reason_and_exits_with_its_status(monkeypatch, capsys):
     run = launch.run_and_report
 
     def stops_with(error):
@@ -102,7 +95,7 @@ def test_run_that_stops_prints_the_reason_and_exits_with_its_status(launch, monk
     assert "error: 6 updates in a row" in capsys.readouterr().err
 
 
-def test_preempted_sweep_prints_where_and_compares_nothing(launch, monkeypatch, capsys):
+def test_preempted_sweep_prints_where_and_compares_nothing(monkeypatch, capsys):
     def stop(*_):
         raise Preempted("seed=1")
 
@@ -113,7 +106,7 @@ def test_preempted_sweep_prints_where_and_compares_nothing(launch, monkeypatch, 
     assert "preempted in seed=1" in capsys.readouterr().out
 
 
-def test_sweep_refuses_a_finished_element_of_another_config(launch, tmp_path):
+def test_sweep_refuses_a_finished_element_of_another_config(tmp_path):
     path = str(SWEEPS / "alpha_tiny.py")
     config = load(path)
     first, *_ = runs_of(path, config, str(tmp_path))
@@ -129,7 +122,7 @@ def test_sweep_refuses_a_finished_element_of_another_config(launch, tmp_path):
         launch.prepare_sweep(path, config, str(tmp_path))
 
 
-def test_refused_start_leaves_no_checkpoints(launch, tmp_path, monkeypatch):
+def test_refused_start_leaves_no_checkpoints(tmp_path, monkeypatch):
     for name, of in (("join_processes", lambda *_: True), ("Watch", object)):
         monkeypatch.setattr(launch, name, of)
     config = load("configs/sleep_tiny.py")
@@ -140,7 +133,7 @@ def test_refused_start_leaves_no_checkpoints(launch, tmp_path, monkeypatch):
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_run_ends_with_a_message_where_its_store_fails(launch, capsys, monkeypatch):
+def test_run_ends_with_a_message_where_its_store_fails(capsys, monkeypatch):
     aiohttp = pytest.importorskip("aiohttp")
 
     def stop(*_, **__):
@@ -155,7 +148,7 @@ def test_run_ends_with_a_message_where_its_store_fails(launch, capsys, monkeypat
         launch.run_and_report(None, "runs/x", None)
 
 
-def test_sweep_commands_have_the_remote_workdir(launch, capsys):
+def test_sweep_commands_have_the_remote_workdir(capsys):
     path, workdir = str(SWEEPS / "alpha_tiny.py"), "gs://bucket/alpha"
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(sweep=path, sweep_print=True):
@@ -180,13 +173,13 @@ def test_sweep_commands_have_the_remote_workdir(launch, capsys):
         ({"aot": ""}, "--aot=: for which slice"),
     ],
 )
-def test_check_flags_refuses_ignored_flags(launch, given, message):
+def test_check_flags_refuses_ignored_flags(given, message):
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(**given), pytest.raises(ValueError, match=message):
         launch.prepare(None, "runs/x")
 
 
-def test_check_flags_accepts_flags_that_go_together(launch):
+def test_check_flags_accepts_flags_that_go_together():
     flags.FLAGS.mark_as_parsed()
     several = {"coordinator": "h:1", "num_processes": 2, "process_id": 0, "profile": "learn:0"}
     for given in ({}, several, {"aot": "v5e:4x4", "dry_run": True}, {"plan": 0}):
@@ -194,7 +187,7 @@ def test_check_flags_accepts_flags_that_go_together(launch):
             launch.check_flags()
 
 
-def test_profile_of_an_unknown_phase_is_refused_before_loading(launch, monkeypatch, tmp_path):
+def test_profile_of_an_unknown_phase_is_refused_before_loading(monkeypatch, tmp_path):
     for name in ("join_processes", "use_mesh"):
         monkeypatch.setattr(launch, name, lambda *_: True)
     monkeypatch.setattr(launch, "load_experiment", None)
@@ -206,7 +199,7 @@ def test_profile_of_an_unknown_phase_is_refused_before_loading(launch, monkeypat
         launch.prepare(load("configs/sleep_tiny.py"), str(tmp_path))
 
 
-def test_dry_run_refuses_wrong_settings(launch):
+def test_dry_run_refuses_wrong_settings():
     config = load("configs/sleep_tiny.py")
     config.seeding.judge = "jury"
     flags.FLAGS.mark_as_parsed()
@@ -217,7 +210,7 @@ def test_dry_run_refuses_wrong_settings(launch):
         launch.prepare(config, "runs/x")
 
 
-def test_show_prints_all_lines_and_exits_1_where_a_program_does_not_fit(launch, capsys):
+def test_show_prints_all_lines_and_exits_1_where_a_program_does_not_fit(capsys):
     def report():
         yield "a table"
         yield "This run does not fit v5e:2x2."
@@ -230,7 +223,7 @@ def test_show_prints_all_lines_and_exits_1_where_a_program_does_not_fit(launch, 
     launch.show(["fits"])
 
 
-def test_resume_needs_the_same_base_and_documents(launch, tmp_path, monkeypatch):
+def test_resume_needs_the_same_base_and_documents(tmp_path, monkeypatch):
     base = {"model.name": {"name": "a", "weights": "1"}}
     with PhaseCheckpoints(tmp_path / "checkpoints") as saved:
         record = {"config": {"seed": 0}, "base": base, "reading": "text"}
@@ -259,7 +252,7 @@ def test_resume_needs_the_same_base_and_documents(launch, tmp_path, monkeypatch)
         launch.prepare(config, str(tmp_path))
 
 
-def test_run_plan_is_shown_before_a_run(launch, tmp_path, monkeypatch, capsys):
+def test_run_plan_is_shown_before_a_run(tmp_path, monkeypatch, capsys):
     config = load("configs/sleep_tiny.py")
     config.data.documents, config.data.episodes = "samples:3", 3
     experiment = load_experiment(config)
@@ -275,7 +268,7 @@ def test_run_plan_is_shown_before_a_run(launch, tmp_path, monkeypatch, capsys):
     time_estimate.updated(0, 1.0)
 
 
-def test_resume_prints_changed_settings(launch, tmp_path, monkeypatch, capsys):
+def test_resume_prints_changed_settings(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SLEEP_JAX_QUIET", "")
     config = load("configs/sleep_tiny.py")
     with PhaseCheckpoints(tmp_path / "checkpoints") as saved:

@@ -41,55 +41,34 @@ from sleep_jax.runtime.workdir import (
 )
 from sleep_jax.settings import every
 
-LAUNCHER = sys.argv[0]  # whose flags these are in `--help`
-PLAN = flags.DEFINE_integer(
-    "plan",
-    None,
-    "print when each level sleeps in a stream this long (in memory.unit), and end",
-    module_name=LAUNCHER,
+# `--help` lists flags by the script that is run.
+_integer, _string, _boolean = (
+    functools.partial(define, module_name=sys.argv[0])
+    for define in (flags.DEFINE_integer, flags.DEFINE_string, flags.DEFINE_boolean)
 )
-SWEEP = flags.DEFINE_string(
-    "sweep",
-    None,
-    "run every element of a sweep file, one after the other, and compare them",
-    module_name=LAUNCHER,
+PLAN = _integer(
+    "plan", None, "print when each level sleeps in a stream this long (in memory.unit), and end"
 )
-SWEEP_PRINT = flags.DEFINE_boolean(
-    "sweep_print",
-    False,
-    "with --sweep: print one command an element, and end",
-    module_name=LAUNCHER,
+SWEEP = _string(
+    "sweep", None, "run every element of a sweep file, one after the other, and compare them"
 )
-COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "HOST:PORT of process 0, for a run of several processes",
-    module_name=LAUNCHER,
-)
-NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "how many processes there are", module_name=LAUNCHER
-)
-PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "which one of them this is, from 0", module_name=LAUNCHER
-)
-AOT = flags.DEFINE_string(
+SWEEP_PRINT = _boolean("sweep_print", False, "with --sweep: print one command an element, and end")
+COORDINATOR = _string("coordinator", None, "HOST:PORT of process 0, for a run of several processes")
+NUM_PROCESSES = _integer("num_processes", None, "how many processes there are")
+PROCESS_ID = _integer("process_id", None, "which one of them this is, from 0")
+AOT = _string(
     "aot",
     None,
     "compile every program for a TPU slice, e.g. v5e:4x4 (or v5litepod-16, as launch/tpu_vm.sh has "
     "it), without one, and end; with status 1 where one does not fit",
-    module_name=LAUNCHER,
 )
-DRY_RUN = flags.DEFINE_boolean(
+DRY_RUN = _boolean(
     "dry_run",
     False,
     "read the documents, say what a run would hold and do, time a few steps here, and end",
-    module_name=LAUNCHER,
 )
-PROFILE = flags.DEFINE_string(
-    "profile",
-    None,
-    "trace these updates of a phase into WORKDIR/profile, e.g. consolidate:3-5",
-    module_name=LAUNCHER,
+PROFILE = _string(
+    "profile", None, "trace these updates of a phase into WORKDIR/profile, e.g. consolidate:3-5"
 )
 ABOUT = (
     "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "

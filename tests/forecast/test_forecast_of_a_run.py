@@ -14,8 +14,11 @@ from sleep_jax.experiment import load_experiment
 from sleep_jax.forecast.programs import programs_of
 from sleep_jax.phases import trial
 from sleep_jax.phases.registry import PHASES
+from sleep_jax.phases.run_state import PhaseLogger
+from sleep_jax.phases.wake import wake
+from sleep_jax.programs.sizes import expected_sizes
 from sleep_jax.runtime.mesh import make_mesh
-from sleep_jax.runtime.metrics import read_metrics
+from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.study import questions
 
@@ -25,16 +28,12 @@ NOT_LISTED = {
     "_sums": "the fingerprint of the weights, once a run",
     "similarity": "the edit distances of Eq. 4, small beside a decoder",
 }
-# Settings that together choose most other programs: wake weights that learn, a trunk without
-# memory, a router, critics, a reference, a trial of each passage, replies in place of likelihoods.
+# Settings that together choose most other programs: a trunk without memory, a router, critics, a
+# reference, a trial of each passage, replies in place of likelihoods.
 OTHERS = {
     "memory.layers": "last_quarter",
     "memory.router": "sigmoid",
     "memory.top_k": 1,
-    "memory.periods": (1,),
-    "memory.learning_rates": (0.5,),
-    "memory.stride": 64,
-    "wake.context": 512,
     "seeding.estimator": "ppo",
     "seeding.kl_coef": 0.1,
     "dreaming.estimator": "ppo",
@@ -88,3 +87,21 @@ def test_phases_list_the_programs_that_a_run_compiles(changes, tmp_path, monkeyp
     listed = {comparable(program.signature): program.name for program in programs}
     assert not [shapes_of(x) for x in called - listed.keys()]
     assert not [(listed[x], shapes_of(x)) for x in listed.keys() - called]
+
+
+def test_wake_lists_the_programs_of_a_level_that_learns(tmp_path, monkeypatch):
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.memory.periods, config.memory.slots = (1, 0), (1, 2)
+    config.memory.learning_rates = (0.5, 0.0)
+    config.memory.stride, config.wake.context = 64, 512
+    experiment = load_experiment(config)
+    run, scheduled = lifecycle.init_run_state(experiment), experiment.schedule[0]
+    with MetricWriter(tmp_path) as writer, monkeypatch.context() as patch:
+        calls = record_calls(patch)
+        wake(experiment, run, PhaseLogger(writer, "wake", quiet=True), scheduled)
+    documents = experiment.documents
+    contexts = tuple(len(experiment.prompts.context(x)) for x in documents)
+    sizes = expected_sizes(experiment.settings, len(documents), max(contexts), len(documents))
+    sizes = dataclasses.replace(sizes, contexts=contexts, stream=len(experiment.stream(0)))
+    programs = programs_of(config, make_mesh(config), sizes, jax.default_backend())
+    assert set(calls) == {program.signature for program in programs if program.phase == "wake"}

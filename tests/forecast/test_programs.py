@@ -19,6 +19,7 @@ from sleep_jax.evals.scorers import IN_WORDS, scorer
 from sleep_jax.forecast.programs import programs_of
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.models.sharding import AXES
+from sleep_jax.phases.registry import PHASES
 from sleep_jax.programs.sizes import SENTENCE, expected_sizes
 from sleep_jax.rewards import yes_no
 from sleep_jax.rl.algorithms import ALGORITHMS
@@ -265,3 +266,11 @@ def test_consolidate_teaches_its_rollouts():
     taught = programs()["consolidate: teach rollouts"]
     assert (taught.args[2].shape, taught.calls) == ((8, 160), 1)
     assert "consolidate: teach rollouts" not in programs(seeding__alpha=1.0, seeding__lam=0.0)
+
+
+@pytest.mark.parametrize("preset", ["sleep_tiny", "ladder", "seal"])
+def test_programs_are_named_after_the_phase_that_lists_them(preset):
+    phases = [program.phase for program in programs(preset).values()]
+    order = list(PHASES)
+    assert set(phases) <= set(order)
+    assert phases == sorted(phases, key=order.index)

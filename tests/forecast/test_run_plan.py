@@ -46,7 +46,7 @@ def test_plans_of_a_note_a_folder_and_a_book(tmp_path):
     assert said(plans[note], "documents") == ["1 part of 1 file, all read; 18 tokens"]
     [line] = said(plans[folder], "documents")
     assert line.startswith("30 parts of 30 files, all read; ")
-    assert [p.sizes.documents for p in plans.values()] == [1, 30, 100]
+    assert [len(p.sizes.contexts) for p in plans.values()] == [1, 30, 100]
     assert said(plans[book], "days") == ["1 day of 100 parts, 1 night (8 phases)"]
     assert len({said(plan, "written")[0] for plan in plans.values()}) == 3
     with pytest.raises(FileNotFoundError, match=r"nothing there; give a \.txt"):
@@ -136,7 +136,7 @@ def test_plan_counts_written_tokens():
     two = plan_of(preset(data__episodes=2))  # on day 2 a weak document of day 1, too
     assert f"{dreams * 3 // 2:,} in dreams" in said(two, "written")[0]
     config = preset(model__thinking=True, model__thought_tokens=24)
-    thinking = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.steps)
+    thinking = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.schedule)
     assert f"{dreams * (16 + 24) // 16:,} in dreams" in said(thinking, "written")[0]
 
 
@@ -192,7 +192,7 @@ def test_plan_has_the_schedule_of_the_run():
         memory__from_context=False,
         dreaming__steps=0,
     )
-    assert plan_of(config).steps == load_experiment(config).steps
+    assert plan_of(config).schedule == load_experiment(config).schedule
 
 
 def test_plan_disk_is_the_size_of_its_checkpoints():
@@ -203,7 +203,9 @@ def test_plan_disk_is_the_size_of_its_checkpoints():
     )
     assert plan._bytes() > 8 * 3 * once
     few = preset(checkpoint__max_to_keep=2)
-    assert RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)._bytes() < plan._bytes()
+    assert (
+        RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.schedule)._bytes() < plan._bytes()
+    )
 
 
 def test_plan_warns_of_a_day_that_would_fill_the_memory(monkeypatch):
@@ -215,7 +217,7 @@ def test_plan_warns_of_a_day_that_would_fill_the_memory(monkeypatch):
     assert "data.episodes" in warned and "dreaming.curriculum.recent" in warned
     assert not [*plan.warnings(is_here=False)]
     few = preset(dreaming__curriculum__recent=1)
-    fewer = RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)
+    fewer = RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.schedule)
     assert fewer._trials() == plan._trials() / 2
 
 
@@ -233,6 +235,6 @@ def test_plan_compares_its_memory_with_what_the_model_leaves(monkeypatch):
 def test_plan_counts_an_adapter_a_page_for_passages():
     plan = plan_of(preset())
     config = preset(dreaming__baseline="passage", dreaming__trial__seeds=3)
-    against = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.steps)
+    against = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.schedule)
     each = config.dreaming.keep_top + config.dreaming.keep_random
     assert against._trials() == plan._trials() * 3 * (each + 1) / each

@@ -34,7 +34,8 @@ def test_bar_ends_with_closed_book_scores_and_the_ceiling(tmp_path, monkeypatch,
         params=None,
         anchors={"anchor_perplexity": None},
         config=types.SimpleNamespace(
-            dreaming=types.SimpleNamespace(steps=1), evaluation=types.SimpleNamespace(samples=1)
+            dreaming=types.SimpleNamespace(steps=1),
+            evaluation=types.SimpleNamespace(report_samples=1),
         ),
     )
     run = RunState(*selves, {"phases": {}, "days": [{}, {}]})
