@@ -8,6 +8,7 @@ import pathlib
 import re
 
 import pytest
+from absl import flags
 
 from sleep_jax.config import RunConfig, default
 from sleep_jax.settings import every
@@ -58,14 +59,13 @@ def heading_anchors(text: str) -> set[str]:
 
 def defined_flags() -> set[str]:
     """The flags of `launch.py` and those of every script that the pages name."""
-    flags = {"config", "workdir", "debug", "version", "help"}
-    for path in (ROOT / "launch.py", *ROOT.glob("sleep_jax/cli/*.py")):
-        flags |= set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", path.read_text(encoding="utf-8")))
+    importlib.import_module("sleep_jax.cli.main")  # defines the flags
+    names = {"config", "workdir", "debug", "version", "help", *flags.FLAGS}
     scripts = ("sleep_jax/**/*.py", "benchmarks/*.py", "experiments/*/*.py", "tests/fuzz/*.py")
     for path in itertools.chain(*map(ROOT.glob, scripts)):
         source = path.read_text(encoding="utf-8")
-        flags |= set(re.findall(r"add_argument\(\s*\"--([\w-]+)\"", source))
-    return flags
+        names |= set(re.findall(r"add_argument\(\s*\"--([\w-]+)\"", source))
+    return names
 
 
 def test_front_page_length():
