@@ -58,7 +58,7 @@ for ((i = 0; i < ${#pids[@]}; i++)); do
   wait -n || status=$?
   if ((should_stop || status == stopped)); then
     wait # the processes agree on where to stop
-    echo "asked to stop; the same command goes on"
+    echo "preempted; run the same command to resume"
     exit "$stopped"
   fi
   if ((status)); then

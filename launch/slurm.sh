@@ -58,9 +58,9 @@ status=0
 run srun --kill-on-bad-exit=0 --wait=60 "${PYTHON:-python}" launch.py "${arguments[@]}" || status=$?
 if ((status == stopped)); then
   if is_running && scontrol requeue "$job"; then
-    echo "asked to stop; job $job is queued again"
+    echo "preempted; job $job is queued again"
   else
-    echo "asked to stop; the same sbatch command goes on"
+    echo "preempted; run the same sbatch command to resume"
   fi
 fi
 exit "$status"

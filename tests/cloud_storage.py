@@ -1,10 +1,11 @@
-"""A stand-in for Cloud Storage, or for another server, on this machine: it answers every request
-with one status."""
+"""A stand-in for Cloud Storage on this machine that answers every request with one status, and what
+a command has to say then."""
 
 import contextlib
 import http.server
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,14 +18,35 @@ MESSAGES = {
     404: "The specified bucket does not exist.",
     503: "We encountered an internal error.",
 }
+# By what the store answers (0: nothing listens): exit status of a command, and what it says.
+FAILURES = {
+    0: (1, "does not answer (Cannot connect to host 127.0.0.1:"),
+    401: (2, "the store does not know who asks (401: Anonymous caller"),
+    403: (2, "access is refused (403: sleep@example.com does not have"),
+    404: (2, "there is no bucket bucket (404); make it with `gcloud"),
+    503: (1, "the store cannot answer now (503: We encountered an internal"),
+}
+
+
+def assert_fails_in_words(status: int, exit_status: int, stderr: str, subject: str) -> None:
+    """A command ended as `FAILURES` says, with one line about `subject`."""
+    expected, words = FAILURES[status]
+    assert exit_status == expected
+    assert re.match(f"error: {re.escape(subject)}:? {re.escape(words)}", stderr), stderr
+    assert stderr.count("\n") == 1
 
 
 @contextlib.contextmanager
 def answering(status: int, **headers: str):
-    """The address of a server that answers so; of none where `status` is 0."""
+    """The address of a server that answers with `status`; of no server where it is 0.
+
+    Args:
+      status: HTTP status.
+      **headers: of the answer, `_` for `-`.
+    """
     if not status:
         with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))  # and does not listen: who connects is refused
+            unused.bind(("127.0.0.1", 0))  # without listening: connections are refused
             yield f"http://127.0.0.1:{unused.getsockname()[1]}"
         return
 
@@ -56,7 +78,7 @@ def answering(status: int, **headers: str):
 
 
 def command(*arguments: str, **variables: str) -> tuple[int, str, float]:
-    """Runs `python ARGUMENTS` with these variables: (status, what it said on stderr, seconds)."""
+    """Runs `python ARGUMENTS` with these environment variables: (exit status, stderr, seconds)."""
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, *arguments],

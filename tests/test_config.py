@@ -247,7 +247,7 @@ def test_settings_that_cannot_be_together_are_refused(changes, says):
 
 def test_help_of_a_preset_shows_every_field_and_marks_what_it_changed():
     text = help_text(["launch.py", f"--config={PRESET}"], "", settings=SETTINGS)
-    lines = text.partition("* marks what it changes:")[2].splitlines()
+    lines = text.partition("(* differs from the default):")[2].splitlines()
     given = {line[2:].partition("=")[0]: line[0] for line in lines if "--config." in line[:12]}
     assert set(given) == {f"--config.{name}" for name in SETTINGS}
     preset, defaults = (flatten_dict(c.to_dict(), sep=".") for c in (load(PRESET), default()))

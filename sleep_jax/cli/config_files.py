@@ -1,4 +1,4 @@
-"""Config and sweep files: which there are, which one a command line names, and what is in them."""
+"""Config and sweep files: listing them, finding the one of a command line, loading it."""
 
 import difflib
 import inspect
@@ -15,23 +15,27 @@ CONFIG_FLAG = r"--?(config|sweep)(?:=(.*))?$"
 
 
 def config_first(argv: Sequence[str]) -> tuple[list[str], str]:
-    """`argv` with --config=FILE in front, because overrides must follow it; and the FILE."""
+    """`argv` with --config=FILE in front, because overrides must follow it; and the FILE.
+
+    Raises:
+      ValueError: there is no --config and no --sweep, or more than one.
+    """
     rest = list(argv[1:])
-    given = [(i, m) for i, x in enumerate(rest) if (m := re.match(CONFIG_FLAG, x))]
-    if len(given) > 1:
-        raise ValueError(f"{rest[given[1][0]]}: one file is enough; give --config or --sweep")
-    for index, match in given:
-        is_apart = match[2] is None and index + 1 < len(rest)
-        argument = os.path.expanduser(rest[index + 1] if is_apart else match[2] or "")
+    matches = [(i, m) for i, x in enumerate(rest) if (m := re.match(CONFIG_FLAG, x))]
+    if len(matches) > 1:
+        raise ValueError(f"{rest[matches[1][0]]}: one file is enough; give --config or --sweep")
+    for index, match in matches:
+        is_next_word = match[2] is None and index + 1 < len(rest)
+        argument = os.path.expanduser(rest[index + 1] if is_next_word else match[2] or "")
         if match[1] == "config":
-            del rest[index : index + 1 + is_apart]
+            del rest[index : index + 1 + is_next_word]
         return [argv[0], f"--config={argument}", *rest], argument
     known = ", ".join(str(path) for path in configs(argv[0])) or "a Python file with get_config()"
     raise ValueError(f"which run? Give --config=FILE, one of: {known}")
 
 
 def load(argument: str) -> ml_collections.ConfigDict:
-    """The config of `FILE` or `FILE:VARIANT` before any override."""
+    """The config of `FILE` or `FILE:VARIANT`, without overrides."""
     get_config, variant = function_of(argument, "get_config"), argument.split(":", 1)[1:]
     if variant and not inspect.signature(get_config).parameters:
         raise ValueError(f"config {argument!r} has no variants; leave out ':{variant[0]}'")
@@ -39,18 +43,18 @@ def load(argument: str) -> ml_collections.ConfigDict:
 
 
 def function_of(argument: str, name: str) -> Callable[..., Any]:
-    """A function that the file of `FILE` or `FILE:VARIANT` defines.
+    """A function that the file of `FILE` or `FILE:VARIANT` defines, by its name.
 
     Raises:
-      FileNotFoundError: no such file; names the nearest.
-      ValueError: the file defines no such function.
+      FileNotFoundError: no such file; names the nearest one.
+      ValueError: the file does not define the function.
     """
     path = argument.partition(":")[0]
     if not pathlib.Path(path).is_file():
         near = path if configs(path) else "launch.py"
-        found = [str(other) for other in (*configs(near), *sweeps(near))]
-        near = nearest(path, found) or f"; there are: {', '.join(found) or 'none'}"
-        raise FileNotFoundError(f"config file {argument!r}: no such file{near}")
+        files = [str(other) for other in (*configs(near), *sweeps(near))]
+        hint = nearest(path, files) or f"; there are: {', '.join(files) or 'none'}"
+        raise FileNotFoundError(f"config file {argument!r}: no such file{hint}")
     module = runpy.run_path(path)
     if name not in module:
         raise ValueError(f"config file {argument!r} defines no {name}()")
@@ -58,38 +62,42 @@ def function_of(argument: str, name: str) -> Callable[..., Any]:
 
 
 def fields(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """{"seeding": ConfigDict, "seeding.steps": 3, ...}: every name an override may carry."""
-    found: dict[str, Any] = {}
+    """Sections and fields by path: {"seeding": ConfigDict, "seeding.steps": 3, ...}."""
+    by_path: dict[str, Any] = {}
     for name, value in config.items():
-        found[f"{prefix}{name}"] = value
+        by_path[f"{prefix}{name}"] = value
         if is_node(value):
-            found |= fields(value, f"{prefix}{name}.")
-    return found
+            by_path |= fields(value, f"{prefix}{name}.")
+    return by_path
 
 
 def is_node(value: Any) -> bool:
-    """A section of a config, not a setting."""
+    """Whether a value is a section of a config, not a field."""
     return isinstance(value, ml_collections.ConfigDict)
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; nearest: NAME`, judged by the whole name and then by its last part; "" if none is near."""
+    """`; nearest: NAME`, by the whole name, else by its last part; "" if none is similar."""
     known = list(known)
     by_leaf = {other.rpartition(".")[2]: other for other in known}
     leaf = name.rpartition(".")[2]
-    found = difflib.get_close_matches(name, known, n=1) or [
-        by_leaf[near] for near in difflib.get_close_matches(leaf, by_leaf, n=1)
+    matches = difflib.get_close_matches(name, known, n=1) or [
+        by_leaf[match] for match in difflib.get_close_matches(leaf, by_leaf, n=1)
     ]
-    return f"; nearest: {prefix}{found[0]}" if found else ""
+    return f"; nearest: {prefix}{matches[0]}" if matches else ""
 
 
 def configs(near: str) -> list[pathlib.Path]:
-    """The config files of the project whose launch script (or config) is `near`."""
+    """The config files of a project.
+
+    Args:
+      near: path of its launch script or of one of its configs.
+    """
     return _files(near, "*.py")
 
 
 def sweeps(near: str) -> list[pathlib.Path]:
-    """Its sweep files."""
+    """The sweep files of a project; `near` as for `configs`."""
     return _files(near, "sweeps/*.py")
 
 

@@ -1,7 +1,7 @@
-"""The command line: `--config=FILE`, `--config.FIELD=VALUE`, `--workdir`, and words for mistakes.
+"""The command line: `--config=FILE`, `--config.FIELD=VALUE`, `--workdir`, and errors in one line.
 
-ml_collections reads the config and its overrides; this module looks at them first, so that a
-misspelt field is answered with the nearest one and not with a traceback.
+ml_collections reads the config and its overrides; this module checks them first, so that a misspelt
+field is answered with the nearest one and not with a traceback.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from ml_collections import config_flags
 
 from sleep_jax.cli import interrupts
 from sleep_jax.cli.config_files import config_first, fields, is_node, load, nearest
-from sleep_jax.cli.help import HELP, OURS, help_text
+from sleep_jax.cli.help import FLAGS, HELP, help_text
 from sleep_jax.cli.version import version
 from sleep_jax.renamed_fields import RENAMED
 from sleep_jax.setting import Setting
 
-# Of what the machine says, this is for the user to mend; the rest (a network, a disk) may pass.
-MISTAKES = (
+# The kinds of OSError that the user has to fix; others (a network, a disk) may be temporary.
+PERMANENT = (
     FileNotFoundError,
     FileExistsError,
     NotADirectoryError,
@@ -45,39 +45,40 @@ def run_with_config(
     argv: Sequence[str] | None = None,
     settings: Mapping[str, Setting] | None = None,
 ) -> Any:
-    """Runs `work(prepare(config, workdir))` with what the command line says.
+    """Runs `work(prepare(config, workdir))` with the config and workdir of the command line.
 
-    What `prepare` raises is the user's to mend (a missing file, a workdir that cannot be written, a
-    value out of range): ValueError, TypeError and OSError end in one line and exit status 2, with
-    `--debug` in a traceback; an OSError that may pass by itself (a network, a disk) in status 1.
-    What `work` raises is ours and keeps its traceback. Warnings to the user are told once, in one
-    line, with `--debug` as Python does. Flags which the launching module defines with absl are
-    parsed, and listed by `--help`, along with these.
+    Errors of `prepare` are the user's (a missing file, a workdir that cannot be written, a value
+    out of range): ValueError, TypeError and OSError are printed in one line, or with `--debug` as a
+    traceback, and end the process with exit status 2, or 1 where the error may be temporary (a
+    network, a disk). Errors of `work` are ours and keep their traceback. A UserWarning is printed
+    once, in one line; with `--debug` as Python does. absl flags that the launching module defines
+    are parsed, and listed by `--help`, with the ones of this module.
 
     Args:
-      prepare: checks all that can be wrong, before any long work.
+      prepare: checks whatever can be wrong, before any long work.
       work: the long work.
       about: first paragraph of `--help`.
       examples: command lines that `--help` shows.
       argv: the command line, by default `sys.argv`.
-      settings: what the fields of a config mean and may be, by name, for `--help`.
+      settings: what the fields of the config mean and may be, by path, for `--help`.
 
     Returns:
       What `work` returns.
     """
     argv = list(sys.argv if argv is None else argv)
     is_debug = "--debug" in argv
-    remark = "stopped; the same command goes on where it was"
-    interrupts.hears_again()
+    interrupts.restore_interrupt()
     with contextlib.ExitStack() as stack:
         if not is_debug:
-            stack.enter_context(interrupts.quietly(remark))
-            stack.enter_context(warnings.catch_warnings())  # afterwards they are shown as before
-            warnings.showwarning = _once_and_plainly(warnings.showwarning)
+            remark = "interrupted; run the same command to resume"
+            stack.enter_context(interrupts.ending_quietly(remark))
+            stack.enter_context(warnings.catch_warnings())  # restores showwarning at the end
+            warnings.showwarning = _in_one_line(warnings.showwarning)
         return work(_prepared(prepare, about, examples, argv, is_debug, settings))
 
 
 def _prepared(prepare, about, examples, argv: list[str], is_debug: bool, settings) -> Any:
+    """What `prepare` returns; ends the process after `--help`, `--version` or an error."""
     try:
         if HELP & set(argv):
             print(help_text([arg for arg in argv if arg not in HELP], about, examples, settings))
@@ -87,7 +88,7 @@ def _prepared(prepare, about, examples, argv: list[str], is_debug: bool, setting
             raise SystemExit(0)
         return prepare(*parse(argv))
     except (ValueError, TypeError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and interrupts.is_unread():
+        if isinstance(error, BrokenPipeError) and interrupts.is_reader_gone():
             raise
         if is_debug:
             traceback.print_exc()
@@ -96,37 +97,37 @@ def _prepared(prepare, about, examples, argv: list[str], is_debug: bool, setting
 
 
 def exit_status(error: Exception) -> int:
-    """1 of what may pass by itself (a network, a disk), so that another start makes sense; 2 of
-    what the user has to mend."""
-    return 1 if isinstance(error, OSError) and not isinstance(error, MISTAKES) else 2
+    """1 for an error that may be temporary (a network, a disk), so that another start makes sense;
+    2 for one that the user has to fix."""
+    return 1 if isinstance(error, OSError) and not isinstance(error, PERMANENT) else 2
 
 
-def _once_and_plainly(usual: Callable[..., None]) -> Callable[..., None]:
-    """`warnings.showwarning` that says what is for the user without the line of code it comes from,
-    and says it once; others as usual."""
-    said: set[str] = set()
+def _in_one_line(showwarning: Callable[..., None]) -> Callable[..., None]:
+    """`warnings.showwarning` that prints a UserWarning once and without its line of code; other
+    warnings go to the given one."""
+    shown: set[str] = set()
 
     def show(message, category, *where, **more):
         if category is not UserWarning:
-            usual(message, category, *where, **more)
-        elif str(message) not in said:
-            said.add(str(message))
+            showwarning(message, category, *where, **more)
+        elif str(message) not in shown:
+            shown.add(str(message))
             print(f"warning: {message}", file=sys.stderr)
 
     return show
 
 
 def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
-    """Reads `--config` with its overrides and `--workdir`; flags of others go to `flags.FLAGS`.
+    """Reads `--config` with its overrides and `--workdir`; other flags go to `flags.FLAGS`.
 
-    `--sweep=FILE`, where a launching module defines it, names the config as well: a sweep file has
-    a get_config() for what its runs have in common.
+    `--sweep=FILE`, where the launching module defines it, is a config file as well: its
+    get_config() is what the runs of the sweep have in common.
 
     Returns:
       (config, workdir): the config, locked, and the workdir, by default `runs/<config file name>`.
 
     Raises:
-      FileNotFoundError: no such config file; names those there are.
+      FileNotFoundError: no such config file; lists the existing ones.
       ValueError: a flag, field or value that does not exist; names the nearest.
     """
     argv, config_argument = config_first(argv)
@@ -149,7 +150,7 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
         near = nearest(error.flagname, [name for name in values if "." not in name], "--")
         raise ValueError(f"--{error.flagname}: no such flag{near}") from error
     except (flags.Error, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise ValueError(_in_words(str(error), defaults)) from error
+        raise ValueError(_plain_message(str(error), defaults)) from error
     if unused:
         raise ValueError(f"{unused[0]!r}: no such argument; every flag begins with --")
     flags.FLAGS.mark_as_parsed()
@@ -159,19 +160,19 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
 
 
 def _flag_values(argv: list[str]) -> flags.FlagValues:
-    """Our flags, fresh at every call, together with those defined globally."""
+    """The flags of this module, new at every call, together with the global ones."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
-        "config", lock_config=True, flag_values=values, sys_argv=argv, help_string=OURS[0][1]
+        "config", lock_config=True, flag_values=values, sys_argv=argv, help_string=FLAGS[0][1]
     )
-    flags.DEFINE_string("workdir", None, OURS[2][1], flag_values=values)
-    flags.DEFINE_boolean("debug", False, OURS[3][1], flag_values=values)
+    flags.DEFINE_string("workdir", None, FLAGS[2][1], flag_values=values)
+    flags.DEFINE_boolean("debug", False, FLAGS[3][1], flag_values=values)
     values.append_flag_values(flags.FLAGS)
     return values
 
 
-def _in_words(message: str, defaults: Mapping[str, Any]) -> str:
-    """Says which type a field wants, where absl quotes the failure of int()."""
+def _plain_message(message: str, defaults: Mapping[str, Any]) -> str:
+    """A message of absl, with the expected type where it quotes the failure of int()."""
     match = re.match(r"flag (--config\.([^=]+)=.*?): ", message, re.DOTALL)
     if match is None or match[2] not in defaults:
         return message.removeprefix("flag ")

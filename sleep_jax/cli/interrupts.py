@@ -1,9 +1,9 @@
-"""How a command ends where nobody wants to hear more: without a traceback.
+"""Commands end without a traceback when they are interrupted or nobody reads their output.
 
-Ctrl-C                        status 130; while modules are loaded, too: `loads_quietly`, called by
-                              the first line of a command
-the reader is gone (`| head`) status 141
-a terminal without Unicode    what it cannot show becomes "?"
+Ctrl-C                        exit status 130, also while modules are imported: the first line of a
+                              command calls `loads_quietly`
+the reader is gone (`| head`) exit status 141
+a terminal without Unicode    characters that it cannot show become "?"
 """
 
 import contextlib
@@ -13,32 +13,32 @@ import signal
 import sys
 from collections.abc import Iterator
 
-INTERRUPTED, UNREAD = 130, 141  # what a shell says of SIGINT and SIGPIPE
+INTERRUPTED, UNREAD = 130, 141  # exit statuses that a shell gives to SIGINT and SIGPIPE
 
 
 def loads_quietly() -> None:
-    """From here to `hears_again` Ctrl-C ends the process at once."""
+    """From here to `restore_interrupt` Ctrl-C ends the process at once, without a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def hears_again() -> None:
-    """From here on Ctrl-C is a KeyboardInterrupt, as Python has it."""
+def restore_interrupt() -> None:
+    """From here on Ctrl-C raises KeyboardInterrupt, as is usual."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
-def quietly(remark: str = "stopped") -> Iterator[None]:
-    """Runs a command.
+def ending_quietly(remark: str = "interrupted") -> Iterator[None]:
+    """Runs a command that ends without a traceback.
 
     Args:
-      remark: what is said on stderr after Ctrl-C.
+      remark: printed on stderr after Ctrl-C.
 
     Raises:
-      SystemExit: it was interrupted, or nobody reads what it prints.
+      SystemExit: the command was interrupted, or nobody reads its output.
     """
-    hears_again()
+    restore_interrupt()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -50,14 +50,16 @@ def quietly(remark: str = "stopped") -> Iterator[None]:
         print(remark, file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
-        if not is_unread():
+        if not is_reader_gone():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to come
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # takes what is flushed at exit
         raise SystemExit(UNREAD) from None
 
 
-def is_unread() -> bool:
-    """Whether stdout is a pipe whose reader has gone."""
+def is_reader_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

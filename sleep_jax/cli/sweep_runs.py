@@ -1,10 +1,10 @@
-"""The runs of a sweep: each an ordinary run with a command line and a workdir of its own.
+"""The runs of a sweep: each is an ordinary run with a command line and a workdir of its own.
 
-They run one after the other, each in a process of its own. One process would load the base model
-once, which takes seconds; but what a run leaves in memory (arrays, compiled programs, counters of
-modules) would be there for the next, and a run that is killed would take the others with it.
-Compiled programs are shared all the same, by JAX's cache on disk. A SIGTERM reaches the run that is
-on; when that has kept its place the sweep ends as the run does.
+They run one after the other, each in its own process. A single process would load the base model
+once, which takes seconds; but what a run leaves in memory (arrays, compiled programs, state of
+modules) would affect the next one, and a run that is killed would end the others. Compiled programs
+are shared through JAX's cache on disk. A SIGTERM is passed to the current run; once that has saved
+its checkpoint and ended, the sweep ends with the same status.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.progress import clock, table
 from sleep_jax.runtime.workdir import report_path
 
-DONE, FINISHED, FAILED, STOPPED = "done", "finished before", "failed", "asked to stop"
+DONE, FINISHED, FAILED, STOPPED = "done", "finished before", "failed", "preempted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +38,10 @@ class SweepRun:
     """One element of a sweep, ready to run.
 
     Attributes:
-      element: what it changes.
+      element: the fields that it changes.
       arguments: of the launch script: config file, overrides, workdir.
-      config: what these amount to.
-      workdir: of this run alone.
+      config: the config that they make.
+      workdir: of this run.
     """
 
     element: sweep.Element
@@ -51,12 +51,12 @@ class SweepRun:
 
     @property
     def command(self) -> str:
-        """What a person would type to run it alone."""
+        """The command that runs it alone."""
         return shlex.join(("python", "launch.py", *self.arguments))
 
     @property
     def is_finished(self) -> bool:
-        """Its report, the last thing that a run writes, is there."""
+        """Whether its report exists, the last file that a run writes."""
         return report_path(self.workdir).exists()
 
 
@@ -65,12 +65,13 @@ def runs_of(argument: str, config: ml_collections.ConfigDict, workdir: str) -> l
 
     Args:
       argument: the file, as `--sweep` or `--config` names it.
-      config: what they have in common: that of the file, perhaps with fields changed.
+      config: what the runs have in common: the config of the file with its overrides.
       workdir: of the sweep; every run has a folder in it.
 
     Raises:
-      ValueError: an element sets a field that does not exist (names the nearest), a value that it
-        cannot have, or one that `config` has changed as well; or two elements are called alike.
+      ValueError: an element sets a field that does not exist (names the nearest one), sets a value
+        of the wrong type, or sets a field that is overridden in `config`; or two elements have the
+        same name.
     """
     elements = function_of(argument, "get_sweep")(sweep)
     defaults = fields(load(argument))
@@ -82,33 +83,33 @@ def runs_of(argument: str, config: ml_collections.ConfigDict, workdir: str) -> l
     runs: dict[str, SweepRun] = {}
     for element in elements:
         if element.name in runs:
-            raise ValueError(f"{argument}: two elements are called {element.name!r}; name them")
-        if taken := common.keys() & element.settings.keys():
-            raise ValueError(f"--{min(taken)}: {argument} sets it itself; change it there")
+            raise ValueError(f"{argument}: two elements are called {element.name!r}; rename one")
+        if swept := common.keys() & element.settings.keys():
+            raise ValueError(f"--{min(swept)}: {argument} sets it itself; change it there")
         overrides = _flags({**common, **element.settings})
-        own = str(epath.Path(workdir) / element.name)
-        arguments = (f"--config={argument}", *overrides, f"--workdir={own}")
-        changed, _ = parse(("launch.py", *arguments))
-        runs[element.name] = SweepRun(element, arguments, changed, own)
+        run_workdir = str(epath.Path(workdir) / element.name)
+        arguments = (f"--config={argument}", *overrides, f"--workdir={run_workdir}")
+        run_config, _ = parse(("launch.py", *arguments))
+        runs[element.name] = SweepRun(element, arguments, run_config, run_workdir)
     if not runs:
         raise ValueError(f"{argument}: get_sweep() returned no element")
     return list(runs.values())
 
 
 def run_all(runs: Sequence[SweepRun], launch: str) -> list[SweepRun]:
-    """Runs what is not finished, one after the other, and says how each ended.
+    """Runs whatever is not finished, one after the other, and prints how each ended.
 
     Args:
       runs: of one sweep.
       launch: path of the launch script.
 
     Returns:
-      Those that failed; they have not kept the others from running.
+      The runs that failed; the others ran all the same.
 
     Raises:
-      Preempted: the sweep, or the run that was on, was asked to stop; no further one was begun.
+      Preempted: the sweep or its current run got SIGTERM; no further run was started.
     """
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(_programs(runs[0].workdir))} | os.environ
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(_cache_dir(runs[0].workdir))} | os.environ
     rows, failed = [], []
     with _Relay() as relay:
         for number, run in enumerate(runs, start=1):
@@ -129,18 +130,18 @@ def run_all(runs: Sequence[SweepRun], launch: str) -> list[SweepRun]:
 
 
 def _state(status: int | None, is_stopped: bool) -> str:
-    """What the table says of a run that ended so; None of one that was not begun."""
+    """What the table says of a run by its exit status; None: it had finished before."""
     if not status:
         return FINISHED if status is None else DONE
     return STOPPED if is_stopped else f"{FAILED} ({status})"
 
 
 class _Relay:
-    """Runs commands one after the other; a context manager. A SIGTERM that this process gets
-    meanwhile is passed on to the one that runs, so that none is left behind.
+    """Runs commands one after the other; a context manager. It passes a SIGTERM of this process on
+    to the running command, so that none is left behind.
 
     Attributes:
-      should_stop: there was one.
+      should_stop: whether there was a SIGTERM.
     """
 
     def __init__(self):
@@ -148,21 +149,21 @@ class _Relay:
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> "_Relay":
-        self._before = signal.signal(signal.SIGTERM, self._ask)
+        self._previous_handler = signal.signal(signal.SIGTERM, self._terminate)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        signal.signal(signal.SIGTERM, self._previous_handler)
 
-    def _ask(self, *_) -> None:
+    def _terminate(self, *_) -> None:
         self.should_stop = True
         if self._process is not None:
             self._process.terminate()
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """The status that a command ends with."""
+        """Exit status of a command."""
         self._process = subprocess.Popen(command, env=environment)
-        if self.should_stop:  # while it was being started
+        if self.should_stop:  # the signal came while the command was being started
             self._process.terminate()
         try:
             return self._process.wait()
@@ -172,14 +173,14 @@ class _Relay:
             raise
 
 
-def _programs(workdir: str) -> pathlib.Path:
-    """Where the runs of a sweep share compiled programs: beside them, or on this machine."""
+def _cache_dir(workdir: str) -> pathlib.Path:
+    """Folder of compiled programs: next to the runs, or on this machine where they are remote."""
     if is_remote(workdir):
         return cache_folder() / "programs"
     return pathlib.Path(workdir).absolute().parent / "programs"
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as the command line takes them."""
-    said = {name: str(x).lower() if isinstance(x, bool) else x for name, x in settings.items()}
-    return [f"--{name}={value}" for name, value in said.items()]
+    """Fields as flags of the command line."""
+    values = {name: str(x).lower() if isinstance(x, bool) else x for name, x in settings.items()}
+    return [f"--{name}={value}" for name, value in values.items()]

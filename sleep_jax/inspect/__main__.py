@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sleep_jax.addresses import in_words
-from sleep_jax.cli.interrupts import quietly
+from sleep_jax.cli.interrupts import ending_quietly
 from sleep_jax.cli.version import version
 from sleep_jax.inspect.memory import STATES, changes, slots
 from sleep_jax.inspect.run import Run, difference
@@ -35,7 +35,7 @@ OVERVIEW = ("timeline", "slots", "curves", "scores", "samples")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answers one question about a run; returns the exit status."""
-    with quietly():
+    with ending_quietly():
         return _answer_all(_parse(argv))
 
 

@@ -41,7 +41,7 @@ def line(*args):
     return ["launch.py", *args]
 
 
-def test_config_overrides_and_workdir():
+def test_parse_reads_config_overrides_and_workdir():
     given = (
         "--config.seeding.steps=5 --config=configs/small.py --workdir out --config.seeding.rate=1 "
         "--noconfig.seeding.is_on --config.seeding.layers=(4,) --config.documents notes"
@@ -51,11 +51,11 @@ def test_config_overrides_and_workdir():
     assert config.seeding.is_on is False and config.seeding.layers == (4,)
     assert config.documents == "notes" and config.seed == 0
     assert workdir == "out"
-    with pytest.raises(AttributeError):  # The config is locked.
+    with pytest.raises(AttributeError):  # the config is locked
         config.sead = 1
 
 
-def test_the_workdir_is_named_after_the_config_and_parsing_twice_is_harmless():
+def test_parse_names_the_workdir_after_the_config_each_time():
     for _ in range(2):
         config, workdir = parse(line("--config", "configs/small.py:large", "--config.seed=4"))
         assert (config.seed, config.variant, workdir) == (4, "large", "runs/small-large")
@@ -80,13 +80,13 @@ def test_the_workdir_is_named_after_the_config_and_parsing_twice_is_harmless():
         ("stray", "'stray': no such argument"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named_with_the_nearest_right_name(argument, message):
+def test_parse_names_a_wrong_flag_with_the_nearest_one(argument, message):
     with pytest.raises(ValueError) as error:
         parse(line("--config=configs/small.py", argument))
     assert message in str(error.value)
 
 
-def test_a_missing_config_file_is_answered_with_those_there_are():
+def test_parse_of_a_missing_file_lists_the_existing_ones():
     with pytest.raises(FileNotFoundError, match=r"nearest: configs/small\.py"):
         parse(line("--config=configs/smal.py"))
     with pytest.raises(FileNotFoundError, match=r"there are: configs/large\.py, configs/small\.py"):
@@ -95,12 +95,12 @@ def test_a_missing_config_file_is_answered_with_those_there_are():
         parse(line())
 
 
-def test_a_config_says_itself_what_is_wrong_with_its_variant():
+def test_parse_raises_what_a_config_says_of_its_variant():
     with pytest.raises(ValueError, match=r"^variant 'huge': choose plain or large$"):
         parse(line("--config=configs/small.py:huge"))
 
 
-def test_run_hands_the_plan_to_the_work():
+def test_run_with_config_passes_the_plan_to_the_work():
     result = run_with_config(
         lambda config, workdir: (config.seed, workdir),
         lambda plan: ["done", *plan],
@@ -127,21 +127,21 @@ def fail(error):
         (OSError("no space left"), 1),
     ],
 )
-def test_mistakes_of_the_user_end_in_one_line(capsys, error, status):
+def test_errors_of_prepare_end_in_one_line(capsys, error, status):
     with pytest.raises(SystemExit) as end:
         run_with_config(fail(error), print, about="", argv=line("--config=configs/small.py"))
     assert end.value.code == status
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
-def test_debug_shows_where_it_came_from(capsys):
+def test_debug_shows_the_traceback(capsys):
     argv = line("--config=configs/small.py", "--debug")
     with pytest.raises(SystemExit):
         run_with_config(fail(ValueError("bad rank")), print, about="", argv=argv)
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_failures_of_the_work_keep_their_traceback():
+def test_errors_of_work_are_raised():
     with pytest.raises(ValueError, match="ours"):
         run_with_config(
             lambda *_: None, fail(ValueError("ours")), about="",
@@ -149,7 +149,7 @@ def test_failures_of_the_work_keep_their_traceback():
         )  # fmt: skip
 
 
-def test_interrupting_the_preparation_is_no_traceback_either(capsys):
+def test_interrupt_of_prepare_has_no_traceback(capsys):
     with pytest.raises(SystemExit) as end:
         run_with_config(
             fail(KeyboardInterrupt()), print, about="", argv=line("--config=configs/small.py")
@@ -165,7 +165,7 @@ def test_version_names_the_package_and_jax(capsys):
     assert re.fullmatch(r"sleep_jax \d\S*, jax \d\S*", version())
 
 
-def test_sweeps_are_listed_apart_from_the_runs(tmp_path):
+def test_help_lists_sweeps_apart_from_configs(tmp_path):
     (tmp_path / "configs" / "sweeps").mkdir()
     (tmp_path / "configs" / "sweeps" / "rates.py").write_text('"""Three rates."""\n')
     text = help_text(line("--help"), "")
@@ -178,7 +178,7 @@ def test_sweeps_are_listed_apart_from_the_runs(tmp_path):
         parse(line("--sweep=configs/sweeps/rate.py"))
 
 
-def test_interrupting_the_work_says_how_to_go_on(capsys):
+def test_interrupt_of_work_says_how_to_resume(capsys):
     with pytest.raises(SystemExit) as end:
         run_with_config(
             lambda *_: None, fail(KeyboardInterrupt()), about="",
@@ -188,7 +188,7 @@ def test_interrupting_the_work_says_how_to_go_on(capsys):
     assert "same command" in capsys.readouterr().err
 
 
-def test_warnings_are_said_once_and_without_the_line_they_come_from(monkeypatch, capsys):
+def test_user_warnings_are_shown_once_without_their_line(monkeypatch, capsys):
     monkeypatch.setattr(warnings, "showwarning", lambda *_, **__: print("as usual"))
 
     def prepare(*_):
@@ -197,11 +197,11 @@ def test_warnings_are_said_once_and_without_the_line_they_come_from(monkeypatch,
         warnings.showwarning(DeprecationWarning("old"), DeprecationWarning, "launch.py", 3)
 
     run_with_config(prepare, lambda _: None, about="", argv=line("--config=configs/small.py"))
-    said = capsys.readouterr()
-    assert said.err == "warning: a lamp\nwarning: a goat\n" and said.out == "as usual\n"
+    printed = capsys.readouterr()
+    assert printed.err == "warning: a lamp\nwarning: a goat\n" and printed.out == "as usual\n"
 
 
-def test_help_is_short_and_lists_flags_configs_and_examples(capsys):
+def test_help_lists_flags_configs_and_examples(capsys):
     with pytest.raises(SystemExit) as end:
         run_with_config(
             fail(AssertionError()), print, about="Runs a night.",
@@ -215,18 +215,18 @@ def test_help_is_short_and_lists_flags_configs_and_examples(capsys):
     assert len(text.splitlines()) < 30 and "absl" not in text
 
 
-def test_help_wraps_descriptions_and_cuts_no_path(tmp_path):
+def test_help_wraps_descriptions_but_no_path(tmp_path):
     lines = ["The long run, of which", "there is a lot to say. " * 5]
     (tmp_path / "configs" / "long.py").write_text('"""' + "\n".join(lines) + '\n\nMore.\n"""\n')
     text = help_text(line("--help"), "")
     assert "The long run, of which there is a lot to say." in text and "More." not in text
-    assert max(map(len, text.splitlines())) <= 96
+    assert max(map(len, text.splitlines())) <= 80
     path = "/a" * 60
     (tmp_path / "configs" / "small.py").write_text(CONFIG.format(name=path))
     assert path in help_text(line("--help"), "")
 
 
-def test_a_variant_of_a_config_without_any_is_refused(tmp_path):
+def test_parse_refuses_a_variant_of_a_config_without_variants(tmp_path):
     (tmp_path / "configs" / "plain.py").write_text("def get_config():\n    return {}\n")
     with pytest.raises(ValueError, match=r"plain\.py:7' has no variants; leave out ':7'"):
         parse(line("--config=configs/plain.py:7"))
@@ -234,15 +234,15 @@ def test_a_variant_of_a_config_without_any_is_refused(tmp_path):
 
 def test_help_with_a_config_lists_its_fields():
     text = help_text(line("--config=configs/small.py"), "")
-    for said in (
+    for flag in (
         "  --config.seeding.steps=3\n",
         "  --config.documents=samples\n",
         '  --config.seeding.layers="(1, 2)"\n',
     ):
-        assert said in f"{text}\n"
+        assert flag in f"{text}\n"
 
 
-def test_help_says_what_fields_mean_and_marks_what_the_config_changed():
+def test_help_describes_fields_and_marks_changed_ones():
     """Section by section in the order of the declarations; what is not declared comes last."""
     settings = {
         "seeding.steps": Setting(100, "updates", least=1, kind=int),
@@ -250,7 +250,7 @@ def test_help_says_what_fields_mean_and_marks_what_the_config_changed():
         "documents": Setting("samples", "to read"),
     }
     text = help_text(line("--config=configs/small.py"), "", settings=settings)
-    assert text.partition("* marks what it changes:\n\n")[2].splitlines() == [
+    assert text.partition("(* differs from the default):\n\n")[2].splitlines() == [
         "* --config.seeding.steps=3",
         "      updates [a whole number at least 1; default 100]",
         '  --config.seeding.layers="(1, 2)"',
@@ -275,13 +275,13 @@ def test_flags_of_the_launching_script_are_parsed_and_listed():
         delattr(flags.FLAGS, "chips")
 
 
-def test_the_config_is_found_from_any_directory(monkeypatch, tmp_path):
+def test_parse_finds_a_config_from_any_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(pathlib.Path("/"))
     config, _ = parse([str(tmp_path / "launch.py"), f"--config={tmp_path}/configs/small.py"])
     assert config.seed == 0
 
 
-def test_a_tilde_is_the_home_of_config_and_workdir(monkeypatch, tmp_path):
+def test_parse_expands_a_tilde_in_config_and_workdir(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text(
         "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'a': 1})\n"

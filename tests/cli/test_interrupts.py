@@ -1,4 +1,4 @@
-"""How a command ends that nobody wants to hear more of."""
+"""Commands that are interrupted, or whose output nobody reads, end without a traceback."""
 
 import os
 import signal
@@ -17,6 +17,7 @@ COMMANDS = {
 
 
 def start(*arguments, code=None, **variables):
+    """A process of `python ARGUMENTS`, or of some code, with these environment variables."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": ""} | variables
     words = arguments if code is None else ("-c", code)
     pipe = subprocess.PIPE
@@ -24,7 +25,7 @@ def start(*arguments, code=None, **variables):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_interrupt_while_modules_are_loaded_is_quiet(command, tmp_path):
+def test_interrupt_while_modules_are_imported_has_no_traceback(command, tmp_path):
     # The first import of the command shows that it has begun.
     process = start("-X", "importtime", *COMMANDS[command])
     for line in process.stderr:
@@ -32,17 +33,17 @@ def test_an_interrupt_while_modules_are_loaded_is_quiet(command, tmp_path):
             break
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    said = process.stderr.read()
+    stderr = process.stderr.read()
     assert process.wait(timeout=60) in (-signal.SIGINT, interrupts.INTERRUPTED)
-    assert b"Traceback" not in said and b"KeyboardInterrupt" not in said
+    assert b"Traceback" not in stderr and b"KeyboardInterrupt" not in stderr
 
 
-def test_an_interrupt_after_that_has_its_status_and_a_remark(capsys):
+def test_interrupt_of_a_command_ends_with_its_status_and_a_remark(capsys):
     before = signal.getsignal(signal.SIGINT)
     try:
         interrupts.loads_quietly()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-        with pytest.raises(SystemExit) as ended, interrupts.quietly("stopped here"):
+        with pytest.raises(SystemExit) as ended, interrupts.ending_quietly("stopped here"):
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
@@ -51,7 +52,7 @@ def test_an_interrupt_after_that_has_its_status_and_a_remark(capsys):
     assert ended.value.code == 130 and capsys.readouterr().err == "stopped here\n"
 
 
-def test_loads_quietly_leaves_alone_who_ignores_interrupts():
+def test_loads_quietly_keeps_a_handler_that_ignores_interrupts():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         interrupts.loads_quietly()
@@ -71,69 +72,69 @@ def test_loads_quietly_leaves_alone_who_ignores_interrupts():
         ("-m", "sleep_jax.inspect", "--help"),
     ],
 )
-def test_a_reader_that_goes_ends_a_command_quietly(arguments):
+def test_command_whose_reader_is_gone_ends_without_output(arguments):
     process = start(*arguments)
     process.stdout.close()
-    said = process.stderr.read()
-    assert process.wait(timeout=60) in (0, interrupts.UNREAD) and said == b""
+    stderr = process.stderr.read()
+    assert process.wait(timeout=60) in (0, interrupts.UNREAD) and stderr == b""
 
 
-def test_a_pipe_that_breaks_elsewhere_is_not_hidden():
-    with pytest.raises(BrokenPipeError, match="a socket"), interrupts.quietly():
+def test_broken_pipe_of_something_else_is_raised():
+    with pytest.raises(BrokenPipeError, match="a socket"), interrupts.ending_quietly():
         raise BrokenPipeError("a socket")
 
 
 @pytest.mark.parametrize(
     "variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"}]
 )
-def test_a_terminal_without_unicode_gets_replacement_characters(variables):
+def test_terminal_without_unicode_gets_replacement_characters(variables):
     code = (
-        "from sleep_jax.cli.interrupts import quietly\n"
+        "from sleep_jax.cli.interrupts import ending_quietly\n"
         "from sleep_jax.runtime.progress import phase_progress, say, table\n"
-        "with quietly():\n"
+        "with ending_quietly():\n"
         "    say('caf\\u00e9 \\ud800')\n"
         "    table('\\u4eac', ['\\u00e9'], [['\\u2581\\u2588']])\n"
         "    with phase_progress('wake', 1):\n        pass\n"
         "    print('\\ud800')\n"
     )
     process = start(code=code, PYTHONUTF8="0", **variables)
-    out, said = process.communicate(timeout=60)
-    assert process.returncode == 0 and said == b"", said
+    out, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0 and stderr == b"", stderr
     if "PYTHONIOENCODING" in variables:
         assert out.startswith(b"caf? ?\n")
 
 
-def test_the_samples_of_a_run_are_shown_on_an_ascii_terminal():
+def test_summary_is_shown_on_an_ascii_terminal():
     code = (
-        "from sleep_jax import morning\n"
-        "from sleep_jax.cli.interrupts import quietly\n"
+        "from sleep_jax.report.summary import show_summary\n"
+        "from sleep_jax.cli.interrupts import ending_quietly\n"
         "words = dict(question='caf\\u00e9?', document='\\u2581a', answer='b\\ud800')\n"
         "words |= dict(before='\\u4eac', after='x')\n"
         "summary = dict(verdict='kept', scores=[], recall=[], phases=[], samples=[words])\n"
-        "with quietly():\n    show_summary(summary)\n"
+        "with ending_quietly():\n    show_summary(summary)\n"
     )
     process = start(code=code, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    out, said = process.communicate(timeout=60)
-    assert process.returncode == 0 and said == b"", said
+    out, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0 and stderr == b"", stderr
     assert all(shown in out for shown in (b"caf??", b"?a", b"b?", b"after sleep"))
 
 
-def test_a_command_that_shows_tracebacks_hears_an_interrupt(tmp_path):
+def test_command_with_debug_ends_with_keyboard_interrupt(tmp_path):
     (tmp_path / "a.py").write_text(
         "import ml_collections\nget_config = ml_collections.ConfigDict\n"
     )
     code = (
-        "from sleep_jax.runtime import ends\n"
-        "ends.loads_quietly()\n"
+        "from sleep_jax.cli.interrupts import loads_quietly\n"
+        "loads_quietly()\n"
         "import os, signal\n"
         "from sleep_jax.cli.flags import run_with_config\n"
         "def work(_):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    finally:\n"
-        "        print('put away', flush=True)\n"
+        "        print('cleaned up', flush=True)\n"
         f"argv = ['launch.py', '--config={tmp_path}/a.py', '--debug']\n"
         "run_with_config(lambda *x: x, work, about='', argv=argv)\n"
     )
-    out, said = start(code=code).communicate(timeout=60)
-    assert out == b"put away\n" and b"KeyboardInterrupt" in said
+    out, stderr = start(code=code).communicate(timeout=60)
+    assert out == b"cleaned up\n" and b"KeyboardInterrupt" in stderr

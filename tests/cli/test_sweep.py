@@ -1,4 +1,4 @@
-"""The algebra of sweeps, by hand."""
+"""The functions of a sweep file, by hand."""
 
 import pytest
 
@@ -28,13 +28,13 @@ def test_product_zipit_and_chainit():
     ]
 
 
-def test_they_nest_and_begin_from_nothing():
+def test_functions_nest_and_take_empty_lists():
     nested = hyper.product([hyper.chainit([A[:1], hyper.zipit([A, B])[1:]]), hyper.seeds(1)])
     assert settings(nested) == [{"a": 1, "seed": 0}, {"a": 2, "b.c": "y", "seed": 0}]
     assert hyper.product([]) == [Element()] and hyper.chainit([]) == []
 
 
-def test_what_an_element_is_called():
+def test_element_has_names_of_variant_and_folder():
     [named] = hyper.variant("no imitation", {"config.seeding.alpha": 1.0})
     seeded = named | hyper.seeds(3)[2]
     assert (seeded.variant, seeded.seed) == ("no imitation", 2)
@@ -43,13 +43,13 @@ def test_what_an_element_is_called():
     assert (both.variant, both.name) == ("a=1, memory.slots=1-2", "a=1,memory.slots=1-2,seed=0")
     assert Element().name == "as_configured" and hyper.seeds(1)[0].name == "seed=0"
     [path] = hyper.sweep("config.data.documents", ["../my notes/a.txt"])
-    assert path.name == "data.documents=.._my_notes_a.txt"  # one folder, wherever it points
+    assert path.name == "data.documents=.._my_notes_a.txt"  # one folder, without a separator
 
 
-def test_what_does_not_fit_together():
+def test_contradictory_sweeps_are_refused():
     with pytest.raises(ValueError, match=r"^config\.a: set twice in one element"):
         hyper.product([A, A])
     with pytest.raises(ValueError, match="zipit: sweeps of 2, 1 elements"):
         hyper.zipit([A, B[:1]])
-    with pytest.raises(ValueError, match="a field of a sweep is called config"):
+    with pytest.raises(ValueError, match=r"write config\.seeding\.alpha for a field of a sweep"):
         hyper.sweep("seeding.alpha", [1.0])

@@ -1,4 +1,4 @@
-"""Sweep files become runs: names and values are checked before anything runs, runs are resumed."""
+"""Sweep files as runs: names and values are checked first, finished runs are not run again."""
 
 import os
 import pathlib
@@ -37,13 +37,13 @@ def project(tmp_path, monkeypatch):
 
 
 def runs(body=GRID, *overrides):
-    """The runs of a sweep file with this body, as the launch script asks for them."""
+    """The runs of a sweep file with this body, as the launch script makes them."""
     pathlib.Path("configs/sweeps/rates.py").write_text(FILE.format(body))
     argument = "configs/sweeps/rates.py"
     return runs_of(argument, *parse(["launch.py", f"--config={argument}", *overrides]))
 
 
-def test_every_run_has_a_config_a_workdir_and_a_command():
+def test_runs_of_gives_config_workdir_and_command():
     found = runs(GRID, "--config.note=two words", "--noconfig.seeding.is_on")
     assert [run.workdir for run in found] == [
         f"runs/rates/seeding.rate={rate},seed={seed}" for seed in (0, 1) for rate in (0.1, 0.3)
@@ -59,10 +59,10 @@ def test_every_run_has_a_config_a_workdir_and_a_command():
     assert load("configs/sweeps/rates.py").note == ""
 
 
-def test_values_of_every_kind_reach_the_config():
+def test_runs_of_sets_values_of_every_type():
     values = {"note": "a'b c", "seeding.is_on": False, "seeding.slots": (1, 2), "seeding.rate": 2}
-    said = {f"config.{name}": value for name, value in values.items()}
-    [run] = runs(f'hyper.variant("all", {said!r})')
+    settings = {f"config.{name}": value for name, value in values.items()}
+    [run] = runs(f'hyper.variant("all", {settings!r})')
     config = run.config
     assert (config.note, config.seeding.is_on) == ("a'b c", False)
     assert (config.seeding.slots, config.seeding.rate) == ((1, 2), 2.0)
@@ -79,12 +79,12 @@ def test_values_of_every_kind_reach_the_config():
         (GRID, ("--config.seed=3",), r"--config\.seed: .*rates\.py sets it itself"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named_before_anything_runs(body, overrides, message):
+def test_runs_of_refuses_wrong_fields_values_and_names(body, overrides, message):
     with pytest.raises(ValueError, match=message):
         runs(body, *overrides)
 
 
-def test_a_config_that_is_no_sweep_says_so():
+def test_runs_of_refuses_a_file_without_get_sweep():
     runs()
     text = pathlib.Path("configs/sweeps/rates.py").read_text().partition("def get_sweep")[0]
     pathlib.Path("configs/plain.py").write_text(text)
@@ -92,7 +92,7 @@ def test_a_config_that_is_no_sweep_says_so():
         runs_of("configs/plain.py", *parse(["launch.py", "--config=configs/plain.py"]))
 
 
-def test_an_address_stays_one():
+def test_workdir_at_an_address_stays_an_address():
     found = runs(GRID, "--workdir=gs://bucket/rates")
     assert found[1].workdir == "gs://bucket/rates/seeding.rate=0.3,seed=0"
     for run in found:
@@ -110,8 +110,8 @@ workdir.mkdir(parents=True)
 
 
 @pytest.fixture
-def run_them():
-    """Runs a sweep whose runs do this: (runs, body) -> (what `run_all` returns, runs begun)."""
+def run_sweep():
+    """(runs, body of each run) -> (what `run_all` returns or raises, names of the runs begun)."""
 
     def run(found, body):
         pathlib.Path("run.py").write_text(RUN.format(body))
@@ -125,58 +125,61 @@ def run_them():
     return run
 
 
-def test_a_run_that_fails_stops_no_other_and_is_all_that_is_done_over(run_them, capsys):
+def test_run_all_goes_on_after_a_failure_and_repeats_it_alone(run_sweep, capsys):
     found = runs()
     names = [run.element.name for run in found]
     fails = "if workdir.name.endswith('0.3,seed=0'): sys.exit(3)"
-    assert run_them(found, fails) == ([found[1]], names)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "seeding.rate=0.3,seed=0 failed (3)" in said and "seeding.rate=0.3,seed=1 done" in said
-    assert run_them(found, fails) == ([found[1]], [names[1]])
+    assert run_sweep(found, fails) == ([found[1]], names)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "seeding.rate=0.3,seed=0 failed (3)" in printed
+        and "seeding.rate=0.3,seed=1 done" in printed
+    )
+    assert run_sweep(found, fails) == ([found[1]], [names[1]])
     assert "seeding.rate=0.1,seed=0 finished before" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_run_that_was_asked_to_stop_stops_the_sweep_and_has_not_failed(run_them, capsys):
+def test_run_all_ends_when_its_run_is_preempted(run_sweep, capsys):
     found = runs()
     names = [run.element.name for run in found]
-    stopped, begun = run_them(found, f"if workdir.name == {names[1]!r}: sys.exit({STATUS})")
+    stopped, begun = run_sweep(found, f"if workdir.name == {names[1]!r}: sys.exit({STATUS})")
     assert (stopped.code, stopped.where, begun) == (STATUS, names[1], names[:2])
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"{names[1]} asked to stop" in said and "failed" not in said
-    assert run_them(found, "") == ([], names[1:])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{names[1]} preempted" in printed and "failed" not in printed
+    assert run_sweep(found, "") == ([], names[1:])
 
 
-@pytest.mark.parametrize("listens", [True, False])
-def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind(run_them, listens):
-    def unheard(*_):
-        raise AssertionError("the sweep did not listen")
+@pytest.mark.parametrize("handles_sigterm", [True, False])
+def test_run_all_passes_sigterm_on_and_leaves_no_process(run_sweep, handles_sigterm):
+    def unexpected(*_):
+        raise AssertionError("the sweep did not handle SIGTERM")
 
     body = 'open("pid", "w").write(str(os.getpid()))\n'
-    if listens:  # as a run does once it is under way
+    if handles_sigterm:  # as a run does once it is under way
         body += f'def save(*_):\n    open("saved", "w")\n    sys.exit({STATUS})\n'
         body += "signal.signal(signal.SIGTERM, save)\n"
     body += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
-    before = signal.signal(signal.SIGTERM, unheard)
+    before = signal.signal(signal.SIGTERM, unexpected)
     try:
         found = runs()
-        stopped, begun = run_them(found, body)
-        assert signal.getsignal(signal.SIGTERM) is unheard
+        stopped, begun = run_sweep(found, body)
+        assert signal.getsignal(signal.SIGTERM) is unexpected
     finally:
         signal.signal(signal.SIGTERM, before)
     assert stopped.code == STATUS and begun == [found[0].element.name]
-    assert pathlib.Path("saved").exists() == listens
+    assert pathlib.Path("saved").exists() == handles_sigterm
     with pytest.raises(ProcessLookupError):
         os.kill(int(pathlib.Path("pid").read_text()), 0)
 
 
-def test_programs_are_shared_on_this_machine(run_them, monkeypatch, tmp_path):
+def test_runs_share_a_compilation_cache_on_this_machine(run_sweep, monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("SLEEP_JAX_CACHE", str(tmp_path / "kept"))
-    told = 'open("told", "w").write(os.environ["JAX_COMPILATION_CACHE_DIR"])\n'
+    write = 'open("cache", "w").write(os.environ["JAX_COMPILATION_CACHE_DIR"])\n'
     one = 'hyper.variant("one")'
-    run_them(runs(one), told)
-    assert pathlib.Path("told").read_text() == str(tmp_path / "runs" / "rates" / "programs")
+    run_sweep(runs(one), write)
+    assert pathlib.Path("cache").read_text() == str(tmp_path / "runs" / "rates" / "programs")
     monkeypatch.setattr(sweep_runs, "report_path", lambda workdir: tmp_path / "none")
-    run_them(runs(one, "--workdir=gs://bucket/rates"), told + "sys.exit()")
-    assert pathlib.Path("told").read_text() == str(tmp_path / "kept" / "programs")
+    run_sweep(runs(one, "--workdir=gs://bucket/rates"), write + "sys.exit()")
+    assert pathlib.Path("cache").read_text() == str(tmp_path / "kept" / "programs")
     assert not pathlib.Path("gs:").exists()

@@ -251,16 +251,7 @@ def test_a_file_of_an_address_that_may_not_be_read_is_told_in_words(bucket, monk
         read("gs://b/notes/a.txt")
 
 
-WORDS = {
-    0: (1, "does not answer (Cannot connect to host 127.0.0.1:"),
-    401: (2, "the store does not know who asks (401: Anonymous caller"),
-    403: (2, "access is refused (403: sleep@example.com does not have"),
-    404: (2, "there is no bucket bucket (404); make it with `gcloud"),
-    503: (1, "the store cannot answer now (503: We encountered an internal"),
-}
-
-
-@pytest.mark.parametrize("status", WORDS)
+@pytest.mark.parametrize("status", cloud_storage.FAILURES)
 def test_documents_in_a_store_that_fails_end_in_one_line_and_its_status(
     status, store, tmp_path, capfd
 ):
@@ -277,23 +268,21 @@ def test_documents_in_a_store_that_fails_end_in_one_line_and_its_status(
                 argv=["launch.py", f"--config={config}"],
             )
         assert time.monotonic() - start < 10
-    code, words = WORDS[status]
-    said = capfd.readouterr().err
-    assert ended.value.code == code and said.count("\n") == 1
-    assert said.startswith("error: data.documents=gs://bucket/notes") and words in said
+    stderr, subject = capfd.readouterr().err, "data.documents=gs://bucket/notes"
+    cloud_storage.assert_fails_in_words(status, ended.value.code, stderr, subject)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", WORDS)
+@pytest.mark.parametrize("status", cloud_storage.FAILURES)
 def test_a_run_gives_a_store_that_holds_its_documents_half_a_minute(status, tmp_path):
     with cloud_storage.answering(status) as address:
-        ended, said, seconds = cloud_storage.command(
+        exit_status, stderr, seconds = cloud_storage.command(
             "launch.py",
             "--config=configs/sleep_tiny.py",
             "--config.data.documents=gs://bucket/notes",
             f"--workdir={tmp_path}",
             STORAGE_EMULATOR_HOST=address,
         )
-    code, words = WORDS[status]
-    assert ended == code and said.count("\n") == 1 and words in said
-    assert said.startswith("error: data.documents=gs://bucket/notes") and seconds < 90
+    subject = "data.documents=gs://bucket/notes"
+    cloud_storage.assert_fails_in_words(status, exit_status, stderr, subject)
+    assert seconds < 90
