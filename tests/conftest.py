@@ -1,6 +1,7 @@
 """What many tests share: a tiny decoder with memory, its logits, and a tokenizer that fits it."""
 
 import functools
+import pathlib
 import string
 
 import jax
@@ -23,10 +24,27 @@ CHAT_TEMPLATE = (
 )
 
 
+# Folders and files whose tests compile for long or run whole nights: they are marked `cycle`, and
+# `.ci/run` runs them after all others.
+CYCLE = {
+    *("forecast", "inspect", "models", "phases", "sampling", "wake"),
+    *("seeding/test_consolidate.py",),
+}
+
+
 def pytest_configure(config):
     """The default tests are compiled without the compiler's expensive passes, which would take most
     of their time; with `-m slow` all is compiled as in a run."""
-    jax.config.update("jax_disable_most_optimizations", config.option.markexpr == "not slow")
+    jax.config.update("jax_disable_most_optimizations", "not slow" in config.option.markexpr)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items):
+    """Marks the tests of `CYCLE`."""
+    for item in items:
+        path = item.path.relative_to(pathlib.Path(__file__).parent)
+        if CYCLE & {path.parts[0], path.as_posix()}:
+            item.add_marker(pytest.mark.cycle)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -165,3 +165,17 @@ def test_every_lists_settings_once_in_order():
         "doors", "rooms", "size", "is_warm", "stairs", "kitchen.litres", "kitchen.lid",
         "kitchen.tag", "kitchen.cap", "kitchen.widths", "kitchen.cups",
     ]  # fmt: skip
+
+
+def test_every_refuses_one_path_with_two_declarations():
+    @dataclasses.dataclass(frozen=True)
+    class OtherKettle(Settings, section="kitchen"):
+        litres: float = setting(2.5, "what it holds", above=0)
+
+    @dataclasses.dataclass(frozen=True)
+    class Kitchen(Settings):
+        kettle: Kettle = part(Kettle)
+        other: OtherKettle = part(OtherKettle)
+
+    with pytest.raises(TypeError, match=r"kitchen\.litres is declared twice"):
+        every(Kitchen)
