@@ -104,14 +104,14 @@ def assert_refused(name, value):
     assert said.startswith(f"{name}={value!r}; ") and len(said) < 300 and "\n" not in said
 
 
-def test_defaults_are_read_and_made_again():
+def test_defaults_are_valid():
     settings = read(default())
     assert settings == dataclasses.replace(settings)
     assert settings.memory.levels and settings.dreaming.writing.templates
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_field_says_what_it_means_and_may_be(name):
+def test_every_field_has_help_and_range(name):
     setting = SETTINGS[name]
     assert 5 < len(setting.help) <= 100
     if setting.kind in (int, float):
@@ -121,7 +121,7 @@ def test_every_field_says_what_it_means_and_may_be(name):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_number_beyond_its_range_is_refused(name):
+def test_number_out_of_range_is_refused(name):
     beyond = (10**20, -(10**20), -2) if SETTINGS[name].kind is int else (1e39, -1e39, 1e-40, -2.0)
     for number in (math.nan, *beyond):
         is_short_of_inf = (name, math.copysign(math.inf, number)) in INFINITE
@@ -135,7 +135,7 @@ def test_number_beyond_its_range_is_refused(name):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_zero_is_refused_or_means_something(name):
+def test_zero_is_refused_or_documented(name):
     value = filled(name, SETTINGS[name].kind(0))
     meaning = MEANING_OF_0.get(name)
     if meaning is None:
@@ -238,7 +238,7 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
         ({"seeding.teachers": ("a",)}, "seeding.teacher_weights=(1.0,) has 1 entries, .* 2 teach"),
     ],
 )
-def test_settings_that_cannot_be_together_are_refused(changes, says):
+def test_contradictory_settings_are_refused(changes, says):
     c = default()
     c.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=re.escape(says).replace(r"\.\*", ".*")):

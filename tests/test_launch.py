@@ -199,7 +199,7 @@ def test_unknown_phase_of_a_profile_is_refused_before_anything_is_loaded(
     flags.FLAGS.mark_as_parsed()
     with (
         flagsaver.flagsaver(profile="dream:1"),
-        pytest.raises(ValueError, match=r"--profile=dream:1: .* there is consolidate, learn$"),
+        pytest.raises(ValueError, match=r"--profile=dream:1: .* choose from consolidate, learn$"),
     ):
         launch["prepare"](load("configs/sleep_tiny.py"), str(tmp_path))
 
@@ -253,7 +253,9 @@ def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeyp
     with pytest.raises(ValueError, match=r"data\.documents: .*\(fingerprint text\).*\(more text\)"):
         launch["prepare"](config, str(tmp_path))
     experiment.base = {"model.name": {"name": "b", "weights": "2"}}
-    with pytest.raises(ValueError, match=r"model\.name='b' has the weights 2, .* stands on 1"):
+    with pytest.raises(
+        ValueError, match=r"model\.name='b' has the weights 2, .* was started with 1"
+    ):
         launch["prepare"](config, str(tmp_path))
 
 

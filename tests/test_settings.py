@@ -130,7 +130,7 @@ def test_read_names_field_value_and_what_is_allowed(field, value, says):
     assert str(error.value).startswith(f"{field}={value!r}; ")
 
 
-def test_columns_have_an_entry_each_or_one_for_all():
+def test_columns_take_an_entry_for_each_or_one_for_all():
     found = read(House, config(**{"kitchen.widths": (1, 2), "kitchen.cups": (4,)})).shelves
     assert found == (Shelf(1, 4), Shelf(2, 4))
     with pytest.raises(
@@ -139,7 +139,7 @@ def test_columns_have_an_entry_each_or_one_for_all():
         read(House, config(**{"kitchen.widths": (1, 2), "kitchen.cups": (1, 2, 3)}))
 
 
-def test_unknown_and_missing_fields_are_named():
+def test_read_names_unknown_and_missing_fields():
     c = config()
     c.kitchen.litre = 2.0
     with pytest.raises(ValueError, match=r"kitchen\.litre=2\.0; no such field.* kitchen\.litres"):
@@ -150,7 +150,7 @@ def test_unknown_and_missing_fields_are_named():
         read(House, c)
 
 
-def test_objects_made_directly_are_held_to_the_same():
+def test_objects_made_directly_are_checked_too():
     with pytest.raises(ValueError, match=r"kitchen\.lid='pink'; choose from red, blue"):
         Kettle(colour="pink")
     with pytest.raises(ValueError, match=r"kitchen\.cap=0\.0"):

@@ -26,7 +26,7 @@ def watch():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_the_latest_page_of_the_same_phase_is_found(saved, tmp_path):
+def test_find_gives_the_latest_checkpoint_of_the_phase(saved, tmp_path):
     page = MidPhaseCheckpoint(saved, "consolidate", every=2, watch=None)
     assert page.find({"slot": jnp.zeros(3)}) is None
     for done in range(1, 8):
@@ -43,7 +43,7 @@ def test_the_latest_page_of_the_same_phase_is_found(saved, tmp_path):
     assert MidPhaseCheckpoint(saved, "consolidate", 2, None).find({"slot": jnp.zeros(3)}) is None
 
 
-def test_the_time_of_a_phase_is_that_of_all_its_attempts(saved, monkeypatch):
+def test_seconds_include_earlier_attempts(saved, monkeypatch):
     now = 100.0
     monkeypatch.setattr(mid_phase.time, "monotonic", lambda: now)
     page = MidPhaseCheckpoint(saved, "consolidate", every=1, watch=None)
@@ -56,7 +56,7 @@ def test_the_time_of_a_phase_is_that_of_all_its_attempts(saved, monkeypatch):
     assert again.seconds == 37.0
 
 
-def test_updates_are_counted_from_where_it_was_kept_last(saved):
+def test_is_due_counts_updates_since_the_last_save(saved):
     page = MidPhaseCheckpoint(saved, "consolidate", every=3, watch=None)
     assert [page.is_due(done) for done in (1, 2, 3, 4)] == [False, False, True, True]
     page.keep(4, {"slot": jnp.zeros(3)}, {})
@@ -64,7 +64,7 @@ def test_updates_are_counted_from_where_it_was_kept_last(saved):
     assert not MidPhaseCheckpoint(saved, "consolidate", every=0, watch=None).is_due(100)
 
 
-def test_a_run_that_is_asked_to_stop_keeps_its_page_and_ends_to_be_started_again(saved, watch):
+def test_keep_saves_and_raises_when_the_run_should_stop(saved, watch):
     page = MidPhaseCheckpoint(saved, "consolidate", every=0, watch=watch)
     assert not page.is_due(1)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -75,7 +75,7 @@ def test_a_run_that_is_asked_to_stop_keeps_its_page_and_ends_to_be_started_again
     assert page.find({"slot": jnp.zeros(3)})[0] == 2
 
 
-def test_bookmarks_of_a_finished_phase_stay_until_its_checkpoint_is_safe(saved, tmp_path):
+def test_checkpoints_within_a_phase_stay_until_its_own_is_written(saved, tmp_path):
     saved.save(4, "consolidate", state={"slot": jnp.zeros(3)}, record={})
     saved.wait()
     held = []

@@ -17,7 +17,7 @@ def ask():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_one_request_may_come_twice_and_a_later_one_ends_the_process(ask, monkeypatch):
+def test_watch_takes_two_quick_signals_as_one_and_ends_at_a_later_one(ask, monkeypatch):
     ended, now = [], 100.0
     monkeypatch.setattr(signal, "raise_signal", ended.append)
     monkeypatch.setattr(preemption.time, "monotonic", lambda: now)

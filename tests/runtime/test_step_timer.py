@@ -22,7 +22,7 @@ def clock(monkeypatch):
     monkeypatch.setattr(step_timer.time, "perf_counter", itertools.count(0.0).__next__)
 
 
-def test_the_parts_of_a_turn_add_up_to_it(clock):
+def test_parts_of_an_iteration_add_up(clock):
     of = StepTimer(CFG, "consolidate")
     of.begin(0)  # looks at the clock once, as each of what follows
     for part in ("rollout", "reward", "score"):
@@ -35,7 +35,7 @@ def test_the_parts_of_a_turn_add_up_to_it(clock):
     assert "time/rollout" not in of.end([(0, 3, 1)])  # an update without a round
 
 
-def test_an_update_on_a_device_of_unknown_peak_has_no_mfu(clock, monkeypatch):
+def test_mfu_is_left_out_where_the_peak_is_unknown(clock, monkeypatch):
     of = StepTimer(CFG, "consolidate")
     of.begin(0)
     assert "time/mfu" not in of.end([(0, 6, 6)])
@@ -46,7 +46,7 @@ def test_an_update_on_a_device_of_unknown_peak_has_no_mfu(clock, monkeypatch):
     assert of.end([(0, 6, 6)])["time/mfu"] == want
 
 
-def test_flops_of_an_update_by_hand():
+def test_update_flops_by_hand():
     # A token and layer: q and o 4x4 each, k and v 4x2 each, FFN 3 of 4x6; a key: 4, twice.
     products, key, head = 2 * (32 + 16 + 72), 2 * 8, 2 * 4 * 10
     keys = (2 + 1) + (2 + 2) + 1  # the first sequence follows two tokens
@@ -58,7 +58,7 @@ def test_flops_of_an_update_by_hand():
     assert update_flops(above, [(2, 2, 4), (0, 1, 1)]) == pytest.approx(want)
 
 
-def test_compilations_are_counted_and_runs_are_not():
+def test_compilations_counts_compiled_programs_alone():
     program = jax.jit(lambda x: x * 3.5 + 7)
     x = jnp.zeros(11)
     with Compilations() as compiled:
@@ -68,7 +68,7 @@ def test_compilations_are_counted_and_runs_are_not():
     assert compiled.count == 1
 
 
-def test_memory_is_at_least_what_is_held():
+def test_memory_is_at_least_the_size_of_live_arrays():
     held = np.ones(2**27, np.int8)
     got = memory()
     assert got["memory"] >= held.nbytes / 2**30 and got["memory_peak"] >= got["memory"] * 0.99
