@@ -66,7 +66,7 @@ def test_verify_finds_a_damaged_file(unfinished, capsys):
     [
         (["/nowhere"], "error: no run in /nowhere"),
         (["{run}", "slots", "--phase=nap"], "error: {run} has no checkpoint of phase 'nap'"),
-        (["{run}", "changes", "wake"], "changes is to be followed by BEFORE AFTER"),
+        (["{run}", "changes", "wake"], "changes has to be followed by BEFORE AFTER"),
         (["{run}", "sleep"], "no question 'sleep'; choose from all, timeline"),
         (
             ["{run}", "restore", "x", "y.npz"],

@@ -63,7 +63,7 @@ def test_restore_of_a_slot_reads_its_chunk_alone(finished, states):
 
 def test_restore_gives_the_tree_below_a_name(finished, states):
     checkpoint = Run(finished)["evaluate"]
-    levels = checkpoint.restore("consolidated.memory.layers")
+    levels = checkpoint.restore("before_dreams.memory.layers")
     assert {n: set(x) for n, x in levels.items()} == {
         "level_1": {"experts", "wake"},
         "level_2": {"experts"},
@@ -74,7 +74,9 @@ def test_restore_gives_the_tree_below_a_name(finished, states):
 
 def test_unknown_names_are_answered_with_the_existing_ones(finished):
     checkpoint = Run(finished)["learn"]
-    with pytest.raises(KeyError, match=r"no 'now.memry'; there is .*now.memory, now.slots"):
+    with pytest.raises(
+        KeyError, match=r"no 'current.memry'; there is current.memory, current.slots"
+    ):
         checkpoint.restore("current.memry")
     with pytest.raises(IndexError, match=r"slot=3: .* has 3, counted from 0"):
         checkpoint.read(f"{BANK}.up", slot=3)

@@ -104,7 +104,7 @@ def test_state_of_an_unfinished_run_says_where_it_is(finished, unfinished):
     damaged = shutil.copytree(finished, finished.with_name("damaged"))
     for digests in damaged.glob("checkpoints/*/digests.json"):
         digests.write_text("garbage")
-    assert Run(damaged).state() == f"{damaged}: finished, but no checkpoint of it is whole"
+    assert Run(damaged).state() == f"{damaged}: finished, but no checkpoint of it is valid"
     assert (
         Run(unfinished).state() == f"{unfinished}: unfinished, 2 phases done, the last consolidate"
     )
@@ -120,7 +120,7 @@ def test_run_skips_and_names_an_incomplete_checkpoint(unfinished, name):
     assert run.latest.phase == "wake" and run.record["phases"].keys() == {"wake"}
     assert len(run.problems) == 1 and "checkpoints/1: " in run.problems[0]
     (unfinished / "checkpoints" / "0" / "digests.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no whole checkpoint yet \(checkpoint .*/0: "):
+    with pytest.raises(FileNotFoundError, match=r"no valid checkpoint yet \(checkpoint .*/0: "):
         _ = Run(unfinished).latest
 
 

@@ -16,7 +16,7 @@ from sleep_jax.report.comparison import (
     cell,
     difference,
     interval,
-    with_the_book_open,
+    open_book,
 )
 
 
@@ -82,7 +82,7 @@ def test_at_the_start_and_at_the_end_give_the_figures_of_a_run(tmp_path):
         "divergence": 2.0,
     }
     assert list(comparison.scores(workdir)) == [STAGES[0], STAGES[1], STAGES[3]]
-    assert with_the_book_open(workdir) == pytest.approx({"questions": 0.85, "paraphrases": 0.425})
+    assert open_book(workdir) == pytest.approx({"questions": 0.85, "paraphrases": 0.425})
     compared = Comparison({"full": {0: at_the_end(workdir)}}, {}, ceiling={"questions": 0.85})
     last = comparison.table(compared).splitlines()[-1]
     assert last.startswith("| open book (the ceiling) |  | 85 % |  |")
