@@ -207,7 +207,7 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
         ),
         (
             {f"study.{x}": 0 for x in ("recitations", "completions", "questions", "rehearsals")},
-            "study.questions=0, study.rehearsals=0 leave a night nothing to learn; give one",
+            "study.questions=0, study.rehearsals=0 leave a night nothing to learn; set one",
         ),
         (
             {"study.questions": 0},
