@@ -57,7 +57,7 @@ def test_latest_is_none_without_checkpoints(tmp_path):
 
 
 def test_save_does_not_poll_for_preemption(tmp_path, monkeypatch):
-    """Processes are told once, at a number that `Watch` asks with, not at one of a checkpoint."""
+    """JAX answers at one poll count, which has to be one of `Watch`, not a checkpoint step."""
     asked = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
     with PhaseCheckpoints(tmp_path) as checkpoints:

@@ -115,24 +115,24 @@ def in_two_processes(program: str) -> list[str]:
 
 @pytest.mark.slow
 def test_two_processes_join():
-    said = in_two_processes(
+    outputs = in_two_processes(
         "from jax.experimental.multihost_utils import process_allgather\n"
         "print('sum', process_allgather(jax.numpy.asarray([i + 1])).sum())\n"
     )
-    assert all("sum 3" in words for words in said)
+    assert all("sum 3" in output for output in outputs)
 
 
 @pytest.mark.slow
 def test_check_shared_refuses_separate_workdirs(tmp_path):
     for name in ("both", "0", "1"):
         (tmp_path / name).mkdir()
-    said = in_two_processes(
+    outputs = in_two_processes(
         f"check_shared('{tmp_path}/both')\n"
         "try:\n"
         f"    check_shared(f'{tmp_path}/{{i}}')\n"
         "except ValueError as error:\n"
         "    print(error)\n"
     )
-    for i, words in enumerate(said):
-        assert f"workdir='{tmp_path}/{i}' is not shared: 1 of 2 processes" in words
+    for i, output in enumerate(outputs):
+        assert f"workdir='{tmp_path}/{i}' is not shared: 1 of 2 processes" in output
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

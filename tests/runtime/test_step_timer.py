@@ -1,4 +1,4 @@
-"""What updates cost."""
+"""Costs of updates."""
 
 import dataclasses
 import itertools
@@ -18,32 +18,32 @@ CFG = DecoderConfig(vocab=10, width=4, hidden=6, layers=3, heads=2, kv_heads=1, 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Every look at the clock finds it a second later."""
+    """A clock that is a second later at every reading."""
     monkeypatch.setattr(step_timer.time, "perf_counter", itertools.count(0.0).__next__)
 
 
 def test_parts_of_an_iteration_add_up(clock):
-    of = StepTimer(CFG, "consolidate")
-    of.begin(0)  # looks at the clock once, as each of what follows
+    timer = StepTimer(CFG, "consolidate")
+    timer.begin(0)  # one reading of the clock, as in each call below
     for part in ("rollout", "reward", "score"):
-        of.lap(part)
-    got = of.end([(2, 10, 4), (0, 6, 6)])
+        timer.lap(part)
+    got = timer.end([(2, 10, 4), (0, 6, 6)])
     parts = [got[f"time/{part}"] for part in ("rollout", "reward", "score", "update")]
     assert parts == [1, 1, 1, 1] and got["time/step"] == 4
     assert got["time/tokens_per_second"] == 16 / 4
-    of.begin(1)
-    assert "time/rollout" not in of.end([(0, 3, 1)])  # an update without a round
+    timer.begin(1)
+    assert "time/rollout" not in timer.end([(0, 3, 1)])  # an update without a round
 
 
 def test_mfu_is_left_out_where_the_peak_is_unknown(clock, monkeypatch):
-    of = StepTimer(CFG, "consolidate")
-    of.begin(0)
-    assert "time/mfu" not in of.end([(0, 6, 6)])
+    timer = StepTimer(CFG, "consolidate")
+    timer.begin(0)
+    assert "time/mfu" not in timer.end([(0, 6, 6)])
     monkeypatch.setattr(step_timer, "peak_flops", lambda kind: 1000.0)
-    of = StepTimer(CFG, "consolidate")
-    of.begin(0)
+    timer = StepTimer(CFG, "consolidate")
+    timer.begin(0)
     want = update_flops(CFG, [(0, 6, 6)]) / (1000.0 * jax.device_count())
-    assert of.end([(0, 6, 6)])["time/mfu"] == want
+    assert timer.end([(0, 6, 6)])["time/mfu"] == want
 
 
 def test_update_flops_by_hand():
@@ -61,14 +61,16 @@ def test_update_flops_by_hand():
 def test_compilations_counts_compiled_programs_alone():
     program = jax.jit(lambda x: x * 3.5 + 7)
     x = jnp.zeros(11)
-    with Compilations() as compiled:
+    with Compilations() as compilations:
         program(x)
         program(x)
     program(jnp.zeros(12))
-    assert compiled.count == 1
+    assert compilations.count == 1
 
 
 def test_memory_is_at_least_the_size_of_live_arrays():
-    held = np.ones(2**27, np.int8)
-    got = memory()
-    assert got["memory"] >= held.nbytes / 2**30 and got["memory_peak"] >= got["memory"] * 0.99
+    array = np.ones(2**27, np.int8)
+    usage = memory()
+    assert (
+        usage["memory"] >= array.nbytes / 2**30 and usage["memory_peak"] >= usage["memory"] * 0.99
+    )

@@ -1,4 +1,4 @@
-"""Whether a run can be written, or gone on with."""
+"""Whether a run can be written or resumed in a directory."""
 
 import importlib.util
 import os
@@ -18,10 +18,10 @@ from sleep_jax.runtime.workdir import (
 
 
 def test_config_difference_names_changed_added_and_removed_fields():
-    old = {"seed": 0, "seeding": {"steps": 3, "layers": [1, 2]}, "gone": "x"}
+    old = {"seed": 0, "seeding": {"steps": 3, "layers": [1, 2]}, "removed": "x"}
     new = {"seed": 0, "seeding": {"steps": 4, "layers": (1, 2), "alpha": 0.5}}
     assert config_difference(old, new) == [
-        'gone: "x" -> absent',
+        'removed: "x" -> absent',
         "seeding.alpha: absent -> 0.5",
         "seeding.steps: 3 -> 4",
     ]
@@ -64,9 +64,9 @@ def test_check_same_base_refuses_other_weights_at_any_path(tmp_path):
     check_same_base({}, old, tmp_path)
     with pytest.raises(ValueError) as error:
         check_same_base(old, {"model.name": {"name": "/disk8/m", "weights": "3fa2"}}, tmp_path)
-    said = str(error.value)
-    assert said.startswith("model.name='/disk8/m' has the weights 3fa2")
-    assert "was started with 91bc ('/disk1/m')" in said and "--workdir" in said
+    message = str(error.value)
+    assert message.startswith("model.name='/disk8/m' has the weights 3fa2")
+    assert "was started with 91bc ('/disk1/m')" in message and "--workdir" in message
 
 
 def test_check_writable_creates_an_empty_directory(tmp_path):
