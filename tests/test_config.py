@@ -1,4 +1,4 @@
-"""The config of a run: whatever a field is given, it is refused in words or it is in its range."""
+"""The config of a run: any value of a field is in its range or refused in words."""
 
 import dataclasses
 import math
@@ -76,7 +76,7 @@ MEANING_OF_0 = {
 
 
 def given(name, value):
-    """A config with a value that no type of the default stands in the way of."""
+    """A config with a value of any type."""
     c = default()
     with c.ignore_type():
         c.update_from_flattened_dict({name: value})
@@ -84,7 +84,7 @@ def given(name, value):
 
 
 def refusal(name, value):
-    """What is said where the value is refused; None where it is not."""
+    """The error where a value is refused; None where it is not."""
     try:
         read(given(name, value))
     except (ValueError, OSError) as error:
@@ -93,15 +93,15 @@ def refusal(name, value):
 
 
 def filled(name, entry):
-    """An entry as the field's whole value: a tuple where it is one."""
+    """An entry as the value of the field, in a tuple where it is one."""
     entries = SETTINGS[name].entries
     return entry if entries is None else (entry,) * (entries or 1)
 
 
 def assert_refused(name, value):
-    said = refusal(name, value)
-    assert said is not None, f"{name}={value!r} passed"
-    assert said.startswith(f"{name}={value!r}; ") and len(said) < 300 and "\n" not in said
+    message = refusal(name, value)
+    assert message is not None, f"{name}={value!r} passed"
+    assert message.startswith(f"{name}={value!r}; ") and len(message) < 300 and "\n" not in message
 
 
 def test_defaults_are_valid():
@@ -143,8 +143,8 @@ def test_zero_is_refused_or_documented(name):
     SETTINGS[name].read(value)  # in its range, whatever stands beside it
     if meaning.startswith("0: "):
         assert meaning in SETTINGS[name].help
-    if said := refusal(name, value):  # where it does not go with the others
-        assert f"{name}={SETTINGS[name].kind(0)}" in said
+    if message := refusal(name, value):  # where other settings contradict it
+        assert f"{name}={SETTINGS[name].kind(0)}" in message
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -92,11 +92,11 @@ def test_check_lengths_refuses_a_dream_that_fits_no_row(tokenizer):
     config.data.chunk_tokens = 1000
     check(short)  # no day comes on which something is recollected
     config.data.episodes = 2
-    told = (
+    pattern = (
         r"dreaming\.max_new_tokens=16: .*'Lamps'.* 'paraphrase' needs rows of .* "
         r"seeding\.max_length=384"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=pattern):
         check(short)
     config.dreaming.curriculum.source = "text"
     check(short)
@@ -112,12 +112,12 @@ def test_check_lengths_refuses_a_dream_that_fits_no_row(tokenizer):
 def test_check_lengths_names_thought_tokens_of_a_long_dream(config, tokenizer):
     config.dreaming.steps = 1
     config.model.thinking, config.model.thought_tokens = True, 275
-    told = (
+    pattern = (
         r"dreaming\.max_new_tokens=16, model\.thought_tokens=275: .* 291 of them scored.*"
         r"seeding\.max_target_length=288; lower one of them or data\.chunk_tokens, or raise those"
     )
     prompts = Prompts(tokenizer)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=pattern):
         check_lengths(config, prompts, [DOCUMENT])
     config.dreaming.instructions = ("self-qa",)
     config.dreaming.is_plain = True  # a text that is continued has no thought
@@ -145,12 +145,12 @@ def test_check_positions_refuses_or_with_rope_scaling_warns(config, cfg, tokeniz
         warnings.simplefilter("error")
         check_positions(config, cfg.replace(max_position=needed), lengths)
     short = cfg.replace(max_position=needed - 1)
-    told = rf"up to {needed - 1} tokens .*, but {needed} are needed for document 'The Lamp'"
+    pattern = rf"up to {needed - 1} tokens .*, but {needed} are needed for document 'The Lamp'"
     with pytest.raises(
-        ValueError, match=rf"{told}.*lower study\.max_answer_tokens or data\.chunk_tokens"
+        ValueError, match=rf"{pattern}.*lower study\.max_answer_tokens or data\.chunk_tokens"
     ):
         check_positions(config, short, lengths)
-    with pytest.warns(UserWarning, match=told):
+    with pytest.warns(UserWarning, match=pattern):
         check_positions(config, short.replace(rope_scaling=SCALED), lengths)
 
 

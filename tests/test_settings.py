@@ -1,4 +1,4 @@
-"""Settings of a small class of its own: what its config is, what is read back, what is refused."""
+"""Settings of a small class: its config, what is read back, what is refused."""
 
 import dataclasses
 import math
@@ -83,8 +83,8 @@ def test_config_has_every_setting_at_its_default():
 def test_read_gives_what_the_config_says():
     kettle = Kettle(litres=2.0, colour="blue", cap=90.0)
     given = {"kitchen.litres": 2, "kitchen.lid": "blue", "kitchen.cap": 90.0, "doors": 2}
-    found = read(House, config(**given, rooms=["a", "b"], **{"kitchen.widths": (1, 2)}))
-    assert found == House(
+    house = read(House, config(**given, rooms=["a", "b"], **{"kitchen.widths": (1, 2)}))
+    assert house == House(
         doors=2,
         rooms=("a", "b"),
         stairs=0o17,
@@ -131,8 +131,8 @@ def test_read_names_field_value_and_what_is_allowed(field, value, says):
 
 
 def test_columns_take_an_entry_for_each_or_one_for_all():
-    found = read(House, config(**{"kitchen.widths": (1, 2), "kitchen.cups": (4,)})).shelves
-    assert found == (Shelf(1, 4), Shelf(2, 4))
+    shelves = read(House, config(**{"kitchen.widths": (1, 2), "kitchen.cups": (4,)})).shelves
+    assert shelves == (Shelf(1, 4), Shelf(2, 4))
     with pytest.raises(
         ValueError, match=r"kitchen\.cups=\(1, 2, 3\) has 3 entries, .*widths has 2"
     ):

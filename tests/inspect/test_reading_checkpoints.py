@@ -24,12 +24,12 @@ def leaves_of(state):
 def test_read_gives_every_leaf_as_saved(finished, states):
     checkpoint = Run(finished)["learn"]
     saved = leaves_of(states[2])
-    found = checkpoint.leaves("current")
-    assert set(found) == {f"current.{name}" for name in saved}
+    leaves = checkpoint.leaves("current")
+    assert set(leaves) == {f"current.{name}" for name in saved}
     for name, array in saved.items():
         read = checkpoint.read(f"current.{name}")
-        assert read.dtype == array.dtype == found[f"current.{name}"].dtype
-        assert read.shape == found[f"current.{name}"].shape
+        assert read.dtype == array.dtype == leaves[f"current.{name}"].dtype
+        assert read.shape == leaves[f"current.{name}"].shape
         np.testing.assert_array_equal(read, array)
 
 

@@ -27,7 +27,7 @@ def test_timeline_counts_a_day_after_its_evaluation():
 
 
 @pytest.mark.parametrize(
-    ("phases", "said"),
+    ("phases", "expected"),
     [
         ({"wake": {}, "study": {}}, ""),
         ({"consolidate": {"kl_after": 0.1}}, "kept"),
@@ -40,8 +40,8 @@ def test_timeline_counts_a_day_after_its_evaluation():
         ({"consolidate": {"rolled_back": "x"}, "consolidate-2": {}}, "kept"),
     ],
 )
-def test_verdict_is_of_the_last_night(phases, said):
-    assert verdict({"phases": phases}) == said
+def test_verdict_is_of_the_last_night(phases, expected):
+    assert verdict({"phases": phases}) == expected
 
 
 def test_headline_of_a_run_has_verdict_and_ceiling(finished):

@@ -32,13 +32,15 @@ def test_slots_of_each_memory_state(finished):
 
 def test_changes_names_leaf_slot_and_relative_norm(finished):
     run = Run(finished)
-    found = {x.name: x for x in changes(run["consolidate"], run["learn"])}
-    down = found.pop("memory.layers.level_1.experts.down")
+    changed = {x.name: x for x in changes(run["consolidate"], run["learn"])}
+    down = changed.pop("memory.layers.level_1.experts.down")
     # 0.5 became 0.625 in 3 layers x 2 x 8 entries; the other slot is all zeros.
     assert (down.kind, down.entries, down.slots) == ("changed", 48, (0,))
     assert down.relative == pytest.approx(0.25)
-    assert {x.kind for x in found.values()} == {"identical"}
-    assert "memory.layers.level_2.experts.gate" in found and "slots.layers.level_1.active" in found
+    assert {x.kind for x in changed.values()} == {"identical"}
+    assert (
+        "memory.layers.level_2.experts.gate" in changed and "slots.layers.level_1.active" in changed
+    )
 
 
 def test_changes_of_unlocking_a_slot(finished):

@@ -20,7 +20,7 @@ from sleep_jax.report.comparison import (
 )
 
 
-def record(workdir, lines):
+def write_metrics(workdir, lines):
     workdir.mkdir(exist_ok=True)
     text = "".join(json.dumps({"time": 0, **line}) + "\n" for line in lines)
     (workdir / "metrics.jsonl").write_text(text)
@@ -58,7 +58,7 @@ def two_nights(workdir, shift=0.0, after=0.7):
         stage("evaluate-2", 3, 0.9),
         {"phase": "evaluate-2", "step": 4, **both},
     ]
-    record(workdir, lines)
+    write_metrics(workdir, lines)
     return workdir
 
 
@@ -94,7 +94,7 @@ def test_open_book_scores_have_names_of_their_own(tmp_path):
     for line in lines:
         if line["step"] == 3:
             line["open_book_questions"] = line.pop("questions")
-    record(workdir, lines)
+    write_metrics(workdir, lines)
     assert comparison.scores(workdir)[STAGES[3]]["questions"] == 0.9
 
 
@@ -106,7 +106,7 @@ def test_report_begins_with_rolled_back_nights(tmp_path):
 def test_at_the_end_of_a_single_day_and_of_one_without_questions(tmp_path):
     lines = [stage("evaluate", i, 0.1 * i, 30.0 + i) for i in range(3)]
     lines += [stage("evaluate", 3, 0.9), {"phase": "evaluate", "step": 4, "day_1_questions": 0.2}]
-    record(tmp_path, lines)
+    write_metrics(tmp_path, lines)
     assert at_the_end(tmp_path) == {
         "questions": 0.2,
         "anchor_perplexity": 32.0,
@@ -114,12 +114,12 @@ def test_at_the_end_of_a_single_day_and_of_one_without_questions(tmp_path):
     }
     anchors = [{"phase": "evaluate", "step": i, "anchor_perplexity": 9, "chat_perplexity": "inf"}
                for i in range(3)]  # fmt: skip
-    record(tmp_path, [*anchors, *({"phase": "evaluate", "step": step} for step in (3, 4))])
+    write_metrics(tmp_path, [*anchors, *({"phase": "evaluate", "step": step} for step in (3, 4))])
     assert at_the_end(tmp_path) == {"anchor_perplexity": 9.0, "chat_perplexity": math.inf}
 
 
 def test_scores_of_an_unfinished_run_are_refused(tmp_path):
-    record(tmp_path, [stage("evaluate", 0, 0.0, 30.0)])
+    write_metrics(tmp_path, [stage("evaluate", 0, 0.0, 30.0)])
     with pytest.raises(ValueError, match="has no scores with the document in context; finish the"):
         at_the_end(tmp_path)
 
@@ -144,10 +144,10 @@ def test_differences_pair_common_seeds():
     first = {0: {"questions": 0.5}, 1: {"questions": 0.1}, 2: {"questions": 0.9}}
     second = {1: {"questions": 0.2}, 0: {"questions": 0.6}}
     compared = Comparison({"full": first, "less": second}, {"questions": 0.0}, ("less,seed=2",))
-    table, said, less, missing = comparison.report(compared).split("\n\n")
+    table, note, less, missing = comparison.report(compared).split("\n\n")
     assert "| before the first night |  | 0 % |" in table
     assert "| full | 3 | 50 % ± 40 (50, 10, 90) |" in table
-    assert "95 % t intervals" in said
+    assert "95 % t intervals" in note
     assert "| less | 2 | +10 [10, 10] |" in less
     assert missing == "Not finished: less,seed=2."
 
