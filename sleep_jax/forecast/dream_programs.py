@@ -171,7 +171,7 @@ def _updates_to_learn(config, sizes: Sizes, shape: BatchShape) -> int:
     """Updates until every dream that was tried, if all are rewarded, was drawn as often as
     `updates_to_draw` has it: in turn with what was studied, by which a row is filled as well."""
     d, (_, kept) = config.dreaming, _kept(config, sizes)
-    dreams = min(kept, d.cap * sizes.documents) if d.cap else kept
+    dreams = min(kept, d.max_per_document * sizes.documents) if d.max_per_document else kept
     dreams *= EPOCHS * (1 + (d.estimator == "rest_em"))  # how to write it, and what it says
     new, page = read(config).dreaming.writing.max_new_tokens, config.data.chunk_tokens
     sized = [
