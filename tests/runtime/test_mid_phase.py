@@ -31,9 +31,7 @@ def test_find_gives_the_latest_checkpoint_of_the_phase(saved, tmp_path):
     assert checkpoint.find({"slot": jnp.zeros(3)}) is None
     for done in range(1, 8):
         if checkpoint.is_due(done):
-            checkpoint.max_to_keep(
-                done, {"slot": jnp.full(3, done)}, {"logged": [[done, {"loss": 0.5}]]}
-            )
+            checkpoint.keep(done, {"slot": jnp.full(3, done)}, {"logged": [[done, {"loss": 0.5}]]})
     done, state, facts = MidPhaseCheckpoint(saved, "consolidate", 2, None).find(
         {"slot": jnp.zeros(3, int)}
     )
@@ -50,7 +48,7 @@ def test_seconds_include_earlier_attempts(saved, monkeypatch):
     monkeypatch.setattr(mid_phase.time, "monotonic", lambda: now)
     checkpoint = MidPhaseCheckpoint(saved, "consolidate", every=1, watch=None)
     now = 130.0
-    checkpoint.max_to_keep(1, {"slot": jnp.zeros(3)}, {})
+    checkpoint.keep(1, {"slot": jnp.zeros(3)}, {})
     now = 900.0  # stopped; what came after the checkpoint is lost
     resumed = MidPhaseCheckpoint(saved, "consolidate", every=1, watch=None)
     resumed.find({"slot": jnp.zeros(3)})
@@ -61,7 +59,7 @@ def test_seconds_include_earlier_attempts(saved, monkeypatch):
 def test_is_due_counts_updates_since_the_last_save(saved):
     checkpoint = MidPhaseCheckpoint(saved, "consolidate", every=3, watch=None)
     assert [checkpoint.is_due(done) for done in (1, 2, 3, 4)] == [False, False, True, True]
-    checkpoint.max_to_keep(4, {"slot": jnp.zeros(3)}, {})
+    checkpoint.keep(4, {"slot": jnp.zeros(3)}, {})
     assert [checkpoint.is_due(done) for done in (5, 6, 7)] == [False, False, True]
     assert not MidPhaseCheckpoint(saved, "consolidate", every=0, watch=None).is_due(100)
 
@@ -72,7 +70,7 @@ def test_keep_saves_and_raises_when_the_run_should_stop(saved, watch):
     os.kill(os.getpid(), signal.SIGTERM)
     assert watch.should_stop() and checkpoint.is_due(2)
     with pytest.raises(Preempted) as stopped:
-        checkpoint.max_to_keep(2, {"slot": jnp.ones(3)}, {})
+        checkpoint.keep(2, {"slot": jnp.ones(3)}, {})
     assert stopped.value.code == STATUS == 75 and "2 updates of consolidate" in stopped.value.where
     assert checkpoint.find({"slot": jnp.zeros(3)})[0] == 2
 
