@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the scripts of this folder share. Sourced, not run.
 
-# How a run ends that was asked to stop and has kept its place (sleep_jax/runtime/preemption.py).
+# Exit status of a run that was preempted and has saved a checkpoint (sleep_jax/runtime/preemption.py).
 # shellcheck disable=SC2034
 stopped=75
 
@@ -10,7 +10,7 @@ usage() {
   awk 'NR > 1 && /^#/ { sub(/^# ?/, ""); print; next } NR > 1 { exit }' "$0"
 }
 
-# Prints usage and ends where --help is asked for, or nothing at all is said.
+# Prints usage and exits for --help, or without any argument.
 help_if_asked() {
   case "${1:-}" in
     "" | -h | --help | help)
@@ -20,7 +20,7 @@ help_if_asked() {
   esac
 }
 
-# Ends with what to set unless the variables are set: need PROJECT ZONE ...
+# Exits with a message unless the variables are set: need PROJECT ZONE ...
 need() {
   local variable is_missing=0
   for variable in "$@"; do
@@ -32,7 +32,7 @@ need() {
   [[ $is_missing == 0 ]] || exit 2
 }
 
-# Ends unless the variables hold whole numbers of at least LEAST: need_count LEAST CHIPS ...
+# Exits unless the variables hold whole numbers of at least LEAST: need_count LEAST CHIPS ...
 need_count() {
   local variable least=$1
   shift
@@ -44,7 +44,7 @@ need_count() {
   done
 }
 
-# Ends unless a program is installed: need_program gcloud "where to get it".
+# Exits unless a program is installed: need_program gcloud "where to get it".
 need_program() {
   if [[ "${DRY_RUN:-0}" != 1 ]] && ! command -v "$1" >/dev/null; then
     echo "error: $1 is not installed; $2" >&2
@@ -52,14 +52,14 @@ need_program() {
   fi
 }
 
-# arguments_of FILE NUMBER: the array `arguments` is what line NUMBER of a file of commands, as
-# `launch.py --sweep_print` prints them, says after launch.py.
+# arguments_of FILE NUMBER: sets the array `arguments` to the arguments of launch.py in line NUMBER of a
+# file of commands, as `launch.py --sweep_print` prints them.
 arguments_of() {
   local line
   [[ -r "$1" ]] || { echo "error: $1: no such file of commands" >&2; exit 2; }
   line=$(sed -n "${2}p" "$1")
   [[ -n "$line" ]] || { echo "error: $1 has no line $2, or an empty one" >&2; exit 2; }
-  # xargs reads quotes as a shell does, and runs nothing.
+  # xargs parses quotes as a shell does, without running anything.
   mapfile -t arguments < <(xargs -n1 printf '%s\n' <<<"$line")
   [[ "${arguments[1]:-}" == *launch.py ]] || {
     echo "error: line $2 of $1 is no 'python launch.py ...': $line" >&2
@@ -68,8 +68,8 @@ arguments_of() {
   arguments=("${arguments[@]:2}")
 }
 
-# local_paths ARGUMENT ...: those values of --config.FIELD=VALUE that are a file or folder here, one a
-# line; what a run elsewhere has to find, too.
+# local_paths ARGUMENT ...: the values of --config.FIELD=VALUE that are files or folders on this machine,
+# one a line; a run on another machine needs them there, too.
 local_paths() {
   local word value=""
   for word in "$@"; do
@@ -82,7 +82,7 @@ local_paths() {
   done
 }
 
-# Runs a command, or with DRY_RUN=1 prints it as one would type it.
+# Runs a command, or with DRY_RUN=1 prints it, quoted for a shell.
 run() {
   if [[ "${DRY_RUN:-0}" != 1 ]]; then
     "$@"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # A run on GKE, or many: fills in gke_jobset.yaml and applies it, one pod a TPU host.
 #
-#   launch/gke.sh --config=FILE ...         starts python launch.py with these arguments; a pod's own
-#                                           disk goes with it, so give --workdir=gs://BUCKET/RUN
+#   launch/gke.sh --config=FILE ...         starts python launch.py with these arguments; the disk
+#                                           of a pod is deleted with it: give --workdir=gs://BUCKET/RUN
 #   launch/gke.sh COMMANDS.txt              starts every line of a file as a JobSet of its own, NAME-1
-#                                           for line 1: launch.py commands as one would type them, or
-#                                           as launch.py --sweep_print prints them
+#                                           for line 1: launch.py commands, e.g. those that
+#                                           launch.py --sweep_print prints
 #   launch/gke.sh logs                      follows the log of the first pod
 #   launch/gke.sh delete                    deletes the JobSet
 #   launch/gke.sh image                     builds the image of this checkout and pushes it
 #
 # Required:
-#   NAME               what the JobSet is called; for logs and delete of one of COMMANDS.txt: NAME-1
+#   NAME               name of the JobSet; for logs and delete of one of COMMANDS.txt: NAME-1
 #   IMAGE              the image, e.g. REGION-docker.pkg.dev/PROJECT/REPOSITORY/sleep_jax:1
 #   ACCELERATOR        of a run: cloud.google.com/gke-tpu-accelerator of the node pool, e.g.
 #                      tpu-v5-lite-podslice, tpu-v5p-slice, tpu-v6e-slice
@@ -19,9 +19,9 @@
 # Optional:
 #   CHIPS              chips of a host [4]
 #   SLICES             how many slices [1]
-#   RESTARTS           how often a preempted or failed run starts again, where it was [100]
-#   HF_TOKEN           for models that the Hugging Face Hub gives to accounts alone; the pods have it
-#                      from a Secret, NAME-hf-token, which goes with `delete`
+#   RESTARTS           how often a preempted or failed run is restarted, and resumes [100]
+#   HF_TOKEN           for models that need a Hugging Face account; the pods read it from a Secret,
+#                      NAME-hf-token, which `delete` deletes, too
 #   SERVICE_ACCOUNT    the pods' Kubernetes service account, which may write to the bucket [default]
 #   DRY_RUN=1          print the manifest or the command, apply nothing
 #
@@ -31,7 +31,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 help_if_asked "$@"
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # hosts_of TOPOLOGY CHIPS: 4x4 in hosts of 4 chips are 4.
 hosts_of() {
@@ -74,7 +74,7 @@ manifest() {
     return 2
   fi
   while IFS= read -r field; do
-    [[ "$field" == [/~]* || ! -e "$here/../$field" ]] || continue
+    [[ "$field" == [/~]* || ! -e "$folder/../$field" ]] || continue
     echo "error: $field is not in the image: put it into this checkout and say launch/gke.sh image" \
       "again, or into a bucket and give gs://BUCKET/FOLDER" >&2
     return 2
@@ -92,7 +92,7 @@ manifest() {
     [HOSTS]=$hosts [SLICES]=$SLICES [RESTARTS]=$RESTARTS [SERVICE_ACCOUNT]=$SERVICE_ACCOUNT
     [ARGUMENTS]=$(as_yaml "$@")
   )
-  text=$(<"$here/gke_jobset.yaml")
+  text=$(<"$folder/gke_jobset.yaml")
   for field in "${!values[@]}"; do
     text=${text//"{{$field}}"/"${values[$field]}"}
   done
@@ -135,7 +135,7 @@ case "$1" in
   image)
     need IMAGE
     need_program docker "see https://docs.docker.com/engine/install"
-    run docker build --file="$here/Dockerfile" --tag="$IMAGE" "$here/.."
+    run docker build --file="$folder/Dockerfile" --tag="$IMAGE" "$folder/.."
     run docker push "$IMAGE"
     ;;
   --*)

@@ -12,9 +12,9 @@
 #   PYTHON             of the environment that sleep_jax is installed in [python]
 #   DRY_RUN=1          print the commands, run none
 #
-# Process 0 speaks on the terminal, the others into files that are named at the start. When one
-# fails the others are stopped. A SIGTERM is passed on; when the run has kept its place this ends with
-# status 75, and the same command goes on.
+# Process 0 prints to the terminal, the others into files that are named at the start. When one fails
+# the others are stopped. A SIGTERM is passed on; when the run has saved a checkpoint this ends with
+# status 75; run the same command to resume.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -22,7 +22,7 @@ help_if_asked "$@"
 count=$1
 shift
 if [[ ! "$count" =~ ^[1-9][0-9]*$ || $# == 0 ]]; then
-  echo "error: give the number of processes, then the run; --help shows one" >&2
+  echo "error: give the number of processes, then the arguments of launch.py; see --help" >&2
   exit 2
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -30,7 +30,7 @@ python=${PYTHON:-python}
 free_port='import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
 port=${PORT:-$("$python" -c "$free_port")}
 export JAX_NUM_CPU_DEVICES=${DEVICES:-1}
-# Memory that arrays leave is kept for the next ones (sleep_jax/runtime/allocator.py).
+# Freed memory is kept for the next arrays (sleep_jax/runtime/allocator.py).
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=40000000000}
 
 logs=$(mktemp -d)

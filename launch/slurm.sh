@@ -15,9 +15,8 @@
 #   PYTHON             of the environment that sleep_jax is installed in [python]
 #   DRY_RUN=1          print the command; also without Slurm: DRY_RUN=1 launch/slurm.sh ...
 #
-# Two minutes before its time is over a run gets SIGTERM, keeps its place and ends; the job is queued
-# again, an array's task alone, and goes on where the run was. So is one that Slurm preempts; a job
-# that was cancelled is not.
+# Two minutes before its time limit a run gets SIGTERM, saves a checkpoint and ends; the job, or the
+# task of an array, is requeued and resumes. So is one that Slurm preempts; a cancelled job is not.
 #SBATCH --job-name=sleep_jax
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
@@ -43,16 +42,16 @@ if [[ "$1" != --* ]]; then
   arguments_of "$1" "${SLURM_ARRAY_TASK_ID:-1}"
 fi
 
-# Whether the job is neither cancelled nor preempted: what becomes of those is for Slurm to say.
+# Whether the job is neither cancelled nor preempted; Slurm itself requeues preempted jobs.
 is_running() { [[ $(squeue --noheader --jobs="$job" --format=%T) == RUNNING ]]; }
 
 cd "$root"
-# The id of an array's last task alone would be that of the whole array.
+# SLURM_JOB_ID of the last task of an array is the id of the whole array.
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-${SLURM_JOB_ID:-}}
-# A SIGTERM to this script, too, is the run's to heed.
+# The run handles a SIGTERM to this script, too.
 trap : TERM
-# Several tasks that stop do so within a moment, each with a status of its own; when one fails, the
+# Tasks that stop end within a moment of one another, each with its own status; when one fails, the
 # others have a minute.
 status=0
 run srun --kill-on-bad-exit=0 --wait=60 "${PYTHON:-python}" launch.py "${arguments[@]}" || status=$?

@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
 # A run on a Cloud TPU VM, of one host or of many.
 #
-#   launch/tpu_vm.sh create                 makes the slice and waits for it
-#   launch/tpu_vm.sh queue                  asks for it as a queued resource, and ends
-#   launch/tpu_vm.sh status                 says how the slice, or the request for it, stands
+#   launch/tpu_vm.sh create                 creates the slice and waits for it
+#   launch/tpu_vm.sh queue                  requests it as a queued resource, and exits
+#   launch/tpu_vm.sh status                 prints the state of the slice, or of the request for it
 #   launch/tpu_vm.sh setup                  copies this checkout (HEAD) to every worker, installs it
 #   launch/tpu_vm.sh copy PATH ...          copies documents and the like, which are below this
 #                                           directory and not committed, to every worker
-#   launch/tpu_vm.sh run --config=FILE ...  starts python launch.py on every worker, and ends
+#   launch/tpu_vm.sh run --config=FILE ...  starts python launch.py on every worker, and exits
 #   launch/tpu_vm.sh tail                   follows the log of one worker
-#   launch/tpu_vm.sh stop                   stops the run; it saves what it is to save first
+#   launch/tpu_vm.sh stop                   stops the run, which saves a checkpoint first
 #   launch/tpu_vm.sh delete                 deletes the slice and the request for it
 #
 # Required:
 #   PROJECT            the Google Cloud project
 #   ZONE               e.g. us-east5-a
-#   TPU_NAME           what the slice is called
+#   TPU_NAME           name of the slice
 #   ACCELERATOR_TYPE   of create and queue, e.g. v5litepod-16, v4-32, v5p-16, v6e-16; what
 #                      launch.py --aot says of it: --aot=v5litepod-16, or --aot=v5e:4x4
 # Optional:
 #   RUNTIME_VERSION    the image [the one for ACCELERATOR_TYPE]
-#   SPOT=1             spot capacity: cheaper, and taken back at any time
+#   SPOT=1             spot capacity: cheaper, and preempted at any time
 #   WORKER             of tail: which worker [0]
-#   HF_TOKEN           of run: for models that the Hugging Face Hub gives to accounts alone; it goes
-#                      to every worker in a file
+#   HF_TOKEN           of run: for models that need a Hugging Face account; it is copied to every
+#                      worker in a file
 #   DRY_RUN=1          print the commands, run none
 #
-# Checkpoints of a slice of several hosts go where all of them can write:
+# Several hosts need a workdir that all of them can write to:
 # launch/tpu_vm.sh run --config=configs/seeding_8b.py --workdir=gs://BUCKET/seeding_8b
 set -euo pipefail
 # shellcheck source=launch/common.sh
@@ -59,7 +59,7 @@ runtime_version() {
   esac
 }
 
-# What every worker does with the copy. The images bring an older Python than sleep_jax wants.
+# What every worker does with the copy. The Python of the images is too old for sleep_jax.
 installation="set -e
 mkdir -p ~/sleep_jax
 tar -xzf ~/sleep_jax.tar.gz -C ~/sleep_jax
@@ -74,7 +74,7 @@ setup() {
   changed=$(git -C "$root" status --porcelain)
   if [[ -n "$changed" ]]; then
     echo "warning: what is not committed is not copied ($(head -n 3 <<<"$changed" | cut -c 4- |
-      paste -sd ' ')$( (($(wc -l <<<"$changed") > 3)) && echo ' ...')); commit it and say setup" \
+      paste -sd ' ')$( (($(wc -l <<<"$changed") > 3)) && echo ' ...')); commit it and run setup" \
       "again, or, for documents: launch/tpu_vm.sh copy PATH" >&2
   fi
   archive=$(mktemp --suffix=.tar.gz)
@@ -102,7 +102,7 @@ copy() {
   on all "tar -xzf ~/copied.tar.gz -C ~/sleep_jax && rm ~/copied.tar.gz"
 }
 
-# What a worker does first of all: it looks for the files of the arguments, and for the token.
+# The first commands of a worker: they check for the files of the arguments, and read the token.
 preparation() {
   local path there
   while IFS= read -r path; do
@@ -172,7 +172,7 @@ case "$action" in
   tail) on "${WORKER:-0}" "tail -n 50 -F ~/$log" ;;
   stop) stop ;;
   delete)
-    # A slice that was queued goes with its request.
+    # A queued slice is deleted with its request.
     gcloud_tpu queued-resources delete "$TPU_NAME" --force --quiet ||
       gcloud_tpu tpu-vm delete "$TPU_NAME" --quiet
     ;;

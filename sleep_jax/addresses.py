@@ -1,7 +1,7 @@
-"""Addresses in an object store: whether one answers, and in words what is wrong where it does not.
+"""Addresses in object stores: whether one answers, and errors in plain words where it does not.
 
-What may pass by itself (a network, a store that has too much to do) is a ConnectionError; what has
-to be mended is another error. `cli.flags.exit_status` makes a status of either.
+What may be temporary (a network, an overloaded store) is a ConnectionError; what the user has to
+fix is another error. `cli.flags.exit_status` turns either into an exit status.
 """
 
 import contextlib
@@ -11,18 +11,18 @@ import re
 import sys
 from collections.abc import Iterator
 
-SECONDS = 20.0  # that an answer is waited for, while gcsfs asks again
-SCHEMES = ("gs", "s3", "az")  # that epath knows
-MAY_PASS = (408, 429, *range(500, 600))
-# What TensorStore calls the statuses of a store. (A file that is not there is no fault of a store.)
-NAMED = {
+SECONDS = 20.0  # how long to wait for an answer, while gcsfs retries
+SCHEMES = ("gs", "s3", "az")  # of epath
+TEMPORARY = (408, 429, *range(500, 600))
+# HTTP statuses by their names in TensorStore. (A missing file is no fault of the store.)
+TENSORSTORE_STATUS = {
     "UNAUTHENTICATED": 401,
     "PERMISSION_DENIED": 403,
     "RESOURCE_EXHAUSTED": 429,
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
-# Libraries whose errors are those of a network. Those of Python itself may be of another one.
+# Libraries whose errors are network errors. (Those of Python itself may have other causes.)
 NETWORK = ("aiohttp", "requests", "urllib3", "fsspec")
 READERS = ("fsspec", "gcsfs", "s3fs", "adlfs")
 
@@ -33,14 +33,14 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def check_answers(address: str | os.PathLike[str]) -> None:
-    """Asks for what lies at an address, once and before anything else does; returns at once of a
-    path on disk. Waits `SECONDS` for an answer, and gcsfs half as long for credentials.
+    """Checks that the store of an address answers, before anything else is done; returns at once
+    for a path on disk. Waits up to `SECONDS` for an answer, and gcsfs half as long for credentials.
 
     Raises:
-      ConnectionError: the store does not answer, or not now.
-      PermissionError: it does not know who asks, or refuses him.
-      FileNotFoundError: there is no such bucket.
-      ValueError: this is no address, or what reaches it is not installed.
+      ConnectionError: the store does not answer, or cannot now.
+      PermissionError: there are no valid credentials, or access is refused.
+      FileNotFoundError: the bucket does not exist.
+      ValueError: this is not an address, or the package that opens it is not installed.
     """
     address = os.fspath(address)
     if not (parts := re.match(r"(\w+):(/+)([^/]*)", address)):
@@ -55,7 +55,7 @@ def check_answers(address: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def in_words(address: str | os.PathLike[str]) -> Iterator[None]:
-    """Raises what goes wrong with an address as `check_answers` does; all else as it is."""
+    """Raises faults of the store of an address as `check_answers` does, other errors unchanged."""
     try:
         yield
     except Exception as error:
@@ -65,46 +65,46 @@ def in_words(address: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def fault(error: Exception, address: str | os.PathLike[str]) -> Exception | None:
-    """What an error of those who ask a store (gcsfs, TensorStore, Google's libraries) says, as one
-    of the errors of `check_answers`; None of another one, of one that is such an error already, and
-    of a path on disk."""
+    """An error of a client of a store (gcsfs, TensorStore, Google's libraries) as one of the errors
+    of `check_answers`; None for any other error, for one of these already, and for a path on
+    disk."""
     address = os.fspath(address)
     if not is_remote(address) or str(error).startswith(address):
         return None
     if isinstance(error, ImportError) and any(name in str(error) for name in READERS):
         return ValueError(
-            f"{address} is an address, and what reaches it is not installed ({error}); "
-            "pip install -e '.[gs]' brings it, or choose a directory"
+            f"{address} is an address, and the package that opens it is not installed ({error}); "
+            "pip install -e '.[gs]', or give a directory"
         )
-    said = " ".join(str(error).split()) or type(error).__name__
-    said = re.sub(r"^Forbidden: \S+ |, [45]\d\d$", "", said)[:160]  # gcsfs's own
+    message = " ".join(str(error).split()) or type(error).__name__
+    message = re.sub(r"^Forbidden: \S+ |, [45]\d\d$", "", message)[:160]  # added by gcsfs
     code, bucket = _code(error), address.split("/")[2]
-    if code in MAY_PASS:
+    if code in TEMPORARY:
         return ConnectionError(
-            f"{address}: the store cannot answer now ({code}: {said}); this may pass, the same "
-            "command goes on"
+            f"{address}: the store cannot answer now ({code}: {message}); this may be temporary: "
+            "run the same command again"
         )
     if code == 401:
         return PermissionError(
-            f"{address}: the store does not know who asks (401: {said}); "
+            f"{address}: the store has no valid credentials of yours (401: {message}); "
             "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS=KEY.json"
         )
     if code == 403:
         return PermissionError(
-            f"{address}: access is refused (403: {said}); give the account that asks "
+            f"{address}: access is refused (403: {message}); give your account "
             f"roles/storage.objectAdmin of the bucket {bucket}"
         )
     if code == 404:
         return FileNotFoundError(
             f"{address}: there is no bucket {bucket} (404); make it with `gcloud storage buckets "
-            f"create gs://{bucket}`, or name another"
+            f"create gs://{bucket}`, or give another"
         )
     if code is not None:
-        return ValueError(f"{address}: the store refuses this ({code}: {said})")
+        return ValueError(f"{address}: the store refuses this ({code}: {message})")
     if _is_of(error, *NETWORK):
         return ConnectionError(
-            f"{address} does not answer ({said}); look to the network: this may pass, the same "
-            "command goes on"
+            f"{address} does not answer ({message}); check the network, and run the same command "
+            "again: this may be temporary"
         )
     return None
 
@@ -113,54 +113,54 @@ def _ask_cloud_storage(bucket: str) -> None:
     import fsspec
     from fsspec.exceptions import FSTimeoutError
 
-    with _listening() as heard:
-        store = fsspec.filesystem("gcs", finalize_on_close=True)  # the one that epath will use
+    with _retries_of_gcsfs() as retries:
+        store = fsspec.filesystem("gcs", finalize_on_close=True)  # the instance that epath will use
         try:
             store.call("GET", "b/{}/o", bucket, maxResults=1, timeout=SECONDS)
         except FileNotFoundError as error:
             raise _NoBucket(str(error)) from None
         except TimeoutError:
-            raise heard.last or FSTimeoutError(f"no answer in {SECONDS:g} s") from None
+            raise retries.last or FSTimeoutError(f"no answer in {SECONDS:g} s") from None
 
 
 class _NoBucket(Exception):
     code = 404
 
 
-class _Heard(logging.Handler):
-    """Keeps what gcsfs meets, for which it asks again and again, from the terminal.
+class _LastRetry(logging.Handler):
+    """Keeps the errors for which gcsfs retries, in place of logging them.
 
     Attributes:
-      last: what it met last.
+      last: the last one.
     """
 
     last: Exception | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.module == "retry":  # not one of the ways to credentials that it tries in turn
+        if record.module == "retry":  # not from its search for credentials
             self.last = sys.exc_info()[1]
 
 
 @contextlib.contextmanager
-def _listening() -> Iterator[_Heard]:
-    logger, heard = logging.getLogger("gcsfs"), _Heard()
+def _retries_of_gcsfs() -> Iterator[_LastRetry]:
+    logger, handler = logging.getLogger("gcsfs"), _LastRetry()
     level = logger.level
-    logger.addHandler(heard)
+    logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     try:
-        yield heard
+        yield handler
     finally:
-        logger.removeHandler(heard)
+        logger.removeHandler(handler)
         logger.setLevel(level)
-        # It would print the traceback of what it raises, too; those who ask say it in words.
+        # Without a handler gcsfs prints the traceback of what it raises; callers print the message.
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
 
 
 def _code(error: Exception) -> int | None:
-    """The HTTP status that an error stands for."""
-    if any(_is_of(x, "google.auth") and _may_pass(x) for x in _causes(error)):
+    """The HTTP status that an error stands for; None if it is no fault of a store."""
+    if any(_is_of(x, "google.auth") and _is_temporary(x) for x in _causes(error)):
         return 503
     if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # gcsfs
         return 403
@@ -170,21 +170,25 @@ def _code(error: Exception) -> int | None:
     if _is_of(error, "google.auth"):
         return 401
     is_of_tensorstore = isinstance(error, ValueError | OSError) and "gs://" in str(error)
-    if is_of_tensorstore and (found := re.match(rf"({'|'.join(NAMED)}): ", str(error))):
-        return NAMED[found[1]]
+    if is_of_tensorstore and (
+        match := re.match(rf"({'|'.join(TENSORSTORE_STATUS)}): ", str(error))
+    ):
+        return TENSORSTORE_STATUS[match[1]]
     return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, its cause, the cause of that, and so on."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Of an error of google.auth: who would have given the credentials was not reached."""
+def _is_temporary(error: BaseException) -> bool:
+    """Whether an error of google.auth is that the server of credentials was not reached."""
     return type(error).__name__ == "TransportError" or bool(getattr(error, "retryable", False))
 
 
 def _is_of(error: BaseException, *libraries: str) -> bool:
+    """Whether the class of an error is defined in one of some packages."""
     return f"{type(error).__module__}.".startswith(tuple(f"{name}." for name in libraries))

@@ -1,8 +1,7 @@
-"""The settings of a run, section by section; presets in `configs/` change what they need.
+"""The config of a run, section by section; presets in `configs/` change what they need.
 
-Each field stands, with its default, its range and a line of help, in the dataclass that uses it.
-Fields keep the names of the paper where it has one: `alpha`, `lam` (lambda), `gamma` (Eq. 3),
-`threshold` (z0, Eq. 4).
+Each field is declared, with its default, range and help, in the dataclass that uses it. Names are
+the paper's where it has one: `alpha`, `lam` (lambda), `gamma` (Eq. 3), `threshold` (z0, Eq. 4).
 """
 
 import dataclasses
@@ -32,14 +31,14 @@ class ModelConfig(Settings, section="model"):
         "SmolLM2-135M-Instruct", "a folder, a .gguf file, a Hub name, or tiny (random weights)"
     )
     dtype: str = setting("bfloat16", "dtype of the operands of matrix products", choices=DTYPES)
-    remat: str = setting(
-        "full", "what of each layer the backward pass computes again", choices=REMATS
+    remat: str = setting("full", "what of each layer the backward pass recomputes", choices=REMATS)
+    thinking: bool = setting(
+        False, "think before a reply, if the chat template supports it (Qwen 3)"
     )
-    thinking: bool = setting(False, "think before a reply, where the chat template can (Qwen 3)")
     thought_tokens: int = setting(
-        1024, "tokens that a thought may take, beside those of its reply", least=1
+        1024, "longest thought, in tokens, in addition to its reply", least=1
     )
-    date: str = setting(DATE, "what a chat template takes for today (Llama 3), as YYYY-MM-DD")
+    date: str = setting(DATE, "today's date for the chat template (Llama 3), as YYYY-MM-DD")
 
     def check(self) -> None:
         try:
@@ -52,46 +51,50 @@ class ModelConfig(Settings, section="model"):
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig(Settings, section="mesh"):
-    """The sizes of the mesh's axes; -1: what the devices leave."""
+    """The sizes of the axes of the mesh; -1: all remaining devices."""
 
-    data: int = setting(1, "ways to cut rows", least=1, also=(-1,))
-    fsdp: int = setting(-1, "ways to cut rows, and one axis of every weight", least=1, also=(-1,))
-    tensor: int = setting(1, "ways to cut heads, FFN units, vocabulary", least=1, also=(-1,))
-    slice: str = setting("", "TPU slice that the sizes are meant for, e.g. v5e:4x4; for plans only")
+    data: int = setting(1, "devices that split the rows of a batch", least=1, also=(-1,))
+    fsdp: int = setting(
+        -1, "devices that split rows and one axis of every weight", least=1, also=(-1,)
+    )
+    tensor: int = setting(
+        1, "devices that split heads, FFN units and vocabulary", least=1, also=(-1,)
+    )
+    slice: str = setting("", "TPU slice for --aot and --dry_run, e.g. v5e:4x4; a run ignores it")
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig(Settings, section="checkpoint"):
-    """Checkpoints; one follows every phase."""
+    """Checkpoints; one is saved after every phase."""
 
-    max_to_keep: int = setting(0, "how many are kept, the last; 0: all", least=0)
+    max_to_keep: int = setting(0, "how many of the latest are kept; 0: all", least=0)
     save_interval_steps: int = setting(
-        25, "one more within a phase every so many updates or batches; 0: none", least=0
+        25, "updates or sampled batches between checkpoints within a phase; 0: none", least=0
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Settings, section="data"):
-    """What is read."""
+    """The documents of a run."""
 
     documents: str = setting(
         SAMPLES,
-        "a text, PDF, HTML, Word, JSONL file, a folder, gs://..., seqio:TASK, samples, samples:4",
+        "text, PDF, HTML, Word or JSONL file, folder, gs://..., seqio:TASK, samples, samples:4",
     )
-    limit: int = setting(0, "read only the first parts of whatever is given; 0: all", least=0)
-    chunk_tokens: int = setting(256, "tokens of a part; a longer document becomes several",
+    limit: int = setting(0, "read only this many parts, the first; 0: all", least=0)
+    chunk_tokens: int = setting(256, "tokens of a part; longer documents are split into parts",
                                 least=SMALLEST)  # fmt: skip
     episodes: int = setting(
-        1, "days over which the documents are read; each ends in a night", least=1
+        1, "days that the documents are spread over; each ends with a night", least=1
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig(Settings, section="evaluation"):
-    """How it is asked."""
+    """Evaluation of what was learnt."""
 
     max_new_tokens: int = setting(40, "longest answer, in tokens", least=1)
-    report_samples: int = setting(3, "answers that a report shows; 0: none", least=0)
+    report_samples: int = setting(3, "sample answers in the report; 0: none", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +102,10 @@ class RunConfig(Settings):
     """All settings of a run.
 
     Raises:
-      ValueError: a setting has no such value, or settings that cannot be together.
+      ValueError: a setting is out of its range, or settings contradict each other.
     """
 
-    seed: int = setting(0, "seed of all that is drawn at random", least=0, most=2**32 - 1)
+    seed: int = setting(0, "seed of all random draws", least=0, most=2**32 - 1)
     model: ModelConfig = part(ModelConfig)
     mesh: MeshConfig = part(MeshConfig)
     checkpoint: CheckpointConfig = part(CheckpointConfig)
@@ -128,7 +131,7 @@ class RunConfig(Settings):
                 f"seeding.max_target_length={self.seeding.shape.max_target_length}; lower the one "
                 f"or raise the other"
             )
-        self._check_that_there_is_something_to_learn()
+        self._check_something_to_learn()
         if self.dreaming.learning.restart == "base" and self.memory.on_full == "reuse":
             raise ValueError(
                 "dreaming.restart='base' with memory.on_full='reuse' would empty a slot that holds "
@@ -136,18 +139,18 @@ class RunConfig(Settings):
             )
         self.dreaming.learning.seeding(self.seeding, self.dreaming.writing)
 
-    def _check_that_there_is_something_to_learn(self) -> None:
+    def _check_something_to_learn(self) -> None:
         study, seeding = self.study, self.seeding
         names = ("recitations", "completions", "questions", "rehearsals")
         if self.memory.from_context and not any(getattr(study, name) for name in names):
             raise ValueError(
                 f"{', '.join(f'study.{name}=0' for name in names)} leave a night nothing to learn; "
-                "give one of them 1 or more, or set memory.from_context=False"
+                "set one of them to 1 or more, or memory.from_context=False"
             )
         if self.dreaming.learning.steps and not study.questions:
             raise ValueError(
-                "study.questions=0 leaves no question that could reward a dream; give at least 1, "
-                "or no dreams by dreaming.steps=0"
+                "study.questions=0 leaves no question that could reward a dream; set at least 1, "
+                "or dreaming.steps=0 for no dreams"
             )
         objective = seeding.objective
         needs_rollouts = {
@@ -159,20 +162,22 @@ class RunConfig(Settings):
             "seeding.num_prompts=0": not seeding.num_prompts,
             f"seeding.rollout_start={seeding.rollout_start}": seeding.rollout_start == 1,
         }
-        needy, none = (
-            [what for what, is_so in x.items() if is_so] for x in (needs_rollouts, has_none)
+        needs_rollouts, has_none = (
+            [field for field, is_so in conditions.items() if is_so]
+            for conditions in (needs_rollouts, has_none)
         )
-        if needy and none:
+        if needs_rollouts and has_none:
             raise ValueError(
-                f"{none[0]} with {needy[0]}, which learns from rollouts, and there are none; let "
-                "there be some, or set seeding.mode='joint' with alpha above 0 and lam below 1"
+                f"{has_none[0]} with {needs_rollouts[0]}, which learns from rollouts, and there "
+                "are none; enable rollouts, or set seeding.mode='joint' with alpha above 0 and lam "
+                "below 1"
             )
 
     def with_room_to_think(self) -> "RunConfig":
-        """The same where all that the model replies in a chat may begin with a thought.
+        """The settings with room for a thought before every reply in a chat, if the model thinks.
 
         Raises:
-          ValueError: a reply with its thought could not be learnt.
+          ValueError: a reply with its thought does not fit a row.
         """
         if not self.model.thinking:
             return self
@@ -195,24 +200,23 @@ class RunConfig(Settings):
 
     @property
     def reinforcing(self) -> SeedingConfig:
-        """How what dreams earn is learnt."""
+        """How dreams are learnt from their rewards, as a seeding."""
         return self.dreaming.learning.seeding(self.seeding, self.dreaming.writing)
 
 
 def default() -> ml_collections.ConfigDict:
-    """The defaults of a run; a preset is a function that changes some of them and returns the
-    rest."""
+    """The default config of a run; a preset changes some of its fields."""
     return settings.defaults(RunConfig)
 
 
 def read(config) -> RunConfig:
-    """The settings of a config, every one held to what it may be.
+    """The settings of a config, with every value checked.
 
     Args:
       config: the ConfigDict of a run.
 
     Raises:
-      ValueError, OSError: a setting, or the file of templates that one names, is not as it should
-        be; says which and what is allowed.
+      ValueError, OSError: a setting, or the file of templates that one names, is wrong; says which
+        and what is allowed.
     """
     return settings.read(RunConfig, config).with_room_to_think()

@@ -1,5 +1,5 @@
-"""Errors that say more than that something went wrong."""
+"""Errors with a meaning of their own."""
 
 
 class UnrecoverableError(RuntimeError):
-    """A run that cannot go on: another start of it would end here, too."""
+    """The run cannot continue; starting it again would end with the same error."""

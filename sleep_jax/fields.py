@@ -1,4 +1,4 @@
-"""Fields of files that others wrote: each is read by its type and range, or refused in one line.
+"""Fields of JSON files from outside: each is checked for its type and range, or refused in a line.
 
     config = read_object(folder / "config.json")
     width = config.whole("hidden_size", 1, MOST_WIDTH)
@@ -16,43 +16,47 @@ from typing import Any
 
 REQUIRED = object()
 MOST_SHOWN, MOST_REASON = 100, 200  # characters
-MOST = 2**31 - 1  # of a whole number, where nothing else is said
+MOST = 2**31 - 1  # largest whole number, unless a call says otherwise
 
-HALVES = "\ud800-\udfff"  # of surrogate pairs, for a class of a regular expression
+HALVES = "\ud800-\udfff"  # lone surrogates, as a character range of regular expressions
 _SURROGATE = re.compile(rf"\\u[dD][89a-fA-F]|[{HALVES}]")
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 60
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, cut to `MOST_SHOWN`, however long or deep it is."""
+    """`repr` of a value, cut to `MOST_SHOWN` characters, however long or deep it is."""
     text = _repr.repr(value)
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
 
 
 def named(name: str) -> str:
-    """A name as it is; escaped and cut where it is long, or would break a line."""
+    """A name as it is; escaped and cut where it is long or not printable."""
     return name if name.isprintable() and len(name) <= MOST_SHOWN else shown(name)[1:-1]
 
 
 def reason(error: BaseException) -> str:
-    """What another library says in an error, in one line and as much as is read at a glance."""
-    words = " ".join(str(error)[:MOST_REASON].split())
-    return words.encode("utf-8", "backslashreplace").decode() or type(error).__name__
+    """Message of another library's error on one line, cut to `MOST_REASON` characters."""
+    message = " ".join(str(error)[:MOST_REASON].split())
+    return message.encode("utf-8", "backslashreplace").decode() or type(error).__name__
 
 
 def writable(text: str) -> str:
-    """A text with U+FFFD for halves of surrogate pairs, which no encoding has: what Python makes of
-    the bytes of an odd file name, for one."""
+    """A text with U+FFFD for lone surrogates, which no encoding has; Python makes them from file
+    names that are not UTF-8, for example."""
     return re.sub(f"[{HALVES}]", "\ufffd", text)
 
 
 def parse_json(content: str | bytes, where: str) -> Any:
-    """What a text of JSON holds.
+    """The value of a JSON text.
+
+    Args:
+      content: the text.
+      where: its name in errors.
 
     Raises:
-      ValueError: it is not JSON, not UTF-8, nested too deep, or has half a surrogate pair, which
-        could be written nowhere; `where` names it.
+      ValueError: it is not JSON, not UTF-8, nested too deep, or has a lone surrogate, which could
+        not be written again.
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8")
@@ -73,7 +77,7 @@ def parse_json(content: str | bytes, where: str) -> Any:
 
 
 def read_json(path: os.PathLike[str]) -> Any:
-    """`parse_json` of a file.
+    """The value of a JSON file.
 
     Raises:
       OSError: it cannot be read.
@@ -87,16 +91,16 @@ def read_object(path: os.PathLike[str]) -> "Fields":
 
     Raises:
       OSError: it cannot be read.
-      ValueError: it is no JSON, or no object.
+      ValueError: it is not JSON, or not an object.
     """
     return as_object(read_json(path), str(path))
 
 
 def as_object(value: Any, where: str) -> "Fields":
-    """The fields of a parsed JSON object; `where` names it.
+    """The fields of a parsed JSON object; `where` is its name in errors.
 
     Raises:
-      ValueError: it is no object.
+      ValueError: it is not an object.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"{where} holds {shown(value)}; it must be an object of named fields")
@@ -104,10 +108,10 @@ def as_object(value: Any, where: str) -> "Fields":
 
 
 def as_text(value: Any, where: str) -> str:
-    """A string that can be written anywhere; `where` names it.
+    """A string that can be encoded; `where` is its name in errors.
 
     Raises:
-      ValueError: it is no string, or has half a surrogate pair, which no encoding knows.
+      ValueError: it is not a string, or has a lone surrogate, which no encoding has.
     """
     if isinstance(value, str):
         try:
@@ -119,15 +123,16 @@ def as_text(value: Any, where: str) -> str:
 
 
 class Fields(Mapping):
-    """The named values of a file, each read by what it must be.
+    """The named values of a file; each method checks the type and range of one.
 
-    A field that is absent takes its `default`; without one it is refused. A null counts as absent
-    where the default is None, and is refused elsewhere: another reader might take it otherwise.
+    A field that is absent takes its `default`; without a default it is refused. A null counts as
+    absent where the default is None and is refused elsewhere, since other readers may treat it
+    differently.
 
     Args:
       values: by name.
-      where: the file, and the place in it.
-      prefix: of the names in messages, for objects within objects.
+      where: the file and the place in it, for errors.
+      prefix: of names in errors, for objects within objects.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, prefix: str = ""):
@@ -147,7 +152,7 @@ class Fields(Mapping):
     def whole(
         self, name: str, least: int = 0, most: int = MOST, default: Any = REQUIRED
     ) -> int | Any:
-        """A whole number from `least` to `most`; 8.0 is one, true is none."""
+        """A whole number from `least` to `most`; 8.0 counts as one, true does not."""
 
         def read(value):
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -157,7 +162,7 @@ class Fields(Mapping):
         return self._read(name, read, f"a whole number from {least} to {most}", default)
 
     def number(self, name: str, least: float, most: float, default: Any = REQUIRED) -> float | Any:
-        """A number from `least` to `most`, so neither NaN nor infinite."""
+        """A finite number from `least` to `most`."""
 
         def read(value):
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -221,10 +226,10 @@ class Fields(Mapping):
         return Fields(values or {}, self.where, f"{self._prefix}{named(name)}.")
 
     def refuse(self, name: str, allowed: str) -> None:
-        """Raises the error of a field whose value, though of the right type, is not supported.
+        """Refuses a value that has the right type and is not supported.
 
         Raises:
-          ValueError: always.
+          ValueError: always; names file, field, value and what is allowed.
         """
         self._refuse(name, self.get(name), allowed)
 
@@ -235,12 +240,12 @@ class Fields(Mapping):
         if value is REQUIRED or (value is None and default is None):
             return default
         try:
-            found = read(value)
+            checked = read(value)
         except (ValueError, OverflowError):
-            found = None
-        if found is None:
+            checked = None
+        if checked is None:
             self._refuse(name, value, allowed)
-        return found
+        return checked
 
     def _refuse(self, name: str, value: Any, allowed: str) -> None:
         raise ValueError(
@@ -249,5 +254,5 @@ class Fields(Mapping):
 
 
 def one_of(choices: Sequence[str]) -> str:
-    """The words for a choice, e.g. `'silu'` or `'default' or 'llama3'`."""
+    """The choices as text, e.g. `'silu'` or `'default' or 'llama3'`."""
     return " or ".join(map(repr, choices))

@@ -1,5 +1,5 @@
-"""What a run reads and writes at a stretch, in tokens: it has to fit the rows of a batch and the
-positions that a model was trained on."""
+"""Lengths of what a run reads and writes, in tokens: each has to fit a row of a batch and the
+positions that the model was trained on."""
 
 import dataclasses
 import warnings
@@ -15,17 +15,17 @@ from sleep_jax.models.decoder_config import DecoderConfig
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """A document and what is asked about it, in tokens.
+    """Lengths of a document and of what is asked about it, in tokens.
 
     Attributes:
-      title: of the document.
-      about: the request that it is the reply to when it is learnt.
-      reply: itself as that reply.
-      recited: itself in view, the request to repeat it, and the reply.
-      asked: itself in view, and the longest question that comes with it; 0 where none does.
-      self_asked: itself in view, and a question of the model's own.
-      writers: by name of a template, the prompt of a dream, itself in view, or as much of it as is
-        recollected on a later day.
+      title: title of the document.
+      about: the request that the document is the reply to when it is learnt.
+      reply: the document as that reply.
+      recited: the document in context, the request to repeat it, and the reply.
+      asked: the document in context and the longest question that comes with it; 0 without one.
+      self_asked: the document in context and a question of the model's own.
+      writers: prompt of a dream by name of its template, with the document in context, or with as
+        much of it as is recollected on a later day.
     """
 
     title: str
@@ -38,21 +38,24 @@ class Lengths:
 
 
 def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]) -> list[Lengths]:
-    """The lengths of documents, each of which is encoded once, and once more for every template
-    that holds it."""
+    """The lengths of some documents. Each is encoded once, and once more for every template that
+    holds its text."""
     dreaming, curriculum = settings.dreaming, settings.dreaming.curriculum
     templates = dreaming.writing.templates if dreaming.learning.steps else ()
     recollects = settings.data.episodes > 1 and curriculum.weak and curriculum.source == "dreams"
     recite = len(prompts.with_context(requests.RECITE))
     ask = len(prompts.with_context(requests.answer(""))) + settings.study.max_question_tokens
-    beside = {t.name: len(prompts.with_context(t.prompt)) for t in templates if t.needs_context}
+    with_context = {
+        t.name: len(prompts.with_context(t.prompt)) for t in templates if t.needs_context
+    }
 
     def writer(template, document: Document, context: int) -> int:
+        """Tokens of the prompt of a dream; `context`: tokens of the document in context."""
         if template.needs_context:
-            return context + beside[template.name]
+            return context + with_context[template.name]
         return len(writer_prompt(document, prompts, template))
 
-    found = []
+    lengths = []
     for document in documents:
         context, reply = len(prompts.context(document)), len(prompts.reply(document.text))
         texts = [t for q in document.questions for t in (q.question, q.paraphrase) if t]
@@ -60,11 +63,11 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
         writers = {t.name: writer(t, document, context) for t in templates}
         if recollects:
             blank = dataclasses.replace(document, text="")
-            around = len(prompts.context(blank))
+            empty_context = len(prompts.context(blank))
             for t in templates:
-                recollected = writer(t, blank, around) + settings.data.chunk_tokens
+                recollected = writer(t, blank, empty_context) + settings.data.chunk_tokens
                 writers[t.name] = max(writers[t.name], recollected)
-        found.append(
+        lengths.append(
             Lengths(
                 title=document.title,
                 about=len(prompts.about(document)),
@@ -75,22 +78,22 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
                 writers=writers,
             )
         )
-    return found
+    return lengths
 
 
 def check_lengths(config, prompts: Prompts, documents: Sequence[Document]) -> list[Lengths]:
-    """Makes sure that a document, with the longest prompt beside it, and a dream about it fit a row
-    of a seeding batch.
+    """Checks that every document with its longest prompt, and every dream about it, fits a row of a
+    seeding batch.
 
     Returns:
-      What they measure.
+      The lengths of the documents.
 
     Raises:
-      ValueError: one does not fit; names the settings.
+      ValueError: one does not fit; names the fields to change.
     """
     settings = read(config)
-    found, shape = measure(settings, prompts, documents), settings.seeding.shape
-    for lengths in found:
+    measured, shape = measure(settings, prompts, documents), settings.seeding.shape
+    for lengths in measured:
         row = lengths.about + lengths.reply
         if row > shape.max_length or lengths.reply > shape.max_target_length:
             raise ValueError(
@@ -99,24 +102,24 @@ def check_lengths(config, prompts: Prompts, documents: Sequence[Document]) -> li
                 f"seeding.max_target_length={shape.max_target_length}; raise them or lower "
                 f"data.chunk_tokens"
             )
-    _check_dreams(settings, found)
-    return found
+    _check_dreams(settings, measured)
+    return measured
 
 
-def _check_dreams(settings: RunConfig, found: Sequence[Lengths]) -> None:
+def _check_dreams(settings: RunConfig, documents: Sequence[Lengths]) -> None:
     writing, shape = settings.dreaming.writing, settings.seeding.shape
     forms = {template.name: template.form for template in writing.templates}
-    for lengths in found:
+    for lengths in documents:
         for name, prompt in lengths.writers.items():
-            words = writing.longest(forms[name])
-            if prompt + words <= shape.max_length and words <= shape.max_target_length:
+            dream = writing.longest(forms[name])
+            if prompt + dream <= shape.max_length and dream <= shape.max_target_length:
                 continue
-            given, lower = f"dreaming.max_new_tokens={writing.max_new_tokens}", "it"
-            if words > writing.max_new_tokens:
-                given, lower = f"{given}, model.thought_tokens={writing.thought}", "one of them"
+            fields, lower = f"dreaming.max_new_tokens={writing.max_new_tokens}", "it"
+            if dream > writing.max_new_tokens:
+                fields, lower = f"{fields}, model.thought_tokens={writing.thought}", "one of them"
             raise ValueError(
-                f"{given}: a dream about {lengths.title!r} by the template {name!r} needs rows of "
-                f"up to {prompt + words} tokens, {words} of them scored, more than "
+                f"{fields}: a dream about {lengths.title!r} by the template {name!r} needs rows of "
+                f"up to {prompt + dream} tokens, {dream} of them scored, more than "
                 f"seeding.max_length={shape.max_length} and "
                 f"seeding.max_target_length={shape.max_target_length}; lower {lower} or "
                 f"data.chunk_tokens, or raise those"
@@ -124,7 +127,7 @@ def _check_dreams(settings: RunConfig, found: Sequence[Lengths]) -> None:
 
 
 def longest_sequence(settings: RunConfig, lengths: Lengths) -> tuple[int, str]:
-    """Tokens of the longest sequence that a document takes part in, and what would shorten it."""
+    """Tokens of the longest sequence with a document in it, and how to make it shorter."""
     return max(_sequences(settings, lengths))
 
 
@@ -151,36 +154,35 @@ def _sequences(settings: RunConfig, lengths: Lengths) -> Iterator[tuple[int, str
 def check_positions(
     config, cfg: DecoderConfig, documents: Sequence[Lengths], field: str = ""
 ) -> None:
-    """Makes sure that no sequence is longer than those of a model's training; where its positions
-    are scaled (RoPE), warns.
+    """Checks that no sequence is longer than a model was trained on; warns instead where its
+    positions are scaled (RoPE scaling).
 
     Args:
       config: of the run.
       cfg: of the model.
-      documents: what is read.
-      field: which model it is; by default model.name.
+      documents: lengths of the documents.
+      field: the field that names the model, with its value; by default model.name.
 
     Raises:
-      ValueError: one is; names it and what to lower.
+      ValueError: a sequence is too long; names it and what to lower.
     """
     settings = read(config)
-    needs = []
+    sequences = []
     for lengths in documents:
         tokens, remedy = longest_sequence(settings, lengths)
-        what = f"for document {lengths.title!r} and what is asked about it"
-        needs.append((tokens, what, remedy))
+        purpose = f"for document {lengths.title!r} and what is asked about it"
+        sequences.append((tokens, purpose, remedy))
     if any(config.memory.learning_rates):
-        needs.append(
-            (config.wake.context, "for what a stream sees of itself", "lower wake.context")
-        )
-    longest, what, remedy = max(needs)
+        purpose = "for the context of the stream while awake"
+        sequences.append((config.wake.context, purpose, "lower wake.context"))
+    longest, purpose, remedy = max(sequences)
     if longest <= cfg.max_position:
         return
     message = (
         f"{field or f'model.name={config.model.name!r}'} was trained on sequences of up to "
-        f"{cfg.max_position} tokens (max_position_embeddings), but {longest} are needed {what}; "
+        f"{cfg.max_position} tokens (max_position_embeddings), but {longest} are needed {purpose}; "
         f"{remedy}"
     )
     if cfg.rope_scaling is None:
         raise ValueError(message)
-    warnings.warn(f"{message}. Its positions are scaled, so it may cope", stacklevel=3)
+    warnings.warn(f"{message}. Its positions are scaled, so it may work", stacklevel=3)

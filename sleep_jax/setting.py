@@ -1,4 +1,4 @@
-"""What one field of a run's config may be, and how that is said in words."""
+"""One field of a run's config: its type and range, how a value is checked and described."""
 
 import dataclasses
 import math
@@ -6,28 +6,27 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
-LARGEST = {int: 2**31 - 1, float: 3.4e38}  # of 32 bits, unless a setting says otherwise
-TINIEST = 2.0**-126  # float32 makes 0 of what is closer to it
+LARGEST = {int: 2**31 - 1, float: 3.4e38}  # what 32 bits hold, where a setting has no `most`
+TINIEST = 2.0**-126  # float32 flushes smaller numbers to 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a field may be.
+    """Type, range and meaning of a field.
 
     Attributes:
-      default: as a config has it.
-      help: what it means, in a line.
-      least, most: bounds that it may reach; infinite ones allow inf.
-      above, below: bounds that it may not reach.
-      also: values that are allowed outside of the bounds.
-      choices: the texts that are allowed; None: any.
-      name: in a config, where that is not the attribute's.
-      none: what stands in a config for None.
-      parse: makes the attribute's value of the config's; ValueError where it cannot.
+      default: value in a config.
+      help: one line that says what it means.
+      least, most: inclusive bounds; infinite ones allow inf.
+      above, below: exclusive bounds.
+      also: values that are allowed outside the bounds.
+      choices: the allowed texts; None: any.
+      name: of the field in a config, where it differs from the attribute's.
+      none: the value in a config that stands for None.
+      parse: makes the attribute's value from the config's; raises ValueError where it cannot.
       path: `section.name`.
-      kind: int, float, bool or str, of an entry where it is a tuple.
-      entries: how many a tuple has; 0: any number, but none only where that is the default; None:
-        it is no tuple.
+      kind: int, float, bool or str; of a tuple, the type of its entries.
+      entries: length of a tuple; 0: any, but empty only where the default is; None: no tuple.
     """
 
     default: Any
@@ -46,7 +45,7 @@ class Setting:
     entries: int | None = None
 
     def read(self, value: Any) -> Any:
-        """What the attribute is where a config has `value`; raises as `checked`."""
+        """The attribute's value where a config has `value`; raises as `checked`."""
         if self.none is not None and not isinstance(value, bool) and value == self.none:
             return None
         value = self.checked(value)
@@ -56,18 +55,19 @@ class Setting:
             raise ValueError(self._refusal(value)) from None
 
     def checked(self, value: Any) -> Any:
-        """The value in the field's own type.
+        """The value in the type of the field.
 
         Raises:
-          ValueError: it is not allowed; names field, value and what is.
+          ValueError: it is not allowed; names the field, the value and what is allowed.
         """
-        is_one = self.entries is None
-        entries = (value,) if is_one else value
-        if not (is_one or self._is_such_a_tuple(value)) or not all(map(self._allows, entries)):
+        is_scalar = self.entries is None
+        entries = (value,) if is_scalar else value
+        if not (is_scalar or self._has_its_length(value)) or not all(map(self._allows, entries)):
             raise ValueError(self._refusal(value))
-        return self.kind(value) if is_one else tuple(map(self.kind, value))
+        return self.kind(value) if is_scalar else tuple(map(self.kind, value))
 
-    def _is_such_a_tuple(self, value: Any) -> bool:
+    def _has_its_length(self, value: Any) -> bool:
+        """Whether a value is a tuple of an allowed length."""
         if not isinstance(value, tuple | list):
             return False
         return len(value) == self.entries if self.entries else bool(value) or self.default == ()
@@ -97,30 +97,30 @@ class Setting:
     def allowed(self) -> str:
         """What is allowed, in words."""
         if self.choices is not None:
-            one = f"one of {', '.join(self.choices)}"
+            entry = f"one of {', '.join(self.choices)}"
         elif self.kind is bool:
-            one = "True or False"
+            entry = "True or False"
         elif self.kind is str:
-            one = "text" if self.default == "" else "text that is not empty"
+            entry = "text" if self.default == "" else "text that is not empty"
         else:
-            one = self._allowed_number()
+            entry = self._allowed_number()
         if self.entries is None:
-            return one
+            return entry
         count = f" of {self.entries}" if self.entries else " of one or more" if self.default else ""
-        return f"a tuple{count}, each {one}"
+        return f"a tuple{count}, each {entry}"
 
     def _allowed_number(self) -> str:
         names = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
         limits = {name: getattr(self, field) for field, name in names.items()}
-        given = {name: limit for name, limit in limits.items() if limit is not None}
-        finite = {name: _said(limit) for name, limit in given.items() if math.isfinite(limit)}
+        limits = {name: limit for name, limit in limits.items() if limit is not None}
+        finite = {name: _text(limit) for name, limit in limits.items() if math.isfinite(limit)}
         words = " and ".join(f"{name} {limit}" for name, limit in finite.items())
         if list(finite) == ["at least", "at most"]:
             words = "from {} to {}".format(*finite.values())
         number = f"{'a whole number' if self.kind is int else 'a number'} {words}".rstrip()
         also = self.also if self.none is None else (self.none, *self.also)
-        infinite = filter(math.isinf, given.values())
-        return ", or ".join([*map(_said, also), number, *map(_said, infinite)])
+        infinite = filter(math.isinf, limits.values())
+        return ", or ".join([*map(_text, also), number, *map(_text, infinite)])
 
     def _refusal(self, value: Any) -> str:
         if self.choices is not None and self.entries is None:
@@ -128,7 +128,7 @@ class Setting:
         return f"{self.path}={value!r}; give {self.allowed}{self._width(value)} ({self.help})"
 
     def _width(self, value: Any) -> str:
-        """Says that a number is meant to fit 32 bits, where it is that alone which is wrong."""
+        """The remark that a number has to fit 32 bits, where only its size is wrong."""
         entries = value if isinstance(value, tuple | list) else (value,)
         sizes = [abs(x) for x in entries if isinstance(x, numbers.Real)]
         is_huge = self.most is None and any(x > LARGEST.get(self.kind, x) for x in sizes)
@@ -136,5 +136,5 @@ class Setting:
         return ", that 32 bits hold" if is_huge or is_tiny else ""
 
 
-def _said(bound: float) -> str:
+def _text(bound: float) -> str:
     return str(bound) if isinstance(bound, int) else f"{bound:g}"

@@ -1,12 +1,12 @@
-"""Settings: what a field of a run's config may be, said at the dataclass field that holds it.
+"""Settings: dataclass fields that a run's config sets, each with its default, range and help.
 
     @dataclasses.dataclass(frozen=True)
     class Gate(Settings, section="gate"):
         anchors: float = setting(0.1, "largest rise of the anchor perplexity", above=0)
 
-Default, range and line of help stand there and nowhere else. `defaults` makes the ConfigDict that
-presets and the command line change; `read` goes back, with every value held to its range. A class
-may have others as parts; each says itself which section of the config its fields stand in.
+They stand there and nowhere else. `defaults` makes the ConfigDict that presets and the command line
+change; `read` makes the dataclasses of a ConfigDict and checks every value. A class may have others
+as parts; each names the section of the config that its own fields are in.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import ml_collections
@@ -29,9 +29,9 @@ def setting(default: Any, help: str, **allowed: Any) -> Any:
     """A dataclass field that a run's config sets.
 
     Args:
-      default: the attribute's.
-      help: a line that says what it means.
-      **allowed: further fields of `Setting`; every number says its `least` or what it is `above`.
+      default: value of the attribute.
+      help: one line that says what it means.
+      **allowed: further fields of `Setting`; every number has `least` or `above`.
     """
     if "choices" in allowed:
         allowed["choices"] = tuple(allowed["choices"])
@@ -40,33 +40,32 @@ def setting(default: Any, help: str, **allowed: Any) -> Any:
 
 
 def part(cls: Callable[..., T], make: Callable[..., Any] | None = None) -> Any:
-    """A dataclass field that is made of the settings of another class.
+    """A dataclass field whose value is made from the settings of another class.
 
     Args:
       cls: that class.
-      make: what makes the field's value of them; None: the class.
+      make: makes the value from them; None: the class does.
     """
     make = make or cls
     return dataclasses.field(default_factory=make, metadata={"part": cls, "make": make})
 
 
 def columns(cls: type) -> Any:
-    """A dataclass field that is a tuple of objects of a class; in Python there are none by default.
+    """A dataclass field that is a tuple of objects of a class, by default empty.
 
-    In a config each setting of the class is a tuple with an entry for each object, or with one that
-    counts for all of them.
+    In a config each setting of the class is a tuple, with one entry for each object or a single
+    entry for all of them.
     """
     return dataclasses.field(default=(), metadata={"columns": cls})
 
 
 def borrowed(default: Any, name: str) -> Any:
-    """A dataclass field that, where a config is read, is another setting of its section."""
+    """A dataclass field that `read` sets to the value of another setting of its section."""
     return dataclasses.field(default=default, metadata={"borrowed": name})
 
 
 class Settings:
-    """Base of the dataclasses whose fields are settings, which are held to what they may be however
-    an object is made."""
+    """Base of dataclasses with settings: values are checked however an object is made."""
 
     section = ""
 
@@ -82,12 +81,12 @@ class Settings:
         self.check()
 
     def check(self) -> None:
-        """Raises a ValueError where fields that are each allowed cannot be together."""
+        """Raises a ValueError where fields contradict each other."""
 
 
 @functools.cache
 def settings_of(cls: type[Settings]) -> dict[str, Setting]:
-    """The settings among the fields of a class, by attribute."""
+    """The settings among the fields of a class, by name of the attribute."""
     hints, settings = typing.get_type_hints(cls), {}
     for field in dataclasses.fields(cls):
         if declared := field.metadata.get("setting"):
@@ -105,7 +104,7 @@ def _path(cls: type[Settings], name: str) -> str:
 
 
 def _kind_of(hint: Any) -> tuple[type, int | None]:
-    """`Setting.kind` and `Setting.entries` of a type; the first of a union is the config's."""
+    """`Setting.kind` and `Setting.entries` of a type; a config has the first type of a union."""
     if isinstance(hint, types.UnionType):
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is not tuple:
@@ -116,24 +115,32 @@ def _kind_of(hint: Any) -> tuple[type, int | None]:
 
 @functools.cache
 def every(cls: type[Settings]) -> dict[str, Setting]:
-    """All settings of a class and of its parts, by path, in the order of declaration."""
+    """All settings of a class and of its parts, by path, in the order of declaration.
+
+    Raises:
+      TypeError: two fields with the same path are declared differently.
+    """
     settings: dict[str, Setting] = {}
+    for declared in _declared(cls):
+        if settings.setdefault(declared.path, declared) != declared:
+            raise TypeError(f"{declared.path} is declared twice, and not alike; rename one")
+    return settings
+
+
+def _declared(cls: type[Settings]) -> Iterator[Setting]:
     for field in dataclasses.fields(cls):
         if field.name in settings_of(cls):
-            declared = settings_of(cls)[field.name]
-            settings[declared.path] = declared
+            yield settings_of(cls)[field.name]
         elif inner := field.metadata.get("part"):
-            settings |= every(inner)
+            yield from every(inner).values()
         elif inner := field.metadata.get("columns"):
             for declared in settings_of(inner).values():
-                default = (declared.default,)
-                settings[declared.path] = dataclasses.replace(declared, entries=0, default=default)
-    return settings
+                yield dataclasses.replace(declared, entries=0, default=(declared.default,))
 
 
 def defaults(cls: type[Settings]) -> ml_collections.ConfigDict:
     """The config of a class and its parts, every setting at its default."""
-    from flax.traverse_util import unflatten_dict  # not where a run is only looked at
+    from flax.traverse_util import unflatten_dict  # slow to import, and not needed by `inspect`
 
     values = {path: declared.default for path, declared in every(cls).items()}
     return ml_collections.ConfigDict(unflatten_dict(values, sep="."))
@@ -147,8 +154,8 @@ def read(cls: type[T], config) -> T:
       config: a ConfigDict with every setting of the class and its parts.
 
     Raises:
-      ValueError: a setting is not as it may be, is not known or is missing; names it, its value and
-        what is allowed.
+      ValueError: a setting is out of its range, unknown or missing; names it, its value and what
+        is allowed.
     """
     from flax.traverse_util import flatten_dict
 
@@ -165,7 +172,7 @@ def read(cls: type[T], config) -> T:
 
 
 def _made(cls: type, make: Callable[..., Any], values: Mapping[str, Any]) -> Any:
-    """An object of the settings of `cls`, whose values are given by path."""
+    """What `make` makes of the fields of `cls`; `values` has the settings by path."""
     fields = {}
     for field in dataclasses.fields(cls):
         how = field.metadata
@@ -181,7 +188,7 @@ def _made(cls: type, make: Callable[..., Any], values: Mapping[str, Any]) -> Any
 
 
 def _rows(cls: type[Settings], values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """An object for each entry of the columns of `cls`, of which the first says how many."""
+    """The objects whose settings are columns of `cls`, as many as the first column has entries."""
     columns = {name: declared.path for name, declared in settings_of(cls).items()}
     first = next(iter(columns.values()))
     depth = len(values[first])
@@ -191,8 +198,8 @@ def _rows(cls: type[Settings], values: Mapping[str, Any]) -> tuple[Any, ...]:
                 f"{path}={values[path]} has {len(values[path])} entries, {first} has {depth}; give "
                 "one for each level, or one for all"
             )
-    whole = {
+    filled = {
         name: values[path] if len(values[path]) == depth else values[path] * depth
         for name, path in columns.items()
     }
-    return tuple(cls(**dict(zip(whole, row))) for row in zip(*whole.values()))
+    return tuple(cls(**dict(zip(filled, row))) for row in zip(*filled.values()))

@@ -1,4 +1,4 @@
-"""What two attempts at one run have in common."""
+"""Comparing two attempts at one run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,5 +7,5 @@ from sleep_jax.runtime.metrics import MEASURED
 
 
 def reproducible(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded line without what differs from attempt to attempt."""
+    """A recorded line without the values that differ between attempts."""
     return {k: v for k, v in line.items() if k != "time" and not k.startswith(MEASURED)}

@@ -21,7 +21,7 @@ MESSAGES = {
 # By what the store answers (0: nothing listens): exit status of a command, and what it says.
 FAILURES = {
     0: (1, "does not answer (Cannot connect to host 127.0.0.1:"),
-    401: (2, "the store does not know who asks (401: Anonymous caller"),
+    401: (2, "the store has no valid credentials of yours (401: Anonymous caller"),
     403: (2, "access is refused (403: sleep@example.com does not have"),
     404: (2, "there is no bucket bucket (404); make it with `gcloud"),
     503: (1, "the store cannot answer now (503: We encountered an internal"),

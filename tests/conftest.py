@@ -1,6 +1,7 @@
 """What many tests share: a tiny decoder with memory, its logits, and a tokenizer that fits it."""
 
 import functools
+import pathlib
 import string
 
 import jax
@@ -23,10 +24,48 @@ CHAT_TEMPLATE = (
 )
 
 
+TESTS = pathlib.Path(__file__).parent
+# Folders and files whose tests compile for long or run whole nights: they are marked `cycle`, and
+# `.ci/run` runs them after all others.
+CYCLE = {
+    *("experiments", "forecast", "fuzz", "inspect", "models", "phases", "sampling", "wake"),
+    "dreaming/test_dream_importance.py",
+    "dreaming/test_reward.py",
+    "dreaming/test_trial.py",
+    "dreaming/test_write.py",
+    "runtime/test_mesh.py",
+    "seeding/test_consolidate.py",
+    "seeding/test_degenerate.py",
+    "seeding/test_divergence.py",
+    "seeding/test_mixture.py",
+    "seeding/test_rollouts.py",
+    "seeding/test_sharded_head.py",
+    "seeding/test_step.py",
+    "seeding/test_transaction.py",
+    "seeding/test_trl_parity.py",
+    "seeding/test_trunk.py",
+    "test_families.py",
+    "test_faults.py",
+    "test_lifecycle.py",
+    "test_seal.py",
+}
+
+
 def pytest_configure(config):
     """The default tests are compiled without the compiler's expensive passes, which would take most
     of their time; with `-m slow` all is compiled as in a run."""
-    jax.config.update("jax_disable_most_optimizations", config.option.markexpr == "not slow")
+    jax.config.update("jax_disable_most_optimizations", "not slow" in config.option.markexpr)
+    if missing := sorted(name for name in CYCLE if not (TESTS / name).exists()):
+        raise pytest.UsageError(f"CYCLE in {__file__}: there is no tests/{missing[0]}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items):
+    """Marks the tests of `CYCLE`."""
+    for item in items:
+        path = item.path.relative_to(TESTS)
+        if CYCLE & {path.parts[0], path.as_posix()}:
+            item.add_marker(pytest.mark.cycle)
 
 
 @pytest.fixture(autouse=True, scope="module")

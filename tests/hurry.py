@@ -1,12 +1,12 @@
-"""A watch for tests of stops."""
+"""A stand-in for `preemption.Watch` that asks a run to stop again and again."""
 
 
 class Hurry:
-    """Asks to stop at every seventh chance. A phase that keeps no place begins anew after a stop,
-    and with more chances than that it would never end."""
+    """Asks to stop at every seventh poll: a phase without checkpoints of its own starts over after
+    a stop, and with more frequent stops it would never end."""
 
-    chances = 0
+    polls = 0
 
     def should_stop(self):
-        self.chances += 1
-        return self.chances % 7 == 0
+        self.polls += 1
+        return self.polls % 7 == 0

@@ -1,4 +1,4 @@
-"""The config of a run: whatever a field is given, it is refused in words or it is in its range."""
+"""The config of a run: any value of a field is in its range or refused in words."""
 
 import dataclasses
 import math
@@ -76,7 +76,7 @@ MEANING_OF_0 = {
 
 
 def given(name, value):
-    """A config with a value that no type of the default stands in the way of."""
+    """A config with a value of any type."""
     c = default()
     with c.ignore_type():
         c.update_from_flattened_dict({name: value})
@@ -84,7 +84,7 @@ def given(name, value):
 
 
 def refusal(name, value):
-    """What is said where the value is refused; None where it is not."""
+    """The error where a value is refused; None where it is not."""
     try:
         read(given(name, value))
     except (ValueError, OSError) as error:
@@ -93,25 +93,25 @@ def refusal(name, value):
 
 
 def filled(name, entry):
-    """An entry as the field's whole value: a tuple where it is one."""
+    """An entry as the value of the field, in a tuple where it is one."""
     entries = SETTINGS[name].entries
     return entry if entries is None else (entry,) * (entries or 1)
 
 
 def assert_refused(name, value):
-    said = refusal(name, value)
-    assert said is not None, f"{name}={value!r} passed"
-    assert said.startswith(f"{name}={value!r}; ") and len(said) < 300 and "\n" not in said
+    message = refusal(name, value)
+    assert message is not None, f"{name}={value!r} passed"
+    assert message.startswith(f"{name}={value!r}; ") and len(message) < 300 and "\n" not in message
 
 
-def test_defaults_are_read_and_made_again():
+def test_defaults_are_valid():
     settings = read(default())
     assert settings == dataclasses.replace(settings)
     assert settings.memory.levels and settings.dreaming.writing.templates
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_field_says_what_it_means_and_may_be(name):
+def test_every_field_has_help_and_range(name):
     setting = SETTINGS[name]
     assert 5 < len(setting.help) <= 100
     if setting.kind in (int, float):
@@ -121,7 +121,7 @@ def test_every_field_says_what_it_means_and_may_be(name):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_number_beyond_its_range_is_refused(name):
+def test_number_out_of_range_is_refused(name):
     beyond = (10**20, -(10**20), -2) if SETTINGS[name].kind is int else (1e39, -1e39, 1e-40, -2.0)
     for number in (math.nan, *beyond):
         is_short_of_inf = (name, math.copysign(math.inf, number)) in INFINITE
@@ -135,7 +135,7 @@ def test_number_beyond_its_range_is_refused(name):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_zero_is_refused_or_means_something(name):
+def test_zero_is_refused_or_documented(name):
     value = filled(name, SETTINGS[name].kind(0))
     meaning = MEANING_OF_0.get(name)
     if meaning is None:
@@ -143,8 +143,8 @@ def test_zero_is_refused_or_means_something(name):
     SETTINGS[name].read(value)  # in its range, whatever stands beside it
     if meaning.startswith("0: "):
         assert meaning in SETTINGS[name].help
-    if said := refusal(name, value):  # where it does not go with the others
-        assert f"{name}={SETTINGS[name].kind(0)}" in said
+    if message := refusal(name, value):  # where other settings contradict it
+        assert f"{name}={SETTINGS[name].kind(0)}" in message
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -207,7 +207,7 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
         ),
         (
             {f"study.{x}": 0 for x in ("recitations", "completions", "questions", "rehearsals")},
-            "study.questions=0, study.rehearsals=0 leave a night nothing to learn; give one",
+            "study.questions=0, study.rehearsals=0 leave a night nothing to learn; set one",
         ),
         (
             {"study.questions": 0},
@@ -238,7 +238,7 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
         ({"seeding.teachers": ("a",)}, "seeding.teacher_weights=(1.0,) has 1 entries, .* 2 teach"),
     ],
 )
-def test_settings_that_cannot_be_together_are_refused(changes, says):
+def test_contradictory_settings_are_refused(changes, says):
     c = default()
     c.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=re.escape(says).replace(r"\.\*", ".*")):

@@ -225,5 +225,5 @@ def test_run_passes_over_a_truncated_checkpoint(home, untouched):
     os.truncate(largest, largest.stat().st_size // 2)
     process = start(home, workdir)
     _, said = process.communicate()
-    assert process.returncode == 0 and "is passed over" in said and largest.name in said
+    assert process.returncode == 0 and "is skipped" in said and largest.name in said
     assert_same_end(workdir, untouched[0])

@@ -18,7 +18,7 @@ VALUES = {"n": 3, "x": 0.5, "s": "a", "b": True, "null": None, "l": ["a"], "o": 
 FIELDS = Fields(VALUES | {"os": [{"n": 5}]}, "a.json")
 
 
-def test_fields_are_read_by_their_type():
+def test_values_of_the_right_type_are_returned():
     assert (FIELDS.whole("n"), FIELDS.number("x", 0, 1), FIELDS.text("s")) == (3, 0.5, "a")
     assert FIELDS.flag("b") is True
     assert (FIELDS.texts("l"), FIELDS.listing("l")) == (["a"], ["a"])
@@ -28,7 +28,7 @@ def test_fields_are_read_by_their_type():
     assert FIELDS.number("n", 0, 9) == 3.0
 
 
-def test_fields_that_are_absent_take_their_default_and_null_where_that_is_none():
+def test_absent_fields_and_null_take_the_default():
     assert FIELDS.whole("absent", default=7) == 7
     assert FIELDS.text("null", None) is None
     assert dict(FIELDS.section("null", None)) == {}
@@ -41,26 +41,26 @@ def test_fields_that_are_absent_take_their_default_and_null_where_that_is_none()
 @pytest.mark.parametrize(
     "value", [True, "3", None, 2.5, -1, 10, 10**400, math.nan, math.inf, [3], {"n": 3}]
 )
-def test_whole_numbers_of_another_type_or_range_are_refused(value):
+def test_whole_refuses_other_types_and_ranges(value):
     with pytest.raises(ValueError, match=r"^f: n=.*; give a whole number from 0 to 9$"):
         Fields({"n": value}, "f").whole("n", 0, 9)
 
 
 @pytest.mark.parametrize("value", [True, "0.5", None, -0.1, 1.1, math.nan, math.inf, 10**400, []])
-def test_numbers_of_another_type_or_range_are_refused(value):
+def test_number_refuses_other_types_and_ranges(value):
     with pytest.raises(ValueError, match=r"^f: x=.*; give a number from 0 to 1$"):
         Fields({"x": value}, "f").number("x", 0, 1)
 
 
 @pytest.mark.parametrize("value", [3, None, ["a"], "\ud800"])
-def test_texts_that_are_none_or_cannot_be_written_are_refused(value):
+def test_text_refuses_other_types_and_lone_surrogates(value):
     with pytest.raises(ValueError, match=r"^f: s=.*; give a string of whole characters$"):
         Fields({"s": value}, "f").text("s")
     with pytest.raises(ValueError, match="give a string of whole characters"):
         as_text(value, "s")
 
 
-def test_places_within_objects_are_named_with_dots():
+def test_errors_name_nested_fields_with_dots():
     outer = Fields({"a": {"b": {"c": 1}}, "l": [{}, {"c": 2}, 3]}, "f")
     with pytest.raises(ValueError, match=r"^f: a\.b\.c=1; give a list$"):
         outer.section("a").section("b").listing("c")
@@ -91,13 +91,13 @@ def test_parse_json_refuses_in_one_line(content):
     str(error.value).encode("utf-8")
 
 
-def test_parse_json_takes_what_json_says():
+def test_parse_json_returns_the_value():
     value = {"a": [1, 0.5, None, True, "ü🌙"]}
     assert parse_json(json.dumps(value), "f") == value  # the moon is a pair of surrogates there
     assert parse_json(json.dumps(value, ensure_ascii=False).encode(), "f") == value
 
 
-def test_read_object_wants_an_object(tmp_path):
+def test_read_object_refuses_other_values(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[3]")
     with pytest.raises(ValueError, match=r"a\.json holds \[3\]; it must be an object"):
@@ -107,7 +107,7 @@ def test_read_object_wants_an_object(tmp_path):
     assert as_object({"a": 1}, "f")["a"] == 1
 
 
-def test_what_is_shown_is_short():
+def test_shown_and_named_are_short():
     deep = []
     for _ in range(10_000):
         deep = [deep]

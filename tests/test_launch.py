@@ -194,7 +194,7 @@ def test_profile_of_an_unknown_phase_is_refused_before_loading(monkeypatch, tmp_
     flags.FLAGS.mark_as_parsed()
     with (
         flagsaver.flagsaver(profile="dream:1"),
-        pytest.raises(ValueError, match=r"--profile=dream:1: .* there is consolidate, learn$"),
+        pytest.raises(ValueError, match=r"--profile=dream:1: .* choose from consolidate, learn$"),
     ):
         launch.prepare(load("configs/sleep_tiny.py"), str(tmp_path))
 
@@ -248,7 +248,9 @@ def test_resume_needs_the_same_base_and_documents(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"data\.documents: .*\(fingerprint text\).*\(more text\)"):
         launch.prepare(config, str(tmp_path))
     experiment.base = {"model.name": {"name": "b", "weights": "2"}}
-    with pytest.raises(ValueError, match=r"model\.name='b' has the weights 2, .* stands on 1"):
+    with pytest.raises(
+        ValueError, match=r"model\.name='b' has the weights 2, .* was started with 1"
+    ):
         launch.prepare(config, str(tmp_path))
 
 

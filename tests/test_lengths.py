@@ -66,7 +66,7 @@ def test_longest_sequence_is_the_longest_request_and_its_reply(config, tokenizer
     assert longest(long) == (recited, "lower data.chunk_tokens")
 
 
-def test_documents_are_encoded_once_however_many_templates_there_are(config, tokenizer):
+def test_measure_encodes_each_document_once(config, tokenizer):
     encoded = collections.Counter()
 
     class Counted(Prompts):
@@ -84,7 +84,7 @@ def test_documents_are_encoded_once_however_many_templates_there_are(config, tok
     assert encoded[1] == 2 * 3  # as what is read, and as a reply
 
 
-def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
+def test_check_lengths_refuses_a_dream_that_fits_no_row(tokenizer):
     config = sleep_tiny.get_config()
     check = functools.partial(check_lengths, config, Prompts(tokenizer))
     short = [Document("a", "Lamps", "A lamp is red.")]
@@ -92,11 +92,11 @@ def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
     config.data.chunk_tokens = 1000
     check(short)  # no day comes on which something is recollected
     config.data.episodes = 2
-    told = (
+    pattern = (
         r"dreaming\.max_new_tokens=16: .*'Lamps'.* 'paraphrase' needs rows of .* "
         r"seeding\.max_length=384"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=pattern):
         check(short)
     config.dreaming.curriculum.source = "text"
     check(short)
@@ -109,22 +109,22 @@ def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
     check(short)
 
 
-def test_a_dream_with_its_thought_names_the_tokens_of_the_thought(config, tokenizer):
+def test_check_lengths_names_thought_tokens_of_a_long_dream(config, tokenizer):
     config.dreaming.steps = 1
     config.model.thinking, config.model.thought_tokens = True, 275
-    told = (
+    pattern = (
         r"dreaming\.max_new_tokens=16, model\.thought_tokens=275: .* 291 of them scored.*"
         r"seeding\.max_target_length=288; lower one of them or data\.chunk_tokens, or raise those"
     )
     prompts = Prompts(tokenizer)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=pattern):
         check_lengths(config, prompts, [DOCUMENT])
     config.dreaming.instructions = ("self-qa",)
     config.dreaming.is_plain = True  # a text that is continued has no thought
     check_lengths(config, prompts, [DOCUMENT])
 
 
-def test_the_eight_billion_preset_has_room_for_thoughts():
+def test_seeding_8b_with_its_longer_rows_fits_thoughts():
     tokenizer = qwen3(thinking=True)
     config = seeding_8b.get_config()
     config.model.thinking = True
@@ -138,33 +138,33 @@ def test_the_eight_billion_preset_has_room_for_thoughts():
     check_lengths(config, Prompts(tokenizer), [document])
 
 
-def test_text_beyond_the_positions_is_refused_or_warned_of(config, cfg, tokenizer):
+def test_check_positions_refuses_or_with_rope_scaling_warns(config, cfg, tokenizer):
     lengths = check_lengths(config, Prompts(tokenizer), [DOCUMENT])
     needed, _ = longest_sequence(read(config), *lengths)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_positions(config, cfg.replace(max_position=needed), lengths)
     short = cfg.replace(max_position=needed - 1)
-    told = rf"up to {needed - 1} tokens .*, but {needed} are needed for document 'The Lamp'"
+    pattern = rf"up to {needed - 1} tokens .*, but {needed} are needed for document 'The Lamp'"
     with pytest.raises(
-        ValueError, match=rf"{told}.*lower study\.max_answer_tokens or data\.chunk_tokens"
+        ValueError, match=rf"{pattern}.*lower study\.max_answer_tokens or data\.chunk_tokens"
     ):
         check_positions(config, short, lengths)
-    with pytest.warns(UserWarning, match=told):
+    with pytest.warns(UserWarning, match=pattern):
         check_positions(config, short.replace(rope_scaling=SCALED), lengths)
 
 
-def test_a_stream_that_sees_more_than_the_positions_is_refused(config, cfg, tokenizer):
+def test_check_positions_refuses_a_long_wake_context(config, cfg, tokenizer):
     lengths = check_lengths(config, Prompts(tokenizer), [DOCUMENT])
     long = cfg.replace(max_position=4096)
     config.wake.context = 5000
     check_positions(config, long, lengths)  # nothing learns by day
     config.memory.learning_rates = (0.1,)
-    with pytest.raises(ValueError, match=r"5000 are needed for what a stream .*wake\.context"):
+    with pytest.raises(ValueError, match=r"5000 are needed for the context .*wake\.context"):
         check_positions(config, long, lengths)
 
 
-def test_a_further_teacher_is_named_where_its_positions_end(config, cfg, tokenizer):
+def test_check_positions_names_a_further_teacher(config, cfg, tokenizer):
     lengths = check_lengths(config, Prompts(tokenizer), [DOCUMENT])
     short = cfg.replace(max_position=20)
     with pytest.raises(ValueError, match=r"^seeding\.teachers\[1\]='small' was trained on .* 20 "):

@@ -1,4 +1,4 @@
-"""Settings of a small class of its own: what its config is, what is read back, what is refused."""
+"""Settings of a small class: its config, what is read back, what is refused."""
 
 import dataclasses
 import math
@@ -83,8 +83,8 @@ def test_config_has_every_setting_at_its_default():
 def test_read_gives_what_the_config_says():
     kettle = Kettle(litres=2.0, colour="blue", cap=90.0)
     given = {"kitchen.litres": 2, "kitchen.lid": "blue", "kitchen.cap": 90.0, "doors": 2}
-    found = read(House, config(**given, rooms=["a", "b"], **{"kitchen.widths": (1, 2)}))
-    assert found == House(
+    house = read(House, config(**given, rooms=["a", "b"], **{"kitchen.widths": (1, 2)}))
+    assert house == House(
         doors=2,
         rooms=("a", "b"),
         stairs=0o17,
@@ -130,16 +130,16 @@ def test_read_names_field_value_and_what_is_allowed(field, value, says):
     assert str(error.value).startswith(f"{field}={value!r}; ")
 
 
-def test_columns_have_an_entry_each_or_one_for_all():
-    found = read(House, config(**{"kitchen.widths": (1, 2), "kitchen.cups": (4,)})).shelves
-    assert found == (Shelf(1, 4), Shelf(2, 4))
+def test_columns_take_an_entry_for_each_or_one_for_all():
+    shelves = read(House, config(**{"kitchen.widths": (1, 2), "kitchen.cups": (4,)})).shelves
+    assert shelves == (Shelf(1, 4), Shelf(2, 4))
     with pytest.raises(
         ValueError, match=r"kitchen\.cups=\(1, 2, 3\) has 3 entries, .*widths has 2"
     ):
         read(House, config(**{"kitchen.widths": (1, 2), "kitchen.cups": (1, 2, 3)}))
 
 
-def test_unknown_and_missing_fields_are_named():
+def test_read_names_unknown_and_missing_fields():
     c = config()
     c.kitchen.litre = 2.0
     with pytest.raises(ValueError, match=r"kitchen\.litre=2\.0; no such field.* kitchen\.litres"):
@@ -150,7 +150,7 @@ def test_unknown_and_missing_fields_are_named():
         read(House, c)
 
 
-def test_objects_made_directly_are_held_to_the_same():
+def test_objects_made_directly_are_checked_too():
     with pytest.raises(ValueError, match=r"kitchen\.lid='pink'; choose from red, blue"):
         Kettle(colour="pink")
     with pytest.raises(ValueError, match=r"kitchen\.cap=0\.0"):
@@ -165,3 +165,17 @@ def test_every_lists_settings_once_in_order():
         "doors", "rooms", "size", "is_warm", "stairs", "kitchen.litres", "kitchen.lid",
         "kitchen.tag", "kitchen.cap", "kitchen.widths", "kitchen.cups",
     ]  # fmt: skip
+
+
+def test_every_refuses_one_path_with_two_declarations():
+    @dataclasses.dataclass(frozen=True)
+    class OtherKettle(Settings, section="kitchen"):
+        litres: float = setting(2.5, "what it holds", above=0)
+
+    @dataclasses.dataclass(frozen=True)
+    class Kitchen(Settings):
+        kettle: Kettle = part(Kettle)
+        other: OtherKettle = part(OtherKettle)
+
+    with pytest.raises(TypeError, match=r"kitchen\.litres is declared twice"):
+        every(Kitchen)

@@ -1,4 +1,4 @@
-"""What a person asks of a run: `python -m sleep_jax.inspect RUN`, and the same from a notebook.
+"""Inspection of a run: `python -m sleep_jax.inspect RUN`, or from a notebook.
 
     from sleep_jax import inspect
 
@@ -8,8 +8,8 @@
     inspect.changes(run["wake"], run["consolidate"])
     run["evaluate"].restore("current.memory.layers.level_1.experts", slot=0)
 
-Nothing here needs an accelerator or the base model, or reads more of a checkpoint than the question
-is about.
+It needs no accelerator and no base model, and reads only the parts of a checkpoint that are asked
+for.
 """
 
 import sys

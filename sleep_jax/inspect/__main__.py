@@ -17,7 +17,7 @@ from sleep_jax.inspect.run import Run, difference
 from sleep_jax.inspect.tables import show
 
 QUESTIONS = {
-    "all": ("", "state of the run, and the next five"),
+    "all": ("", "state of the run, and the next five questions"),
     "timeline": ("", "days, nights and phases, with the slots in use after each"),
     "slots": ("", "slots in use by level, with their norms"),
     "curves": ("", "divergence and reward over the steps"),
@@ -58,31 +58,29 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     listed = [f"  {f'{name} {more}':<24}{about}" for name, (more, about) in QUESTIONS.items()]
     parser = argparse.ArgumentParser(
         prog="python -m sleep_jax.inspect",
-        description="What a run did, read without an accelerator and without its base model.",
+        description="Shows what a run did, without an accelerator and without its base model.",
         epilog="\n".join(["questions:", *listed]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", help="the workdir of a run")
     parser.add_argument("question", metavar="QUESTION", nargs="?", default="all", help="[all]")
-    parser.add_argument("more", metavar="...", nargs="*", help="what the question is about")
+    parser.add_argument("more", metavar="...", nargs="*", help="arguments of the question")
     parser.add_argument("--phase", default="-1", help="a phase by name or index [the last one]")
-    parser.add_argument(
-        "--state", default="current", choices=STATES, help="which memory of it [current]"
-    )
-    parser.add_argument("--slot", type=int, help="of `restore`: which slot of an expert bank")
+    parser.add_argument("--state", default="current", choices=STATES, help="memory state [current]")
+    parser.add_argument("--slot", type=int, help="for `restore`: slot of an expert bank")
     parser.add_argument("--version", action="version", version=version())
-    parser.add_argument("--json", action="store_true", help="print JSON, all of it")
+    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
     arguments = parser.parse_args(argv)
     if arguments.question not in QUESTIONS:
         parser.error(f"no question {arguments.question!r}; choose from {', '.join(QUESTIONS)}")
-    wanted = QUESTIONS[arguments.question][0]
-    if len(arguments.more) != len(wanted.split()):
-        parser.error(f"{arguments.question} is to be followed by {wanted or 'nothing'}")
+    needed = QUESTIONS[arguments.question][0]
+    if len(arguments.more) != len(needed.split()):
+        parser.error(f"{arguments.question} has to be followed by {needed or 'nothing'}")
     return arguments
 
 
 def _answers(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
-    """{part: answer} for a question."""
+    """The answer to a question, by part."""
     question, phase, memory = arguments.question, arguments.phase, arguments.state
     if question == "all":
         if not run.checkpoints:
@@ -104,7 +102,7 @@ def _base(run: Run) -> list[str]:
 
 
 def _answer(run: Run, question: str, phase: str, memory: str) -> Any:
-    """For a question that needs nothing more."""
+    """The answer to a question without further arguments."""
     if question == "slots":
         return slots(run[phase], memory)
     if question == "scores":
@@ -112,19 +110,19 @@ def _answer(run: Run, question: str, phase: str, memory: str) -> Any:
     if question == "leaves":
         return list(run[phase].leaves().values())
     if question == "verify":
-        return {str(x.folder): x.problem(is_thorough=True) for x in run.found}
+        return {str(x.folder): x.problem(is_thorough=True) for x in run.all_checkpoints}
     return run.config if question == "config" else getattr(run, question)()
 
 
 def _restore(run: Run, name: str, file: str, phase: str, slot: int | None) -> list[str]:
     checkpoint = run[phase]
-    arrays = {x: checkpoint.read(x, slot) for x in checkpoint.leaves(name)}
+    arrays = {leaf: checkpoint.read(leaf, slot) for leaf in checkpoint.leaves(name)}
     np.savez(file, **arrays)
-    return [f"{x} {x_.dtype}{list(x_.shape)} -> {file}" for x, x_ in arrays.items()]
+    return [f"{leaf} {x.dtype}{list(x.shape)} -> {file}" for leaf, x in arrays.items()]
 
 
 def _json(answers: Any) -> str:
-    """As JSON; with escapes where stdout, or any encoding, lacks a character."""
+    """JSON text; with escapes for characters that stdout cannot encode."""
     text = json.dumps(answers, ensure_ascii=False, indent=1)
     try:
         text.encode(sys.stdout.encoding or "ascii")
@@ -134,7 +132,7 @@ def _json(answers: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON knows; a number that is none becomes null."""
+    """A value that JSON can hold; NaN and infinity become null."""
     if dataclasses.is_dataclass(value):
         return {
             field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)

@@ -1,9 +1,8 @@
-"""One checkpoint, read without a device and no more of it than is asked for.
+"""One checkpoint, read lazily and without a device.
 
-Orbax stores every leaf of a state as a Zarr array in an OCDBT database, the expert banks in one
-chunk a slot (`runtime.checkpoints`). TensorStore opens such an array without reading it and reads
-the slices that are asked for, which Orbax itself cannot do, and starts no JAX backend: a run may
-hold the accelerator meanwhile.
+Orbax stores every leaf of a state as a Zarr array in an OCDBT database, expert banks in one chunk a
+slot (`runtime.checkpoints`). TensorStore opens such an array without reading it and reads single
+slices, which Orbax cannot; it starts no JAX backend, so a run may use the accelerator meanwhile.
 """
 
 import contextlib
@@ -22,12 +21,12 @@ from sleep_jax.fields import Fields, read_json, read_object
 from sleep_jax.report import run_record
 from sleep_jax.runtime.checkpoints import damage
 
-BANK = "experts"  # below it, axis 1 of every leaf counts slots
+BANK = "experts"  # axis 1 of every leaf below it is the slot
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """What is known of a leaf before it is read.
+    """Description of a leaf that has not been read.
 
     Attributes:
       name: its path, e.g. `current.memory.layers.level_1.experts.down`.
@@ -40,13 +39,13 @@ class Leaf:
 
     @property
     def slots(self) -> int:
-        """How many slots it holds a part of; 0 where it is no leaf of an expert bank."""
+        """Number of slots of an expert bank; 0 for other leaves."""
         return self.shape[1] if BANK in self.name.split(".") else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What one phase left.
+    """The checkpoint of one phase.
 
     Attributes:
       folder: `workdir/checkpoints/<index>`.
@@ -56,42 +55,42 @@ class Checkpoint:
 
     @property
     def index(self) -> int:
-        """Position of its phase in the run, from 0."""
+        """Index of the phase in the run, from 0."""
         return int(self.folder.name)
 
     @property
     def phase(self) -> str:
-        """Its phase, e.g. `consolidate-2`."""
+        """Name of the phase, e.g. `consolidate-2`."""
         return self._facts["phase"]
 
     @property
     def record(self) -> dict[str, Any]:
-        """The facts: `config` and `night`, as `phases.run_state.RunState` describes it."""
+        """The record: `config`, and `run` as in `phases.run_state.RunState`."""
         return self._facts["record"]
 
     def problem(self, *, is_thorough: bool = False) -> str | None:
-        """What is wrong with it, in words; None when nothing is.
+        """What is wrong with it, as text; None if it is valid.
 
         Args:
-          is_thorough: compare the contents of all files with their digests, too.
+          is_thorough: compare the contents of all files with their digests.
         """
         return damage(self.folder, is_thorough=is_thorough)
 
     def leaves(self, under: str = "") -> dict[str, Leaf]:
-        """The leaves at or below a path, by name; all of them by default. Reads none.
+        """The leaves at or below a path, by name, by default all; their arrays are not read.
 
         Raises:
-          KeyError: there is nothing of that name; says what there is.
+          KeyError: there is nothing of that name; lists the existing names.
         """
         return {name: _leaf(name, self._open(name)) for name in self._named(under)}
 
     def read(self, name: str, slot: int | None = None) -> np.ndarray:
-        """One leaf, or its part of one slot (axis 1), and nothing else.
+        """One leaf, or one slot of it (axis 1).
 
         Raises:
-          KeyError: there is no such leaf; says what there is.
+          KeyError: there is no such leaf; lists the existing ones.
           IndexError: it has no such slot.
-          OSError: its file is torn; says what to do.
+          OSError: its file is damaged; says what to do.
         """
         if self._named(name) != [name]:
             raise KeyError(f"{name} in {self.folder} is no leaf; `restore` reads all below it")
@@ -108,7 +107,7 @@ class Checkpoint:
 
         Args:
           under: e.g. `current.memory.layers.level_1.experts`.
-          slot: of a bank, which one; its leaves lose their slot axis.
+          slot: of an expert bank; its leaves come without the slot axis.
 
         Raises:
           KeyError, IndexError, OSError: as `leaves` and `read`.
@@ -130,7 +129,7 @@ class Checkpoint:
 
     @functools.cached_property
     def _state(self) -> Fields:
-        """What Orbax notes of the state's tree and layout."""
+        """Orbax's metadata of the tree and layout of the state."""
         with _in_words(self.folder):
             return read_object(self.folder / "state" / "_METADATA")
 
@@ -141,20 +140,22 @@ class Checkpoint:
             return [
                 ".".join(map(_key, leaf.objects("key_metadata")))
                 for leaf in map(leaves.section, leaves)
-                if not leaf.section("value_metadata").flag("skip_deserialize")  # None, no array
+                if not leaf.section("value_metadata").flag(
+                    "skip_deserialize"
+                )  # None instead of an array
             ]
 
     def _named(self, under: str) -> list[str]:
-        """The names at or below one; KeyError where there is none."""
-        named = [x for x in self._names if not under or f"{x}.".startswith(f"{under}.")]
-        if not named:
-            there = sorted({".".join(x.split(".")[: under.count(".") + 1]) for x in self._names})
-            raise KeyError(f"{self.folder} holds no {under!r}; there is {', '.join(there)}")
-        return named
+        """The leaf names at or below a path; raises KeyError if there are none."""
+        names = [x for x in self._names if not under or f"{x}.".startswith(f"{under}.")]
+        if not names:
+            existing = sorted({".".join(x.split(".")[: under.count(".") + 1]) for x in self._names})
+            raise KeyError(f"{self.folder} holds no {under!r}; there is {', '.join(existing)}")
+        return names
 
     @functools.cached_property
     def _context(self) -> ts.Context:
-        """Shared by all arrays, so that the database's index is read once."""
+        """Shared by all arrays, so that the index of the database is read once."""
         return ts.Context()
 
     def _open(self, name: str) -> ts.TensorStore:
@@ -169,7 +170,7 @@ class Checkpoint:
 
 
 def _key(read: Fields) -> str:
-    """A step of the path of a leaf: of a dict or of a list."""
+    """One key of the path of a leaf: of a dict, or index of a list."""
     return str(read.whole("key")) if isinstance(read.get("key"), int) else read.text("key")
 
 
@@ -179,14 +180,14 @@ def _leaf(name: str, array: ts.TensorStore) -> Leaf:
 
 @contextlib.contextmanager
 def _in_words(folder: pathlib.Path) -> Iterator[None]:
-    """Turns what the readers of a torn file raise into one error that says what to do."""
+    """Turns errors of reading a damaged file into one that says what to do."""
     try:
         yield
     except (OSError, ValueError) as error:
         if plain := fault(error, folder):
             raise plain from error
-        words = str(error).split("\n")[0]
+        message = str(error).split("\n")[0]
         raise OSError(
-            f"checkpoint {folder} cannot be read ({words}); `verify` says which file is damaged, "
-            "another --phase may be whole"
+            f"checkpoint {folder} cannot be read ({message}); `verify` says which file is damaged, "
+            "another --phase may be valid"
         ) from error

@@ -1,5 +1,4 @@
-"""The continuum memory that a phase left: which slots are in use, how large they are, and what a
-phase changed of it."""
+"""The continuum memory in a checkpoint: slots in use, their norms, and changes between phases."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,8 +18,8 @@ class LevelSlots:
     Attributes:
       level: its number, from 1.
       active: bool [layers, S]: the slots in use.
-      norms: {leaf: float [layers, S]}, the Frobenius norm of every slot in use; nan elsewhere. A
-        slot whose `down` is 0 is zeroed: it changes no output.
+      norms: {leaf: float [layers, S]}, the Frobenius norm of every slot in use, NaN elsewhere. A
+        slot whose `down` is 0 changes no output.
       wake: {leaf: float [layers]}, the norm of the wake weights; {} at the slowest level.
     """
 
@@ -36,25 +35,25 @@ class LevelSlots:
 
     @property
     def used(self) -> int:
-        """How many those are."""
+        """Number of slots in use."""
         return len(self.indices)
 
     @property
     def capacity(self) -> int:
-        """Slots in all."""
+        """Number of slots."""
         return self.active.shape[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """What became of a leaf between two checkpoints.
+    """The change of a leaf between two checkpoints.
 
     Attributes:
       name: of the leaf, e.g. `memory.layers.level_1.experts.down`.
       kind: `identical`, bit for bit; `changed`; `new` or `gone`; `reshaped`.
-      entries: how many of its entries differ.
-      relative: ||after - before|| / ||before||, inf where there was nothing but zeros; None for
-        what is no number (masks), and where there is nothing to compare.
+      entries: number of entries that differ.
+      relative: ||after - before|| / ||before||, inf if all were zero before; None for masks, and
+        if there is nothing to compare.
       slots: of an expert bank, the slots that changed.
     """
 
@@ -66,15 +65,15 @@ class Change:
 
 
 def in_use(checkpoint: Checkpoint, state: str = "current") -> dict[int, tuple[int, int]]:
-    """{level: (slots in use, slots)}; reads the masks alone."""
+    """{level: (slots in use, slots)}; reads only the masks."""
     return {n: (x.used, x.capacity) for n, x in _levels(checkpoint, state).items()}
 
 
 def slots(checkpoint: Checkpoint, state: str = "current") -> list[LevelSlots]:
-    """The levels with the norms of what is in use; unused slots are not read.
+    """The levels with the norms of the slots in use; unused slots are not read.
 
     Args:
-      checkpoint: what a phase left.
+      checkpoint: of a phase.
       state: `current`, `before_sleep` or `before_dreams`.
     """
     return [
@@ -88,48 +87,50 @@ def slots(checkpoint: Checkpoint, state: str = "current") -> list[LevelSlots]:
 
 
 def changes(before: Checkpoint, after: Checkpoint, state: str = "current") -> list[Change]:
-    """Every leaf of a self, compared bit by bit, one slot of one leaf at a time.
+    """Every leaf of a memory state, compared bit by bit, one slot of one leaf at a time.
 
     Args:
       before, after: two checkpoints of a run.
-      state: as for `slots`; `now` also has the reader's state, where levels learn by day.
+      state: as for `slots`; `current` has the wake state, too, where levels learn by day.
     """
     old, new = (
         {name.removeprefix(f"{state}."): leaf for name, leaf in x.leaves(state).items()}
         for x in (before, after)
     )
-    found = []
+    changed = []
     for name in sorted(old | new):
         if name not in old or name not in new:
-            found.append(Change(name, "new" if name in new else "gone"))
+            changed.append(Change(name, "new" if name in new else "gone"))
         elif (old[name].shape, old[name].dtype) != (new[name].shape, new[name].dtype):
-            found.append(Change(name, "reshaped"))
+            changed.append(Change(name, "reshaped"))
         else:
-            found.append(_change(name, before, after, new[name]))
-    return found
+            changed.append(_change(name, before, after, new[name]))
+    return changed
 
 
 def _change(name: str, before: Checkpoint, after: Checkpoint, leaf: Leaf) -> Change:
-    entries, size, moved, touched = 0, 0.0, 0.0, []
+    entries, square_before, square_change, slots = 0, 0.0, 0.0, []
     for slot in range(leaf.slots) if leaf.slots else (None,):
         a, b = before.read(leaf.name, slot), after.read(leaf.name, slot)
         numeric = a.dtype != bool
         if numeric:
-            size += _square(a)
+            square_before += _square(a)
         if differing := _differing(a, b):
             entries += differing
-            touched += [] if slot is None else [slot]
-            moved += _square(b.astype(np.float32) - a.astype(np.float32)) if numeric else 0.0
+            slots += [] if slot is None else [slot]
+            square_change += (
+                _square(b.astype(np.float32) - a.astype(np.float32)) if numeric else 0.0
+            )
     if not entries:
         return Change(name, "identical")
     relative = None
     if leaf.dtype != "bool":
-        relative = float(np.sqrt(moved / size)) if size else float("inf")
-    return Change(name, "changed", entries, relative, tuple(touched))
+        relative = float(np.sqrt(square_change / square_before)) if square_before else float("inf")
+    return Change(name, "changed", entries, relative, tuple(slots))
 
 
 def _differing(a: np.ndarray, b: np.ndarray) -> int:
-    """How many entries are not the same bits: nan equals itself, 0 is not -0."""
+    """Number of entries whose bits differ: NaN equals itself, 0 differs from -0."""
     if not a.size:
         return 0
     bits = [np.ascontiguousarray(x).view(np.uint8).reshape(-1, x.dtype.itemsize) for x in (a, b)]
@@ -165,19 +166,19 @@ def _slot_norms(checkpoint: Checkpoint, bank: str, level: LevelSlots) -> dict[st
         return {}
     norms = {}
     for name in checkpoint.leaves(bank):
-        found = np.full(level.active.shape, np.nan, np.float32)
+        by_slot = np.full(level.active.shape, np.nan, np.float32)
         for slot in level.indices:
-            found[:, slot] = _by_layer(checkpoint.read(name, slot))
-        norms[name.rpartition(".")[2]] = np.where(level.active, found, np.nan)
+            by_slot[:, slot] = _by_layer(checkpoint.read(name, slot))
+        norms[name.rpartition(".")[2]] = np.where(level.active, by_slot, np.nan)
     return norms
 
 
 def _norms(checkpoint: Checkpoint, under: str) -> dict[str, np.ndarray]:
     try:
-        named = checkpoint.leaves(under)
+        leaves = checkpoint.leaves(under)
     except KeyError:
         return {}
-    return {name.rpartition(".")[2]: _by_layer(checkpoint.read(name)) for name in named}
+    return {name.rpartition(".")[2]: _by_layer(checkpoint.read(name)) for name in leaves}
 
 
 def _by_layer(x: np.ndarray) -> np.ndarray:

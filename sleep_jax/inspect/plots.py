@@ -1,4 +1,4 @@
-"""The answers as matplotlib figures, for a notebook."""
+"""Answers as matplotlib figures, for a notebook."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,8 +27,10 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Figure:
         2, 1, figsize=(9, 3.6), sharex=True, height_ratios=(1, 1.4), layout="constrained"
     )
     for hour, color in HOURS.items():
-        mine = np.asarray([row["hour"] == hour for row in rows])
-        top.barh(0, seconds[mine], left=starts[mine], color=color, edgecolor="white", label=hour)
+        of_hour = np.asarray([row["hour"] == hour for row in rows])
+        top.barh(
+            0, seconds[of_hour], left=starts[of_hour], color=color, edgecolor="white", label=hour
+        )
     for row, start, length in zip(rows, starts, seconds):
         if length > 0.08 * seconds.sum():
             middle = (start + length / 2, 0)
@@ -37,22 +39,22 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Figure:
     top.set_yticks([])
     for n, color in zip(levels, LINES):
         points = [(x, row["slots"][n]) for x, row in zip(starts + seconds, rows) if row["slots"]]
-        at, counts = zip(*points)
+        ends, counts = zip(*points)
         used, capacity = zip(*counts)
-        below.step([0, *at], [0, *used], where="post", color=color, label=f"level {n}")
+        below.step([0, *ends], [0, *used], where="post", color=color, label=f"level {n}")
         below.axhline(capacity[-1], color=color, lw=0.8, ls=":")
     below.set(xlabel="seconds", ylabel="slots in use", ylim=(0, None))
     below.yaxis.get_major_locator().set_params(integer=True)
     below.legend(frameon=False)
-    return _quiet(figure)
+    return _finished(figure)
 
 
 def slots(levels: Sequence[LevelSlots], leaf: str = "down") -> Figure:
-    """A heat map a level: the norm of every slot in every layer; unused slots stay blank.
+    """One heat map for each level: the norm of every slot in every layer; unused slots are blank.
 
     Args:
       levels: of `memory.slots`.
-      leaf: which matrix.
+      leaf: name of the matrix.
     """
     shown = [level for level in levels if level.capacity]
     figure, all_axes = plt.subplots(
@@ -65,11 +67,11 @@ def slots(levels: Sequence[LevelSlots], leaf: str = "down") -> Figure:
         axes.set_title(f"level {level.level}: |{leaf}| of {level.used} of {level.capacity} slots")
         if level.used:
             figure.colorbar(image, ax=axes)
-    return _quiet(figure)
+    return _finished(figure)
 
 
 def curves(phases: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure:
-    """A panel for divergence and one for reward, with a line a phase and metric.
+    """A panel for divergence and one for reward, with a line for each phase and metric.
 
     Args:
       phases: of `Run.curves`.
@@ -87,11 +89,11 @@ def curves(phases: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> F
         axes.set(title=title, xlabel="step")
         if lines:
             axes.legend(frameon=False, fontsize=8)
-    return _quiet(figure)
+    return _finished(figure)
 
 
 def answers(scores: Sequence[Mapping[str, Any]]) -> Figure:
-    """Share of right answers at every stage; the document in view is drawn hollow.
+    """Share of right answers at every stage; hollow with the document in context.
 
     Args:
       scores: of `Run.scores`.
@@ -100,8 +102,8 @@ def answers(scores: Sequence[Mapping[str, Any]]) -> Figure:
     figure, axes = plt.subplots(figsize=(9, 0.8 + 0.5 * len(scores)), layout="constrained")
     for offset, kind, color in zip((-0.18, 0.18), kinds, LINES):
         for y, row in enumerate(scores):
-            hollow = "context" in row["stage"]
-            fill = {"facecolor": "none" if hollow else color, "edgecolor": color}
+            is_hollow = "context" in row["stage"]
+            fill = {"facecolor": "none" if is_hollow else color, "edgecolor": color}
             bar = axes.barh(y + offset, 100 * row.get(kind, np.nan), 0.32, **fill)
             bar.set_label(kind if y == 0 else "_")
     axes.set_yticks(range(len(scores)), [row["stage"] for row in scores])
@@ -109,11 +111,11 @@ def answers(scores: Sequence[Mapping[str, Any]]) -> Figure:
     axes.invert_yaxis()
     if kinds:
         axes.legend(frameon=False)
-    return _quiet(figure)
+    return _finished(figure)
 
 
-def _quiet(figure: Figure) -> Figure:
-    """Without the box around every panel; closed, so that a notebook shows it once."""
+def _finished(figure: Figure) -> Figure:
+    """The figure in the common style; closed, so that a notebook shows it once."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=8)

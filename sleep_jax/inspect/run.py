@@ -1,4 +1,4 @@
-"""A run as its directory holds it: checkpoints, metrics, config."""
+"""A run as it is on disk: checkpoints, metrics, config."""
 
 import functools
 import os
@@ -21,14 +21,14 @@ CURVES = ("kl", "held_out_kl", "reward")
 
 
 class Run:
-    """What is in the directory of a run, finished or not. Nothing in it is changed.
+    """The directory of a run, finished or not, read only.
 
     Args:
-      workdir: of the run, as `launch.py --workdir` had it.
+      workdir: of the run, as in `launch.py --workdir`.
 
     Raises:
-      FileNotFoundError: there is no run; names those nearby.
-      Exception: as `addresses.check_answers`, of an address.
+      FileNotFoundError: there is no run; names runs nearby.
+      Exception: as `addresses.check_answers`.
     """
 
     def __init__(self, workdir: str | os.PathLike[str]):
@@ -47,63 +47,62 @@ class Run:
         """The checkpoint of a phase, by name (`consolidate-2`) or index, negative from the end.
 
         Raises:
-          KeyError: there is none; says which there are.
+          KeyError: there is none; lists the existing ones.
         """
-        whole = self.checkpoints
+        finished = self.checkpoints
         if isinstance(phase, int) or re.fullmatch(r"-\d+|\d+", phase):
             number = int(phase)
-            counted = range(-len(whole), 0) if number < 0 else [x.index for x in whole]
-            found = [x for i, x in zip(counted, whole) if i == number]
+            numbers = range(-len(finished), 0) if number < 0 else [x.index for x in finished]
+            matches = [x for i, x in zip(numbers, finished) if i == number]
         else:
-            found = [x for x in whole if x.phase == phase]
-        if not found:
-            names = ", ".join(x.phase for x in whole) or "none yet"
+            matches = [x for x in finished if x.phase == phase]
+        if not matches:
+            names = ", ".join(x.phase for x in finished) or "none yet"
             raise KeyError(f"{self.workdir} has no checkpoint of phase {phase!r}; there is {names}")
-        return found[0]
+        return matches[0]
 
     @functools.cached_property
-    def found(self) -> list[Checkpoint]:
-        """All checkpoints, whole or not, oldest first."""
+    def all_checkpoints(self) -> list[Checkpoint]:
+        """All checkpoints, valid or not, oldest first."""
         folders = self._checkpoints.glob("*") if self._checkpoints.is_dir() else ()
         numbered = [folder for folder in folders if folder.name.isdigit()]
         return [Checkpoint(x) for x in sorted(numbered, key=lambda x: int(x.name))]
 
     @functools.cached_property
     def checkpoints(self) -> list[Checkpoint]:
-        """Those that were finished, oldest first."""
-        return [x for x in self.found if not x.problem()]
+        """The finished checkpoints, oldest first."""
+        return [x for x in self.all_checkpoints if not x.problem()]
 
     @functools.cached_property
     def problems(self) -> list[str]:
-        """What is wrong with the other checkpoints, in words."""
-        return [f"checkpoint {x.folder}: {p}" for x in self.found if (p := x.problem())]
+        """What is wrong with the other checkpoints, as text."""
+        return [f"checkpoint {x.folder}: {p}" for x in self.all_checkpoints if (p := x.problem())]
 
     @property
     def latest(self) -> Checkpoint:
-        """The last whole checkpoint.
+        """The last valid checkpoint.
 
         Raises:
           FileNotFoundError: no phase has been finished.
         """
         if not self.checkpoints:
-            found = "; ".join(self.problems) or "no phase has been finished"
-            raise FileNotFoundError(f"{self.workdir} has no whole checkpoint yet ({found})")
+            reason = "; ".join(self.problems) or "no phase has been finished"
+            raise FileNotFoundError(f"{self.workdir} has no valid checkpoint yet ({reason})")
         return self.checkpoints[-1]
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the run."""
+        """The config of the run."""
         return self.latest.record["config"]
 
     @property
     def base(self) -> dict[str, dict[str, str]]:
-        """The models it stands on, by the field that names each: {name, weights}; {} where they
-        were not recorded."""
+        """The base models by config field, each {name, weights}; {} if they were not recorded."""
         return self.latest.record.get("base") or {}
 
     @property
     def record(self) -> dict[str, Any]:
-        """Its facts: `phases` and `days`."""
+        """The record of the run: `phases` and `days`."""
         return self.latest.record["run"]
 
     @functools.cached_property
@@ -113,14 +112,14 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Its report, the last thing that a run writes, is there."""
+        """Whether its report exists, the last file that a run writes."""
         return report_path(self.workdir).exists()
 
     def state(self) -> str:
-        """How far it is, in one line."""
+        """How far the run is, in one line."""
         done = len(self.checkpoints) and self.latest.index + 1
         if self.is_finished and not done:
-            return f"{self.workdir}: finished, but no checkpoint of it is whole"
+            return f"{self.workdir}: finished, but no checkpoint of it is valid"
         if self.is_finished:
             return f"{self.workdir}: finished, {done} phases"
         where = f"{done} phases done" + (f", the last {self.latest.phase}" if done else "")
@@ -132,26 +131,26 @@ class Run:
 
     def timeline(self) -> list[dict[str, Any]]:
         """The finished phases (`run_record.timeline`), each with `slots` {level: (in use, slots)}
-        at its end; {} where its checkpoint is not there."""
-        kept = {x.index: x for x in self.checkpoints}
+        at its end; {} if its checkpoint was removed."""
+        by_index = {x.index: x for x in self.checkpoints}
         rows = run_record.timeline(self.record)
         for row in rows:
-            held = kept.get(row["index"])
-            row["slots"] = memory.in_use(held) if held else {}
+            checkpoint = by_index.get(row["index"])
+            row["slots"] = memory.in_use(checkpoint) if checkpoint else {}
         return rows
 
     def curves(
         self, prefixes: Sequence[str] = CURVES
     ) -> dict[str, dict[str, list[tuple[int, float]]]]:
-        """{phase: {name: [(step, value), ...]}} of the metrics whose names begin so."""
-        found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        """{phase: {name: [(step, value), ...]}} of the metrics with these prefixes."""
+        by_phase: dict[str, dict[str, list[tuple[int, float]]]] = {}
         for line in self.metrics:
             for name in line:
                 value = figure_of(line, name) if name.startswith(tuple(prefixes)) else None
                 if value is not None:
-                    of_phase = found.setdefault(line["phase"], {})
-                    of_phase.setdefault(name, []).append((line["step"], value))
-        return found
+                    named = by_phase.setdefault(line["phase"], {})
+                    named.setdefault(name, []).append((line["step"], value))
+        return by_phase
 
     def samples(self) -> list[dict[str, Any]]:
         """Questions of the last day that was evaluated (`run_record.samples`)."""
@@ -164,11 +163,11 @@ class Run:
         return days[-1] if days else []
 
     def headline(self) -> str:
-        """The last night in one line, as its report says it."""
+        """The last night in one line, as in its report."""
         return headline(self.scores(), run_record.verdict(self.record))
 
     def recall(self) -> list[list[float]]:
-        """Share right about each day after each night (`run_record.recall`)."""
+        """Share of right answers about each day after each night (`run_record.recall`)."""
         return run_record.recall(self.record)
 
     @property

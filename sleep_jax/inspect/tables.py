@@ -1,4 +1,4 @@
-"""The answers as tables: `show("timeline", run.timeline())`."""
+"""Answers as tables: `show("timeline", run.timeline())`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,11 +22,11 @@ Tables = Iterator[tuple[str, Sequence[str], list[Sequence[Any]]]]
 
 
 def show(question: str, answer: Any) -> None:
-    """Prints an answer: lines as they are, all else by the function of the question's name.
+    """Prints an answer: lines as they are, others by the function with the question's name.
 
     Args:
       question: `timeline`, `slots`, ...
-      answer: what the function of that name in `Run` or `memory` returned.
+      answer: what the function of that name in `Run` or `memory` returns.
     """
     if question in LINES:
         print("\n".join(answer or ["no difference"]))
@@ -55,7 +55,7 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
         )
         facts.append((row["phase"], row["programs"], row["memory"], row["detail"]))
     yield "Days and nights, and the slots in use after each phase", columns, lines
-    yield "What the phases say", ("phase", "programs", "GiB", "detail"), facts
+    yield "Facts of the phases", ("phase", "programs", "GiB", "detail"), facts
 
 
 def slots(levels: Sequence[LevelSlots]) -> Tables:
@@ -67,10 +67,10 @@ def slots(levels: Sequence[LevelSlots]) -> Tables:
         rows = [
             (
                 name,
-                *(float(np.nanmean(of[n])) if n in of else "" for n in names),
-                sparkline(of["down"]),
+                *(float(np.nanmean(norms[n])) if n in norms else "" for n in names),
+                sparkline(norms["down"]),
             )
-            for name, of in shown.items()
+            for name, norms in shown.items()
         ]
         title = f"Level {level.level}: {level.used} of {level.capacity} slots in use"
         yield title, ("", *(f"|{n}|" for n in names), "|down| from the first layer up"), rows
@@ -87,14 +87,14 @@ def curves(phases: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> T
     yield "Divergence and reward", ("phase", "", "n", "first", "last", "min", "max", ""), rows
 
 
-def scores(found: Mapping[str, Sequence[Any]]) -> Tables:
+def scores(answer: Mapping[str, Sequence[Any]]) -> Tables:
     """Of {"headline": `Run.headline`, "stages": `Run.scores`, "recall": `Run.recall`}."""
-    if rows := found["stages"]:
+    if rows := answer["stages"]:
         names = list(dict.fromkeys(name for row in rows for name in row))[1:]
         lines = [[title_of(row["stage"]), *(_score(row, name) for name in names)] for row in rows]
         titles = [TITLES.get(n, n.replace("_", " ")) for n in names]
-        yield found.get("headline", "Evaluation"), ["", *titles], lines
-    if nights := found["recall"]:
+        yield answer.get("headline", "Evaluation"), ["", *titles], lines
+    if nights := answer["recall"]:
         columns = ["after night", *(f"day {i + 1}" for i in range(len(nights)))]
         blank = [""] * len(nights)
         lines = [[str(i + 1), *map(share, row), *blank[len(row) :]] for i, row in enumerate(nights)]
@@ -120,7 +120,7 @@ def samples(rows: Sequence[Mapping[str, Any]]) -> Tables:
         yield row["question"], ("", row["document"]), lines
 
 
-def changes(found: Sequence[Change]) -> Tables:
+def changes(leaves: Sequence[Change]) -> Tables:
     """Of `memory.changes`."""
     rows = [
         (
@@ -130,20 +130,20 @@ def changes(found: Sequence[Change]) -> Tables:
             x.entries or "",
             ", ".join(map(str, x.slots)),
         )
-        for x in found
+        for x in leaves
     ]
     yield "What changed", ("leaf", "", "relative", "entries", "slots"), rows
 
 
-def leaves(found: Sequence[Leaf]) -> Tables:
+def leaves(answer: Sequence[Leaf]) -> Tables:
     """Of `Checkpoint.leaves`."""
-    rows = [(x.name, str(list(x.shape)), x.dtype) for x in found]
+    rows = [(x.name, str(list(x.shape)), x.dtype) for x in answer]
     yield "Leaves", ("name", "shape", "type"), rows
 
 
-def verify(found: Mapping[str, str | None]) -> Tables:
+def verify(problems: Mapping[str, str | None]) -> Tables:
     """Of {folder: what is wrong with it}."""
-    yield "Checkpoints", ("", ""), [(name, x or "whole") for name, x in found.items()]
+    yield "Checkpoints", ("", ""), [(name, x or "valid") for name, x in problems.items()]
 
 
 def config(settings: Mapping[str, Any]) -> Tables:
@@ -152,8 +152,8 @@ def config(settings: Mapping[str, Any]) -> Tables:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Values as blocks from their smallest to their largest, at most `WIDTH` of them, which are
-    means then; a blank where there is none.
+    """Values as blocks, scaled from the smallest to the largest; more than `WIDTH` values are
+    averaged in groups; a blank for NaN.
 
     >>> sparkline([0, 1, float("nan"), 7])
     '▁▂ █'
@@ -168,6 +168,6 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 TABLES = {
-    of.__name__: of
-    for of in (timeline, slots, curves, scores, samples, changes, leaves, verify, config)
+    function.__name__: function
+    for function in (timeline, slots, curves, scores, samples, changes, leaves, verify, config)
 }

@@ -1,7 +1,8 @@
-"""Runs side by side: what each scored at its end, means over seeds, and paired differences.
+"""Comparison of the runs of a sweep: final scores, means over seeds, and paired differences.
 
-Seeds pair the runs of two variants: with the same sampling keys their first night studies the same
-questions, so some of what varies from seed to seed is common to both and leaves their difference.
+Runs of two variants are paired by seed: with the same sampling keys their first night studies the
+same questions, so part of the variation between seeds is common to both and cancels in the
+difference.
 """
 
 import dataclasses
@@ -48,14 +49,14 @@ class ComparedRun(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What the finished runs of a sweep scored.
+    """Scores of the finished runs of a sweep.
 
     Attributes:
-      variants: {variant: {seed: figures at the end}}, in the order of the sweep.
-      before: figures of the first run before its first night.
-      missing: names of the runs that are not finished.
-      rolled_back: {name: nights that the gate refused}, of the runs that have some.
-      ceiling: shares of the first run with the day's documents in the context.
+      variants: {variant: {seed: final scores}}, in the order of the sweep.
+      before: scores of the first run before its first night.
+      missing: names of the unfinished runs.
+      rolled_back: {name of the run: number of nights that the gate rejected}, without zeros.
+      ceiling: scores of the first run with the day's documents in context.
     """
 
     variants: dict[str, dict[int | None, Figures]]
@@ -66,16 +67,16 @@ class Comparison:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Titles of the columns that a run has figures for."""
+        """Titles of the columns that some run has values for."""
         named = {name for runs in self.variants.values() for run in runs.values() for name in run}
         return {name: title for name, title in COLUMNS.items() if name in named}
 
 
 def compare(runs: Sequence[ComparedRun]) -> Comparison:
-    """Reads what the runs of a sweep recorded.
+    """Reads the scores of the runs of a sweep.
 
     Raises:
-      ValueError: none is finished.
+      ValueError: no run is finished.
     """
     finished = [run for run in runs if run.is_finished]
     if not finished:
@@ -84,42 +85,42 @@ def compare(runs: Sequence[ComparedRun]) -> Comparison:
     for run in finished:
         variants.setdefault(run.element.variant, {})[run.element.seed] = at_the_end(run.workdir)
     missing = tuple(run.element.name for run in runs if not run.is_finished)
-    refused = {
+    rejected = {
         run.element.name: sum(not line.get("accepted", True) for line in nights(run.workdir))
         for run in finished
     }
-    rolled_back = {name: count for name, count in refused.items() if count}
-    before, ceiling = (of(finished[0].workdir) for of in (at_the_start, with_the_book_open))
+    rolled_back = {name: count for name, count in rejected.items() if count}
+    before, ceiling = at_the_start(finished[0].workdir), open_book(finished[0].workdir)
     return Comparison(variants, before, missing, rolled_back, ceiling)
 
 
 def scores(workdir: str | os.PathLike[str], night: int = -1) -> dict[str, Figures]:
-    """What a finished run scored at each stage of a night, by default the last: {stage: figures}.
+    """Scores of a finished run at each stage of a night, by default the last: {stage: scores}.
 
     Raises:
-      ValueError: it was not evaluated to the end.
+      ValueError: its evaluation is not complete.
     """
-    found: dict[str, dict[str, Figures]] = {}
+    by_night: dict[str, dict[str, Figures]] = {}
     for line in _evaluations(workdir):
         if line["step"] < len(STAGES):
             figures = {name.removeprefix(OPEN_BOOK): x for name, x in line.items()}
-            found.setdefault(line["phase"], {})[STAGES[line["step"]]] = figures
-    if not found or STAGES[-1] not in (last := list(found.values())[night]):
+            by_night.setdefault(line["phase"], {})[STAGES[line["step"]]] = figures
+    if not by_night or STAGES[-1] not in (stages := list(by_night.values())[night]):
         raise ValueError(f"{workdir} has no scores {STAGES[-1]}; finish the run first")
-    return last
+    return stages
 
 
 def at_the_start(workdir: str | os.PathLike[str]) -> Figures:
-    """Figures of a run before its first night; questions are those of its first day."""
-    first, asleep = _stage(workdir, scores(workdir, night=0), STAGES[:1]), nights(workdir)
+    """Scores of a run before its first night; questions are those of its first day."""
+    first = _stage(workdir, scores(workdir, night=0), STAGES[:1])
     figures = {name: _figure(workdir, first, name) for name in COLUMNS if name in first}
-    if asleep:
-        figures["divergence"] = _figure(workdir, asleep[0], "held_out_kl_before")
+    if lines := nights(workdir):
+        figures["divergence"] = _figure(workdir, lines[0], "held_out_kl_before")
     return figures
 
 
-def with_the_book_open(workdir: str | os.PathLike[str]) -> Figures:
-    """Shares right with the day's documents in the context, means over the days of a run."""
+def open_book(workdir: str | os.PathLike[str]) -> Figures:
+    """Shares right with the day's documents in context, means over the days of a run."""
     days = [
         {name.removeprefix(OPEN_BOOK): x for name, x in line.items()}
         for line in _evaluations(workdir)
@@ -133,15 +134,14 @@ def with_the_book_open(workdir: str | os.PathLike[str]) -> Figures:
 
 
 def at_the_end(workdir: str | os.PathLike[str]) -> Figures:
-    """Figures of a run after its last night.
+    """Scores of a run after its last night.
 
-    Shares are means over its days, the divergence (nats a token, on sequences that were held out)
-    is one over its nights, right after each.
+    Shares are means over its days; the divergence (nats a token, on held-out sequences, after each
+    night) is a mean over its nights.
     """
-    last = scores(workdir)
-    awake = _stage(workdir, last, STAGES[-2::-1])
+    final = _stage(workdir, scores(workdir), STAGES[-2::-1])
     figures = {
-        name: _figure(workdir, awake, name) for name in ("anchor_perplexity", "chat_perplexity")
+        name: _figure(workdir, final, name) for name in ("anchor_perplexity", "chat_perplexity")
     }
     lines = [line for line in _evaluations(workdir) if line["step"] == len(STAGES)]
     if not lines:
@@ -153,28 +153,28 @@ def at_the_end(workdir: str | os.PathLike[str]) -> Figures:
             figures[name] = statistics.mean(days)
         if name == "questions" and len(days) > 1:
             figures["earlier"] = statistics.mean(days[:-1])
-    if asleep := nights(workdir):
-        after = (_figure(workdir, line, "held_out_kl_after") for line in asleep)
+    if consolidations := nights(workdir):
+        after = (_figure(workdir, line, "held_out_kl_after") for line in consolidations)
         figures["divergence"] = statistics.mean(after)
     return figures
 
 
 def _stage(
-    workdir: str | os.PathLike[str], found: Mapping[str, Figures], stages: Sequence[str]
+    workdir: str | os.PathLike[str], measured: Mapping[str, Figures], stages: Sequence[str]
 ) -> Figures:
-    """The figures of the first of these stages that was measured."""
+    """Scores of the first of these stages that was measured."""
     for stage in stages:
-        if stage in found:
-            return found[stage]
+        if stage in measured:
+            return measured[stage]
     raise ValueError(f"{metrics_path(workdir)} has no scores {stages[0]}; finish the run first")
 
 
 def _figure(workdir: str | os.PathLike[str], line: Mapping[str, Any], name: str) -> float:
-    """A figure that a line must have."""
+    """A number that a line must have."""
     if (value := figure_of(line, name)) is None:
         raise ValueError(
             f"{metrics_path(workdir)}: {line['phase']}, step {line['step']} has "
-            f"{name}={shown(line.get(name))}, which is no figure; run this phase again"
+            f"{name}={shown(line.get(name))}, which is no number; run this phase again"
         )
     return value
 
@@ -184,27 +184,27 @@ def _evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def nights(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """What each consolidation of a run measured before and after it, in their order."""
+    """The line of each consolidation of a run with its measurements before and after, in order."""
     measured = (line for line in read_metrics(workdir) if "held_out_kl_after" in line)
     return [line for line in measured if line["phase"].startswith("consolidate")]
 
 
 def cell(name: str, values: Sequence[float], has_spread: bool = False) -> str:
-    """The mean and, where they differ, every run's figure in brackets; with the standard deviation
-    between them on request; "" of no figure."""
+    """The mean and, where values differ, every value in brackets; `has_spread` adds their standard
+    deviation; "" without values."""
     if not values:
         return ""
     unit, factor, digits = unit_of(name)
-    shown = [f"{factor * value:.{digits}f}" for value in values]
+    texts = [f"{factor * value:.{digits}f}" for value in values]
     mean = f"{factor * statistics.mean(values):.{digits}f}{unit}"
-    if len(set(shown)) == 1:
+    if len(set(texts)) == 1:
         return mean
     spread = f" ± {factor * statistics.stdev(values):.{digits}f}" if has_spread else ""
-    return f"{mean}{spread} ({', '.join(shown)})"
+    return f"{mean}{spread} ({', '.join(texts)})"
 
 
 def table(comparison: Comparison) -> str:
-    """Markdown: every variant's mean ± standard deviation over seeds, and each seed."""
+    """Markdown table: mean ± standard deviation over seeds of every variant, and each seed."""
     columns = comparison.columns
     before = [
         cell(name, [comparison.before[name]]) if name in comparison.before else ""
@@ -223,12 +223,12 @@ def table(comparison: Comparison) -> str:
 
 
 def differences(comparison: Comparison) -> str:
-    """Markdown: every variant minus the first one, over the seeds that both have."""
-    (first, ours), *others = comparison.variants.items()
+    """Markdown table: every variant minus the first one, over their common seeds."""
+    (first, first_runs), *others = comparison.variants.items()
     columns = comparison.columns
     rows = []
-    for variant, theirs in others:
-        both = [(theirs[seed], ours[seed]) for seed in theirs if seed in ours]
+    for variant, runs in others:
+        both = [(runs[seed], first_runs[seed]) for seed in runs if seed in first_runs]
         pairs = {
             name: [b[name] - a[name] for b, a in both if name in a and name in b]
             for name in columns
@@ -238,7 +238,7 @@ def differences(comparison: Comparison) -> str:
 
 
 def difference(name: str, pairs: Sequence[float]) -> str:
-    """The mean of paired differences and its interval, `-8 [-30, 13]`; shares in points."""
+    """The mean of paired differences with its interval, `-8 [-30, 13]`; shares in points."""
     if not pairs:
         return ""
     _, factor, digits = unit_of(name)
@@ -251,10 +251,10 @@ def difference(name: str, pairs: Sequence[float]) -> str:
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's t interval of a mean at `CONFIDENCE`; NaN for a single value.
 
-    It assumes that seeds vary as a normal law does, which three cannot show: with three it is 2.5
-    standard deviations wide on either side.
+    It assumes a normal distribution over seeds, which three seeds cannot show; with three it
+    reaches 2.5 standard deviations to either side.
     """
-    import scipy.stats  # half a second that no other command needs
+    import scipy.stats  # takes half a second to import
 
     if len(values) < 2:
         return math.nan, math.nan
@@ -265,7 +265,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def report(comparison: Comparison) -> str:
-    """Markdown: both tables, and what has to be said with them."""
+    """Markdown: both tables with their notes."""
     parts = [table(comparison)]
     if comparison.rolled_back:
         nights = (f"{name} ({count})" for name, count in comparison.rolled_back.items())
@@ -281,13 +281,13 @@ def report(comparison: Comparison) -> str:
 
 
 def unit_of(name: str) -> tuple[str, float, int]:
-    """(unit, factor, digits) of a column's figures as shown."""
+    """(unit, factor, digits) with which the values of a column are shown."""
     is_share = name in ("questions", "chance", "paraphrases", "earlier")
     return (" %", 100.0, 0) if is_share else ("", 1.0, 2)
 
 
 def values_of(runs: Mapping[Any, Figures], name: str) -> list[float]:
-    """A figure of every run that has it."""
+    """The values of one column, of every run that has it."""
     return [run[name] for run in runs.values() if name in run]
 
 

@@ -1,4 +1,4 @@
-"""Runs side by side as a figure."""
+"""The comparison of a sweep as a figure."""
 
 import statistics
 
@@ -9,13 +9,14 @@ from sleep_jax.report.publish import save_figure
 
 
 def draw(comparison: Comparison, path: epath.Path) -> None:
-    """A panel a column: every run a dot, the mean of a variant a line, before the night dotted.
+    """Draws one panel for each column: a dot for every run, a line for the mean of a variant, a
+    dotted line for the score before the first night.
 
     Args:
       comparison: of the runs.
-      path: of the figure, without its ending; an SVG and a PNG are written.
+      path: of the figure, without suffix; an SVG and a PNG are written.
     """
-    from matplotlib.figure import Figure  # slow to import, and not every sweep is drawn
+    from matplotlib.figure import Figure  # slow to import
 
     columns, variants = comparison.columns, comparison.variants
     size = (2.1 * len(columns) + 1.6, 0.34 * len(variants) + 0.9)
@@ -31,7 +32,7 @@ def draw(comparison: Comparison, path: epath.Path) -> None:
             axes.plot([statistics.mean(values)] * 2, (row - 0.3, row + 0.3), color="#1f5fa8", lw=2)
         if name in comparison.before:
             axes.axvline(factor * comparison.before[name], color="#999999", lw=0.9, ls=":")
-        if unit:  # shares: from nothing on, and never a hair's breadth
+        if unit:  # shares: from 0, and at least 10 points wide
             axes.set_xlim(-0.5, max(axes.get_xlim()[1], 10))
         axes.locator_params(axis="x", nbins=4)
         axes.set_title(title + (f",{unit}" if unit else ""), fontsize=9)

@@ -1,7 +1,7 @@
 """The report of a run: `workdir/report.html`, one file that opens without a network.
 
-`summary` is the contract between a run and its report. Every part may be missing or empty; its
-section is then left out.
+It is made from a `summary` of the run. Every part may be missing or empty; its section is then left
+out.
 
     {"verdict": "kept",                  # or "rolled back: ..."; `headline` says it with the scores
      "config": {...},                                                    # nested dicts
@@ -12,12 +12,12 @@ section is then left out.
                  "programs": 14, "memory": 5.1, "detail": "..."}, ...],   # compiled; GiB at most
      "samples": [{"document": "title", "question": "...", "answer": "...", "before": "...",
                   "after": "...", "before_right": False, "after_right": True}, ...],
-     "recall": [[0.5], [0.4, 0.6], ...],    # after each night: right about each day so far
+     "recall": [[0.5], [0.4, 0.6], ...],    # after each night: share right about each day so far
      "documents": ["title", ...],
      "notes": ["...", ...]}
 
-Stages come in the order they were measured. A stage whose name has the word "context" is drawn as
-the ceiling: the model with the document before its eyes. Curves come from `workdir/metrics.jsonl`.
+Stages are in the order of measurement. A stage with the word "context" in its name is drawn as the
+ceiling: the model with the document in context. Curves are drawn from `workdir/metrics.jsonl`.
 """
 
 import importlib.resources
@@ -50,13 +50,13 @@ PARTS = ("verdict", *COLUMNS, "recall", "documents", "notes", "config", "version
 
 
 def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) -> epath.Path:
-    """Writes `workdir/report.html` in one move and returns its path.
+    """Writes `workdir/report.html` atomically and returns its path.
 
     Raises:
-      ValueError: `summary` has a part that no report knows.
+      ValueError: `summary` has an unknown part.
     """
     if unknown := sorted(set(summary) - set(PARTS)):
-        raise ValueError(f"summary has {unknown[0]!r}; a report knows {', '.join(PARTS)}")
+        raise ValueError(f"summary has {unknown[0]!r}; a report has {', '.join(PARTS)}")
     path = report_path(workdir)
     draft = path.with_suffix(".html.new")
     draft.write_text(printable(render(summary, read_metrics(workdir))), encoding="utf-8")
@@ -65,7 +65,7 @@ def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) ->
 
 
 def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
-    """The page as a string; everything that comes from outside is escaped."""
+    """The page as a string; all text from outside is escaped."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -93,7 +93,7 @@ def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in words: `48 s`, `12 min 5 s`, `2 h 3 min`; nothing for None."""
+    """Seconds in words: `48 s`, `12 min 5 s`, `2 h 3 min`; "" for None."""
     if seconds is None:
         return ""
     if seconds < 10:
@@ -106,7 +106,7 @@ def duration(seconds: float | None) -> str:
 
 
 def _rows(rows: Sequence[Mapping[str, Any]] | None, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Every row with every column: None where it says nothing."""
+    """The rows with all columns; None for missing values."""
     return [dict.fromkeys(columns) | dict(row) for row in rows or []]
 
 
@@ -118,9 +118,9 @@ def _total(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:
 def _byline(phases: Sequence[Mapping[str, Any]], documents: Sequence[str]) -> str:
     """E.g. `14 documents read · 212,480 tokens · 14 min 52 s`."""
     tokens, seconds = _total(phases, "tokens"), _total(phases, "seconds")
-    facts = (
+    parts = (
         f"{len(documents)} document{'' if len(documents) == 1 else 's'} read" if documents else "",
         f"{figure(tokens)} tokens" if tokens else "",
         duration(seconds),
     )
-    return " · ".join(fact for fact in facts if fact)
+    return " · ".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""What an experiment shows: a table between the marks of its README, and figures beside it."""
+"""Publishes results of an experiment: a table between two marks of its README, and figures."""
 
 import pathlib
 from typing import Any
@@ -7,13 +7,13 @@ from etils import epath
 
 
 def publish(page: pathlib.Path, marks: tuple[str, str], text: str) -> None:
-    """Replaces what stands between two marks of a page.
+    """Replaces the text between two marks of a page.
 
     Raises:
       ValueError: the page lacks one of the marks.
     """
-    whole = page.read_text(encoding="utf-8")
-    before, begin, rest = whole.partition(marks[0])
+    content = page.read_text(encoding="utf-8")
+    before, begin, rest = content.partition(marks[0])
     _, end, after = rest.partition(marks[1])
     if not end:
         raise ValueError(f"{page} lacks the mark {marks[1] if begin else marks[0]!r}; put it back")
@@ -24,9 +24,11 @@ def save_figure(figure: Any, path: pathlib.Path | epath.Path) -> None:
     """Writes a matplotlib figure as SVG and PNG.
 
     Args:
-      figure: to be written.
-      path: without its ending.
+      figure: the figure.
+      path: of the files, without suffix.
     """
-    for ending, metadata in (("svg", {"Date": None}), ("png", None)):
-        with path.with_suffix(f".{ending}").open("wb") as file:  # matplotlib knows no addresses
-            figure.savefig(file, format=ending, dpi=150, metadata=metadata)
+    for suffix, metadata in (("svg", {"Date": None}), ("png", None)):
+        with path.with_suffix(f".{suffix}").open(
+            "wb"
+        ) as file:  # matplotlib cannot write to addresses
+            figure.savefig(file, format=suffix, dpi=150, metadata=metadata)

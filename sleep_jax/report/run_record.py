@@ -1,6 +1,6 @@
-"""What the record of a run says: its phases, what was answered, what is still known.
+"""Reads the record of a run: its phases, answers, and recall by day.
 
-The record is the JSON that every checkpoint carries (`phases.run_state.RunState.record`).
+The record is the JSON in every checkpoint (`phases.run_state.RunState.record`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,23 +15,23 @@ COSTS = ("tokens", "seconds", "programs", "memory")  # of a phase
 
 
 def checked(facts: Any, where: str) -> dict[str, Any]:
-    """What a checkpoint has on record, {phase, record}, held to what is read of it here.
+    """The JSON of a checkpoint, {phase, record}, with the types of all that is read here checked.
 
     Args:
-      facts: as parsed.
-      where: names its file.
+      facts: the parsed JSON.
+      where: name of its file in errors.
 
     Raises:
       ValueError: a field is missing or of another type.
     """
     read = as_object(facts, where)
     read.text("phase")
-    whole = read.section("record")
-    whole.section("config")
-    base = whole.section("base", None)
+    record = read.section("record")
+    record.section("config")
+    base = record.section("base", None)
     for model in map(base.section, base):
         model.text("name"), model.text("weights")
-    run = whole.section("run")
+    run = record.section("run")
     phases = run.section("phases")
     for phase in map(phases.section, phases):
         _check_figures(phase)
@@ -43,7 +43,7 @@ def checked(facts: Any, where: str) -> dict[str, Any]:
 
 
 def _check_day(day: Fields) -> None:
-    """The parts of a day that `samples`, `scores` and `recall` read."""
+    """Checks the parts of a day that `samples`, `scores` and `recall` read."""
     stages = day.section("scores", None)
     for row in (*map(stages.section, stages), *day.objects("recall", [])):
         _check_figures(row)
@@ -65,7 +65,7 @@ def _check_day(day: Fields) -> None:
 
 
 def _check_figures(read: Fields) -> None:
-    """Facts that a table shows: each is a number, a text, true, false or null."""
+    """Checks facts that tables show: each is a number, a text, true, false or null."""
     for name, value in read.items():
         if isinstance(value, str):
             read.text(name)
@@ -93,54 +93,54 @@ def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _pace(facts: Mapping[str, Any]) -> float | None:
-    """Tokens a second of a phase; None where it read and wrote none."""
+    """Tokens a second of a phase; None without tokens."""
     is_timed = facts.get("tokens") and facts.get("seconds")
     return facts["tokens"] / facts["seconds"] if is_timed else None
 
 
 def detail(facts: Mapping[str, Any]) -> str:
-    """The facts of a phase beside what it cost, e.g. `kl before 1.88, kl after 0.11`."""
-    named = {name: x for name, x in facts.items() if name not in COSTS}
-    return ", ".join(f"{name.replace('_', ' ')} {figure(x)}" for name, x in named.items())
+    """The facts of a phase without its costs, e.g. `kl before 1.88, kl after 0.11`."""
+    others = {name: x for name, x in facts.items() if name not in COSTS}
+    return ", ".join(f"{name.replace('_', ' ')} {figure(x)}" for name, x in others.items())
 
 
 def recall(record: Mapping[str, Any]) -> list[list[float]]:
-    """Share of each day's questions right after each night, [nights][days up to it]; empty for a
-    single day or without questions."""
+    """Share of each day's questions answered right after each night, [nights][days so far]; empty
+    for a single day or without questions."""
     days = [[row.get("questions") for row in day.get("recall", [])] for day in record["days"]]
     days = [day for day in days if day]
     return days if len(days) > 1 and all(None not in day for day in days) else []
 
 
 def samples(day: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was asked after a day's night, with the replies before and after it.
+    """The questions asked after a day's night, with the replies before and after it.
 
     Args:
       day: of the record.
 
     Returns:
-      {document, question, answer, before, after}, and where there are scores {before_right,
-      after_right}; those it learnt come first. Empty before the day has been evaluated.
+      {document, question, answer, before, after}, and with scores also {before_right,
+      after_right}; questions that were learnt come first. Empty before the day's evaluation.
     """
     if "asked" not in day:
         return []
     before, after = (day["replies"][stage] for stage in _first_and_last(day["replies"]))
     has_scores = any("questions" in score for score in day["scores"].values())
     rows = []
-    for question, was, now in zip(day["asked"], before, after):
+    for question, reply_before, reply_after in zip(day["asked"], before, after):
         answers = question["answers"]
         row = {
             "document": question["document"],
             "question": question["question"],
             "answer": answers[0],
-            "before": was,
-            "after": now,
+            "before": reply_before,
+            "after": reply_after,
         }
         if has_scores:
-            row["before_right"] = contains_answer(was, answers)
-            row["after_right"] = contains_answer(now, answers)
+            row["before_right"] = contains_answer(reply_before, answers)
+            row["after_right"] = contains_answer(reply_after, answers)
         rows.append(row)
-    # The sort is stable: within each kind the documents' own order stays.
+    # The sort is stable: the order of the documents stays.
     return sorted(rows, key=lambda r: r.get("before_right", False) - r.get("after_right", False))
 
 
@@ -150,17 +150,17 @@ def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def verdict(record: Mapping[str, Any]) -> str:
-    """What became of the last night that was slept to its end: `kept`, or `rolled back: ...` and
-    `skipped: ...` with the reason; `kept, but for its dreams: ...` where only these were rolled
-    back. Empty before that. Of several levels the one that hands over the day speaks."""
-    said = ""
+    """Outcome of the last complete night: `kept`, or `rolled back: ...` or `skipped: ...` with the
+    reason; `kept, but for its dreams: ...` if only the dreams were rolled back; "" before it. With
+    several consolidations a night, it is that of the last one, from the context."""
+    outcome = ""
     for label, facts in record["phases"].items():
         kind = label.partition("-")[0]
         if kind == "consolidate":
-            said = _outcome(facts) or "kept"
-        elif kind == "learn" and said == "kept" and "rolled_back" in facts:
-            said = f"kept, but for its dreams: {facts['rolled_back']}"
-    return said
+            outcome = _outcome(facts) or "kept"
+        elif kind == "learn" and outcome == "kept" and "rolled_back" in facts:
+            outcome = f"kept, but for its dreams: {facts['rolled_back']}"
+    return outcome
 
 
 def _outcome(facts: Mapping[str, Any]) -> str:
@@ -169,7 +169,7 @@ def _outcome(facts: Mapping[str, Any]) -> str:
 
 
 def title_of(stage: str) -> str:
-    """A stage as a table names it: the open book is the ceiling, no result of the night."""
+    """Name of a stage in tables: open book is the ceiling, not a result of the night."""
     return f"{stage} (the ceiling)" if "context" in stage else stage
 
 

@@ -1,5 +1,4 @@
-"""Closing tables for the terminal and the summary that `html_report.html`
-shows."""
+"""The summary of a run, which `html_report` shows, and its tables for the terminal."""
 
 import importlib.metadata
 from typing import Any
@@ -14,7 +13,7 @@ PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 
 def summarise(experiment: Experiment, run: RunState) -> dict[str, Any]:
-    """The summary of a run; its keys are those of `html_report.html_report`."""
+    """The summary of a run, with the parts that `html_report` describes."""
     columns = html_report.COLUMNS["phases"]
     return {
         "verdict": run_record.verdict(run.record),
@@ -32,7 +31,7 @@ def summarise(experiment: Experiment, run: RunState) -> dict[str, Any]:
 
 
 def notes(experiment: Experiment) -> list[str]:
-    """How the figures were taken."""
+    """Notes on how the scores were measured."""
     asked = [q for q in experiment.days[-1].questions if not q.is_paraphrase]
     if not asked:
         return [
@@ -54,8 +53,8 @@ def notes(experiment: Experiment) -> list[str]:
 
 
 def samples(experiment: Experiment, run: RunState) -> list[dict[str, Any]]:
-    """Some questions of the last day with the model's words before and after, one a document, those
-    it learnt first."""
+    """Questions of the last day with the replies before and after the night, one for each document,
+    learnt ones first."""
     chosen: dict[str, dict[str, Any]] = {}
     for row in run_record.samples(run.record["days"][-1]):
         chosen.setdefault(row["document"], row)
@@ -63,7 +62,7 @@ def samples(experiment: Experiment, run: RunState) -> list[dict[str, Any]]:
 
 
 def retention(score: dict[str, Any]) -> list[str]:
-    """The anchor cells of a row; empty where the stage has none."""
+    """The anchor cells of a row; "" where a stage has none."""
     names = ("anchor_perplexity", "chat_perplexity")
     return [f"{score[name]:.2f}" if name in score else "" for name in names]
 

@@ -1,1 +1,1 @@
-"""What a run needs around it: devices, checkpoints, figures, the command line."""
+"""Services of a running job: mesh, checkpoints, metrics, timers, progress, preemption, workdir."""

@@ -1,5 +1,5 @@
-"""Memory on a CPU. What arrays leave is kept for the next ones: the page faults of getting it anew
-would cost about a third of a night. Programs go when a process has hardly room for more."""
+"""Memory on CPUs: freed memory is kept for the next arrays, since page faults would cost about a
+third of a night; compiled programs are dropped when a process can hardly map more of them."""
 
 import os
 import pathlib
@@ -8,12 +8,12 @@ import sys
 
 import jax
 
-MAPS, MOST_MAPS = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/sys/vm/max_map_count")
+MAPS, MAX_MAPS = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/sys/vm/max_map_count")
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=40000000000"
 
 
 def keep_freed_memory() -> None:
-    """Starts this process again, once, with an allocator that keeps what is freed.
+    """Restarts this process, once, with an allocator that keeps freed memory.
 
     glibc reads its settings when a process starts. Nothing happens on an accelerator, without
     glibc, or where GLIBC_TUNABLES is set already.
@@ -28,14 +28,14 @@ def keep_freed_memory() -> None:
 
 
 def make_room_for_programs() -> None:
-    """Lets compiled programs go where they take more than half of what Linux has for a process.
+    """Drops compiled programs when this process uses more than half of its memory maps.
 
-    On a CPU each is mapped into memory in a few pieces, of which a process has 65,530 by default;
-    one more, and it ends with a segmentation fault. What is needed again is compiled again.
+    On a CPU a program takes a few maps, of which Linux allows a process 65,530 by default; beyond
+    that it ends with a segmentation fault. Programs that are needed again are compiled again.
     """
-    if jax.default_backend() != "cpu" or not MOST_MAPS.exists():
+    if jax.default_backend() != "cpu" or not MAX_MAPS.exists():
         return
     with MAPS.open() as maps:
         count = sum(1 for _ in maps)
-    if count > int(MOST_MAPS.read_text()) // 2:
+    if count > int(MAX_MAPS.read_text()) // 2:
         jax.clear_caches()

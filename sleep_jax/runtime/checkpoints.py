@@ -1,10 +1,10 @@
-"""One checkpoint after every phase, so that a run that stops goes on where it was.
+"""One checkpoint after every phase, from which a run that was stopped resumes.
 
-A checkpoint is a folder `workdir/checkpoints/<phase index>` written by Orbax, holding `state` (the
-arrays) and `record` (the facts, as JSON). Its last file is `digests.json`, the SHA-256 of all the
-others: a folder without it was never finished, and one that disagrees with it was damaged.
+A checkpoint is a folder `workdir/checkpoints/<phase index>` written by Orbax, with `state` (arrays)
+and `record` (facts, as JSON). Its last file is `digests.json`, the SHA-256 of all other files: a
+folder without it is unfinished, and one that does not match it is damaged.
 
-The run goes on while a checkpoint is written and sealed; until then the one before it is the last.
+A checkpoint is written and sealed in the background; until it is, the one before it is the latest.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ UNFINISHED = "it was never finished"
 
 
 class _Manager(ocp.CheckpointManager):
-    """Leaves it to `preemption.Watch` to ask whether processes are to stop: they are told once, at
-    one count of their polls, and Orbax would ask with the steps of its checkpoints."""
+    """A manager that does not poll for preemption: `preemption.Watch` does. JAX answers at one poll
+    count only, and Orbax would poll with its own checkpoint steps."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
@@ -40,12 +40,11 @@ class _Manager(ocp.CheckpointManager):
 class PhaseCheckpoints:
     """Saves and restores the state between phases; a context manager.
 
-    One checkpoint is written at a time: whatever is asked meanwhile waits for it, and so does
-    leaving the context.
+    One checkpoint is written at a time: other calls wait for it, and so does leaving the context.
 
     Args:
-      directory: where the checkpoints live, e.g. `workdir/checkpoints`; made when missing.
-      keep: how many stay, the last ones; 0: all.
+      directory: of the checkpoints, e.g. `workdir/checkpoints`; created if missing.
+      keep: how many of the latest to keep; 0: all.
     """
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 0):
@@ -59,22 +58,22 @@ class PhaseCheckpoints:
         self._sealing: Future | None = None  # of the checkpoint that is being written
 
     def save(self, phase_index: int, phase: str, *, state: Any, record: Mapping[str, Any]) -> None:
-        """Begins to write the state a finished phase leaves behind; returns when it is copied.
+        """Starts to write the state after a phase; returns when the state has been copied.
 
-        From then on programs may overwrite it: Orbax has brought it to the host. On a CPU it holds
-        the arrays themselves, and JAX gives a program that is donated one of them a copy.
+        Programs may overwrite the state then: Orbax has copied it to the host. On a CPU Orbax holds
+        the arrays themselves, and JAX copies an array that is donated meanwhile.
 
-        Checkpoints of this phase and of later ones are removed first: they came from an attempt
-        that this one replaces.
+        Checkpoints of this phase and of later ones are removed first: they are from an earlier
+        attempt.
 
         Args:
           phase_index: position of the phase in the run, from 0.
-          phase: its name.
+          phase: name of the phase.
           state: pytree of arrays (raw arrays: typed PRNG keys as `jax.random.key_data`).
           record: JSON-able facts, such as the config and the scores so far.
 
         Raises:
-          TypeError: `record` holds something JSON does not know.
+          TypeError: `record` is not JSON-able.
           Exception: as `wait`.
         """
         facts = json.loads(json.dumps({"phase": phase, "record": dict(record)}))
@@ -85,43 +84,44 @@ class PhaseCheckpoints:
         self._manager.save(
             phase_index,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_without_scalars(state), _a_chunk_a_slot(state)),
+                state=ocp.args.StandardSave(_without_scalars(state), _chunks_by_slot(state)),
                 record=ocp.args.JsonSave(facts),
             ),
         )
         self._sealing = self._sealer.submit(self._seal_once_written, phase_index)
 
     def wait(self) -> None:
-        """Returns when what was saved is safely on disk; then those that are not to stay go.
+        """Returns when the last save is on disk; then removes checkpoints beyond `keep`.
 
         Raises:
-          Exception: what writing it raised, e.g. because the disk is full.
+          Exception: an error of writing it, e.g. that the disk is full.
         """
         if not self._finish():
             return
-        if jax.process_count() > 1:  # process 0 seals for all
+        if jax.process_count() > 1:  # process 0 seals for all of them
             multihost_utils.sync_global_devices("checkpoint sealed")
         steps = sorted(self._manager.all_steps())
         for step in steps[: -self._keep] if self._keep else ():
             self._manager.delete(step)
 
     def latest(self, *, may_lose: bool = False) -> tuple[int, str] | None:
-        """Index and name of the last phase whose checkpoint is whole; None without one.
+        """Index and name of the last phase with a valid checkpoint; None without one.
 
-        Warns of every damaged or unfinished checkpoint it passes over.
+        Warns of every damaged or unfinished checkpoint that it skips.
 
         Args:
-          may_lose: damaged ones may be replaced, also where none is whole.
+          may_lose: damaged checkpoints may be overwritten, even if none is valid.
 
         Raises:
-          ValueError: there are finished ones, but none is whole; the next save would remove them.
+          ValueError: there are finished checkpoints, but none is valid; the next save would remove
+            them.
         """
         self.wait()
         is_damaged = False
         for step in sorted(self._manager.all_steps(), reverse=True):
             if problem := damage(self._folder(step)):
                 warnings.warn(
-                    f"checkpoint {self._folder(step)} is passed over: {problem}",
+                    f"checkpoint {self._folder(step)} is skipped: {problem}",
                     stacklevel=2,
                 )
                 is_damaged |= problem != UNFINISHED
@@ -129,25 +129,25 @@ class PhaseCheckpoints:
             return step, self._facts(step)["phase"]
         if is_damaged and not may_lose:
             raise ValueError(
-                f"{self._directory}: no checkpoint is whole; bring one back from a copy, use "
-                "another --workdir, or delete this one to begin anew"
+                f"{self._directory}: no checkpoint is valid; restore one from a copy, use another "
+                "--workdir, or delete this one to start over"
             )
         return None
 
     def restore(self, phase_index: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """Reads back what `save` wrote.
+        """Reads a checkpoint.
 
         Args:
-          phase_index: which checkpoint, as `latest` says.
+          phase_index: of the checkpoint, as returned by `latest`.
           abstract_state: pytree of arrays or `jax.ShapeDtypeStruct` with the shapes, dtypes and
-            shardings the state shall have.
+            shardings of the state.
 
         Returns:
           (state, record).
 
         Raises:
           FileNotFoundError: there is no such checkpoint.
-          ValueError: the checkpoint holds a state of another structure.
+          ValueError: the state in the checkpoint has another structure.
         """
         self.wait()
         if phase_index not in self._manager.all_steps():
@@ -160,7 +160,7 @@ class PhaseCheckpoints:
         return restored.state, self._facts(phase_index)["record"]
 
     def record(self, phase_index: int) -> dict[str, Any]:
-        """The facts alone, before any state is built, e.g. to compare configs."""
+        """The facts of a checkpoint without its state, e.g. to compare configs."""
         self.wait()
         return self._facts(phase_index)["record"]
 
@@ -171,9 +171,9 @@ class PhaseCheckpoints:
             self._manager.delete(step)
 
     def close(self) -> None:
-        """Waits for what is being written, and releases what Orbax holds."""
+        """Waits for the save under way and releases the resources of Orbax."""
         try:
-            self._finish()  # alone: other processes may go on where an error ends this one
+            self._finish()  # without a barrier, which other processes may never reach
         finally:
             self._manager.close()
             self._sealer.shutdown()
@@ -188,7 +188,7 @@ class PhaseCheckpoints:
         return self._directory / str(step)
 
     def _finish(self) -> bool:
-        """Waits for what is being written; whether there was anything."""
+        """Waits for the save under way; returns whether there was one."""
         if self._sealing is None:
             return False
         sealing, self._sealing = self._sealing, None
@@ -206,22 +206,22 @@ class PhaseCheckpoints:
         return self._manager.restore(step, args=args).record
 
     def _check_structure(self, step: int, target: Any) -> None:
-        """Says in words which leaves differ, before Orbax says it in its own."""
-        found = _shapes(self._manager.item_metadata(step).state)
-        if changes := differences(found, _shapes(target)):
+        """Raises an error that names the leaves that differ, before Orbax raises its own."""
+        saved = _shapes(self._manager.item_metadata(step).state)
+        if changes := differences(saved, _shapes(target)):
             more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
             raise ValueError(
-                f"checkpoint {self._folder(step)} holds another state than this config builds "
+                f"checkpoint {self._folder(step)} has another state than this config makes "
                 f"({'; '.join(changes[:5])}{more}); use another --workdir or delete this one"
             )
 
 
 def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:
-    """What is wrong with a checkpoint, in words; None when it is whole.
+    """What is wrong with a checkpoint, as text; None if it is valid.
 
     Args:
       folder: of the checkpoint.
-      is_thorough: read every file and compare it with its digest, not only look for it.
+      is_thorough: compare every file with its digest; otherwise only check that it exists.
     """
     folder = epath.Path(folder)
     try:
@@ -232,9 +232,9 @@ def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:
         return f"its {DIGESTS} is damaged"
     if not sealed or not all(isinstance(x, str) for x in sealed.values()):
         return f"its {DIGESTS} is damaged"
-    # Names of it are looked up, never followed: they may be anything.
-    there = {path.relative_to(folder).as_posix() for path in _files(folder)}
-    if missing := sorted(sealed.keys() - there):
+    # The names come from a file: they are compared with existing paths, never opened.
+    existing = {path.relative_to(folder).as_posix() for path in _files(folder)}
+    if missing := sorted(sealed.keys() - existing):
         return f"{named(missing[0])} is missing"
     for name, digest in sealed.items() if is_thorough else ():
         if _digest(folder / name) != digest:
@@ -243,7 +243,7 @@ def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:
 
 
 def _shapes(tree: Any) -> dict[str, str]:
-    """{"memory.up": "float32[2, 64]"}."""
+    """Shapes of the leaves by path: {"memory.up": "float32[2, 64]"}."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
@@ -252,20 +252,20 @@ def _shapes(tree: Any) -> dict[str, str]:
 
 
 def _without_scalars(tree: Any) -> Any:
-    """Python and NumPy scalars as arrays of shape [], which is what Orbax restores."""
+    """The tree with Python and NumPy scalars as arrays of shape [], which Orbax can restore."""
     is_scalar = (bool, int, float, np.generic)
     return jax.tree.map(lambda x: np.asarray(x) if isinstance(x, is_scalar) else x, tree)
 
 
-def _a_chunk_a_slot(state: Any) -> Any:
-    """How the leaves are cut on disk: an expert bank by its slots (axis 1), so that one of them can
-    be read alone."""
+def _chunks_by_slot(state: Any) -> Any:
+    """Save options by leaf: expert banks are stored in one chunk a slot (axis 1), so that a single
+    slot can be read."""
 
-    def cut(path, _):
+    def save_args(path, _):
         names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
         return ocp.SaveArgs(shard_axes=(1,) if "experts" in names else ())
 
-    return jax.tree_util.tree_map_with_path(cut, state)
+    return jax.tree_util.tree_map_with_path(save_args, state)
 
 
 def _digest(path: epath.Path) -> str:
@@ -284,7 +284,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _seal(folder: epath.Path) -> None:
-    """Writes the digests in one move: a checkpoint is sealed or it is not."""
+    """Writes the digests atomically: a checkpoint is sealed or it is not."""
     draft = folder / f"{DIGESTS}.new"
     digests = _digests(folder)
     draft.write_text(json.dumps(digests, indent=1), encoding="utf-8")

@@ -1,10 +1,10 @@
-"""Several processes, one run: who starts `jax.distributed`, and when.
+"""Several processes, one run: when and how `jax.distributed` is started.
 
-an address is given           flags, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-                              JAX_PROCESS_ID: that address
+an address is given           by flags, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+                              JAX_PROCESS_ID: with that address
 srun started several tasks    JAX reads the rest from Slurm
-TPU runtime is installed      JAX asks the TPU VM or GKE which worker this is; elsewhere: alone
-else                          alone: nothing is started
+TPU runtime is installed      JAX asks the TPU VM or GKE which worker this is; elsewhere not started
+else                          not started: a single process
 """
 
 import importlib.util
@@ -30,24 +30,24 @@ def join_processes(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> bool:
-    """Joins the other processes of the run, where there are any; before any other use of JAX.
+    """Joins the other processes of the run, if there are any; call it before any other use of JAX.
 
     Args:
-      coordinator: `host:port` of process 0; None leaves it to the environment, as for the others.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
+      coordinator: `host:port` of process 0; None takes it from the environment, as for the others.
+      num_processes: how many processes there are.
+      process_id: index of this process, from 0.
 
     Returns:
-      Whether `jax.distributed` was started: this process must not be replaced by another any more.
+      Whether `jax.distributed` was started; this process must not be restarted then.
 
     Raises:
-      ValueError: an address is given in part, or makes no sense; names what is missing.
+      ValueError: the address is incomplete or malformed; names what is missing.
     """
     given = {
         "coordinator": coordinator, "num_processes": num_processes, "process_id": process_id,
     }  # fmt: skip
     if address := explicit_address(given, os.environ):
-        # Between CPUs; accelerators bring their own.
+        # For CPUs; accelerators have their own.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(*address)
         return True
@@ -58,7 +58,7 @@ def join_processes(
         return False
     try:
         jax.distributed.initialize()
-    except ValueError:  # JAX finds no cluster: the package is there, a TPU is not.
+    except ValueError:  # JAX finds no cluster: libtpu is installed, but there is no TPU
         return False
     return True
 
@@ -69,36 +69,35 @@ def explicit_address(
     """(coordinator, number of processes, index) from flags, else the environment; None without.
 
     Raises:
-      ValueError: some of the three are missing or no numbers, or the index is none of the
-        processes.
+      ValueError: some of the three are missing or malformed, or the index is out of range.
     """
-    found = {
+    values = {
         name: environment.get(variable) if given[name] is None else given[name]
         for name, variable in VARIABLES.items()
     }
-    if all(value is None for value in found.values()):
+    if all(value is None for value in values.values()):
         return None
-    if missing := [name for name, value in found.items() if value is None]:
+    if missing := [name for name, value in values.items() if value is None]:
         name = missing[0]
         raise ValueError(
             f"--{name}: missing; a run of several processes needs all of --coordinator, "
             f"--num_processes and --process_id (or {VARIABLES[name]})"
         )
-    count, index = (_whole(name, found[name]) for name in ("num_processes", "process_id"))
+    count, index = (_whole(name, values[name]) for name in ("num_processes", "process_id"))
     if not 0 <= index < count:
         raise ValueError(
             f"--process_id={index}: with --num_processes={count} it is 0 to {count - 1}"
         )
-    if not re.fullmatch(r".+:\d+", found["coordinator"]):
-        raise ValueError(f"--coordinator={found['coordinator']}: give HOST:PORT of process 0")
-    return found["coordinator"], count, index
+    if not re.fullmatch(r".+:\d+", values["coordinator"]):
+        raise ValueError(f"--coordinator={values['coordinator']}: give HOST:PORT of process 0")
+    return values["coordinator"], count, index
 
 
 def check_shared(workdir: str) -> None:
-    """Makes sure that all processes of a run write to one place.
+    """Checks that all processes of a run see the same workdir.
 
     Raises:
-      ValueError: `workdir` is another one for some of them, e.g. on the disk of each machine.
+      ValueError: they do not, e.g. because it is on the disk of each machine.
     """
     if jax.process_count() == 1:
         return
@@ -119,10 +118,10 @@ def check_shared(workdir: str) -> None:
 
 
 def _whole(name: str, value: str | int) -> int:
-    """A number from a flag, or from the variable that stands for it.
+    """A number from a flag or its environment variable.
 
     Raises:
-      ValueError: the variable holds no whole number.
+      ValueError: the variable is not a whole number.
     """
     try:
         return int(value)

@@ -1,5 +1,5 @@
-"""The mesh of a run: its devices along the axes data, fsdp and tensor (models/sharding.py says what
-each splits)."""
+"""The device mesh of a run, with axes data, fsdp and tensor (models/sharding.py says what each
+splits)."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ def make_mesh(config, devices: Sequence | None = None) -> Mesh:
     """The mesh that `config.mesh` asks for.
 
     Args:
-      config: of the run; an axis of size -1 takes what the others leave.
-      devices: of the mesh; None: all there are.
+      config: of the run; an axis of size -1 takes the remaining devices.
+      devices: of the mesh; None: all devices.
 
     Raises:
-      ValueError: the sizes do not make up the devices, or rows do not spread evenly.
+      ValueError: the sizes do not match the number of devices, or rows cannot be split evenly.
     """
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(config, len(devices))
@@ -26,7 +26,7 @@ def make_mesh(config, devices: Sequence | None = None) -> Mesh:
 
 
 def mesh_shape(config, count: int) -> tuple[int, ...]:
-    """The sizes of the axes on `count` devices; raises as `make_mesh` does."""
+    """Sizes of the axes on `count` devices; raises as `make_mesh`."""
     shape = _sizes([config.mesh[axis] for axis in AXES], count)
     ways, seeding = shape[0] * shape[1], config.seeding
     if seeding.batch_size % (ways * seeding.accumulate):
@@ -39,7 +39,7 @@ def mesh_shape(config, count: int) -> tuple[int, ...]:
 
 
 def use_mesh(config) -> None:
-    """From here on programs run on the mesh of a run; with a single device nothing changes.
+    """Sets the mesh of the run for all programs; with a single device nothing changes.
 
     Raises:
       ValueError: as `make_mesh`.
@@ -50,14 +50,14 @@ def use_mesh(config) -> None:
 
 
 def _sizes(sizes: Sequence[int], count: int) -> tuple[int, ...]:
-    said = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes))
+    fields = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes))
     open_axes = [size for size in sizes if size == -1]
     known = math.prod(size for size in sizes if size != -1)
     if len(open_axes) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ValueError(f"{said}; give sizes of 1 or more, and -1 at most once")
+        raise ValueError(f"{fields}; give sizes of 1 or more, and -1 at most once")
     if count % known or (not open_axes and known != count):
         raise ValueError(
-            f"{said} make {known}, but there are {count} devices; their product has to be that "
+            f"{fields} make {known}, but there are {count} devices; their product has to be that "
             "number: set one of them to -1"
         )
     return tuple(count // known if size == -1 else size for size in sizes)

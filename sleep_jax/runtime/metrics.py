@@ -1,13 +1,13 @@
-"""What a run measured, written twice: as TensorBoard events and as JSON lines.
+"""Metrics of a run, written as TensorBoard events and as JSON lines.
 
-workdir/metrics.jsonl         one line a call: {"phase", "step", "time", **values}
-workdir/tensorboard/<phase>/  the same values as one TensorBoard run a phase
+workdir/metrics.jsonl         one line for each call: {"phase", "step", "time", **values}
+workdir/tensorboard/<phase>/  the same values, one TensorBoard run for each phase
 
-A run that was stopped and gone on with writes the lines of one that was left alone, but for `time`
-and what is named `time/...`: how long things took, and what they took it from.
+A run that was stopped and resumed writes the lines of an uninterrupted one, but for `time` and the
+values named `time/...`, which are durations and resources.
 
-Where workdir is an address such as gs://bucket/run, whose files cannot be appended to, the lines
-are written anew every half minute and at the end of a phase.
+Where workdir is an address such as gs://bucket/run, whose files cannot be appended to, the whole
+file is written every half minute and at the end of a phase.
 """
 
 import json
@@ -33,14 +33,14 @@ SECONDS_BETWEEN_UPLOADS = 30.0
 
 
 class MetricWriter:
-    """Appends the figures of a run to `workdir`, phase by phase; a context manager.
+    """Appends the metrics of a run to `workdir`, phase by phase; a context manager.
 
-    Opening an existing workdir continues its files. A phase that is done over (a run resumed in the
-    middle of it) calls `restart(phase)` first, so no step is recorded twice.
+    Opening an existing workdir continues its files. A phase that starts over calls
+    `restart(phase)` first, so that no step is recorded twice.
 
     Args:
       workdir: of the run.
-      is_writer: False: nothing is written; one of several processes writes.
+      is_writer: whether this process writes; of several processes one does.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], is_writer: bool = True):
@@ -58,25 +58,25 @@ class MetricWriter:
         """Records scalars (Python, NumPy or JAX) measured at `step` of `phase`.
 
         Raises:
-          ValueError: a value is named like one of the fields every line carries.
+          ValueError: a value has the name of one of the fields that every line has.
         """
         figures = {name: float(value) for name, value in values.items()}
         if not self._is_writer:
             return
         now = self._append(phase, step, {name: _as_json(x) for name, x in figures.items()})
         for name, figure in figures.items():
-            if math.isfinite(figure):  # TensorBoard shows a gap.
+            if math.isfinite(figure):  # TensorBoard shows a gap
                 self._writer(phase).add_scalar(name, figure, step, walltime=now)
 
     def text(self, phase: str, step: int, tag: str, markdown: str) -> None:
-        """Records words (a sample answer, a dream), shown as markdown by TensorBoard."""
+        """Records a text (an answer, a dream), which TensorBoard shows as markdown."""
         if not self._is_writer:
             return
         now = self._append(phase, step, {tag: markdown})
         self._writer(phase).add_text(tag, printable(markdown), step, walltime=now)
 
     def histogram(self, phase: str, step: int, tag: str, values: Sequence[float]) -> None:
-        """Records how numbers are distributed; the line holds all of them."""
+        """Records the distribution of numbers; the line has all of them."""
         figures = [float(value) for value in values]
         if not self._is_writer:
             return
@@ -85,10 +85,9 @@ class MetricWriter:
             self._writer(phase).add_histogram(tag, np.asarray(finite), step, walltime=now)
 
     def restart(self, phase: str) -> None:
-        """Forgets what earlier attempts recorded of `phase`; the other phases stay as they are.
+        """Removes what earlier attempts recorded of `phase`; other phases stay.
 
-        The lines are replaced in one move: whoever reads or kills the run meanwhile finds either
-        the old file or the new one.
+        The file is replaced atomically.
         """
         if not self._is_writer:
             return
@@ -131,7 +130,7 @@ class MetricWriter:
         return self._events / phase
 
     def _writer(self, phase: str) -> "tensorboardX.SummaryWriter":
-        import tensorboardX  # Slow to import; who only reads needs none of it.
+        import tensorboardX  # slow to import, and not needed to read
 
         if phase not in self._writers:
             folder = str(self._events_of(phase))
@@ -140,40 +139,40 @@ class MetricWriter:
 
 
 class _Remote:
-    """The lines of a file that cannot be appended to."""
+    """A file at an address, which cannot be appended to: it is written as a whole."""
 
     def __init__(self, path: epath.Path):
         self._path = path
         self._text = path.read_text(encoding="utf-8") if path.exists() else ""
-        self._sent = time.monotonic()
+        self._uploaded = time.monotonic()
 
     def write(self, line: str) -> None:
         self._text += line
 
     def flush(self) -> None:
-        if time.monotonic() - self._sent >= SECONDS_BETWEEN_UPLOADS:
+        if time.monotonic() - self._uploaded >= SECONDS_BETWEEN_UPLOADS:
             self.close()
 
     def close(self) -> None:
         self._path.write_text(self._text, encoding="utf-8")
-        self._sent = time.monotonic()
+        self._uploaded = time.monotonic()
 
 
 def _lines(path: epath.Path):
-    """The file of lines, to be written to at its end."""
+    """The file of lines, open for appending."""
     return _Remote(path) if is_remote(path) else path.open("a", encoding="utf-8")
 
 
 def metrics_path(workdir: str | os.PathLike[str]) -> epath.Path:
-    """Where a run keeps its JSON lines."""
+    """Path of the JSON lines of a run."""
     return epath.Path(workdir) / "metrics.jsonl"
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The recorded lines, oldest first; [] when nothing was recorded.
+    """The recorded lines, oldest first; [] if nothing was recorded.
 
-    Non-finite figures come back as the strings "nan", "inf" and "-inf" they were written as. A last
-    line without its end (the run was killed while writing) is left out.
+    Non-finite numbers are the strings "nan", "inf" and "-inf". An incomplete last line (the run was
+    killed while writing it) is left out.
 
     Raises:
       ValueError: a line is damaged; names it.
@@ -181,20 +180,20 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     path = metrics_path(workdir)
     if not path.exists():
         return []
-    found = []
+    records = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
-            found.append(_record(line))
+            records.append(_record(line))
         except ValueError as error:
             reason = str(error).partition(";")[0]
             raise ValueError(
                 f"{path}, line {number} is damaged: {line[:40]!r} ({reason}); remove it"
             ) from None
-    return found
+    return records
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    """A line as it was written: its three fields, and numbers, words or lists of them."""
+    """A checked line: its three fields, and numbers, texts or lists of them."""
     read = as_object(parse_json(line, "it"), "it")
     fixed = {"phase": read.text("phase"), "step": read.whole("step")}
     fixed["time"] = read.number("time", 0, math.inf)
@@ -208,7 +207,7 @@ def _record(line: bytes) -> dict[str, Any]:
 
 
 def figure_of(line: Mapping[str, Any], name: str) -> float | None:
-    """A figure of a recorded line; None where there is none of this name, or words.
+    """A number of a recorded line by its name; None if there is none, or it is a text.
 
     >>> figure_of({"kl": "inf"}, "kl"), figure_of({"kl": "words"}, "kl")
     (inf, None)
@@ -231,7 +230,7 @@ def _as_json(figure: float) -> float | str:
 
 
 def _drop_torn_line(path: epath.Path) -> None:
-    """Cuts a line that a killed run left unfinished, so that the next one starts a line."""
+    """Removes an incomplete last line of a killed run, so that the next line starts anew."""
     if is_remote(path) or not path.exists():
         return
     if not (content := path.read_bytes()).endswith(b"\n"):

@@ -1,8 +1,8 @@
-"""Where a phase that takes long has got to, kept every so many updates, so that one which was
-stopped in its midst goes on there and ends with the same bits.
+"""Checkpoints within a phase, saved every few updates, from which a phase that was stopped resumes
+and ends with the same bits.
 
-`workdir/mid_phase` holds checkpoints of the phase under way as `workdir/checkpoints` holds those of
-finished ones; they go when it is finished and its own checkpoint is safe.
+They are in `workdir/mid_phase`, as those of finished phases are in `workdir/checkpoints`, and are
+removed when the phase has ended and its own checkpoint is on disk.
 """
 
 import time
@@ -13,14 +13,14 @@ from sleep_jax.runtime.preemption import Preempted, Watch
 
 
 class MidPhaseCheckpoint:
-    """Keeps and finds the state of one phase.
+    """Saves and restores the state of one phase.
 
     Args:
-      saved: where.
+      saved: checkpoints within phases.
       label: of the phase.
-      every: updates, or batches that are sampled, after which to keep it again; 0: only when the
-        run is asked to stop.
-      watch: says when it is; None: never.
+      every: updates, or sampled batches, between two checkpoints; 0: only when the run is asked to
+        stop.
+      watch: tells whether it is; None: never.
       finished: checkpoints of the finished phases, the last of which may still be being written.
     """
 
@@ -34,17 +34,17 @@ class MidPhaseCheckpoint:
     ):
         self._saved, self._label, self._every, self._watch = saved, label, every, watch
         self._finished = finished
-        self._kept = 0
-        self._is_asked = False
-        self._begun, self._before = time.monotonic(), 0.0
+        self._last_saved = 0
+        self._should_stop = False
+        self._start, self._earlier_seconds = time.monotonic(), 0.0
 
     @property
     def seconds(self) -> float:
-        """How long the phase has taken, what came of earlier attempts included."""
-        return self._before + time.monotonic() - self._begun
+        """How long the phase has taken, including what it resumed from."""
+        return self._earlier_seconds + time.monotonic() - self._start
 
     def find(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """(updates done, state, facts) as they were kept; None where the phase begins anew.
+        """(updates done, state, facts) of the last checkpoint; None where the phase starts anew.
 
         Args:
           abstract_state: as for `PhaseCheckpoints.restore`.
@@ -52,34 +52,35 @@ class MidPhaseCheckpoint:
         latest = self._saved.latest(may_lose=True)
         if latest is None or latest[1] != self._label:
             if self._finished is not None:
-                self._finished.wait()  # what is there may be all that is left of the phase before
+                # Until then these checkpoints may be the only ones of the phase before.
+                self._finished.wait()
             self._saved.clear()
             return None
-        self._kept = latest[0]
-        state, record = self._saved.restore(self._kept, abstract_state)
-        self._before = record["seconds"]
-        return self._kept, state, record["facts"]
+        self._last_saved = latest[0]
+        state, record = self._saved.restore(self._last_saved, abstract_state)
+        self._earlier_seconds = record["seconds"]
+        return self._last_saved, state, record["facts"]
 
     def is_due(self, done: int) -> bool:
-        """Whether to `keep` what is there after `done` updates."""
-        self._is_asked = self._watch is not None and self._watch.should_stop()
-        return self._is_asked or 0 < self._every <= done - self._kept
+        """Whether to `keep` the state after `done` updates."""
+        self._should_stop = self._watch is not None and self._watch.should_stop()
+        return self._should_stop or 0 < self._every <= done - self._last_saved
 
     def keep(self, done: int, state: Any, facts: dict[str, Any], unit: str = "updates") -> None:
-        """Begins to write it, and ends the run, once it is written, where it was asked to stop.
+        """Starts to write a checkpoint; where the run was asked to stop, waits for it and ends.
 
         Args:
-          done: so many of `unit`.
-          state, facts: as `find` gives them back.
-          unit: what is counted, in words.
+          done: number of updates done, or of another `unit`.
+          state, facts: what `find` returns.
+          unit: what `done` counts, plural.
 
         Raises:
-          Preempted: it was.
+          Preempted: the run was asked to stop.
           Exception: as `PhaseCheckpoints.wait`.
         """
         record = {"facts": facts, "seconds": self.seconds}
         self._saved.save(done, self._label, state=state, record=record)
-        self._kept = done
-        if self._is_asked:
+        self._last_saved = done
+        if self._should_stop:
             self._saved.wait()
             raise Preempted(f"{done} {unit} of {self._label}")

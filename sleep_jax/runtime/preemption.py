@@ -1,9 +1,7 @@
-"""When a machine is about to be taken away: the run notices, keeps what it has and ends with a
-status that schedulers start again.
+"""Preemption: after a SIGTERM a run saves a checkpoint and ends so that schedulers restart it.
 
-A first SIGTERM asks for that; another one, a second or more after it, ends the process at once.
-Several processes agree on the update after which they stop (`jax.distributed` watches the signal
-then).
+A second SIGTERM, one second or more after the first, ends the process at once. Several processes
+agree on the update after which they stop; `jax.distributed` handles the signal then.
 """
 
 import signal
@@ -13,12 +11,12 @@ import jax
 from jax.experimental import multihost_utils
 
 STATUS = 75  # EX_TEMPFAIL: try again
-# What stops a whole group of processes (timeout, srun) reaches one of them by several ways at once.
+# One request to stop a group of processes (timeout, srun) may reach a process more than once.
 SECONDS_OF_ONE_REQUEST = 1.0
 
 
 class Preempted(SystemExit):
-    """The run was asked to stop and has kept all that it needs to go on."""
+    """The run was asked to stop and has saved what it needs to resume."""
 
     def __init__(self, where: str):
         super().__init__(STATUS)
@@ -26,25 +24,25 @@ class Preempted(SystemExit):
 
 
 class Watch:
-    """Listens for SIGTERM."""
+    """Handles SIGTERM."""
 
     def __init__(self):
-        self._asked: float | None = None
+        self._request_time: float | None = None
         self._polls = 0
         if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._ask)
+            signal.signal(signal.SIGTERM, self._handle)
 
-    def _ask(self, *_) -> None:
+    def _handle(self, *_) -> None:
         now = time.monotonic()
-        if self._asked is None:
-            self._asked = now
-        elif now - self._asked >= SECONDS_OF_ONE_REQUEST:
+        if self._request_time is None:
+            self._request_time = now
+        elif now - self._request_time >= SECONDS_OF_ONE_REQUEST:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
 
     def should_stop(self) -> bool:
-        """Whether to stop here; all processes have to ask equally often, and get one answer."""
+        """Whether to stop here; all processes have to call it equally often and get one answer."""
         if jax.process_count() == 1:
-            return self._asked is not None
+            return self._request_time is not None
         self._polls += 1
         return multihost_utils.reached_preemption_sync_point(self._polls)

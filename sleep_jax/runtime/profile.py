@@ -10,15 +10,15 @@ from sleep_jax.addresses import is_remote
 
 
 def _no_such_phase(text: str, known: Iterable[str]) -> str:
-    there = ", ".join(known) or "none"
-    return f"--profile={text}: no such phase with updates; there is {there}"
+    choices = ", ".join(known) or "none"
+    return f"--profile={text}: no such phase with updates; choose from {choices}"
 
 
 class Profile:
     """Traces updates `first` to `last` of a phase, once; a context manager.
 
     Attributes:
-      folder: where the trace goes, `workdir/profile/<phase>-<first>-<last>`.
+      folder: of the trace, `workdir/profile/<phase>-<first>-<last>`.
       state: `waiting` for the first update, `tracing`, or `written`.
     """
 
@@ -29,21 +29,21 @@ class Profile:
 
     @classmethod
     def of(cls, text: str, updates: Mapping[str, int], workdir: str) -> "Profile":
-        """What a command line asks for.
+        """The profile that a flag asks for.
 
         Args:
           text: `PHASE:UPDATE` or `PHASE:FIRST-LAST`, counted from 0.
-          updates: how many a phase has, for every phase that has some.
+          updates: number of updates of every phase that has some.
           workdir: of the run.
 
         Raises:
-          ValueError: there are no such updates, or no place for a trace; says what there is.
+          ValueError: there are no such updates (says which there are), or `workdir` is an address.
         """
         match = re.fullmatch(r"([\w-]+):(\d+)(?:-(\d+))?", text)
         if match is None:
             raise ValueError(f"--profile={text}: give PHASE:FIRST-LAST, e.g. consolidate:3-5")
         label, first, last = match[1], int(match[2]), int(match[3] or match[2])
-        phase = re.sub(r"-\d+$", "", label)  # consolidate-2 is the second of its phase
+        phase = re.sub(r"-\d+$", "", label)  # consolidate-2 is the second phase of its kind
         if phase not in updates:
             raise ValueError(_no_such_phase(text, updates))
         if not first <= last < updates[phase]:
@@ -59,21 +59,21 @@ class Profile:
         return cls(workdir, label, first, last)
 
     def check_phase(self, labels: Collection[str]) -> None:
-        """Raises a ValueError where a run, which has updates in phases of these labels, does not
-        come to that which is to be traced."""
+        """Raises a ValueError if the phase to trace is not among the labels of a run's phases with
+        updates."""
         if self._label not in labels:
             raise ValueError(_no_such_phase(self._label, labels))
 
     def begin(self, label: str, step: int) -> None:
-        """Update `step` of a phase is about to begin."""
+        """Call before update `step` of a phase; starts the trace at the first one."""
         if self.state == "waiting" and (label, step) == (self._label, self._first):
-            # A file for Perfetto is made of one process's trace.
-            is_alone = jax.process_count() == 1
-            jax.profiler.start_trace(self.folder, create_perfetto_trace=is_alone)
+            # JAX makes the file for Perfetto from the trace of a single process.
+            is_single = jax.process_count() == 1
+            jax.profiler.start_trace(self.folder, create_perfetto_trace=is_single)
             self.state = "tracing"
 
     def finished(self, label: str, step: int) -> None:
-        """Update `step` of a phase is over, on the device too."""
+        """Call when update `step` has ended, also on the device; ends the trace at the last one."""
         if (label, step) == (self._label, self._last):
             self._stop()
 

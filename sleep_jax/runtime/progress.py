@@ -1,7 +1,7 @@
-"""What the person at the terminal sees: one live bar a phase, and tables.
+"""Output on the terminal: a live progress bar for each phase, and tables.
 
-Where stdout is no terminal (a log file, a batch queue) the same facts come as plain lines, one at
-the start, one every half minute and one at the end. `SLEEP_JAX_QUIET=1` silences both.
+Where stdout is not a terminal (a log file, a batch queue) progress is printed as plain lines, one
+at the start, one every half minute and one at the end. `SLEEP_JAX_QUIET=1` silences both.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from sleep_jax.fields import HALVES
 
 SECONDS_BETWEEN_LINES = 30.0
 SHORT = 14  # characters of a column that is not wrapped
-# Control characters, all but tab and line end, and halves of a surrogate pair.
+# Control characters but tab and newline, and lone surrogates.
 _UNPRINTABLE = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{HALVES}]")
 
 
 class PhaseBar:
-    """How far one phase is, and its latest figures. Made by `phase_progress`.
+    """Progress of one phase, and its latest metrics. Made by `phase_progress`.
 
     Attributes:
-      on_advance: called after every advance, with the units done.
+      on_advance: called after every advance with the number of units done.
     """
 
     def __init__(self, phase: str, total: int | None, unit: str):
@@ -43,7 +43,7 @@ class PhaseBar:
         self._first_advance: tuple[float, int] | None = None
 
     def advance(self, n: int = 1, **figures: Any) -> None:
-        """Counts `n` more units done; `figures` replace the shown ones of the same name."""
+        """Adds `n` to the units done; `figures` replace the shown metrics of the same names."""
         self.done += n
         self.figures.update(figures)
         if self._first_advance is None:
@@ -58,17 +58,16 @@ class PhaseBar:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate of the seconds to go; None until there is a pace to judge by.
+        """Estimate of the remaining seconds; None until two units are done.
 
-        The pace is taken after the first advance, which mostly waited for a
-        compilation."""
+        The first one is left out of the estimate: most of it is compilation."""
         if self.total is None or self._first_advance is None:
             return None
-        since, done_then = self._first_advance
-        if self.done == done_then:
+        first_time, first_done = self._first_advance
+        if self.done == first_done:
             return None
-        time_estimate = (time.monotonic() - since) / (self.done - done_then)
-        return time_estimate * max(self.total - self.done, 0)
+        seconds_a_unit = (time.monotonic() - first_time) / (self.done - first_done)
+        return seconds_a_unit * max(self.total - self.done, 0)
 
     def count(self) -> str:
         """E.g. `12/120 steps`."""
@@ -77,21 +76,21 @@ class PhaseBar:
         return f"{self.done}{total} {self.unit}{plural}"
 
     def words(self) -> str:
-        """The latest figures, e.g. `kl 0.31  reward 0.4`; `-` where there is none yet."""
+        """The latest metrics, e.g. `kl 0.31  reward 0.4`; `-` for one without a value."""
         named = ((name.replace("_", " "), figure(x) or "-") for name, x in self.figures.items())
         return "  ".join(f"{name} {value}" for name, value in named)
 
     def left(self) -> str:
-        """E.g. `4:10 left`; empty while nobody can tell."""
+        """E.g. `4:10 left`; empty without an estimate."""
         return "" if self.seconds_left is None else f"{clock(self.seconds_left)} left"
 
     def line(self) -> str:
-        """Everything on one plain line."""
+        """All of it on one plain line."""
         parts = (self.count(), self.words(), f"{clock(self.seconds)} elapsed", self.left())
         return f"{self.phase}: " + "  ".join(part for part in parts if part)
 
     def _show(self) -> None:
-        """A quiet bar shows nothing."""
+        """Shows nothing; subclasses do."""
 
 
 class _PlainBar(PhaseBar):
@@ -99,7 +98,7 @@ class _PlainBar(PhaseBar):
 
     def _show(self) -> None:
         now = time.monotonic()
-        is_last = self.done == self.total  # The closing line will say it.
+        is_last = self.done == self.total  # then the closing line is printed
         if now - self._last_line >= SECONDS_BETWEEN_LINES and not is_last:
             self._last_line = now
             print(self.line(), flush=True)
@@ -128,10 +127,10 @@ def phase_progress(
     """Shows the progress of one phase while the block runs, and one closing line after it.
 
     Args:
-      phase: what is going on, e.g. `consolidate`.
-      total: units to do; None where nobody knows, which leaves the estimate of time out.
+      phase: its name, e.g. `consolidate`.
+      total: number of units; None if it is not known, then there is no time estimate.
       unit: singular name of what `advance` counts.
-      quiet: show nothing; by default what the variable SLEEP_JAX_QUIET says.
+      quiet: show nothing; None: as the variable SLEEP_JAX_QUIET says.
     """
     is_live = sys.stdout.isatty()
     if _is_quiet(quiet):
@@ -155,7 +154,7 @@ def phase_progress(
             stack.close()
             print(f"{bar.line()}  stopped by {type(error).__name__}", flush=True)
             raise
-    bar.total = bar.total and bar.done  # Done early is done: nothing is left.
+    bar.total = bar.total and bar.done  # a phase may end early
     summary = (bar.count(), bar.words(), clock(bar.seconds))
     print(f"{phase}: done  " + "  ".join(part for part in summary if part), flush=True)
 
@@ -167,27 +166,27 @@ def table(
     *,
     quiet: bool | None = None,
 ) -> None:
-    """Prints a table; numbers stand right, and no cell is cut: a log widens, a terminal wraps long
-    columns, and short ones only where there is no room for all of them."""
+    """Prints a table with numbers right-aligned. No cell is cut: a log is as wide as needed, a
+    terminal wraps long columns, and short ones only where they do not all fit."""
     if _is_quiet(quiet):
         return
-    # Nor is a notebook a terminal, which asks for colours and gets a blank beside the text.
+    # A notebook is no terminal either: with colours it would show a blank beside the text.
     plain = {"width": 10_000, "force_terminal": False, "force_jupyter": False}
     console = Console(**({} if sys.stdout.isatty() else plain))
     name = Text(printable(title))
     grid = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    shown = [
+    texts = [
         [printable(cell) if isinstance(cell, str) else figure(cell) for cell in row] for row in rows
     ]
     for index, column in enumerate(columns):
-        longest = max(len(text) for text in (column, *(row[index] for row in shown)))
+        longest = max(len(text) for text in (column, *(row[index] for row in texts)))
         grid.add_column(
             Text(printable(column)),
             justify="right" if all(_is_number(row[index]) for row in rows) else "left",
             overflow="fold",
             no_wrap=longest <= SHORT,
         )
-    for row in shown:
+    for row in texts:
         grid.add_row(*map(Text, row))
     if console.is_terminal:
         console.print(grid)
@@ -205,13 +204,13 @@ def say(*lines: str, quiet: bool | None = None) -> None:
 
 
 def printable(text: str) -> str:
-    """A text with U+FFFD for its control characters, which a terminal would obey, and for halves of
-    surrogate pairs, which no encoding has; what a model writes may have any."""
+    """A text with U+FFFD for control characters, which a terminal would interpret, and for lone
+    surrogates, which no encoding has; a model may write either."""
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def figure(value: Any) -> str:
-    """A number as a person reads it: three significant digits, whole numbers in full.
+    """A number as text: three significant digits, whole numbers in full.
 
     >>> figure(0.31234), figure(12345.6), figure(7), figure(None)
     ('0.312', '12,346', '7', '')
@@ -238,7 +237,7 @@ def clock(seconds: float) -> str:
 
 
 class _LiveProgress(Progress):
-    """The bar on one line, the figures below it: neither squeezes the other."""
+    """A bar with the metrics on a line of their own below it."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         for task in self.tasks:
@@ -255,7 +254,7 @@ def _live_progress() -> Progress:
         TextColumn("{task.fields[count]}"),
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[left]}"),
-        transient=True,  # The closing line replaces the bar.
+        transient=True,  # the closing line replaces the bar
     )
 
 
@@ -264,6 +263,6 @@ def _is_quiet(quiet: bool | None) -> bool:
 
 
 def _is_number(cell: Any) -> bool:
-    """Numbers, blanks, and strings such as `44 %` or `1:02`."""
+    """Whether a cell is a number, blank, or a text such as `44 %` or `1:02`."""
     text = "" if cell is None else str(cell)
     return not text or text.strip("+-~ ")[:1].isdigit()

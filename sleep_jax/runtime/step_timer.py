@@ -1,10 +1,10 @@
-"""What updates and phases cost: seconds by part, tokens a second, MFU, memory, compilations.
+"""Cost of updates and phases: seconds by part, tokens a second, MFU, memory, compilations.
 
-Nothing here waits for the device. JAX runs an update while the host prepares the next, so seconds
-are those of a turn of the host's loop, which ends when the update before is known to be over: over
-several turns they add up to the time that passed. Of its parts, `rollout` ends when the sampled
-tokens are on the host and holds what was left of the update before; `score` is what teachers and
-student make of the rollouts; `update` is all that is not one of the others.
+Nothing here waits for the device. JAX runs an update while the host prepares the next one, so times
+are those of an iteration of the host's loop, which ends when the previous update is known to be
+over; summed over iterations they are the time that passed. Of the parts of an iteration, `rollout`
+ends when the sampled tokens are on the host and includes the rest of the previous update; `score`
+is the scoring of rollouts by teachers and student; `update` is everything else.
 """
 
 import pathlib
@@ -24,12 +24,12 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class StepTimer:
-    """Takes the time of the updates of one phase.
+    """Measures the updates of one phase.
 
     Args:
-      cfg: of the model that learns.
+      cfg: of the model that is trained.
       label: of the phase.
-      profile: what is to be traced, if anything.
+      profile: updates to trace; None: none.
     """
 
     def __init__(self, cfg: DecoderConfig, label: str, profile: Profile | None = None):
@@ -37,33 +37,34 @@ class StepTimer:
         peak = peak_flops(jax.devices()[0].device_kind)
         self._peak = peak and peak * jax.device_count()
         self._seconds: dict[str, float] = {}
-        self._began = self._since = time.perf_counter()
+        self._start = self._lap_start = time.perf_counter()
 
     def begin(self, step: int) -> None:
-        """A turn of the loop begins; it ends with update `step` under way."""
+        """Call at the start of an iteration, which launches update `step`."""
         if self._profile is not None:
             self._profile.begin(self._label, step)
         self._seconds = {}
-        self._began = self._since = time.perf_counter()
+        self._start = self._lap_start = time.perf_counter()
 
     def lap(self, part: str) -> None:
-        """What passed since the last call, or the beginning, went to this part of the turn."""
+        """Adds the time since the last call, or since the start, to a part of the iteration."""
         now = time.perf_counter()
-        self._seconds[part] = self._seconds.get(part, 0.0) + now - self._since
-        self._since = now
+        self._seconds[part] = self._seconds.get(part, 0.0) + now - self._lap_start
+        self._lap_start = now
 
     def end(self, sequences: Sequence[tuple[int, int, int]]) -> dict[str, float]:
-        """The turn is over.
+        """Call at the end of an iteration.
 
         Args:
-          sequences: of the update: (tokens that each follows, its own, those that are scored).
+          sequences: of the update, as (tokens of the context, own tokens, scored tokens).
 
         Returns:
-          Figures by name: step, its seconds, and those of its parts; tokens_per_second; mfu where
-          the device's peak is known: the FLOPs of the update, not of rollouts, over what all
-          devices could do in the whole turn; memory and memory_peak, in GiB.
+          Metrics by name: step, the seconds of the iteration, and those of its parts;
+          tokens_per_second; mfu, if the peak of the device is known: FLOPs of the update, without
+          rollouts, over the peak FLOPs of all devices in the whole iteration; memory and
+          memory_peak, in GiB.
         """
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self._start
         figures = {"step": seconds, **self._seconds}
         figures["update"] = seconds - sum(self._seconds.values())
         figures["tokens_per_second"] = sum(own for _, own, _ in sequences) / seconds
@@ -73,13 +74,13 @@ class StepTimer:
         return {f"{MEASURED}{name}": value for name, value in figures.items()}
 
     def finished(self, step: int) -> None:
-        """Update `step` is known to be over."""
+        """Call when update `step` is known to have ended."""
         if self._profile is not None:
             self._profile.finished(self._label, step)
 
 
 def update_flops(cfg: DecoderConfig, sequences: Sequence[tuple[int, int, int]]) -> float:
-    """FLOPs that the model needs for an update: forward and back through the layers above the
+    """FLOPs that the model needs for an update: forward and backward through the layers above the
     trunk, and two heads with a gradient each.
 
     Args:
@@ -96,10 +97,10 @@ def update_flops(cfg: DecoderConfig, sequences: Sequence[tuple[int, int, int]]) 
 
 
 class Compilations:
-    """Counts the programs that XLA compiles or fetches from its cache; a context manager.
+    """Counts the programs that XLA compiles or loads from its cache; a context manager.
 
     Attributes:
-      count: since it was entered.
+      count: number of programs since it was entered.
     """
 
     count = 0
@@ -116,16 +117,16 @@ class Compilations:
 
 
 def memory() -> dict[str, float]:
-    """GiB in use and at most so far, as {memory, memory_peak}: of the fullest device of this
-    process, or of the process where devices do not say."""
-    stats = [found for x in jax.local_devices() if (found := x.memory_stats())]
-    if stats:
+    """GiB in use and the peak so far, as {memory, memory_peak}: of the fullest device of this
+    process, or of the process itself where devices do not report them."""
+    all_stats = [stats for x in jax.local_devices() if (stats := x.memory_stats())]
+    if all_stats:
         names = {"memory": "bytes_in_use", "memory_peak": "peak_bytes_in_use"}
         return {
-            name: max(device.get(of, 0) for device in stats) / GIB for name, of in names.items()
+            name: max(stats.get(key, 0) for stats in all_stats) / GIB for name, key in names.items()
         }
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    held = peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    used = peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if (status := pathlib.Path("/proc/self/statm")).exists():
-        held = int(status.read_text().split()[1]) * resource.getpagesize()
-    return {"memory": held / GIB, "memory_peak": peak / GIB}
+        used = int(status.read_text().split()[1]) * resource.getpagesize()
+    return {"memory": used / GIB, "memory_peak": peak / GIB}

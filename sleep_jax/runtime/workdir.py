@@ -1,5 +1,5 @@
-"""Whether a run can be written in a directory, or gone on with: it has to be the same run, of the
-same config on the same base."""
+"""Checks of a work directory: it is writable, and a run in it has the same config, base and
+documents."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from sleep_jax.addresses import check_answers, fault
 from sleep_jax.fields import read_object
 from sleep_jax.renamed_fields import RENAMED
 
-# What changes no result: where a run is computed, what is kept of it, and where its base lies,
-# which is known by its weights.
+# Fields that change no result: devices, checkpoints, and the path of the base, which is identified
+# by its weights.
 FREE = ("mesh.", "checkpoint.", "model.name:")
-# What may change in the middle of a run as well: what is done when slots run out. Every checkpoint
-# records the config that it was made under.
-FROM_HERE_ON = ("memory.on_full:",)
+# Fields that may change during a run: what to do when slots run out. Every checkpoint records the
+# config that it was made with.
+CHANGEABLE = ("memory.on_full:",)
 
 
 def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -53,15 +53,15 @@ def check_same_config(
     workdir: str | os.PathLike[str],
     is_under_way: bool = False,
 ) -> list[str]:
-    """Refuses to go on with a run under a config it was not started with, but for what is `FREE`.
+    """Refuses to resume a run with another config, except for `FREE` fields.
 
     Args:
       old, new: configs, as nested dicts.
       workdir: of the run.
-      is_under_way: what is `FROM_HERE_ON` may change, too.
+      is_under_way: `CHANGEABLE` fields may differ, too.
 
     Returns:
-      What of that has changed, as `name: old -> new`.
+      The `CHANGEABLE` fields that differ, as `name: old -> new`.
 
     Raises:
       ValueError: naming the fields that differ and what to do.
@@ -73,7 +73,7 @@ def check_same_config(
             "version, or use another --workdir"
         )
     changes = [c for c in config_difference(old, new) if not c.startswith(FREE)]
-    allowed = [c for c in changes if is_under_way and c.startswith(FROM_HERE_ON)]
+    allowed = [c for c in changes if is_under_way and c.startswith(CHANGEABLE)]
     if changes := [c for c in changes if c not in allowed]:
         raise ValueError(
             f"{workdir} holds a run of another config ({'; '.join(changes)}); "
@@ -83,11 +83,11 @@ def check_same_config(
 
 
 def claim(workdir: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
-    """Puts on record, in `workdir/settings.json`, what the results of an experiment there are of;
-    where some are there already, makes sure that they are of the same.
+    """Writes the settings of an experiment to `workdir/settings.json`; if the file exists, checks
+    that it has the same settings.
 
     Raises:
-      ValueError: they are not; as `check_same_config`.
+      ValueError: it has others; as `check_same_config`.
     """
     path = epath.Path(workdir) / "settings.json"
     if path.exists():
@@ -102,35 +102,35 @@ def check_same_base(
     new: Mapping[str, Mapping[str, str]],
     workdir: str | os.PathLike[str],
 ) -> None:
-    """Refuses to go on with a run on other weights than it was started on.
+    """Refuses to resume a run with other weights than it was started with.
 
     Args:
-      old: of the run, `Experiment.base`; {} where it was not recorded.
-      new: of the model at hand.
+      old: `Experiment.base` of the run; {} if it was not recorded.
+      new: that of the model now.
       workdir: of the run.
 
     Raises:
       ValueError: naming the field, both weights and what to do.
     """
-    for field, was in old.items():
-        if was["weights"] != new[field]["weights"]:
+    for field, model in old.items():
+        if model["weights"] != new[field]["weights"]:
             raise ValueError(
                 f"{field}={new[field]['name']!r} has the weights {new[field]['weights']}, but the "
-                f"run in {workdir} stands on {was['weights']} ({was['name']!r}); give --config."
-                f"{field} the model that it began with, or use another --workdir"
+                f"run in {workdir} was started with {model['weights']} ({model['name']!r}); give "
+                f"--config.{field} that model, or use another --workdir"
             )
 
 
 def check_same_reading(old: str | None, new: str, workdir: str | os.PathLike[str]) -> None:
-    """Refuses to go on with a run that read other documents than are there now.
+    """Refuses to resume a run that read other documents.
 
     Args:
-      old: of the run, `Experiment.reading`; None where it was not recorded.
-      new: of the documents at hand.
+      old: `Experiment.reading` of the run; None if it was not recorded.
+      new: that of the documents now.
       workdir: of the run.
 
     Raises:
-      ValueError: saying what to do.
+      ValueError: says what to do.
     """
     if old not in (None, new):
         raise ValueError(
@@ -141,10 +141,10 @@ def check_same_reading(old: str | None, new: str, workdir: str | os.PathLike[str
 
 
 def check_writable(workdir: str | os.PathLike[str]) -> None:
-    """Makes `workdir` and tries to write there, before any long work.
+    """Creates `workdir` and writes a test file there, before any long work.
 
     Raises:
-      OSError: of the kind that was met (PermissionError, NotADirectoryError, ...), naming the
+      OSError: of the same class as the error (PermissionError, NotADirectoryError, ...), with the
         directory and the remedy; as `addresses.check_answers` where it is an address.
       ValueError: likewise.
     """
@@ -166,7 +166,7 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
 
 
 def report_path(workdir: str | os.PathLike[str]) -> epath.Path:
-    """Where a finished run has its report."""
+    """Path of the report of a finished run."""
     return epath.Path(workdir) / "report.html"
 
 

@@ -44,18 +44,18 @@ def runs(body=GRID, *overrides):
 
 
 def test_runs_of_gives_config_workdir_and_command():
-    found = runs(GRID, "--config.note=two words", "--noconfig.seeding.is_on")
-    assert [run.workdir for run in found] == [
+    run_list = runs(GRID, "--config.note=two words", "--noconfig.seeding.is_on")
+    assert [run.workdir for run in run_list] == [
         f"runs/rates/seeding.rate={rate},seed={seed}" for seed in (0, 1) for rate in (0.1, 0.3)
     ]
-    last = found[-1].config
+    last = run_list[-1].config
     assert (last.seed, last.seeding.rate, last.note, last.seeding.is_on) == (1, 0.3, "two words", 0)
-    for run in found:
+    for run in run_list:
         python, *argv = shlex.split(run.command)
         config, workdir = parse(argv)
         assert python == "python" and workdir == run.workdir
         assert config.to_dict() == run.config.to_dict()
-    assert "--sweep" not in found[0].command
+    assert "--sweep" not in run_list[0].command
     assert load("configs/sweeps/rates.py").note == ""
 
 
@@ -93,9 +93,9 @@ def test_runs_of_refuses_a_file_without_get_sweep():
 
 
 def test_workdir_at_an_address_stays_an_address():
-    found = runs(GRID, "--workdir=gs://bucket/rates")
-    assert found[1].workdir == "gs://bucket/rates/seeding.rate=0.3,seed=0"
-    for run in found:
+    run_list = runs(GRID, "--workdir=gs://bucket/rates")
+    assert run_list[1].workdir == "gs://bucket/rates/seeding.rate=0.3,seed=0"
+    for run in run_list:
         assert shlex.split(run.command)[-1] == f"--workdir={run.workdir}" == run.arguments[-1]
 
 
@@ -113,11 +113,11 @@ workdir.mkdir(parents=True)
 def run_sweep():
     """(runs, body of each run) -> (what `run_all` returns or raises, names of the runs begun)."""
 
-    def run(found, body):
+    def run(run_list, body):
         pathlib.Path("run.py").write_text(RUN.format(body))
         pathlib.Path("begun").write_text("")
         try:
-            ended = run_all(found, "run.py")
+            ended = run_all(run_list, "run.py")
         except Preempted as stopped:
             ended = stopped
         return ended, pathlib.Path("begun").read_text().split()
@@ -126,27 +126,27 @@ def run_sweep():
 
 
 def test_run_all_goes_on_after_a_failure_and_repeats_it_alone(run_sweep, capsys):
-    found = runs()
-    names = [run.element.name for run in found]
+    run_list = runs()
+    names = [run.element.name for run in run_list]
     fails = "if workdir.name.endswith('0.3,seed=0'): sys.exit(3)"
-    assert run_sweep(found, fails) == ([found[1]], names)
+    assert run_sweep(run_list, fails) == ([run_list[1]], names)
     printed = " ".join(capsys.readouterr().out.split())
     assert (
         "seeding.rate=0.3,seed=0 failed (3)" in printed
         and "seeding.rate=0.3,seed=1 done" in printed
     )
-    assert run_sweep(found, fails) == ([found[1]], [names[1]])
+    assert run_sweep(run_list, fails) == ([run_list[1]], [names[1]])
     assert "seeding.rate=0.1,seed=0 finished before" in " ".join(capsys.readouterr().out.split())
 
 
 def test_run_all_ends_when_its_run_is_preempted(run_sweep, capsys):
-    found = runs()
-    names = [run.element.name for run in found]
-    stopped, begun = run_sweep(found, f"if workdir.name == {names[1]!r}: sys.exit({STATUS})")
+    run_list = runs()
+    names = [run.element.name for run in run_list]
+    stopped, begun = run_sweep(run_list, f"if workdir.name == {names[1]!r}: sys.exit({STATUS})")
     assert (stopped.code, stopped.where, begun) == (STATUS, names[1], names[:2])
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{names[1]} preempted" in printed and "failed" not in printed
-    assert run_sweep(found, "") == ([], names[1:])
+    assert run_sweep(run_list, "") == ([], names[1:])
 
 
 @pytest.mark.parametrize("handles_sigterm", [True, False])
@@ -161,12 +161,12 @@ def test_run_all_passes_sigterm_on_and_leaves_no_process(run_sweep, handles_sigt
     body += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
     before = signal.signal(signal.SIGTERM, unexpected)
     try:
-        found = runs()
-        stopped, begun = run_sweep(found, body)
+        run_list = runs()
+        stopped, begun = run_sweep(run_list, body)
         assert signal.getsignal(signal.SIGTERM) is unexpected
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert stopped.code == STATUS and begun == [found[0].element.name]
+    assert stopped.code == STATUS and begun == [run_list[0].element.name]
     assert pathlib.Path("saved").exists() == handles_sigterm
     with pytest.raises(ProcessLookupError):
         os.kill(int(pathlib.Path("pid").read_text()), 0)

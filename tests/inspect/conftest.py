@@ -1,4 +1,4 @@
-"""A small run of two levels and one night, written as a real one is."""
+"""A small run of two levels and one night, written like a real one."""
 
 import functools
 
@@ -26,8 +26,8 @@ REPLIES = {
 PHASES = ("wake", "consolidate", "learn", "evaluate")
 
 
-def seeded(state: MemoryState, level: int, value: float) -> MemoryState:
-    """With the next slot of a level unlocked and every entry of its `down` the same."""
+def with_slot(state: MemoryState, level: int, value: float) -> MemoryState:
+    """The state with the next slot of a level unlocked and every entry of its `down` set."""
     slots, index = unlock(state.slots, level)
     slot = take_slot(state.memory, level, index)
     slot |= {"down": jnp.full_like(slot["down"], value)}
@@ -35,20 +35,20 @@ def seeded(state: MemoryState, level: int, value: float) -> MemoryState:
 
 
 @functools.cache
-def selves() -> list[MemoryState]:
-    """What `now` is after each phase."""
+def memory_states() -> list[MemoryState]:
+    """The current memory state after each phase."""
     memory = MemoryConfig(LEVELS, unit="episodes", layers=(1, 2, 3))
-    born = MemoryState(*init_memory(jax.random.key(0), memory, layers=4, width=8))
-    consolidated = seeded(born, 1, 0.5)
+    initial = MemoryState(*init_memory(jax.random.key(0), memory, layers=4, width=8))
+    consolidated = with_slot(initial, 1, 0.5)
     slot = take_slot(consolidated.memory, 1, 0)
-    dreamt = consolidated.replace(
+    after_dreams = consolidated.replace(
         memory=put_slot(consolidated.memory, 1, 0, slot | {"down": slot["down"] * 1.25})
     )
-    return [born, consolidated, dreamt, dreamt]
+    return [initial, consolidated, after_dreams, after_dreams]
 
 
 def record(count: int, seed: int = 0):
-    """The facts after so many phases."""
+    """The record after `count` phases."""
     facts = {
         "wake": {"tokens": 120, "seconds": 2.0, "surprise": 3.5},
         "consolidate": {"levels": "0 -> 1", "tokens": 40, "seconds": 9.0, "kl_after": 0.25},
@@ -64,10 +64,14 @@ def record(count: int, seed: int = 0):
 
 
 def write_run(workdir, phases: int = len(PHASES), seed: int = 0):
-    """A run that ended after so many phases."""
+    """Writes a run that ended after this number of phases."""
     with PhaseCheckpoints(workdir / "checkpoints") as saved, MetricWriter(workdir) as writer:
-        for index, now in enumerate(selves()[:phases]):
-            state = {"current": now, "before_sleep": selves()[0], "before_dreams": selves()[1]}
+        for index, current in enumerate(memory_states()[:phases]):
+            state = {
+                "current": current,
+                "before_sleep": memory_states()[0],
+                "before_dreams": memory_states()[1],
+            }
             saved.save(index, PHASES[index], state=state, record=record(index + 1, seed))
         for step, kl in enumerate((2.0, 1.0, 0.5)):
             writer.scalars("consolidate", step, {"kl_off": kl, "reward": step / 4, "loss": kl})
@@ -90,5 +94,5 @@ def unfinished(tmp_path):
 
 @pytest.fixture(scope="session")
 def states():
-    """What was saved: `now` after each phase, its leaves as NumPy arrays."""
-    return [jax.tree.map(np.asarray, x) for x in selves()]
+    """The saved memory state after each phase, its leaves as NumPy arrays."""
+    return [jax.tree.map(np.asarray, x) for x in memory_states()]

@@ -67,7 +67,7 @@ def processor_seconds() -> float:
         ("restore", "current.memory.layers.level_1.experts", "{run}/slot.npz", "--slot=4"),
     ],
 )
-def test_a_question_about_an_8b_run_takes_seconds_and_little_memory(run_8b, question):
+def test_inspect_of_an_8b_run_takes_seconds_and_little_memory(run_8b, question):
     arguments = [str(run_8b), *(word.format(run=run_8b) for word in question)]
     before = processor_seconds()
     done = subprocess.run(

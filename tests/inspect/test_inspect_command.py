@@ -9,7 +9,7 @@ from sleep_jax.inspect.__main__ import main
 from sleep_jax.inspect.tables import sparkline
 
 
-def test_the_overview_is_plain_text_when_nobody_watches(finished, capsys):
+def test_overview_is_plain_text_without_a_terminal(finished, capsys):
     assert main([str(finished)]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"{finished}: finished, 4 phases\n")
@@ -20,20 +20,20 @@ def test_the_overview_is_plain_text_when_nobody_watches(finished, capsys):
 
 
 @pytest.mark.parametrize("question", ["timeline", "slots", "curves", "scores", "samples", "leaves"])
-def test_every_question_has_its_table_and_its_json(finished, capsys, question):
+def test_every_question_has_table_and_json(finished, capsys, question):
     assert main([str(finished), question]) == 0
     assert capsys.readouterr().out.count("\n") > 2
     assert main([str(finished), question, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[question]
 
 
-def test_json_has_null_where_a_slot_is_unused(finished, capsys):
+def test_json_has_null_for_an_unused_slot(finished, capsys):
     main([str(finished), "slots", "--phase", "consolidate", "--json"])
     fast = json.loads(capsys.readouterr().out)["slots"][0]
     assert fast["norms"]["down"] == [[2.0, None]] * 3
 
 
-def test_changes_and_differences(finished, unfinished, capsys):
+def test_changes_and_diff_are_shown(finished, unfinished, capsys):
     assert main([str(finished), "changes", "consolidate", "learn"]) == 0
     line = next(x for x in capsys.readouterr().out.split("\n") if "level_1.experts.down" in x)
     assert line.split() == ["memory.layers.level_1.experts.down", "changed", "0.25", "48", "0"]
@@ -43,7 +43,7 @@ def test_changes_and_differences(finished, unfinished, capsys):
     assert capsys.readouterr().out == "no difference\n"
 
 
-def test_one_slot_into_a_file(finished, states, tmp_path, capsys):
+def test_restore_writes_one_slot_to_a_file(finished, states, tmp_path, capsys):
     file = tmp_path / "slot.npz"
     name = "current.memory.layers.level_1.experts"
     assert main([str(finished), "restore", name, str(file), "--slot=0", "--phase=learn"]) == 0
@@ -53,7 +53,7 @@ def test_one_slot_into_a_file(finished, states, tmp_path, capsys):
     assert f"{name}.down float32[3, 2, 8] -> {file}" in capsys.readouterr().out
 
 
-def test_verify_reads_everything(unfinished, capsys):
+def test_verify_finds_a_damaged_file(unfinished, capsys):
     assert main([str(unfinished), "verify"]) == 0
     record = unfinished / "checkpoints" / "1" / "record" / "metadata"
     record.write_bytes(record.read_bytes().replace(b"0.25", b"0.26"))
@@ -66,7 +66,7 @@ def test_verify_reads_everything(unfinished, capsys):
     [
         (["/nowhere"], "error: no run in /nowhere"),
         (["{run}", "slots", "--phase=nap"], "error: {run} has no checkpoint of phase 'nap'"),
-        (["{run}", "changes", "wake"], "changes is to be followed by BEFORE AFTER"),
+        (["{run}", "changes", "wake"], "changes has to be followed by BEFORE AFTER"),
         (["{run}", "sleep"], "no question 'sleep'; choose from all, timeline"),
         (
             ["{run}", "restore", "x", "y.npz"],
@@ -74,7 +74,7 @@ def test_verify_reads_everything(unfinished, capsys):
         ),
     ],
 )
-def test_mistakes_are_answered_in_one_line_and_status_2(finished, capsys, arguments, words):
+def test_wrong_arguments_end_in_one_line_with_status_2(finished, capsys, arguments, words):
     try:
         status = main([x.format(run=finished) for x in arguments])
     except SystemExit as end:
@@ -83,14 +83,14 @@ def test_mistakes_are_answered_in_one_line_and_status_2(finished, capsys, argume
     assert status == 2 and words.format(run=finished) in shown and "Traceback" not in shown
 
 
-def test_sparklines():
+def test_sparkline_scales_values_to_blocks():
     assert sparkline([0, 1, float("nan"), 7]) == "▁▂ █"
     assert sparkline([3, 3]) == "▁▁"
     assert sparkline([]) == sparkline([float("nan")]) == ""
     assert sparkline(range(720)) == sparkline(range(36))
 
 
-def test_no_word_of_the_overview_is_folded_at_80_columns(finished, capsys, monkeypatch):
+def test_overview_wraps_no_word_at_80_columns(finished, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
@@ -101,7 +101,7 @@ def test_no_word_of_the_overview_is_folded_at_80_columns(finished, capsys, monke
         assert word in tables
 
 
-def test_scores_have_the_verdict_the_shares_and_the_ceiling(finished, capsys):
+def test_scores_show_verdict_shares_and_ceiling(finished, capsys):
     assert main([str(finished), "scores"]) == 0
     shown = capsys.readouterr().out
     assert " ".join(shown.split()).startswith(

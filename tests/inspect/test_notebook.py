@@ -21,7 +21,7 @@ def execute(run, folder):
     return client.execute().cells
 
 
-def said(cells):
+def text_and_figures(cells):
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
     assert not any("text/html" in x.get("data", {}) for x in outputs)
     figures = [x for x in outputs if "image/png" in x.get("data", {})]
@@ -29,8 +29,8 @@ def said(cells):
     return text, len(figures)
 
 
-def test_the_notebook_shows_a_run(finished, tmp_path):
-    text, figures = said(execute(finished, tmp_path))
+def test_notebook_shows_a_run(finished, tmp_path):
+    text, figures = text_and_figures(execute(finished, tmp_path))
     assert f"{finished}: finished, 4 phases" in text
     assert "Level 1: 1 of 2 slots in use" in text and "Who built it?" in text
     assert "leaves are identical" in text and "no difference" in text
@@ -38,12 +38,12 @@ def test_the_notebook_shows_a_run(finished, tmp_path):
     assert figures == 4 and "\x1b" not in text
 
 
-def test_without_a_run_the_notebook_makes_one(tmp_path):
-    text, figures = said(execute("", tmp_path))
+def test_notebook_makes_a_run_if_there_is_none(tmp_path):
+    text, figures = text_and_figures(execute("", tmp_path))
     assert "runs/tiny: finished, 8 phases" in text and figures == 4
 
 
-def test_the_notebook_is_stored_without_output():
+def test_notebook_is_stored_without_output():
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert code and all(not cell["outputs"] and not cell["execution_count"] for cell in code)

@@ -21,19 +21,19 @@ def leaves_of(state):
     return {jax.tree_util.keystr(p, simple=True, separator="."): np.asarray(x) for p, x in named}
 
 
-def test_every_leaf_is_read_as_it_was_saved(finished, states):
+def test_read_gives_every_leaf_as_saved(finished, states):
     checkpoint = Run(finished)["learn"]
     saved = leaves_of(states[2])
-    found = checkpoint.leaves("current")
-    assert set(found) == {f"current.{name}" for name in saved}
+    leaves = checkpoint.leaves("current")
+    assert set(leaves) == {f"current.{name}" for name in saved}
     for name, array in saved.items():
         read = checkpoint.read(f"current.{name}")
-        assert read.dtype == array.dtype == found[f"current.{name}"].dtype
-        assert read.shape == found[f"current.{name}"].shape
+        assert read.dtype == array.dtype == leaves[f"current.{name}"].dtype
+        assert read.shape == leaves[f"current.{name}"].shape
         np.testing.assert_array_equal(read, array)
 
 
-def test_other_types_and_shapes_are_read_as_they_were_saved(tmp_path):
+def test_read_gives_other_types_and_shapes_as_saved(tmp_path):
     state = {
         "half": jnp.asarray([[1.5, -0.0]], jnp.bfloat16),
         "count": 7,
@@ -49,7 +49,7 @@ def test_other_types_and_shapes_are_read_as_they_were_saved(tmp_path):
     assert set(checkpoint.leaves()) == {"half", "count", "key"}
 
 
-def test_a_slot_is_read_alone(finished, states):
+def test_restore_of_a_slot_reads_its_chunk_alone(finished, states):
     checkpoint = Run(finished)["learn"]
     slot = checkpoint.restore(BANK, slot=1)
     bank = states[2].memory["layers"]["level_2"]["experts"]
@@ -61,9 +61,9 @@ def test_a_slot_is_read_alone(finished, states):
         assert (slots, chunk) == (3, (layers, 1, *rest))
 
 
-def test_restore_gives_the_tree_below_a_name_and_no_more(finished, states):
+def test_restore_gives_the_tree_below_a_name(finished, states):
     checkpoint = Run(finished)["evaluate"]
-    levels = checkpoint.restore("consolidated.memory.layers")
+    levels = checkpoint.restore("before_dreams.memory.layers")
     assert {n: set(x) for n, x in levels.items()} == {
         "level_1": {"experts", "wake"},
         "level_2": {"experts"},
@@ -72,9 +72,11 @@ def test_restore_gives_the_tree_below_a_name_and_no_more(finished, states):
     np.testing.assert_array_equal(one["active"], states[3].slots["layers"]["level_1"]["active"])
 
 
-def test_what_is_not_there_is_said_with_what_is(finished):
+def test_unknown_names_are_answered_with_the_existing_ones(finished):
     checkpoint = Run(finished)["learn"]
-    with pytest.raises(KeyError, match=r"no 'now.memry'; there is .*now.memory, now.slots"):
+    with pytest.raises(
+        KeyError, match=r"no 'current.memry'; there is .*current.memory, current.slots"
+    ):
         checkpoint.restore("current.memry")
     with pytest.raises(IndexError, match=r"slot=3: .* has 3, counted from 0"):
         checkpoint.read(f"{BANK}.up", slot=3)
@@ -86,7 +88,7 @@ def test_what_is_not_there_is_said_with_what_is(finished):
         checkpoint.read("current.slots.layers.level_2.carries", slot=0)
 
 
-def test_a_torn_file_is_said_in_words(unfinished):
+def test_incomplete_file_is_reported_in_words(unfinished):
     checkpoint = Run(unfinished)["consolidate"]
     for path in pathlib.Path(checkpoint.folder, "state").rglob("d/*"):
         os.truncate(path, path.stat().st_size // 3)
@@ -98,7 +100,7 @@ def test_a_torn_file_is_said_in_words(unfinished):
         _ = Checkpoint(checkpoint.folder).phase
 
 
-def test_no_device_and_nothing_heavy_is_needed(finished):
+def test_inspect_needs_no_device_and_no_heavy_import(finished):
     """JAX_PLATFORMS names a platform that is not there: whoever started a backend would fail."""
     program = (
         "import sys\n"
@@ -142,7 +144,7 @@ def test_no_device_and_nothing_heavy_is_needed(finished):
         ),
     ],
 )
-def test_a_record_of_other_types_is_refused_in_words(finished, tmp_path, path, value, words):
+def test_record_of_other_types_is_refused(finished, tmp_path, path, value, words):
     run = shutil.copytree(finished, tmp_path / "run")
     file = run / "checkpoints" / "3" / "record" / "metadata"
     facts = json.loads(file.read_text())

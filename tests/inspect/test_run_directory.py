@@ -8,7 +8,7 @@ from sleep_jax.report.run_record import recall, samples, timeline, verdict
 from sleep_jax.runtime.metrics import MetricWriter
 
 
-def test_the_timeline_says_day_and_night_and_the_slots_in_use(finished):
+def test_timeline_has_hours_and_slots_in_use(finished):
     rows = Run(finished).timeline()
     assert [(r["index"], r["phase"], r["day"], r["hour"]) for r in rows] == [
         (0, "wake", 1, "day"),
@@ -20,14 +20,14 @@ def test_the_timeline_says_day_and_night_and_the_slots_in_use(finished):
     assert rows[1]["detail"] == "levels 0 -> 1, kl after 0.25"
 
 
-def test_a_day_ends_with_its_evaluation():
+def test_timeline_counts_a_day_after_its_evaluation():
     labels = ("wake", "consolidate", "wake-2", "consolidate-2", "evaluate", "wake-3")
     rows = timeline({"phases": {label: {"tokens": 0, "seconds": 1.0} for label in labels}})
     assert [row["day"] for row in rows] == [1, 1, 1, 1, 1, 2]
 
 
 @pytest.mark.parametrize(
-    ("phases", "said"),
+    ("phases", "expected"),
     [
         ({"wake": {}, "study": {}}, ""),
         ({"consolidate": {"kl_after": 0.1}}, "kept"),
@@ -40,17 +40,17 @@ def test_a_day_ends_with_its_evaluation():
         ({"consolidate": {"rolled_back": "x"}, "consolidate-2": {}}, "kept"),
     ],
 )
-def test_the_verdict_is_that_of_the_last_night(phases, said):
-    assert verdict({"phases": phases}) == said
+def test_verdict_is_of_the_last_night(phases, expected):
+    assert verdict({"phases": phases}) == expected
 
 
-def test_the_headline_of_a_run_has_its_verdict_and_its_ceiling(finished):
+def test_headline_of_a_run_has_verdict_and_ceiling(finished):
     assert Run(finished).headline() == (
         "Kept. Closed book: questions 50 % -> 50 %. Open book, the ceiling: questions 50 %."
     )
 
 
-def test_a_phase_is_found_by_name_and_index(finished):
+def test_run_finds_a_phase_by_name_and_index(finished):
     run = Run(finished)
     assert run["learn"] == run[2] == run["2"] == run[-2] == run["-2"]
     assert run.latest == run[-1] and run.latest.phase == "evaluate"
@@ -60,7 +60,7 @@ def test_a_phase_is_found_by_name_and_index(finished):
         run[-9]
 
 
-def test_curves_come_from_the_metrics(finished):
+def test_curves_are_of_the_metrics(finished):
     assert Run(finished).curves() == {
         "consolidate": {
             "kl_off": [(0, 2.0), (1, 1.0), (2, 0.5)],
@@ -70,7 +70,7 @@ def test_curves_come_from_the_metrics(finished):
     assert set(Run(finished).curves(["loss"])["consolidate"]) == {"loss"}
 
 
-def test_samples_show_what_was_learnt_first(finished):
+def test_samples_begin_with_what_was_learnt(finished):
     first, second = Run(finished).samples()
     assert first == {
         "document": "The Lighthouse",
@@ -84,7 +84,7 @@ def test_samples_show_what_was_learnt_first(finished):
     assert second["before_right"] and second["after_right"]
 
 
-def test_without_scores_nothing_is_called_right():
+def test_samples_without_scores_are_not_marked_right():
     asked = [{"document": "d", "question": "q", "answers": ["a"]}]
     replies = {"before sleep": ["x"], "after dreaming": ["y"]}
     rows = samples({"asked": asked, "replies": replies, "scores": {"before sleep": {}}})
@@ -92,19 +92,19 @@ def test_without_scores_nothing_is_called_right():
     assert samples({"study": {}}) == []
 
 
-def test_recall_leaves_days_out_that_have_none():
+def test_recall_leaves_out_days_without_questions():
     days = [{"recall": [{"questions": 1.0}]}, {"recall": [{"questions": 0.5}, {"questions": 0.0}]}]
     assert recall({"days": [*days, {}]}) == [[1.0], [0.5, 0.0]]
     assert recall({"days": days[:1]}) == []
     assert recall({"days": [{"recall": [{}]}, {"recall": [{}, {}]}]}) == []
 
 
-def test_an_unfinished_run_says_where_it_is(finished, unfinished):
+def test_state_of_an_unfinished_run_says_where_it_is(finished, unfinished):
     assert Run(finished).state() == f"{finished}: finished, 4 phases"
     damaged = shutil.copytree(finished, finished.with_name("damaged"))
     for digests in damaged.glob("checkpoints/*/digests.json"):
         digests.write_text("garbage")
-    assert Run(damaged).state() == f"{damaged}: finished, but no checkpoint of it is whole"
+    assert Run(damaged).state() == f"{damaged}: finished, but no checkpoint of it is valid"
     assert (
         Run(unfinished).state() == f"{unfinished}: unfinished, 2 phases done, the last consolidate"
     )
@@ -114,24 +114,24 @@ def test_an_unfinished_run_says_where_it_is(finished, unfinished):
 
 
 @pytest.mark.parametrize("name", ["digests.json", "state/_METADATA"])
-def test_a_torn_checkpoint_is_passed_over_and_named(unfinished, name):
+def test_run_skips_and_names_an_incomplete_checkpoint(unfinished, name):
     (unfinished / "checkpoints" / "1" / name).unlink()
     run = Run(unfinished)
     assert run.latest.phase == "wake" and run.record["phases"].keys() == {"wake"}
     assert len(run.problems) == 1 and "checkpoints/1: " in run.problems[0]
     (unfinished / "checkpoints" / "0" / "digests.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no whole checkpoint yet \(checkpoint .*/0: "):
+    with pytest.raises(FileNotFoundError, match=r"no valid checkpoint yet \(checkpoint .*/0: "):
         _ = Run(unfinished).latest
 
 
-def test_no_run_there_is_said_with_those_nearby(unfinished, tmp_path):
+def test_run_of_a_directory_without_one_names_runs_nearby(unfinished, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such directory"):
         Run(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=rf"neither .* there are {unfinished}"):
         Run(tmp_path)
 
 
-def test_a_run_that_has_only_begun(tmp_path):
+def test_run_without_checkpoints(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.scalars("wake", 0, {"kl": 1.0})
     run = Run(tmp_path)
@@ -142,6 +142,6 @@ def test_a_run_that_has_only_begun(tmp_path):
         _ = run.config
 
 
-def test_difference_of_two_runs(finished, unfinished):
+def test_difference_lists_other_settings(finished, unfinished):
     assert difference(Run(finished), Run(unfinished)) == ["seed: 0 -> 1"]
     assert difference(Run(finished), Run(finished)) == []

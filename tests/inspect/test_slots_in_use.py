@@ -7,7 +7,7 @@ from sleep_jax.inspect.memory import in_use
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 
 
-def test_slots_in_use_with_the_norms_of_each_layer(finished, states):
+def test_slots_gives_norms_by_layer(finished, states):
     fast, slow = slots(Run(finished)["consolidate"])
     assert (fast.level, fast.used, fast.capacity) == (1, 1, 2)
     # `down` of level 1 is 2 x 8 entries of 0.5 in each of 3 layers: a norm of 0.5 * 4.
@@ -22,7 +22,7 @@ def test_slots_in_use_with_the_norms_of_each_layer(finished, states):
     assert (slow.used, slow.capacity, slow.norms, slow.wake) == (0, 3, {}, {})
 
 
-def test_each_self_has_its_own_slots(finished):
+def test_slots_of_each_memory_state(finished):
     last = Run(finished)["evaluate"]
     assert in_use(last) == {1: (1, 2), 2: (0, 3)}
     assert in_use(last, "before_sleep") == {1: (0, 2), 2: (0, 3)}
@@ -30,18 +30,20 @@ def test_each_self_has_its_own_slots(finished):
         slots(last, "morning")
 
 
-def test_changes_name_the_leaf_the_slot_and_by_how_much(finished):
+def test_changes_names_leaf_slot_and_relative_norm(finished):
     run = Run(finished)
-    found = {x.name: x for x in changes(run["consolidate"], run["learn"])}
-    down = found.pop("memory.layers.level_1.experts.down")
+    changed = {x.name: x for x in changes(run["consolidate"], run["learn"])}
+    down = changed.pop("memory.layers.level_1.experts.down")
     # 0.5 became 0.625 in 3 layers x 2 x 8 entries; the other slot is all zeros.
     assert (down.kind, down.entries, down.slots) == ("changed", 48, (0,))
     assert down.relative == pytest.approx(0.25)
-    assert {x.kind for x in found.values()} == {"identical"}
-    assert "memory.layers.level_2.experts.gate" in found and "slots.layers.level_1.active" in found
+    assert {x.kind for x in changed.values()} == {"identical"}
+    assert (
+        "memory.layers.level_2.experts.gate" in changed and "slots.layers.level_1.active" in changed
+    )
 
 
-def test_what_unlocking_changes(finished):
+def test_changes_of_unlocking_a_slot(finished):
     run = Run(finished)
     moved = {x.name: x for x in changes(run["wake"], run["consolidate"]) if x.kind != "identical"}
     assert set(moved) == {"memory.layers.level_1.experts.down", "slots.layers.level_1.active"}
@@ -50,7 +52,7 @@ def test_what_unlocking_changes(finished):
     assert (mask.entries, mask.relative) == (3, None)
 
 
-def test_bits_are_compared_and_shapes(tmp_path):
+def test_changes_compares_bits_and_shapes(tmp_path):
     before = {"nan": jnp.array([jnp.nan, 0.0]), "shape": jnp.zeros(2), "gone": jnp.zeros(1)}
     after = {"nan": jnp.array([jnp.nan, -0.0]), "shape": jnp.zeros(3), "new": jnp.zeros(1)}
     with PhaseCheckpoints(tmp_path) as saved:

@@ -16,11 +16,11 @@ from sleep_jax.report.comparison import (
     cell,
     difference,
     interval,
-    with_the_book_open,
+    open_book,
 )
 
 
-def record(workdir, lines):
+def write_metrics(workdir, lines):
     workdir.mkdir(exist_ok=True)
     text = "".join(json.dumps({"time": 0, **line}) + "\n" for line in lines)
     (workdir / "metrics.jsonl").write_text(text)
@@ -58,11 +58,11 @@ def two_nights(workdir, shift=0.0, after=0.7):
         stage("evaluate-2", 3, 0.9),
         {"phase": "evaluate-2", "step": 4, **both},
     ]
-    record(workdir, lines)
+    write_metrics(workdir, lines)
     return workdir
 
 
-def test_figures_of_a_run(tmp_path):
+def test_at_the_start_and_at_the_end_give_the_figures_of_a_run(tmp_path):
     workdir = two_nights(tmp_path)
     assert at_the_end(workdir) == pytest.approx(
         {
@@ -82,31 +82,31 @@ def test_figures_of_a_run(tmp_path):
         "divergence": 2.0,
     }
     assert list(comparison.scores(workdir)) == [STAGES[0], STAGES[1], STAGES[3]]
-    assert with_the_book_open(workdir) == pytest.approx({"questions": 0.85, "paraphrases": 0.425})
+    assert open_book(workdir) == pytest.approx({"questions": 0.85, "paraphrases": 0.425})
     compared = Comparison({"full": {0: at_the_end(workdir)}}, {}, ceiling={"questions": 0.85})
     last = comparison.table(compared).splitlines()[-1]
     assert last.startswith("| open book (the ceiling) |  | 85 % |  |")
 
 
-def test_the_ceiling_has_a_name_of_its_own_in_the_metrics(tmp_path):
+def test_open_book_scores_have_names_of_their_own(tmp_path):
     workdir = two_nights(tmp_path)
     lines = comparison.read_metrics(workdir)
     for line in lines:
         if line["step"] == 3:
             line["open_book_questions"] = line.pop("questions")
-    record(workdir, lines)
+    write_metrics(workdir, lines)
     assert comparison.scores(workdir)[STAGES[3]]["questions"] == 0.9
 
 
-def test_nights_that_were_rolled_back_are_said_first(tmp_path):
+def test_report_begins_with_rolled_back_nights(tmp_path):
     compared = Comparison({"full": {0: {"questions": 0.5}}}, {}, rolled_back={"seed=1": 2})
     assert comparison.report(compared).startswith("Nights that the gate rolled back: seed=1 (2).")
 
 
-def test_one_day_with_dreams_and_one_without_questions(tmp_path):
+def test_at_the_end_of_a_single_day_and_of_one_without_questions(tmp_path):
     lines = [stage("evaluate", i, 0.1 * i, 30.0 + i) for i in range(3)]
     lines += [stage("evaluate", 3, 0.9), {"phase": "evaluate", "step": 4, "day_1_questions": 0.2}]
-    record(tmp_path, lines)
+    write_metrics(tmp_path, lines)
     assert at_the_end(tmp_path) == {
         "questions": 0.2,
         "anchor_perplexity": 32.0,
@@ -114,24 +114,24 @@ def test_one_day_with_dreams_and_one_without_questions(tmp_path):
     }
     anchors = [{"phase": "evaluate", "step": i, "anchor_perplexity": 9, "chat_perplexity": "inf"}
                for i in range(3)]  # fmt: skip
-    record(tmp_path, [*anchors, *({"phase": "evaluate", "step": step} for step in (3, 4))])
+    write_metrics(tmp_path, [*anchors, *({"phase": "evaluate", "step": step} for step in (3, 4))])
     assert at_the_end(tmp_path) == {"anchor_perplexity": 9.0, "chat_perplexity": math.inf}
 
 
-def test_a_run_that_is_not_over_is_named(tmp_path):
-    record(tmp_path, [stage("evaluate", 0, 0.0, 30.0)])
+def test_scores_of_an_unfinished_run_are_refused(tmp_path):
+    write_metrics(tmp_path, [stage("evaluate", 0, 0.0, 30.0)])
     with pytest.raises(ValueError, match="has no scores with the document in context; finish the"):
         at_the_end(tmp_path)
 
 
-def test_an_interval_is_that_of_student():
+def test_interval_is_of_students_t():
     # Mean 2, standard deviation 1, n = 3; t(0.975, 2) = 4.3027: 2 -+ 4.3027 / sqrt(3).
     assert interval([1.0, 2.0, 3.0]) == pytest.approx((-0.4841, 4.4841), abs=1e-3)
     assert interval([2.0, 2.0]) == (2.0, 2.0)
     assert all(map(math.isnan, interval([2.0])))
 
 
-def test_cells():
+def test_cell_gives_mean_spread_and_values():
     assert cell("questions", [0.4, 0.5, 0.6]) == "50 % (40, 50, 60)"
     assert cell("questions", [0.4, 0.5, 0.6], True) == "50 % ± 10 (40, 50, 60)"
     assert cell("anchor_perplexity", [35.5, 35.5]) == "35.50" and cell("questions", []) == ""
@@ -140,24 +140,24 @@ def test_cells():
     assert difference("divergence", []) == ""
 
 
-def test_differences_pair_the_seeds_that_both_have():
+def test_differences_pair_common_seeds():
     first = {0: {"questions": 0.5}, 1: {"questions": 0.1}, 2: {"questions": 0.9}}
     second = {1: {"questions": 0.2}, 0: {"questions": 0.6}}
     compared = Comparison({"full": first, "less": second}, {"questions": 0.0}, ("less,seed=2",))
-    table, said, less, missing = comparison.report(compared).split("\n\n")
+    table, note, less, missing = comparison.report(compared).split("\n\n")
     assert "| before the first night |  | 0 % |" in table
     assert "| full | 3 | 50 % ± 40 (50, 10, 90) |" in table
-    assert "95 % t intervals" in said
+    assert "95 % t intervals" in note
     assert "| less | 2 | +10 [10, 10] |" in less
     assert missing == "Not finished: less,seed=2."
 
 
-def test_a_figure_that_one_of_two_runs_lacks_is_left_out_of_their_difference():
+def test_differences_leave_out_a_figure_that_one_run_lacks():
     compared = Comparison({"full": {0: {"earlier": 0.5}}, "one day": {0: {}}}, {}, ())
     assert "| one day | 1 |  |" in comparison.differences(compared)
 
 
-def test_a_sweep_is_read_drawn_and_what_is_missing_said(tmp_path):
+def test_compare_reads_a_sweep_and_lists_missing_runs(tmp_path):
     runs = [
         SweepRun(Element({"config.seed": seed}, (word,)), (), None, str(tmp_path / f"{word}{seed}"))
         for word in ("full", "less")

@@ -62,7 +62,7 @@ def read(page):
     return checker, re.sub(r"\s+", " ", " ".join(checker.text))
 
 
-def test_a_full_report_says_everything_and_fetches_nothing(tmp_path):
+def test_report_shows_every_part_and_fetches_nothing(tmp_path):
     with MetricWriter(tmp_path) as writer:
         for step in range(40):
             writer.scalars("consolidate", step, {"kl": 2 / (step + 1), "reward": float("nan")})
@@ -88,7 +88,7 @@ def test_a_full_report_says_everything_and_fetches_nothing(tmp_path):
     assert "var(--night)" in page and "#0102" not in page  # No stand-in colour is left.
 
 
-def test_whatever_comes_from_outside_is_escaped():
+def test_report_escapes_foreign_text():
     evil = "<script>alert('&')</script>"
     summary = {
         "verdict": evil,
@@ -108,7 +108,7 @@ def test_whatever_comes_from_outside_is_escaped():
 
 
 @pytest.mark.parametrize("missing", [*SUMMARY, "everything"])
-def test_a_missing_part_leaves_the_rest_standing(missing):
+def test_report_leaves_out_missing_parts(missing):
     summary = {k: v for k, v in SUMMARY.items() if missing not in (k, "everything")}
     page = render(summary, [])
     _, text = read(page)
@@ -117,7 +117,7 @@ def test_a_missing_part_leaves_the_rest_standing(missing):
     assert ("<svg" in page) == ("scores" in summary)
 
 
-def test_documents_without_questions_show_words_but_no_bars():
+def test_report_without_questions_has_samples_and_no_bars():
     summary = {
         "scores": [{"stage": "before sleep", "anchor_perplexity": 21.3}],
         "samples": [{"question": "What is it about?", "after": "A kiln."}],
@@ -128,12 +128,12 @@ def test_documents_without_questions_show_words_but_no_bars():
     assert "before sleep" in text and "✗" not in text
 
 
-def test_an_unknown_part_is_refused(tmp_path):
+def test_write_report_refuses_an_unknown_part(tmp_path):
     with pytest.raises(ValueError, match="'score'"):
         write_report(tmp_path, {"score": []})
 
 
-def test_headline_has_the_verdict_both_shares_before_and_after_and_the_ceiling_as_such():
+def test_headline_has_verdict_shares_and_ceiling():
     rows = [{"questions": None, "paraphrases": None} | row for row in SCORES]
     known = "questions 3 % -> 44 %, held-out wordings 0 % -> 40 %"
     ceiling = "Open book, the ceiling: questions 57 %."
@@ -145,14 +145,14 @@ def test_headline_has_the_verdict_both_shares_before_and_after_and_the_ceiling_a
     assert headline([]) == headline(rows[:1]) == "A night's sleep."
 
 
-def test_words_for_numbers():
+def test_duration_and_share_in_words():
     assert [duration(s) for s in (None, 2.51, 48, 725, 7380)] == [
         "", "2.5 s", "48 s", "12 min 5 s", "2 h 3 min",
     ]  # fmt: skip
     assert [share(x) for x in (None, 0.437)] == ["", "44 %"]
 
 
-def test_the_mix_of_several_nights_is_drawn():
+def test_curves_draw_the_curriculum_of_several_nights():
     nights = [
         {"phase": phase, "step": 0, "contexts_recent": 2, "contexts_weak": weak, "contexts_old": 0}
         for phase, weak in (("write", 0), ("write-2", 1))
@@ -161,7 +161,7 @@ def test_the_mix_of_several_nights_is_drawn():
     assert title in render({}, nights) and title not in render({}, nights[:1])
 
 
-def test_a_report_is_written_of_any_text(tmp_path):
+def test_report_of_any_text_is_written(tmp_path):
     text = "half a \ud83d pair, a \x00 and \x1b[2J"
     sample = dict.fromkeys(("document", "question", "answer", "before", "after"), text)
     write_report(tmp_path, {"samples": [sample], "documents": [text], "config": {"x": text}})

@@ -9,7 +9,7 @@ from sleep_jax.report.publish import publish, save_figure
 MARKS = ("<!-- here -->", "<!-- there -->")
 
 
-def test_what_stands_between_the_marks_is_replaced_and_nothing_else(tmp_path):
+def test_publish_replaces_the_text_between_the_marks_alone(tmp_path):
     page = tmp_path / "README.md"
     page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     for text in ("| a |", "| b |"):
@@ -18,7 +18,7 @@ def test_what_stands_between_the_marks_is_replaced_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(("left", "lacking"), [(0, 1), (1, 0)])
-def test_a_page_without_a_mark_is_left_alone(tmp_path, left, lacking):
+def test_publish_refuses_a_page_without_a_mark(tmp_path, left, lacking):
     page = tmp_path / "README.md"
     page.write_text(MARKS[left])
     with pytest.raises(ValueError, match=f"lacks the mark '{MARKS[lacking]}'"):
@@ -26,7 +26,7 @@ def test_a_page_without_a_mark_is_left_alone(tmp_path, left, lacking):
     assert page.read_text() == MARKS[left]
 
 
-def test_a_figure_is_written_to_an_address_as_well(monkeypatch):
+def test_save_figure_writes_to_an_address(monkeypatch):
     written = {}
 
     class File(io.BytesIO):

@@ -25,14 +25,14 @@ def restarted(monkeypatch):
     return seen
 
 
-def test_a_cpu_starts_again_with_its_environment(restarted, monkeypatch):
+def test_keep_freed_memory_restarts_a_process_on_a_cpu(restarted, monkeypatch):
     monkeypatch.setenv("KEPT", "1")
     allocator.keep_freed_memory()
     assert restarted[0]["GLIBC_TUNABLES"] == allocator.MALLOC and restarted[0]["KEPT"] == "1"
 
 
 @pytest.mark.parametrize("why", ["set", "accelerator", "musl"])
-def test_others_do_not(restarted, monkeypatch, why):
+def test_keep_freed_memory_restarts_no_other_process(restarted, monkeypatch, why):
     if why == "set":
         monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
     elif why == "accelerator":
@@ -44,7 +44,7 @@ def test_others_do_not(restarted, monkeypatch, why):
 
 
 @pytest.mark.skipif(allocator.platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_it_starts_again_once_with_the_same_arguments(monkeypatch):
+def test_keep_freed_memory_restarts_once_with_the_same_arguments(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     done = subprocess.run(
@@ -57,11 +57,11 @@ def test_it_starts_again_once_with_the_same_arguments(monkeypatch):
     ]
 
 
-def test_programs_go_when_they_take_half_of_the_room(monkeypatch, tmp_path):
+def test_make_room_for_programs_clears_them_at_half_of_the_maps(monkeypatch, tmp_path):
     cleared = []
     monkeypatch.setattr(allocator.jax, "clear_caches", lambda: cleared.append(True))
     monkeypatch.setattr(allocator, "MAPS", tmp_path / "maps")
-    monkeypatch.setattr(allocator, "MOST_MAPS", tmp_path / "most")
+    monkeypatch.setattr(allocator, "MAX_MAPS", tmp_path / "most")
     (tmp_path / "maps").write_text("a piece\n" * 50)
     allocator.make_room_for_programs()  # no Linux: nobody says how many there may be
     for most, count in ((100, 0), (99, 1)):

@@ -38,7 +38,7 @@ def biggest_file(folder):
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-def test_another_process_reads_back_bit_by_bit_what_was_saved(two_phases):
+def test_restore_in_another_process_is_bitwise_what_was_saved(two_phases):
     with PhaseCheckpoints(two_phases) as checkpoints:
         assert checkpoints.latest() == (1, "consolidate")
         abstract = jax.eval_shape(lambda: state())
@@ -49,15 +49,15 @@ def test_another_process_reads_back_bit_by_bit_what_was_saved(two_phases):
         assert checkpoints.record(0) == {"config": {"layers": [1, 2]}}
 
 
-def test_without_checkpoints_there_is_no_latest(tmp_path):
+def test_latest_is_none_without_checkpoints(tmp_path):
     with PhaseCheckpoints(tmp_path / "new") as checkpoints:
         assert checkpoints.latest() is None
         with pytest.raises(FileNotFoundError, match="no checkpoint 0"):
             checkpoints.restore(0, state())
 
 
-def test_nobody_is_told_to_stop_by_saving(tmp_path, monkeypatch):
-    """Processes are told once, at a number that `Watch` asks with, not at one of a checkpoint."""
+def test_save_does_not_poll_for_preemption(tmp_path, monkeypatch):
+    """JAX answers at one poll count, which has to be one of `Watch`, not a checkpoint step."""
     asked = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
     with PhaseCheckpoints(tmp_path) as checkpoints:
@@ -100,10 +100,10 @@ SEALS = ["[]", "{}", "null", '{"record/metadata": 3}', '{"../../x": ""}', "[" * 
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, *map(_seal_with, SEALS)])
-def test_a_damaged_checkpoint_is_passed_over_and_can_be_made_again(two_phases, damage):
+def test_latest_skips_a_damaged_checkpoint_which_can_be_saved_again(two_phases, damage):
     damage(two_phases / "1")
     with PhaseCheckpoints(two_phases) as checkpoints:
-        with pytest.warns(UserWarning, match="passed over"):
+        with pytest.warns(UserWarning, match="is skipped"):
             assert checkpoints.latest() == (0, "wake")
         restored, _ = checkpoints.restore(0, state())
         assert_same(restored, state(1.0))
@@ -112,11 +112,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_can_be_made_again(two_phases, d
         assert_same(checkpoints.restore(1, state())[0], state(3.0))
 
 
-def test_where_all_are_damaged_none_is_replaced_unless_it_may_be(two_phases):
+def test_latest_refuses_if_all_are_damaged_unless_they_may_be_lost(two_phases):
     for folder in two_phases.iterdir():
         (folder / "digests.json").write_text("garbage")
-    with PhaseCheckpoints(two_phases) as checkpoints, pytest.warns(UserWarning, match="passed"):
-        with pytest.raises(ValueError, match="no checkpoint is whole; bring one back"):
+    with PhaseCheckpoints(two_phases) as checkpoints, pytest.warns(UserWarning, match="is skipped"):
+        with pytest.raises(ValueError, match="no checkpoint is valid; restore one"):
             checkpoints.latest()
         assert checkpoints.latest(may_lose=True) is None
         for folder in two_phases.iterdir():
@@ -124,14 +124,14 @@ def test_where_all_are_damaged_none_is_replaced_unless_it_may_be(two_phases):
         assert checkpoints.latest() is None
 
 
-def test_a_phase_done_over_takes_the_later_checkpoints_with_it(two_phases):
+def test_save_removes_later_checkpoints(two_phases):
     with PhaseCheckpoints(two_phases) as checkpoints:
         checkpoints.save(0, "wake", state=state(5.0), record={})
         assert checkpoints.latest() == (0, "wake")
         assert_same(checkpoints.restore(0, state())[0], state(5.0))
 
 
-def test_a_state_of_another_structure_is_named_leaf_by_leaf(two_phases):
+def test_restore_names_the_leaves_of_another_structure(two_phases):
     other = state() | {"extra": jnp.zeros(2)}
     other["memory"] = {"up": jnp.zeros((2, 4), jnp.bfloat16), "mask": jnp.array([True, False])}
     with PhaseCheckpoints(two_phases) as checkpoints, pytest.raises(ValueError) as error:
@@ -142,7 +142,7 @@ def test_a_state_of_another_structure_is_named_leaf_by_leaf(two_phases):
     assert "--workdir" in message and "mask" not in message
 
 
-def test_a_record_that_json_cannot_hold_leaves_the_old_checkpoint_alone(two_phases):
+def test_save_of_a_record_that_is_not_json_keeps_the_old_checkpoint(two_phases):
     with PhaseCheckpoints(two_phases) as checkpoints:
         with pytest.raises(TypeError):
             checkpoints.save(1, "consolidate", state=state(), record={"bad": object()})
@@ -158,7 +158,7 @@ def slow_seal(monkeypatch):
     event.set()
 
 
-def test_a_run_goes_on_while_a_checkpoint_is_written(two_phases, slow_seal):
+def test_save_returns_before_the_checkpoint_is_written(two_phases, slow_seal):
     with PhaseCheckpoints(two_phases) as checkpoints:
         checkpoints.save(2, "learn", state=state(3.0), record={})
         with PhaseCheckpoints(two_phases) as others:
@@ -167,7 +167,7 @@ def test_a_run_goes_on_while_a_checkpoint_is_written(two_phases, slow_seal):
         assert checkpoints.latest() == (2, "learn")
 
 
-def test_a_checkpoint_goes_only_when_the_next_one_is_safe(tmp_path, slow_seal):
+def test_old_checkpoint_is_removed_after_the_next_one_is_written(tmp_path, slow_seal):
     with PhaseCheckpoints(tmp_path, keep=1) as checkpoints:
         slow_seal.set()
         checkpoints.save(0, "wake", state=state(), record={})
@@ -180,7 +180,7 @@ def test_a_checkpoint_goes_only_when_the_next_one_is_safe(tmp_path, slow_seal):
         assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_what_was_saved_may_be_overwritten_at_once(tmp_path):
+def test_saved_arrays_may_be_overwritten_at_once(tmp_path):
     overwrite = jax.jit(lambda x: x - 1, donate_argnums=0)
     overwrite(other := jnp.zeros(2**23))
     assert other.is_deleted()  # its memory holds the result
@@ -192,7 +192,7 @@ def test_what_was_saved_may_be_overwritten_at_once(tmp_path):
     np.testing.assert_array_equal(restored["x"], want)
 
 
-def test_a_write_that_fails_stops_the_run_when_it_next_asks(two_phases, monkeypatch):
+def test_failed_write_raises_at_the_next_call(two_phases, monkeypatch):
     def full(folder):
         raise OSError(28, "No space left on device")
 
@@ -205,6 +205,6 @@ def test_a_write_that_fails_stops_the_run_when_it_next_asks(two_phases, monkeypa
         checkpoints.save(2, "learn", state=state(), record={})
     with (
         PhaseCheckpoints(two_phases) as checkpoints,
-        pytest.warns(UserWarning, match="passed over"),
+        pytest.warns(UserWarning, match="is skipped"),
     ):
         assert checkpoints.latest() == (1, "consolidate")

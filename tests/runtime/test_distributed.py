@@ -26,7 +26,7 @@ def started(monkeypatch):
     return calls
 
 
-def test_an_address_comes_from_flags_and_else_from_the_environment():
+def test_explicit_address_is_of_flags_else_of_the_environment():
     assert explicit_address(NOTHING, {}) is None
     assert explicit_address(NOTHING, ENVIRONMENT) == ("host:1234", 4, 2)
     given = {"coordinator": "other:1", "num_processes": 2, "process_id": 0}
@@ -48,32 +48,32 @@ def test_an_address_comes_from_flags_and_else_from_the_environment():
         ),
     ],
 )
-def test_an_address_in_part_is_refused(given, words):
+def test_explicit_address_refuses_an_incomplete_address(given, words):
     with pytest.raises(ValueError, match=words):
         explicit_address(NOTHING | given, {})
 
 
 @pytest.mark.parametrize("variable", ["JAX_NUM_PROCESSES", "JAX_PROCESS_ID"])
-def test_a_variable_that_holds_no_number_is_named(variable):
+def test_explicit_address_names_a_variable_that_is_no_number(variable):
     flag = variable.removeprefix("JAX_").lower()
     with pytest.raises(ValueError, match=f"{variable}='x': expected a whole number; .* --{flag}"):
         explicit_address(NOTHING, ENVIRONMENT | {variable: "x"})
 
 
-def test_a_single_machine_starts_nothing(started, monkeypatch):
+def test_join_processes_starts_nothing_on_a_single_machine(started, monkeypatch):
     assert not join_processes()
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert not join_processes() and not started
 
 
-def test_an_explicit_address_wins(started, monkeypatch):
+def test_join_processes_prefers_an_explicit_address(started, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     assert join_processes("host:1", 2, 1)
     assert started == [("host:1", 2, 1)]
 
 
-def test_slurm_with_several_tasks_and_tpus_are_left_to_jax(started, monkeypatch):
+def test_join_processes_leaves_slurm_and_tpus_to_jax(started, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     assert join_processes()
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
@@ -81,7 +81,7 @@ def test_slurm_with_several_tasks_and_tpus_are_left_to_jax(started, monkeypatch)
     assert join_processes() and started == [(), ()]
 
 
-def test_the_tpu_package_without_a_tpu_is_no_cluster(started, monkeypatch):
+def test_join_processes_with_libtpu_and_no_tpu_starts_nothing(started, monkeypatch):
     def no_cluster():
         raise ValueError("coordinator_address should be defined.")
 
@@ -114,25 +114,25 @@ def in_two_processes(program: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_find_each_other():
-    said = in_two_processes(
+def test_two_processes_join():
+    outputs = in_two_processes(
         "from jax.experimental.multihost_utils import process_allgather\n"
         "print('sum', process_allgather(jax.numpy.asarray([i + 1])).sum())\n"
     )
-    assert all("sum 3" in words for words in said)
+    assert all("sum 3" in output for output in outputs)
 
 
 @pytest.mark.slow
-def test_processes_that_would_write_to_places_of_their_own_are_refused(tmp_path):
+def test_check_shared_refuses_separate_workdirs(tmp_path):
     for name in ("both", "0", "1"):
         (tmp_path / name).mkdir()
-    said = in_two_processes(
+    outputs = in_two_processes(
         f"check_shared('{tmp_path}/both')\n"
         "try:\n"
         f"    check_shared(f'{tmp_path}/{{i}}')\n"
         "except ValueError as error:\n"
         "    print(error)\n"
     )
-    for i, words in enumerate(said):
-        assert f"workdir='{tmp_path}/{i}' is not shared: 1 of 2 processes" in words
+    for i, output in enumerate(outputs):
+        assert f"workdir='{tmp_path}/{i}' is not shared: 1 of 2 processes" in output
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

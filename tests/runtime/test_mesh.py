@@ -26,7 +26,7 @@ def on(config, data, fsdp, tensor, rows=8):
     return config
 
 
-def test_an_open_axis_takes_what_the_others_leave(config):
+def test_mesh_shape_gives_an_open_axis_the_remaining_devices(config):
     assert mesh_shape(on(config, 1, -1, 1), 8) == (1, 8, 1)
     assert mesh_shape(on(config, 2, -1, 2), 8) == (2, 2, 2)
     assert mesh_shape(on(config, -1, 2, 4), 8) == (1, 2, 4)
@@ -42,12 +42,12 @@ def test_an_open_axis_takes_what_the_others_leave(config):
         ((0, -1, 1), "sizes of 1 or more"),
     ],
 )
-def test_sizes_that_make_no_mesh_are_refused(config, sizes, words):
+def test_mesh_shape_refuses_sizes_that_do_not_match_the_devices(config, sizes, words):
     with pytest.raises(ValueError, match=words):
         mesh_shape(on(config, *sizes), 8)
 
 
-def test_rows_that_do_not_spread_are_refused(config):
+def test_mesh_shape_refuses_rows_that_cannot_be_split(config):
     with pytest.raises(ValueError, match=r"seeding\.batch_size=4 .* multiple of 8"):
         mesh_shape(on(config, 1, -1, 1, rows=4), 8)
     config.seeding.accumulate = 2
@@ -56,7 +56,7 @@ def test_rows_that_do_not_spread_are_refused(config):
     assert mesh_shape(on(config, 1, 1, -1, rows=2), 8) == (1, 1, 8)
 
 
-def test_a_single_device_is_a_mesh_too(config):
+def test_make_mesh_of_a_single_device(config):
     mesh = make_mesh(on(config, 1, -1, 1), jax.devices()[:1])
     assert dict(mesh.shape) == dict.fromkeys(AXES, 1)
 
@@ -85,7 +85,7 @@ def compare(spread, alone):
         np.testing.assert_allclose(spread[name], expected, rtol=2e-4, atol=2e-5, err_msg=name)
 
 
-def test_an_update_is_the_same_on_a_mesh_and_compiled_once():
+def test_update_on_a_mesh_is_the_same_and_compiled_once():
     both = [ran("update", mesh) for mesh in ("none", "2,2,2")]
     alone, spread = (found_by(p, mesh) for p, mesh in zip(both, ("none", "2,2,2")))
     compare(spread, alone)
@@ -100,12 +100,12 @@ def alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["2,2,2", "8,1,1", "1,8,1", "1,1,8"])
-def test_every_step_is_the_same_on_a_mesh(mesh, alone):
+def test_every_step_on_a_mesh_is_the_same(mesh, alone):
     compare(found_by(ran("all", mesh), mesh), dict(alone))
 
 
 @pytest.mark.slow
-def test_every_step_is_the_same_in_two_processes(alone):
+def test_every_step_in_two_processes_is_the_same(alone):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"

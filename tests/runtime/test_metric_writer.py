@@ -23,7 +23,7 @@ def events(folder, of=lambda value: value.simple_value):
     return found
 
 
-def test_every_line_is_on_disk_as_soon_as_it_is_recorded(tmp_path):
+def test_scalars_are_on_disk_at_once(tmp_path):
     writer = MetricWriter(tmp_path)
     writer.scalars("wake", 3, {"loss": jnp.float32(1.5), "tokens": np.int64(7)})
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -33,7 +33,7 @@ def test_every_line_is_on_disk_as_soon_as_it_is_recorded(tmp_path):
     writer.close()
 
 
-def test_tensorboard_holds_the_same_figures_by_phase(tmp_path):
+def test_tensorboard_has_the_same_values_by_phase(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.scalars("wake", 0, {"loss": 2.0})
         writer.scalars("learn", 5, {"reward": 0.25})
@@ -41,7 +41,7 @@ def test_tensorboard_holds_the_same_figures_by_phase(tmp_path):
     assert events(tmp_path / "tensorboard" / "learn") == [("reward", 5, 0.25)]
 
 
-def test_figures_that_are_not_finite_stay_valid_json(tmp_path):
+def test_non_finite_values_are_valid_json(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.scalars("wake", 0, {"a": float("nan"), "b": float("inf"), "c": float("-inf")})
     text = (tmp_path / "metrics.jsonl").read_text()
@@ -51,7 +51,7 @@ def test_figures_that_are_not_finite_stay_valid_json(tmp_path):
     assert np.isnan(float(record["a"]))
 
 
-def test_a_phase_done_over_replaces_its_lines_and_no_others(tmp_path):
+def test_restart_removes_the_lines_of_its_phase_alone(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.scalars("wake", 0, {"loss": 1.0})
         writer.scalars("learn", 0, {"reward": 0.0})
@@ -67,7 +67,7 @@ def test_a_phase_done_over_replaces_its_lines_and_no_others(tmp_path):
     assert events(tmp_path / "tensorboard" / "wake") == [("loss", 0, 1.0)]
 
 
-def test_a_line_torn_by_a_kill_does_not_spoil_the_next_one(tmp_path):
+def test_incomplete_last_line_is_dropped(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.scalars("wake", 0, {"loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -79,13 +79,13 @@ def test_a_line_torn_by_a_kill_does_not_spoil_the_next_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["phase", "step", "time"])
-def test_a_metric_cannot_hide_a_field_of_its_line(tmp_path, name):
+def test_scalars_refuses_reserved_names(tmp_path, name):
     with MetricWriter(tmp_path) as writer, pytest.raises(ValueError, match=name):
         writer.scalars("wake", 0, {name: 1.0})
 
 
 @pytest.mark.parametrize("phase", ["", ".", "../wake"])
-def test_restart_never_leaves_the_folder_of_its_phase(tmp_path, phase):
+def test_restart_refuses_a_phase_that_names_no_folder(tmp_path, phase):
     with MetricWriter(tmp_path) as writer:
         writer.scalars("wake", 0, {"loss": 1.0})
         with pytest.raises(ValueError, match="cannot name a folder"):
@@ -94,13 +94,13 @@ def test_restart_never_leaves_the_folder_of_its_phase(tmp_path, phase):
     assert len(read_metrics(tmp_path)) == 2
 
 
-def test_a_damaged_line_is_named(tmp_path):
+def test_read_metrics_names_a_damaged_line(tmp_path):
     metrics_path(tmp_path).write_text('{"phase": "wake", "step": 0, "time": 1.5}\n\x00garbage\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged: .*garbage"):
         read_metrics(tmp_path)
 
 
-def test_of_several_processes_one_writes(tmp_path):
+def test_writer_of_another_process_writes_nothing(tmp_path):
     with MetricWriter(tmp_path) as writer, MetricWriter(tmp_path, is_writer=False) as other:
         for each in (writer, other):
             each.restart("wake")
@@ -109,7 +109,7 @@ def test_of_several_processes_one_writes(tmp_path):
     assert len(read_metrics(tmp_path)) == 2
 
 
-def test_lines_that_cannot_be_appended_to_are_written_anew(tmp_path, monkeypatch):
+def test_lines_at_an_address_are_written_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "is_remote", lambda _: True)
     monkeypatch.setattr(metrics, "SECONDS_BETWEEN_UPLOADS", 1e9)
     with MetricWriter(tmp_path) as writer:
@@ -123,7 +123,7 @@ def test_lines_that_cannot_be_appended_to_are_written_anew(tmp_path, monkeypatch
     assert [line["step"] for line in read_metrics(tmp_path)] == [0, 0, 1]
 
 
-def test_a_histogram_is_whole_in_its_line_and_in_buckets_in_tensorboard(tmp_path):
+def test_histogram_is_a_list_in_its_line_and_buckets_in_tensorboard(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.histogram("wake", 2, "rewards", np.array([0.0, 0.5, np.nan, 1.0]))
     [line] = read_metrics(tmp_path)
@@ -133,7 +133,7 @@ def test_a_histogram_is_whole_in_its_line_and_in_buckets_in_tensorboard(tmp_path
     assert (histogram.num, histogram.sum, histogram.min, histogram.max) == (3, 1.5, 0, 1)
 
 
-def test_what_is_measured_is_no_part_of_what_is_reproduced(tmp_path):
+def test_reproducible_leaves_out_measured_times(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.scalars("wake", 2, {"loss": 1.0, "time/step": 0.25})
     [line] = read_metrics(tmp_path)
@@ -141,7 +141,7 @@ def test_what_is_measured_is_no_part_of_what_is_reproduced(tmp_path):
     assert reproducible(line) == {"phase": "wake", "step": 2, "loss": 1.0}
 
 
-def test_any_text_is_written_and_read_back(tmp_path):
+def test_text_of_any_characters_is_read_back(tmp_path):
     text = "half a \ud83d pair, a \x00 and \x1b[2J, \u4eac and \U0001f600"
     with MetricWriter(tmp_path) as writer:
         writer.text("learn", 0, "dream", text)

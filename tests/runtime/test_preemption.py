@@ -1,4 +1,4 @@
-"""When a process is asked to stop once, and when twice."""
+"""SIGTERM once and twice."""
 
 import os
 import signal
@@ -10,22 +10,22 @@ from sleep_jax.runtime.preemption import Watch
 
 
 @pytest.fixture
-def ask():
-    """Sends SIGTERM to this process; it is listened to as before once the test is over."""
+def send_sigterm():
+    """Sends SIGTERM to this process; restores the handler after the test."""
     before = signal.getsignal(signal.SIGTERM)
     yield lambda: os.kill(os.getpid(), signal.SIGTERM)
     signal.signal(signal.SIGTERM, before)
 
 
-def test_one_request_may_come_twice_and_a_later_one_ends_the_process(ask, monkeypatch):
-    ended, now = [], 100.0
-    monkeypatch.setattr(signal, "raise_signal", ended.append)
+def test_watch_takes_two_quick_signals_as_one_and_ends_at_a_later_one(send_sigterm, monkeypatch):
+    raised, now = [], 100.0
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
     monkeypatch.setattr(preemption.time, "monotonic", lambda: now)
     watch = Watch()
     assert not watch.should_stop()
-    ask()
-    ask()
-    assert watch.should_stop() and not ended
+    send_sigterm()
+    send_sigterm()
+    assert watch.should_stop() and not raised
     now += 1.0
-    ask()
-    assert ended == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    send_sigterm()
+    assert raised == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

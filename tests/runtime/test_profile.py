@@ -11,7 +11,7 @@ from sleep_jax.runtime.profile import Profile
 UPDATES = {"consolidate": 6, "learn": 2}
 
 
-def test_chosen_updates_are_traced_once(tmp_path, monkeypatch):
+def test_profile_traces_its_updates_once(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: calls.append("start"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
@@ -27,7 +27,7 @@ def test_chosen_updates_are_traced_once(tmp_path, monkeypatch):
     assert profile.folder == tmp_path / "profile" / "consolidate-2-3"
 
 
-def test_a_trace_ends_with_the_run_and_can_be_opened(tmp_path):
+def test_profile_ends_with_the_run_and_writes_a_trace(tmp_path):
     with (
         pytest.raises(KeyboardInterrupt),
         Profile.of("learn:0-1", UPDATES, str(tmp_path)) as profile,
@@ -46,25 +46,25 @@ def test_a_trace_ends_with_the_run_and_can_be_opened(tmp_path):
     [
         ("consolidate", "give PHASE:FIRST-LAST, e.g. consolidate:3-5"),
         ("consolidate:a-b", "give PHASE:FIRST-LAST"),
-        ("dream:1", "no such phase with updates; there is consolidate, learn"),
-        ("dream-2:1", "no such phase with updates; there is consolidate, learn"),
+        ("dream:1", "no such phase with updates; choose from consolidate, learn"),
+        ("dream-2:1", "no such phase with updates; choose from consolidate, learn"),
         ("learn-2:2", "learn has updates 0 to 1"),
         ("consolidate:4-6", "consolidate has updates 0 to 5"),
         ("consolidate:3-2", "consolidate has updates 0 to 5"),
     ],
 )
-def test_a_bad_value_is_answered_in_words(text, words):
+def test_profile_of_names_a_wrong_value(text, words):
     with pytest.raises(ValueError, match=re.escape(f"--profile={text}: ") + f".*{words}"):
         Profile.of(text, UPDATES, "runs/x")
 
 
-def test_a_phase_that_a_run_does_not_come_to_is_refused():
+def test_check_phase_refuses_a_phase_that_the_run_lacks():
     profile = Profile.of("consolidate-2:3", UPDATES, "runs/x")
     profile.check_phase(["consolidate", "consolidate-2"])
-    with pytest.raises(ValueError, match=r"--profile=consolidate-2: .* there is consolidate$"):
+    with pytest.raises(ValueError, match=r"--profile=consolidate-2: .* choose from consolidate$"):
         profile.check_phase(["consolidate"])
 
 
-def test_an_address_is_no_place_for_a_trace():
+def test_profile_of_refuses_an_address():
     with pytest.raises(ValueError, match="--workdir=gs://bucket/run is an address"):
         Profile.of("learn:1", UPDATES, "gs://bucket/run")

@@ -23,7 +23,7 @@ def seconds(monkeypatch):
     return now
 
 
-def test_a_log_gets_a_line_at_the_start_every_half_minute_and_at_the_end(capsys, seconds):
+def test_log_gets_a_line_at_start_every_half_minute_and_end(capsys, seconds):
     with phase_progress("consolidate", total=100) as bar:
         for step in range(100):
             seconds[0] += 1.0
@@ -38,13 +38,13 @@ def test_a_log_gets_a_line_at_the_start_every_half_minute_and_at_the_end(capsys,
     ]
 
 
-def test_one_step_is_no_steps(capsys):
+def test_count_has_no_plural_for_one_step(capsys):
     with phase_progress("write", total=1):
         pass
     assert capsys.readouterr().out.splitlines()[0] == "write: starts, 1 step to do"
 
 
-def test_the_estimate_leaves_the_compilation_out(seconds):
+def test_seconds_left_ignores_the_first_unit(seconds):
     with phase_progress("dream", total=11, quiet=True) as bar:
         assert bar.seconds_left is None
         seconds[0] += 60.0  # Compiling, and the first step.
@@ -55,7 +55,7 @@ def test_the_estimate_leaves_the_compilation_out(seconds):
         assert bar.seconds_left == 18.0
 
 
-def test_a_phase_that_breaks_says_how_far_it_came(capsys):
+def test_phase_progress_of_a_failing_phase_prints_how_far_it_came(capsys):
     with pytest.raises(KeyboardInterrupt), phase_progress("dream", total=3, unit="dream") as bar:
         bar.advance()
         raise KeyboardInterrupt
@@ -74,7 +74,7 @@ def test_quiet_prints_nothing(capsys, monkeypatch):
     assert capsys.readouterr().out == ""
 
 
-def test_a_table_in_a_log_cuts_nothing_and_has_no_colours(capsys):
+def test_table_in_a_log_is_uncut_and_without_colours(capsys):
     long = "word " * 60 + "[bold]end[/bold]"
     table("Answers", ["question", "right"], [[long, 0.25], ["short", 12345]])
     out = capsys.readouterr().out
@@ -83,7 +83,7 @@ def test_a_table_in_a_log_cuts_nothing_and_has_no_colours(capsys):
     assert len({len(line) for line in lines}) == 1  # Numbers end in one column.
 
 
-def test_what_a_terminal_would_obey_is_shown_as_a_mark(capsys):
+def test_control_characters_are_replaced(capsys):
     table("What [/b] \x1b is it?", ["reply"], [["\x1b[2J\x00 an \x14answer\r"]])
     out = capsys.readouterr().out
     assert "What [/b] \ufffd is it?" in out
@@ -92,7 +92,7 @@ def test_what_a_terminal_would_obey_is_shown_as_a_mark(capsys):
     assert printable("half a \ud83d pair, \U0001f600") == "half a \ufffd pair, \U0001f600"
 
 
-def test_columns_of_short_words_are_not_folded_on_a_narrow_terminal(capsys, monkeypatch):
+def test_table_does_not_wrap_short_columns_on_a_narrow_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
@@ -103,7 +103,7 @@ def test_columns_of_short_words_are_not_folded_on_a_narrow_terminal(capsys, monk
     assert all(name in out for name in (*names, "consolidate-2"))
 
 
-def test_a_figure_that_is_not_there_yet_is_a_dash():
+def test_metric_without_a_value_is_a_dash():
     with phase_progress("consolidate", quiet=True) as bar:
         bar.advance(kl=0.5, reward=None)
         assert bar.words() == "kl 0.5  reward -"
@@ -116,7 +116,7 @@ def test_a_figure_that_is_not_there_yet_is_a_dash():
         (float("nan"), "nan"), (float("-inf"), "-inf"), (None, ""), ("44 %", "44 %"),
     ],
 )  # fmt: skip
-def test_figures_are_short(value, words):
+def test_figure_is_short(value, words):
     assert figure(value) == words
 
 
@@ -124,7 +124,7 @@ def test_clock():
     assert [clock(s) for s in (0, 59.6, 3723)] == ["0:00", "1:00", "1:02:03"]
 
 
-def test_a_terminal_gets_a_live_bar_and_keeps_one_closing_line():
+def test_terminal_gets_a_live_bar_and_one_closing_line():
     script = (
         "from sleep_jax.runtime.progress import phase_progress\n"
         "with phase_progress('dream', total=2, unit='dream') as bar:\n"

@@ -1,4 +1,4 @@
-"""What updates cost."""
+"""Costs of updates."""
 
 import dataclasses
 import itertools
@@ -18,35 +18,35 @@ CFG = DecoderConfig(vocab=10, width=4, hidden=6, layers=3, heads=2, kv_heads=1, 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Every look at the clock finds it a second later."""
+    """A clock that is a second later at every reading."""
     monkeypatch.setattr(step_timer.time, "perf_counter", itertools.count(0.0).__next__)
 
 
-def test_the_parts_of_a_turn_add_up_to_it(clock):
-    of = StepTimer(CFG, "consolidate")
-    of.begin(0)  # looks at the clock once, as each of what follows
+def test_parts_of_an_iteration_add_up(clock):
+    timer = StepTimer(CFG, "consolidate")
+    timer.begin(0)  # one reading of the clock, as in each call below
     for part in ("rollout", "reward", "score"):
-        of.lap(part)
-    got = of.end([(2, 10, 4), (0, 6, 6)])
+        timer.lap(part)
+    got = timer.end([(2, 10, 4), (0, 6, 6)])
     parts = [got[f"time/{part}"] for part in ("rollout", "reward", "score", "update")]
     assert parts == [1, 1, 1, 1] and got["time/step"] == 4
     assert got["time/tokens_per_second"] == 16 / 4
-    of.begin(1)
-    assert "time/rollout" not in of.end([(0, 3, 1)])  # an update without a round
+    timer.begin(1)
+    assert "time/rollout" not in timer.end([(0, 3, 1)])  # an update without a round
 
 
-def test_an_update_on_a_device_of_unknown_peak_has_no_mfu(clock, monkeypatch):
-    of = StepTimer(CFG, "consolidate")
-    of.begin(0)
-    assert "time/mfu" not in of.end([(0, 6, 6)])
+def test_mfu_is_left_out_where_the_peak_is_unknown(clock, monkeypatch):
+    timer = StepTimer(CFG, "consolidate")
+    timer.begin(0)
+    assert "time/mfu" not in timer.end([(0, 6, 6)])
     monkeypatch.setattr(step_timer, "peak_flops", lambda kind: 1000.0)
-    of = StepTimer(CFG, "consolidate")
-    of.begin(0)
+    timer = StepTimer(CFG, "consolidate")
+    timer.begin(0)
     want = update_flops(CFG, [(0, 6, 6)]) / (1000.0 * jax.device_count())
-    assert of.end([(0, 6, 6)])["time/mfu"] == want
+    assert timer.end([(0, 6, 6)])["time/mfu"] == want
 
 
-def test_flops_of_an_update_by_hand():
+def test_update_flops_by_hand():
     # A token and layer: q and o 4x4 each, k and v 4x2 each, FFN 3 of 4x6; a key: 4, twice.
     products, key, head = 2 * (32 + 16 + 72), 2 * 8, 2 * 4 * 10
     keys = (2 + 1) + (2 + 2) + 1  # the first sequence follows two tokens
@@ -58,17 +58,19 @@ def test_flops_of_an_update_by_hand():
     assert update_flops(above, [(2, 2, 4), (0, 1, 1)]) == pytest.approx(want)
 
 
-def test_compilations_are_counted_and_runs_are_not():
+def test_compilations_counts_compiled_programs_alone():
     program = jax.jit(lambda x: x * 3.5 + 7)
     x = jnp.zeros(11)
-    with Compilations() as compiled:
+    with Compilations() as compilations:
         program(x)
         program(x)
     program(jnp.zeros(12))
-    assert compiled.count == 1
+    assert compilations.count == 1
 
 
-def test_memory_is_at_least_what_is_held():
-    held = np.ones(2**27, np.int8)
-    got = memory()
-    assert got["memory"] >= held.nbytes / 2**30 and got["memory_peak"] >= got["memory"] * 0.99
+def test_memory_is_at_least_the_size_of_live_arrays():
+    array = np.ones(2**27, np.int8)
+    usage = memory()
+    assert (
+        usage["memory"] >= array.nbytes / 2**30 and usage["memory_peak"] >= usage["memory"] * 0.99
+    )

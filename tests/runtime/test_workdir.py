@@ -1,4 +1,4 @@
-"""Whether a run can be written, or gone on with."""
+"""Whether a run can be written or resumed in a directory."""
 
 import importlib.util
 import os
@@ -18,24 +18,24 @@ from sleep_jax.runtime.workdir import (
 
 
 def test_config_difference_names_changed_added_and_removed_fields():
-    old = {"seed": 0, "seeding": {"steps": 3, "layers": [1, 2]}, "gone": "x"}
+    old = {"seed": 0, "seeding": {"steps": 3, "layers": [1, 2]}, "removed": "x"}
     new = {"seed": 0, "seeding": {"steps": 4, "layers": (1, 2), "alpha": 0.5}}
     assert config_difference(old, new) == [
-        'gone: "x" -> absent',
+        'removed: "x" -> absent',
         "seeding.alpha: absent -> 0.5",
         "seeding.steps: 3 -> 4",
     ]
     assert config_difference(old, old) == []
 
 
-def test_resuming_under_another_config_is_refused_with_the_remedy(tmp_path):
+def test_check_same_config_refuses_another_config(tmp_path):
     check_same_config({"seed": 0}, {"seed": 0}, tmp_path)
     with pytest.raises(ValueError, match=r"seed: 0 -> 1.*another --workdir") as error:
         check_same_config({"seed": 0}, {"seed": 1}, tmp_path)
     assert str(tmp_path) in str(error.value)
 
 
-def test_a_run_may_go_on_on_another_mesh_and_from_another_folder(tmp_path):
+def test_check_same_config_allows_another_mesh_and_folder(tmp_path):
     old, new = (
         {"seed": 0, "mesh": {"fsdp": n}, "model": {"name": f"/disk{n}/m", "dtype": "float32"}}
         for n in (1, 8)
@@ -47,7 +47,7 @@ def test_a_run_may_go_on_on_another_mesh_and_from_another_folder(tmp_path):
     assert "mesh" not in str(error.value) and "model.name" not in str(error.value)
 
 
-def test_what_is_done_when_slots_run_out_may_change_during_a_run(tmp_path):
+def test_check_same_config_allows_on_full_to_change_during_a_run(tmp_path):
     old, new = ({"memory": {"on_full": x, "slots": (5,)}} for x in ("error", "skip"))
     change = 'memory.on_full: "error" -> "skip"'
     assert check_same_config(old, new, tmp_path, is_under_way=True) == [change]
@@ -58,18 +58,18 @@ def test_what_is_done_when_slots_run_out_may_change_during_a_run(tmp_path):
         check_same_config(old, new, tmp_path, is_under_way=True)
 
 
-def test_another_base_is_refused_wherever_it_lies(tmp_path):
+def test_check_same_base_refuses_other_weights_at_any_path(tmp_path):
     old = {"model.name": {"name": "/disk1/m", "weights": "91bc"}}
     check_same_base(old, {"model.name": {"name": "/disk8/m", "weights": "91bc"}}, tmp_path)
     check_same_base({}, old, tmp_path)
     with pytest.raises(ValueError) as error:
         check_same_base(old, {"model.name": {"name": "/disk8/m", "weights": "3fa2"}}, tmp_path)
-    said = str(error.value)
-    assert said.startswith("model.name='/disk8/m' has the weights 3fa2")
-    assert "stands on 91bc ('/disk1/m')" in said and "--workdir" in said
+    message = str(error.value)
+    assert message.startswith("model.name='/disk8/m' has the weights 3fa2")
+    assert "was started with 91bc ('/disk1/m')" in message and "--workdir" in message
 
 
-def test_check_writable_makes_the_directory_and_leaves_nothing_in_it(tmp_path):
+def test_check_writable_creates_an_empty_directory(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
@@ -87,7 +87,7 @@ def test_check_writable_names_the_directory_and_the_remedy(tmp_path, monkeypatch
         check_writable(tmp_path / "locked")
 
 
-def test_an_address_without_what_reaches_it_is_refused_with_the_remedy(monkeypatch):
+def test_check_writable_of_an_address_without_gcsfs_names_the_extra(monkeypatch):
     before = "tensorflow" in sys.modules
     if importlib.util.find_spec("gcsfs"):
 
@@ -100,7 +100,7 @@ def test_an_address_without_what_reaches_it_is_refused_with_the_remedy(monkeypat
     assert ("tensorflow" in sys.modules) == before
 
 
-def test_results_of_other_settings_are_not_added(tmp_path):
+def test_claim_refuses_other_settings(tmp_path):
     settings = {"passages": ["a", "b"], "night": {"steps": 4}, "dtype": np.dtype("float32")}
     for _ in range(2):
         claim(tmp_path / "runs", settings)

@@ -193,7 +193,9 @@ def test_a_night_without_numbers_stops_and_says_what_to_lower(variables, night):
         night(silent, seeding(max_consecutive_errors=1), EXCHANGES[:2], log)
     assert [metrics["skipped"] for metrics in log] == [1, 1]
     jax.tree.map(np.testing.assert_array_equal, variables, before)
-    with pytest.raises(ValueError, match=r"seeding.max_consecutive_errors=-1; give a whole number at least 0"):
+    with pytest.raises(
+        ValueError, match=r"seeding.max_consecutive_errors=-1; give a whole number at least 0"
+    ):
         seeding(max_consecutive_errors=-1)
 
 
