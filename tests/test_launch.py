@@ -270,7 +270,7 @@ def test_a_run_says_what_it_will_do_before_it_begins(launch, tmp_path, monkeypat
     ]
     assert "of the samples, all read" in lines[0] and lines[2].endswith("full after day 2")
     assert any("on day 3 none is free and the run stops there" in str(x.message) for x in told)
-    time_estimate.updated(0, 1.0)
+    time_estimate.add_update(0, 1.0)
 
 
 def test_what_has_changed_of_a_run_is_said(launch, tmp_path, monkeypatch, capsys):

@@ -118,7 +118,7 @@ def test_every_phase_and_stage_is_recorded_and_reported(experiment, lived, undre
     assert all(line["time/tokens_per_second"] > 0 and "time/mfu" not in line for line in steps)
     [rewards] = [line["rollout_rewards"] for line in lines if "rollout_rewards" in line]
     assert np.mean(rewards) == pytest.approx(steps[0]["reward"])
-    assert any("wanted: " in line.get("rollout", "") for line in lines)
+    assert any("reference: " in line.get("rollout", "") for line in lines)
     [norms] = [line["norm_down"] for line in lines if "norm_down" in line]
     down = bank(undreamt)["down"][:, 0]
     np.testing.assert_allclose(norms, np.linalg.norm(down, axis=(1, 2)), rtol=1e-5)
@@ -194,9 +194,9 @@ def test_without_dreams_there_is_no_phase_and_no_stage_of_them(experiment, lived
 
 def with_questions(run, questions):
     """The night with other questions of the model's own held out."""
-    study = Study.of(run.day(0)["study"])
+    study = Study.from_record(run.day(0)["study"])
     study = dataclasses.replace(study, held_out=tuple(questions))
-    return run.note_day(0, study=study.record())
+    return run.note_day(0, study=study.to_record())
 
 
 def dream(experiment, run, workdir):
@@ -299,7 +299,7 @@ def test_where_all_dreams_tie_the_rewarded_are_learnt_and_nothing_is_rolled_out(
     other = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
     run = with_questions(undreamt, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")])
     monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
-    monkeypatch.setattr(rollouts, "roll_out", pytest.fail)
+    monkeypatch.setattr(rollouts, "sample_rollouts", pytest.fail)
     dreamt = dream(other, run, tmp_path)
     phases = dreamt.record["phases"]
     assert phases["learn"]["learnt"] == phases["learn"]["tied"] == phases["try"]["tried"] > 0
@@ -372,7 +372,7 @@ def test_a_night_that_the_gate_refuses_leaves_every_byte(experiment, lived, tmp_
 
 
 def test_a_full_level_stops_the_night_before_any_compute(experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(questions, "ask", None)  # to call it would be an error
+    monkeypatch.setattr(questions, "write_questions", None)  # to call it would be an error
     run = lifecycle.init_run_state(experiment)
     slots = run.current.slots
     for _ in range(experiment.cfg.memory.level(1).slots):

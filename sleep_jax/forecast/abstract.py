@@ -17,7 +17,7 @@ from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import shardings, spec_of
 from sleep_jax.seeding.objective import SeedingBatch
 from sleep_jax.seeding.seeding_config import SeedingConfig
-from sleep_jax.seeding.sequences import SCORED, BatchShape
+from sleep_jax.seeding.sequences import TARGET_FIELDS, BatchShape
 from sleep_jax.seeding.step import SeedingState, init_critic, init_state
 from sleep_jax.wake.stream import init_wake
 
@@ -117,7 +117,7 @@ class Abstract:
             (shape.batch_size, shape.max_target_length),
         )
         fields = {name: self.array(f"batch/{name}", *grid) for name in ("tokens", "segment_ids")}
-        for name, dtype in SCORED.items():
+        for name, dtype in TARGET_FIELDS.items():
             fields[name] = self.array(f"batch/{name}", *scored, dtype=dtype)
         states = {"teacher": scored} | ({"trunk": grid} if "trunk" in self.cfg.stacks else {})
         for name, size in states.items():

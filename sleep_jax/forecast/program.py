@@ -137,7 +137,7 @@ def judged(it: Abstract, name: str, texts: int, width: int) -> Program:
     variables = {"params": it.held["params"]} | {n: it.tree(x, n) for n, x in slot.items()}
     args = (cfg, variables, *it.rows(rows, width), it.array("tokens/words", 2))
     calls = math.ceil(texts / rows)
-    return Program(name, yes_no.lean_rows, args, calls, rows * width, width / 2, 0)
+    return Program(name, yes_no.logit_gaps, args, calls, rows * width, width / 2, 0)
 
 
 def rescored(
@@ -160,7 +160,7 @@ def updated(
     out = []
     for objective, calls in steps.items():
         args = (it.cfg, objective, seeding.optimizer(), level, index, learner, it.variables)
-        args += (it.batch(shape), None, it.key if objective.coin else None)
+        args += (it.batch(shape), None, it.key if objective.lam_as_probability else None)
         stage, heads = (
             stages.get(objective.alpha == 1, ""),
             4 * shape.batch_size * shape.max_target_length,

@@ -34,9 +34,8 @@ from sleep_jax.models.decoder import run_trunk
 from sleep_jax.models.sharding import row_shards, spread_evenly
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
 from sleep_jax.seeding.consolidate import sum_divergence
+from sleep_jax.seeding.router_key import REPLAY_ROWS, sum_inputs
 from sleep_jax.seeding.seeding_config import SeedingConfig
-from sleep_jax.seeding.transaction import ROWS as REPLAYED
-from sleep_jax.seeding.transaction import sum_inputs
 from sleep_jax.wake.stream import MAX_STRIDES, read_strides
 
 TAUGHT = 2048  # tokens that a teacher scores at a time on each shard (`teacher_hidden`)
@@ -121,10 +120,15 @@ def _seeding(config, it: Abstract, sizes: Sizes) -> list[Program]:
             Program("consolidate: trunk", run_trunk, args, batches + calls, *grid(shape), 0)
         )
     if it.cfg.memory.router != "none":
-        args = (it.cfg, it.variables, first_receiver(it.cfg), *it.rows(REPLAYED, shape.max_length))
+        args = (
+            it.cfg,
+            it.variables,
+            first_receiver(it.cfg),
+            *it.rows(REPLAY_ROWS, shape.max_length),
+        )
         aimed = sizes.documents * study.recitations + sizes.sentences * study.completions
-        calls = math.ceil((aimed + 2 * questions + REHEARSED * study.rehearsals) / REPLAYED)
-        tokens = REPLAYED * shape.max_length
+        calls = math.ceil((aimed + 2 * questions + REHEARSED * study.rehearsals) / REPLAY_ROWS)
+        tokens = REPLAY_ROWS * shape.max_length
         found.append(
             Program("consolidate: aim", sum_inputs, args, calls, tokens, shape.max_length / 2, 0)
         )
@@ -148,7 +152,7 @@ def _taught(it: Abstract, name: str, columns: int, sizes: Sizes, most: int = 2**
 
 
 def rounds_of(seeding: SeedingConfig) -> int:
-    """Rounds of rollouts in a night: how often `Rounds.is_due`."""
+    """Rounds of rollouts in a night: how often `RolloutBuffer.is_due`."""
     if not seeding.num_prompts:
         return 0
     first = round(seeding.rollouts_from * seeding.steps)
@@ -158,7 +162,7 @@ def rounds_of(seeding: SeedingConfig) -> int:
 
 
 def _rollouts(config, it: Abstract, seeding: SeedingConfig, sizes: Sizes) -> list[Program]:
-    """The rounds of a night (`rollouts.play`)."""
+    """The rounds of a night (`rollouts.collect_rollouts`)."""
     imitation, rounds, learner = seeding.imitation, rounds_of(seeding), it.held["learner"]
     dreams = seeding.num_prompts * seeding.steps_per_generation
     width = bucket(PROMPT + max(config.study.max_answer_tokens, SENTENCE))

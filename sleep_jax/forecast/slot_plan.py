@@ -49,7 +49,7 @@ def levels(memory: MemoryConfig, steps: Sequence[Step]) -> list[LevelPlan]:
 
     Args:
       memory: of the model.
-      steps: of the run; a merge among them is made where `transaction.check_room` asks for one.
+      steps: of the run; a merge among them is made where `transaction.check_capacity` asks for one.
     """
     now: dict[int, list[int]] = collections.defaultdict(list)
     most: dict[int, list[int]] = {}

@@ -63,14 +63,15 @@ class TimeEstimate:
         self._sampling: float | None = None  # seconds a FLOP
         self._is_done = False
 
-    def studied(self, seconds: float) -> None:
-        """A study took so long: mostly sampling."""
+    def add_study(self, seconds: float) -> None:
+        """Takes note of how long a study phase took, which is mostly sampling."""
         work = [p for p in self._programs if p.name in STUDIED]
         if flops := sum(p.calls * p.flops(self._cfg) for p in work):
             self._sampling = seconds / flops
 
-    def updated(self, day: int, seconds: float) -> None:
-        """An update of a night took so long; the first one has waited for a compilation."""
+    def add_update(self, day: int, seconds: float) -> None:
+        """Takes note of how long an update of the night after a day took; the first one waited for
+        a compilation and does not count."""
         if self._is_done:
             return
         self._seconds.append(seconds)

@@ -28,12 +28,12 @@ from sleep_jax.seeding.transaction import (
     MemoryState,
     TeacherIsStudent,
     Transaction,
-    begin,
+    begin_consolidation,
     begin_merge,
-    check_room,
+    check_capacity,
 )
 from sleep_jax.study import self_study
-from sleep_jax.study.self_study import Study, from_memory, reread
+from sleep_jax.study.self_study import Study, reread, without_documents
 
 GATED = "anchor_perplexity"  # the anchor set that a night may not lose
 PROBE = 8  # sequences that measure the divergence where there are no held-out questions
@@ -44,12 +44,12 @@ def consolidate(experiment: Experiment, run: RunState, logger: PhaseLogger, step
     c, cfg, level = experiment.config, experiment.cfg, step.sender + 1
     key = key_of(experiment, step)
     run = run.note(step.label, levels=f"{step.sender} -> {level}", tokens=0)
-    room = check_room(cfg.memory, run.current.slots, level)
+    room = check_capacity(cfg.memory, run.current.slots, level)
     if room == "skip":
         return _asleep(run, run.current).note(step.label, skipped=f"level {level} is full")
     seeding = _seeding(experiment)
     with logger.bar(seeding.steps + 1, "step") as bar:  # and the divergence before them
-        transaction = begin(
+        transaction = begin_consolidation(
             cfg,
             experiment.settings.wake,
             run.current,
@@ -86,7 +86,7 @@ def merge(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step
     """
     level, key = step.sender + 1, jax.random.fold_in(key_of(experiment, step), 1)
     run = run.note(step.label, levels=f"{level} -> {level}", tokens=0)
-    if check_room(experiment.cfg.memory, run.current.slots, level) != "merge":
+    if check_capacity(experiment.cfg.memory, run.current.slots, level) != "merge":
         return run.note(step.label, skipped=f"level {level} has room")
     transaction = begin_merge(experiment.cfg, run.current, level, jax.random.fold_in(key, 0))
     those = [closed_book(experiment, transaction.teacher)]
@@ -118,7 +118,7 @@ def _seed(experiment, logger, bar, transaction, those, exchanges, probe, key, da
             return bar.advance(1, **metrics)
         logger.update(number, metrics)
         if logger.time_estimate is not None and "time/step" in metrics:
-            logger.time_estimate.updated(day, metrics["time/step"])
+            logger.time_estimate.add_update(day, metrics["time/step"])
         # Where nothing was rolled out yet there is none.
         reward = metrics.get("reward", bar.figures.get("reward"))
         bar.advance(1, kl=metrics["kl_off"], reward=reward)
@@ -163,7 +163,7 @@ def _norms(now: MemoryState, transaction: Transaction) -> dict[str, list[float]]
 
 def _held_out(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
     """What measures the divergence: the day's questions that are not learnt, or its documents."""
-    held_out, prompts = Study.of(run.day(day)["study"]).held_out, experiment.prompts
+    held_out, prompts = Study.from_record(run.day(day)["study"]).held_out, experiment.prompts
     documents = experiment.days[day].documents
     return self_study.answer(held_out, prompts) or self_study.recite(documents, prompts, 1)
 
@@ -172,15 +172,17 @@ def _replay(experiment: Experiment, run: RunState, step: Step, teacher: Teacher,
     """What a level hands over, as (exchanges, probe): the days it holds, told by heart."""
     prompts = experiment.prompts
     days = [d for d in range(step.since, step.day + 1) if "study" in run.day(d)]
-    exchanges = [e for d in days for e in from_memory(studied(experiment, run, d))]
+    exchanges = [e for d in days for e in without_documents(studied(experiment, run, d))]
     if run.current.wake is not None:
         longest = experiment.config.seeding.max_target_length
         exchanges += reread([page[:longest] for page in experiment.pages(step)])
-    probe = from_memory(
+    probe = without_documents(
         [
             exchange
             for d in days
-            for exchange in self_study.answer(Study.of(run.day(d)["study"]).held_out, prompts)
+            for exchange in self_study.answer(
+                Study.from_record(run.day(d)["study"]).held_out, prompts
+            )
         ]
     )
     probe = probe or exchanges[:PROBE]

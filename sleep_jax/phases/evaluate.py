@@ -34,7 +34,7 @@ def evaluate(experiment: Experiment, run: RunState, logger: PhaseLogger, step: S
     with logger.bar(len(stages) + len(earlier), "stage") as bar:
         for stage in stages:
             if stage in selves:
-                variables, context = selves[stage].on(experiment.params), None
+                variables, context = selves[stage].variables(experiment.params), None
             else:
                 reader = awake(experiment, run, day.documents)
                 variables, context = reader.variables, reader.context
@@ -55,7 +55,7 @@ def evaluate(experiment: Experiment, run: RunState, logger: PhaseLogger, step: S
         recall = []
         for before in earlier:
             questions = [(q.document, q.text) for q in before.questions]
-            answers = ask(experiment, run.current.on(experiment.params), questions)
+            answers = ask(experiment, run.current.variables(experiment.params), questions)
             recall.append(marks(before.questions, answers))
             known = [share["questions"] for share in recall if "questions" in share]
             bar.advance(1, **({"earlier days": float(np.mean(known))} if known else {}))

@@ -16,7 +16,7 @@ from sleep_jax.phases.run_state import PhaseLogger, RunState, awake, key_of
 from sleep_jax.phases.study import studied
 from sleep_jax.phases.trial import kept_dreams
 from sleep_jax.run_schedule import Step
-from sleep_jax.seeding.consolidate import order_seed, seed_slot
+from sleep_jax.seeding.consolidate import data_seed, seed_slot
 from sleep_jax.seeding.mixture import updates_to_draw
 
 
@@ -31,7 +31,7 @@ def learn(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step
             bar.advance(1, learnt=0)
         return run.note(step.label, tokens=0, skipped="no dream was rewarded")
     rng = jax.random.fold_in(key_of(experiment, step), 2)
-    model = run.current.on(experiment.params)
+    model = run.current.variables(experiment.params)
     exchanges = [*taught, *studied(experiment, run, step.day), *old]
     index = run.day(step.day)["slot"]
     reinforcing = experiment.settings.reinforcing.with_shared_prefix(
@@ -40,7 +40,7 @@ def learn(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step
     if not written:  # all tied: there is no policy gradient, and nothing is rolled out for one
         reinforcing = dataclasses.replace(reinforcing, num_prompts=0)
     # Many dreams take more updates than configured: all that were rewarded are learnt.
-    needed = updates_to_draw(exchanges, reinforcing.shape, order_seed(rng))
+    needed = updates_to_draw(exchanges, reinforcing.shape, data_seed(rng))
     reinforcing = dataclasses.replace(reinforcing, steps=max(reinforcing.steps, needed))
     with logger.bar(reinforcing.steps, "step") as bar:
 

@@ -40,7 +40,7 @@ def select(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Ste
             chosen.measure,
             experiment.cfg,
             c.dreaming.trial.microbatch,
-            run.current.on(experiment.params),
+            run.current.variables(experiment.params),
             lora,
             candidates(experiment, pages(experiment, run, step.day), mine),
             step=chosen.step,

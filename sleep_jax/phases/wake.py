@@ -40,7 +40,7 @@ def _skim(experiment: Experiment, run: RunState, logger: PhaseLogger, pages) -> 
     """Reads without learning: how surprising each page is, in nats a token."""
     if not pages:
         return None
-    variables = run.current.on(experiment.params)
+    variables = run.current.variables(experiment.params)
     tokens, mask = pad(pages, bucket(max(map(len, pages))))
     surprises, read_tokens = [], 0
     with logger.bar(len(pages), "document") as bar:
@@ -67,11 +67,16 @@ def _learn(experiment: Experiment, now: MemoryState, logger: PhaseLogger, stream
             part = stream[start : start + piece]
             last = start + piece >= len(stream)
             state, nats = read_episode(
-                cfg, wake_config, now.on(experiment.params), state, part, is_end=is_end and last
+                cfg,
+                wake_config,
+                now.variables(experiment.params),
+                state,
+                part,
+                is_end=is_end and last,
             )
             for value in nats:
                 logger.scalars(len(losses), {"nats_per_token": value})
                 losses.append(float(value))
             surprise = float(np.mean(losses)) if losses else None
             bar.advance(1, tokens=start + len(part), surprise=surprise)
-    return now.having_read(state), losses
+    return now.with_wake_state(state), losses

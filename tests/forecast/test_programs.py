@@ -81,7 +81,7 @@ def test_rewards_compile_what_their_scorer_asks_of_the_models(name):
             return [np.ones((1, 2))]
 
     def marker(replies, items):
-        asked.append(yes_no.lean_rows)
+        asked.append(yes_no.logit_gaps)
         return np.ones(1)
 
     scorer(name, lambda: marker)(Models(), [[Item(0, "q", ("a",))]])
@@ -210,7 +210,7 @@ def test_a_judging_model_and_a_router_are_compiled():
         seeding__judge="model", memory__router="sigmoid", memory__top_k=1, memory__layers="all"
     )
     judge = found["consolidate: judge"]
-    assert judge.function is yes_no.lean_rows
+    assert judge.function is yes_no.logit_gaps
     # Four updates' dreams in groups of two, in both orders, eight texts at a time.
     assert judge.calls == 2 * 4 * 2 // 8
     assert "consolidate: aim" in found

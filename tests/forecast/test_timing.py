@@ -82,9 +82,9 @@ def test_the_pace_of_the_first_updates_says_how_long_it_will_take(plan, programs
     time_estimate = TimeEstimate(programs, plan.cfg, 3, lines.append)
     update = next(p for p in programs if p.name == "consolidate: update")
     study = sum(p.calls * p.flops(plan.cfg) for p in programs if p.name in timing.STUDIED)
-    time_estimate.studied(2e-9 * study)
+    time_estimate.add_study(2e-9 * study)
     for seconds in (99.0, *[1e-9 * update.flops(plan.cfg)] * 8):
-        time_estimate.updated(1, seconds)
+        time_estimate.add_update(1, seconds)
     night = seconds_of(programs, plan.cfg, {"": 1e-9, "sample": 2e-9})
     [line] = lines
     assert (
@@ -104,7 +104,7 @@ def test_a_day_costs_as_much_more_as_slots_are_seeded_in_it(plan, programs):
     time_estimate = TimeEstimate(programs, plan.cfg, 1, lines.append, 3.0)
     for _ in range(6):
         update = next(p for p in programs if p.name == "consolidate: update")
-        time_estimate.updated(0, 1e-9 * update.flops(plan.cfg))
+        time_estimate.add_update(0, 1e-9 * update.flops(plan.cfg))
     assert f"a day and its night take about {minutes(thrice)}" in lines[0]
 
 

@@ -112,7 +112,7 @@ def test_a_run_that_is_stopped_in_a_phase_that_samples_keeps_its_place(
     phase, experiment, tmp_path, monkeypatch
 ):
     def passed(experiment, run, logger, step):
-        return run.note_day(step.day, slot=0, study=Study((), (), ()).record()).note(step.label)
+        return run.note_day(step.day, slot=0, study=Study((), (), ()).to_record()).note(step.label)
 
     others = dict.fromkeys(lifecycle.PHASES, passed) | {phase: lifecycle.PHASES[phase]}
     monkeypatch.setattr(lifecycle, "PHASES", others)
@@ -130,7 +130,7 @@ def test_writing_that_is_stopped_after_its_first_batch_ends_like_writing_that_wa
     articulate(monkeypatch)
     step = next(x for x in experiment.steps if x.phase == "write")
     born = lifecycle.init_run_state(experiment).note_day(
-        0, slot=0, study=Study((), (), ()).record()
+        0, slot=0, study=Study((), (), ()).to_record()
     )
     with (
         MetricWriter(tmp_path / "metrics") as writer,
@@ -153,7 +153,7 @@ def test_writing_that_is_stopped_after_every_batch_ends_like_writing_that_was_no
     articulate(monkeypatch)
     step = next(x for x in experiment.steps if x.phase == "write")
     born = lifecycle.init_run_state(experiment).note_day(
-        0, slot=0, study=Study((), (), ()).record()
+        0, slot=0, study=Study((), (), ()).to_record()
     )
     stops = []
     with MetricWriter(tmp_path / "metrics") as writer:
