@@ -33,7 +33,7 @@ setup(
     description="A day and a night for language models: wake, consolidate, dream, in JAX",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["sleep_jax", "sleep_jax.*"]),
+    packages=find_packages(include=["configs*", "sleep_jax*"]),
     package_data={"sleep_jax": ["data/samples/*", "report/*.html"]},
     install_requires=CORE,
     extras_require={

@@ -1,8 +1,14 @@
-"""SmolLM2-135M reads four sample documents, sleeps and is asked about them; about 15 minutes on 2
-CPU cores.
+"""SmolLM2-135M-Instruct reads four sample documents, sleeps and is asked about them.
 
-python launch.py --config=configs/sleep_smollm2.py
-python launch.py --config=configs/sleep_smollm2.py --config.data.documents=my_notes.txt
+    python launch.py --config=configs/sleep_smollm2.py
+    python launch.py --config=configs/sleep_smollm2.py --config.data.documents=my_notes.txt
+
+score   closed book: 24 questions 0 % -> 54 %, held-out wordings 0 % -> 17 %; with the document in
+        context 79 % and 38 %. One seed, a standard error of about 10 points, and the documents that
+        the preset was chosen on; on four others (samples:7-10) 29 % and 21 %
+time    13 to 18 minutes on 2 CPU cores that do nothing else (measured at an earlier commit)
+memory  under 7 GiB
+device  2 CPU cores; the model is downloaded
 """
 
 from sleep_jax.config import default
@@ -12,5 +18,5 @@ def get_config():
     """The defaults, with rollouts once the student knows enough for some to be right."""
     c = default()
     c.data.documents = "samples:4"
-    c.seeding.rollouts_from = 0.76  # of 100 updates 24: six whole rounds
+    c.seeding.rollout_start = 0.76  # the last 24 of 100 updates: six whole rounds
     return c

@@ -64,8 +64,8 @@ class MeshConfig(Settings, section="mesh"):
 class CheckpointConfig(Settings, section="checkpoint"):
     """Checkpoints; one follows every phase."""
 
-    keep: int = setting(0, "how many are kept, the last; 0: all", least=0)
-    updates: int = setting(
+    max_to_keep: int = setting(0, "how many are kept, the last; 0: all", least=0)
+    save_interval_steps: int = setting(
         25, "one more within a phase every so many updates or batches; 0: none", least=0
     )
 
@@ -91,7 +91,7 @@ class EvaluationConfig(Settings, section="evaluation"):
     """How it is asked."""
 
     max_new_tokens: int = setting(40, "longest answer, in tokens", least=1)
-    samples: int = setting(3, "answers that a report shows; 0: none", least=0)
+    report_samples: int = setting(3, "answers that a report shows; 0: none", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ class RunConfig(Settings):
         }
         has_none = {
             "seeding.num_prompts=0": not seeding.num_prompts,
-            f"seeding.rollouts_from={seeding.rollouts_from}": seeding.rollouts_from == 1,
+            f"seeding.rollout_start={seeding.rollout_start}": seeding.rollout_start == 1,
         }
         needy, none = (
             [what for what, is_so in x.items() if is_so] for x in (needs_rollouts, has_none)

@@ -1,5 +1,5 @@
-"""Who sleeps: a model, what it is given to read, and how it will be asked; all that stays the same
-through a run."""
+"""An experiment: a model, what it is given to read, and how it will be asked; all that stays the
+same through a run."""
 
 import collections
 import dataclasses
@@ -41,7 +41,7 @@ from sleep_jax.rewards.calibration import calibrated_judge
 from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
 from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
 from sleep_jax.rewards.yes_no import YesNoScore
-from sleep_jax.run_schedule import Step, run_schedule
+from sleep_jax.run_schedule import ScheduledPhase, run_schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +76,14 @@ class Day:
     @classmethod
     def of(cls, documents: Sequence[Document]) -> "Day":
         """The day on which documents are read, with the questions that came with them."""
-        asked = []
+        questions = []
         for i, document in enumerate(documents):
             for q in document.questions:
                 answers = (q.answer, *q.aliases)
-                asked.append(TestQuestion(i, q.question, answers, False))
+                questions.append(TestQuestion(i, q.question, answers, False))
                 if q.paraphrase:
-                    asked.append(TestQuestion(i, q.paraphrase, answers, True))
-        return cls(tuple(documents), tuple(asked))
+                    questions.append(TestQuestion(i, q.paraphrase, answers, True))
+        return cls(tuple(documents), tuple(questions))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +96,9 @@ class Experiment:
       days: what it reads and is asked.
       others: (config, params) of further checkpoints that teach.
       topics: general prompts that it rehearses on.
-      anchors: what it should predict as well after the night as before, by name of the score.
+      anchors: texts that it should predict as well after the night as before, by name of the score.
       judge: r_sem.
-      source: what it reads, in words.
+      source: a line that says what it reads.
     """
 
     config: ml_collections.FrozenConfigDict
@@ -114,7 +114,7 @@ class Experiment:
 
     @functools.cached_property
     def settings(self) -> RunConfig:
-        """Its config, as what uses each setting has it."""
+        """Its config as dataclasses."""
         return read(self.config)
 
     @property
@@ -129,7 +129,7 @@ class Experiment:
 
     @property
     def questions(self) -> list[TestQuestion]:
-        """All that it is asked."""
+        """All test questions."""
         return [question for day in self.days for question in day.questions]
 
     def stream(self, day: int) -> tuple[int, ...]:
@@ -137,12 +137,13 @@ class Experiment:
         pages = map(self.prompts.page, self.days[day].documents)
         return tuple(token for page in pages for token in page)
 
-    def pages(self, step: Step) -> list[tuple[int, ...]]:
-        """What was read between a level's last sleep and this one, document by document."""
+    def pages(self, scheduled: ScheduledPhase) -> list[tuple[int, ...]]:
+        """The tokens that were read between a level's last sleep and this one, document by
+        document."""
         out = []
-        for day in range(step.since, step.day + 1):
-            start = step.start if day == step.since else 0
-            stop = step.stop if day == step.day else None
+        for day in range(scheduled.since, scheduled.day + 1):
+            start = scheduled.start if day == scheduled.since else 0
+            stop = scheduled.stop if day == scheduled.day else None
             offset = 0
             for page in map(self.prompts.page, self.days[day].documents):
                 end = None if stop is None else max(stop - offset, 0)
@@ -158,8 +159,8 @@ class Experiment:
 
     @functools.cached_property
     def base(self) -> dict[str, dict[str, str]]:
-        """The models that it stands on and does not change, by the field that names each: its name
-        and the fingerprint of its weights. Checkpoints refer to them so and hold no copy."""
+        """The models whose weights it does not change, by the field that names each: name and
+        fingerprint of the weights. A checkpoint holds these in place of a copy."""
         c = self.config
         models = {"model.name": (c.model.name, self.params)} | {
             f"seeding.teachers[{i}]": (name, params)
@@ -171,8 +172,8 @@ class Experiment:
         }
 
     @functools.cached_property
-    def steps(self) -> list[Step]:
-        """Its phases."""
+    def schedule(self) -> list[ScheduledPhase]:
+        """Its phases in order."""
         lengths = [len(self.stream(day)) for day in range(len(self.days))]
         return run_schedule(self.cfg.memory, lengths, dreams=self.config.dreaming.steps > 0)
 
@@ -190,7 +191,7 @@ def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
         "lora": settings.dreaming.lora,
         "remat": config.model.remat,
     }
-    whole = read_whole(config)  # a mistake is told before a large model is loaded
+    whole = read_whole(config)  # a mistake is reported before a large model is loaded
     is_tiny, template = config.model.name == "tiny", template_options(config)
     cfg, params, tokenizer = (
         tiny_model(dtype=config.model.dtype, seed=config.seed, **template, **overrides)
@@ -214,22 +215,22 @@ def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
         judge=_judge(config.seeding.judge, cfg, params, tokenizer),
         source=source,
     )
-    steps = experiment.steps  # raises where a level would never learn
+    schedule = experiment.schedule  # raises where a level would never learn
     if config.dreaming.random_expert and config.dreaming.steps:
-        _check_random_expert(cfg.memory, steps)
+        _check_random_expert(cfg.memory, schedule)
     return experiment
 
 
-def _check_random_expert(memory: MemoryConfig, steps: Sequence[Step]) -> None:
+def _check_random_expert(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> None:
     """Warns where the random expert would add nothing: dreams are written by the model as their day
     ended, and no router leaves out a slot that was filled by then."""
-    held, most = collections.Counter(), 0
-    for step in steps:
-        if step.phase == "wake" and step.is_end:
-            most = max(most, *(min(x.slots, held[n]) for n, x in enumerate(memory.levels, 1)))
-        elif step.phase == "consolidate":
-            held[step.sender + 1] += 1
-            held[step.sender] = 0
+    in_use, most = collections.Counter(), 0
+    for scheduled in schedule:
+        if scheduled.phase == "wake" and scheduled.is_end:
+            most = max(most, *(min(x.slots, in_use[n]) for n, x in enumerate(memory.levels, 1)))
+        elif scheduled.phase == "consolidate":
+            in_use[scheduled.sender + 1] += 1
+            in_use[scheduled.sender] = 0
     if not memory.top_k or most <= memory.top_k:
         warnings.warn(
             f"dreaming.random_expert=True is a no-op: memory.router={memory.router!r} with "
@@ -241,7 +242,7 @@ def _check_random_expert(memory: MemoryConfig, steps: Sequence[Step]) -> None:
 
 
 def read_whole(config: ml_collections.ConfigDict) -> Source:
-    """What a run reads, not yet cut.
+    """What a run reads, not cut into chunks yet.
 
     Raises:
       ValueError, OSError: as `read_source`.
@@ -252,13 +253,14 @@ def read_whole(config: ml_collections.ConfigDict) -> Source:
 def cut_into_days(
     config: ml_collections.ConfigDict, whole: Source, encode: Encode
 ) -> tuple[str, tuple[Day, ...]]:
-    """What a run reads, in words, and its documents over the days, in order, as evenly as can be.
+    """A line that says what a run reads, and its documents dealt over the days, in order, as evenly
+    as can be.
 
     Raises:
       ValueError: as `Source.cut`; or there are more days than documents.
     """
-    found = whole.cut(config.data.chunk_tokens, encode)
-    return str(found), _days(found.documents, config.data.episodes)
+    source = whole.cut(config.data.chunk_tokens, encode)
+    return str(source), _days(source.documents, config.data.episodes)
 
 
 def _days(documents: Sequence[Document], episodes: int) -> tuple[Day, ...]:
@@ -277,12 +279,15 @@ def template_options(config) -> dict[str, Any]:
 
 
 def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer, lengths: Sequence[Lengths]):
-    """The further teachers, whose tokenizer has to be the student's and who read what it reads."""
+    """The further teachers, (config, params) each; they need the student's tokenizer and room for
+    what it reads."""
     for i, name in enumerate(config.seeding.teachers):
         remat, template = config.model.remat, template_options(config)
-        other, params, own = load_model(name, dtype=config.model.dtype, remat=remat, **template)
+        other, params, teacher_tokenizer = load_model(
+            name, dtype=config.model.dtype, remat=remat, **template
+        )
         sample = "A teacher of 1,260 words: Odrin Bascale?"
-        if other.vocab != cfg.vocab or own.encode(sample) != tokenizer.encode(sample):
+        if other.vocab != cfg.vocab or teacher_tokenizer.encode(sample) != tokenizer.encode(sample):
             raise ValueError(f"seeding.teachers: {name!r} has another tokenizer than the student")
         check_positions(config, other, lengths, f"seeding.teachers[{i}]={name!r}")
         yield other, jax.tree.map(jnp.asarray, place(params, "params"))

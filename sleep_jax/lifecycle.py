@@ -9,34 +9,27 @@ consolidate  a level hands what it holds to a newly unlocked slot of the next on
 write        the model, with the documents in view, dreams about them, and about earlier ones that
              it answers badly, from what it dreamt before
 select       it keeps the dreams that its gradients favour, and a few at random
-try          it learns each one on its own, to see whether that makes it better
+try          it learns each one alone, to see whether that makes it better
 learn        it learns those that did, and to write more like them
 evaluate     what it knows now without the documents, and what that cost elsewhere
 
-Each phase is a function from what the phases before it left (`RunState`) to what it leaves. Their
-order is worked out beforehand (`run_schedule`). A checkpoint follows each one, written while the
-next begins, and within those that learn or write a mid-phase checkpoint is kept, so a run that
-stops goes on where it was."""
+Each phase (`phases.phase.Phase`) is a function from what the phases before it left (`RunState`) to
+what it leaves. Their order is known beforehand (`run_schedule`). A checkpoint follows each one,
+written while the next begins; phases that learn or write keep a mid-phase checkpoint besides. A run
+that was stopped goes on from the last of them."""
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 
 from sleep_jax.experiment import Experiment
 from sleep_jax.memory.slots import init_memory
 from sleep_jax.models.sharding import place
-from sleep_jax.phases.consolidate import consolidate, merge
-from sleep_jax.phases.evaluate import evaluate
-from sleep_jax.phases.learn import learn
+from sleep_jax.phases.registry import PHASES
 from sleep_jax.phases.run_state import PhaseLogger, RunState
-from sleep_jax.phases.select import select
-from sleep_jax.phases.study import study
-from sleep_jax.phases.trial import try_out
-from sleep_jax.phases.wake import wake
-from sleep_jax.phases.write import write
-from sleep_jax.run_schedule import Step
+from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.allocator import make_room_for_programs
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter
@@ -48,19 +41,6 @@ from sleep_jax.seeding.transaction import MemoryState
 from sleep_jax.services import TimeEstimate
 from sleep_jax.wake.stream import check_updates, init_wake
 
-PHASES: dict[str, Callable[[Experiment, RunState, PhaseLogger, Step], RunState]] = {
-    "wake": wake,
-    "study": study,
-    "merge": merge,
-    "consolidate": consolidate,
-    "write": write,
-    "select": select,
-    "try": try_out,
-    "learn": learn,
-    "evaluate": evaluate,
-}
-RESUMABLE = ("study", "merge", "consolidate", "write", "learn")
-
 
 def init_run_state(experiment: Experiment) -> RunState:
     """The state before the first phase: the initial memory changes no output."""
@@ -68,12 +48,11 @@ def init_run_state(experiment: Experiment) -> RunState:
     key = jax.random.key(experiment.config.seed)
     memory, slots = init_memory(key, cfg.memory, layers=cfg.layers, width=cfg.width)
     memory = place(memory, "memory")
-    asleep = MemoryState(memory, place(slots, "slots"))
+    state = MemoryState(memory, place(slots, "slots"))
     learns = any(level.learning_rate for level in cfg.memory.levels)
     wake = init_wake(cfg, experiment.settings.wake, memory) if learns else None
-    return RunState(
-        asleep.replace(wake=place(wake, "wake")), asleep, asleep, {"phases": {}, "days": []}
-    )
+    current = state.replace(wake=place(wake, "wake"))
+    return RunState(current, state, state, {"phases": {}, "days": []})
 
 
 def run(
@@ -90,7 +69,7 @@ def run(
       experiment: what is run.
       workdir: where checkpoints and metrics go.
       quiet: no progress bars.
-      watch: says when to stop; None: nobody does.
+      watch: says when to stop; None: never.
       profile: the updates to trace; None: none.
       time_estimate: says how long it will take, once a few updates were made.
 
@@ -100,47 +79,51 @@ def run(
     Raises:
       UnrecoverableError: a level is full or never learnt by day, or a night cannot be learnt; the
         phases before are saved.
-      ValueError: no checkpoint of those in `workdir` is whole.
+      ValueError: none of the checkpoints in `workdir` is whole.
       Preempted: the run was asked to stop.
     """
-    config, kept = experiment.config.to_dict(), experiment.config.checkpoint
+    config, checkpoint = experiment.config.to_dict(), experiment.config.checkpoint
     with (
         MetricWriter(workdir, is_writer=jax.process_index() == 0) as writer,
-        PhaseCheckpoints(f"{workdir}/checkpoints", kept.keep) as saved,
+        PhaseCheckpoints(f"{workdir}/checkpoints", checkpoint.max_to_keep) as saved,
         PhaseCheckpoints(f"{workdir}/mid_phase", keep=2) as under_way,
         Compilations() as compilations,
         profile or contextlib.nullcontext(),
     ):
-        state, steps = init_run_state(experiment), [*enumerate(experiment.steps)]
+        state, left = init_run_state(experiment), [*enumerate(experiment.schedule)]
         if (latest := saved.latest()) is not None:
             arrays, record = saved.restore(latest[0], state.arrays)
             state = RunState(**arrays, record=record["run"])
-            steps = _left(experiment.steps, state.record["phases"], latest[0])
-        for index, step in steps:
-            writer.restart(step.label)
+            left = _left(experiment.schedule, state.record["phases"], latest[0])
+        for index, scheduled in left:
+            writer.restart(scheduled.label)
             compiled = compilations.count
             mid_phase = MidPhaseCheckpoint(
-                under_way, step.label, kept.updates, watch, finished=saved
+                under_way, scheduled.label, checkpoint.save_interval_steps, watch, finished=saved
             )
-            timer = StepTimer(experiment.cfg, step.label, profile)
-            heeded = None if step.phase in RESUMABLE else watch
-            logger = PhaseLogger(writer, step.label, quiet, mid_phase, timer, heeded, time_estimate)
-            state = PHASES[step.phase](experiment, state, logger, step)
+            timer = StepTimer(experiment.cfg, scheduled.label, profile)
+            phase = PHASES[scheduled.phase]
+            stopped_by = None if phase.resumable else watch
+            logger = PhaseLogger(
+                writer, scheduled.label, quiet, mid_phase, timer, stopped_by, time_estimate
+            )
+            state = phase.function(experiment, state, logger, scheduled)
             is_studied = (
-                step.phase == "study" and "skipped" not in state.record["phases"][step.label]
+                scheduled.phase == "study"
+                and "skipped" not in state.record["phases"][scheduled.label]
             )
             if time_estimate is not None and is_studied:
                 time_estimate.add_study(mid_phase.seconds)
             cost = {"seconds": mid_phase.seconds, "memory": memory()["memory_peak"]}
-            state = state.note(step.label, **cost, programs=compilations.count - compiled)
+            state = state.note(scheduled.label, **cost, programs=compilations.count - compiled)
             record = {"config": config, "base": experiment.base, "reading": experiment.reading}
             record["run"] = state.record
             under_way.wait()  # one at a time: in several processes the barriers of both would mix
-            saved.save(index, step.label, state=state.arrays, record=record)
+            saved.save(index, scheduled.label, state=state.arrays, record=record)
             make_room_for_programs()
             if watch is not None and watch.should_stop():
                 saved.wait()
-                raise Preempted(step.label)
+                raise Preempted(scheduled.label)
         saved.wait()
         under_way.clear()
     if state.current.wake is not None:
@@ -148,22 +131,25 @@ def run(
     return state
 
 
-def _left(steps: Sequence[Step], finished: Collection[str], last: int) -> list[tuple[int, Step]]:
-    """The steps after those that are finished, each with the index of its checkpoint.
+def _left(
+    schedule: Sequence[ScheduledPhase], finished: Collection[str], last: int
+) -> list[tuple[int, ScheduledPhase]]:
+    """The phases that are left, each with the index of its checkpoint.
 
-    With another `memory.on_full` than the run began with there are more merges in the order of its
-    steps, or fewer, than there were: indices go on from the last checkpoint all the same, and no
-    random number is drawn twice.
+    With another `memory.on_full` than the run began with, its schedule has more merges, or fewer,
+    than there were: indices go on from the last checkpoint all the same, and no random stream is
+    drawn from twice.
 
     Args:
-      steps: all of the run, as its config has it now.
-      finished: labels of those that are.
+      schedule: all of the run, as its config has it now.
+      finished: labels of the phases that are.
       last: index of the last checkpoint.
     """
-    done = max(i for i, step in enumerate(steps) if step.label in finished)
+    done = max(i for i, scheduled in enumerate(schedule) if scheduled.label in finished)
     shift = last - done
+    later = max(shift, 0)
     return [
-        (i + shift, dataclasses.replace(step, number=step.number + max(shift, 0)))
-        for i, step in enumerate(steps)
+        (i + shift, dataclasses.replace(scheduled, rng_stream=scheduled.rng_stream + later))
+        for i, scheduled in enumerate(schedule)
         if i > done
     ]

@@ -1,8 +1,8 @@
-"""The order of a run: which phase comes when, worked out before the first one begins.
+"""The schedule of a run: which phase comes when, known before the first one begins.
 
-A day is one episode of the stream: some of the documents, read one after the other. It is cut where
-the period of a level ends in its midst, so that this level can sleep; the context sleeps when the
-day is over, once the day has been studied. Then come dreams, and questions.
+A day is one episode of the stream: some of the documents, read one after the other. Where the
+period of a level ends within a day, the day is cut there and the level sleeps; the context sleeps
+when the day is over, once the day has been studied. Then come dreams, and questions.
 """
 
 import collections
@@ -16,15 +16,15 @@ DREAMING = ("write", "select", "try", "learn")
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """One phase of a run.
+class ScheduledPhase:
+    """One phase of a run, in its place.
 
     Attributes:
       label: its name, numbered from the second time on: `wake`, `consolidate-2`.
-      phase: wake, merge, study, consolidate, write, select, try, learn or evaluate.
+      phase: the name of the phase (`phases.hours.HOURS`).
       day: index of its day, from 0.
-      number: of its random numbers; the phases of one dreaming share theirs, and so does a
-        consolidation with what was studied for it.
+      rng_stream: number of its random stream, folded into the seed. The phases of one dreaming
+        share theirs, and so does a consolidation with the study for it.
       start, stop: of wake, the tokens of the day's stream that it reads; of consolidate, where the
         sender last slept, in tokens of the day `since`, and how far this day has been read; of
         merge, where the receiver last slept, likewise.
@@ -32,13 +32,13 @@ class Step:
       sender: of consolidate, the level that hands over; of merge, the level below the one whose
         slots become one.
       since: of consolidate, index of the first day that the sender holds something of; of merge,
-        of those that are merged.
+        of the first day that the merged slots do.
     """
 
     label: str
     phase: str
     day: int
-    number: int
+    rng_stream: int
     start: int = 0
     stop: int = 0
     is_end: bool = False
@@ -46,7 +46,9 @@ class Step:
     since: int = 0
 
 
-def run_schedule(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True) -> list[Step]:
+def run_schedule(
+    memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True
+) -> list[ScheduledPhase]:
     """All phases of a run.
 
     Args:
@@ -57,19 +59,19 @@ def run_schedule(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = Tr
     Raises:
       ValueError: a level that should learn by day would never do so; names its period.
     """
-    steps: list[Step] = []
+    schedule: list[ScheduledPhase] = []
     count = collections.Counter()
 
     def add(phase: str, day: int, **facts):
         count[phase] += 1
         label = phase if count[phase] == 1 else f"{phase}-{count[phase]}"
-        goes_on = phase in DREAMING[1:] or (steps and steps[-1].phase == "study")
-        number = steps[-1].number + (not goes_on) if steps else 0
-        steps.append(Step(label, phase, day, number, **facts))
+        shares = phase in DREAMING[1:] or (schedule and schedule[-1].phase == "study")
+        rng_stream = schedule[-1].rng_stream + (not shares) if schedule else 0
+        schedule.append(ScheduledPhase(label, phase, day, rng_stream, **facts))
 
     read = 0  # tokens before this day
     last = dict.fromkeys(range(1, memory.depth), (0, 0))  # each level's last sleep: day, token
-    held = collections.Counter()  # slots that each level has in use, if no night is rolled back
+    in_use = collections.Counter()  # slots that each level has in use, if no night is rolled back
     for day, length in enumerate(lengths):
         start = 0
         for stop, clock in _cuts(memory, day, read, length):
@@ -78,22 +80,22 @@ def run_schedule(memory: MemoryConfig, lengths: Sequence[int], dreams: bool = Tr
             for sender in due(memory, clock, is_end):
                 since, slept = last.get(sender, (day, 0))
                 level = sender + 1
-                if memory.on_full == "merge" and held[level] >= memory.level(level).slots - 1:
+                if memory.on_full == "merge" and in_use[level] >= memory.level(level).slots - 1:
                     first, token = last.get(level, (0, 0))
                     add("merge", day, start=token, stop=stop, sender=sender, since=first)
                 if not sender:
                     add("study", day)
                 add("consolidate", day, start=slept, stop=stop, sender=sender, since=since)
                 last |= {sender: (day, stop)} if sender else {}
-                held[level] += 1
-                held[sender] = 0
+                in_use[level] += 1
+                in_use[sender] = 0
             start = stop
         for phase in DREAMING if dreams else ():
             add(phase, day)
         add("evaluate", day)
         read += length
     _check_periods(memory, len(lengths), read)
-    return steps
+    return schedule
 
 
 def _cuts(memory: MemoryConfig, day: int, read: int, length: int) -> list[tuple[int, int]]:

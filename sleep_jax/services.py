@@ -1,6 +1,6 @@
 """What a phase is given by the job that runs it: where it logs, keeps its place and is timed.
 
-Interfaces only; `runtime/` and `forecast/` implement them, so that the algorithms import neither.
+Interfaces only; `runtime/` and `forecast/` implement them, so that algorithms import neither.
 """
 
 from collections.abc import Callable, Sequence

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import ml_collections
 
+from sleep_jax.renamed_fields import RENAMED
 from sleep_jax.setting import Setting
 
 T = TypeVar("T")
@@ -153,8 +154,11 @@ def read(cls: type[T], config) -> T:
 
     known, given = every(cls), flatten_dict(config.to_dict(), sep=".")
     if unknown := [path for path in given if path not in known]:
-        near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0)
-        raise ValueError(f"{unknown[0]}={given[unknown[0]]!r}; no such field, nearest: {near[0]}")
+        path = unknown[0]
+        if path in RENAMED:
+            raise ValueError(f"{path}={given[path]!r}; this field is called {RENAMED[path]} now")
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0)
+        raise ValueError(f"{path}={given[path]!r}; no such field, nearest: {near[0]}")
     if missing := [path for path in known if path not in given]:
         raise ValueError(f"{missing[0]} is missing; begin a config with sleep_jax.config.default()")
     return _made(cls, cls, {path: declared.read(given[path]) for path, declared in known.items()})

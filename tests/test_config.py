@@ -17,7 +17,7 @@ PRESET = "configs/sleep_tiny.py"
 NUMBERS = [name for name, setting in SETTINGS.items() if setting.kind in (int, float)]
 ONE_BELOW_0 = {"mesh.data", "mesh.fsdp", "mesh.tensor", "dreaming.margin"}
 INFINITE = {
-    ("wake.clip", math.inf),
+    ("wake.max_grad_norm", math.inf),
     ("gate.divergence", math.inf),
     ("gate.anchors", math.inf),
     ("dreaming.margin", -math.inf),
@@ -25,8 +25,8 @@ INFINITE = {
 # What 0 means where a number may be 0. Where it begins with "0: " the field's help says so.
 MEANING_OF_0 = {
     "seed": "a seed like any other",
-    "checkpoint.keep": "0: all",
-    "checkpoint.updates": "0: none",
+    "checkpoint.max_to_keep": "0: all",
+    "checkpoint.save_interval_steps": "0: none",
     "data.limit": "0: all",
     "memory.periods": "0: never",
     "memory.slots": "0: none",
@@ -39,17 +39,17 @@ MEANING_OF_0 = {
     "study.temperature": "0: greedy",
     "seeding.warmup": "0: it begins with it",
     "seeding.num_prompts": "0: none",
-    "seeding.rollouts_from": "from the first update on",
-    "seeding.max_skipped": "the first update that is not finite stops the night",
+    "seeding.rollout_start": "from the first update on",
+    "seeding.max_consecutive_errors": "the first update that is not finite stops the night",
     "seeding.alpha": "imitation alone",
     "seeding.lam": "the teacher's sequences alone",
-    "seeding.beta": "forward KL",
-    "seeding.cap": "0: no cap",
+    "seeding.jsd_beta": "forward KL",
+    "seeding.divergence_cap": "0: no cap",
     "seeding.kl_coef": "0: none",
     "seeding.entropy_coef": "0: none",
     "seeding.importance_cap": "0: none",
     "seeding.gamma": "r_abs alone",
-    "seeding.cut": "a sequence without a prefix",
+    "seeding.prefix_range": "a sequence without a prefix",
     "seeding.threshold": "only an equal sequence earns r_abs",
     "dreaming.temperature": "0: greedy",
     "dreaming.rejection.min_words": "0: any",
@@ -60,18 +60,18 @@ MEANING_OF_0 = {
     "dreaming.curriculum.recent": "0: all",
     "dreaming.curriculum.weak": "0: none",
     "dreaming.curriculum.old": "0: none",
-    "dreaming.top": "0: none",
-    "dreaming.random": "0: none",
+    "dreaming.keep_top": "0: none",
+    "dreaming.keep_random": "0: none",
     "dreaming.interaction": "0: nothing",
     "dreaming.held_out": "refused, but in a run without dreams",
-    "dreaming.cap": "0: all",
+    "dreaming.max_per_document": "0: all",
     "dreaming.alpha": "the policy gradient alone",
     "dreaming.steps": "0: no dreams",
     "dreaming.ce_coef": "0: none",
     "dreaming.margin": "any rise is enough",
     "dreaming.trial.batch_size": "0: all",
-    "dreaming.trial.clip": "0: any",
-    "evaluation.samples": "0: none",
+    "dreaming.trial.max_grad_norm": "0: any",
+    "evaluation.report_samples": "0: none",
 }
 
 
@@ -223,8 +223,8 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
             "seeding.num_prompts=0 with seeding.mode='staged', .* set seeding.mode='joint'",
         ),
         (
-            {"seeding.alpha": 0.0, "seeding.rollouts_from": 1.0},
-            "seeding.rollouts_from=1.0 with seeding.alpha=0.0, which learns from rollouts",
+            {"seeding.alpha": 0.0, "seeding.rollout_start": 1.0},
+            "seeding.rollout_start=1.0 with seeding.alpha=0.0, which learns from rollouts",
         ),
         (
             {"seeding.lam": 1.0, "seeding.num_prompts": 0},

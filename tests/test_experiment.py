@@ -16,20 +16,20 @@ from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.run_schedule import run_schedule
 
 
-def test_rules_by_name():
+def test_judge_rules_by_name():
     pairs = ["The lamp is red at 5 km.", "a Lamp"], ["At 5 km, the lamp is red.", "The lamp!"]
     assert _judge("agreement", None, None, None)(*pairs).tolist() == [1, 1]
     assert _judge("exact", None, None, None)(*pairs).tolist() == [0, 1]
 
 
-def test_the_initial_model_judges_and_says_that_it_is_a_poor_judge(cfg, variables, tokenizer):
+def test_model_judge_warns_of_poor_calibration(cfg, variables, tokenizer):
     with pytest.warns(UserWarning, match="this judge accepts"):  # its weights are random
         judge = _judge("model", cfg, variables["params"], tokenizer)
     assert judge(["the same", "the red lamp"], ["the same", ""]).tolist() == [1, 0]
     assert judge.score(["a lamp"], ["a goat"]) == judge.score(["a goat"], ["a lamp"])
 
 
-def test_an_unknown_judge_is_refused_before_a_model_is_loaded(monkeypatch):
+def test_unknown_judge_raises_before_loading(monkeypatch):
     monkeypatch.setattr(experiment, "load_model", None)  # to call it would be another error
     config = settings.default()
     config.seeding.judge = "jury"
@@ -46,9 +46,7 @@ def test_an_unknown_judge_is_refused_before_a_model_is_loaded(monkeypatch):
         ("reward", "best", "dreaming.reward='best'; choose from binary, "),
     ],
 )
-def test_a_reward_that_cannot_be_is_refused_before_a_model_is_loaded(
-    monkeypatch, field, value, message
-):
+def test_invalid_reward_raises_before_loading(monkeypatch, field, value, message):
     monkeypatch.setattr(experiment, "load_model", None)
     config = settings.default()
     config.dreaming[field] = value
@@ -65,9 +63,7 @@ def test_a_reward_that_cannot_be_is_refused_before_a_model_is_loaded(
         ("dreaming.instructions", ("recipe",), "dreaming.instructions names 'recipe'"),
     ],
 )
-def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
-    monkeypatch, setting, value, message
-):
+def test_invalid_writing_raises_before_loading(monkeypatch, setting, value, message):
     monkeypatch.setattr(experiment, "load_model", None)
     config = settings.default()
     config.update_from_flattened_dict({setting: value})
@@ -99,9 +95,9 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
         ("dreaming.templates", "/none.toml", "='/none.toml': no such file"),
         ("seeding.teacher_weights", (0.7,), "=(0.7,) sum to 0.7; they have to sum to 1"),
         ("seeding.teacher_weights", (0.5, 0.5), "=(0.5, 0.5) has 2 entries, but there are 1"),
-        ("seeding.cut", (0.5,), "=(0.5,); give a tuple of 2, each a number from 0 to 1"),
-        ("seeding.cut", (0.1, 0.9, 1), "=(0.1, 0.9, 1); give a tuple of 2, each a number"),
-        ("seeding.cut", (0.9, 0.1), "=(0.9, 0.1); give the lower share first"),
+        ("seeding.prefix_range", (0.5,), "=(0.5,); give a tuple of 2, each a number from 0 to 1"),
+        ("seeding.prefix_range", (0.1, 0.9, 1), "=(0.1, 0.9, 1); give a tuple of 2, each a number"),
+        ("seeding.prefix_range", (0.9, 0.1), "=(0.9, 0.1); give the lower share first"),
         ("memory.slots", (2.0,), "=(2.0,); give a tuple of one or more, each a whole number"),
         ("memory.periods", (), "=(); give a tuple of one or more, each a whole number"),
         ("memory.layers", "0, one", "='0, one'; give text that is not empty (layers with memory"),
@@ -115,9 +111,7 @@ def test_what_a_night_cannot_write_is_refused_before_a_model_is_loaded(
         ),
     ],
 )
-def test_a_mistake_is_told_by_its_field_before_a_model_is_loaded(
-    monkeypatch, setting, value, message
-):
+def test_invalid_field_raises_before_loading(monkeypatch, setting, value, message):
     monkeypatch.setattr(experiment, "load_model", None)
     config = settings.default()
     config.update_from_flattened_dict({setting: value})
@@ -125,12 +119,12 @@ def test_a_mistake_is_told_by_its_field_before_a_model_is_loaded(
         experiment.load_experiment(config)
 
 
-def test_seeds_up_to_the_last_have_keys_of_their_own():
+def test_largest_seeds_have_distinct_keys():
     seeds = (0, 2**31 - 1, 2**31, 2**32 - 1)
     assert len({tuple(jax.random.key_data(jax.random.key(x)).tolist()) for x in seeds}) == 4
 
 
-def test_an_unknown_template_is_refused_before_a_model_is_loaded(monkeypatch):
+def test_unknown_template_raises_before_loading(monkeypatch):
     monkeypatch.setattr(experiment, "load_model", None)
     config = settings.default()
     config.dreaming.instructions = ("facts", "sonnets")
@@ -150,9 +144,7 @@ def test_an_unknown_template_is_refused_before_a_model_is_loaded(monkeypatch):
         ((2, 3), "sigmoid", 2, 5, True),  # the first hands its two on, the second has two at last
     ],
 )
-def test_a_random_expert_that_adds_nothing_is_warned_of(
-    recwarn, slots, router, top_k, days, is_said
-):
+def test_random_expert_without_effect_warns(recwarn, slots, router, top_k, days, is_said):
     *fast, slow = slots
     levels = (*(LevelConfig(n, n) for n in fast), LevelConfig(0, slow))
     memory = MemoryConfig(levels, "episodes", router=router, top_k=top_k, on_full="reuse")
@@ -161,7 +153,7 @@ def test_a_random_expert_that_adds_nothing_is_warned_of(
     assert said == [True] * is_said
 
 
-def test_a_run_of_one_day_is_warned_of_its_random_expert_once():
+def test_random_expert_of_one_day_warns_once():
     config = settings.default()
     config.dreaming.random_expert = True
     with pytest.warns(UserWarning, match="random_expert=True is a no-op") as seen:
@@ -169,7 +161,7 @@ def test_a_run_of_one_day_is_warned_of_its_random_expert_once():
     assert len(seen) == 1
 
 
-def test_a_teacher_whose_positions_end_before_a_document_is_refused(monkeypatch):
+def test_teacher_with_too_few_positions_raises(monkeypatch):
     def load_model(name, **options):
         cfg, params, tokenizer = tiny_model(dtype="float32")
         return cfg.replace(max_position=64), params, tokenizer
@@ -181,7 +173,7 @@ def test_a_teacher_whose_positions_end_before_a_document_is_refused(monkeypatch)
         experiment.load_experiment(config)
 
 
-def test_a_thought_has_room_in_every_reply_of_a_chat():
+def test_chat_replies_have_room_for_a_thought():
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     brief = settings.read(config)
     config.model.thinking, config.model.thought_tokens = True, 100
@@ -202,7 +194,7 @@ def test_a_thought_has_room_in_every_reply_of_a_chat():
         settings.read(config)
 
 
-def test_a_model_that_cannot_think_is_told_so():
+def test_thinking_without_template_support_raises():
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     config.model.thinking, config.model.thought_tokens = True, 8
     with pytest.raises(

@@ -58,7 +58,7 @@ SMALL = {
     "gate.divergence": 1e9,
     "gate.anchors": 1e9,
     "dreaming.instructions": ("paraphrase", "implications"),
-    "dreaming.count": 1,
+    "dreaming.num_generations": 1,
     "dreaming.max_new_tokens": 8,
     "dreaming.steps": 2,
     "dreaming.trial.rank": 2,

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("KILLS", "6"))
 # Long enough to be stopped at many an update, each of which has a place of its own.
 UPDATES = (
-    "--config.checkpoint.updates=1",
+    "--config.checkpoint.save_interval_steps=1",
     "--config.seeding.steps=12",
     "--config.seeding.steps_per_generation=1",
     "--config.dreaming.steps=8",
@@ -126,7 +126,7 @@ def survives(process, seconds, until=lambda: False):
     return False
 
 
-def test_killed_at_random_moments_and_while_writing(home, untouched):
+def test_run_killed_at_random_moments_ends_with_the_same_bits(home, untouched):
     want, seconds = untouched
     moment, kills, workdir = random.Random(0), 0, home / "killed"
     while kills < KILLS:
@@ -148,7 +148,7 @@ def test_killed_at_random_moments_and_while_writing(home, untouched):
     assert_same_end(workdir, want)
 
 
-def test_asked_to_stop(home, untouched):
+def test_run_preempted_in_several_phases_ends_with_the_same_bits(home, untouched):
     workdir, saved = home / "asked", "checkpoints/*/digests.json"
     for phases in (1, 3, 6):  # are finished: it studies, dreams or learns
         process = start(home, workdir)
@@ -161,7 +161,7 @@ def test_asked_to_stop(home, untouched):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_while_it_learns_its_dreams(home, untouched, sent):
+def test_run_stopped_while_it_learns_dreams_ends_with_the_same_bits(home, untouched, sent):
     workdir = home / sent.name
     process = start(home, workdir)
     assert not survives(process, 600, lambda: is_kept(workdir, "learn"))
@@ -186,7 +186,7 @@ def assert_end_to_rounding(workdir, other):
     assert {phase for phase, _ in losses} == {"consolidate", "learn"}
 
 
-def test_one_of_two_processes_is_asked_to_stop(home):
+def test_preempting_one_of_two_processes_stops_both(home):
     for process in start_two(home, home / "pair"):
         assert process.wait() == 0, process.stderr.read()[-2000:]
     workdir = home / "pair_asked"
@@ -195,7 +195,7 @@ def test_one_of_two_processes_is_asked_to_stop(home):
     both[1].send_signal(signal.SIGTERM)  # as a host that is about to be taken away is
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [STATUS, STATUS], said
-    places = [re.findall(r"asked to stop, after (\d+) updates of consolidate", x) for x, _ in said]
+    places = [re.findall(r"preempted after (\d+) updates of consolidate", x) for x, _ in said]
     assert places[0] == places[1] != []
     shutil.copytree(workdir, home / "alone")
     for process in start_two(home, workdir):
@@ -205,7 +205,7 @@ def test_one_of_two_processes_is_asked_to_stop(home):
     assert_end_to_rounding(home / "alone", home / "pair")
 
 
-def test_a_full_disk(home, untouched):
+def test_run_resumes_after_a_full_disk(home, untouched):
     workdir = home / "full"
 
     def no_room():
@@ -218,7 +218,7 @@ def test_a_full_disk(home, untouched):
     assert_same_end(workdir, untouched[0])
 
 
-def test_a_truncated_file(home, untouched):
+def test_run_passes_over_a_truncated_checkpoint(home, untouched):
     workdir = home / "second"
     last = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     largest = max((f for f in last.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)

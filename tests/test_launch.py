@@ -1,7 +1,6 @@
 """The sweeps in `configs/`, a sweep from the command line, and how a run that stops ends."""
 
 import pathlib
-import runpy
 import subprocess
 import sys
 import types
@@ -28,14 +27,14 @@ SWEEPS = pathlib.Path("configs/sweeps")
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.py")))
-def test_every_element_of_a_sweep_is_a_run_that_could_begin(path):
+def test_sweep_elements_have_a_valid_schedule(path):
     runs = runs_of(str(path), load(str(path)), "runs")
     assert len(runs) > 1
     for run in runs:
         assert run_schedule(settings.read(run.config).memory, [300] * run.config.data.episodes)
 
 
-def test_the_ablation_leaves_out_what_it_says():
+def test_seeding_ablation_variants_remove_their_terms():
     path = str(SWEEPS / "seeding_ablation.py")
     runs = {run.element.variant: run.config for run in runs_of(path, load(path), "runs")}
     objectives = {name: settings.read(c).seeding.objective for name, c in runs.items()}
@@ -49,7 +48,7 @@ def test_the_ablation_leaves_out_what_it_says():
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_is_compared_and_goes_on(tmp_path):
+def test_sweep_compares_finished_runs_and_resumes(tmp_path):
     file = tmp_path / "one.py"
     alpha = (SWEEPS / "alpha_tiny.py").absolute()
     file.write_text(
@@ -73,12 +72,14 @@ def test_a_sweep_runs_is_compared_and_goes_on(tmp_path):
 
 @pytest.fixture(scope="module")
 def launch():
-    """What launch.py defines."""
-    return runpy.run_path("launch.py")
+    """The module behind launch.py."""
+    from sleep_jax.cli import main
+
+    return main
 
 
-def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch, capsys):
-    live = launch["live"]
+def test_run_that_stops_prints_the_reason_and_exits_with_its_status(launch, monkeypatch, capsys):
+    run = launch.run_and_report
 
     def stops_with(error):
         def stop(*_, **__):
@@ -86,11 +87,14 @@ def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch,
 
         monkeypatch.setattr(lifecycle, "run", stop)
         with pytest.raises(SystemExit) as ended:
-            live(None, "runs/x", None)
+            run(None, "runs/x", None)
         return ended.value.code
 
     assert stops_with(Preempted("4 updates of learn")) == STATUS
-    assert "asked to stop, after 4 updates of learn" in capsys.readouterr().out
+    assert (
+        "preempted after 4 updates of learn; run the same command to resume"
+        in capsys.readouterr().out
+    )
     assert stops_with(SlotsExhausted(2, 3)) == 2
     said = capsys.readouterr().err
     assert "memory.levels[2].slots=3 are all in use" in said and "saved in runs/x" in said
@@ -98,18 +102,18 @@ def test_a_run_that_stops_says_why_and_ends_with_its_status(launch, monkeypatch,
     assert "error: 6 updates in a row" in capsys.readouterr().err
 
 
-def test_a_sweep_that_stops_says_where_and_is_not_compared(launch, monkeypatch, capsys):
+def test_preempted_sweep_prints_where_and_compares_nothing(launch, monkeypatch, capsys):
     def stop(*_):
         raise Preempted("seed=1")
 
-    monkeypatch.setitem(launch["sweep"].__globals__, "run_all", stop)
+    monkeypatch.setattr(launch, "run_all", stop)
     with pytest.raises(SystemExit) as ended:
-        launch["sweep"]([], None)
+        launch.sweep([], None)
     assert ended.value.code == STATUS
-    assert "asked to stop, in seed=1" in capsys.readouterr().out
+    assert "preempted in seed=1" in capsys.readouterr().out
 
 
-def test_a_finished_element_of_another_config_is_not_taken_for_one_of_this(launch, tmp_path):
+def test_sweep_refuses_a_finished_element_of_another_config(launch, tmp_path):
     path = str(SWEEPS / "alpha_tiny.py")
     config = load(path)
     first, *_ = runs_of(path, config, str(tmp_path))
@@ -119,24 +123,24 @@ def test_a_finished_element_of_another_config_is_not_taken_for_one_of_this(launc
     (tmp_path / first.element.name / "report.html").write_text("")
     assert first.is_finished
     flags.FLAGS.mark_as_parsed()
-    launch["prepare_sweep"](path, config, str(tmp_path))
+    launch.prepare_sweep(path, config, str(tmp_path))
     config.seeding.learning_rate = 0.5
     with pytest.raises(ValueError, match=r"another config \(seeding\.learning_rate: .* -> 0\.5"):
-        launch["prepare_sweep"](path, config, str(tmp_path))
+        launch.prepare_sweep(path, config, str(tmp_path))
 
 
-def test_a_start_that_is_refused_leaves_no_checkpoints(launch, tmp_path, monkeypatch):
+def test_refused_start_leaves_no_checkpoints(launch, tmp_path, monkeypatch):
     for name, of in (("join_processes", lambda *_: True), ("Watch", object)):
-        monkeypatch.setitem(launch["prepare"].__globals__, name, of)
+        monkeypatch.setattr(launch, name, of)
     config = load("configs/sleep_tiny.py")
     config.data.documents = str(tmp_path / "nowhere.txt")
     flags.FLAGS.mark_as_parsed()
     with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
-        launch["prepare"](config, str(tmp_path / "run"))
+        launch.prepare(config, str(tmp_path / "run"))
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_a_store_that_stops_answering_ends_a_run_in_words(launch, capsys, monkeypatch):
+def test_run_ends_with_a_message_where_its_store_fails(launch, capsys, monkeypatch):
     aiohttp = pytest.importorskip("aiohttp")
 
     def stop(*_, **__):
@@ -144,18 +148,18 @@ def test_a_store_that_stops_answering_ends_a_run_in_words(launch, capsys, monkey
 
     monkeypatch.setattr(lifecycle, "run", stop)
     with pytest.raises(SystemExit) as ended:
-        launch["live"](None, "gs://bucket/run", None)
+        launch.run_and_report(None, "gs://bucket/run", None)
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("error: gs://bucket/run does not answer (Server di")
     with pytest.raises(aiohttp.ServerDisconnectedError):
-        launch["live"](None, "runs/x", None)
+        launch.run_and_report(None, "runs/x", None)
 
 
-def test_an_address_reaches_every_command_of_a_sweep(launch, capsys):
+def test_sweep_commands_have_the_remote_workdir(launch, capsys):
     path, workdir = str(SWEEPS / "alpha_tiny.py"), "gs://bucket/alpha"
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(sweep=path, sweep_print=True):
-        launch["prepare"](load(path), workdir)()
+        launch.prepare(load(path), workdir)()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 1 and all(f" --workdir={workdir}/" in line for line in lines)
 
@@ -176,35 +180,33 @@ def test_an_address_reaches_every_command_of_a_sweep(launch, capsys):
         ({"aot": ""}, "--aot=: for which slice"),
     ],
 )
-def test_flags_that_would_be_passed_over_are_refused(launch, given, message):
+def test_check_flags_refuses_ignored_flags(launch, given, message):
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(**given), pytest.raises(ValueError, match=message):
-        launch["prepare"](None, "runs/x")
+        launch.prepare(None, "runs/x")
 
 
-def test_flags_that_go_together_are_not_refused(launch):
+def test_check_flags_accepts_flags_that_go_together(launch):
     flags.FLAGS.mark_as_parsed()
     several = {"coordinator": "h:1", "num_processes": 2, "process_id": 0, "profile": "learn:0"}
     for given in ({}, several, {"aot": "v5e:4x4", "dry_run": True}, {"plan": 0}):
         with flagsaver.flagsaver(**given):
-            launch["check_flags"]()
+            launch.check_flags()
 
 
-def test_unknown_phase_of_a_profile_is_refused_before_anything_is_loaded(
-    launch, monkeypatch, tmp_path
-):
+def test_profile_of_an_unknown_phase_is_refused_before_loading(launch, monkeypatch, tmp_path):
     for name in ("join_processes", "use_mesh"):
-        monkeypatch.setitem(launch["prepare"].__globals__, name, lambda *_: True)
-    monkeypatch.setitem(launch["prepare"].__globals__, "load_experiment", None)
+        monkeypatch.setattr(launch, name, lambda *_: True)
+    monkeypatch.setattr(launch, "load_experiment", None)
     flags.FLAGS.mark_as_parsed()
     with (
         flagsaver.flagsaver(profile="dream:1"),
         pytest.raises(ValueError, match=r"--profile=dream:1: .* there is consolidate, learn$"),
     ):
-        launch["prepare"](load("configs/sleep_tiny.py"), str(tmp_path))
+        launch.prepare(load("configs/sleep_tiny.py"), str(tmp_path))
 
 
-def test_nothing_is_forecast_of_wrong_settings(launch):
+def test_dry_run_refuses_wrong_settings(launch):
     config = load("configs/sleep_tiny.py")
     config.seeding.judge = "jury"
     flags.FLAGS.mark_as_parsed()
@@ -212,23 +214,23 @@ def test_nothing_is_forecast_of_wrong_settings(launch):
         flagsaver.flagsaver(dry_run=True),
         pytest.raises(ValueError, match=r"seeding\.judge='jury'; choose from"),
     ):
-        launch["prepare"](config, "runs/x")
+        launch.prepare(config, "runs/x")
 
 
-def test_a_report_is_printed_whole_and_its_verdict_is_the_status(launch, capsys):
+def test_show_prints_all_lines_and_exits_1_where_a_program_does_not_fit(launch, capsys):
     def report():
         yield "a table"
         yield "This run does not fit v5e:2x2."
         raise aot.DoesNotFit("v5e:2x2")
 
     with pytest.raises(SystemExit) as ended:
-        launch["show"](report())
+        launch.show(report())
     assert ended.value.code == 1
     assert capsys.readouterr().out == "a table\nThis run does not fit v5e:2x2.\n"
-    launch["show"](["fits"])
+    launch.show(["fits"])
 
 
-def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeypatch):
+def test_resume_needs_the_same_base_and_documents(launch, tmp_path, monkeypatch):
     base = {"model.name": {"name": "a", "weights": "1"}}
     with PhaseCheckpoints(tmp_path / "checkpoints") as saved:
         record = {"config": {"seed": 0}, "base": base, "reading": "text"}
@@ -240,45 +242,45 @@ def test_a_run_goes_on_on_its_base_and_documents_alone(launch, tmp_path, monkeyp
         ("use_mesh", lambda _: None),
         ("load_experiment", lambda _: experiment),
         ("Watch", lambda: watch),
-        ("tell_plan", lambda *_: None),
+        ("show_run_plan", lambda *_: None),
     ):
-        monkeypatch.setitem(launch["prepare"].__globals__, name, of)
+        monkeypatch.setattr(launch, name, of)
     flags.FLAGS.mark_as_parsed()
     config = ml_collections.ConfigDict({"seed": 0})
-    assert launch["prepare"](config, str(tmp_path)).args == (
+    assert launch.prepare(config, str(tmp_path)).args == (
         *(experiment, str(tmp_path), watch),
         *(None, None),  # no profile, no time estimate
     )
     experiment.reading = "more text"
     with pytest.raises(ValueError, match=r"data\.documents: .*\(fingerprint text\).*\(more text\)"):
-        launch["prepare"](config, str(tmp_path))
+        launch.prepare(config, str(tmp_path))
     experiment.base = {"model.name": {"name": "b", "weights": "2"}}
     with pytest.raises(ValueError, match=r"model\.name='b' has the weights 2, .* stands on 1"):
-        launch["prepare"](config, str(tmp_path))
+        launch.prepare(config, str(tmp_path))
 
 
-def test_a_run_says_what_it_will_do_before_it_begins(launch, tmp_path, monkeypatch, capsys):
+def test_run_plan_is_shown_before_a_run(launch, tmp_path, monkeypatch, capsys):
     config = load("configs/sleep_tiny.py")
     config.data.documents, config.data.episodes = "samples:3", 3
     experiment = load_experiment(config)
     monkeypatch.setenv("SLEEP_JAX_QUIET", "")
-    with pytest.warns(UserWarning) as told:
-        time_estimate = launch["tell_plan"](experiment, str(tmp_path))
+    with pytest.warns(UserWarning) as warned:
+        time_estimate = launch.show_run_plan(experiment, str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
         *("documents", "days", "slots", "updates", "written", "memory", "disk")
     ]
     assert "of the samples, all read" in lines[0] and lines[2].endswith("full after day 2")
-    assert any("on day 3 none is free and the run stops there" in str(x.message) for x in told)
+    assert any("on day 3 none is free and the run stops there" in str(x.message) for x in warned)
     time_estimate.add_update(0, 1.0)
 
 
-def test_what_has_changed_of_a_run_is_said(launch, tmp_path, monkeypatch, capsys):
+def test_resume_prints_changed_settings(launch, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SLEEP_JAX_QUIET", "")
     config = load("configs/sleep_tiny.py")
     with PhaseCheckpoints(tmp_path / "checkpoints") as saved:
         record = {"config": config.to_dict()}
         saved.save(0, "wake", state={"x": np.zeros(1)}, record=record)
     config.memory.on_full = "skip"
-    launch["check_workdir"](config, str(tmp_path))
+    launch.check_workdir(config, str(tmp_path))
     assert capsys.readouterr().out == 'from here on memory.on_full: "error" -> "skip"\n'

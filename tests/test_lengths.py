@@ -3,12 +3,12 @@
 import collections
 import functools
 import re
-import runpy
 import warnings
 
 import pytest
 from families import qwen3
 
+from configs import seeding_8b, sleep_tiny
 from sleep_jax.config import read
 from sleep_jax.data.documents import Document, QuestionAnswer
 from sleep_jax.dreaming.reinforce import writer_prompt
@@ -22,7 +22,7 @@ DOCUMENT = Document("lamp", "The Lamp", "It is out.", (QuestionAnswer("Why?", "N
 
 @pytest.fixture
 def config():
-    c = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    c = sleep_tiny.get_config()
     c.dreaming.steps = 0
     return c
 
@@ -85,7 +85,7 @@ def test_documents_are_encoded_once_however_many_templates_there_are(config, tok
 
 
 def test_a_dream_that_no_row_would_hold_is_refused_at_the_start(tokenizer):
-    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config = sleep_tiny.get_config()
     check = functools.partial(check_lengths, config, Prompts(tokenizer))
     short = [Document("a", "Lamps", "A lamp is red.")]
     check(short)
@@ -126,7 +126,7 @@ def test_a_dream_with_its_thought_names_the_tokens_of_the_thought(config, tokeni
 
 def test_the_eight_billion_preset_has_room_for_thoughts():
     tokenizer = qwen3(thinking=True)
-    config = runpy.run_path("configs/seeding_8b.py")["get_config"]()
+    config = seeding_8b.get_config()
     config.model.thinking = True
     text = ""
     while len(tokenizer.encode(f"{text} night")) <= config.data.chunk_tokens:

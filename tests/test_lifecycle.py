@@ -23,7 +23,9 @@ from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.schedule import plan
 from sleep_jax.memory.slots import SlotsExhausted, take_slot, unlock
 from sleep_jax.phases import learn, trial
-from sleep_jax.phases.evaluate import STAGES
+from sleep_jax.phases.consolidate import consolidate
+from sleep_jax.phases.evaluate import STAGES, evaluate
+from sleep_jax.phases.registry import PHASES
 from sleep_jax.phases.run_state import PhaseLogger
 from sleep_jax.phases.select import candidates
 from sleep_jax.report import comparison
@@ -61,15 +63,15 @@ def experiment():
 
 
 @pytest.fixture(scope="module")
-def lived(experiment, tmp_path_factory):
+def finished(experiment, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     return workdir, lifecycle.run(experiment, str(workdir), quiet=True)
 
 
 @pytest.fixture(scope="module")
-def undreamt(lived):
-    """The night that was lived, as it was before its dreams."""
-    run = lived[1]
+def before_dreams_run(finished):
+    """The finished run as it was before its dreams."""
+    run = finished[1]
     [day] = run.record["days"]
     day = {name: day[name] for name in ("study", "slot")}
     phases = run.record["phases"]
@@ -90,22 +92,22 @@ def active(state, level=1):
     return np.asarray(state.slots["layers"][f"level_{level}"]["active"]).sum(axis=1).tolist()
 
 
-def step_of(experiment, label):
-    [step] = [s for s in experiment.steps if s.label == label]
-    return step
+def scheduled_phase(experiment, label):
+    [scheduled] = [s for s in experiment.schedule if s.label == label]
+    return scheduled
 
 
-def test_a_night_changes_one_slot_of_memory_and_nothing_else(experiment, lived):
-    born, run = lifecycle.init_run_state(experiment), lived[1]
-    old, new = bank(born), bank(run)
+def test_run_changes_one_slot_of_memory_alone(experiment, finished):
+    initial, run = lifecycle.init_run_state(experiment), finished[1]
+    old, new = bank(initial), bank(run)
     assert equal(jax.tree.map(lambda x: x[:, 1:], old), jax.tree.map(lambda x: x[:, 1:], new))
     assert not np.array_equal(old["down"][:, 0], new["down"][:, 0])
     assert active(run.current) == [1, 1] and active(run.before_sleep) == [0, 0]
 
 
-def test_every_phase_and_stage_is_recorded_and_reported(experiment, lived, undreamt):
-    workdir, run = lived
-    assert list(run.record["phases"]) == [s.label for s in experiment.steps]
+def test_run_records_and_reports_every_phase_and_stage(experiment, finished, before_dreams_run):
+    workdir, run = finished
+    assert list(run.record["phases"]) == [s.label for s in experiment.schedule]
     assert list(run.record["days"][0]["scores"]) == list(STAGES)
     summary = summarise(experiment, run)
     page = write_report(workdir, summary).read_text()
@@ -120,43 +122,42 @@ def test_every_phase_and_stage_is_recorded_and_reported(experiment, lived, undre
     assert np.mean(rewards) == pytest.approx(steps[0]["reward"])
     assert any("reference: " in line.get("rollout", "") for line in lines)
     [norms] = [line["norm_down"] for line in lines if "norm_down" in line]
-    down = bank(undreamt)["down"][:, 0]
+    down = bank(before_dreams_run)["down"][:, 0]
     np.testing.assert_allclose(norms, np.linalg.norm(down, axis=(1, 2)), rtol=1e-5)
     facts = run.record["phases"]["consolidate"]
     assert facts["programs"] > 0 and facts["memory"] > 0
 
 
-def test_a_finished_run_is_read_back_and_not_lived_again(experiment, lived, monkeypatch):
-    workdir, run = lived
-    monkeypatch.setattr(lifecycle, "PHASES", dict.fromkeys(lifecycle.PHASES, None))
+def test_run_that_is_finished_is_read_and_not_repeated(experiment, finished, monkeypatch):
+    workdir, run = finished
+    monkeypatch.setattr(lifecycle, "PHASES", dict.fromkeys(PHASES, None))
     again = lifecycle.run(experiment, str(workdir), quiet=True)
-    assert equal(again.state, run.state)
+    assert equal(again.arrays, run.arrays)
     assert again.record == json.loads(json.dumps(run.record))
 
 
 # What a stop leaves is compiled anew: arrays that were restored are committed to their device.
 @pytest.mark.parametrize("before", [("evaluate",), pytest.param(DREAMING, marks=pytest.mark.slow)])
-def test_a_run_stopped_between_phases_ends_like_one_that_was_not(
-    experiment, lived, tmp_path, monkeypatch, before
+def test_run_stopped_between_phases_ends_with_the_same_bits(
+    experiment, finished, tmp_path, monkeypatch, before
 ):
-    phases = dict(lifecycle.PHASES)
-
     def stop(*_):
         raise KeyboardInterrupt
 
-    for phase in before:
-        monkeypatch.setattr(lifecycle, "PHASES", phases | {phase: stop})
+    for name in before:
+        stopping = dataclasses.replace(PHASES[name], function=stop)
+        monkeypatch.setattr(lifecycle, "PHASES", PHASES | {name: stopping})
         with pytest.raises(KeyboardInterrupt):
             lifecycle.run(experiment, str(tmp_path), quiet=True)
-    monkeypatch.setattr(lifecycle, "PHASES", phases)
+    monkeypatch.setattr(lifecycle, "PHASES", PHASES)
     run = lifecycle.run(experiment, str(tmp_path), quiet=True)
-    assert equal(run.state, lived[1].state)
-    assert json.dumps(run.record["days"]) == json.dumps(lived[1].record["days"])
+    assert equal(run.arrays, finished[1].arrays)
+    assert json.dumps(run.record["days"]) == json.dumps(finished[1].record["days"])
     assert "skipped" not in run.record["phases"]["learn"]
 
 
 @pytest.mark.slow
-def test_a_run_that_is_often_asked_to_stop_ends_like_one_that_was_not(experiment, lived, tmp_path):
+def test_run_preempted_often_ends_with_the_same_bits(experiment, finished, tmp_path):
     stops, watch = [], Hurry()
     while True:
         try:
@@ -165,22 +166,22 @@ def test_a_run_that_is_often_asked_to_stop_ends_like_one_that_was_not(experiment
         except Preempted as stopped:
             stops.append(stopped.where)
     assert stops
-    assert equal(run.state, lived[1].state)
-    assert json.dumps(run.record["days"]) == json.dumps(lived[1].record["days"])
+    assert equal(run.arrays, finished[1].arrays)
+    assert json.dumps(run.record["days"]) == json.dumps(finished[1].record["days"])
     assert not any((tmp_path / "mid_phase").iterdir())
-    old, new = (map(reproducible, read_metrics(workdir)) for workdir in (lived[0], tmp_path))
+    old, new = (map(reproducible, read_metrics(workdir)) for workdir in (finished[0], tmp_path))
     assert list(new) == list(old)
 
 
-def test_without_dreams_there_is_no_phase_and_no_stage_of_them(experiment, lived, tmp_path):
+def test_run_without_dreams_has_no_phase_or_stage_of_them(experiment, finished, tmp_path):
     config = tiny_config()
     config.dreaming.steps = 0
     dreamless = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
-    assert [s.phase for s in dreamless.steps] == ["wake", "study", "consolidate", "evaluate"]
-    step = step_of(dreamless, "evaluate")
+    assert [s.phase for s in dreamless.schedule] == ["wake", "study", "consolidate", "evaluate"]
+    scheduled = scheduled_phase(dreamless, "evaluate")
     with MetricWriter(tmp_path) as writer:
-        run = lifecycle.evaluate(
-            dreamless, lived[1], PhaseLogger(writer, "evaluate", quiet=True), step
+        run = evaluate(
+            dreamless, finished[1], PhaseLogger(writer, "evaluate", quiet=True), scheduled
         )
     before, after, _, ceiling = STAGES
     assert list(run.record["days"][0]["scores"]) == [before, after, ceiling]
@@ -204,14 +205,15 @@ def dream(experiment, run, workdir):
     with MetricWriter(workdir) as writer:
         for phase in DREAMING:
             logger = PhaseLogger(writer, phase, quiet=True)
-            run = lifecycle.PHASES[phase](experiment, run, logger, step_of(experiment, phase))
+            scheduled = scheduled_phase(experiment, phase)
+            run = PHASES[phase].function(experiment, run, logger, scheduled)
     return run
 
 
-def test_dreams_are_tried_and_the_rewarded_ones_learnt(experiment, lived, undreamt):
-    workdir, run = lived
+def test_dreaming_tries_dreams_and_learns_the_rewarded(experiment, finished, before_dreams_run):
+    workdir, run = finished
     phases, c = run.record["phases"], experiment.config
-    assert phases["write"]["written"] == len(experiment.documents) * c.dreaming.count
+    assert phases["write"]["written"] == len(experiment.documents) * c.dreaming.num_generations
     facts = phases["try"]
     assert facts["tried"] == phases["select"]["kept"] >= facts["rewarded"] > 0
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -222,64 +224,66 @@ def test_dreams_are_tried_and_the_rewarded_ones_learnt(experiment, lived, undrea
     kept = {line["step"]: line["importance"] for line in ranked if line["kept"]}
     on_record = {k["dream"]: k["importance"] for k in run.day(0)["kept"]}
     assert kept == pytest.approx(on_record) and len(kept) == facts["tried"]
-    told = [line["gain_over_untrained"] for line in tried]
-    assert all((gain > 0) == (line["reward"] == 1.0) for gain, line in zip(told, tried))
-    assert [x["untrained"] for x in run.day(0)["gains"]] == pytest.approx(told)
-    assert facts["gain_over_untrained"] == pytest.approx(np.mean(told))
+    recorded = [line["gain_over_untrained"] for line in tried]
+    assert all((gain > 0) == (line["reward"] == 1.0) for gain, line in zip(recorded, tried))
+    assert [x["untrained"] for x in run.day(0)["gains"]] == pytest.approx(recorded)
+    assert facts["gain_over_untrained"] == pytest.approx(np.mean(recorded))
     learnt = [line for line in lines if line["phase"] == "learn" and "loss" in line]
     assert len(learnt) >= c.dreaming.steps and phases["learn"]["learnt"] == facts["rewarded"]
     assert "skipped" not in phases["learn"] and not equal(
-        run.current.memory, undreamt.current.memory
+        run.current.memory, before_dreams_run.current.memory
     )
 
 
 @pytest.mark.slow
-def test_a_slot_that_starts_from_the_base_learns_its_day_again(
-    experiment, undreamt, tmp_path, monkeypatch
-):
+def test_learn_from_base_learns_the_day_again(experiment, before_dreams_run, tmp_path, monkeypatch):
     def change(memory):
-        down = take_slot(memory, 1, undreamt.day(0)["slot"])["down"]
+        down = take_slot(memory, 1, before_dreams_run.day(0)["slot"])["down"]
         return float(np.sqrt(np.square(down).sum()))
 
     config = tiny_config()
     config.dreaming.restart = "base"
     other = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
-    run = with_questions(undreamt, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")])
+    run = with_questions(
+        before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
+    )
     monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
     dreamt = dream(other, run, tmp_path)
     assert change(dreamt.current.memory) > 0.5 * change(run.current.memory) > 0
 
 
-def test_where_no_dream_is_rewarded_the_night_stays_and_says_why(
-    experiment, undreamt, tmp_path, monkeypatch
+def test_learn_without_a_reward_is_skipped_with_the_reason(
+    experiment, before_dreams_run, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.zeros(len(gain)))
-    dreamt = dream(experiment, undreamt, tmp_path)
+    dreamt = dream(experiment, before_dreams_run, tmp_path)
     assert dreamt.record["phases"]["learn"]["skipped"] == "no dream was rewarded"
-    assert equal(dreamt.current, undreamt.current)
+    assert equal(dreamt.current, before_dreams_run.current)
 
 
 @pytest.mark.slow
-def test_where_none_is_rewarded_old_documents_are_rehearsed_all_the_same(
-    experiment, undreamt, tmp_path, monkeypatch
+def test_learn_without_a_reward_rehearses_old_documents(
+    experiment, before_dreams_run, tmp_path, monkeypatch
 ):
     old = Exchange(None, (5, 6), (5, 6), (7, 8, 9), "rehearse")
     monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.zeros(len(gain)))
     monkeypatch.setattr(learn, "rehearsed", lambda *_: [old])
-    dreamt = dream(experiment, undreamt, tmp_path)
+    dreamt = dream(experiment, before_dreams_run, tmp_path)
     assert dreamt.record["phases"]["learn"]["learnt"] == 0
-    assert not equal(dreamt.current.memory, undreamt.current.memory)
+    assert not equal(dreamt.current.memory, before_dreams_run.current.memory)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["grpo", "ppo"])
-def test_the_writer_is_reinforced_by_all_that_was_tried(
-    experiment, undreamt, tmp_path, monkeypatch, estimator
+def test_learn_by_policy_gradient_uses_all_tried_dreams(
+    experiment, before_dreams_run, tmp_path, monkeypatch, estimator
 ):
     config = tiny_config()
     config.dreaming.estimator = estimator
     other = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
-    run = with_questions(undreamt, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")])
+    run = with_questions(
+        before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
+    )
     monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.arange(len(gain)) % 2)
     dreamt = dream(other, run, tmp_path)
     assert not equal(dreamt.current.memory, run.current.memory)
@@ -291,13 +295,15 @@ def test_the_writer_is_reinforced_by_all_that_was_tried(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["grpo", "ppo"])
-def test_where_all_dreams_tie_the_rewarded_are_learnt_and_nothing_is_rolled_out(
-    experiment, undreamt, tmp_path, monkeypatch, estimator
+def test_learn_with_tied_rewards_has_no_policy_gradient(
+    experiment, before_dreams_run, tmp_path, monkeypatch, estimator
 ):
     config = tiny_config()
     config.dreaming.estimator = estimator
     other = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
-    run = with_questions(undreamt, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")])
+    run = with_questions(
+        before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
+    )
     monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
     monkeypatch.setattr(rollouts, "sample_rollouts", pytest.fail)
     dreamt = dream(other, run, tmp_path)
@@ -307,13 +313,15 @@ def test_where_all_dreams_tie_the_rewarded_are_learnt_and_nothing_is_rolled_out(
 
 
 @pytest.mark.slow
-def test_dreams_that_cost_the_anchors_too_much_are_forgotten(
-    experiment, undreamt, tmp_path, monkeypatch
+def test_learn_is_rolled_back_where_anchors_lose_too_much(
+    experiment, before_dreams_run, tmp_path, monkeypatch
 ):
     config = tiny_config()
     config.gate.anchors = 0.5
     strict = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
-    run = with_questions(undreamt, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")])
+    run = with_questions(
+        before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
+    )
     monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))  # all rewarded
     for after, is_kept in ((16.0, False), (15.0, True)):
         measured = iter((10.0, after))
@@ -323,20 +331,20 @@ def test_dreams_that_cost_the_anchors_too_much_are_forgotten(
         assert ("rolled_back" in dreamt.record["phases"]["learn"]) != is_kept
 
 
-def test_a_night_without_dreams_is_skipped_and_says_why(
-    experiment, undreamt, tmp_path, monkeypatch
+def test_dreaming_without_dreams_is_skipped_with_the_reason(
+    experiment, before_dreams_run, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(write, "flaw", lambda *_: "loop")
-    dreamt = dream(experiment, undreamt, tmp_path)
+    dreamt = dream(experiment, before_dreams_run, tmp_path)
     phases = dreamt.record["phases"]
     assert phases["write"]["rejected_loop"] == phases["write"]["written"] > 0
     assert all("no dream" in phases[phase]["skipped"] for phase in DREAMING)
-    assert equal(dreamt.current, undreamt.current)
+    assert equal(dreamt.current, before_dreams_run.current)
     [line] = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert line["rejected_loop"] == line["written"] and line["rejected_short"] == 0
 
 
-def test_the_targets_of_selection_are_the_passages_and_no_question(experiment):
+def test_select_targets_are_passages_not_questions(experiment):
     day = experiment.days[0]
     targets = candidates(
         experiment, day.documents, [Dream(1, "paraphrase", (5, 6, 7), "abc")]
@@ -348,21 +356,21 @@ def test_the_targets_of_selection_are_the_passages_and_no_question(experiment):
         assert not any(q.text in given for q in day.questions)
 
 
-def test_a_reward_question_that_is_a_test_question_is_refused(experiment, undreamt, tmp_path):
+def test_dreaming_refuses_a_test_question_as_reward(experiment, before_dreams_run, tmp_path):
     leak = SelfQuestion(0, "s", experiment.questions[0].text, "a")
     with pytest.raises(AssertionError, match="test question"):
-        dream(experiment, with_questions(undreamt, [leak]), tmp_path)
+        dream(experiment, with_questions(before_dreams_run, [leak]), tmp_path)
 
 
-def test_a_night_that_the_gate_refuses_leaves_every_byte(experiment, lived, tmp_path):
+def test_consolidate_rolled_back_leaves_every_byte(experiment, finished, tmp_path):
     config = tiny_config()
     config.gate.anchors = 1e-9
     config.gate.divergence = 1e-9
     strict = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
-    run = lifecycle.init_run_state(experiment).note_day(0, study=lived[1].day(0)["study"])
+    run = lifecycle.init_run_state(experiment).note_day(0, study=finished[1].day(0)["study"])
     with MetricWriter(tmp_path) as writer:
         logger = PhaseLogger(writer, "consolidate", quiet=True)
-        after = lifecycle.consolidate(strict, run, logger, step_of(experiment, "consolidate"))
+        after = consolidate(strict, run, logger, scheduled_phase(experiment, "consolidate"))
         assert "gate.divergence" in after.record["phases"]["consolidate"]["rolled_back"]
         assert equal(after.current, run.current) and "slot" not in after.day(0)
     dreamt = dream(strict, after, tmp_path)
@@ -371,27 +379,27 @@ def test_a_night_that_the_gate_refuses_leaves_every_byte(experiment, lived, tmp_
     assert equal(dreamt.current, run.current)
 
 
-def test_a_full_level_stops_the_night_before_any_compute(experiment, tmp_path, monkeypatch):
+def test_consolidate_into_a_full_level_raises_before_any_compute(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(questions, "write_questions", None)  # to call it would be an error
     run = lifecycle.init_run_state(experiment)
     slots = run.current.slots
     for _ in range(experiment.cfg.memory.level(1).slots):
         slots, _ = unlock(slots, 1)
     run = dataclasses.replace(run, current=run.current.replace(slots=slots))
-    step = step_of(experiment, "consolidate")
+    scheduled = scheduled_phase(experiment, "consolidate")
     with MetricWriter(tmp_path) as writer:
         logger = PhaseLogger(writer, "consolidate", quiet=True)
         with pytest.raises(SlotsExhausted, match=r"set memory\.on_full to 'skip'"):
-            lifecycle.consolidate(experiment, run, logger, step)
+            consolidate(experiment, run, logger, scheduled)
         memory = dataclasses.replace(experiment.cfg.memory, on_full="skip")
         lenient = dataclasses.replace(experiment, cfg=experiment.cfg.replace(memory=memory))
-        after = lifecycle.consolidate(lenient, run, logger, step)
+        after = consolidate(lenient, run, logger, scheduled)
     assert after.record["phases"]["consolidate"]["skipped"] == "level 1 is full"
     assert equal(after.current, run.current)
 
 
 @pytest.mark.slow
-def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp_path):
+def test_evaluate_asks_own_questions_where_documents_have_none(tmp_path):
     notes = tmp_path / "notes.txt"
     notes.write_text("The kettle of Aunt Brenna whistles in D minor. It was made in Orlo.")
     config = tiny_config()
@@ -401,7 +409,7 @@ def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp
     run = lifecycle.init_run_state(experiment).note_day(0, study=own.record())
     with MetricWriter(tmp_path) as writer:
         logger = PhaseLogger(writer, "evaluate", quiet=True)
-        run = lifecycle.evaluate(experiment, run, logger, step_of(experiment, "evaluate"))
+        run = evaluate(experiment, run, logger, scheduled_phase(experiment, "evaluate"))
     run = run.note("evaluate", seconds=1.0)
     summary = summarise(experiment, run)
     assert [s["question"] for s in summary["samples"]] == ["What whistles?"]
@@ -409,12 +417,12 @@ def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp
     assert "own" in summary["notes"][0]
 
 
-def test_pages_are_what_was_read_since_the_last_sleep(experiment):
+def test_experiment_pages_since_the_last_sleep(experiment):
     first, second = (experiment.prompts.page(d) for d in experiment.documents)
-    step = step_of(experiment, "consolidate")
+    scheduled = scheduled_phase(experiment, "consolidate")
 
     def pages(start, stop):
-        return experiment.pages(dataclasses.replace(step, since=0, start=start, stop=stop))
+        return experiment.pages(dataclasses.replace(scheduled, since=0, start=start, stop=stop))
 
     n = len(first)
     assert pages(0, n + len(second)) == [first, second]
@@ -438,7 +446,7 @@ def several_days(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_knowledge_climbs_one_level_a_night(several_days):
+def test_run_moves_knowledge_up_one_level_a_night(several_days):
     experiment, workdir, run = several_days
     levels = [f["levels"] for name, f in run.record["phases"].items() if "consol" in name]
     assert levels == ["1 -> 2", "0 -> 1", "1 -> 2", "0 -> 1"]
@@ -462,7 +470,7 @@ def test_knowledge_climbs_one_level_a_night(several_days):
     + [f"levels_{model}:{k}" for model in ("tiny", "smollm2") for k in (2, 3, 4)]
     + ["sweeps/alpha_tiny", "sweeps/seeding_ablation"],
 )
-def test_presets_change_only_settings_that_exist(name):
+def test_presets_change_only_known_settings(name):
     file, _, variant = name.partition(":")
     config = runpy.run_path(CONFIGS.format(file))["get_config"](*[variant][: len(variant)])
     default = settings.default()
@@ -486,7 +494,7 @@ def test_presets_change_only_settings_that_exist(name):
 
 
 @pytest.mark.slow
-def test_a_second_night_without_expansion_trains_the_slot_of_the_first(tmp_path):
+def test_reuse_trains_the_slot_of_the_first_night(tmp_path):
     config = tiny_config()
     config.data.episodes, config.dreaming.steps = 2, 0
     config.memory.slots, config.memory.on_full = (1,), "reuse"
@@ -498,7 +506,7 @@ def test_a_second_night_without_expansion_trains_the_slot_of_the_first(tmp_path)
     assert comparison.at_the_end(tmp_path)["earlier"] == 0.0
 
 
-def test_the_rest_of_a_run_goes_on_where_its_finished_phases_end():
+def test_left_phases_follow_the_finished_ones():
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes")
     merging = dataclasses.replace(memory, on_full="merge")
     plain, merged = (run_schedule(m, [9] * 5, dreams=False) for m in (memory, merging))
@@ -508,16 +516,16 @@ def test_the_rest_of_a_run_goes_on_where_its_finished_phases_end():
     # With one merge before that: indices go on, and so do the numbers of random draws.
     left = lifecycle._left(merged, finished, 10)
     assert [(i, s.label) for i, s in left[:2]] == [(11, "evaluate-3"), (12, "wake-4")]
-    assert left[0][1].number == merged[12].number > plain[10].number
+    assert left[0][1].rng_stream == merged[12].rng_stream > plain[10].rng_stream
     # And back: the merge that was made is none of the steps now, and its number stays its own.
     finished = [s.label for s in merged[:13]]
     left = lifecycle._left(plain, finished, 12)
     assert [(i, s.label) for i, s in left[:2]] == [(13, "wake-4"), (14, "study-4")]
-    assert left[0][1].number == merged[12].number + 1
+    assert left[0][1].rng_stream == merged[12].rng_stream + 1
 
 
 @pytest.mark.slow
-def test_a_run_whose_slots_ran_out_goes_on_with_the_remedy(tmp_path):
+def test_run_out_of_slots_resumes_with_another_on_full(tmp_path):
     config = tiny_config()
     config.data.episodes, config.memory.slots, config.dreaming.steps = 2, (1,), 0
     experiment = load_experiment(config)
@@ -537,12 +545,13 @@ def test_a_run_whose_slots_ran_out_goes_on_with_the_remedy(tmp_path):
 
 
 @pytest.mark.parametrize("facts", [{}, {"skipped": "level 1 is full"}])
-def test_a_study_that_is_skipped_says_nothing_of_the_pace(experiment, tmp_path, monkeypatch, facts):
-    def phase(experiment, run, logger, step):
-        return run.note(step.label, **facts)
+def test_time_estimate_ignores_a_skipped_study(experiment, tmp_path, monkeypatch, facts):
+    def phase(experiment, run, logger, scheduled):
+        return run.note(scheduled.label, **facts)
 
-    monkeypatch.setattr(lifecycle, "PHASES", dict.fromkeys(lifecycle.PHASES, phase))
-    told = []
-    time_estimate = types.SimpleNamespace(studied=told.append)
+    skipping = {n: dataclasses.replace(x, function=phase) for n, x in PHASES.items()}
+    monkeypatch.setattr(lifecycle, "PHASES", skipping)
+    recorded = []
+    time_estimate = types.SimpleNamespace(studied=recorded.append)
     lifecycle.run(experiment, str(tmp_path), quiet=True, time_estimate=time_estimate)
-    assert len(told) == (not facts)
+    assert len(recorded) == (not facts)

@@ -11,29 +11,29 @@ def chain(*chunks, slots=8, rate=0.0, **fields):
     return MemoryConfig((*levels, LevelConfig(slots=slots)), **fields)
 
 
-def told(steps):
+def in_words(schedule):
     """`wake 0:300` and `sleep 1>2` in words."""
     words = {
         "wake": lambda s: f"wake {s.start}:{s.stop}",
         "consolidate": lambda s: f"sleep {s.sender}>{s.sender + 1}",
     }
-    return [words.get(s.phase, lambda s: s.phase)(s) for s in steps]
+    return [words.get(s.phase, lambda s: s.phase)(s) for s in schedule]
 
 
-def test_one_day_and_one_level():
-    steps = run_schedule(chain(unit="episodes"), [300])
-    assert told(steps) == ["wake 0:300", "study", "sleep 0>1", *DREAMING, "evaluate"]
-    assert [s.label for s in steps] == ["wake", "study", "consolidate", *DREAMING, "evaluate"]
+def test_schedule_of_one_day_and_one_level():
+    schedule = run_schedule(chain(unit="episodes"), [300])
+    assert in_words(schedule) == ["wake 0:300", "study", "sleep 0>1", *DREAMING, "evaluate"]
+    assert [s.label for s in schedule] == ["wake", "study", "consolidate", *DREAMING, "evaluate"]
 
 
-def test_what_is_one_piece_of_work_shares_its_random_numbers_and_no_others_do():
-    steps = run_schedule(chain(unit="episodes"), [300, 200])
-    assert [s.number for s in steps] == [0, 1, 1, *[2] * 4, 3, 4, 5, 5, *[6] * 4, 7]
+def test_rng_streams_are_shared_within_a_consolidation_or_dreaming():
+    schedule = run_schedule(chain(unit="episodes"), [300, 200])
+    assert [s.rng_stream for s in schedule] == [0, 1, 1, *[2] * 4, 3, 4, 5, 5, *[6] * 4, 7]
 
 
-def test_a_run_without_dreams_has_no_such_phase():
-    steps = run_schedule(chain(unit="episodes"), [300, 200], dreams=False)
-    assert told(steps) == [
+def test_schedule_without_dreams_has_no_dreaming_phases():
+    schedule = run_schedule(chain(unit="episodes"), [300, 200], dreams=False)
+    assert in_words(schedule) == [
         "wake 0:300",
         "study",
         "sleep 0>1",
@@ -45,30 +45,32 @@ def test_a_run_without_dreams_has_no_such_phase():
     ]
 
 
-def test_a_level_that_may_be_full_first_makes_one_slot_of_many():
-    steps = run_schedule(chain(unit="episodes", slots=3, on_full="merge"), [9] * 4, dreams=False)
-    assert [s.day for s in steps if s.phase == "merge"] == [2, 3]
-    third = [s for s in steps if s.day == 2]
+def test_merge_precedes_a_consolidation_into_the_last_slot():
+    schedule = run_schedule(chain(unit="episodes", slots=3, on_full="merge"), [9] * 4, dreams=False)
+    assert [s.day for s in schedule if s.phase == "merge"] == [2, 3]
+    third = [s for s in schedule if s.day == 2]
     assert [s.phase for s in third] == ["wake", "merge", "study", "consolidate", "evaluate"]
-    assert third[2].number == third[3].number != third[1].number
+    assert third[2].rng_stream == third[3].rng_stream != third[1].rng_stream
     merging = third[1]
     assert (merging.sender, merging.since, merging.start, merging.stop) == (0, 0, 0, 9)
     # A level that has handed up what it held is empty again.
-    steps = run_schedule(chain(2, unit="episodes", slots=3, on_full="merge"), [9] * 4, dreams=False)
-    assert not any(s.phase == "merge" for s in steps)
+    schedule = run_schedule(
+        chain(2, unit="episodes", slots=3, on_full="merge"), [9] * 4, dreams=False
+    )
+    assert not any(s.phase == "merge" for s in schedule)
 
 
-def test_slow_levels_sleep_first_and_the_context_last():
-    steps = run_schedule(chain(1, 2, unit="episodes"), [300, 200])
-    sleeps = [[w for w in told(steps) if "sleep" in w][i] for i in range(5)]
+def test_slow_levels_consolidate_before_fast_ones():
+    schedule = run_schedule(chain(1, 2, unit="episodes"), [300, 200])
+    sleeps = [[w for w in in_words(schedule) if "sleep" in w][i] for i in range(5)]
     assert sleeps == ["sleep 1>2", "sleep 0>1", "sleep 2>3", "sleep 1>2", "sleep 0>1"]
-    assert [s.label for s in steps if s.phase == "consolidate"][-1] == "consolidate-5"
+    assert [s.label for s in schedule if s.phase == "consolidate"][-1] == "consolidate-5"
 
 
-def test_a_day_is_cut_where_a_period_ends():
+def test_day_is_cut_where_a_period_ends():
     memory = chain(100, 200, unit="tokens", stride=50, from_context=False)
-    steps = run_schedule(memory, [150, 100])
-    assert told(steps) == [
+    schedule = run_schedule(memory, [150, 100])
+    assert in_words(schedule) == [
         "wake 0:100",
         "sleep 1>2",
         "wake 100:150",
@@ -81,26 +83,26 @@ def test_a_day_is_cut_where_a_period_ends():
         *DREAMING,
         "evaluate",
     ]
-    assert [s.is_end for s in steps if s.phase == "wake"] == [False, True, False, True]
+    assert [s.is_end for s in schedule if s.phase == "wake"] == [False, True, False, True]
 
 
-def test_a_period_that_ends_with_the_day_cuts_nothing_off():
+def test_period_that_ends_with_the_day_cuts_nothing():
     memory = chain(2, unit="updates", stride=50)
-    steps = run_schedule(memory, [100, 100])
-    assert told(steps)[:4] == ["wake 0:100", "sleep 1>2", "study", "sleep 0>1"]
+    schedule = run_schedule(memory, [100, 100])
+    assert in_words(schedule)[:4] == ["wake 0:100", "sleep 1>2", "study", "sleep 0>1"]
 
 
-def test_a_sender_holds_what_came_since_its_last_sleep():
+def test_since_is_the_first_day_after_the_last_sleep():
     """Level 1 slept on day 1 before the context of that day came into it."""
-    steps = run_schedule(chain(2, unit="episodes"), [10] * 5)
-    assert [(s.day, s.since) for s in steps if s.sender == 1] == [(1, 0), (3, 1)]
+    schedule = run_schedule(chain(2, unit="episodes"), [10] * 5)
+    assert [(s.day, s.since) for s in schedule if s.sender == 1] == [(1, 0), (3, 1)]
     # Within a day, what comes after the cut has not been read.
-    steps = run_schedule(chain(100, unit="tokens", stride=50, from_context=False), [150, 100])
-    sleeps = [(s.since, s.start, s.day, s.stop) for s in steps if s.phase == "consolidate"]
+    schedule = run_schedule(chain(100, unit="tokens", stride=50, from_context=False), [150, 100])
+    sleeps = [(s.since, s.start, s.day, s.stop) for s in schedule if s.phase == "consolidate"]
     assert sleeps == [(0, 0, 0, 100), (0, 100, 1, 50)]
 
 
-def test_a_level_that_would_never_learn_is_an_error():
+def test_level_that_would_never_learn_raises():
     memory = chain(2, 4, unit="episodes", rate=0.1)
     assert run_schedule(memory, [10] * 4)
     with pytest.raises(ValueError, match="level 2 would never learn: its period is 4 episodes"):

@@ -28,7 +28,7 @@ def config():
 
 
 @pytest.mark.slow
-def test_the_best_dream_of_each_document_is_learnt(tmp_path, monkeypatch):
+def test_seal_preset_learns_the_best_dream_of_each_document(tmp_path, monkeypatch):
     articulate(monkeypatch)
     experiment = load_experiment(config())
     assert experiment.config.dreaming.reward == "top_1"

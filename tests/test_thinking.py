@@ -84,7 +84,7 @@ def test_a_dream_is_learnt_without_its_thought(tokenizer, writes):
     raw = f"<think>\nSay it anew.\n</think>\n\n{words}<|im_end|>"
     writes(write, [[raw]], [])
     templates = read_templates()
-    config = WritingConfig((templates["paraphrase"],), count=1)
+    config = WritingConfig((templates["paraphrase"],), num_generations=1)
     key, prompts = jax.random.key(0), Prompts(tokenizer)
     [dream] = write.write(None, config, None, tokenizer, [DOCUMENT], None, key).dreams
     assert (dream.text, dream.tokens) == (words, written(tokenizer, raw))
@@ -104,7 +104,7 @@ def test_a_rollout_is_cut_and_rewarded_after_the_thought(tokenizer, writes):
         return np.ones(len(candidates), np.float32)
 
     writes(rollouts_module, [["lt in 1832.<|im_end|>", "lt in 9.<|im_end|>"]])
-    config = dataclasses.replace(ImitationConfig(), num_generations=2, cut=(0.0, 1.0))
+    config = dataclasses.replace(ImitationConfig(), num_generations=2, prefix_range=(0.0, 1.0))
     rollouts, _ = sample_rollouts(
         None, None, tokenizer, judge, config, [exchange], jax.random.key(0), width=64
     )

@@ -110,7 +110,7 @@ class Model:
         """One round of ReST-EM: of `count` dreams about each passage the writer learns the one that
         taught a model most, by the questions that are `asked`."""
         dreams, prompts, base = self.dreams(passages, count, seed), self.prompts, self._bare()
-        learnt = [alone(x, passages[x.document], prompts, TRIAL.split) for x in dreams]
+        learnt = [alone(x, passages[x.document], prompts, TRIAL.split_lines) for x in dreams]
         of = [x.document for x in dreams]
         gain = gains(
             base,

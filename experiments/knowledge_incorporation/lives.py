@@ -93,12 +93,14 @@ def parting(experiment: Experiment, arm: str) -> str:
         return "select"
     # Until a day ends with more slots open than are on, its writer has no expert to draw.
     day = experiment.config.memory.top_k + 1
-    return next(step.label for step in experiment.steps if (step.phase, step.day) == ("write", day))
+    return next(
+        step.label for step in experiment.schedule if (step.phase, step.day) == ("write", day)
+    )
 
 
 def branch(experiment: Experiment, arm: str, whole: pathlib.Path, life: pathlib.Path) -> None:
     """Has a life begin with the checkpoints that it shares with the whole one."""
-    shared = [step.label for step in experiment.steps].index(parting(experiment, arm))
+    shared = [step.label for step in experiment.schedule].index(parting(experiment, arm))
     for index in range(shared):
         target, draft = life / "checkpoints" / str(index), life / "draft"
         if not target.exists():

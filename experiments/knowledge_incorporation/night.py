@@ -24,9 +24,9 @@ def after_a_passage() -> ml_collections.ConfigDict:
     c.seeding.batch_size = 2
     c.seeding.num_generations = 4
     c.dreaming.instructions = ("implications",)
-    c.dreaming.count = 5
+    c.dreaming.num_generations = 5
     c.dreaming.max_new_tokens = 128
-    c.dreaming.top, c.dreaming.random = 2, 1
+    c.dreaming.keep_top, c.dreaming.keep_random = 2, 1
     c.dreaming.steps = 10
     c.dreaming.trial.microbatch = 3
     c.evaluation.max_new_tokens = 64
@@ -43,7 +43,7 @@ def after_many(days: int) -> ml_collections.ConfigDict:
     c.memory.slots = (days,)
     c.memory.router, c.memory.top_k = "sigmoid", 2
     c.seeding.steps = 60
-    c.dreaming.top, c.dreaming.random = 1, 1
+    c.dreaming.keep_top, c.dreaming.keep_random = 1, 1
     c.dreaming.trial.microbatch = 4
     c.dreaming.random_expert = True
     c.gate.divergence = 1.0  # slots compete for two seats; what a night gains is kept all the same
@@ -62,7 +62,10 @@ def variant(arm: str, c: ml_collections.ConfigDict) -> ml_collections.ConfigDict
     c = c.copy_and_resolve_references()
     if arm == NO_SELECTION:
         c.dreaming.measure = "random"
-        c.dreaming.top, c.dreaming.random = 0, c.dreaming.top + c.dreaming.random
+        c.dreaming.keep_top, c.dreaming.keep_random = (
+            0,
+            c.dreaming.keep_top + c.dreaming.keep_random,
+        )
     if arm == NO_EXPERT:
         c.dreaming.random_expert = False
     if arm == NO_DREAMS:

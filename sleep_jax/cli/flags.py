@@ -22,6 +22,7 @@ from sleep_jax.cli import interrupts
 from sleep_jax.cli.config_files import config_first, fields, is_node, load, nearest
 from sleep_jax.cli.help import HELP, OURS, help_text
 from sleep_jax.cli.version import version
+from sleep_jax.renamed_fields import RENAMED
 from sleep_jax.setting import Setting
 
 # Of what the machine says, this is for the user to mend; the rest (a network, a disk) may pass.
@@ -133,6 +134,10 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
     for arg in argv:
         if override := re.match(r"--?(?:no)?config\.([^=\[]+)", arg):
             name = override[1].rstrip(".")
+            if name not in defaults and name in RENAMED:
+                raise ValueError(
+                    f"--config.{name}: this field is called --config.{RENAMED[name]} now"
+                )
             if name not in defaults:
                 near = nearest(name, defaults, "--config.") or "; --help beside --config lists them"
                 raise ValueError(f"--config.{name}: no such field{near}")

@@ -31,7 +31,7 @@ class LearningConfig(Settings, section="dreaming"):
         "rest_em", "how the writer learns from rewards", choices=("rest_em", *ALGORITHMS)
     )
     restart: str = setting("previous", "what learning begins from", choices=RESTARTS)
-    cap: int = setting(
+    max_per_document: int = setting(
         0, "rewarded dreams of a document that are learnt, the best; 0: all", least=0
     )
     batch_size: int = setting(2, "of a policy gradient: dreams of an update", least=1)
@@ -121,7 +121,7 @@ class LearningConfig(Settings, section="dreaming"):
             num_prompts=self.batch_size if alpha < 1 else 0,
             steps_per_generation=1,
             num_iterations=steps,  # the same dreams, again and again
-            rollouts_from=0.0,
+            rollout_start=0.0,
             mode="joint",
             objective=objective,
             imitation=imitation,

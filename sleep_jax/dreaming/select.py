@@ -19,20 +19,22 @@ class SelectionConfig(Settings, section="dreaming"):
     """
 
     measure: str = setting("cosine", "how the importance of a dream is measured", choices=MEASURES)
-    top: int = setting(1, "dreams kept of each document by importance; 0: none", least=0)
-    random: int = setting(1, "dreams kept of the rest at random; 0: none", least=0)
+    keep_top: int = setting(1, "dreams kept of each document by importance; 0: none", least=0)
+    keep_random: int = setting(1, "dreams kept of the rest at random; 0: none", least=0)
     interaction: float = setting(
         1.0, "of greats: what a dream loses that says what others say; 0: nothing", least=0
     )
 
     def check(self) -> None:
-        if not self.top + self.random:
-            raise ValueError("dreaming.top=0 and dreaming.random=0 keep no dream; raise one")
+        if not self.keep_top + self.keep_random:
+            raise ValueError(
+                "dreaming.keep_top=0 and dreaming.keep_random=0 keep no dream; raise one"
+            )
 
     @property
     def step(self) -> float:
         """What `greats` multiplies interactions by."""
-        return self.interaction / max(self.top, 1)
+        return self.interaction / max(self.keep_top, 1)
 
 
 def select(

@@ -49,15 +49,15 @@ class TrialConfig(Settings, section="dreaming.trial"):
         "constant", "how that rate goes on; others fall to 0", choices=SCHEDULES
     )
     batch_size: int = setting(0, "sequences of an update, in random order; 0: all, packed", least=0)
-    clip: float = setting(0.0, "largest norm of an adapter's gradient; 0: any", least=0)
-    split: bool = setting(False, "each line of a dream is a sequence of its own, as in SEAL")
+    max_grad_norm: float = setting(0.0, "largest norm of an adapter's gradient; 0: any", least=0)
+    split_lines: bool = setting(False, "each line of a dream is a sequence of its own, as in SEAL")
     seeds: int = setting(1, "trials of each dream, over which its reward is a mean", least=1)
     microbatch: int = setting(4, "adapters trained at a time, as memory allows", least=1)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """Of one adapter; the rate is applied outside, since it may differ from dream to dream."""
-        clipping = [optax.clip_by_global_norm(self.clip)] if self.clip else []
+        clipping = [optax.clip_by_global_norm(self.max_grad_norm)] if self.max_grad_norm else []
         return optax.chain(*clipping, optax.scale_by_adam())
 
 

@@ -36,7 +36,7 @@ class WritingConfig(Settings, section="dreaming"):
     """
 
     templates: tuple[Template, ...] = part(TemplateChoice, chosen_templates)
-    count: int = setting(2, "dreams per document and template", least=1)
+    num_generations: int = setting(2, "dreams per document and template", least=1)
     temperature: float = setting(0.8, "temperature of dreams; 0: greedy", least=COLDEST, also=(0,))
     top_p: float = setting(
         1.0, "mass of the likeliest tokens that dreams are drawn from", least=1e-6, most=1
@@ -70,7 +70,7 @@ class WritingConfig(Settings, section="dreaming"):
             eos_ids,
             self.temperature,
             top_p=self.top_p,
-            num_generations=self.count,
+            num_generations=self.num_generations,
         )
 
 

@@ -41,6 +41,15 @@ class Adapted:
     max_new_tokens: int = 64
     batch: int = 64
 
+    def blocks(self, models: int, rows: int) -> np.ndarray:
+        """Models that are evaluated together, as many as a batch holds: indices [blocks, models],
+        every time the same number of them."""
+        return parts(models, max(1, self.batch // rows))
+
+    def row_blocks(self, models: int, rows: int) -> np.ndarray:
+        """Rows of each of `models` that are scored together: indices [blocks, rows]."""
+        return parts(rows, max(1, self.batch // models))
+
     def wearing(self, adapters) -> "Adapted":
         """The same base under other adapters."""
         return dataclasses.replace(self, adapters=adapters)
@@ -85,7 +94,7 @@ class Adapted:
         tokens = np.asarray(laid.mask).sum(-1)
         nats = np.zeros(tokens.shape, np.float32)
         for models, variables, rows in self._together(sequences):
-            for block in parts(rows, max(1, self.batch // len(models))):
+            for block in self.row_blocks(len(models), rows):
                 where = np.ix_(models, block)
                 mine = jax.tree.map(lambda x, where=where: x[where], laid)
                 nats[where] = to_host(score_tokens(self.cfg, variables, mine)).sum(-1)
@@ -99,7 +108,7 @@ class Adapted:
         if empty := [i for i, own in enumerate(asked) if not own]:
             raise ValueError(f"model {empty[0]} is asked nothing; leave it out")
         rows = max(map(len, asked))
-        blocks = parts(len(asked), max(1, self.batch // rows))
+        blocks = self.blocks(len(asked), rows)
         for models in blocks:
             variables = self.variables
             if self.adapters is not None:

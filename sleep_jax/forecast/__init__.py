@@ -1,1 +1,1 @@
-"""What a run will do and need, said before it begins: dry run and ahead-of-time compilation."""
+"""What a run will do and need, before it begins: dry run and ahead-of-time compilation."""

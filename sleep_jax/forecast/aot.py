@@ -1,5 +1,5 @@
-"""Before any chip is rented: what the TPU compiler says of every step of a run on a slice that need
-not be there (`--aot=v5e:4x4`).
+"""Ahead of time: what the TPU compiler says of every program of a run on a slice, without one
+(`--aot=v5e:4x4`).
 
 No weight is read and nothing is computed: shapes come from the config. The compiler is that of
 libtpu, which `pip install -e '.[tpu]'` brings; it raises where a program does not fit.
@@ -19,24 +19,18 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from sleep_jax.config import read
-from sleep_jax.forecast.abstract import decoder_of
 from sleep_jax.forecast.counts import Counts, count
 from sleep_jax.forecast.dry_run import axes, dry_run, plan_of
-from sleep_jax.forecast.program import Program, Sizes
-from sleep_jax.forecast.programs import programs_of
-from sleep_jax.forecast.roofline import (
-    ACCELERATORS,
-    GIB,
-    Chip,
-    Estimate,
-    chip_of,
-    estimate,
-    slice_of,
-)
+from sleep_jax.forecast.programs import flops_of, programs_of
+from sleep_jax.forecast.roofline import Estimate, estimate
 from sleep_jax.models.sharding import AXES
+from sleep_jax.programs.abstract import decoder_of
+from sleep_jax.programs.program import Program
+from sleep_jax.programs.sizes import Sizes
+from sleep_jax.runtime.hardware import ACCELERATORS, GIB, Chip, chip_of, slice_of
 from sleep_jax.runtime.mesh import make_mesh, mesh_shape
 
-# libtpu asks the machine it runs on what it is; here it is told.
+# libtpu asks the machine what it runs on; these say it.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -56,7 +50,7 @@ class Compiled:
       program: which.
       seconds: that compiling took.
       hbm: bytes of a chip's memory: arguments, results, temporaries, code; where the compiler gave
-        up, those that it asked for, or None if it did not say.
+        up, what it asked for, or None if it did not say.
       arguments, temporaries: of them; 0 where the compiler gave up.
       fits: the compiler accepted it.
       counts, estimate: what a chip does and how long that takes at least; None where it gave up.
@@ -72,9 +66,9 @@ class Compiled:
     estimate: Estimate | None = None
 
 
-def too_large(found: Compiled, chip: Chip) -> bool:
+def too_large(compiled: Compiled, chip: Chip) -> bool:
     """Whether a program does not fit: the compiler gave up, or asks for more than a chip has."""
-    return not found.fits or found.hbm > chip.hbm
+    return not compiled.fits or compiled.hbm > chip.hbm
 
 
 def forecast(
@@ -113,18 +107,28 @@ def slice_devices(topology: str):
     os.environ["TPU_ACCELERATOR_TYPE"] = f"{name}-{count}"
     # Both cores of a v4 chip are one device, as on a real slice.
     options = {"chip_config_name": "megacore"} if kind == "v4" else {}
-    found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
-    return found.devices
+    topology_desc = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+    return topology_desc.devices
 
 
 def compile_all(config, topology: str, sizes: Sizes) -> Iterator[Compiled]:
-    """Compiles every program of a run for a slice, one after the other; `sizes` are those of its
-    documents."""
+    """Compiles every program of a run for a slice, one after the other; one that several phases
+    call is compiled once.
+
+    Args:
+      config: of the run.
+      topology: the slice.
+      sizes: of the run's documents.
+    """
     chip, _ = chip_of(topology)
     mesh = make_mesh(config, slice_devices(topology))
-    cfg = decoder_of(config)
+    cfg, done = decoder_of(config), {}
     for program in programs_of(config, mesh, sizes):
-        yield _compile(program, mesh, chip, program.flops(cfg))
+        if (known := done.get(program.signature)) is not None:
+            yield dataclasses.replace(known, program=program, seconds=0.0)
+            continue
+        done[program.signature] = _compile(program, mesh, chip, flops_of(program, cfg))
+        yield done[program.signature]
 
 
 def _compile(program: Program, mesh: Mesh, chip: Chip, needed: float) -> Compiled:
@@ -165,33 +169,33 @@ def report(config, topology: str, sizes: Sizes) -> Iterator[str]:
     yield f"{config.model.name} on {topology}: {chips} chips, mesh {axes(shape)}"
     yield ""
     done = []
-    for found in compile_all(config, topology, sizes):
-        done.append(found)
-        yield from _block(found, chip)
+    for compiled in compile_all(config, topology, sizes):
+        done.append(compiled)
+        yield from _block(compiled, chip)
     yield from _day(done, chip, chips)
-    unfit = [found for found in done if too_large(found, chip)]
-    for found in unfit:
-        yield f"{found.program.name}: {advice(found, config, shape)}"
+    unfit = [compiled for compiled in done if too_large(compiled, chip)]
+    for compiled in unfit:
+        yield f"{compiled.program.name}: {advice(compiled, config, shape)}"
     if unfit:
         yield ""
         yield f"This run does not fit {topology}."
         raise DoesNotFit(topology)
 
 
-def _block(found: Compiled, chip: Chip) -> Iterator[str]:
-    name, there = found.program.name, f"{chip.hbm / GIB:.0f} GiB a chip"
-    if too_large(found, chip):
-        asked = "more than" if found.hbm is None else f"{found.hbm / GIB:.2f} of"
-        name = f"{name}: DOES NOT FIT, asks for {asked} {there}"
+def _block(compiled: Compiled, chip: Chip) -> Iterator[str]:
+    name, available = compiled.program.name, f"{chip.hbm / GIB:.0f} GiB a chip"
+    if too_large(compiled, chip):
+        asked = "more than" if compiled.hbm is None else f"{compiled.hbm / GIB:.2f} of"
+        name = f"{name}: DOES NOT FIT, asks for {asked} {available}"
     yield name
-    if not found.fits:
-        yield f"  compiled in  {found.seconds:.0f} s, until the compiler gave up"
+    if not compiled.fits:
+        yield f"  compiled in  {compiled.seconds:.0f} s, until the compiler gave up"
         yield ""
         return
-    counts, e = found.counts, found.estimate
-    kept = found.arguments / GIB, found.temporaries / GIB
+    counts, e = compiled.counts, compiled.estimate
+    kept = compiled.arguments / GIB, compiled.temporaries / GIB
     yield (
-        f"  HBM a chip   {found.hbm / GIB:.2f} of {chip.hbm / GIB:.0f} GiB: arguments "
+        f"  HBM a chip   {compiled.hbm / GIB:.2f} of {chip.hbm / GIB:.0f} GiB: arguments "
         f"{kept[0]:.2f}, temporaries {kept[1]:.2f}"
     )
     yield f"  products     {counts.flops / 1e12:.3f} TFLOP a chip, {1e3 * e.products:.2f} ms"
@@ -205,20 +209,20 @@ def _block(found: Compiled, chip: Chip) -> Iterator[str]:
         f"  at least     {1e3 * e.seconds:.2f} ms a call, bound by {e.bound}; MFU at most "
         f"{100 * e.mfu:.1f} %"
     )
-    yield f"  compiled in  {found.seconds:.0f} s"
+    yield f"  compiled in  {compiled.seconds:.0f} s"
     yield ""
 
 
 def _day(done: list[Compiled], chip: Chip, chips: int) -> Iterator[str]:
     yield f"{'a day and its night':34} {'calls':>6} {'at least':>10} {'GiB a chip':>11}"
-    for found in done:
-        calls = found.program.calls
-        seconds = calls * found.estimate.seconds if found.estimate else None
-        yield _row(found.program.name, calls, seconds, found.hbm)
-    fitting = [found for found in done if not too_large(found, chip)]
-    total = sum(found.program.calls * found.estimate.seconds for found in fitting)
-    yield _row("together", "", total, max((found.hbm for found in fitting), default=None))
-    spent, hours = sum(found.seconds for found in done), total * chips / 3600
+    for compiled in done:
+        calls = compiled.program.calls
+        seconds = calls * compiled.estimate.seconds if compiled.estimate else None
+        yield _row(compiled.program.name, calls, seconds, compiled.hbm)
+    fitting = [compiled for compiled in done if not too_large(compiled, chip)]
+    total = sum(compiled.program.calls * compiled.estimate.seconds for compiled in fitting)
+    yield _row("together", "", total, max((compiled.hbm for compiled in fitting), default=None))
+    spent, hours = sum(compiled.seconds for compiled in done), total * chips / 3600
     yield f"  compiled in {spent:.0f} s; at least {hours:.2f} chip-hours"
     if len(fitting) < len(done):
         yield "  time, memory and chip-hours together are without those that do not fit"
@@ -226,12 +230,12 @@ def _day(done: list[Compiled], chip: Chip, chips: int) -> Iterator[str]:
 
 
 def _row(name: str, calls: int | str, seconds: float | None, hbm: float | None) -> str:
-    """Of the table of the day; what is not known is a dash."""
+    """A row of the table of the day; a dash where nothing is known."""
     time = "-" if seconds is None else f"{seconds:.1f} s"
     return f"  {name:32} {calls:6} {time:>10} {'-' if hbm is None else f'{hbm / GIB:.2f}':>11}"
 
 
-def advice(found: Compiled, config, shape: dict[str, int]) -> str:
+def advice(compiled: Compiled, config, shape: dict[str, int]) -> str:
     """What to change where a program does not fit a mesh of this shape."""
     ways, rows, parts = (
         shape["data"] * shape["fsdp"],
@@ -243,19 +247,21 @@ def advice(found: Compiled, config, shape: dict[str, int]) -> str:
         "seeding.accumulate": rows % (2 * parts * ways) == 0,
         "seeding.batch_size": rows > parts * ways,
     }
-    said = []
-    for knob in found.program.knobs:
+    remedies = []
+    for knob in compiled.program.knobs:
         section, _, field = knob.rpartition(".")
         value = functools.reduce(getattr, section.split("."), config)[field]
         if not can.get(knob, True):
             continue
         if knob == "model.remat":
-            said.append("set model.remat='full'")
+            remedies.append("set model.remat='full'")
         elif knob == "seeding.accumulate":
-            said.append(f"raise seeding.accumulate from {value} to {2 * value}")
+            remedies.append(f"raise seeding.accumulate from {value} to {2 * value}")
         else:
-            said.append(f"lower {knob} from {value}")
+            remedies.append(f"lower {knob} from {value}")
     if shape["data"] > 1:
-        said.append(f"move mesh.data={shape['data']} to mesh.fsdp, which splits the weights, too")
-    said.append("take a slice with more chips, or a chip with more memory")
-    return "; ".join(said)
+        remedies.append(
+            f"move mesh.data={shape['data']} to mesh.fsdp, which splits the weights, too"
+        )
+    remedies.append("take a slice with more chips, or a chip with more memory")
+    return "; ".join(remedies)

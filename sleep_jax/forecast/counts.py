@@ -177,8 +177,8 @@ def _product_flops(i: Instruction, known: dict) -> float:
     left, right = (known[o].arrays[0].dims for o in i.operands[:2])
     outputs = math.prod(i.arrays[0].dims)
     if i.opcode == "dot":
-        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.attributes)
-        return 2 * outputs * math.prod(left[int(d)] for d in found[1].split(",") if d)
+        match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.attributes)
+        return 2 * outputs * math.prod(left[int(d)] for d in match[1].split(",") if d)
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.attributes)
     summed = right[labels[2].index("i")]
     # Spatial dimensions of a kernel are summed over, unless they are batches in disguise: then

@@ -1,5 +1,5 @@
-"""What a run holds and does (`--dry_run`): its documents are read, shapes and schedule follow from
-them and from the config; no weight is. On the devices at hand a few steps are timed."""
+"""What a run holds and does (`--dry_run`): its documents are read, and shapes and schedule follow
+from them and from the config; no weights are read. On the local devices a few steps are timed."""
 
 import math
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 
 from sleep_jax.experiment import cut_into_days, read_whole, template_options
-from sleep_jax.forecast.abstract import collections_of, decoder_of
-from sleep_jax.forecast.programs import programs_of
-from sleep_jax.forecast.roofline import GIB, chip_of
+from sleep_jax.forecast.programs import flops_of, programs_of
 from sleep_jax.forecast.run_plan import RunPlan, about_tokens
 from sleep_jax.forecast.timing import minutes, seconds_of, time_steps
 from sleep_jax.interop.load import tokenizer_at_hand
 from sleep_jax.interop.prompts import Prompts, as_read
 from sleep_jax.lengths import check_lengths, check_positions
 from sleep_jax.models.sharding import AXES, path_of, shardings
+from sleep_jax.programs.abstract import collections_of, decoder_of
 from sleep_jax.run_schedule import run_schedule
+from sleep_jax.runtime.hardware import GIB, chip_of
 from sleep_jax.runtime.mesh import mesh_shape
 
 
@@ -39,8 +39,8 @@ def plan_of(config) -> RunPlan:
         prompts, documents = Prompts(tokenizer), [x for day in days for x in day.documents]
         check_positions(config, cfg, check_lengths(config, prompts, documents))
         lengths = [sum(len(prompts.page(x)) for x in day.documents) for day in days]
-    steps = run_schedule(cfg.memory, lengths, dreams=config.dreaming.steps > 0)
-    return RunPlan.of(config, cfg, source, days, encode, steps, tokenizer is not None)
+    schedule = run_schedule(cfg.memory, lengths, dreams=config.dreaming.steps > 0)
+    return RunPlan.of(config, cfg, source, days, encode, schedule, tokenizer is not None)
 
 
 def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) -> Iterator[str]:
@@ -50,7 +50,7 @@ def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) ->
       config: of the run.
       topology: the slice; empty: the devices of this machine.
       plan: of the run.
-      workdir: that it would be written in; None: nobody knows.
+      workdir: that it would be written in; None: unknown.
     """
     chips = chip_of(topology)[1] if topology else jax.device_count()
     shape = mesh_shape(config, chips)
@@ -59,23 +59,23 @@ def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) ->
     where = topology or f"{chips} local devices"
     yield f"{config.model.name} on {where}: mesh {axes(dict(zip(AXES, shape)))}"
     yield ""
-    held = 0.0
+    model = 0.0
     for name, tree in collections_of(config, cfg).items():
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         placed = jax.tree.leaves(shardings(tree, name, mesh))
         count, size = (sum(f(x) for _, x in leaves) for f in (lambda x: x.size, _bytes))
         share = sum(_bytes(x) * _share(s, x) for (_, x), s in zip(leaves, placed))
-        held += share if name in ("params", "memory", "slots") else 0
+        model += share if name in ("params", "memory", "slots") else 0
         yield (f"{name}: {count:,} numbers, {size / GIB:.3f} GiB, {share / GIB:.3f} GiB a device")
         for (path, x), s in zip(leaves, placed):
             yield f"  {path_of(name, path):48} {x.dtype.name:9} {list(x.shape)!s:28} {s.spec}"
     yield ""
-    yield f"a device holds {held / GIB:.2f} GiB of the model at all times"
+    yield f"a device holds {model / GIB:.2f} GiB of the model at all times"
     yield ""
     yield f"{'a day and its night':34} {'calls':>6} {'tokens a call':>14} {'PFLOP':>9}"
     total, programs = 0.0, programs_of(config, mesh, plan.sizes)
     for p in programs:
-        needed = p.calls * p.flops(cfg)
+        needed = p.calls * flops_of(p, cfg)
         total += needed
         yield f"  {p.name:32} {p.calls:6} {p.tokens:14,} {needed / 1e15:9.3f}"
     yield f"  {'together':32} {'':6} {'':14} {total / 1e15:9.3f}"
@@ -86,12 +86,12 @@ def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) ->
     yield from plan.lines()
     if not topology:
         yield f"time        {_duration(config, plan, programs)}"
-    warned = plan.warnings(workdir, is_here=not topology, is_loaded=False)
-    yield from (f"warning: {said}" for said in warned)
+    warnings = plan.warnings(workdir, is_here=not topology, is_loaded=False)
+    yield from (f"warning: {text}" for text in warnings)
 
 
 def _duration(config, plan: RunPlan, programs) -> str:
-    """In words, from a few timed steps."""
+    """How long the run would take, from a few timed steps."""
     try:
         rates = time_steps(config, plan.cfg, plan.sizes)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -108,7 +108,7 @@ def _duration(config, plan: RunPlan, programs) -> str:
 
 
 def axes(shape: dict[str, int]) -> str:
-    """A mesh in words."""
+    """A mesh as text, e.g. `data 1 x fsdp 8`."""
     return " x ".join(f"{axis} {size}" for axis, size in shape.items())
 
 

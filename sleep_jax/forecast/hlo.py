@@ -59,13 +59,13 @@ class Instruction:
 
     def attribute(self, key: str) -> str:
         """A plain attribute such as `index=`; empty where there is none."""
-        found = re.search(rf"{key}=([^,\s]+)", self.attributes)
-        return found[1] if found else ""
+        match = re.search(rf"{key}=([^,\s]+)", self.attributes)
+        return match[1] if match else ""
 
     def called(self, *keys: str) -> list[str]:
         """Computations that an attribute such as `body=` names."""
-        found = re.search(rf"(?:{'|'.join(keys)})=(?:\{{([^}}]*)\}}|([^,\s]+))", self.attributes)
-        names = (found[1] or found[2]).split(",") if found else []
+        match = re.search(rf"(?:{'|'.join(keys)})=(?:\{{([^}}]*)\}}|([^,\s]+))", self.attributes)
+        names = (match[1] or match[2]).split(",") if match else []
         return [name.strip().lstrip("%") for name in names]
 
 
@@ -141,13 +141,13 @@ class Module:
 
     def users(self, value: str, name: str) -> list[tuple[Instruction, list[int]]]:
         """What uses a value of a computation, seen through bitcasts, and as which operands."""
-        names, found = {value}, []
+        names, writes = {value}, []
         for i in self.computations[name]:
             if i.opcode == "bitcast" and i.operands[0] in names:
                 names.add(i.name)
             elif at := [n for n, operand in enumerate(i.operands) if operand in names]:
-                found.append((i, at))
-        return found
+                writes.append((i, at))
+        return writes
 
 
 def _instruction(line: str) -> Instruction | None:
@@ -160,12 +160,12 @@ def _instruction(line: str) -> Instruction | None:
     opcode = rest.partition("(")[0]
     stop = len(opcode) + _closing(rest[len(opcode) :])
     inside = re.sub(r"/\*.*?\*/", "", rest[len(opcode) + 1 : stop])
-    found = re.findall(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?", arrays)
+    shapes = re.findall(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?", arrays)
     return Instruction(
         name=head[2],
         arrays=tuple(
             Array(dtype, tuple(int(n.strip("<=")) for n in dims.split(",") if n), "S(" in layout)
-            for dtype, dims, layout in found
+            for dtype, dims, layout in shapes
         ),
         opcode=opcode,
         operands=tuple(re.findall(r"%([^\s,()]+)", inside) or [inside.strip()]),

@@ -11,19 +11,19 @@ import jax
 
 from sleep_jax.addresses import is_remote
 from sleep_jax.config import read
-from sleep_jax.data.batches import bucket
 from sleep_jax.data.documents import read_rehearsal_topics
 from sleep_jax.experiment import Day
-from sleep_jax.forecast.abstract import collections_of
-from sleep_jax.forecast.program import Sizes
-from sleep_jax.forecast.programs import rounds_of
-from sleep_jax.forecast.roofline import GIB
 from sleep_jax.forecast.slot_plan import exhausted, levels
 from sleep_jax.forecast.timing import memory_at_hand
 from sleep_jax.models.cache import init_cache
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.run_schedule import Step
+from sleep_jax.programs.abstract import collections_of
+from sleep_jax.programs.seeding import rounds_of
+from sleep_jax.programs.sizes import Sizes, expected_sizes
+from sleep_jax.run_schedule import ScheduledPhase
+from sleep_jax.runtime.hardware import GIB
 from sleep_jax.study.self_study import sentences
+from sleep_jax.wake.context import read_shape
 
 PROMPTED = 32  # tokens of a chat around a page
 
@@ -35,10 +35,10 @@ class RunPlan:
     Attributes:
       config: its settings.
       cfg: the decoder.
-      source: what is read, in words.
+      source: a line that says what is read.
       days: with their documents.
       tokens: of every document of every day.
-      steps: the phases.
+      schedule: its phases in order.
       is_exact: tokens are those of the model's tokenizer, not an estimate.
     """
 
@@ -47,7 +47,7 @@ class RunPlan:
     source: str
     days: tuple[Day, ...]
     tokens: tuple[tuple[int, ...], ...]
-    steps: Sequence[Step]
+    schedule: Sequence[ScheduledPhase]
     is_exact: bool = True
 
     @classmethod
@@ -58,36 +58,39 @@ class RunPlan:
         source: str,
         days: tuple[Day, ...],
         encode: Callable,
-        steps: Sequence[Step],
+        schedule: Sequence[ScheduledPhase],
         is_exact: bool = True,
     ) -> "RunPlan":
-        """The plan of a run whose tokens are those that `encode` gives."""
+        """The plan of a run; `encode` counts its tokens."""
         tokens = tuple(tuple(len(encode(d.text)) for d in day.documents) for day in days)
-        return cls(config, cfg, source, days, tokens, steps, is_exact)
+        return cls(config, cfg, source, days, tokens, schedule, is_exact)
 
-    @property
+    @functools.cached_property
     def sizes(self) -> Sizes:
         """Of its largest day, for its programs."""
-        return Sizes(
-            max(len(day.documents) for day in self.days),
-            bucket(max(map(max, self.tokens)) + PROMPTED),
-            max(self._sentences),
+        return expected_sizes(
+            read(self.config),
+            documents=max(len(day.documents) for day in self.days),
+            context=max(map(max, self.tokens)) + PROMPTED,
+            sentences=max(self._sentences),
         )
 
     @property
     def consolidations(self) -> int:
         """How often a level hands over what it holds."""
-        return sum(step.phase == "consolidate" for step in self.steps)
+        return sum(scheduled.phase == "consolidate" for scheduled in self.schedule)
 
     @property
     def nights(self) -> int:
         """On how many days one does."""
-        return len({step.day for step in self.steps if step.phase == "consolidate"})
+        return len(
+            {scheduled.day for scheduled in self.schedule if scheduled.phase == "consolidate"}
+        )
 
     @functools.cached_property
     def merges(self) -> int:
         """How often the slots of a level become one."""
-        return sum(len(level.merges) for level in levels(self.cfg.memory, self.steps))
+        return sum(len(level.merges) for level in levels(self.cfg.memory, self.schedule))
 
     @property
     def seedings(self) -> float:
@@ -95,12 +98,12 @@ class RunPlan:
         return (self.consolidations + self.merges) / len(self.days)
 
     def lines(self) -> Iterator[str]:
-        """The plan in words, a line each."""
+        """The plan as lines."""
         about = "" if self.is_exact else "about "
         tokens = sum(map(sum, self.tokens))
         yield f"documents   {self.source}; {about}{tokens:,} tokens"
         yield f"days        {self._days()}"
-        for level in levels(self.cfg.memory, self.steps):
+        for level in levels(self.cfg.memory, self.schedule):
             yield f"slots       {level.line()}"
         yield f"updates     {self._updates()}"
         yield f"written     {self._written()}"
@@ -113,14 +116,14 @@ class RunPlan:
     def warnings(
         self, workdir: str | None = None, is_here: bool = True, is_loaded: bool = True
     ) -> Iterator[str]:
-        """What will go otherwise than the user may think, and the remedy.
+        """What may surprise the user, with the remedy, a line each.
 
         Args:
-          workdir: of the run, whose disk has to hold it; None: nobody knows.
-          is_here: the devices of this machine are those of the run.
-          is_loaded: the model is there already.
+          workdir: of the run, whose disk has to hold it; None: unknown.
+          is_here: it runs on the devices of this machine.
+          is_loaded: the model is in memory already.
         """
-        yield from exhausted(self.cfg.memory, self.steps)
+        yield from exhausted(self.cfg.memory, self.schedule)
         yield from self._too_few_updates()
         if is_here:
             yield from self._too_little_memory(is_loaded)
@@ -129,22 +132,22 @@ class RunPlan:
 
     def _too_little_memory(self, is_loaded: bool) -> Iterator[str]:
         needed = max(self._context(), self._trials())  # never at the same time
-        held = collections_of(self.config, self.cfg)
-        model = 0.0 if is_loaded else sum(_size(held[x]) for x in ("params", "memory", "slots"))
-        if needed > (there := max(memory_at_hand() - model, 0.0)):
+        run = collections_of(self.config, self.cfg)
+        model = 0.0 if is_loaded else sum(_size(run[x]) for x in ("params", "memory", "slots"))
+        if needed > (available := max(memory_at_hand() - model, 0.0)):
             yield (
                 f"a day of {max(map(len, self.tokens)):,} parts asks for {_gib(needed)} beside the "
-                f"model, and there are {_gib(there)}; give more days by data.episodes, or dream "
-                "about fewer of the day's documents by dreaming.curriculum.recent"
+                f"model, and there are {_gib(available)}; give more days by data.episodes, or "
+                "dream about fewer of the day's documents by dreaming.curriculum.recent"
             )
 
     def _too_little_disk(self, workdir: str) -> Iterator[str]:
-        there = pathlib.Path(workdir).absolute()  # which a dry run does not make
-        free = shutil.disk_usage(next(x for x in (there, *there.parents) if x.exists())).free
+        folder = pathlib.Path(workdir).absolute()  # which a dry run does not make
+        free = shutil.disk_usage(next(x for x in (folder, *folder.parents) if x.exists())).free
         if free < self._bytes():
             yield (
                 f"workdir={workdir!r} has {_gib(free)} of disk left, the run writes about "
-                f"{_gib(self._bytes())}; set checkpoint.keep=2, or choose another --workdir"
+                f"{_gib(self._bytes())}; set checkpoint.max_to_keep=2, or choose another --workdir"
             )
 
     def _days(self) -> str:
@@ -155,7 +158,7 @@ class RunPlan:
             slept += f", {_count(self.consolidations, 'consolidation')}"
         return (
             f"{_count(len(self.days), 'day')} of {parts} part{'' if most == 1 else 's'}, {slept} "
-            f"({_count(len(self.steps), 'phase')})"
+            f"({_count(len(self.schedule), 'phase')})"
         )
 
     @functools.cached_property
@@ -163,8 +166,8 @@ class RunPlan:
         return [sum(len(sentences(d.text)) for d in day.documents) for day in self.days]
 
     def _room(self) -> tuple[int, int, float]:
-        """Of the longest day: learnt tokens that the updates of its night hold, those that its
-        recitations and completed sentences have, and its parts."""
+        """Of the longest day: the learnt tokens that the updates of its night hold, the tokens
+        that its recitations and completed sentences have, and its parts."""
         s, study = self.config.seeding, read(self.config).study
         day = max(self.tokens, key=sum)
         written = (study.recitations + study.completions) * sum(day)
@@ -172,26 +175,29 @@ class RunPlan:
 
     def _updates(self) -> str:
         c = self.config
-        held, _, parts = self._room()
+        learnt, _, parts = self._room()
         what = "consolidation or merge" if self.merges else "consolidation"
         total = (self.consolidations + self.merges) * c.seeding.steps
         line = (
             f"{_count(c.seeding.steps, 'update')} a {what}, {total:,} in all; at most "
-            f"{held / parts:,.0f} learnt tokens for each part of a day"
+            f"{learnt / parts:,.0f} learnt tokens for each part of a day"
         )
-        dreaming = sum(step.phase == "learn" for step in self.steps) * read(c).reinforcing.steps
+        dreaming = (
+            sum(scheduled.phase == "learn" for scheduled in self.schedule)
+            * read(c).reinforcing.steps
+        )
         return f"{line}; at least {_count(dreaming, 'update')} on dreams" if dreaming else line
 
     def _too_few_updates(self) -> Iterator[str]:
         s = self.config.seeding
-        held, written, parts = self._room()
-        if held < written and any(step.phase == "study" for step in self.steps):
-            days = -(-written * len(self.days) // held)
+        learnt, written, parts = self._room()
+        if learnt < written and any(scheduled.phase == "study" for scheduled in self.schedule):
+            days = -(-written * len(self.days) // learnt)
             yield (
                 f"a day of {_count(parts, 'part')} and a night of {_count(s.steps, 'update')}: "
-                f"they hold {held:,} learnt tokens, but reciting the day and completing its "
-                f"sentences once takes {written:,}, so a part is learnt {held / written:.2f} "
-                f"times; for once each give seeding.steps={-(-written * s.steps // held):,}, or "
+                f"they hold {learnt:,} learnt tokens, but reciting the day and completing its "
+                f"sentences once takes {written:,}, so a part is learnt {learnt / written:.2f} "
+                f"times; for once each give seeding.steps={-(-written * s.steps // learnt):,}, or "
                 f"more days by data.episodes={min(days, sum(map(len, self.tokens)))} (with "
                 "as many memory.slots)"
             )
@@ -206,18 +212,17 @@ class RunPlan:
     def _written(self) -> str:
         """Tokens that the model samples in all of the run, at most."""
         c, study, seeding = self.config, read(self.config).study, read(self.config).seeding
-        studied = sum(step.phase == "study" for step in self.steps)
+        studied = sum(scheduled.phase == "study" for scheduled in self.schedule)
         asked = sum(self._sentences) * study.questions if studied else 0
         topics = len(read_rehearsal_topics())  # every other one is continued as plain text
         rehearsed = study.rehearsals * (
             (topics + 1) // 2 * study.max_chat_tokens + topics // 2 * study.max_answer_tokens
         )
-        replays = sum(step.phase == "consolidate" and step.sender > 0 for step in self.steps)
-        writing, rounds = (
-            read(c).dreaming.writing,
-            rounds_of(seeding) * seeding.steps_per_generation,
+        replays = sum(
+            scheduled.phase == "consolidate" and scheduled.sender > 0 for scheduled in self.schedule
         )
-        each = c.dreaming.count * sum(writing.longest(t.form) for t in writing.templates)
+        writing, rounds = read(c).dreaming.writing, sum(rounds_of(seeding))
+        each = c.dreaming.num_generations * sum(writing.longest(t.form) for t in writing.templates)
         rolled_out = (
             rounds * seeding.num_prompts * c.seeding.num_generations * c.seeding.max_new_tokens
         )
@@ -225,7 +230,7 @@ class RunPlan:
             "study": asked * (study.max_question_tokens + study.max_chat_tokens)
             + studied * rehearsed,
             "replays": (replays + self.merges) * rehearsed,
-            "dreams": sum(self._pages(x.day) * each for x in self.steps if x.phase == "write"),
+            "dreams": sum(self._pages(x.day) * each for x in self.schedule if x.phase == "write"),
             "rollouts": (self.consolidations + self.merges) * rolled_out,
         }
         words = ", ".join(f"{n:,} in {name}" for name, n in counts.items() if n)
@@ -235,17 +240,20 @@ class RunPlan:
     def _context(self) -> float:
         """Bytes of the cache that holds a day's documents."""
         sizes = self.sizes
-        cache = jax.eval_shape(lambda: init_cache(self.cfg, sizes.documents + 1, sizes.context))
+        rows, capacity = read_shape([*sizes.contexts, 0])
+        cache = jax.eval_shape(lambda: init_cache(self.cfg, rows, capacity))
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
 
     def _trials(self) -> float:
         """Bytes of the adapters that a night's dreams train, all of which are kept until they are
         compared."""
-        tried_on = [self._pages(step.day) for step in self.steps if step.phase == "try"]
+        tried_on = [
+            self._pages(scheduled.day) for scheduled in self.schedule if scheduled.phase == "try"
+        ]
         if not tried_on:
             return 0.0
         d, dreaming = self.config.dreaming, read(self.config).dreaming
-        each = min(d.top + d.random, len(dreaming.writing.templates) * d.count)
+        each = min(d.keep_top + d.keep_random, len(dreaming.writing.templates) * d.num_generations)
         each += dreaming.reward.baseline == "passage"  # each page alone
         adapter = _size(collections_of(self.config, self.cfg)["lora"])
         return max(tried_on) * each * d.trial.seeds * adapter
@@ -253,20 +261,20 @@ class RunPlan:
     def _bytes(self) -> float:
         """Of the checkpoints that are kept: each holds the memory as it is, as the day ended, and
         as it was before the last dreams."""
-        held = collections_of(self.config, self.cfg)
-        once = {name: _size(held[name]) for name in ("memory", "slots", "wake") if name in held}
+        run = collections_of(self.config, self.cfg)
+        once = {name: _size(run[name]) for name in ("memory", "slots", "wake") if name in run}
         each = 3 * (once["memory"] + once["slots"]) + once.get("wake", 0)
-        keep = self.config.checkpoint.keep
-        mid_phases = 2 * _size(held.get("learner", ()))
-        return each * min(keep or len(self.steps), len(self.steps)) + mid_phases
+        keep = self.config.checkpoint.max_to_keep
+        mid_phases = 2 * _size(run.get("learner", ()))
+        return each * min(keep or len(self.schedule), len(self.schedule)) + mid_phases
 
     def _disk(self) -> str:
-        count = min(self.config.checkpoint.keep or len(self.steps), len(self.steps))
+        count = min(self.config.checkpoint.max_to_keep or len(self.schedule), len(self.schedule))
         return f"about {_gib(self._bytes())} of {_count(count, 'checkpoint')}"
 
 
 def about_tokens(text: str) -> Sequence[int]:
-    """As many as a text may have, where no tokenizer is at hand: one for four bytes."""
+    """Stands in for the tokens of a text where there is no tokenizer: one for four bytes."""
     return range(-(-len(text.encode("utf-8", "replace")) // 4))
 
 

@@ -1,12 +1,12 @@
-"""Which slots a run will have in use, and when a level has none left, from the order of its phases,
-if no night is rolled back."""
+"""Which slots a run will have in use, and when a level has none left: from its schedule, if no
+night is rolled back."""
 
 import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 
 from sleep_jax.memory.memory_config import MemoryConfig
-from sleep_jax.run_schedule import Step
+from sleep_jax.run_schedule import ScheduledPhase
 
 THEN = {
     "error": "the run stops there",
@@ -21,8 +21,8 @@ class LevelPlan:
 
     Attributes:
       number, slots: of the level.
-      nights: when most of its slots are in use, the days that gave it one each; as many as there
-        would be with no end of slots.
+      nights: when most of its slots are in use, the days that gave it one each, as if it had no
+        end of slots.
       merges: the days on which its slots become one.
     """
 
@@ -32,43 +32,43 @@ class LevelPlan:
     merges: Sequence[int]
 
     def line(self) -> str:
-        """In words."""
-        said = f"level {self.number}: {min(len(self.nights), self.slots)} of {self.slots} in use"
-        said += " at most"
+        """The plan as a line."""
+        text = f"level {self.number}: {min(len(self.nights), self.slots)} of {self.slots} in use"
+        text += " at most"
         if self.merges:
             times = f"{len(self.merges):,} merge{'' if len(self.merges) == 1 else 's'}"
-            said += f", {times}, the first on day {self.merges[0] + 1}"
+            text += f", {times}, the first on day {self.merges[0] + 1}"
         if len(self.nights) >= self.slots:
             full = f", full after day {self.nights[self.slots - 1] + 1}"
-            said += full if self.slots else ", it has none"
-        return said
+            text += full if self.slots else ", it has none"
+        return text
 
 
-def levels(memory: MemoryConfig, steps: Sequence[Step]) -> list[LevelPlan]:
-    """Those that a run fills, the fastest first.
+def levels(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> list[LevelPlan]:
+    """The plan of each level that a run fills, the fastest first.
 
     Args:
       memory: of the model.
-      steps: of the run; a merge among them is made where `transaction.check_capacity` asks for one.
+      schedule: of the run; its merges happen where `transaction.check_capacity` says `merge`.
     """
-    now: dict[int, list[int]] = collections.defaultdict(list)
+    in_use: dict[int, list[int]] = collections.defaultdict(list)
     most: dict[int, list[int]] = {}
     merges: dict[int, list[int]] = collections.defaultdict(list)
-    for step in steps:
-        level = step.sender + 1
-        if step.phase == "merge" and 1 < len(now[level]) == memory.level(level).slots - 1:
-            now[level] = now[level][-1:]
-            merges[level].append(step.day)
-        elif step.phase == "consolidate":
-            now[level].append(step.day)
-            now[step.sender] = []  # it has handed over what it held
-            most[level] = max(most.get(level, []), [*now[level]], key=len)
+    for scheduled in schedule:
+        level = scheduled.sender + 1
+        if scheduled.phase == "merge" and 1 < len(in_use[level]) == memory.level(level).slots - 1:
+            in_use[level] = in_use[level][-1:]
+            merges[level].append(scheduled.day)
+        elif scheduled.phase == "consolidate":
+            in_use[level].append(scheduled.day)
+            in_use[scheduled.sender] = []  # it has handed its slots over
+            most[level] = max(most.get(level, []), [*in_use[level]], key=len)
     return [LevelPlan(n, memory.level(n).slots, most[n], merges[n]) for n in sorted(most)]
 
 
-def exhausted(memory: MemoryConfig, steps: Sequence[Step]) -> Iterator[str]:
-    """What happens where a level has none left, with the remedy."""
-    for level in levels(memory, steps):
+def exhausted(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> Iterator[str]:
+    """A line for each level that runs out of slots: what happens then, and the remedy."""
+    for level in levels(memory, schedule):
         slots, nights = level.slots, len(level.nights)
         if nights <= slots or memory.on_full not in THEN:
             continue

@@ -1,11 +1,10 @@
 """How long a run would take on the devices of this machine, from a few timed steps.
 
-The programs of a run are those of `programs`. Of each kind that most of the work goes to one is
-called twice, on few documents and on arrays of no meaning, for which no weights need to be there;
-the second call is timed. What other and larger ones take follows from their FLOPs.
+Of each kind of program (`programs`) that most of the work goes to, one is called twice, on few
+documents and on arrays of no meaning, for which no weights need to be there; the second call is
+timed. What other and larger programs take follows from their FLOPs.
 """
 
-import collections
 import contextlib
 import copy
 import dataclasses
@@ -20,20 +19,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.forecast.program import Program, Sizes
-from sleep_jax.forecast.programs import programs_of
+from sleep_jax.config import read
+from sleep_jax.forecast.programs import flops_of, programs_of, work_by_kind
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.programs.program import Program
+from sleep_jax.programs.sizes import Sizes, expected_sizes
 from sleep_jax.runtime.mesh import make_mesh
 from sleep_jax.sampling.sampler import SamplingConfig
 
 TIMED = 0.9  # share of the work whose kinds are timed
 DOCUMENTS, SENTENCES = 2, 16  # at most, in what is timed
-SECONDS = 60.0  # that a timed step may take; one that would take longer is reckoned, not timed
+SECONDS = 60.0  # a timed step may take; one that would take longer is estimated from the others
 SHARE = 0.5  # of the memory at hand that the arguments of a step may fill
 
 UPDATES = 5  # that the pace is the median of
-ONCE = ("consolidate: ask", "consolidate: answer")  # of the day that is studied
-STUDIED = (*ONCE, "consolidate: rehearse", "consolidate: rehearse texts")
 
 Rates = Mapping[str, float]  # seconds a FLOP by the name of a function; "" for all others
 
@@ -63,15 +62,14 @@ class TimeEstimate:
         self._sampling: float | None = None  # seconds a FLOP
         self._is_done = False
 
-    def add_study(self, seconds: float) -> None:
-        """Takes note of how long a study phase took, which is mostly sampling."""
-        work = [p for p in self._programs if p.name in STUDIED]
-        if flops := sum(p.calls * p.flops(self._cfg) for p in work):
+    def studied(self, seconds: float) -> None:
+        """A study took these seconds: mostly sampling."""
+        work = [p for p in self._programs if p.phase == "study"]
+        if flops := sum(p.calls * flops_of(p, self._cfg) for p in work):
             self._sampling = seconds / flops
 
-    def add_update(self, day: int, seconds: float) -> None:
-        """Takes note of how long an update of the night after a day took; the first one waited for
-        a compilation and does not count."""
+    def updated(self, day: int, seconds: float) -> None:
+        """An update of a night took these seconds; the first one has waited for a compilation."""
         if self._is_done:
             return
         self._seconds.append(seconds)
@@ -80,7 +78,7 @@ class TimeEstimate:
         self._is_done = True
         update = next(p for p in self._programs if p.name.startswith("consolidate: update"))
         each = statistics.median(self._seconds[1:])
-        rates = {"": each / update.flops(self._cfg)}
+        rates = {"": each / flops_of(update, self._cfg)}
         if self._sampling is not None:
             rates["sample"] = self._sampling
         night, left = self._night(rates), self._days - day
@@ -97,19 +95,6 @@ class TimeEstimate:
 def minutes(seconds: float) -> str:
     """In words: `12.3 min`, from 100 minutes on `2.4 h`."""
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
-
-
-def work_by_kind(
-    programs: Sequence[Program], cfg: DecoderConfig, seedings: float = 1.0
-) -> collections.Counter:
-    """FLOPs of a day and its night, by the name of the function that they are spent in; with so
-    many slots seeded in it, each of which costs what is called `consolidate` but for the study."""
-    work = collections.Counter()
-    for program in programs:
-        is_again = program.name.startswith("consolidate: ") and program.name not in ONCE
-        times = seedings if is_again else 1.0
-        work[_kind(program)] += times * program.calls * program.flops(cfg)
-    return work
 
 
 def seconds_of(
@@ -131,22 +116,23 @@ def time_steps(config, cfg: DecoderConfig, sizes: Sizes) -> Rates:
     Raises:
       MemoryError: the arguments of a step would fill too much of this machine.
     """
-    mesh = make_mesh(config)
-    work = work_by_kind(programs_of(config, mesh, sizes), cfg)
+    mesh, platform = make_mesh(config), jax.default_backend()
+    work = work_by_kind(programs_of(config, mesh, sizes, platform), cfg)
     small = copy.deepcopy(config).unlock()
     small.dreaming.trial.epochs = small.dreaming.trial.seeds = 1
-    few = dataclasses.replace(
-        sizes,
-        documents=min(sizes.documents, DOCUMENTS),
-        sentences=min(sizes.sentences, SENTENCES),
+    few = expected_sizes(
+        read(small),
+        min(len(sizes.contexts), DOCUMENTS),
+        max(sizes.contexts),
+        min(len(sizes.ask), SENTENCES),
     )
     samples: dict[str, Program] = {}
-    for program in programs_of(small, mesh, few):
-        samples.setdefault(_kind(program), program)
+    for program in programs_of(small, mesh, few, platform):
+        samples.setdefault(program.function.__name__, program)
     rates: dict[str, float] = {}
     with jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext():
         for kind in _worth_timing(work, samples, cfg):
-            flops = samples[kind].flops(cfg)
+            flops = flops_of(samples[kind], cfg)
             if flops * max(rates.values(), default=0.0) < SECONDS:
                 rates[kind] = _seconds(samples[kind]) / flops
     total = sum(work[kind] for kind in rates)
@@ -160,7 +146,7 @@ def _worth_timing(work, samples: Mapping[str, Program], cfg: DecoderConfig) -> I
         if covered < TIMED * work.total() and kind in samples:
             chosen.append(kind)
         covered += flops
-    yield from sorted(chosen, key=lambda kind: samples[kind].flops(cfg))
+    yield from sorted(chosen, key=lambda kind: flops_of(samples[kind], cfg))
 
 
 def _seconds(program: Program) -> float:
@@ -169,7 +155,7 @@ def _seconds(program: Program) -> float:
     if needed > SHARE * memory_at_hand():
         raise MemoryError(program.name)
     for _ in range(2):
-        args = jax.tree.map(_filled, _as_on_this_device(program.args), is_leaf=_is_array)
+        args = jax.tree.map(_filled, _without_end(program.args), is_leaf=_is_array)
         jax.block_until_ready([x for x in jax.tree.leaves(args) if isinstance(x, jax.Array)])
         start = time.perf_counter()
         jax.block_until_ready(program.function(*args))
@@ -177,13 +163,12 @@ def _seconds(program: Program) -> float:
     return seconds
 
 
-def _as_on_this_device(args: tuple) -> tuple:
-    """Arguments with layers as `generate` has them, and completions that never end early."""
+def _without_end(args: tuple) -> tuple:
+    """Arguments of the sampler whose completions never end early; others as they are."""
     if not any(isinstance(x, SamplingConfig) for x in args):
         return args
-    cfg, how, *rest = args
-    cfg = cfg.replace(scan_layers=jax.default_backend() != "cpu")
-    return cfg, dataclasses.replace(how, eos_ids=(cfg.vocab - 1,)), *rest
+    cfg, sampling, *rest = args
+    return cfg, dataclasses.replace(sampling, eos_ids=(cfg.vocab - 1,)), *rest
 
 
 def _filled(x: Any) -> Any:
@@ -200,15 +185,11 @@ def _is_array(x: Any) -> bool:
     return isinstance(x, jax.ShapeDtypeStruct)
 
 
-def _kind(program: Program) -> str:
-    return program.function.__name__
-
-
 def memory_at_hand() -> float:
     """Bytes that the devices have left, or this machine where they do not say."""
-    stats = [found for x in jax.local_devices() if (found := x.memory_stats())]
+    stats = [known for x in jax.local_devices() if (known := x.memory_stats())]
     if stats:
         return sum(x.get("bytes_limit", 0) - x.get("bytes_in_use", 0) for x in stats)
-    if (told := pathlib.Path("/proc/meminfo")).exists():
-        return 1024 * int(re.search(r"MemAvailable: *(\d+)", told.read_text())[1])
+    if (meminfo := pathlib.Path("/proc/meminfo")).exists():
+        return 1024 * int(re.search(r"MemAvailable: *(\d+)", meminfo.read_text())[1])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -2,28 +2,43 @@
 Seeding), as a transaction.
 
 The context (level 0) is handed over by a teacher that has the day's documents in view, over what it
-wrote about them in `study`; any other level by a teacher that knows them by heart, over a replay of
-what was studied and read since that level last slept.
+wrote about them in `study`; any other level by a closed-book teacher, over a replay of what was
+studied and read since that level last slept.
 
 Merge: a full level first seeds its sealed slots into one, likewise.
 """
 
 import dataclasses
+import math
 
-import jax
 import numpy as np
 
+from sleep_jax.data.batches import bucket
 from sleep_jax.errors import UnrecoverableError
 from sleep_jax.experiment import Experiment
 from sleep_jax.memory.slots import take_slot
 from sleep_jax.models.sharding import to_host
 from sleep_jax.phases.evaluate import anchor_perplexity
-from sleep_jax.phases.run_state import PhaseLogger, RunState, closed_book, key_of, teachers
-from sleep_jax.phases.study import rehearse, studied
-from sleep_jax.run_schedule import Step
-from sleep_jax.seeding.consolidate import run_consolidation
-from sleep_jax.seeding.seeding_config import SeedingConfig
-from sleep_jax.seeding.sequences import Exchange, Teacher
+from sleep_jax.phases.phase import Phase
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState, closed_book, open_book
+from sleep_jax.phases.study import rehearse, rehearsing, studied
+from sleep_jax.programs.abstract import AbstractRun, first_receiver
+from sleep_jax.programs.calls import losses_of_texts, reading
+from sleep_jax.programs.program import Program
+from sleep_jax.programs.seeding import (
+    batch_count,
+    precomputed,
+    rolled_out,
+    rounds_of,
+    row_tokens,
+    updated,
+)
+from sleep_jax.run_schedule import ScheduledPhase
+from sleep_jax.seeding.consolidate import run_consolidation, sum_divergence
+from sleep_jax.seeding.objective import Objective
+from sleep_jax.seeding.router_key import REPLAY_ROWS, sum_inputs
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher
 from sleep_jax.seeding.transaction import (
     MemoryState,
     TeacherIsStudent,
@@ -39,61 +54,82 @@ GATED = "anchor_perplexity"  # the anchor set that a night may not lose
 PROBE = 8  # sequences that measure the divergence where there are no held-out questions
 
 
-def consolidate(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
+def consolidate(
+    experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
+) -> RunState:
     """Unlocks a slot and seeds it with what the sender holds, or leaves all as it was."""
-    c, cfg, level = experiment.config, experiment.cfg, step.sender + 1
-    key = key_of(experiment, step)
-    run = run.note(step.label, levels=f"{step.sender} -> {level}", tokens=0)
+    c, cfg, level = experiment.config, experiment.cfg, scheduled.sender + 1
+    run = run.note(scheduled.label, levels=f"{scheduled.sender} -> {level}", tokens=0)
     room = check_capacity(cfg.memory, run.current.slots, level)
     if room == "skip":
-        return _asleep(run, run.current).note(step.label, skipped=f"level {level} is full")
-    seeding = _seeding(experiment)
-    with logger.bar(seeding.steps + 1, "step") as bar:  # and the divergence before them
+        run = _after_consolidation(run, run.current)
+        return run.note(scheduled.label, skipped=f"level {level} is full")
+    with logger.bar(int(c.seeding.steps) + 1, "step") as bar:  # and the divergence before them
         transaction = begin_consolidation(
             cfg,
             experiment.settings.wake,
             run.current,
-            step.sender,
+            scheduled.sender,
             c.seeding.protocol,
-            jax.random.fold_in(key, 2),
+            key_of(experiment, scheduled, "transaction"),
         )
-        if step.sender:
-            those = [closed_book(experiment, transaction.teacher)]
-            exchanges, probe = _replay(experiment, run, step, those[0], jax.random.fold_in(key, 3))
+        if scheduled.sender:
+            teachers = [closed_book(experiment, transaction.teacher)]
+            exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
         else:
-            those = teachers(experiment, run, experiment.days[step.day].documents)
-            exchanges = studied(experiment, run, step.day)
-            probe = _held_out(experiment, run, step.day)
+            teachers = open_book(experiment, run, experiment.days[scheduled.day].documents)
+            exchanges = studied(experiment, run, scheduled.day)
+            probe = held_out(experiment, run, scheduled.day)
         try:
-            now, figures = _seed(
-                experiment, logger, bar, transaction, those, exchanges, probe, key, step.day
+            state, figures = _seed(
+                experiment,
+                logger,
+                bar,
+                transaction,
+                teachers,
+                exchanges,
+                probe,
+                key_of(experiment, scheduled, "updates"),
+                scheduled.day,
             )
         except TeacherIsStudent as nothing:
-            if not step.sender:
+            if not scheduled.sender:
                 raise
-            return _asleep(run, run.current).note(step.label, skipped=str(nothing))
-    if not step.sender and "rolled_back" not in figures:
-        run = run.note_day(step.day, slot=transaction.index)
+            run = _after_consolidation(run, run.current)
+            return run.note(scheduled.label, skipped=str(nothing))
+    if not scheduled.sender and "rolled_back" not in figures:
+        run = run.note_day(scheduled.day, slot=transaction.index)
     figures |= {"sequences": len(exchanges), "tokens": sum(len(e.completion) for e in exchanges)}
-    return _asleep(run, now).note(step.label, **figures)
+    return _after_consolidation(run, state).note(scheduled.label, **figures)
 
 
-def merge(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
+def merge(
+    experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
+) -> RunState:
     """Makes room where only one slot of the receiver is free: its sealed slots are seeded into one.
 
     Raises:
-      UnrecoverableError: the one says too little of what they said.
+      UnrecoverableError: the merged slot lost too much of what they held.
     """
-    level, key = step.sender + 1, jax.random.fold_in(key_of(experiment, step), 1)
-    run = run.note(step.label, levels=f"{level} -> {level}", tokens=0)
+    level = scheduled.sender + 1
+    run = run.note(scheduled.label, levels=f"{level} -> {level}", tokens=0)
     if check_capacity(experiment.cfg.memory, run.current.slots, level) != "merge":
-        return run.note(step.label, skipped=f"level {level} has room")
-    transaction = begin_merge(experiment.cfg, run.current, level, jax.random.fold_in(key, 0))
-    those = [closed_book(experiment, transaction.teacher)]
-    exchanges, probe = _replay(experiment, run, step, those[0], jax.random.fold_in(key, 1))
+        return run.note(scheduled.label, skipped=f"level {level} has room")
+    key = key_of(experiment, scheduled, "transaction")
+    transaction = begin_merge(experiment.cfg, run.current, level, key)
+    teachers = [closed_book(experiment, transaction.teacher)]
+    exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
     with logger.bar(int(experiment.config.seeding.steps) + 1, "step") as bar:
-        now, figures = _seed(
-            experiment, logger, bar, transaction, those, exchanges, probe, key, step.day
+        state, figures = _seed(
+            experiment,
+            logger,
+            bar,
+            transaction,
+            teachers,
+            exchanges,
+            probe,
+            key_of(experiment, scheduled, "updates"),
+            scheduled.day,
         )
     if rejection_reason := figures.get("rolled_back"):
         raise UnrecoverableError(
@@ -101,81 +137,79 @@ def merge(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step
             "memory.on_full='skip' and this run goes on, or start a new one with more memory.slots"
         )
     figures |= {"sequences": len(exchanges), "tokens": sum(len(e.completion) for e in exchanges)}
-    return _asleep(run, now).note(step.label, **figures)
+    return _after_consolidation(run, state).note(scheduled.label, **figures)
 
 
-def _asleep(run: RunState, now: MemoryState) -> RunState:
-    """The night after a consolidation."""
-    return dataclasses.replace(run, current=now, before_dreams=now.replace(wake=None))
+def _after_consolidation(run: RunState, state: MemoryState) -> RunState:
+    """The run with the memory that a consolidation left, which dreams begin with."""
+    return dataclasses.replace(run, current=state, before_dreams=state.replace(wake=None))
 
 
-def _seed(experiment, logger, bar, transaction, those, exchanges, probe, key, day):
+def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, rng, day):
     """`run_consolidation` with this run's settings; its figures go to the logger."""
     c = experiment.config
 
-    def log(number, metrics):
-        if number < 0:
+    def log(step, metrics):
+        if step < 0:
             return bar.advance(1, **metrics)
-        logger.update(number, metrics)
+        logger.update(step, metrics)
         if logger.time_estimate is not None and "time/step" in metrics:
             logger.time_estimate.add_update(day, metrics["time/step"])
         # Where nothing was rolled out yet there is none.
         reward = metrics.get("reward", bar.figures.get("reward"))
         bar.advance(1, kl=metrics["kl_off"], reward=reward)
 
-    now, figures = run_consolidation(
+    state, figures = run_consolidation(
         experiment.cfg,
         experiment.params,
         experiment.tokenizer,
         experiment.judge,
-        _seeding(experiment),
+        experiment.settings.seeding.with_shared_prefix(experiment.prompts.shared_prefix),
         experiment.settings.gate,
         transaction,
-        teachers=those,
+        teachers=teachers,
         exchanges=exchanges,
         probe=probe,
         anchors=lambda variables: anchor_perplexity(experiment, variables, GATED),
-        rng=jax.random.fold_in(key, 4),
+        rng=rng,
         log=log,
         mid_phase=logger.mid_phase,
         timer=logger.timer,
     )
-    held_out = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
+    divergences = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
     is_accepted = "rolled_back" not in figures
-    logger.scalars(c.seeding.steps, held_out | {"accepted": float(is_accepted)})
+    logger.scalars(c.seeding.steps, divergences | {"accepted": float(is_accepted)})
     if is_accepted and not transaction.is_merge:
-        logger.update(c.seeding.steps, _norms(now, transaction))
-    return now, figures
+        logger.update(c.seeding.steps, _norms(state, transaction))
+    return state, figures
 
 
-def _seeding(experiment: Experiment) -> SeedingConfig:
-    return experiment.settings.seeding.with_shared_prefix(experiment.prompts.shared_prefix)
-
-
-def _norms(now: MemoryState, transaction: Transaction) -> dict[str, list[float]]:
+def _norms(state: MemoryState, transaction: Transaction) -> dict[str, list[float]]:
     """Norms of the slot that a night has filled, layer by layer: {"norm_down": [layers], ...}."""
-    slot = to_host(take_slot(now.memory, transaction.level, transaction.index))
+    slot = to_host(take_slot(state.memory, transaction.level, transaction.index))
     return {
         f"norm_{name}": [float(np.linalg.norm(layer)) for layer in leaf]
         for name, leaf in slot.items()
     }
 
 
-def _held_out(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
+def held_out(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
     """What measures the divergence: the day's questions that are not learnt, or its documents."""
-    held_out, prompts = Study.from_record(run.day(day)["study"]).held_out, experiment.prompts
+    questions, prompts = Study.from_record(run.day(day)["study"]).held_out, experiment.prompts
     documents = experiment.days[day].documents
-    return self_study.answer(held_out, prompts) or self_study.recite(documents, prompts, 1)
+    return self_study.answer(questions, prompts) or self_study.recite(documents, prompts, 1)
 
 
-def _replay(experiment: Experiment, run: RunState, step: Step, teacher: Teacher, key):
-    """What a level hands over, as (exchanges, probe): the days it holds, told by heart."""
+def _replay(
+    experiment: Experiment, run: RunState, scheduled: ScheduledPhase, teacher: Teacher
+) -> tuple[list[Exchange], list[Exchange]]:
+    """What a level hands over, as (exchanges, probe): the days it holds, closed book."""
     prompts = experiment.prompts
-    days = [d for d in range(step.since, step.day + 1) if "study" in run.day(d)]
+    days = [d for d in range(scheduled.since, scheduled.day + 1) if "study" in run.day(d)]
     exchanges = [e for d in days for e in without_documents(studied(experiment, run, d))]
     if run.current.wake is not None:
         longest = experiment.config.seeding.max_target_length
-        exchanges += reread([page[:longest] for page in experiment.pages(step)])
+        exchanges += reread([page[:longest] for page in experiment.pages(scheduled)])
     probe = without_documents(
         [
             exchange
@@ -186,4 +220,60 @@ def _replay(experiment: Experiment, run: RunState, step: Step, teacher: Teacher,
         ]
     )
     probe = probe or exchanges[:PROBE]
-    return [*exchanges, *rehearse(experiment, teacher, key)], probe
+    rehearsed = rehearse(experiment, teacher, key_of(experiment, scheduled, "rehearsals"))
+    return [*exchanges, *rehearsed], probe
+
+
+def programs(run: AbstractRun) -> list[Program]:
+    """The consolidation of what was studied. One between two levels is of the same programs, at
+    another level, and so is a merge: the roofline counts them as so many more of these."""
+    seeding, sizes = run.settings.seeding, run.sizes
+    context, shape = bucket(max(sizes.contexts)), seeding.shape
+    learner, rounds = run.learner(seeding), rounds_of(seeding)
+    read = reading(run, "consolidate: read", sizes.contexts)
+    rehearse = [] if run.config.memory.from_context else rehearsing(run, "consolidate")
+    groups = [sizes.probe, sizes.exchanges]
+    knobs = ("model.remat", "seeding.accumulate", "seeding.batch_size", "seeding.max_length")
+    updates = updated(run, "consolidate: update", seeding, learner)
+    return [
+        read,
+        *rehearse,
+        *_aimed(run, shape),
+        *precomputed(run, "consolidate", shape, groups, context, sum(rounds)),
+        _measured(run, shape),
+        *losses_of_texts(run, "consolidate: anchors", sizes.anchors[:1], 2),
+        *rolled_out(run, "consolidate", seeding, learner, context),
+        *(dataclasses.replace(update, knobs=knobs) for update in updates),
+    ]
+
+
+def _aimed(run: AbstractRun, shape: BatchShape) -> list[Program]:
+    """What aims the router at what is learnt; nothing without a router."""
+    if run.cfg.memory.router == "none":
+        return []
+    rows = run.rows(REPLAY_ROWS, shape.max_length)
+    args = (run.cfg, run.variables, first_receiver(run.cfg), *rows)
+    calls, tokens = (
+        math.ceil(len(run.sizes.exchanges) / REPLAY_ROWS),
+        REPLAY_ROWS * shape.max_length,
+    )
+    keys = shape.max_length / 2
+    return [Program("consolidate: aim", sum_inputs, args, calls, tokens, keys, 0)]
+
+
+def _measured(run: AbstractRun, shape: BatchShape) -> Program:
+    """The divergence on the probe, before and after."""
+    args = (run.cfg, Objective(), run.variables, run.batch(shape), None)
+    scored = 2 * shape.batch_size * shape.max_target_length
+    calls = 2 * batch_count(run.sizes.probe, shape)
+    name = "consolidate: measure"
+    return Program(name, sum_divergence, args, calls, *row_tokens(shape), scored)
+
+
+def _no_programs(run: AbstractRun) -> list[Program]:
+    """Those of `consolidate`, which counts merges as well."""
+    return []
+
+
+CONSOLIDATE = Phase("consolidate", consolidate, programs, resumable=True)
+MERGE = Phase("merge", merge, _no_programs, resumable=True)

@@ -1,5 +1,5 @@
-"""What a phase has sampled so far, kept batch by batch, so that one which was stopped goes on with
-the next batch and ends with the same bits."""
+"""What a phase has sampled so far, kept batch by batch: a phase that was stopped goes on with the
+next batch and ends with the same bits."""
 
 import base64
 from collections.abc import Callable, Sequence
@@ -28,11 +28,11 @@ class Drafts:
     def __init__(
         self, mid_phase: MidPhaseCheckpoint | None, on_batch: Callable[[int], None] = lambda n: None
     ):
-        self._bookmark, self._on_batch = mid_phase, on_batch
+        self._mid_phase, self._on_batch = mid_phase, on_batch
         self._drawn: list[list[list[Completion]]] = []  # by call
         self._calls = self._batches = 0
-        if mid_phase is not None and (found := mid_phase.find(STATE)):
-            self._batches, _, facts = found
+        if mid_phase is not None and (kept := mid_phase.find(STATE)):
+            self._batches, _, facts = kept
             self._drawn = [_completions(record) for record in facts["drawn"]]
 
     def __call__(self, *args, **more) -> list[list[Completion]]:
@@ -46,10 +46,10 @@ class Drafts:
     def _keep(self) -> None:
         self._batches += 1
         self._on_batch(self._batches)
-        if self._bookmark is not None and self._bookmark.is_due(self._batches):
+        if self._mid_phase is not None and self._mid_phase.is_due(self._batches):
             state = {"batches": np.asarray(self._batches, np.int32)}
             facts = {"drawn": [*map(_record, self._drawn)]}
-            self._bookmark.keep(self._batches, state, facts, "batches")
+            self._mid_phase.keep(self._batches, state, facts, "batches")
 
 
 def _record(groups: Sequence[Sequence[Completion]]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The dream contexts of a night's dreams: which documents they are about, of this day and of
-earlier ones (`dreaming.curriculum`).
+"""The dream contexts of a night: which documents its dreams are about, of this day and of earlier
+ones (`dreaming.curriculum`).
 
-A dream names its document by its page: first come the documents of the day, then the weak ones of
-the dream contexts, as they are recollected.
+A dream names its document by its page, an index: first come the documents of the day, then the weak
+ones of the dream contexts, as the model recollects them.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ def draw_dream_contexts(
     drawn = draw(config, answered, day, int(experiment.config.seed))
     figures = {f"contexts_{role}": sum(x.role == role for x in drawn) for role in ROLES}
     for role in ROLES:
-        if of := [x.tau for x in drawn if x.role == role and x.tau is not None]:
-            figures[f"tau_{role}"] = sum(of) / len(of)
+        if taus := [x.tau for x in drawn if x.role == role and x.tau is not None]:
+            figures[f"tau_{role}"] = sum(taus) / len(taus)
     return run.note_day(day, dream_contexts=[dataclasses.asdict(x) for x in drawn]), figures
 
 
@@ -43,13 +43,13 @@ def pages(experiment: Experiment, run: RunState, day: int) -> tuple[Document, ..
     """The documents of a day and, as they are recollected, the weak ones of its dream contexts."""
     return (
         *experiment.days[day].documents,
-        *(_recollected(experiment, run, day, x) for x in _agenda(run, day) if x.role == WEAK),
+        *(_recollected(experiment, run, day, x) for x in _contexts(run, day) if x.role == WEAK),
     )
 
 
 def subjects(experiment: Experiment, run: RunState, day: int) -> dict[int, Context]:
     """What dreams of a night are about, by page."""
-    drawn = _agenda(run, day)
+    drawn = _contexts(run, day)
     weak = [x for x in drawn if x.role == WEAK]
     recent = {x.document: x for x in drawn if x.role == RECENT}
     return recent | dict(enumerate(weak, len(experiment.days[day].documents)))
@@ -57,10 +57,11 @@ def subjects(experiment: Experiment, run: RunState, day: int) -> dict[int, Conte
 
 def dreamt_before(experiment: Experiment, run: RunState, day: int) -> dict[int, list[str]]:
     """What was dreamt on earlier days about what a night dreams about, by page."""
-    dreamt = _dreams_before(experiment, run, day)
-    of = subjects(experiment, run, day)
-    before = {page: dreamt.get((c.day, c.document), ()) for page, c in of.items()}
-    return {page: [dream.text for dream, _ in told] for page, told in before.items()}
+    dreams = _dreams_before(experiment, run, day)
+    return {
+        page: [dream.text for dream, _ in dreams.get((x.day, x.document), ())]
+        for page, x in subjects(experiment, run, day).items()
+    }
 
 
 def reward_items(experiment: Experiment, run: RunState, day: int) -> RewardItems:
@@ -69,43 +70,44 @@ def reward_items(experiment: Experiment, run: RunState, day: int) -> RewardItems
     Raises:
       AssertionError: one of them is a test question.
     """
-    of = subjects(experiment, run, day)
-    return _items(experiment, run, {page: (x.day, x.document) for page, x in of.items()})
+    about = subjects(experiment, run, day)
+    return _items(experiment, run, {page: (x.day, x.document) for page, x in about.items()})
 
 
 def tau(experiment: Experiment) -> Scorer:
-    """What measures how well questions are answered."""
+    """The scorer that measures how well questions are answered."""
     name = experiment.settings.dreaming.reward.scorer
     return scorer(name, lambda: Rubric(experiment.cfg, experiment.params, experiment.tokenizer))
 
 
 def model_under_eval(experiment: Experiment, run: RunState) -> Adapted:
-    """The model as it is, to be asked."""
+    """The model as it is, for scorers."""
     longest = experiment.settings.evaluation.max_new_tokens
     model = run.current.variables(experiment.params)
     return Adapted(experiment.cfg, model, experiment.tokenizer, max_new_tokens=longest)
 
 
 def rehearsed(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
-    """What was dreamt about the old documents of the dream contexts, or their text where that is
-    kept and nothing was, as the model knows it by heart."""
+    """What was dreamt about the old documents of the dream contexts, closed book; where nothing was
+    and their text is kept, the text."""
     out, prompts = [], experiment.prompts
-    dreamt = _best(_dreams_before(experiment, run, day))
-    for x in (x for x in _agenda(run, day) if x.role == OLD):
+    best = _best(_dreams_before(experiment, run, day))
+    for x in (x for x in _contexts(run, day) if x.role == OLD):
         document = experiment.days[x.day].documents[x.document]
-        asked, dreams = prompts.about(document), dreamt.get((x.day, x.document), ())
-        told = [prompts.said(dream.tokens) for dream, _ in dreams] or [prompts.reply(document.text)]
-        out += [Exchange(None, asked, asked, tokens, "rehearse") for tokens in told]
+        prompt, dreams = prompts.about(document), best.get((x.day, x.document), ())
+        replies = [prompts.said(dream.tokens) for dream, _ in dreams]
+        replies = replies or [prompts.reply(document.text)]
+        out += [Exchange(None, prompt, prompt, reply, "rehearse") for reply in replies]
     return out
 
 
-def _agenda(run: RunState, day: int) -> list[Context]:
+def _contexts(run: RunState, day: int) -> list[Context]:
     return [Context(**x) for x in run.day(day).get("dream_contexts", [])]
 
 
 def _earlier(experiment: Experiment, run: RunState, day: int) -> list[tuple[int, int]]:
-    """(day, document) of what there is still something to dream from: the text, where it is kept,
-    or earlier dreams."""
+    """(day, document) of each earlier document that can be dreamt about: by its text, where that is
+    kept, or by earlier dreams."""
     if experiment.config.dreaming.curriculum.source == "dreams":
         return list(_dreams_before(experiment, run, day))
     return [(d, i) for d in range(day) for i in range(len(experiment.days[d].documents))]
@@ -116,50 +118,51 @@ def _dreams_before(
 ) -> dict[tuple[int, int], list[tuple[Dream, bool]]]:
     """What was dreamt on earlier days, by (day, document), oldest first, and whether it earned a
     reward."""
-    found: dict[tuple[int, int], list[tuple[Dream, bool]]] = {}
+    dreams: dict[tuple[int, int], list[tuple[Dream, bool]]] = {}
     for earlier in range(day):
-        record, of = run.day(earlier), subjects(experiment, run, earlier)
-        earned = dict(zip((k["dream"] for k in record.get("kept", [])), record.get("rewards", [])))
+        record, about = run.day(earlier), subjects(experiment, run, earlier)
+        rewards = dict(zip((k["dream"] for k in record.get("kept", [])), record.get("rewards", [])))
         for i, dream in enumerate(map(Dream.of, record.get("dreams", []))):
-            x = of[dream.document]
-            found.setdefault((x.day, x.document), []).append((dream, earned.get(i, 0) > 0))
-    return {x: found[x] for x in sorted(found)}
+            x = about[dream.document]
+            dreams.setdefault((x.day, x.document), []).append((dream, rewards.get(i, 0) > 0))
+    return {x: dreams[x] for x in sorted(dreams)}
 
 
-def _best(dreamt):
-    """Of the dreams about each document those that earned a reward; all where none did."""
-    return {x: [each for each in told if each[1]] or told for x, told in dreamt.items()}
+def _best(dreams):
+    """Of `_dreams_before`, the rewarded dreams about each document; all where none was rewarded."""
+    return {x: [pair for pair in pairs if pair[1]] or pairs for x, pairs in dreams.items()}
 
 
 def _recollected(experiment: Experiment, run: RunState, day: int, x: Context) -> Document:
     document = experiment.days[x.day].documents[x.document]
     if experiment.config.dreaming.curriculum.source == "text":
         return document
-    dreamt = _best(_dreams_before(experiment, run, day))[x.day, x.document]
+    best = _best(_dreams_before(experiment, run, day))[x.day, x.document]
     return recollection(
         document,
-        [dream.text for dream, _ in dreamt],
+        [dream.text for dream, _ in best],
         lambda text: len(experiment.tokenizer.encode(text)),
         int(experiment.config.data.chunk_tokens),
     )
 
 
 def _items(experiment: Experiment, run: RunState, pages: dict[int, tuple[int, int]]) -> RewardItems:
-    """The model's own questions about documents, each under the number that it is given."""
+    """The model's own questions about documents, given as {page: (day, document)}."""
     items = []
     for page, (day, document) in pages.items():
         record = run.day(day)
         held_out = Study.from_record(record["study"]).held_out if "study" in record else ()
-        mine = [q for q in held_out if q.document == document]
-        items += [Item(page, q.question, (q.answer,)) for q in mine]
+        questions = [q for q in held_out if q.document == document]
+        items += [Item(page, q.question, (q.answer,)) for q in questions]
     return RewardItems.apart_from({q.text for q in experiment.questions}, items)
 
 
 def _answered(experiment: Experiment, run: RunState, known) -> dict[tuple[int, int], float]:
-    """How well the model as it is answers about each of some documents."""
-    asked = _items(experiment, run, dict(enumerate(known)))
-    those = sorted(asked.documents)
-    if not those:
+    """tau of the model as it is, of each of these documents that has questions."""
+    items = _items(experiment, run, dict(enumerate(known)))
+    indices = sorted(items.documents)
+    if not indices:
         return {}
-    marks = tau(experiment)(model_under_eval(experiment, run), [asked.about(i) for i in those])
-    return {known[i]: mark.mean for i, mark in zip(those, marks)}
+    model = model_under_eval(experiment, run)
+    scores = tau(experiment)(model, [items.about(i) for i in indices])
+    return {known[i]: score.mean for i, score in zip(indices, scores)}

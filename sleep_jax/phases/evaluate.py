@@ -5,44 +5,48 @@ from typing import Any
 
 import numpy as np
 
+from sleep_jax.data.batches import bucket
 from sleep_jax.evals.metrics import perplexity
 from sleep_jax.evals.recall import negative_log_likelihood, reply, share_right
 from sleep_jax.experiment import Day, Experiment, TestQuestion
 from sleep_jax.interop import prompts as requests
+from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
-from sleep_jax.run_schedule import Step
+from sleep_jax.programs.abstract import AbstractRun
+from sleep_jax.programs.calls import greedy, losses_of_texts, reading, repeated, sampled
+from sleep_jax.programs.program import Program
+from sleep_jax.run_schedule import ScheduledPhase
 
 STAGES = ("before sleep", "after consolidation", "after dreaming", "with the document in context")
 OPEN_BOOK = "open_book_"  # what the metrics of the last stage, the ceiling, begin with
 
 
-def evaluate(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
+def evaluate(
+    experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
+) -> RunState:
     """Asks the day's questions at every stage of its night, those of earlier days after it, and
     measures the anchor set.
 
     Documents that came without questions are asked about in the model's own words; replies are
     kept, there is no score.
     """
-    day, earlier = experiment.days[step.day], experiment.days[: step.day]
-    asked = [(q.document, q.text) for q in day.questions] or [
-        (q["document"], q["question"])
-        for q in run.day(step.day).get("study", {}).get("held_out", [])
-    ]
-    selves = dict(zip(STAGES, (run.before_sleep, run.before_dreams, run.current)))
+    day, earlier = experiment.days[scheduled.day], experiment.days[: scheduled.day]
+    questions = questions_of(experiment, run, scheduled.day)
+    states = dict(zip(STAGES, (run.before_sleep, run.before_dreams, run.current)))
     stages = stages_of(experiment)
     scores, replies = {}, {}
     with logger.bar(len(stages) + len(earlier), "stage") as bar:
         for stage in stages:
-            if stage in selves:
-                variables, context = selves[stage].variables(experiment.params), None
+            if stage in states:
+                variables, context = states[stage].variables(experiment.params), None
             else:
-                reader = awake(experiment, run, day.documents)
-                variables, context = reader.variables, reader.context
-            replies[stage] = ask(experiment, variables, asked, context)
-            scores[stage] = marks(day.questions, replies[stage])
+                teacher = awake(experiment, run, day.documents)
+                variables, context = teacher.variables, teacher.context
+            replies[stage] = ask(experiment, variables, questions, context)
+            scores[stage] = shares_right(day.questions, replies[stage])
             if (level := chance(day.questions, replies[stage])) is not None:
                 scores[stage]["chance"] = level
-            if stage in selves:
+            if stage in states:
                 scores[stage] |= {
                     name: anchor_perplexity(experiment, variables, name)
                     for name in experiment.anchors
@@ -51,70 +55,83 @@ def evaluate(experiment: Experiment, run: RunState, logger: PhaseLogger, step: S
             else:
                 ceiling = {f"{OPEN_BOOK}{name}": x for name, x in scores[stage].items()}
                 logger.scalars(STAGES.index(stage), ceiling)
-            bar.advance(1, **_shown(scores[stage], stage in selves))
+            bar.advance(1, **_shown(scores[stage], stage in states))
         recall = []
         for before in earlier:
-            questions = [(q.document, q.text) for q in before.questions]
-            answers = ask(experiment, run.current.variables(experiment.params), questions)
-            recall.append(marks(before.questions, answers))
+            pairs = [(q.document, q.text) for q in before.questions]
+            answers = ask(experiment, run.current.variables(experiment.params), pairs)
+            recall.append(shares_right(before.questions, answers))
             known = [share["questions"] for share in recall if "questions" in share]
             bar.advance(1, **({"earlier days": float(np.mean(known))} if known else {}))
-        recall.append(marks(day.questions, replies[stages[-2]]))
+        recall.append(shares_right(day.questions, replies[stages[-2]]))
     shares = {f"day_{i + 1}_{name}": x for i, r in enumerate(recall) for name, x in r.items()}
     logger.scalars(len(STAGES), shares)
-    if asked:
-        words = [f"**{text}**" for _, text in asked[: experiment.config.evaluation.samples]]
+    if questions:
+        words = [
+            f"**{text}**" for _, text in questions[: experiment.config.evaluation.report_samples]
+        ]
         for stage in stages:
             words = [f"{x}\n- {stage}: {y.strip()}" for x, y in zip(words, replies[stage])]
         logger.writer.text(logger.label, len(STAGES) + 1, "answers", "\n\n".join(words))
-    run = run.note_day(step.day, scores=scores, replies=replies, recall=recall)
-    run = run.note_day(step.day, asked=_asked(run.day(step.day), day))
-    return run.note(step.label, tokens=0, questions=len(asked))
+    run = run.note_day(scheduled.day, scores=scores, replies=replies, recall=recall)
+    run = run.note_day(scheduled.day, asked=_asked(run.day(scheduled.day), day))
+    return run.note(scheduled.label, tokens=0, questions=len(questions))
+
+
+def questions_of(experiment: Experiment, run: RunState, day: int) -> list[tuple[int, str]]:
+    """(document, text) of each question that a day is asked: the user's or, without any, those that
+    the model wrote itself and did not learn from."""
+    held_out = run.day(day).get("study", {}).get("held_out", [])
+    return [(q.document, q.text) for q in experiment.days[day].questions] or [
+        (q["document"], q["question"]) for q in held_out
+    ]
 
 
 def _shown(scores: dict[str, float], is_closed_book: bool) -> dict[str, float]:
-    """What the bar says of a stage: it is to end with what is known without the documents, and with
-    the ceiling under a name of its own."""
+    """The figures of a stage as the progress bar names them: the closed-book scores as they are,
+    the open-book one as the ceiling."""
     if not is_closed_book:
         return {"open-book ceiling": scores["questions"]} if "questions" in scores else {}
     named = {"paraphrases": "held-out wordings"}
     return {named.get(name, name): x for name, x in scores.items() if name != "chance"}
 
 
-def stages_of(experiment: Experiment) -> list[str]:
+def stages_of(experiment: Experiment | AbstractRun) -> list[str]:
     """The stages of a night, the ceiling last; without dreams there is none after them."""
     dreams = experiment.config.dreaming.steps > 0
     return [stage for stage in STAGES if dreams or stage != STAGES[2]]
 
 
 def _asked(record: dict[str, Any], day: Day) -> list[dict[str, Any]]:
-    """What the day's replies answer, so that its record can be read without its documents."""
+    """The questions that the day's replies answer, for readers of the record who lack the
+    documents."""
     if day.questions:
         asked = [(q.document, q.text, q.answers) for q in day.questions]
     else:
-        own = record.get("study", {}).get("held_out", [])
-        asked = [(q["document"], q["question"], (q["answer"],)) for q in own]
+        held_out = record.get("study", {}).get("held_out", [])
+        asked = [(q["document"], q["question"], (q["answer"],)) for q in held_out]
     return [
         {"document": day.documents[document].title, "question": text, "answers": answers}
         for document, text, answers in asked
     ]
 
 
-def marks(questions: Sequence[TestQuestion], replies: Sequence[str]) -> dict[str, float]:
+def shares_right(questions: Sequence[TestQuestion], replies: Sequence[str]) -> dict[str, float]:
     """Shares of right replies, to the questions and to their held-out wordings."""
     shares = {}
     for name, is_paraphrase in (("questions", False), ("paraphrases", True)):
-        mine = [
+        pairs = [
             (r, q.answers) for r, q in zip(replies, questions) if q.is_paraphrase == is_paraphrase
         ]
-        if mine:
-            shares[name] = share_right(*zip(*mine))
+        if pairs:
+            shares[name] = share_right(*zip(*pairs))
     return shares
 
 
 def chance(questions: Sequence[TestQuestion], replies: Sequence[str]) -> float | None:
-    """What luck would earn: the share of questions that are answered by replies to others about the
-    same document, which want another answer; None where no document has two such questions."""
+    """The score that chance would give: the share of questions that are answered by the replies to
+    other questions about the same document with another answer; None where no document has two
+    such questions."""
     asked = [(q, reply) for q, reply in zip(questions, replies) if not q.is_paraphrase]
     pairs = [
         (reply, q.answers)
@@ -133,22 +150,44 @@ def anchor_perplexity(experiment: Experiment, variables, name: str) -> float:
     )
 
 
-def ask(experiment: Experiment, variables, asked: list[tuple[int, str]], context=None) -> list[str]:
+def ask(
+    experiment: Experiment, variables, questions: list[tuple[int, str]], context=None
+) -> list[str]:
     """Greedy replies to (document, question) pairs, from the weights alone or with the context."""
-    if not asked:
+    if not questions:
         return []
-    prompts = experiment.prompts
     return reply(
         experiment.cfg,
         variables,
         experiment.tokenizer,
-        [
-            prompts.without_context(text)
-            if context is None
-            else prompts.with_context(requests.answer(text))
-            for _, text in asked
-        ],
+        [question_prompt(experiment, text, context is not None) for _, text in questions],
         max_new_tokens=experiment.settings.evaluation.max_new_tokens,
         context=context,
-        documents=None if context is None else [document for document, _ in asked],
+        documents=None if context is None else [document for document, _ in questions],
     )
+
+
+def question_prompt(experiment: Experiment, text: str, has_context: bool) -> tuple[int, ...]:
+    """The prompt of a question, from the weights alone or after the document."""
+    prompts = experiment.prompts
+    if has_context:
+        return prompts.with_context(requests.answer(text))
+    return prompts.without_context(text)
+
+
+def programs(run: AbstractRun) -> list[Program]:
+    """Questions at every stage, and the anchor sets at those without a context; questions of
+    earlier days are more calls of the same."""
+    sizes, closed = run.sizes, len(stages_of(run)) - 1
+    how = greedy(run.settings.evaluation.max_new_tokens)
+    without, after = ([pair[i] for pair in sizes.questions] for i in (0, 1))
+    context = bucket(max(sizes.contexts))
+    return [
+        *repeated(sampled(run, "evaluate: answer", how, without), closed),
+        *losses_of_texts(run, "evaluate: anchors", sizes.anchors, closed),
+        reading(run, "evaluate: read", sizes.contexts),
+        *sampled(run, "evaluate: answer from context", how, after, context=context),
+    ]
+
+
+EVALUATE = Phase("evaluate", evaluate, programs)

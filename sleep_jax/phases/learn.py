@@ -3,8 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
-
+from sleep_jax.data.batches import bucket
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming import reinforce
 from sleep_jax.experiment import Experiment
@@ -12,48 +11,56 @@ from sleep_jax.memory.slots import put_slot, take_slot, zeroed
 from sleep_jax.phases.consolidate import GATED
 from sleep_jax.phases.dream_contexts import pages, rehearsed
 from sleep_jax.phases.evaluate import anchor_perplexity
-from sleep_jax.phases.run_state import PhaseLogger, RunState, awake, key_of
+from sleep_jax.phases.phase import Phase
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
 from sleep_jax.phases.study import studied
 from sleep_jax.phases.trial import kept_dreams
-from sleep_jax.run_schedule import Step
+from sleep_jax.programs.abstract import AbstractRun
+from sleep_jax.programs.calls import losses_of_texts, reading
+from sleep_jax.programs.program import Program
+from sleep_jax.programs.seeding import batch_count, precomputed, rescored, taught, updated
+from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.seeding.consolidate import data_seed, seed_slot
 from sleep_jax.seeding.mixture import updates_to_draw
+from sleep_jax.seeding.rollout_buffer import written_width
+from sleep_jax.seeding.seeding_config import SeedingConfig
+from sleep_jax.seeding.sequences import Exchange
 
 
-def learn(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
+def learn(
+    experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
+) -> RunState:
     """Learns from the day's dreams into the slot that holds the day, unless the gate says that they
     cost too much."""
-    c, documents = experiment.config, pages(experiment, run, step.day)
-    learnt, taught, written = _lessons(experiment, run, step.day, documents)
-    tried, old = len(kept_dreams(run, step.day)), rehearsed(experiment, run, step.day)
-    if not taught and not written and not old:
+    c, documents = experiment.config, pages(experiment, run, scheduled.day)
+    learnt, lessons, written = lessons_of(experiment, run, scheduled.day, documents)
+    old = rehearsed(experiment, run, scheduled.day)
+    tried = len(kept_dreams(run, scheduled.day))
+    if not lessons and not written and not old:
         with logger.bar(1, "step") as bar:
             bar.advance(1, learnt=0)
-        return run.note(step.label, tokens=0, skipped="no dream was rewarded")
-    rng = jax.random.fold_in(key_of(experiment, step), 2)
+        return run.note(scheduled.label, tokens=0, skipped="no dream was rewarded")
+    rng = key_of(experiment, scheduled, "updates")
     model = run.current.variables(experiment.params)
-    exchanges = [*taught, *studied(experiment, run, step.day), *old]
-    index = run.day(step.day)["slot"]
-    reinforcing = experiment.settings.reinforcing.with_shared_prefix(
-        experiment.prompts.shared_prefix
-    )
-    if not written:  # all tied: there is no policy gradient, and nothing is rolled out for one
-        reinforcing = dataclasses.replace(reinforcing, num_prompts=0)
+    exchanges = [*lessons, *studied(experiment, run, scheduled.day), *old]
+    index = run.day(scheduled.day)["slot"]
+    seeding = experiment.settings.reinforcing.with_shared_prefix(experiment.prompts.shared_prefix)
     # Many dreams take more updates than configured: all that were rewarded are learnt.
-    needed = updates_to_draw(exchanges, reinforcing.shape, data_seed(rng))
-    reinforcing = dataclasses.replace(reinforcing, steps=max(reinforcing.steps, needed))
-    with logger.bar(reinforcing.steps, "step") as bar:
+    needed = updates_to_draw(exchanges, seeding.shape, data_seed(rng))
+    seeding = _as_needed(seeding, needed, bool(written))
+    with logger.bar(seeding.steps, "step") as bar:
 
-        def log(number, metrics):
-            logger.update(number, metrics)
+        def log(step, metrics):
+            logger.update(step, metrics)
             bar.advance(1, loss=metrics["loss"])
 
-        dreamt = seed_slot(
+        after_dreams = seed_slot(
             experiment.cfg,
             experiment.tokenizer,
             experiment.judge,
-            reinforcing,
-            student=_beginning(c.dreaming.restart, model, index),
+            seeding,
+            student=_begin(c.dreaming.restart, model, index),
             teachers=[awake(experiment, run, documents)],
             level=1,
             index=index,
@@ -64,34 +71,44 @@ def learn(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step
             mid_phase=logger.mid_phase,
             timer=logger.timer,
         )
-    tokens = sum(len(e.completion) for e in (*taught, *written))
+    tokens = sum(len(e.completion) for e in (*lessons, *written))
     tied = {} if c.dreaming.estimator == "rest_em" else {"tied": tried - len(written)}
-    run = run.note(step.label, tokens=tokens, learnt=learnt, **tied)
-    before, after = (anchor_perplexity(experiment, x, GATED) for x in (model, dreamt))
+    run = run.note(scheduled.label, tokens=tokens, learnt=learnt, **tied)
+    before, after = (anchor_perplexity(experiment, x, GATED) for x in (model, after_dreams))
     if rejection_reason := experiment.settings.gate.anchors_rejection_reason(before, after):
-        return run.note(step.label, rolled_back=rejection_reason)
-    return dataclasses.replace(run, current=run.current.replace(memory=dreamt["memory"]))
+        return run.note(scheduled.label, rolled_back=rejection_reason)
+    return dataclasses.replace(run, current=run.current.replace(memory=after_dreams["memory"]))
 
 
-def _lessons(experiment: Experiment, run: RunState, day: int, documents: Sequence[Document]):
-    """How many rewarded dreams are learnt, what they teach by heart, and what a policy gradient
-    learns from."""
+def _as_needed(seeding: SeedingConfig, updates: int, has_policy_gradient: bool) -> SeedingConfig:
+    """The updates of a night's dreams: no fewer than are needed; where all dreams tie, there is no
+    policy gradient, and nothing is rolled out for one."""
+    if not has_policy_gradient:
+        seeding = dataclasses.replace(seeding, num_prompts=0)
+    return dataclasses.replace(seeding, steps=max(seeding.steps, updates))
+
+
+def lessons_of(
+    experiment: Experiment, run: RunState, day: int, documents: Sequence[Document]
+) -> tuple[int, list[Exchange], list[Exchange]]:
+    """How many rewarded dreams are learnt, what they teach, to be learnt by cross-entropy, and what
+    a policy gradient learns from."""
     c, prompts = experiment.config, experiment.prompts
     kept, rewards = kept_dreams(run, day), run.day(day).get("rewards", [])
-    over = experiment.settings.dreaming.reward.baseline
-    gains = [x[over] for x in run.day(day).get("gains", [])] or None
-    best = reinforce.rewarded(kept, rewards, c.dreaming.cap, gains)
+    baseline = experiment.settings.dreaming.reward.baseline
+    gains = [x[baseline] for x in run.day(day).get("gains", [])] or None
+    best = reinforce.rewarded(kept, rewards, c.dreaming.max_per_document, gains)
     templates = {t.name: t for t in experiment.settings.dreaming.writing.templates}
-    closed_book = c.dreaming.estimator == "rest_em"
-    taught = reinforce.lessons(best, documents, prompts, templates, writes=closed_book)
-    if closed_book:
-        return len(best), taught, []
+    is_supervised = c.dreaming.estimator == "rest_em"
+    lessons = reinforce.lessons(best, documents, prompts, templates, writes=is_supervised)
+    if is_supervised:
+        return len(best), lessons, []
     policy = experiment.settings.reinforcing.objective.surrogate
     written = reinforce.written(kept, rewards, documents, prompts, templates, policy)
-    return len(best), taught, written
+    return len(best), lessons, written
 
 
-def _beginning(restart: str, model, index: int):
+def _begin(restart: str, model, index: int):
     """The model that learns: as it is or, from the base, with the night's slot zeroed again."""
     if restart == "previous":
         return model
@@ -99,3 +116,32 @@ def _beginning(restart: str, model, index: int):
         raise ValueError(f"dreaming.restart={restart!r}; choose from previous, base")
     slot = zeroed(take_slot(model["memory"], 1, index))
     return model | {"memory": put_slot(model["memory"], 1, index, slot)}
+
+
+def programs(run: AbstractRun) -> list[Program]:
+    """Updates on what was dreamt and studied; a policy gradient scores its dreams before the
+    first."""
+    sizes = run.sizes
+    if not run.has_dreams or not (sizes.lessons or sizes.written):
+        return []
+    context, written = bucket(max(sizes.pages)), sizes.written
+    seeding = _as_needed(run.settings.reinforcing, sizes.learn_updates, bool(written))
+    learner, shape = run.learner(seeding), seeding.shape
+    exchanges = [*sizes.lessons, *sizes.exchanges]
+    score, batches = [], 0
+    if written:
+        batches, width = batch_count(written, shape), written_width(written)
+        score = [
+            rescored(run, "learn: rescore", shape, learner.value_head, batches),
+            *taught(run, "learn: teach dreams", [(width,) * len(written)], context, width),
+        ]
+    return [
+        reading(run, "learn: read", sizes.pages),
+        *precomputed(run, "learn", shape, [exchanges], context, batches),
+        *score,
+        *updated(run, "learn: update", seeding, learner),
+        *losses_of_texts(run, "learn: anchors", sizes.anchors[:1], 2),
+    ]
+
+
+LEARN = Phase("learn", learn, programs, resumable=True)

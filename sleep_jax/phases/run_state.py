@@ -6,12 +6,9 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from sleep_jax.data.documents import Document
 from sleep_jax.experiment import Experiment
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.run_schedule import Step
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.progress import phase_progress
@@ -50,13 +47,13 @@ class RunState:
         return days[index] if index < len(days) else {}
 
     def note(self, label: str, **facts) -> "RunState":
-        """The night with facts of a phase on record."""
+        """The same with facts of a phase on record."""
         phases = self.record["phases"]
         phases = phases | {label: phases.get(label, {}) | facts}
         return dataclasses.replace(self, record=self.record | {"phases": phases})
 
     def note_day(self, index: int, **facts) -> "RunState":
-        """The night with facts of a day on record."""
+        """The same with facts of a day on record."""
         days = [self.day(i) for i in range(max(index + 1, len(self.record["days"])))]
         days[index] = days[index] | facts
         return dataclasses.replace(self, record=self.record | {"days": days})
@@ -111,18 +108,21 @@ def awake(experiment: Experiment, run: RunState, documents: Sequence[Document]) 
     )
 
 
-def teachers(experiment: Experiment, run: RunState, documents: Sequence[Document]) -> list[Teacher]:
-    """The self that has read and, in general Knowledge Seeding, other checkpoints that have."""
-    own, *weights = experiment.config.seeding.teacher_weights
+def open_book(
+    experiment: Experiment, run: RunState, documents: Sequence[Document]
+) -> list[Teacher]:
+    """The model that has read (`awake`) and, in general Knowledge Seeding, other checkpoints that
+    have."""
+    weight, *weights = experiment.config.seeding.teacher_weights
     others = [
-        dataclasses.replace(_reader(experiment, cfg, {"params": params}, documents), weight=weight)
-        for (cfg, params), weight in zip(experiment.others, weights)
+        dataclasses.replace(_reader(experiment, cfg, {"params": params}, documents), weight=other)
+        for (cfg, params), other in zip(experiment.others, weights)
     ]
-    return [dataclasses.replace(awake(experiment, run, documents), weight=own), *others]
+    return [dataclasses.replace(awake(experiment, run, documents), weight=weight), *others]
 
 
 def closed_book(experiment: Experiment, state: MemoryState) -> Teacher:
-    """A state with no document in view."""
+    """The model with this memory and no document in view."""
     variables = state.variables(experiment.params)
     return Teacher(experiment.cfg, variables, read(experiment.cfg, variables, [()])[0])
 
@@ -130,8 +130,3 @@ def closed_book(experiment: Experiment, state: MemoryState) -> Teacher:
 def _reader(experiment: Experiment, cfg: DecoderConfig, variables, documents) -> Teacher:
     contexts = [*map(experiment.prompts.context, documents), ()]
     return Teacher(cfg, variables, read(cfg, variables, contexts)[0])
-
-
-def key_of(experiment: Experiment, step: Step):
-    """A PRNG key of its own for every phase of a run; the phases of one dreaming share theirs."""
-    return jax.random.fold_in(jax.random.key(experiment.config.seed), step.number)

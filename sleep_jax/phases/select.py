@@ -2,59 +2,70 @@
 
 from collections.abc import Sequence
 
-import jax
-
 from sleep_jax.data.documents import Document
-from sleep_jax.data.examples import examples
+from sleep_jax.data.examples import Examples, examples
 from sleep_jax.dreaming import select as dreaming
-from sleep_jax.dreaming.importance import Candidates, importance
+from sleep_jax.dreaming.gradients import gram_matrices, losses
+from sleep_jax.dreaming.importance import (
+    BY_MODEL,
+    WITHOUT_MODEL,
+    Candidates,
+    by_context,
+    importance,
+)
 from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import Experiment
 from sleep_jax.models.sharding import place
 from sleep_jax.phases.dream_contexts import pages, reward_items
-from sleep_jax.phases.run_state import PhaseLogger, RunState, key_of
-from sleep_jax.run_schedule import Step
+from sleep_jax.phases.phase import Phase
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState
+from sleep_jax.programs.abstract import AbstractRun
+from sleep_jax.programs.dreams import over_examples, shape_of
+from sleep_jax.programs.program import Program
+from sleep_jax.run_schedule import ScheduledPhase
 
 
-def select(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
-    """Puts on record which dreams of the day are tried, and how important each was found.
+def select(
+    experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
+) -> RunState:
+    """Puts on record which dreams of the day are tried, and the importance of each.
 
-    A dream about a document that no question of the model's own asks about has no tau: it is left
-    out.
+    A dream about a document without a question of the model's own has no tau: it is left out.
     """
-    record, c = run.day(step.day), experiment.config
-    dreams = [Dream.of(x) for x in record.get("dreams", [])]
-    asked = reward_items(experiment, run, step.day).documents
-    eligible = [i for i, x in enumerate(dreams) if x.document in asked]
+    day, c = run.day(scheduled.day), experiment.config
+    dreams = [Dream.of(x) for x in day.get("dreams", [])]
+    rewarding = reward_items(experiment, run, scheduled.day).documents
+    eligible = [i for i, x in enumerate(dreams) if x.document in rewarding]
     with logger.bar(1, "step") as bar:
         if not eligible:
             bar.advance(1, kept=0)
-            run = run.note_day(step.day, kept=[])
-            return run.note(step.label, tokens=0, kept=0, skipped=_why_none(len(dreams)))
-        chosen, seed = experiment.settings.dreaming.selection, (int(c.seed), step.day)
-        mine = [dreams[i] for i in eligible]
-        key = jax.random.fold_in(key_of(experiment, step), 1)
+            run = run.note_day(scheduled.day, kept=[])
+            return run.note(scheduled.label, tokens=0, kept=0, skipped=_why_none(len(dreams)))
+        config, seed = experiment.settings.dreaming.selection, (int(c.seed), scheduled.day)
+        chosen = [dreams[i] for i in eligible]
+        key = key_of(experiment, scheduled, "adapters")
         lora = place(init_lora(experiment.cfg, experiment.params, key), "lora")
         scores, order = importance(
-            chosen.measure,
+            config.measure,
             experiment.cfg,
             c.dreaming.trial.microbatch,
             run.current.variables(experiment.params),
             lora,
-            candidates(experiment, pages(experiment, run, step.day), mine),
-            step=chosen.step,
+            candidates(experiment, pages(experiment, run, scheduled.day), chosen),
+            step=config.step,
             seed=seed,
         )
-        of = [x.document for x in mine]
-        kept = dreaming.select(order, of, chosen.top, chosen.random, seed)
+        documents = [x.document for x in chosen]
+        kept = dreaming.select(order, documents, config.keep_top, config.keep_random, seed)
         for i, score in enumerate(scores):
             logger.scalars(eligible[i], {"importance": score, "kept": i in kept})
         bar.advance(1, kept=len(kept))
     on_record = [{"dream": eligible[i], "importance": float(scores[i])} for i in kept]
-    run = run.note_day(step.day, kept=on_record)
-    tokens = sum(len(x.tokens) for x in mine)
-    return run.note(step.label, tokens=tokens, kept=len(kept))
+    run = run.note_day(scheduled.day, kept=on_record)
+    tokens = sum(len(x.tokens) for x in chosen)
+    return run.note(scheduled.label, tokens=tokens, kept=len(kept))
 
 
 def _why_none(written: int) -> str:
@@ -74,9 +85,41 @@ def candidates(
     return Candidates(
         contexts=[x.document for x in dreams],
         texts=[x.text for x in dreams],
-        dreams=examples(
-            [[(prompts.about(pages[x.document]), prompts.said(x.tokens))] for x in dreams]
+        dreams=as_learnt(
+            [(prompts.about(pages[x.document]), prompts.said(x.tokens)) for x in dreams]
         ),
         pages=[f"{page.title} {page.text}" for page in pages],
-        targets=examples([[(prompts.about(page), prompts.reply(page.text))] for page in pages]),
+        targets=as_learnt([(prompts.about(page), prompts.reply(page.text)) for page in pages]),
     )
+
+
+def as_learnt(sequences) -> Examples:
+    """Sequences of (prompt, reply), each alone: `Examples` [sequences, 1, time]."""
+    return examples([[sequence] for sequence in sequences])
+
+
+def programs(run: AbstractRun) -> list[Program]:
+    """What the measure of importance runs (`dreaming.importance`): nothing where it reads no
+    model."""
+    measure, sizes = run.settings.dreaming.selection.measure, run.sizes
+    if not run.has_dreams or not sizes.dreams or measure in WITHOUT_MODEL:
+        return []
+    microbatch, name = run.config.dreaming.trial.microbatch, "select: importance"
+    pages, lengths = zip(*sizes.dreams)
+    dreams = shape_of(as_learnt, lengths)
+    if measure in BY_MODEL:
+        dreams = run.examples(*dreams)
+        args = (run.cfg, microbatch, run.variables, dreams)
+        return [over_examples(name, losses, args, (dreams,), 1)]
+    contexts, members = by_context(pages)
+    targets = run.examples(len(contexts), *shape_of(as_learnt, sizes.targets)[1:])
+    shape, is_last_only = (*members.shape, *dreams[1:]), measure == "last_layer"
+    # Where a context has fewer dreams than others, zeros fill it up, which make its mask integers.
+    dreams = run.examples(*shape).replace(mask=run.array("tokens/mask", *shape))
+    lora = run.collections["lora"]
+    args = (run.cfg, microbatch, run.variables, lora, dreams, targets, is_last_only)
+    passes = 1 if is_last_only else 2
+    return [over_examples(name, gram_matrices, args, (dreams, targets), passes)]
+
+
+SELECT = Phase("select", select, programs)

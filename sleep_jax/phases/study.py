@@ -1,30 +1,38 @@
 """Study: the model, as it was when the day ended and with its documents in view, writes about them
 what the night will learn."""
 
-import jax
+import functools
 
+from sleep_jax.data.batches import bucket
 from sleep_jax.experiment import Experiment
 from sleep_jax.phases.drafts import Drafts
-from sleep_jax.phases.run_state import PhaseLogger, RunState, awake, key_of
-from sleep_jax.run_schedule import Step
+from sleep_jax.phases.phase import Phase
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
+from sleep_jax.programs.abstract import AbstractRun
+from sleep_jax.programs.calls import END, greedy, reading, sampled
+from sleep_jax.programs.program import Program
+from sleep_jax.run_schedule import ScheduledPhase
+from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.sequences import Exchange, Teacher
 from sleep_jax.seeding.transaction import check_capacity
 from sleep_jax.study import questions, self_study
 from sleep_jax.study.self_study import Study
 
 
-def study(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
+def study(
+    experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
+) -> RunState:
     """Puts on record the questions that the model asks itself about the day, with its answers, and
     its replies on general topics."""
-    c, day = experiment.config, experiment.days[step.day]
+    c, day = experiment.config, experiment.days[scheduled.day]
     with logger.bar(2, "step") as bar:
         if check_capacity(experiment.cfg.memory, run.current.slots, 1) == "skip":
             bar.advance(2)
-            return run.note(step.label, tokens=0, skipped="level 1 is full")
+            return run.note(scheduled.label, tokens=0, skipped="level 1 is full")
         teacher, config = awake(experiment, run, day.documents), experiment.settings.study
-        key = jax.random.fold_in(key_of(experiment, step), 3)
         draw = Drafts(logger.mid_phase, lambda count: bar.advance(0, batches=count))
-        asked, drawn = questions.write_questions(
+        self_questions, drawn = questions.write_questions(
             experiment.cfg,
             teacher.variables,
             experiment.tokenizer,
@@ -32,19 +40,20 @@ def study(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step
             teacher.context,
             config,
             {q.text for q in experiment.questions},
-            jax.random.fold_in(key, 0),
+            key_of(experiment, scheduled, "questions"),
             draw,
         )
-        bar.advance(1, questions=len(asked))
-        rehearsed = rehearse(experiment, teacher, jax.random.fold_in(key, 1), draw)
-        bar.figures.pop("batches", None)  # told while they are drawn
+        bar.advance(1, questions=len(self_questions))
+        key = key_of(experiment, scheduled, "rehearsals")
+        rehearsed = rehearse(experiment, teacher, key, draw)
+        bar.figures.pop("batches", None)  # shown while they are drawn
         bar.advance(1, rehearsed=len(rehearsed))
-    held_out, learnt = questions.hold_out(asked, c.dreaming.held_out)
+    held_out, learnt = questions.hold_out(self_questions, c.dreaming.held_out)
     written = Study(tuple(held_out), tuple(learnt), tuple(rehearsed))
-    run = run.note_day(step.day, study=written.to_record())
-    figures = {"questions_drawn": drawn, "questions_kept": len(asked)}
-    tokens = sum(len(e.completion) for e in studied(experiment, run, step.day))
-    return run.note(step.label, tokens=tokens, **figures, rehearsed=len(rehearsed))
+    run = run.note_day(scheduled.day, study=written.to_record())
+    figures = {"questions_drawn": drawn, "questions_kept": len(self_questions)}
+    tokens = sum(len(e.completion) for e in studied(experiment, run, scheduled.day))
+    return run.note(scheduled.label, tokens=tokens, **figures, rehearsed=len(rehearsed))
 
 
 def rehearse(experiment: Experiment, teacher: Teacher, key, draw=None) -> list[Exchange]:
@@ -66,3 +75,42 @@ def studied(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
     written, c = Study.from_record(run.day(day)["study"]), experiment.config
     documents = experiment.days[day].documents
     return written.exchanges(documents, experiment.prompts, experiment.settings.study, c.seed)
+
+
+def programs(run: AbstractRun) -> list[Program]:
+    """Reading, then questions, answers and rehearsals; none where the context never sleeps."""
+    if not run.config.memory.from_context:
+        return []
+    config, sizes = run.settings.study, run.sizes
+    sampling = SamplingConfig(
+        config.max_question_tokens,
+        END,
+        temperature=config.temperature,
+        num_generations=config.questions,
+    )
+    reply, context = greedy(config.max_chat_tokens), bucket(max(sizes.contexts))
+    return [
+        reading(run, "study: read", sizes.contexts),
+        *sampled(run, "study: ask", sampling, sizes.ask),
+        *sampled(run, "study: answer", reply, sizes.answer, context=context),
+        *rehearsing(run, "study"),
+    ]
+
+
+def rehearsing(run: AbstractRun, phase: str) -> list[Program]:
+    """Replies on general topics; where a chat has thoughts, texts are another program."""
+    config, out = run.settings.study, []
+    names = (f"{phase}: rehearse", f"{phase}: rehearse texts")
+    if config.rehearsals:
+        sampling = functools.partial(
+            SamplingConfig,
+            eos_ids=END,
+            temperature=config.temperature,
+            num_generations=config.rehearsals,
+        )
+        for name, (part, longest) in zip(names, self_study.rehearsal_calls(config)):
+            out += sampled(run, name, sampling(longest), run.sizes.rehearse[part])
+    return out
+
+
+STUDY = Phase("study", study, programs, resumable=True)

@@ -1,41 +1,49 @@
-"""Try: the model learns each dream that was selected on its own, and sees whether that made it
-better."""
+"""Try: the model learns each selected dream alone, to see whether that makes it better."""
 
-import jax
+from collections.abc import Sequence
+
 import numpy as np
 
-from sleep_jax.data.examples import examples
+from sleep_jax.data.examples import Examples, Scored, examples
 from sleep_jax.dreaming.reinforce import alone, passage_lessons
 from sleep_jax.dreaming.reward import Gains, earned, gains
-from sleep_jax.dreaming.trial import init_adapters
+from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import Experiment
 from sleep_jax.models.sharding import place
 from sleep_jax.phases.dream_contexts import model_under_eval, pages, reward_items, tau
-from sleep_jax.phases.run_state import PhaseLogger, RunState, key_of
-from sleep_jax.run_schedule import Step
+from sleep_jax.phases.phase import Phase
+from sleep_jax.phases.rng_streams import key_of
+from sleep_jax.phases.run_state import PhaseLogger, RunState
+from sleep_jax.programs.abstract import AbstractRun
+from sleep_jax.programs.dreams import over_examples, rubric, scored, shape_of
+from sleep_jax.programs.program import Program
+from sleep_jax.run_schedule import ScheduledPhase
 
 
-def try_out(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step) -> RunState:
+def try_out(
+    experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
+) -> RunState:
     """Puts on record what each dream that was selected earned, and its gains over the model as it
     is and over the passage alone."""
-    kept = kept_dreams(run, step.day)
+    kept = kept_dreams(run, scheduled.day)
     with logger.bar(1, "step") as bar:
         if not kept:
             bar.advance(1, tried=0)
-            return run.note(step.label, tokens=0, skipped="no dream was selected")
-        config, gain = experiment.settings.dreaming.reward, _gains(experiment, run, step, kept)
+            return run.note(scheduled.label, tokens=0, skipped="no dream was selected")
+        config = experiment.settings.dreaming.reward
+        gain = _gains(experiment, run, scheduled, kept)
         reward = earned(config, gain.over(config.baseline), [x.document for x in kept])
         means = {f"gain_over_{name}": values for name, values in gain.means.items()}
         run = run.note_day(
-            step.day,
+            scheduled.day,
             rewards=[float(r) for r in reward],
             gains=[
                 {name: _or_none(values[i]) for name, values in gain.means.items()}
                 for i in range(len(kept))
             ],
         )
-        importance = [k["importance"] for k in run.day(step.day)["kept"]]
+        importance = [k["importance"] for k in run.day(scheduled.day)["kept"]]
         for i, x in enumerate(kept):
             figures = {"importance": importance[i], "reward": reward[i]}
             figures |= {name: values[i] for name, values in means.items()}
@@ -44,11 +52,11 @@ def try_out(experiment: Experiment, run: RunState, logger: PhaseLogger, step: St
         counts = {"tried": len(kept), "rewarded": int(np.count_nonzero(reward))}
         counts |= {name: _or_none(np.mean(values)) for name, values in means.items()}
         bar.advance(1, tried=counts["tried"], rewarded=counts["rewarded"])
-    return run.note(step.label, tokens=sum(len(x.tokens) for x in kept), **counts)
+    return run.note(scheduled.label, tokens=sum(len(x.tokens) for x in kept), **counts)
 
 
 def _or_none(x: float) -> float | None:
-    """What a record says of a figure: JSON has no NaN."""
+    """A figure as JSON has it, which knows no NaN."""
     return float(x) if np.isfinite(x) else None
 
 
@@ -58,23 +66,61 @@ def kept_dreams(run: RunState, day: int) -> list[Dream]:
     return [Dream.of(record["dreams"][k["dream"]]) for k in record.get("kept", [])]
 
 
-def _gains(experiment: Experiment, run: RunState, step: Step, kept: list[Dream]) -> Gains:
+def trials(
+    experiment: Experiment, run: RunState, day: int, kept: Sequence[Dream]
+) -> tuple[list[list[Scored]], dict[int, list[Scored]]]:
+    """What the trial of each dream learns, and that of each passage alone, by its page; of passages
+    there are none unless dreams are compared with them."""
+    trial, documents = experiment.settings.dreaming.trial, pages(experiment, run, day)
+    learnt = [alone(x, documents[x.document], experiment.prompts, trial.split_lines) for x in kept]
+    if experiment.settings.dreaming.reward.baseline != "passage":
+        return learnt, {}
+    return learnt, passage_lessons(kept, learnt, documents, experiment.prompts, trial)
+
+
+def _lay_out(trial: TrialConfig, sequences: Sequence[Sequence[Scored]]) -> Examples:
+    """What trials learn from, [trials, rows, time]."""
+    return examples(sequences, is_packed=not trial.batch_size)
+
+
+def _gains(
+    experiment: Experiment, run: RunState, scheduled: ScheduledPhase, kept: list[Dream]
+) -> Gains:
     """By how much tau rises with each of them."""
-    cfg, documents = experiment.cfg, pages(experiment, run, step.day)
-    trial, rng = experiment.settings.dreaming.trial, jax.random.fold_in(key_of(experiment, step), 1)
+    cfg, trial = experiment.cfg, experiment.settings.dreaming.trial
+    rng = key_of(experiment, scheduled, "adapters")
     adapters = [place(x, "lora") for x in init_adapters(cfg, experiment.params, rng, trial.seeds)]
-    learnt = [alone(x, documents[x.document], experiment.prompts, trial.split) for x in kept]
-    passages: dict = {}
-    if experiment.settings.dreaming.reward.baseline == "passage":
-        passages = passage_lessons(kept, learnt, documents, experiment.prompts, trial)
+    learnt, passages = trials(experiment, run, scheduled.day, kept)
     return gains(
         model_under_eval(experiment, run),
         trial,
         tau(experiment),
         adapters,
-        examples([*learnt, *passages.values()], is_packed=not trial.batch_size),
+        _lay_out(trial, [*learnt, *passages.values()]),
         [x.document for x in kept],
-        reward_items(experiment, run, step.day),
+        reward_items(experiment, run, scheduled.day),
         passages=list(passages),
-        rng=jax.random.fold_in(key_of(experiment, step), 4),
+        rng=key_of(experiment, scheduled, "row_order"),
     )
+
+
+def programs(run: AbstractRun) -> list[Program]:
+    """The trials, and what measures by how much each of them made the model better."""
+    if not run.has_dreams or not run.sizes.kept:
+        return []
+    trial, sizes = run.settings.dreaming.trial, run.sizes
+    learnt = run.examples(*shape_of(lambda x: _lay_out(trial, x), sizes.trials))
+    adapters = [run.collections["lora"]] * trial.seeds
+    args = (run.cfg, trial, run.variables, adapters, learnt, None, run.key)
+    epochs = trial.epochs * trial.seeds
+    untrained = [sizes.items[page] for page in sorted(set(sizes.kept))]
+    trained = [sizes.items[i] for i in (*sizes.kept, *sizes.passages) for _ in adapters]
+    return [
+        over_examples("try: train", train_adapters, args, (learnt,), 2, epochs),
+        *scored(run, "try: score untrained", untrained, has_adapters=False),
+        *scored(run, "try: score", trained, has_adapters=True),
+        *rubric(run, "try: judge", [*untrained, *trained]),
+    ]
+
+
+TRY = Phase("try", try_out, programs)

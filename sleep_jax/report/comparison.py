@@ -10,9 +10,8 @@ import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from sleep_jax.cli.sweep_runs import SweepRun
 from sleep_jax.fields import shown
 from sleep_jax.phases.evaluate import OPEN_BOOK, STAGES
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
@@ -31,6 +30,20 @@ COLUMNS = {
 }
 
 Figures = dict[str, float]
+
+
+class ComparedRun(Protocol):
+    """A run of a sweep, as `cli.sweep_runs.SweepRun` is.
+
+    Attributes:
+      element: its name, variant and seed.
+      workdir: where it was written.
+      is_finished: it has its report.
+    """
+
+    element: Any
+    workdir: str
+    is_finished: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +71,7 @@ class Comparison:
         return {name: title for name, title in COLUMNS.items() if name in named}
 
 
-def compare(runs: Sequence[SweepRun]) -> Comparison:
+def compare(runs: Sequence[ComparedRun]) -> Comparison:
     """Reads what the runs of a sweep recorded.
 
     Raises:

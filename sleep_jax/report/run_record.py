@@ -8,13 +8,9 @@ from typing import Any
 
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.fields import Fields, as_object
+from sleep_jax.phases.hours import HOURS, MORNING
 from sleep_jax.runtime.progress import figure
 
-HOURS = {
-    "wake": "day",
-    **dict.fromkeys(("study", "merge", "consolidate", "write", "select", "try", "learn"), "night"),
-    "evaluate": "morning",
-}
 COSTS = ("tokens", "seconds", "programs", "memory")  # of a phase
 
 
@@ -91,7 +87,7 @@ def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append({"index": index, "phase": label, "day": day, "hour": HOURS.get(kind, "")})
         rows[-1] |= {name: facts.get(name) for name in COSTS} | {"tokens_per_second": _pace(facts)}
         rows[-1]["detail"] = detail(facts)
-        day += kind == "evaluate"
+        day += HOURS.get(kind) == MORNING
     return rows
 
 

@@ -59,7 +59,7 @@ def samples(experiment: Experiment, run: RunState) -> list[dict[str, Any]]:
     chosen: dict[str, dict[str, Any]] = {}
     for row in run_record.samples(run.record["days"][-1]):
         chosen.setdefault(row["document"], row)
-    return list(chosen.values())[: experiment.config.evaluation.samples]
+    return list(chosen.values())[: experiment.config.evaluation.report_samples]
 
 
 def retention(score: dict[str, Any]) -> list[str]:

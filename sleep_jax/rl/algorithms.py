@@ -62,8 +62,8 @@ class Surrogate(Settings, section="seeding"):
       level: of the ratio, as in `log_ratio`.
       aggregation, length: of the tokens, as in `aggregate`.
       skip_tied: mask out groups whose rewards are all equal.
-      penalty: estimator of KL(policy || reference) as in `kl_estimate`; k2 and k3 are added to the
-        loss, k1 is subtracted from the reward.
+      kl_estimator: of KL(policy || reference), a `kind` of `kl_estimate`; k2 and k3 are added to
+        the loss, k1 is subtracted from the reward.
       importance_cap: largest weight of `truncated_weights`, which are by sequence if `level` is
         "sequence" and else by token: a product over a long completion would be near 0. None: none.
       gae: lambda of generalised advantage estimation, which makes token advantages of completions'
@@ -84,8 +84,10 @@ class Surrogate(Settings, section="seeding"):
     aggregation: str = "token"
     length: int | None = borrowed(None, "max_new_tokens")
     skip_tied: bool = False
-    skip_truncated: bool = setting(False, "mask out rollouts that were cut off")
-    penalty: str = setting(
+    mask_truncated_completions: bool = setting(
+        False, "leave rollouts that were cut off at max_new_tokens out of the policy gradient"
+    )
+    kl_estimator: str = setting(
         "k3", "estimator of the KL to the student before the night", choices=KINDS
     )
     kl_coef: float = setting(0.0, "weight of that KL; 0: none", least=0)
@@ -143,7 +145,7 @@ class Surrogate(Settings, section="seeding"):
           bool [groups * size, time].
         """
         mask = drop_tied(mask, tied) if self.skip_tied else mask.astype(bool)
-        return drop_truncated(mask, finished) if self.skip_truncated else mask
+        return drop_truncated(mask, finished) if self.mask_truncated_completions else mask
 
     @property
     def needs_reference(self) -> bool:
@@ -158,7 +160,7 @@ class Surrogate(Settings, section="seeding"):
           rewards: [batch], one a completion.
           log_probs, reference_log_probs, mask: [batch, time], as for `kl_estimate`.
         """
-        if self.penalty != "k1" or not self.needs_reference or self.gae is not None:
+        if self.kl_estimator != "k1" or not self.needs_reference or self.gae is not None:
             return rewards
         k1 = kl_estimate(log_probs, reference_log_probs, mask, "k1")
         return rewards - self.kl_coef * jnp.sum(k1, axis=1)
@@ -220,10 +222,10 @@ class Surrogate(Settings, section="seeding"):
             return aggregate(values, mask, sequences=sequences, **options)[0]
 
         if self.needs_reference:
-            estimate = kl_estimate(log_probs, reference_log_probs, mask, self.penalty)
+            estimate = kl_estimate(log_probs, reference_log_probs, mask, self.kl_estimator)
             count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
             extra["penalty"] = jax.lax.stop_gradient(jnp.sum(estimate) / count)
-            if self.penalty != "k1":
+            if self.kl_estimator != "k1":
                 total = total + self.kl_coef * aggregated_sum(estimate)
         if self.entropy_coef:
             total = total - self.entropy_coef * aggregated_sum(entropy)

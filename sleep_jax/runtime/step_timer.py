@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import jax
 
-from sleep_jax.forecast.roofline import GIB, model_flops, peak_flops
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.runtime.hardware import GIB, model_flops, peak_flops
 from sleep_jax.runtime.metrics import MEASURED
 from sleep_jax.runtime.profile import Profile
 

@@ -11,6 +11,7 @@ from etils import epath
 
 from sleep_jax.addresses import check_answers, fault
 from sleep_jax.fields import read_object
+from sleep_jax.renamed_fields import RENAMED
 
 # What changes no result: where a run is computed, what is kept of it, and where its base lies,
 # which is known by its weights.
@@ -65,6 +66,12 @@ def check_same_config(
     Raises:
       ValueError: naming the fields that differ and what to do.
     """
+    if older := [name for name in flat_config(old) if name in RENAMED]:
+        raise ValueError(
+            f"{workdir} holds a run that was begun by an older version of sleep_jax: its config "
+            f"has {older[0]}, which is called {RENAMED[older[0]]} now; finish it with that "
+            "version, or use another --workdir"
+        )
     changes = [c for c in config_difference(old, new) if not c.startswith(FREE)]
     allowed = [c for c in changes if is_under_way and c.startswith(FROM_HERE_ON)]
     if changes := [c for c in changes if c not in allowed]:

@@ -30,6 +30,26 @@ class Completion:
 
 
 Draw = Callable[..., list[list[Completion]]]  # `generate`, or what stands in for it
+BATCH = 64  # completions that are sampled at a time, at most
+
+
+def decoding_config(cfg: DecoderConfig, platform: str) -> DecoderConfig:
+    """The decoder as it samples on a platform: unrolled layers decode faster on CPU; elsewhere one
+    scanned layer saves the copy of the weights."""
+    return cfg.replace(scan_layers=platform != "cpu")
+
+
+def prompts_per_call(prompts: int, num_generations: int, batch: int = BATCH) -> int:
+    """How many prompts a call of the sampler completes: they are dealt evenly over as few calls as
+    `batch` completions at a time allow."""
+    most = max(1, batch // num_generations)
+    return math.ceil(prompts / math.ceil(prompts / most))
+
+
+def rows_per_call(count: int, has_adapters: bool) -> int:
+    """Rows of a call with `count` prompts, as many for every shard of a mesh; rows under adapters
+    side by side belong to one each: none is put beside them."""
+    return count if has_adapters else spread_evenly(count)
 
 
 def generate(
@@ -42,7 +62,7 @@ def generate(
     context=None,
     documents: Sequence[int] | None = None,
     width: int | None = None,
-    batch: int = 64,
+    batch: int = BATCH,
     expert_rng=None,
     drawn: list[list[Completion]] | None = None,
     on_batch: Callable[[], None] = lambda: None,
@@ -71,17 +91,13 @@ def generate(
     """
     if not prompts:
         return []
-    most = max(1, batch // sampling.num_generations)
-    count = math.ceil(len(prompts) / math.ceil(len(prompts) / most))
+    count = prompts_per_call(len(prompts), sampling.num_generations, batch)
+    rows = rows_per_call(count, "lora" in variables)
     width = width or bucket(max(map(len, prompts)))
-    # Unrolled layers decode faster on CPU; elsewhere one scanned layer saves the copy of the
-    # weights.
-    cfg = cfg.replace(scan_layers=jax.default_backend() != "cpu")
+    cfg = decoding_config(cfg, jax.default_backend())
     out = [] if drawn is None else drawn
     for start in range(len(out), len(prompts), count):
         chosen = list(range(start, min(start + count, len(prompts))))
-        # Rows under adapters side by side belong to one each: none is put beside them.
-        rows = count if "lora" in variables else spread_evenly(count)
         filled = chosen + [chosen[0]] * (rows - len(chosen))
         tokens, mask = pad([prompts[i] for i in filled], width, side="left")
         cache = None if context is None else take_rows(context, [documents[i] for i in filled])

@@ -121,7 +121,7 @@ def seed_slot(
       The student's collections with the seeded slot; every other leaf is the one that came in.
 
     Raises:
-      NotFinite: more than `seeding.max_skipped` updates in a row were not finite.
+      NotFinite: more than `seeding.max_consecutive_errors` updates in a row were not finite.
       ValueError: `exchanges` have no completions, or the rollouts of an update may not fit its
         rows.
     """
@@ -160,7 +160,7 @@ def seed_slot(
     states = precompute(cfg, student, teachers, exchanges, seeding.shape)
     exchange_states = dict(zip(map(id, exchanges), states))
     buffer.collect_written(student, state.value_head)
-    update_log, done, drawn = UpdateLog(log, seeding.max_skipped, timer), 0, 0
+    update_log, done, drawn = UpdateLog(log, seeding.max_consecutive_errors, timer), 0, 0
     if mid_phase is not None and (kept := mid_phase.find(state)):
         done, state, facts = kept
         drawn = facts["drawn"]["stream"]
@@ -192,7 +192,7 @@ def seed_slot(
             heads,
             lam_rng,
         )
-        if not rollouts:  # metrics of on-policy tokens say nothing about this update
+        if not rollouts:  # metrics of on-policy tokens are of no tokens
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
         sizes = sequence_sizes(chosen, seeding.shape)
         update_log.add(step, metrics, buffer.take_figures(), sizes)

@@ -58,21 +58,27 @@ class Divergence(Settings, section="seeding"):
     kind: str = setting(
         "forward", "divergence between teacher and student", choices=KINDS, name="divergence"
     )
-    beta: float = setting(0.5, "beta of jsd: 0 is forward KL, 1 reverse", least=0, most=1)
-    top_k: int = setting(64, "k of top_k: the teacher's likeliest tokens, ties included", least=1)
+    beta: float = setting(
+        0.5, "beta of jsd: 0 is forward KL, 1 reverse", least=0, most=1, name="jsd_beta"
+    )
+    top_k: int = setting(
+        64, "k of top_k: the teacher's likeliest tokens, ties included",
+        least=1, name="divergence_top_k",
+    )  # fmt: skip
     temperature: float = setting(
         1.0, "temperature of the divergence: divides both models' logits",
         least=COLDEST, name="divergence_temperature",
     )  # fmt: skip
     cap: float | None = setting(
-        None, "nats that a token's divergence counts at most; 0: no cap", above=0, none=0
-    )
+        None, "nats that a token's divergence counts at most; 0: no cap",
+        above=0, none=0, name="divergence_cap",
+    )  # fmt: skip
 
     def check(self) -> None:
         if self.cap is not None and self.kind == "sampled":
             raise ValueError(
-                f"seeding.cap={self.cap} with seeding.divergence='sampled', one term of a sum that "
-                "may be below 0; only whole sums are capped: choose another or no cap"
+                f"seeding.divergence_cap={self.cap} with seeding.divergence='sampled', one term of "
+                "a sum that may be below 0; only whole sums are capped: choose another or no cap"
             )
 
 

@@ -38,10 +38,10 @@ class ImitationConfig(Settings, section="seeding"):
 
     gamma: float = setting(0.5, "share of r_sem in the reward (Eq. 3)", least=0, most=1)
     num_generations: int = setting(8, "rollouts per prefix, which are compared", least=2)
-    cut: tuple[float, float] = setting(
+    prefix_range: tuple[float, float] = setting(
         (0.1, 0.9), "range of the share of a sequence that is given as its prefix", least=0, most=1
     )
-    cut_beta: tuple[float, float] = setting(
+    prefix_beta: tuple[float, float] = setting(
         (1.0, 1.0), "(a, b) of the Beta distribution of that share over its range; (1, 1): uniform",
         least=1e-3, most=1e6,
     )  # fmt: skip
@@ -65,16 +65,18 @@ class ImitationConfig(Settings, section="seeding"):
     surrogate: Surrogate = part(Surrogate, surrogate)
 
     def check(self) -> None:
-        if self.cut[0] > self.cut[1]:
-            raise ValueError(f"seeding.cut={self.cut}; give the lower share first")
+        if self.prefix_range[0] > self.prefix_range[1]:
+            raise ValueError(
+                f"seeding.prefix_range={self.prefix_range}; give the lower share first"
+            )
 
 
 def prefix_shares(imitation: ImitationConfig, rng, count: int) -> np.ndarray:
     """Shares of their sequences that prefixes have, drawn at random: float [count]."""
-    low, high = imitation.cut
-    if imitation.cut_beta == (1, 1):
+    low, high = imitation.prefix_range
+    if imitation.prefix_beta == (1, 1):
         return np.asarray(jax.random.uniform(rng, (count,), minval=low, maxval=high))
-    return low + (high - low) * np.asarray(jax.random.beta(rng, *imitation.cut_beta, (count,)))
+    return low + (high - low) * np.asarray(jax.random.beta(rng, *imitation.prefix_beta, (count,)))
 
 
 def split_prefix(

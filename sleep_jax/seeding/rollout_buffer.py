@@ -94,9 +94,8 @@ class RolloutBuffer:
 
     def is_due(self, step: int, objective: Objective) -> bool:
         """Whether an update learns from rollouts and none is left, so that `collect` is next."""
-        is_on_policy = self._can_imitate and (objective.alpha < 1 or objective.lam > 0)
-        first = round(self._seeding.rollouts_from * self._seeding.steps)
-        return is_on_policy and step >= first and not self._remaining
+        is_on_policy = self._seeding.learns_from_rollouts(step, objective)
+        return self._can_imitate and is_on_policy and not self._remaining
 
     def collect(self, step: int, student, value_head) -> None:
         """Collects a round for the updates from `step` on, at most until the last of the night.
@@ -148,15 +147,11 @@ def imitable_exchanges(
       ValueError: all that could be imitated are too long.
     """
     dreams = [e for e in exchanges if e.is_imitable]
-    needed = [
-        _rows_needed(shape, bucket(_longest_prompt(e)), rollouts, imitation.max_new_tokens)
-        for e in dreams
-    ]
-    fitting = [e for e, rows in zip(dreams, needed) if rows <= shape.batch_size]
+    fitting, fewest = fitting_dreams(dreams, shape, imitation, rollouts)
     if dreams and not fitting:
         raise ValueError(
             f"{rollouts} rollouts of an update (seeding.num_prompts x seeding.num_generations) may "
-            f"need {min(needed)} rows, more than seeding.batch_size={shape.batch_size}; raise it "
+            f"need {fewest} rows, more than seeding.batch_size={shape.batch_size}; raise it "
             f"or lower one of the two"
         )
     if len(fitting) < len(dreams):
@@ -167,6 +162,23 @@ def imitable_exchanges(
             stacklevel=2,
         )
     return fitting
+
+
+def fitting_dreams(
+    dreams: Sequence[Exchange], shape: BatchShape, imitation: ImitationConfig, rollouts: int
+) -> tuple[list[Exchange], int]:
+    """(dreams whose rollouts fit the rows of an update, the fewest rows that any dream needs).
+
+    Args:
+      dreams: that can be imitated.
+      shape, imitation, rollouts: as for `imitable_exchanges`.
+    """
+    needed = [
+        _rows_needed(shape, bucket(_longest_prompt(e)), rollouts, imitation.max_new_tokens)
+        for e in dreams
+    ]
+    fitting = [e for e, rows in zip(dreams, needed) if rows <= shape.batch_size]
+    return fitting, min(needed, default=0)
 
 
 def _longest_prompt(dream: Exchange) -> int:
@@ -205,5 +217,9 @@ def written_widths(written: Sequence[Exchange], shape: BatchShape, share: int) -
             f"may need {needed} rows, more than seeding.batch_size={shape.batch_size}; raise it or "
             f"lower dreaming.batch_size"
         )
-    longest = max(len(e.teacher + e.completion) for e in written)
-    return PadWidths(0, bucket(longest))
+    return PadWidths(0, written_width(written))
+
+
+def written_width(written: Sequence[Exchange]) -> int:
+    """Width of a teacher's rows that holds every one of these rollouts, in tokens."""
+    return bucket(max(len(e.teacher + e.completion) for e in written))

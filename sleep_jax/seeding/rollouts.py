@@ -333,7 +333,7 @@ def with_token_advantages(
     """
     old, mask = pad_floats([e.old_log_probs for e in rollouts], longest)
     reference, beta = old, 0.0
-    if surrogate.needs_reference and surrogate.penalty == "k1":
+    if surrogate.needs_reference and surrogate.kl_estimator == "k1":
         beta = surrogate.kl_coef
         reference = pad_floats([e.reference_log_probs for e in rollouts], longest)[0]
     scores = jnp.asarray([e.advantage for e in rollouts])

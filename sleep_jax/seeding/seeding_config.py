@@ -20,7 +20,7 @@ class SeedingConfig(Settings, section="seeding"):
     """Settings of one night's seeding.
 
     The learning rate rises over `warmup` steps, from above 0, and decays along a cosine to a tenth
-    of its peak. Before `rollouts_from` the student knows too little for rollouts to be rewarded. In
+    of its peak. Before `rollout_start` the student knows too little for rollouts to be rewarded. In
     `joint` mode every update has both terms; in `staged` mode the first updates have the divergence
     alone and the later ones the policy gradient alone, whatever alpha is.
 
@@ -54,16 +54,16 @@ class SeedingConfig(Settings, section="seeding"):
     )
     steps_per_generation: int = setting(4, "updates whose rollouts are sampled at once", least=1)
     num_iterations: int = setting(1, "passes of these updates over their rollouts", least=1)
-    rollouts_from: float = setting(
+    rollout_start: float = setting(
         0.0, "share of the steps after which updates learn from rollouts, too", least=0, most=1
     )
-    max_skipped: int = setting(
+    max_consecutive_errors: int = setting(
         5, "updates in a row that are not finite before the night stops", least=0
     )
     mode: str = setting(
         "joint", "both terms in every update, or distil first and imitate then", choices=MODES
     )
-    stage: float = setting(
+    distill_fraction: float = setting(
         0.5, "mode staged: share of the steps that distil; to distil in all: joint with alpha=1",
         above=0, below=1,
     )  # fmt: skip
@@ -132,8 +132,13 @@ class SeedingConfig(Settings, section="seeding"):
         """The objective of update `step`, whose alpha `mode` may override."""
         if self.mode == "joint":
             return self.objective
-        is_distilling = step < round(self.stage * self.steps)
+        is_distilling = step < round(self.distill_fraction * self.steps)
         return dataclasses.replace(self.objective, alpha=float(is_distilling))
+
+    def learns_from_rollouts(self, step: int, objective: Objective) -> bool:
+        """Whether update `step` with an objective learns from rollouts."""
+        is_on_policy = self.num_prompts > 0 and (objective.alpha < 1 or objective.lam > 0)
+        return is_on_policy and step >= round(self.rollout_start * self.steps)
 
     def optimizer(self) -> optax.GradientTransformation:
         """Adam with a warm-up and cosine schedule, after clipping the gradient to norm 1."""

@@ -103,6 +103,33 @@ def teacher_heads(teachers: Sequence[Teacher]):
     return tuple(lm_head(t.cfg, t.variables["params"]) for t in teachers)
 
 
+def teacher_length(exchange: Exchange) -> int:
+    """Tokens that a teacher reads of an exchange: all but the last of its completion."""
+    return len(exchange.teacher + exchange.completion[:-1])
+
+
+def teacher_batches(
+    lengths: Sequence[int], width: int | None = None, budget: int = 2048
+) -> Iterator[tuple[list[int], int, int]]:
+    """How `teacher_hidden` batches sequences, the longest first.
+
+    Args:
+      lengths: of the sequences, in tokens.
+      width, budget: as for `teacher_hidden`.
+
+    Yields:
+      (indices, rows, columns): the sequences of a batch and its shape; rows without a sequence are
+      filled up. The longest sequence left decides the width; batches of one width are one program.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    while order:
+        columns = width or bucket(lengths[order[-1]])
+        max_rows = budget // columns * row_shards()
+        rows = spread_evenly(max(1, min(max_rows, bucket(len(lengths), 4))))
+        chosen, order = order[-rows:], order[:-rows]
+        yield chosen, rows, columns
+
+
 def teacher_hidden(
     cfg: DecoderConfig,
     variables,
@@ -124,14 +151,8 @@ def teacher_hidden(
       Per exchange float32 [completion, d]; row i predicts token i.
     """
     out: list[np.ndarray] = [None] * len(exchanges)
-    length = [len(e.teacher + e.completion[:-1]) for e in exchanges]
-    order = sorted(range(len(exchanges)), key=length.__getitem__)
-    while order:
-        # The longest exchange left decides the width; all batches of one width are one program.
-        columns = width or bucket(length[order[-1]])
-        max_rows = budget // columns * row_shards()
-        rows = spread_evenly(max(1, min(max_rows, bucket(len(exchanges), 4))))
-        chosen, order = order[-rows:], order[:-rows]
+    lengths = [teacher_length(e) for e in exchanges]
+    for chosen, rows, columns in teacher_batches(lengths, width, budget):
         batch = [exchanges[i] for i in chosen]
         batch += [batch[0]] * (rows - len(batch))
         tokens, mask = pad([e.teacher + e.completion[:-1] for e in batch], columns)

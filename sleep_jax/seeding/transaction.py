@@ -1,4 +1,4 @@
-"""Consolidation of level l into level l + 1 as a transaction (paper 3.3; design, section 4).
+"""Consolidation of level l into level l + 1 as a transaction (paper 3.3).
 
     compute    the sender's pending update (Eq. 2); not applied
     expand     one slot of the receiver unlocks, B = 0

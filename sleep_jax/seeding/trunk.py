@@ -40,7 +40,7 @@ def untaught(
 def trunks_of(
     cfg: DecoderConfig, variables, exchanges: Sequence[Exchange], shape: BatchShape
 ) -> list[np.ndarray | None]:
-    """`States.trunk` of every exchange.
+    """`HiddenStates.trunk` of every exchange.
 
     Args:
       cfg, variables: the student.

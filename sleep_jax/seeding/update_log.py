@@ -15,16 +15,16 @@ class UpdateLog:
 
     Args:
       log: is given every update's step and figures.
-      max_skipped: non-finite updates in a row that are let pass.
+      max_consecutive_errors: non-finite updates in a row that are let pass.
       timer: takes the time of updates.
 
     Attributes:
       logged: all updates so far, as (step, figures).
     """
 
-    def __init__(self, log: Log, max_skipped: int, timer: StepTimer):
+    def __init__(self, log: Log, max_consecutive_errors: int, timer: StepTimer):
         self.logged: list[tuple[int, Figures]] = []
-        self._log, self._max_skipped, self._timer = log, max_skipped, timer
+        self._log, self._max_consecutive_errors, self._timer = log, max_consecutive_errors, timer
         self._skipped = 0  # updates in a row
         self._pending = None
 
@@ -49,7 +49,7 @@ class UpdateLog:
         """Waits for the last update and logs it.
 
         Raises:
-          NotFinite: more than `max_skipped` updates in a row were not finite.
+          NotFinite: more than `max_consecutive_errors` updates in a row were not finite.
         """
         if self._pending is None:
             return
@@ -63,10 +63,10 @@ class UpdateLog:
         self.logged.append((step, figures))
         self._log(step, figures)
         self._skipped = self._skipped + 1 if figures["skipped"] else 0
-        if self._skipped > self._max_skipped:
+        if self._skipped > self._max_consecutive_errors:
             raise NotFinite(
                 f"update {step} is number {self._skipped} in a row that is not finite, more than "
-                f"seeding.max_skipped={self._max_skipped}; lower seeding.learning_rate "
-                "(dreaming.learning_rate in a dream) or set model.dtype='float32'. The memory is "
-                "what it was before this phase"
+                f"seeding.max_consecutive_errors={self._max_consecutive_errors}; lower "
+                "seeding.learning_rate (dreaming.learning_rate in a dream) or set "
+                "model.dtype='float32'. The memory is what it was before this phase"
             )

@@ -169,6 +169,17 @@ def answer(questions: Sequence[SelfQuestion], prompts: Prompts) -> list[Exchange
     ]
 
 
+def rehearsal_calls(study: StudyConfig) -> list[tuple[slice, int]]:
+    """(topics, longest reply in tokens) of the calls of `rehearse`: with thoughts, chats and plain
+    texts are sampled separately, since a plain text is continued without a thought."""
+    if not study.thought:
+        return [(slice(None), study.max_answer_tokens)]
+    return [
+        (slice(0, None, 2), study.max_chat_tokens),
+        (slice(1, None, 2), study.max_answer_tokens),
+    ]
+
+
 def rehearse(
     cfg: DecoderConfig,
     variables,
@@ -196,14 +207,9 @@ def rehearse(
         prompts.plain(topic) if i % 2 else prompts.without_context(topic)
         for i, topic in enumerate(topics)
     ]
-    calls = [(slice(None), study.max_answer_tokens, rng)]
-    if study.thought:  # plain text is continued without a thought
-        calls = [
-            (slice(0, None, 2), study.max_chat_tokens, rng),
-            (slice(1, None, 2), study.max_answer_tokens, jax.random.fold_in(rng, 1)),
-        ]
     groups: list[list[Completion]] = [[]] * len(topic_prompts)
-    for part, longest, key in calls:
+    for call, (part, longest) in enumerate(rehearsal_calls(study)):
+        key = jax.random.fold_in(rng, call) if call else rng
         sampling = SamplingConfig(
             longest,
             tokenizer.eos_ids,

@@ -13,6 +13,11 @@ from sleep_jax.models.sharding import spread_evenly
 from sleep_jax.sampling.sampler import prefill
 
 
+def read_shape(lengths: Sequence[int]) -> tuple[int, int]:
+    """(rows, width) of the contexts of these lengths: as many rows for every shard of a mesh."""
+    return spread_evenly(len(lengths)), bucket(max(lengths))
+
+
 def read(cfg: DecoderConfig, variables, contexts: Sequence[Sequence[int]]):
     """Reads contexts into a cache.
 
@@ -26,7 +31,7 @@ def read(cfg: DecoderConfig, variables, contexts: Sequence[Sequence[int]]):
       hidden states [contexts, time, d] and int32 mask [contexts, time] of the tokens read. On a
       mesh, empty contexts follow until every shard has as many rows.
     """
-    contexts = [*contexts, *[()] * (spread_evenly(len(contexts)) - len(contexts))]
-    tokens, mask = pad(contexts, bucket(max(map(len, contexts))), side="left")
+    rows, width = read_shape([*map(len, contexts)])
+    tokens, mask = pad([*contexts, *[()] * (rows - len(contexts))], width, side="left")
     cache, hidden = prefill(cfg, variables, tokens, mask)
     return cache, hidden, mask

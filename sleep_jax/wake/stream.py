@@ -42,7 +42,7 @@ class WakeConfig(Settings, section="wake"):
     """
 
     context: int = setting(1024, "tokens that the stream sees of itself at most", least=1)
-    clip: float = setting(
+    max_grad_norm: float = setting(
         1.0, "largest global norm of a level's mean gradient; inf: any", above=0, most=math.inf
     )
 
@@ -119,7 +119,7 @@ def apply_due(memory: MemoryConfig, wake: WakeConfig, state: WakeState) -> WakeS
 
     def update(level, due, weights, gradient, scored):
         mean = jax.tree.map(lambda g: g / jnp.maximum(scored, 1), gradient)
-        clip = jnp.minimum(1.0, wake.clip / jnp.maximum(optax.tree.norm(mean), 1e-30))
+        clip = jnp.minimum(1.0, wake.max_grad_norm / jnp.maximum(optax.tree.norm(mean), 1e-30))
         step = memory.level(level).learning_rate * clip
         return jax.tree.map(lambda w, g: jnp.where(due, w - step * g, w), weights, mean)
 
@@ -214,6 +214,11 @@ def read_sessions(cfg: DecoderConfig, wake: WakeConfig, base, states: WakeState,
     return jax.vmap(functools.partial(read_strides, cfg, wake, base))(states, strides, ticks)
 
 
+def padded_strides(count: int) -> int:
+    """Strides of a call of `read_strides` that reads `count` of them: few programs."""
+    return min(bucket(count, 4), MAX_STRIDES)
+
+
 def read_episode(
     cfg: DecoderConfig,
     wake: WakeConfig,
@@ -257,7 +262,7 @@ def read_episode(
     losses = []
     for start in range(0, n, MAX_STRIDES):
         part, tick = (a[start : start + MAX_STRIDES] for a in (strides, ticks))
-        fill = min(bucket(len(part), 4), MAX_STRIDES) - len(part)
+        fill = padded_strides(len(part)) - len(part)
         part = np.pad(part, ((0, fill), (0, 0), (0, 0)))
         tick = np.pad(tick, (0, fill)).astype(np.int32)
         state, (nats, scored) = read_strides(cfg, wake, base, state, part, tick)

@@ -157,7 +157,7 @@ def test_a_trial_learns_the_dream_or_its_lines_and_the_passage():
         ({"estimator": "trpo"}, r"dreaming\.estimator='trpo'; choose from rest_em, group"),
         ({"restart": "birth"}, r"dreaming\.restart='birth'; choose from previous, base"),
         ({"restart": "base", "estimator": "ppo"}, r"dreaming\.restart='base'.*'ppo'.*'rest_em'"),
-        ({"cap": -1}, r"dreaming\.cap=-1"),
+        ({"max_per_document": -1}, r"dreaming\.max_per_document=-1"),
         ({"estimator": "grpo", "alpha": 1.0}, r"dreaming\.alpha=1\.0.*'rest_em'"),
         ({"estimator": "grpo", "batch": 0}, r"dreaming\.batch_size=0"),
         (
@@ -190,7 +190,7 @@ def test_passage_lessons_are_learnt_by_as_many_updates_as_the_longest_dream(batc
     documents = [Document(str(i), f"Kettle {i}", f"Kettle {i} whistles.") for i in range(3)]
     tried = [Dream(d, "paraphrase", (5, 6), text) for d, text in ((2, "a"), (0, "b"), (0, "c\nd"))]
     learnt = [alone(x, documents[x.document], prompts, True) for x in tried]
-    trial = TrialConfig(batch_size=batch, split=True)
+    trial = TrialConfig(batch_size=batch, split_lines=True)
     found = passage_lessons(tried, learnt, documents, prompts, trial)
     assert list(found) == [0, 2]
     for document, count in rows.items():

@@ -21,7 +21,8 @@ def test_the_others_are_drawn_uniformly_from_the_rest():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("measure", "cosin"), ("top", -1), ("random", -2), ("interaction", -0.5)]
+    ("field", "value"),
+    [("measure", "cosin"), ("keep_top", -1), ("keep_random", -2), ("interaction", -0.5)],
 )
 def test_a_setting_that_cannot_be_is_named(field, value):
     with pytest.raises(ValueError, match=rf"dreaming\.{field}={value!r}"):
@@ -29,5 +30,5 @@ def test_a_setting_that_cannot_be_is_named(field, value):
 
 
 def test_to_keep_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"dreaming\.top=0 and dreaming\.random=0"):
-        SelectionConfig(top=0, random=0)
+    with pytest.raises(ValueError, match=r"dreaming\.keep_top=0 and dreaming\.keep_random=0"):
+        SelectionConfig(keep_top=0, keep_random=0)

@@ -26,7 +26,9 @@ from sleep_jax.dreaming.trial import (
 from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.models.decoder_config import TARGETS, LoraConfig
 
-TRIAL = TrialConfig(epochs=4, learning_rate=1e-2, schedule="linear", clip=0.1, microbatch=2)
+TRIAL = TrialConfig(
+    epochs=4, learning_rate=1e-2, schedule="linear", max_grad_norm=0.1, microbatch=2
+)
 
 
 def one(tree, i):

@@ -75,7 +75,7 @@ def test_dreams_are_kept_and_the_rest_is_counted_by_reason(told):
         "The kettles boil and whistle in D minor.",  # of goats it is new
         "чайники громко свистят на старой кухне",
     ]
-    got = written(config("facts", count=3))
+    got = written(config("facts", num_generations=3))
     assert [(x.document, x.template) for x in got.dreams] == [(0, "facts"), (1, "facts")]
     assert got.count == 6 and sum(got.rejected.values()) == 4 and set(got.rejected) == set(REASONS)
     rejected = {reason: n for reason, n in got.rejected.items() if n}
@@ -90,7 +90,7 @@ def test_what_was_dreamt_on_an_earlier_night_is_no_new_dream(told):
     again = "The kettles boil and whistle in D minor."
     replies += [again, again]
     earlier = {0: [again]}
-    one = config("facts", count=1)
+    one = config("facts", num_generations=1)
     got = write(None, one, None, byte_tokenizer(), DOCUMENTS, None, KEY, earlier=earlier)
     assert [x.document for x in got.dreams] == [1] and got.rejected["duplicate"] == 1
 
@@ -98,7 +98,9 @@ def test_what_was_dreamt_on_an_earlier_night_is_no_new_dream(told):
 def test_templates_beside_a_document_continue_its_context_and_others_hold_it(told):
     calls, replies = told
     replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdefgh"]
-    got = written(config("facts", "self-qa", "paraphrase", count=1, temperature=1.0, top_p=0.95))
+    got = written(
+        config("facts", "self-qa", "paraphrase", num_generations=1, temperature=1.0, top_p=0.95)
+    )
     (beside, sampling, given), (whole, _, alone) = calls
     prompts = Prompts(byte_tokenizer())
     assert given["context"] == "cache" and given["documents"] == [0, 0, 1, 1]
@@ -118,14 +120,14 @@ def test_only_templates_of_a_chat_leave_room_for_a_thought(told):
     replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdef"]
     plain = dataclasses.replace(TEMPLATES["self-qa"], name="continued", form="plain")
     templates = (plain, TEMPLATES["facts"], TEMPLATES["self-qa"])
-    got = written(WritingConfig(templates, count=1, max_new_tokens=96, thought=1024))
+    got = written(WritingConfig(templates, num_generations=1, max_new_tokens=96, thought=1024))
     assert [sampling.max_new_tokens for _, sampling, _ in calls] == [1120, 1120, 96]
     prompts = Prompts(byte_tokenizer())
     assert calls[2][0] == [plain.tokens(prompts, document) for document in DOCUMENTS]
     assert [x.text[0] for x in got.dreams] == ["e", "a", "c", "f", "b", "d"]
     calls.clear()
     replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdef"]
-    written(WritingConfig(templates, count=1))
+    written(WritingConfig(templates, num_generations=1))
     assert [len(prompts) for prompts, *_ in calls] == [2, 4]  # without a thought all in one call
 
 
@@ -137,7 +139,7 @@ def test_recipes_are_dreams_of_their_own_kind(told):
         '{"strategy": "train_using_all_tokens", "learning_rate": 1e-4, "num_train_epochs": 2}}'
     )
     replies += [recipe, "Train it twice.", recipe, recipe.replace("2}}", "3}}")]
-    got = written(config("recipe", count=2))
+    got = written(config("recipe", num_generations=2))
     assert [x.is_recipe for x in got.dreams] == [True] * 3
     assert {reason: n for reason, n in got.rejected.items() if n} == {"recipe": 1}
 
@@ -146,14 +148,14 @@ def test_only_who_asks_for_the_random_expert_gives_its_key(told):
     calls, replies = told
     for asked in (False, True):
         replies += ["The kettles boil and whistle.", "The goats eat the hay and bark."]
-        written(config("facts", count=1, random_expert=asked))
+        written(config("facts", num_generations=1, random_expert=asked))
         assert (calls[0][2]["expert_rng"] is EXPERT) == asked
         calls.clear()
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match=r"dreaming\.count=0"):
-        config("facts", count=0)
+    with pytest.raises(ValueError, match=r"dreaming\.num_generations=0"):
+        config("facts", num_generations=0)
     with pytest.raises(ValueError, match=r"temperature=-1"):
         config("facts", temperature=-1)
 
@@ -208,7 +210,7 @@ def test_the_random_expert_is_drawn_by_no_trial_score_or_evaluation(monkeypatch)
     Adapted(cfg, variables, tokenizer, max_new_tokens=4).replies([[(1, 2, 3)]])
 
     def dream(random_expert):
-        one = config("self-qa", count=1, max_new_tokens=4, random_expert=random_expert)
+        one = config("self-qa", num_generations=1, max_new_tokens=4, random_expert=random_expert)
         write(cfg, one, variables, tokenizer, DOCUMENTS[:1], None, KEY, EXPERT)
 
     dream(random_expert=False)

@@ -88,13 +88,16 @@ def test_the_variants_differ_in_what_they_are_named_after(lab):
         return {name for name in was if was[name] != now[name]}
 
     assert changed(night.FULL) == set()
-    assert changed(night.NO_SELECTION) == {"measure", "top", "random"}
+    assert changed(night.NO_SELECTION) == {"measure", "keep_top", "keep_random"}
     assert changed(night.NO_EXPERT) == {"random_expert"}
     # The last day's writer has a slot more than are on, of which the expert is drawn.
     assert full.memory.top_k < night.FEWEST_DAYS - 1
     assert changed(night.NO_DREAMS) == {"steps"}
     tried = night.variant(night.NO_SELECTION, full).dreaming
-    assert (tried.top, tried.random) == (0, full.dreaming.top + full.dreaming.random)
+    assert (tried.keep_top, tried.keep_random) == (
+        0,
+        full.dreaming.keep_top + full.dreaming.keep_random,
+    )
     every = night.variant(night.NO_ROUTER, full)
     assert (every.memory.router, every.memory.top_k) == ("none", 0)
     assert changed(night.NO_ROUTER) == {"random_expert"}
@@ -108,7 +111,7 @@ def experiment():
 def tiny():
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     config.memory.slots = (1,)
-    config.dreaming.count = 3
+    config.dreaming.num_generations = 3
     return config
 
 

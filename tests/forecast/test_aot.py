@@ -8,8 +8,9 @@ import pytest
 
 from sleep_jax.forecast import aot
 from sleep_jax.forecast.counts import Counts
-from sleep_jax.forecast.program import Program
-from sleep_jax.forecast.roofline import GIB, Estimate, chip_of
+from sleep_jax.forecast.roofline import Estimate
+from sleep_jax.programs.program import Program
+from sleep_jax.runtime.hardware import GIB, chip_of
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed"
@@ -20,7 +21,7 @@ def preset(name):
     return runpy.run_path(f"configs/{name}.py")["get_config"]()
 
 
-def test_a_dry_run_says_what_is_held_and_what_it_costs():
+def test_dry_run_lists_arrays_and_costs():
     lines = list(aot.forecast(preset("seeding_8b"), None, is_dry=True))
     assert lines[0] == "Qwen/Qwen3-8B on v5e:4x4: mesh data 1 x fsdp 16 x tensor 1"
     text = "\n".join(lines)
@@ -30,15 +31,15 @@ def test_a_dry_run_says_what_is_held_and_what_it_costs():
     assert "memory: 141,557,760 numbers, 0.527 GiB, 0.033 GiB a device" in text
     assert re.search(r"params/layers/mlp/up/kernel +bfloat16 .*P\(None, 'fsdp'\)", text)
     calls = {name: int(n) for name, n in re.findall(r"^  (\w+: [\w ]+?) +(\d+) ", text, re.M)}
-    assert calls["consolidate: update"] == 100 and calls["dream: learn"] == 20
+    assert calls["consolidate: update"] == 100 and calls["learn: update"] == 20
 
 
-def test_a_dry_run_of_another_slice():
+def test_dry_run_of_another_slice():
     lines = list(aot.forecast(preset("seeding_8b"), "v5p:2x2x2", is_dry=True))
     assert "fsdp 8" in lines[0] and "v5p:2x2x2" in lines[0]
 
 
-def test_mistakes_are_named_before_any_work(monkeypatch):
+def test_forecast_raises_before_any_work(monkeypatch):
     config = preset("seeding_8b")
     with pytest.raises(ValueError, match="no TPU slice"):
         aot.forecast(config, "v5e", is_dry=True)
@@ -57,7 +58,7 @@ def test_mistakes_are_named_before_any_work(monkeypatch):
 
 
 @pytest.mark.parametrize("is_dry", [True, False])
-def test_documents_are_read_before_any_work(tmp_path, monkeypatch, is_dry):
+def test_forecast_reads_documents_before_any_work(tmp_path, monkeypatch, is_dry):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     config = preset("seeding_8b")
     config.data.documents = str(tmp_path / "none.txt")
@@ -74,7 +75,7 @@ def test_documents_are_read_before_any_work(tmp_path, monkeypatch, is_dry):
         return
     config.data.documents = "samples:7-10"
     assert [*aot.forecast(config, "v5e:4x4", is_dry=False)]
-    assert [sizes.documents for _, _, sizes in compiled] == [20, 4]
+    assert [len(sizes.contexts) for _, _, sizes in compiled] == [20, 4]
 
 
 def test_advice_names_settings_with_their_values():
@@ -118,7 +119,7 @@ def lines_of(found, monkeypatch):
     return lines, False
 
 
-def test_a_report_of_what_fits_has_its_totals_and_no_verdict(monkeypatch):
+def test_report_of_programs_that_fit_has_totals(monkeypatch):
     lines, is_over = lines_of([compiled("a: b", 3), compiled("c: d", 16)], monkeypatch)
     text = "\n".join(lines)
     assert not is_over and "fit" not in text.lower()
@@ -126,40 +127,40 @@ def test_a_report_of_what_fits_has_its_totals_and_no_verdict(monkeypatch):
     assert f"at least {20 * 16 / 3600:.2f} chip-hours" in text
 
 
-def test_a_report_of_what_does_not_fit_sums_what_does(monkeypatch):
+def test_report_of_programs_that_do_not_fit_sums_the_others(monkeypatch):
     unfit = [
-        compiled("dream: try", 17.5, fits=False, knobs=("dreaming.trial.microbatch",)),
-        compiled("dream: select", None, fits=False),
+        compiled("try: train", 17.5, fits=False, knobs=("dreaming.trial.microbatch",)),
+        compiled("select: importance", None, fits=False),
         compiled("consolidate: update", 16.1),  # accepted, yet more than a chip has
     ]
     lines, is_over = lines_of([compiled("a: b", 3), *unfit], monkeypatch)
     text = "\n".join(lines)
     assert is_over and not re.search(r"\b(nan|inf)\b", text)
-    assert "dream: try: DOES NOT FIT, asks for 17.50 of 16 GiB a chip" in lines
-    assert "dream: select: DOES NOT FIT, asks for more than 16 GiB a chip" in lines
+    assert "try: train: DOES NOT FIT, asks for 17.50 of 16 GiB a chip" in lines
+    assert "select: importance: DOES NOT FIT, asks for more than 16 GiB a chip" in lines
     assert "consolidate: update: DOES NOT FIT, asks for 16.10 of 16 GiB a chip" in lines
-    assert re.search(r"^  dream: try +10 +- +17\.50$", text, re.M)
-    assert re.search(r"^  dream: select +10 +- +-$", text, re.M)
+    assert re.search(r"^  try: train +10 +- +17\.50$", text, re.M)
+    assert re.search(r"^  select: importance +10 +- +-$", text, re.M)
     assert re.search(r"^  consolidate: update +10 +10\.0 s +16\.10$", text, re.M)
     assert re.search(r"^  together +10\.0 s +3\.00$", text, re.M)
     assert f"at least {10 * 16 / 3600:.2f} chip-hours" in text
     assert "without those that do not fit" in text
     # Advice goes to just those, and the verdict comes last.
     advised = [line.partition(": ")[0] for line in lines if "take a slice with more" in line]
-    assert advised == ["dream", "dream", "consolidate"]
-    assert "dream: try: lower dreaming.trial.microbatch from 16; take a slice" in text
+    assert advised == ["try", "select", "consolidate"]
+    assert "try: train: lower dreaming.trial.microbatch from 16; take a slice" in text
     assert lines[-1] == "This run does not fit v5e:4x4."
 
 
-def test_a_report_of_nothing_that_fits(monkeypatch):
-    lines, is_over = lines_of([compiled("dream: try", None, fits=False)], monkeypatch)
+def test_report_where_nothing_fits(monkeypatch):
+    lines, is_over = lines_of([compiled("try: train", None, fits=False)], monkeypatch)
     assert is_over and re.search(r"^  together +0\.0 s +-$", "\n".join(lines), re.M)
 
 
 @pytest.mark.parametrize(
     ("message", "gib"), [("Used 17.25G of 15.75G hbm.", 17.25), ("No words on memory.", None)]
 )
-def test_what_the_compiler_asks_for_when_it_gives_up(message, gib):
+def test_compile_reads_the_memory_that_a_failed_program_asked_for(message, gib):
     def refuse():
         raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {message}")
 
@@ -174,7 +175,7 @@ def test_what_the_compiler_asks_for_when_it_gives_up(message, gib):
 
 @needs_compiler
 @pytest.mark.slow
-def test_the_tiny_run_compiles_for_a_slice():
+def test_tiny_run_compiles_for_a_slice():
     config = preset("sleep_tiny")
     config.model.dtype = "bfloat16"
     config.mesh.tensor = 2

@@ -41,7 +41,7 @@ ENTRY %main (x: f32[16,4], stack: bf16[6,4,8], at: s32[]) -> f32[16,4] {
 """
 
 
-def test_collectives_by_hand():
+def test_count_of_collectives_by_hand():
     module = Module(SNIPPET)
     assert (module.partitions, module.entry) == (8, "main")
     counts, x = count(SNIPPET), 16 * 4 * 4
@@ -55,14 +55,14 @@ def test_collectives_by_hand():
     assert counts.flops == 0
 
 
-def test_only_what_a_fusion_slices_is_read_and_near_memory_is_free():
+def test_count_reads_slices_only_and_near_memory_is_free():
     x, sliced = 16 * 4 * 4, 1 * 4 * 8 * 2
     at = 4
     collectives = (x + 4 * x) + (x + x) + (x + x / 4) + (x + x)
     assert count(SNIPPET).bytes == sliced + at + collectives + 2 * x
 
 
-def test_a_scan_compiled_for_a_tpu_counts_every_layer():
+def test_count_of_a_tpu_scan_has_every_layer():
     text = (pathlib.Path(__file__).parent / "scan_v5e.hlo").read_text()
     counts = count(text)
     rows, d, layers, both = 512 // 8, 2048, 7, 2
@@ -120,7 +120,7 @@ ENTRY %main (a: f32[2,4]) -> (s32[], f32[8,4]) {
 """
 
 
-def test_a_loop_in_steps_of_two_and_a_collective_in_several_fusions():
+def test_count_of_a_loop_by_twos_and_a_split_collective():
     counts, array = count(LOOP), 8 * 4 * 4
     # 0, 2, 4, 6; and the gathering counts once, though two fusions name it.
     assert counts.times == {"collective-permute": 4, "all-gather": 1}
@@ -129,7 +129,7 @@ def test_a_loop_in_steps_of_two_and_a_collective_in_several_fusions():
     assert counts.bytes == 4 * (2 * array + 3 * 4) + array / 4 + array
 
 
-def test_a_compiled_loop_counts_as_often_as_it_runs():
+def test_count_multiplies_a_loop_by_its_trips():
     def f(x, w):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
 

@@ -1,4 +1,4 @@
-"""The programs that a config implies, against those that its phases call."""
+"""The programs that a config implies, against the functions that its phases call."""
 
 import runpy
 import types
@@ -9,7 +9,6 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from sleep_jax.config import read
-from sleep_jax.data.batches import bucket
 from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming import importance
 from sleep_jax.dreaming.importance import MEASURES, Candidates
@@ -17,10 +16,10 @@ from sleep_jax.evals import adapted
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.evals.items import Item
 from sleep_jax.evals.scorers import IN_WORDS, scorer
-from sleep_jax.forecast.program import SENTENCE, Sizes
 from sleep_jax.forecast.programs import programs_of
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.models.sharding import AXES
+from sleep_jax.programs.sizes import SENTENCE, expected_sizes
 from sleep_jax.rewards import yes_no
 from sleep_jax.rl.algorithms import ALGORITHMS
 from sleep_jax.sampling.sampler import sample
@@ -35,12 +34,12 @@ def programs(preset="sleep_tiny", **changes):
     config.model.name = "tiny"
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     documents, chunk = (4 if preset == "seal" else 2), config.data.chunk_tokens
-    sizes = Sizes(documents, bucket(chunk + 32), documents * chunk // SENTENCE)
+    sizes = expected_sizes(read(config), documents, chunk + 32, documents * chunk // SENTENCE)
     return {p.name: p for p in programs_of(config, MESH, sizes)}
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_selection_compiles_what_its_measure_runs(measure, monkeypatch):
+def test_select_lists_the_function_of_its_measure(measure, monkeypatch):
     ran = []
 
     def gram_matrices(cfg, chunk, variables, lora, dreams, targets, is_last_only):
@@ -54,19 +53,19 @@ def test_selection_compiles_what_its_measure_runs(measure, monkeypatch):
     monkeypatch.setattr(importance, "gram_matrices", gram_matrices)
     monkeypatch.setattr(importance, "losses", losses)
     dreams, targets = (Examples(*3 * [np.ones(s)]) for s in ((2, 1, 8), (1, 1, 8)))
-    those = Candidates([0, 0], ["a b", "c"], dreams, ["a"], targets)
-    importance.importance(measure, None, 1, None, None, those, step=1.0, seed=(0, 0))
-    found = programs(dreaming__measure=measure).get("dream: select")
+    candidates = Candidates([0, 0], ["a b", "c"], dreams, ["a"], targets)
+    importance.importance(measure, None, 1, None, None, candidates, step=1.0, seed=(0, 0))
+    program = programs(dreaming__measure=measure).get("select: importance")
     listed = []
-    if found is not None:
-        name = found.function.__name__
-        listed.append((name, found.args[6] if name == "gram_matrices" else None))
-        found.function.trace(*found.args)
+    if program is not None:
+        name = program.function.__name__
+        listed.append((name, program.args[6] if name == "gram_matrices" else None))
+        program.function.trace(*program.args)
     assert listed == ran
 
 
 @pytest.mark.parametrize("name", IN_WORDS)
-def test_rewards_compile_what_their_scorer_asks_of_the_models(name):
+def test_try_lists_the_functions_of_its_scorer(name):
     asked = []
 
     class Models:
@@ -85,14 +84,14 @@ def test_rewards_compile_what_their_scorer_asks_of_the_models(name):
         return np.ones(1)
 
     scorer(name, lambda: marker)(Models(), [[Item(0, "q", ("a",))]])
-    found = programs(dreaming__scorer=name)
-    rewarding = [found[x] for x in ("dream: reward", "dream: judge") if x in found]
+    listed = programs(dreaming__scorer=name)
+    rewarding = [listed[x] for x in ("try: score", "try: judge") if x in listed]
     assert [p.function for p in rewarding] == asked
     for program in rewarding:
         program.function.trace(*program.args)
 
 
-def test_adapted_models_answer_as_many_at_a_time_as_they_are_put_together(monkeypatch):
+def test_try_scores_as_many_models_at_a_time_as_adapted_puts_together(monkeypatch):
     """SEAL: four documents, five dreams of each, three trials of a dream, two questions."""
     dealt = []
 
@@ -105,148 +104,164 @@ def test_adapted_models_answer_as_many_at_a_time_as_they_are_put_together(monkey
     models.replies([[[1]] * 4] * 60)
     assert len(set(dealt)) == 1 < len(dealt)
 
-    found = programs("seal")["dream: reward"]
-    rows, how = found.args[3].shape[0], found.args[1]
-    adapters = jax.tree.leaves(found.args[2]["lora"])
-    assert {(x.shape[1], rows, how.max_new_tokens) for x in adapters} == set(dealt)
-    assert found.calls == 1 + len(dealt)  # and one of the model as it is
+    listed = programs("seal")
+    program = listed["try: score"]
+    rows, sampling = program.args[3].shape[0], program.args[1]
+    adapters = jax.tree.leaves(program.args[2]["lora"])
+    assert {(x.shape[1], rows, sampling.max_new_tokens) for x in adapters} == set(dealt)
+    assert program.calls == len(dealt) and listed["try: score untrained"].calls == 1
 
 
-def test_the_programs_of_seal():
-    found = programs("seal")
-    assert [name for name in found if name.startswith("dream")] == [
-        "dream: write from prompts",
-        "dream: try",
-        "dream: reward",
-        "dream: learn",
+def test_programs_of_the_seal_preset():
+    listed = programs("seal")
+    dreaming = [x for x in listed if x.partition(":")[0] in ("write", "select", "try", "learn")]
+    assert dreaming == [
+        "write: read",
+        "write: sample from prompts",
+        "try: train",
+        "try: score untrained",
+        "try: score",
+        "learn: read",
+        *(x for x in dreaming if x.startswith("learn: teach")),
+        "learn: update",
+        "learn: anchors",
     ]
-    write = found["dream: write from prompts"]
+    write = listed["write: sample from prompts"]
     assert write.args[6] is None  # no context
     # A passage of 256 tokens after a prompt of 128 is in the prompt: the bucket of 384.
     assert write.args[3].shape[1] == 384
     # Of a dream of 96 tokens four lines, each a row of its own, and the passage.
-    assert found["dream: try"].args[4].tokens.shape == (4 * 5, 4 + 1, 384)
+    assert listed["try: train"].args[4].tokens.shape == (4 * 5, 4 + 1, 384)
 
 
-def test_templates_of_both_kinds_are_written_apart():
-    found = programs(
+def test_write_lists_a_program_for_each_kind_of_template():
+    listed = programs(
         dreaming__instructions=("facts", "rewrite", "self-qa"),
         dreaming__top_p=0.9,
         dreaming__random_expert=True,
     )
-    beside, whole = found["dream: write"], found["dream: write from prompts"]
-    assert beside.args[6] is not None and whole.args[6] is None
-    assert (beside.args[3].shape[0], whole.args[3].shape[0]) == (2, 4)
-    assert {p.args[1].top_p for p in (beside, whole)} == {0.9}
-    assert all(len(p.args) == 8 for p in (beside, whole))  # the key of the random expert
-    assert len(programs()["dream: write"].args) == 7
+    with_context, without = listed["write: sample"], listed["write: sample from prompts"]
+    assert with_context.args[6] is not None and without.args[6] is None
+    assert (with_context.args[3].shape[0], without.args[3].shape[0]) == (2, 4)
+    assert {p.args[1].top_p for p in (with_context, without)} == {0.9}
+    # The key of the random expert.
+    assert all(p.args[7] is not None for p in (with_context, without))
+    assert programs()["write: sample"].args[7] is None
 
 
-def test_many_dreams_take_the_updates_that_draw_each_of_them_twice():
+def test_learn_lists_the_updates_that_draw_each_dream_twice():
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     config.dreaming.steps = 20
     d, shape = config.dreaming, read(config).seeding.shape
     few, many = (
-        next(p for p in programs_of(config, MESH, Sizes(n, 128, n)) if p.name == "dream: learn")
+        next(
+            p
+            for p in programs_of(config, MESH, expected_sizes(read(config), n, 128, n))
+            if p.name == "learn: update"
+        )
         for n in (1, 100)
     )
     assert few.calls == d.steps
-    dreams = 100 * min(d.top + d.random, d.count)
+    dreams = 100 * min(d.keep_top + d.keep_random, d.num_generations)
     # Twice each to write it and to know it, in turn with a document that was studied.
     scored = 2 * 2 * dreams * (d.max_new_tokens + config.data.chunk_tokens)
     assert many.calls >= scored / (shape.batch_size * shape.max_target_length) > d.steps
 
 
 @pytest.mark.parametrize("estimator", ["rest_em", *ALGORITHMS])
-def test_a_writer_that_learns_by_policy_gradient_is_scored_first(estimator):
-    found = programs(dreaming__estimator=estimator, seeding__rows=2)
-    names = list(found)
-    assert ("dream: rescore" in found) == (estimator != "rest_em")
-    if "dream: rescore" in found:
-        rescore = found["dream: rescore"]
+def test_learn_scores_its_dreams_first_under_a_policy_gradient(estimator):
+    listed = programs(dreaming__estimator=estimator, seeding__batch_size=2)
+    names = list(listed)
+    assert ("learn: rescore" in listed) == (estimator != "rest_em")
+    if "learn: rescore" in listed:
+        rescore = listed["learn: rescore"]
         assert rescore.function is score_rows and rescore.calls == 2  # four dreams, one a row
-        assert names[-2:] == ["dream: rescore", "dream: learn"]
+        assert names.index("learn: rescore") < names.index("learn: update")
         assert (rescore.args[3] is not None) == (estimator == "ppo")
-    assert (found["dream: learn"].args[5].critic is not None) == (estimator == "ppo")
+    assert (listed["learn: update"].args[5].critic is not None) == (estimator == "ppo")
 
 
-def test_rollouts_are_scored_before_the_updates_that_learn_from_them():
+def test_consolidate_rescores_the_rollouts_of_every_update():
     # Four updates that share one round, a batch each, by the student.
     assert programs()["consolidate: rescore"].calls == 4
     ppo = programs(seeding__estimator="ppo")
     assert ppo["consolidate: rescore"].args[3] is not None
     assert ppo["consolidate: update"].args[5].critic is not None
     # And by the reference.
-    both = programs(seeding__importance_cap=2.0, seeding__penalty_weight=0.1)
+    both = programs(seeding__importance_cap=2.0, seeding__kl_coef=0.1)
     assert both["consolidate: rescore"].calls == 2 * 4
-    assert programs(seeding__penalty_weight=0.1)["consolidate: rescore"].calls == 2 * 4
+    assert programs(seeding__kl_coef=0.1)["consolidate: rescore"].calls == 2 * 4
+    with_values = programs(seeding__estimator="ppo", seeding__kl_coef=0.1)
+    assert with_values["consolidate: rescore reference"].args[3] is None
 
 
-def test_trials_of_the_passages_alone_are_compiled_beside_those_of_the_dreams():
+def test_try_trains_passages_alone_beside_the_dreams():
     # Two documents, of each two dreams.
     with_passages, without = (programs(dreaming__baseline=x) for x in ("passage", "untrained"))
-    assert with_passages["dream: try"].args[4].tokens.shape[0] == 4 + 2
-    assert without["dream: try"].args[4].tokens.shape[0] == 4
+    assert with_passages["try: train"].args[4].tokens.shape[0] == 4 + 2
+    assert without["try: train"].args[4].tokens.shape[0] == 4
 
 
-def test_without_imitation_nothing_is_rolled_out():
+def test_consolidate_without_imitation_rolls_nothing_out():
     assert "consolidate: roll out" in programs(seeding__alpha=1.0, seeding__lam=0.5)
     alone = programs(seeding__alpha=1.0, seeding__lam=0.0, seeding__estimator="ppo")
     assert "consolidate: roll out" not in alone and "consolidate: rescore" not in alone
 
 
-def test_stages_are_a_program_each():
-    found = programs(seeding__mode="staged", seeding__stage=0.75, seeding__lam=0.0)
-    updates = {n: p for n, p in found.items() if "update" in n}
+def test_consolidate_lists_an_update_for_each_stage():
+    listed = programs(seeding__mode="staged", seeding__distill_fraction=0.75, seeding__lam=0.0)
+    updates = {n: p for n, p in listed.items() if n.startswith("consolidate: update")}
     assert {n: (p.args[1].alpha, p.calls) for n, p in updates.items()} == {
         "consolidate: update to distil": (1.0, 3),
         "consolidate: update to imitate": (0.0, 1),
     }
-    assert found["consolidate: roll out"].calls == 1
+    assert listed["consolidate: roll out"].calls == 1
 
 
-def test_a_judging_model_and_a_router_are_compiled():
-    found = programs(
+def test_consolidate_lists_a_judging_model_and_a_router():
+    listed = programs(
         seeding__judge="model", memory__router="sigmoid", memory__top_k=1, memory__layers="all"
     )
-    judge = found["consolidate: judge"]
+    judge = listed["consolidate: judge"]
     assert judge.function is yes_no.logit_gaps
     # Four updates' dreams in groups of two, in both orders, eight texts at a time.
     assert judge.calls == 2 * 4 * 2 // 8
-    assert "consolidate: aim" in found
-    for program in (judge, found["consolidate: aim"]):
+    for program in (judge, listed["consolidate: aim"]):
         program.function.trace(*program.args)
     assert not {"consolidate: judge", "consolidate: aim"} & set(programs())
 
 
-def test_what_continues_a_text_is_sampled_without_room_to_think():
+def test_study_samples_texts_without_room_for_a_thought():
     at_once = programs()
-    found = programs(model__thinking=True, model__thought_tokens=100)
-    new = {name: p.args[1].max_new_tokens for name, p in found.items() if "rehearse" in name}
-    assert new == {"consolidate: rehearse": 108, "consolidate: rehearse texts": 8}
-    assert found["consolidate: answer"].args[1].max_new_tokens == 108
-    assert "consolidate: rehearse texts" not in at_once
-    assert found["dream: write"].args[1].max_new_tokens == 116
+    listed = programs(model__thinking=True, model__thought_tokens=100)
+    new = {name: p.args[1].max_new_tokens for name, p in listed.items() if "rehearse" in name}
+    assert new == {"study: rehearse": 108, "study: rehearse texts": 8}
+    assert listed["study: answer"].args[1].max_new_tokens == 108
+    assert "study: rehearse texts" not in at_once
+    assert listed["write: sample"].args[1].max_new_tokens == 116
 
 
 def test_nothing_is_studied_or_dreamt_where_the_context_never_sleeps():
-    found = programs("ladder")
     config = runpy.run_path("configs/ladder.py")["get_config"]()
     assert not read(config).memory.from_context
-    assert not [name for name in found if name.startswith("dream")]
-    assert "consolidate: ask" not in found and "consolidate: update" in found
-    assert "consolidate: rehearse" in found
+    listed = programs("ladder")
+    phases = {program.phase for program in listed.values()}
+    assert phases == {"wake", "consolidate", "evaluate"}
+    assert {"consolidate: update", "consolidate: rehearse"} <= set(listed)
     assert "consolidate: rehearse" not in programs(study__rehearsals=0)
 
 
-def test_every_day_skims_or_learns_what_it_reads_and_rollouts_are_taught():
-    found = programs()
-    assert "wake: skim" in found and "wake: learn" not in found
-    assert found["wake: skim"].calls == 2  # documents, one at a time
-    # Rows of a prompt of 128, a dream of 24 and a rollout of 8 before the teacher: a bucket of 160
-    # and 8 more; the eight rollouts of the only round fit one call.
-    taught = found["consolidate: teach rollouts"]
-    assert (taught.args[2].shape, taught.calls) == ((8, 192), 1)
-    assert "consolidate: teach rollouts" not in programs(seeding__alpha=1.0, seeding__lam=0.0)
-    learning = programs("ladder")
+def test_wake_lists_skimming_or_learning():
+    listed = programs()
+    assert "wake: skim" in listed and "wake: learn" not in listed
+    assert listed["wake: skim"].calls == 2  # documents, one at a time
+    learning = {name.partition(" (")[0] for name in programs("ladder")}
     assert "wake: learn" in learning and "wake: skim" not in learning
+
+
+def test_consolidate_teaches_its_rollouts():
+    # Rows of a prompt of 128, a sentence of 24 and a rollout of 8 before the teacher: a bucket of
+    # 160; the eight rollouts of the only round fit one call.
+    taught = programs()["consolidate: teach rollouts"]
+    assert (taught.args[2].shape, taught.calls) == ((8, 160), 1)
+    assert "consolidate: teach rollouts" not in programs(seeding__alpha=1.0, seeding__lam=0.0)

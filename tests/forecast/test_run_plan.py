@@ -35,7 +35,7 @@ def said(plan, start):
     return [line.removeprefix(start).strip() for line in plan.lines() if line.startswith(start)]
 
 
-def test_a_note_a_folder_and_a_book_give_different_plans(tmp_path):
+def test_plans_of_a_note_a_folder_and_a_book(tmp_path):
     note, folder, book = (tmp_path / name for name in ("note.txt", "folder", "book.txt"))
     note.write_text("A kettle whistles.")
     folder.mkdir()
@@ -55,10 +55,12 @@ def test_a_note_a_folder_and_a_book_give_different_plans(tmp_path):
         plan_of(preset(data__documents=str(note), data__episodes=3))
 
 
-def test_a_day_that_a_night_cannot_hold_is_warned_of_with_what_it_takes(tmp_path):
+def test_plan_warns_of_too_few_updates_with_the_remedy(tmp_path):
     book = tmp_path / "book.txt"
     book.write_text("\n\n".join(f"Paragraph {i}. " + "word " * 30 for i in range(100)))
-    config = preset(data__documents=str(book), seeding__rows=2, seeding__scored=288)
+    config = preset(
+        data__documents=str(book), seeding__batch_size=2, seeding__max_target_length=288
+    )
     plan = plan_of(config)
     [warned] = plan.warnings()
     held, tokens = 4 * 2 * 288, sum(map(sum, plan.tokens))
@@ -82,7 +84,7 @@ def test_a_day_that_a_night_cannot_hold_is_warned_of_with_what_it_takes(tmp_path
         ("reuse", "later nights overwrite the last slot"),
     ],
 )
-def test_slots_that_will_not_last_are_told_with_the_remedy(on_full, what):
+def test_plan_warns_of_too_few_slots_with_the_remedy(on_full, what):
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes", on_full=on_full)
     plan = plan_over(memory, days=5)
     assert said(plan, "slots") == ["level 1: 3 of 3 in use at most, full after day 3"]
@@ -94,7 +96,7 @@ def test_slots_that_will_not_last_are_told_with_the_remedy(on_full, what):
     assert "memory.slots of 5" in warned[0] and "in the same workdir later" in warned[0]
 
 
-def test_a_level_that_merges_is_never_full_and_its_merges_are_counted():
+def test_plan_counts_merges():
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes", on_full="merge")
     plan = plan_over(memory, days=5)
     assert said(plan, "slots") == ["level 1: 2 of 3 in use at most, 3 merges, the first on day 3"]
@@ -108,7 +110,7 @@ def test_a_level_that_merges_is_never_full_and_its_merges_are_counted():
     assert written.endswith(f"{(5 + 3) * rolled_out:,} in rollouts")
 
 
-def test_a_level_that_hands_over_what_it_holds_has_room_again():
+def test_plan_empties_a_level_that_hands_over():
     levels = (LevelConfig(period=2, slots=2, rank=4), LevelConfig(slots=4, rank=4))
     plan = plan_over(MemoryConfig(levels, unit="episodes"), days=6)
     assert said(plan, "slots") == [
@@ -122,7 +124,7 @@ def test_a_level_that_hands_over_what_it_holds_has_room_again():
     assert plan.seedings == 9 / 6
 
 
-def test_what_a_run_writes_is_counted_by_its_settings():
+def test_plan_counts_written_tokens():
     plan = plan_of(preset())
     assert said(plan, "days") == ["1 day of 2 parts, 1 night (8 phases)"]
     asked = sum(len(run_plan.sentences(d.text)) for day in plan.days for d in day.documents)
@@ -138,19 +140,22 @@ def test_what_a_run_writes_is_counted_by_its_settings():
     assert f"{dreams * (16 + 24) // 16:,} in dreams" in said(thinking, "written")[0]
 
 
-def test_updates_on_dreams_are_at_least_those_that_are_set():
+def test_plan_counts_updates_on_dreams():
     assert said(plan_of(preset()), "updates")[0].endswith("; at least 2 updates on dreams")
     config = preset(dreaming__restart="base")  # what the night learnt is learnt again
     assert said(plan_of(config), "updates")[0].endswith("; at least 6 updates on dreams")
 
 
-def test_a_disk_that_is_too_small_is_warned_of(tmp_path, monkeypatch):
+def test_plan_warns_of_a_small_disk(tmp_path, monkeypatch):
     usage = functools.partial(lambda free, _: type("usage", (), {"free": free}))
     monkeypatch.setattr(run_plan.shutil, "disk_usage", functools.partial(usage, 2**20))
     plan = plan_of(preset())
     monkeypatch.setattr(RunPlan, "_bytes", lambda self: 3 * 2**30)
     [warned] = plan.warnings(str(tmp_path))
-    assert "has 1.0 MiB of disk left, the run writes about 3.0 GiB; set checkpoint.keep" in warned
+    assert (
+        "has 1.0 MiB of disk left, the run writes about 3.0 GiB; set checkpoint.max_to_keep"
+        in warned
+    )
     [warned] = plan.warnings(str(tmp_path / "not" / "made"))
     assert warned.endswith("another --workdir")
     assert not [*plan.warnings("gs://bucket/run")]
@@ -158,7 +163,7 @@ def test_a_disk_that_is_too_small_is_warned_of(tmp_path, monkeypatch):
     assert any("of disk left" in line for line in lines)  # the rest, which is timed, is not made
 
 
-def test_without_the_tokenizer_tokens_are_reckoned(tmp_path, monkeypatch):
+def test_plan_estimates_tokens_without_a_tokenizer(tmp_path, monkeypatch):
     assert len(about_tokens("é" * 4)) == 2 and len(about_tokens("abc")) == 1
     note = tmp_path / "note.txt"
     note.write_text("x" * 400)
@@ -167,7 +172,7 @@ def test_without_the_tokenizer_tokens_are_reckoned(tmp_path, monkeypatch):
     assert said(plan, "documents") == ["1 part of 1 file, all read; about 100 tokens"]
 
 
-def test_a_plan_refuses_what_the_run_would(monkeypatch):
+def test_plan_refuses_what_the_run_would(monkeypatch):
     with pytest.raises(ValueError, match="the chat template of the tiny model knows no <think>"):
         plan_of(preset(model__thinking=True, model__thought_tokens=24))
     short = plan_of(preset()).cfg.replace(max_position=100)
@@ -176,11 +181,11 @@ def test_a_plan_refuses_what_the_run_would(monkeypatch):
         plan_of(preset())
 
 
-def test_a_plan_has_the_phases_of_the_run():
+def test_plan_has_the_schedule_of_the_run():
     config = preset(
         memory__unit="tokens",
         memory__stride=32,
-        memory__chunks=(64, 0),
+        memory__periods=(64, 0),
         memory__slots=(2, 40),
         memory__ranks=(4, 4),
         memory__learning_rates=(0.5, 0.0),
@@ -190,18 +195,18 @@ def test_a_plan_has_the_phases_of_the_run():
     assert plan_of(config).steps == load_experiment(config).steps
 
 
-def test_disk_is_that_of_the_checkpoints():
+def test_plan_disk_is_the_size_of_its_checkpoints():
     plan = plan_of(preset())
     held = run_plan.collections_of(plan.config, plan.cfg)
     once = sum(
         x.size * x.dtype.itemsize for n in ("memory", "slots") for x in jax.tree.leaves(held[n])
     )
     assert plan._bytes() > 8 * 3 * once
-    few = preset(checkpoint__keep=2)
+    few = preset(checkpoint__max_to_keep=2)
     assert RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.steps)._bytes() < plan._bytes()
 
 
-def test_a_day_that_would_fill_the_memory_is_warned_of(monkeypatch):
+def test_plan_warns_of_a_day_that_would_fill_the_memory(monkeypatch):
     plan = plan_of(preset())
     monkeypatch.setattr(run_plan, "memory_at_hand", lambda: 2**17)
     [warned] = plan.warnings()
@@ -214,7 +219,7 @@ def test_a_day_that_would_fill_the_memory_is_warned_of(monkeypatch):
     assert fewer._trials() == plan._trials() / 2
 
 
-def test_what_a_night_keeps_is_compared_with_what_the_model_leaves(monkeypatch):
+def test_plan_compares_its_memory_with_what_the_model_leaves(monkeypatch):
     plan = plan_of(preset())
     held = run_plan.collections_of(plan.config, plan.cfg)
     model = sum(run_plan._size(held[name]) for name in ("params", "memory", "slots"))
@@ -225,9 +230,9 @@ def test_what_a_night_keeps_is_compared_with_what_the_model_leaves(monkeypatch):
     assert "beside the model" in warned
 
 
-def test_trials_against_the_passage_have_one_adapter_more_a_page():
+def test_plan_counts_an_adapter_a_page_for_passages():
     plan = plan_of(preset())
     config = preset(dreaming__baseline="passage", dreaming__trial__seeds=3)
     against = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.steps)
-    each = config.dreaming.top + config.dreaming.random
+    each = config.dreaming.keep_top + config.dreaming.keep_random
     assert against._trials() == plan._trials() * 3 * (each + 1) / each

@@ -8,8 +8,8 @@ import pytest
 
 from sleep_jax.forecast import dry_run, timing
 from sleep_jax.forecast.dry_run import plan_of
-from sleep_jax.forecast.programs import programs_of
-from sleep_jax.forecast.timing import TimeEstimate, minutes, seconds_of, time_steps, work_by_kind
+from sleep_jax.forecast.programs import flops_of, is_of_seeding, programs_of, work_by_kind
+from sleep_jax.forecast.timing import TimeEstimate, minutes, seconds_of, time_steps
 from sleep_jax.runtime.mesh import make_mesh
 
 
@@ -25,29 +25,31 @@ def plan(config):
 
 @pytest.fixture(scope="module")
 def programs(config, plan):
-    return programs_of(config, make_mesh(config), plan.sizes)
+    return programs_of(config, make_mesh(config), plan.sizes, jax.default_backend())
 
 
-def test_what_is_not_timed_takes_as_long_a_flop_as_the_rest_does(config, plan, monkeypatch):
+def test_time_steps_times_most_of_the_work_and_applies_its_rate_to_the_rest(
+    config, plan, programs, monkeypatch
+):
     timed = []
 
     def seconds(program):
         timed.append(program)
-        return 1e-9 * program.flops(plan.cfg)
+        return 1e-9 * flops_of(program, plan.cfg)
 
     monkeypatch.setattr(timing, "_seconds", seconds)
     rates = time_steps(config, plan.cfg, plan.sizes)
-    work = work_by_kind(programs_of(config, make_mesh(config), plan.sizes), plan.cfg)
+    work = work_by_kind(programs, plan.cfg)
     names = [program.function.__name__ for program in timed]
     assert {*names} == {*rates} - {""} and len({*names}) == len(names)
     assert sum(work[name] for name in names) >= timing.TIMED * work.total()
     assert all(rate == pytest.approx(1e-9) for rate in rates.values())
-    flops = [program.flops(plan.cfg) for program in timed]
+    flops = [flops_of(program, plan.cfg) for program in timed]
     assert flops == sorted(flops)
     assert {"train_adapters", "sample"} <= {*names}
 
 
-def test_a_step_that_would_take_too_long_is_reckoned(config, plan, monkeypatch):
+def test_time_steps_estimates_a_step_that_would_take_too_long(config, plan, monkeypatch):
     timed = []
     monkeypatch.setattr(timing, "_seconds", lambda p: timed.append(p) or 1e6)
     rates = time_steps(config, plan.cfg, plan.sizes)
@@ -59,7 +61,7 @@ def test_a_step_that_would_take_too_long_is_reckoned(config, plan, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["sample", "seeding_step"])
-def test_a_step_is_timed_without_weights(kind, plan, programs, monkeypatch):
+def test_seconds_times_a_step_without_weights(kind, plan, programs, monkeypatch):
     program = next(p for p in programs if p.function.__name__ == kind)
     results = []
 
@@ -77,13 +79,13 @@ def test_a_step_is_timed_without_weights(kind, plan, programs, monkeypatch):
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(results))
 
 
-def test_the_pace_of_the_first_updates_says_how_long_it_will_take(plan, programs):
+def test_time_estimate_follows_the_first_updates(plan, programs):
     lines = []
     time_estimate = TimeEstimate(programs, plan.cfg, 3, lines.append)
     update = next(p for p in programs if p.name == "consolidate: update")
-    study = sum(p.calls * p.flops(plan.cfg) for p in programs if p.name in timing.STUDIED)
+    study = sum(p.calls * flops_of(p, plan.cfg) for p in programs if p.phase == "study")
     time_estimate.add_study(2e-9 * study)
-    for seconds in (99.0, *[1e-9 * update.flops(plan.cfg)] * 8):
+    for seconds in (99.0, *[1e-9 * flops_of(update, plan.cfg)] * 8):
         time_estimate.add_update(1, seconds)
     night = seconds_of(programs, plan.cfg, {"": 1e-9, "sample": 2e-9})
     [line] = lines
@@ -92,24 +94,22 @@ def test_the_pace_of_the_first_updates_says_how_long_it_will_take(plan, programs
     )
 
 
-def test_a_day_costs_as_much_more_as_slots_are_seeded_in_it(plan, programs):
+def test_time_estimate_scales_with_seeded_slots(plan, programs):
     once, thrice = (seconds_of(programs, plan.cfg, {"": 1e-9}, n) for n in (1, 3))
-    again = [
-        p for p in programs if p.name.startswith("consolidate: ") and p.name not in (*timing.ONCE,)
-    ]
-    assert {"consolidate: update", "consolidate: rehearse"} <= {p.name for p in again}
-    more = sum(p.calls * p.flops(plan.cfg) for p in again)
+    again = [p for p in programs if is_of_seeding(p)]
+    assert {"consolidate: update", "study: rehearse"} <= {p.name for p in again}
+    more = sum(p.calls * flops_of(p, plan.cfg) for p in again)
     assert thrice - once == pytest.approx(2e-9 * more)
     lines = []
     time_estimate = TimeEstimate(programs, plan.cfg, 1, lines.append, 3.0)
     for _ in range(6):
         update = next(p for p in programs if p.name == "consolidate: update")
-        time_estimate.add_update(0, 1e-9 * update.flops(plan.cfg))
+        time_estimate.add_update(0, 1e-9 * flops_of(update, plan.cfg))
     assert f"a day and its night take about {minutes(thrice)}" in lines[0]
 
 
 @pytest.mark.parametrize("error", [MemoryError, jax.errors.JaxRuntimeError])
-def test_steps_that_do_not_fit_are_told_in_words(error, config, plan, monkeypatch):
+def test_dry_run_says_where_a_timed_step_does_not_fit(error, config, plan, monkeypatch):
     def fail(*_):
         raise error("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
@@ -118,7 +118,7 @@ def test_steps_that_do_not_fit_are_told_in_words(error, config, plan, monkeypatc
     assert said == ["time        unknown: a step would fill the memory of this machine"]
 
 
-def test_other_errors_of_a_timed_step_are_raised(config, plan, monkeypatch):
+def test_dry_run_raises_other_errors_of_a_timed_step(config, plan, monkeypatch):
     def fail(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: a mistake of ours")
 
@@ -127,7 +127,7 @@ def test_other_errors_of_a_timed_step_are_raised(config, plan, monkeypatch):
         list(dry_run.dry_run(config, "", plan))
 
 
-def test_memory_at_hand_is_what_the_devices_have_left(monkeypatch):
+def test_memory_at_hand_is_what_devices_have_left(monkeypatch):
     class Device:
         def memory_stats(self):
             return {"bytes_limit": 100, "bytes_in_use": 30}
@@ -136,5 +136,5 @@ def test_memory_at_hand_is_what_the_devices_have_left(monkeypatch):
     assert timing.memory_at_hand() == 140
 
 
-def test_minutes_in_words():
+def test_minutes_as_text():
     assert [minutes(s) for s in (6, 90, 7200)] == ["0.1 min", "1.5 min", "2.0 h"]

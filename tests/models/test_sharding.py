@@ -7,11 +7,12 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from sleep_jax import config as settings
 from sleep_jax.cli.config_files import load
-from sleep_jax.forecast.abstract import collections_of, decoder_of
-from sleep_jax.forecast.program import Sizes
 from sleep_jax.forecast.programs import programs_of
 from sleep_jax.models import sharding
 from sleep_jax.models.cache import init_cache
+from sleep_jax.phases.registry import PHASES
+from sleep_jax.programs.abstract import collections_of, decoder_of
+from sleep_jax.programs.sizes import expected_sizes
 from sleep_jax.seeding.sequences import BatchShape, Exchange, HiddenStates, make_batch
 
 PRESETS = sorted(p.stem for p in pathlib.Path("configs").glob("*.py"))
@@ -99,11 +100,11 @@ def test_without_a_mesh_nothing_happens():
 @pytest.mark.parametrize("name", ["seeding_8b", "seeding_1p7b", "seeding_llama3_8b", "sleep_tiny"])
 def test_programs_have_abstract_arguments_only(name):
     config = preset(name)
-    settings.read(config)
-    programs = programs_of(config, abstract(1, 4, 1), Sizes(8, 384, 88))
+    sizes = expected_sizes(settings.read(config), 8, 384, 88)
+    programs = programs_of(config, abstract(1, 4, 1), sizes)
     names = [p.name for p in programs]
     assert len(set(names)) == len(names)
-    assert {n.partition(":")[0] for n in names} == {"wake", "consolidate", "dream", "evaluate"}
+    assert {p.phase for p in programs} == set(PHASES) - {"merge"}
     leaves = [x for p in programs for x in jax.tree.leaves(p.args)]
     assert not any(isinstance(x, (jax.Array, np.ndarray)) for x in leaves)
     assert all(p.calls >= 1 and p.tokens >= 1 for p in programs)

@@ -2,11 +2,13 @@
 
 import types
 
+import jax
+
 from sleep_jax.phases import consolidate as module
 from sleep_jax.runtime.progress import PhaseBar
 
 
-def test_reward_is_blank_until_there_are_rollouts(monkeypatch):
+def test_bar_shows_no_reward_before_rollouts(monkeypatch):
     bar, shown = PhaseBar("consolidate", 4, "step"), []
     logger = types.SimpleNamespace(
         update=lambda *_: None,
@@ -24,12 +26,14 @@ def test_reward_is_blank_until_there_are_rollouts(monkeypatch):
         return "now", {"kl_before": 2.0, "kl_after": 1.5, "rolled_back": "too little"}
 
     monkeypatch.setattr(module, "run_consolidation", run_consolidation)
-    monkeypatch.setattr(module, "_seeding", lambda *_: None)
     experiment = types.SimpleNamespace(
         config=types.SimpleNamespace(seeding=types.SimpleNamespace(steps=3)),
         cfg=None, params=None, tokenizer=None, judge=None,
-        settings=types.SimpleNamespace(gate=None),
+        prompts=types.SimpleNamespace(shared_prefix=()),
+        settings=types.SimpleNamespace(
+            gate=None, seeding=types.SimpleNamespace(with_shared_prefix=lambda tokens: None)
+        ),
     )  # fmt: skip
-    key = module.jax.random.key(0)
+    key = jax.random.key(0)
     module._seed(experiment, logger, bar, types.SimpleNamespace(), [], [], [], key, 0)
     assert shown == ["-", "0.25", "0.25"]

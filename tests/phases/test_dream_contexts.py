@@ -44,7 +44,7 @@ def run(experiment):
     return out.note_day(0, dreams=[dataclasses.asdict(x) for x in dreams])
 
 
-def test_a_weak_document_is_dreamt_about_from_what_was_dreamt(experiment, run):
+def test_weak_documents_are_recollected_from_dreams(experiment, run):
     drawn, figures = dream_contexts.draw_dream_contexts(experiment, run, 1)
     assert [figures[f"contexts_{role}"] for role in dream_contexts.ROLES] == [1, 1, 0]
     assert np.isfinite([figures["tau_recent"], figures["tau_weak"]]).all()
@@ -65,13 +65,13 @@ def test_a_weak_document_is_dreamt_about_from_what_was_dreamt(experiment, run):
     assert dream_contexts.rehearsed(experiment, drawn, 1) == []
 
 
-def test_a_replay_buffer_keeps_the_text(experiment, run):
+def test_source_text_keeps_the_text(experiment, run):
     other = under(experiment, source="text")
     drawn, _ = dream_contexts.draw_dream_contexts(other, run, 1)
     assert dream_contexts.pages(other, drawn, 1)[1] == experiment.days[0].documents[0]
 
 
-def test_a_replay_buffer_knows_documents_that_nothing_was_dreamt_about(experiment, run):
+def test_source_text_draws_documents_without_dreams(experiment, run):
     undreamt = run.note_day(0, dreams=[])
     drawn, figures = dream_contexts.draw_dream_contexts(experiment, undreamt, 1)
     assert figures["contexts_weak"] == figures["contexts_old"] == 0
@@ -85,7 +85,7 @@ def test_a_replay_buffer_knows_documents_that_nothing_was_dreamt_about(experimen
     assert rehearsal.completion == experiment.prompts.reply(document.text)
 
 
-def test_of_earlier_dreams_those_that_earned_a_reward_are_what_is_left(experiment, run):
+def test_recollection_prefers_rewarded_dreams(experiment, run):
     kept = [{"dream": 1, "importance": 0.5}, {"dream": 0, "importance": 0.2}]
     run = run.note_day(0, kept=kept, rewards=[1.0, 0.0])
     drawn, _ = dream_contexts.draw_dream_contexts(experiment, run, 1)
@@ -96,7 +96,7 @@ def test_of_earlier_dreams_those_that_earned_a_reward_are_what_is_left(experimen
     assert [e.completion for e in dream_contexts.rehearsed(other, drawn, 1)] == [(5, 6, 8)]
 
 
-def test_of_an_old_document_the_dreams_are_rehearsed_by_heart(experiment, run):
+def test_old_documents_are_rehearsed_closed_book(experiment, run):
     other = under(experiment, weak=0)
     drawn, figures = dream_contexts.draw_dream_contexts(other, run, 1)
     assert figures["contexts_old"] == 1 and len(dream_contexts.pages(other, drawn, 1)) == 1
@@ -105,7 +105,7 @@ def test_of_an_old_document_the_dreams_are_rehearsed_by_heart(experiment, run):
     assert all(e.is_closed_book and e.kind == "rehearse" for e in exchanges)
 
 
-def test_what_was_recollected_counts_as_dreamt_about_the_document(experiment, run):
+def test_dreams_about_a_recollection_count_for_its_document(experiment, run):
     """A third night finds the dreams of the second about the first day's document, too."""
     days = (*experiment.days, experiment.days[1])
     longer = dataclasses.replace(experiment, days=days)
@@ -119,7 +119,7 @@ def test_what_was_recollected_counts_as_dreamt_about_the_document(experiment, ru
 
 
 @pytest.mark.slow
-def test_the_second_night_dreams_about_both_days(tmp_path, monkeypatch):
+def test_second_night_dreams_about_both_days(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "flaw", lambda *_: None)
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     config.data.episodes = 2

@@ -6,7 +6,7 @@ from sleep_jax.experiment import Day, TestQuestion
 from sleep_jax.phases import evaluate as module
 from sleep_jax.phases.evaluate import STAGES, chance, evaluate
 from sleep_jax.phases.run_state import PhaseLogger, RunState
-from sleep_jax.run_schedule import Step
+from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 
 
@@ -15,9 +15,7 @@ def asked(document):
     return [TestQuestion(0, f"{document} {i}?", ("yes",), is_paraphrase=i == 2) for i in range(3)]
 
 
-def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
-    tmp_path, monkeypatch, capsys
-):
+def test_bar_ends_with_closed_book_scores_and_the_ceiling(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SLEEP_JAX_QUIET", raising=False)
     right = {"before": 0, "consolidated": 1, "now": 2, "open": 3}
 
@@ -41,8 +39,8 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
     )
     run = RunState(*selves, {"phases": {}, "days": [{}, {}]})
     with MetricWriter(tmp_path) as writer:
-        step = Step("evaluate-2", "evaluate", day=1, number=5)
-        run = evaluate(experiment, run, PhaseLogger(writer, "evaluate-2"), step)
+        scheduled = ScheduledPhase("evaluate-2", "evaluate", day=1, rng_stream=5)
+        run = evaluate(experiment, run, PhaseLogger(writer, "evaluate-2"), scheduled)
     last = capsys.readouterr().out.splitlines()[-1]
     assert "questions 1  held-out wordings 0  anchor perplexity 35  open-book ceiling 1  " in last
     assert "earlier days 1" in last
@@ -53,7 +51,7 @@ def test_the_bar_of_evaluate_ends_with_the_closed_book_and_names_the_ceiling(
     assert run.record["days"][1]["scores"][STAGES[3]] == {"questions": 1.0, "paraphrases": 1.0}
 
 
-def test_chance_holds_replies_against_the_other_questions_of_their_document():
+def test_chance_matches_replies_with_other_questions_of_the_document():
     def question(document, answer, is_paraphrase=False):
         return TestQuestion(document, "?", (answer,), is_paraphrase)
 

@@ -6,7 +6,7 @@ from sleep_jax.phases.run_state import PhaseLogger
 from sleep_jax.runtime.preemption import Preempted
 
 
-def test_a_phase_without_a_bookmark_heeds_the_watch_but_for_its_last_step():
+def test_phase_without_mid_phase_checkpoint_stops_before_its_last_step():
     class Asked:
         def should_stop(self):
             return True

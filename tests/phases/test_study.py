@@ -1,6 +1,7 @@
 """A phase that samples keeps its place after every batch."""
 
 import contextlib
+import dataclasses
 import runpy
 
 import jax
@@ -12,8 +13,10 @@ from sleep_jax import lifecycle
 from sleep_jax.experiment import load_experiment
 from sleep_jax.phases import drafts
 from sleep_jax.phases.drafts import Drafts, _completions, _record
+from sleep_jax.phases.registry import PHASES
 from sleep_jax.phases.run_state import PhaseLogger
 from sleep_jax.phases.study import study
+from sleep_jax.phases.write import write
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.mid_phase import MidPhaseCheckpoint
@@ -31,7 +34,7 @@ class Impatient:
         return True
 
 
-def test_completions_come_back_from_a_bookmark_to_the_bit():
+def test_completions_are_restored_from_their_record_bitwise():
     scores = np.random.default_rng(0).normal(size=5).astype(np.float32)
     groups = [
         [Completion((3, 1, 70_000), scores[:3], True), Completion((2,), scores[3:4], False)],
@@ -52,17 +55,15 @@ def experiment():
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     config.data.documents = "samples:6"
     config.study.questions, config.study.rehearsals = 16, 3
-    config.dreaming.count, config.dreaming.temperature = 32, 1.5
+    config.dreaming.num_generations, config.dreaming.temperature = 32, 1.5
     return load_experiment(config)
 
 
-def test_a_study_that_is_stopped_after_every_batch_ends_like_one_that_was_not(
-    experiment, tmp_path, monkeypatch
-):
+def test_study_stopped_after_every_batch_ends_with_the_same_bits(experiment, tmp_path, monkeypatch):
     # Whatever the random model writes passes for a question, so that all three calls have batches.
     monkeypatch.setattr(questions, "is_about", lambda *_: True)
     monkeypatch.setattr(questions, "ungrounded", lambda *_: False)
-    step = next(x for x in experiment.steps if x.phase == "study")
+    scheduled = next(x for x in experiment.schedule if x.phase == "study")
     batches, sample = [], sampling.sample
 
     def counted(cfg, how, *rest):
@@ -70,9 +71,9 @@ def test_a_study_that_is_stopped_after_every_batch_ends_like_one_that_was_not(
         return sample(cfg, how, *rest)
 
     monkeypatch.setattr(sampling, "sample", counted)
-    born = lifecycle.init_run_state(experiment)
+    initial = lifecycle.init_run_state(experiment)
     with MetricWriter(tmp_path / "metrics") as writer:
-        whole = study(experiment, born, PhaseLogger(writer, "study", quiet=True), step)
+        whole = study(experiment, initial, PhaseLogger(writer, "study", quiet=True), scheduled)
         drawn, stops = batches.copy(), []
         batches.clear()
         assert len({*drawn}) == 3 and all(drawn.count(group) > 1 for group in drawn)
@@ -81,17 +82,17 @@ def test_a_study_that_is_stopped_after_every_batch_ends_like_one_that_was_not(
                 mid_phase = MidPhaseCheckpoint(saved, "study", every=0, watch=Impatient())
                 logger = PhaseLogger(writer, "study", quiet=True, mid_phase=mid_phase)
                 try:
-                    again = study(experiment, born, logger, step)
+                    again = study(experiment, initial, logger, scheduled)
                     break
                 except Preempted as stopped:
                     stops.append(stopped.where)
     assert stops == [f"{n} batches of study" for n in range(1, len(drawn) + 1)]
     assert batches == drawn  # none of them twice
     assert again.record == whole.record
-    assert jax.tree.all(jax.tree.map(np.array_equal, again.state, whole.state))
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.arrays, whole.arrays))
 
 
-def test_calls_are_known_by_their_order(monkeypatch):
+def test_drafts_number_calls_by_their_order(monkeypatch):
     asked = []
 
     def generate(name, drawn, on_batch):
@@ -108,14 +109,15 @@ def test_calls_are_known_by_their_order(monkeypatch):
 
 
 @pytest.mark.parametrize("phase", ["study", "write"])
-def test_a_run_that_is_stopped_in_a_phase_that_samples_keeps_its_place(
+def test_run_stopped_in_a_sampling_phase_keeps_a_mid_phase_checkpoint(
     phase, experiment, tmp_path, monkeypatch
 ):
-    def passed(experiment, run, logger, step):
-        return run.note_day(step.day, slot=0, study=Study((), (), ()).to_record()).note(step.label)
+    def passed(experiment, run, logger, scheduled):
+        run = run.note_day(scheduled.day, slot=0, study=Study((), (), ()).to_record())
+        return run.note(scheduled.label)
 
-    others = dict.fromkeys(lifecycle.PHASES, passed) | {phase: lifecycle.PHASES[phase]}
-    monkeypatch.setattr(lifecycle, "PHASES", others)
+    others = {n: dataclasses.replace(x, function=passed) for n, x in PHASES.items() if n != phase}
+    monkeypatch.setattr(lifecycle, "PHASES", PHASES | others)
     stops = []
     while not stops or phase not in stops[-1]:
         with pytest.raises(Preempted) as stopped:
@@ -124,46 +126,44 @@ def test_a_run_that_is_stopped_in_a_phase_that_samples_keeps_its_place(
     assert stops[-1] == f"1 batches of {phase}"
 
 
-def test_writing_that_is_stopped_after_its_first_batch_ends_like_writing_that_was_not(
+def test_write_stopped_after_its_first_batch_ends_with_the_same_bits(
     experiment, tmp_path, monkeypatch
 ):
     articulate(monkeypatch)
-    step = next(x for x in experiment.steps if x.phase == "write")
-    born = lifecycle.init_run_state(experiment).note_day(
+    scheduled = next(x for x in experiment.schedule if x.phase == "write")
+    initial = lifecycle.init_run_state(experiment).note_day(
         0, slot=0, study=Study((), (), ()).to_record()
     )
     with (
         MetricWriter(tmp_path / "metrics") as writer,
         PhaseCheckpoints(tmp_path / "mid_phase", keep=2) as saved,
     ):
-        whole = lifecycle.write(experiment, born, PhaseLogger(writer, "write", quiet=True), step)
+        whole = write(experiment, initial, PhaseLogger(writer, "write", quiet=True), scheduled)
         for watch in (Impatient(), None):
             mid_phase = MidPhaseCheckpoint(saved, "write", every=0, watch=watch)
             logger = PhaseLogger(writer, "write", quiet=True, mid_phase=mid_phase)
             with pytest.raises(Preempted) if watch else contextlib.nullcontext() as stopped:
-                again = lifecycle.write(experiment, born, logger, step)
+                again = write(experiment, initial, logger, scheduled)
             assert watch is None or stopped.value.where == "1 batches of write"
     assert whole.day(0)["dreams"] and again.record == whole.record
 
 
 @pytest.mark.slow
-def test_writing_that_is_stopped_after_every_batch_ends_like_writing_that_was_not(
-    experiment, tmp_path, monkeypatch
-):
+def test_write_stopped_after_every_batch_ends_with_the_same_bits(experiment, tmp_path, monkeypatch):
     articulate(monkeypatch)
-    step = next(x for x in experiment.steps if x.phase == "write")
-    born = lifecycle.init_run_state(experiment).note_day(
+    scheduled = next(x for x in experiment.schedule if x.phase == "write")
+    initial = lifecycle.init_run_state(experiment).note_day(
         0, slot=0, study=Study((), (), ()).to_record()
     )
     stops = []
     with MetricWriter(tmp_path / "metrics") as writer:
-        whole = lifecycle.write(experiment, born, PhaseLogger(writer, "write", quiet=True), step)
+        whole = write(experiment, initial, PhaseLogger(writer, "write", quiet=True), scheduled)
         with PhaseCheckpoints(tmp_path / "mid_phase", keep=2) as saved:
             while True:
                 mid_phase = MidPhaseCheckpoint(saved, "write", every=0, watch=Impatient())
                 logger = PhaseLogger(writer, "write", quiet=True, mid_phase=mid_phase)
                 try:
-                    again = lifecycle.write(experiment, born, logger, step)
+                    again = write(experiment, initial, logger, scheduled)
                     break
                 except Preempted as stopped:
                     stops.append(stopped.where)

@@ -23,7 +23,7 @@ class Bar:
         pass
 
 
-def test_surprise_on_the_bar_is_the_mean_of_the_pages_that_were_read(monkeypatch):
+def test_skim_shows_the_mean_surprise_of_documents_read(monkeypatch):
     of_page = iter([(2.0, 2), (12.0, 4), (4.0, 2)])  # nats, tokens that were scored
     monkeypatch.setattr(module, "negative_log_likelihood", lambda *_: next(of_page))
     bar, recorded = Bar(), []

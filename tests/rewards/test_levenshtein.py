@@ -105,9 +105,9 @@ def test_distance_under_vmap_and_with_a_batch_of_one():
     cases = [p for p in word_boundary_pairs() if len(p[0]) == 33]
     true = [Levenshtein.distance(a, b) for a, b in cases]
     a, b = pack([p[0] for p in cases], 33), pack([p[1] for p in cases], 65)
-    alone = [x[:, None] for x in (*a, *b)]
-    np.testing.assert_array_equal(jax.vmap(levenshtein.distance)(*alone)[:, 0], true)
-    one = levenshtein.distance(*(x[0] for x in alone))
+    single = [x[:, None] for x in (*a, *b)]
+    np.testing.assert_array_equal(jax.vmap(levenshtein.distance)(*single)[:, 0], true)
+    one = levenshtein.distance(*(x[0] for x in single))
     np.testing.assert_array_equal(one, true[:1])
 
 

@@ -76,4 +76,4 @@ def test_default_thresholds_are_calibrated_on_the_probe():
     is_changed = np.array([pair.kind in changed for pair in test])
     assert not np.any(scores[is_changed] >= GATED_THRESHOLD)
     assert np.mean(scores[same] >= GATED_THRESHOLD) > 0.7
-    assert score_pairs(cosine, test)[0][is_changed].mean() > 0.7  # why it is not enough alone
+    assert score_pairs(cosine, test)[0][is_changed].mean() > 0.7  # not enough alone

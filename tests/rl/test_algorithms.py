@@ -178,7 +178,7 @@ def test_k1_penalty_is_subtracted_from_the_reward():
     log_probs = np.array([[-1.0, -2.0, -9.0], [-3.0, -1.0, -1.0]])
     reference = np.array([[-2.0, -2.5, -1.0], [-1.0, -1.0, -1.0]])
     mask = np.array([[1, 1, 0], [1, 1, 1]], bool)
-    penalised = surrogate("rloo", penalty="k1", kl_coef=0.1)
+    penalised = surrogate("rloo", kl_estimator="k1", kl_coef=0.1)
     got = penalised.penalised_reward(np.array([1.0, 0.5]), log_probs, reference, mask)
     np.testing.assert_allclose(got, [1 - 0.1 * 1.5, 0.5 + 0.1 * 2], rtol=1e-6)
     for other in (surrogate("rloo"), surrogate("rloo", kl_coef=0.1)):
@@ -221,8 +221,8 @@ def test_learning_mask_by_hand():
     for options, want in (
         ({}, [1, 1, 1, 1]),
         ({"skip_tied": True}, [0, 0, 1, 1]),
-        ({"skip_truncated": True}, [1, 1, 0, 1]),
-        ({"skip_tied": True, "skip_truncated": True}, [0, 0, 0, 1]),
+        ({"mask_truncated_completions": True}, [1, 1, 0, 1]),
+        ({"skip_tied": True, "mask_truncated_completions": True}, [0, 0, 0, 1]),
     ):
         got = Surrogate(**options).learning_mask(mask, tied, finished)
         np.testing.assert_array_equal(got, np.array([want, want], bool).T)
@@ -241,7 +241,7 @@ def test_learning_mask_by_hand():
         ("dapo", {"clip_high": -0.1}, "clip_high=-0.1; give a distance"),
         ("dr_grpo", {}, "length=None; aggregation='constant' divides by it"),
         ("reinforce", {"skip_tied": True}, "skip_tied=True with baseline='batch'"),
-        ("grpo", {"penalty": "k4"}, "penalty='k4'; choose from k1, k2, k3"),
+        ("grpo", {"kl_estimator": "k4"}, "kl_estimator='k4'; choose from k1, k2, k3"),
         ("grpo", {"kl_coef": -0.1}, "seeding.kl_coef=-0.1; give a number at least 0"),
         (
             "grpo",

@@ -1,6 +1,5 @@
 import json
 import os
-import runpy
 import socket
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import sleep_tiny
 from sleep_jax.models.sharding import AXES
 from sleep_jax.runtime.mesh import make_mesh, mesh_shape
 
@@ -17,7 +17,7 @@ STEPS = "tests/runtime/sharded_steps.py"
 
 @pytest.fixture
 def config():
-    return runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    return sleep_tiny.get_config()
 
 
 def on(config, data, fsdp, tensor, rows=8):

@@ -33,7 +33,7 @@ def seeding(**changes):
         "shape": SHAPE,
         "num_prompts": 1,
         "steps_per_generation": 2,
-        "rollouts_from": 0.0,
+        "rollout_start": 0.0,
         "objective": Objective(),
         "imitation": ImitationConfig(num_generations=2, max_new_tokens=4),
     }
@@ -80,7 +80,7 @@ class RecordingTimer:
 
     def end(self, sequences):
         self.calls.append("end")
-        return {"time/tokens": float(sum(own for _, own, _ in sequences))}
+        return {"time/tokens": float(sum(tokens for _, tokens, _ in sequences))}
 
     def finished(self, step):
         self.calls.append(f"finished {step}")
@@ -93,7 +93,7 @@ def test_seed_slot_changes_only_the_slot_and_logs_every_step(cfg, tokenizer, nig
         cfg,
         tokenizer,
         judge,
-        seeding(rollouts_from=0.5),
+        seeding(rollout_start=0.5),
         **night,
         log=lambda *entry: logged.append(entry),
         timer=timer,
@@ -173,7 +173,7 @@ def test_seed_slot_learns_written_rollouts_by_their_advantages(
 
     gains = [likelihood(got, e) - likelihood(night["student"], e) for e in WRITTEN]
     assert gains[0] > gains[1] + 0.5  # advantages are 1 and -1
-    np.testing.assert_allclose(logged[0]["policy_ratio"], 1, atol=1e-4)  # the scorer's own
+    np.testing.assert_allclose(logged[0]["policy_ratio"], 1, atol=1e-4)  # both by the scorer
     assert logged[0]["policy_sampler_gap"] > 0.1 and "reward" not in logged[0]
     assert logged[0]["policy_round_gap"] < 1e-4 < 1e-3 < logged[-1]["policy_round_gap"]
 
@@ -273,7 +273,7 @@ def test_rollout_widths_hold_every_dream():
     "change, message",
     [
         ({"warmup": 4}, "seeding.steps=4 does not exceed seeding.warmup=4"),
-        ({"rollouts_from": 1.5}, r"seeding.rollouts_from=1.5; give a number from 0 to 1"),
+        ({"rollout_start": 1.5}, r"seeding.rollout_start=1.5; give a number from 0 to 1"),
     ],
 )
 def test_seeding_config_rejects_invalid_settings(change, message):
@@ -307,25 +307,25 @@ def test_several_teachers_are_weighted_in_divergence_and_seeding(cfg, variables,
     wide = cfg.replace(width=40, heads=5, kv_heads=1, memory=MemoryConfig())
     params = Decoder(wide).init(jax.random.key(7), np.zeros((1, 2), np.int32))["params"]
     context = read(wide, {"params": params}, [tokens(12), tokens(5), ()])[0]
-    [own] = night["teachers"]
-    own = dataclasses.replace(own, weight=0.75)
+    [model] = night["teachers"]
+    model = dataclasses.replace(model, weight=0.75)
     other = Teacher(wide, {"params": params}, context, weight=0.25)
 
     # A single teacher is scored with the student's head; two of it, with its own.
-    single = [dataclasses.replace(own, weight=1.0)]
+    single = [dataclasses.replace(model, weight=1.0)]
     halves = [dataclasses.replace(other, weight=0.5)] * 2
     each = [distance(cfg, night["student"], teachers) for teachers in (single, halves)]
-    got = distance(cfg, night["student"], [own, other])
+    got = distance(cfg, night["student"], [model, other])
     np.testing.assert_allclose(got, 0.75 * each[0] + 0.25 * each[1], rtol=1e-5)
     config = seeding(steps=30, objective=Objective(alpha=1.0, lam=0.0))
-    both = night | {"teachers": [own, other]}
+    both = night | {"teachers": [model, other]}
     learnt = seed_slot(cfg, tokenizer, judge, config, **both, log=lambda *_: None)
-    assert distance(cfg, learnt, [own, other]) < got
+    assert distance(cfg, learnt, [model, other]) < got
     with pytest.raises(ValueError, match="sum to 1"):
-        distance(cfg, night["student"], [own, own, other])
+        distance(cfg, night["student"], [model, model, other])
     narrow = dataclasses.replace(other, cfg=wide.replace(vocab=90))
     with pytest.raises(ValueError, match="97, 90 tokens"):
-        distance(cfg, night["student"], [own, narrow])
+        distance(cfg, night["student"], [model, narrow])
 
 
 def logged_night(cfg, tokenizer, night, **changes):
@@ -355,7 +355,7 @@ def test_seed_slot_reuses_rollouts_with_importance_weights(cfg, tokenizer, night
         "collect_rollouts",
         lambda *args, **options: rounds.append(out := collect(*args, **options)) or out,
     )
-    policy = surrogate("group", penalty="k2", kl_coef=0.1, importance_cap=1.2)
+    policy = surrogate("group", kl_estimator="k2", kl_coef=0.1, importance_cap=1.2)
     log, _ = logged_night(
         cfg,
         tokenizer,
@@ -387,7 +387,7 @@ def test_seed_slot_reuses_rollouts_with_importance_weights(cfg, tokenizer, night
 @pytest.mark.slow
 def test_seed_slot_in_staged_mode_with_ppo(cfg, tokenizer, night):
     """Distil, then imitate, with a value head, and gradients accumulated over parts."""
-    policy = surrogate("ppo", penalty="k1", kl_coef=0.1, entropy_coef=0.01)
+    policy = surrogate("ppo", kl_estimator="k1", kl_coef=0.1, entropy_coef=0.01)
     log, slot = logged_night(
         cfg,
         tokenizer,

@@ -153,7 +153,7 @@ def seeding(**changes):
         "shape": SHAPE,
         "num_prompts": 1,
         "steps_per_generation": 1,
-        "rollouts_from": 0.0,
+        "rollout_start": 0.0,
         "objective": Objective(),
         "imitation": ImitationConfig(num_generations=2, max_new_tokens=4),
     }
@@ -191,11 +191,11 @@ def test_seed_slot_raises_after_too_many_non_finite_updates(variables, night):
         return np.full(len(candidates), np.nan, np.float32)
 
     with pytest.raises(NotFinite, match=r"update 1 is number 2 in a row.*lower seeding.learning_"):
-        night(nan_judge, seeding(max_skipped=1), EXCHANGES[:2], log)
+        night(nan_judge, seeding(max_consecutive_errors=1), EXCHANGES[:2], log)
     assert [metrics["skipped"] for metrics in log] == [1, 1]
     jax.tree.map(np.testing.assert_array_equal, variables, before)
-    with pytest.raises(ValueError, match=r"seeding.max_skipped=-1; give 0 or more"):
-        seeding(max_skipped=-1)
+    with pytest.raises(ValueError, match=r"seeding.max_consecutive_errors=-1; give 0 or more"):
+        seeding(max_consecutive_errors=-1)
 
 
 def test_seed_slot_with_references_of_one_token(night):

@@ -413,13 +413,16 @@ def test_divergence_of_tokens_with_probability_0():
             {"kind": "forwards"},
             "seeding.divergence='forwards'; choose from forward, reverse, jsd",
         ),
-        ({"beta": -0.1}, r"seeding.beta=-0.1; give a number from 0 to 1 \(.*0 is forward KL"),
-        ({"beta": 1.5}, "seeding.beta=1.5"),
-        ({"top_k": 0}, "seeding.top_k=0; give a whole number at least 1"),
+        ({"beta": -0.1}, r"seeding.jsd_beta=-0.1; give a number from 0 to 1 \(.*0 is forward KL"),
+        ({"beta": 1.5}, "seeding.jsd_beta=1.5"),
+        ({"top_k": 0}, "seeding.divergence_top_k=0; give a whole number at least 1"),
         ({"temperature": 0.0}, "seeding.divergence_temperature=0.0; give a number at least 1e-06"),
         ({"temperature": float("nan")}, "seeding.divergence_temperature=nan"),
-        ({"cap": -1.0}, "seeding.cap=-1.0; give 0, or a number above 0"),
-        ({"cap": 1.0, "kind": "sampled"}, "seeding.cap=1.0 with seeding.divergence='sampled'"),
+        ({"cap": -1.0}, "seeding.divergence_cap=-1.0; give 0, or a number above 0"),
+        (
+            {"cap": 1.0, "kind": "sampled"},
+            "seeding.divergence_cap=1.0 with seeding.divergence='sampled'",
+        ),
     ],
 )
 def test_divergence_rejects_invalid_settings(settings, words):

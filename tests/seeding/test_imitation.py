@@ -42,17 +42,19 @@ def test_split_prefix_leaves_a_token_on_both_sides(n, share):
 def test_prefix_shares_follow_their_distribution():
     def mean_and_spread(**options):
         shares = prefix_shares(ImitationConfig(**options), jax.random.key(0), 4000)
-        low, high = options["cut"]
+        low, high = options["prefix_range"]
         assert shares.shape == (4000,) and low <= shares.min() <= shares.max() <= high
         return shares.mean(), shares.std()
 
     # Uniform over a width w: deviation w / sqrt(12); Beta(a, b) a mean of a / (a + b) and a
     # variance of ab / (a + b)^2 (a + b + 1), here 3 / 80.
-    np.testing.assert_allclose(mean_and_spread(cut=(0.1, 0.9)), (0.5, 0.8 / 12**0.5), rtol=0.03)
-    got = mean_and_spread(cut=(0.2, 0.8), cut_beta=(3.0, 1.0))
+    np.testing.assert_allclose(
+        mean_and_spread(prefix_range=(0.1, 0.9)), (0.5, 0.8 / 12**0.5), rtol=0.03
+    )
+    got = mean_and_spread(prefix_range=(0.2, 0.8), prefix_beta=(3.0, 1.0))
     np.testing.assert_allclose(got, (0.2 + 0.6 * 0.75, 0.6 * (3 / 80) ** 0.5), rtol=0.03)
     for beta in ((1.0, 1.0), (2.0, 5.0)):
-        fixed = mean_and_spread(cut=(0.4, 0.4), cut_beta=beta)
+        fixed = mean_and_spread(prefix_range=(0.4, 0.4), prefix_beta=beta)
         np.testing.assert_allclose(fixed, (0.4, 0.0), atol=1e-6)
 
 
@@ -95,7 +97,9 @@ def test_split_prefix_keeps_the_thought_in_the_prompt():
 def test_sample_rollouts_by_hand(cfg, tokenizer, monkeypatch):
     eos = tokenizer.eos_ids[0]
     dreams = [dream(tokenizer.encode("abcdefghij"), 1), dream(tokenizer.encode("klmnopqrst"), None)]
-    config = ImitationConfig(gamma=0.25, num_generations=2, cut=(0.4, 0.4), max_new_tokens=5)
+    config = ImitationConfig(
+        gamma=0.25, num_generations=2, prefix_range=(0.4, 0.4), max_new_tokens=5
+    )
     words = ["efghi", "efgzz", "opqr", "opqr"]  # the last two end by themselves
     completions = [tuple(tokenizer.encode(w)) + (eos,) * (len(w) < 5) for w in words]
     recorded = {}
@@ -148,7 +152,7 @@ def test_sample_rollouts_by_hand(cfg, tokenizer, monkeypatch):
     for estimator, rewarded in (
         (Surrogate(), [True] * 4),
         (surrogate("dapo"), [True, True, False, False]),
-        (Surrogate(skip_truncated=True), [False, False, True, True]),
+        (Surrogate(mask_truncated_completions=True), [False, False, True, True]),
     ):
         chosen = dataclasses.replace(config, surrogate=estimator)
         rollouts, _ = sample_rollouts(
@@ -172,7 +176,7 @@ def written(cfg, tokenizer, monkeypatch):
             tokenizer,
             lambda c, r: np.zeros(len(c), np.float32),
             dataclasses.replace(
-                config, num_generations=2, cut=(0.5, 0.5), gamma=0.0, max_new_tokens=4
+                config, num_generations=2, prefix_range=(0.5, 0.5), gamma=0.0, max_new_tokens=4
             ),
             [dream(tokenizer.encode("abcdefgh"))],
             jax.random.key(0),
@@ -195,7 +199,7 @@ def test_sample_rollouts_compares_characters_if_configured(written, tokenizer, m
 
 
 def test_sample_rollouts_subtracts_the_k1_penalty_from_rewards(written):
-    config = ImitationConfig(surrogate=surrogate("group", penalty="k1", kl_coef=0.1))
+    config = ImitationConfig(surrogate=surrogate("group", kl_estimator="k1", kl_coef=0.1))
     scored = []
 
     def reference(rollouts):
@@ -218,14 +222,14 @@ def test_sample_rollouts_subtracts_the_k1_penalty_from_rewards(written):
     "options, message",
     [
         ({"gamma": 1.1}, "seeding.gamma=1.1; give a number from 0 to 1"),
-        ({"cut": (0.9, 0.1)}, r"seeding.cut=\(0.9, 0.1\)"),
+        ({"prefix_range": (0.9, 0.1)}, r"seeding.prefix_range=\(0.9, 0.1\)"),
         (
-            {"cut": (-0.1, 0.5)},
-            r"seeding.cut=\(-0.1, 0.5\); give a tuple of 2, each a number from 0 to 1",
+            {"prefix_range": (-0.1, 0.5)},
+            r"seeding.prefix_range=\(-0.1, 0.5\); give a tuple of 2, each a number from 0 to 1",
         ),
         (
-            {"cut_beta": (0.0, 1.0)},
-            r"seeding.cut_beta=\(0.0, 1.0\); give a tuple of 2, each a number",
+            {"prefix_beta": (0.0, 1.0)},
+            r"seeding.prefix_beta=\(0.0, 1.0\); give a tuple of 2, each a number",
         ),
         ({"threshold": -1.0}, "seeding.threshold=-1.0; give a number at least 0"),
         ({"unit": "words"}, "seeding.unit='words'; choose from tokens, characters"),

@@ -16,7 +16,7 @@ DREAMS = [Exchange(0, (1, 2), (1, 2), (3, 4, i), "quote") for i in range(5, 9)]
 ON_POLICY, BY_TEACHER = Objective(lam=0.5), Objective(alpha=1.0, lam=0.0)
 
 
-def buffer_and_calls(written=(), num_iterations=1, rollouts_from=0.0, num_prompts=1):
+def buffer_and_calls(written=(), num_iterations=1, rollout_start=0.0, num_prompts=1):
     """(buffer, calls): rounds of two updates, two rollouts a dream; calls of `collect` are recorded
     as (student, last tokens of the dreams)."""
     config = SeedingConfig(
@@ -28,7 +28,7 @@ def buffer_and_calls(written=(), num_iterations=1, rollouts_from=0.0, num_prompt
         num_prompts=num_prompts,
         steps_per_generation=2,
         num_iterations=num_iterations,
-        rollouts_from=rollouts_from,
+        rollout_start=rollout_start,
         imitation=ImitationConfig(num_generations=2, max_new_tokens=4),
     )
     calls = []
@@ -58,7 +58,7 @@ def test_take_hands_out_equal_shares_for_every_iteration():
 
 def test_collect_samples_only_what_remaining_updates_use():
     """Of eight updates the last five, two a round: the third round is of one."""
-    buffer, calls = buffer_and_calls(rollouts_from=0.375)
+    buffer, calls = buffer_and_calls(rollout_start=0.375)
     taken = []
     for step in range(8):
         if buffer.is_due(step, ON_POLICY):
@@ -72,12 +72,12 @@ def test_collect_samples_only_what_remaining_updates_use():
 def test_presets_end_with_a_full_round(name):
     """A round of another size would be compiled again."""
     seeding = runpy.run_path(f"configs/{name}.py")["get_config"]().seeding
-    learn = seeding.steps - round(seeding.rollouts_from * seeding.steps)
+    learn = seeding.steps - round(seeding.rollout_start * seeding.steps)
     assert learn % seeding.steps_per_generation == 0
 
 
 def test_is_due_is_false_without_on_policy_terms():
-    buffer, _ = buffer_and_calls(rollouts_from=0.5)
+    buffer, _ = buffer_and_calls(rollout_start=0.5)
     assert not buffer.is_due(3, ON_POLICY) and buffer.is_due(4, ON_POLICY)
     assert not buffer.is_due(4, BY_TEACHER)
 
@@ -91,13 +91,13 @@ def test_take_figures_gives_lists_once():
 
 
 def test_resume_continues_the_order_of_dreams():
-    whole, calls = buffer_and_calls()
+    uninterrupted, calls = buffer_and_calls()
     for step in (0, 2):
-        whole.collect(step, None, None)
+        uninterrupted.collect(step, None, None)
     resumed, later_calls = buffer_and_calls()
     resumed.resume(2, dreams_drawn=2)
     resumed.collect(2, None, None)
-    assert later_calls == calls[1:] and resumed.dreams_drawn == whole.dreams_drawn == 4
+    assert later_calls == calls[1:] and resumed.dreams_drawn == uninterrupted.dreams_drawn == 4
 
 
 def test_few_written_rollouts_are_all_of_every_update():

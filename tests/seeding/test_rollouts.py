@@ -58,7 +58,7 @@ def test_with_token_advantages_equals_gae_by_hand(beta):
     """GAE as a double sum; the reward is that of the last token, k1 that of each."""
     rollouts = [rollout(4, 1.0), rollout(2, 0.25), rollout(3, 0.5, rewarded=False)]
     values = [RNG.normal(size=len(e.completion)).astype(np.float32) for e in rollouts]
-    ppo = surrogate("ppo", penalty="k1", kl_coef=beta)
+    ppo = surrogate("ppo", kl_estimator="k1", kl_coef=beta)
     got = with_token_advantages(ppo, rollouts, values, 5)
     raw = []
     for e, v in zip(rollouts, values):

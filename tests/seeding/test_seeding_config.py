@@ -36,7 +36,7 @@ def test_max_target_length_above_max_length_is_rejected():
 def test_settings_reach_objective_imitation_and_surrogate():
     seeding = build(
         estimator="ppo",
-        penalty="k1",
+        kl_estimator="k1",
         kl_coef=0.02,
         entropy_coef=0.01,
         importance_cap=2.0,
@@ -44,27 +44,27 @@ def test_settings_reach_objective_imitation_and_surrogate():
         lam_as_probability=True,
         accumulate=2,
         num_iterations=3,
-        cut_beta=(2.0, 5.0),
+        prefix_beta=(2.0, 5.0),
         threshold=4.0,
         is_relative=False,
         unit="characters",
         rollout_temperature=0.7,
         rollout_top_p=0.9,
-        max_skipped=2,
+        max_consecutive_errors=2,
     )
     policy = surrogate(
         "ppo",
         length=32,
-        penalty="k1",
+        kl_estimator="k1",
         kl_coef=0.02,
         entropy_coef=0.01,
         importance_cap=2.0,
         value_learning_rate=3e-4,
     )
     assert seeding.objective == Objective(surrogate=policy, lam_as_probability=True, accumulate=2)
-    assert (seeding.num_iterations, seeding.max_skipped) == (3, 2)
+    assert (seeding.num_iterations, seeding.max_consecutive_errors) == (3, 2)
     i = seeding.imitation
-    assert (i.cut_beta, i.threshold, i.is_relative, i.unit) == ((2, 5), 4, False, "characters")
+    assert (i.prefix_beta, i.threshold, i.is_relative, i.unit) == ((2, 5), 4, False, "characters")
     assert (i.temperature, i.top_p) == (0.7, 0.9)
     c = default()
     c.seeding.accumulate = 4
@@ -72,7 +72,7 @@ def test_settings_reach_objective_imitation_and_surrogate():
 
 
 def test_objective_at_in_staged_mode_distils_first():
-    seeding = build(mode="staged", stage=0.25, steps=8, warmup=1, alpha=0.3)
+    seeding = build(mode="staged", distill_fraction=0.25, steps=8, warmup=1, alpha=0.3)
     alphas = [seeding.objective_at(step).alpha for step in range(8)]
     assert alphas == [1, 1, 0, 0, 0, 0, 0, 0]
     assert dataclasses.replace(seeding.objective_at(7), alpha=0.3) == seeding.objective
@@ -82,7 +82,10 @@ def test_objective_at_in_staged_mode_distils_first():
     "changes, message",
     [
         ({"mode": "stages"}, "seeding.mode='stages'; choose from joint, staged"),
-        ({"stage": 1.0}, "seeding.stage=1.0; give a number above 0 and below 1"),
+        (
+            {"distill_fraction": 1.0},
+            "seeding.distill_fraction=1.0; give a number above 0 and below 1",
+        ),
         ({"num_iterations": 0}, "seeding.num_iterations=0; give a whole number at least 1"),
         (
             {"steps_per_generation": 0},

@@ -230,22 +230,23 @@ def test_config_sets_the_divergence():
     c = default()
     for name in ("seeding", "reinforcing"):
         assert getattr(read(c), name).objective.divergence == Divergence()
-    s = c.seeding
-    s.divergence, s.beta, s.top_k, s.divergence_temperature, s.cap = "jsd", 0.25, 8, 2.0, 3.0
+    options = {"jsd_beta": 0.25, "divergence_top_k": 8, "divergence_temperature": 2.0}
+    c.seeding.update(divergence="jsd", divergence_cap=3.0, **options)
     for name in ("seeding", "reinforcing"):
         assert getattr(read(c), name).objective.divergence == Divergence("jsd", 0.25, 8, 2.0, 3.0)
     # Rewarded dreams come without rollouts.
-    s.divergence, s.lam, s.divergence_temperature, s.cap = "sampled", 1.0, 1.0, 0.0
+    options = {"lam": 1.0, "divergence_temperature": 1.0, "divergence_cap": 0.0}
+    c.seeding.update(divergence="sampled", **options)
     assert read(c).seeding.objective.divergence == Divergence("sampled", 0.25, 8)
     assert read(c).reinforcing.objective.divergence == Divergence("reverse", 0.25, 8)
-    s.cap = -1.0
-    with pytest.raises(ValueError, match=r"seeding.cap=-1.0"):
+    c.seeding.divergence_cap = -1.0
+    with pytest.raises(ValueError, match=r"seeding.divergence_cap=-1.0"):
         read(c)
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_policy_loss_of_packed_rows_equals_that_of_rows(cfg, student, batch, log_probs, name):
-    """Packed into rows, rollouts weigh what they weigh one a row; one that is left out, nothing."""
+    """With all rollouts, and with one of them masked out."""
     estimator = surrogate(name, length=8)
     objective = Objective(surrogate=estimator)
     rollouts = [e for e in EXCHANGES if e.on_policy]
@@ -342,10 +343,10 @@ def test_scores_without_weight_do_not_change_the_update(student, batch, run, obj
 def test_accumulated_update_equals_that_of_the_whole_batch(student, batch, run):
     """One part is off-policy and the other on-policy; sequence ids may be any."""
     assert batch.on_policy.any(1).tolist() == [False, True]
-    whole = dataclasses.replace(MIXED, surrogate=surrogate("gspo"))
+    objective = dataclasses.replace(MIXED, surrogate=surrogate("gspo"))
     sgd = optax.sgd(1.0)
-    slot, metrics = run(whole, student, batch, optimizer=sgd)
-    parts = dataclasses.replace(whole, accumulate=2)
+    slot, metrics = run(objective, student, batch, optimizer=sgd)
+    parts = dataclasses.replace(objective, accumulate=2)
     renamed = batch.replace(sequence=batch.sequence_ids + 500)
     same, accumulated = run(parts, student, renamed, optimizer=sgd)
     assert metrics.keys() == accumulated.keys()

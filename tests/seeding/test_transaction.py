@@ -296,7 +296,7 @@ def test_consolidations_after_the_second_compile_nothing(chain, variables, logit
         shape=BatchShape(batch_size=1, max_length=32, max_target_length=16),
         num_prompts=0,
         steps_per_generation=1,
-        rollouts_from=1.0,
+        rollout_start=1.0,
         objective=Objective(alpha=1.0, lam=0.0),
         imitation=ImitationConfig(),
     )

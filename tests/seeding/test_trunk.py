@@ -182,7 +182,7 @@ def test_a_teacher_that_agrees_goes_on_from_the_trunk(deep, student, teacher, mo
 @pytest.mark.slow
 def test_a_night_from_the_trunk_is_the_night(deep, student, teacher, tokenizer, monkeypatch):
     """With rollouts that are scored by the student as it is and as it was, twice used."""
-    policy = surrogate("group", penalty="k2", kl_coef=0.1, importance_cap=2.0)
+    policy = surrogate("group", kl_estimator="k2", kl_coef=0.1, importance_cap=2.0)
     seeding = SeedingConfig(
         steps=4,
         learning_rate=0.02,
@@ -190,7 +190,7 @@ def test_a_night_from_the_trunk_is_the_night(deep, student, teacher, tokenizer, 
         shape=SHAPE,
         num_prompts=1,
         steps_per_generation=2,
-        rollouts_from=0.0,
+        rollout_start=0.0,
         objective=Objective(surrogate=policy),
         imitation=ImitationConfig(num_generations=2, max_new_tokens=4, surrogate=policy),
         num_iterations=2,

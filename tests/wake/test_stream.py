@@ -115,7 +115,7 @@ def test_the_first_update_is_a_clipped_step_down_the_mean_gradient(
     setting, clip, is_active, layers
 ):
     cfg, base = setting(three_levels(periods=(8, 32), layers=layers))
-    wake = WakeConfig(context=STRIDE, clip=clip)
+    wake = WakeConfig(context=STRIDE, max_grad_norm=clip)
     born = init_wake(cfg, wake, base["memory"])
     # Layers below the first that carries memory have no weights here.
     depth = {"all": 2, (1,): 1}[layers]
@@ -137,7 +137,7 @@ def test_the_first_update_is_a_clipped_step_down_the_mean_gradient(
 
 def test_a_window_sums_the_gradients_of_its_strides(setting):
     cfg, base = setting(three_levels(periods=(8, 32)))
-    wake = WakeConfig(context=STRIDE, clip=0.7)  # every stride is its own context
+    wake = WakeConfig(context=STRIDE, max_grad_norm=0.7)  # every stride is its own context
     born = init_wake(cfg, wake, base["memory"])
     first, _ = read_episode(cfg, wake, base, born, TOKENS[:8], is_end=False)
     state, losses = read_episode(cfg, wake, base, first, TOKENS[8:16])
@@ -156,7 +156,7 @@ def test_a_window_sums_the_gradients_of_its_strides(setting):
 def test_a_day_by_hand(setting):
     """Both levels over nine strides: eight updates of the fast one, two of the slow one."""
     cfg, base = setting(three_levels(periods=(8, 32)))
-    wake = WakeConfig(context=STRIDE, clip=0.7)
+    wake = WakeConfig(context=STRIDE, max_grad_norm=0.7)
     state, losses = read_episode(cfg, wake, base, init_wake(cfg, wake, base["memory"]), TOKENS[:72])
     weights = jax.tree.map(np.asarray, take_wake(base["memory"]))
     zeros = jax.tree.map(np.zeros_like, weights)

@@ -15,6 +15,7 @@ from sleep_jax.models.cache import init_cache
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import shardings, spec_of
+from sleep_jax.programs.sizes import Sizes
 from sleep_jax.seeding.objective import SeedingBatch
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import TARGET_FIELDS, BatchShape
@@ -35,29 +36,28 @@ def decoder_of(config) -> DecoderConfig:
 
 
 def collections_of(config, cfg: DecoderConfig) -> dict[str, Any]:
-    """Every collection of a run, abstract: params, memory, slots, lora, and where it is used the
-    state of the reader (`wake`); `learner` is what a night updates."""
-
+    """Every collection of a run, abstract: params, memory, slots, lora, and where they are used the
+    state of the reader (`wake`) and what a night updates (`learner`)."""
     settings = read(config)
 
-    def born():
+    def init():
         rngs = {"params": jax.random.key(0), "memory": jax.random.key(1)}
         params = Decoder(cfg).init(rngs, jnp.zeros((1, 1), jnp.int32))["params"]
         shape = {"layers": cfg.layers, "width": cfg.width}
         memory, slots = init_memory(rngs["memory"], cfg.memory, **shape)
-        found = {"params": params, "memory": memory, "slots": slots}
-        found["lora"] = init_lora(cfg, params, rngs["params"])
+        collections = {"params": params, "memory": memory, "slots": slots}
+        collections["lora"] = init_lora(cfg, params, rngs["params"])
         if any(level.slots for level in cfg.memory.levels):
-            found["learner"] = learner_of(cfg, settings.seeding, memory)
+            collections["learner"] = init_learner(cfg, settings.seeding, memory)
         if any(level.learning_rate for level in cfg.memory.levels):
-            found["wake"] = init_wake(cfg, settings.wake, memory)
-        return found
+            collections["wake"] = init_wake(cfg, settings.wake, memory)
+        return collections
 
-    return jax.eval_shape(born)
+    return jax.eval_shape(init)
 
 
-def learner_of(cfg: DecoderConfig, seeding: SeedingConfig, memory) -> SeedingState:
-    """The state of a night's updates of `first_receiver`."""
+def init_learner(cfg: DecoderConfig, seeding: SeedingConfig, memory) -> SeedingState:
+    """The state before the updates of a night of `first_receiver`."""
     surrogate = seeding.imitation.surrogate
     state = init_state(take_slot(memory, first_receiver(cfg), 0), seeding.optimizer())
     if surrogate.gae is None or not seeding.num_prompts:
@@ -71,23 +71,33 @@ def first_receiver(cfg: DecoderConfig) -> int:
     return next(n for n in range(1, cfg.memory.depth + 1) if cfg.memory.level(n).slots)
 
 
-class Abstract:
-    """Abstract arguments on a mesh, each where its rule puts it.
+class AbstractRun:
+    """A run whose arrays are shapes, each placed on a mesh by its sharding rule.
 
     Attributes:
+      config, settings: of the run, as the user and as the code has them.
       cfg: the decoder.
-      held: the collections of the run.
+      mesh: that it runs on.
+      platform: of the mesh's devices.
+      sizes: of its largest day.
+      collections: of the run (`collections_of`).
       variables: those that the decoder takes.
       key: a PRNG key.
     """
 
-    def __init__(self, config, mesh):
-        """Of a run on a mesh."""
-        self.mesh, self.cfg = mesh, decoder_of(config)
-        held = collections_of(config, self.cfg)
-        self.held = {name: self.tree(tree, name) for name, tree in held.items()}
-        self.variables = {name: self.held[name] for name in ("params", "memory", "slots")}
+    def __init__(self, config, mesh, sizes: Sizes, platform: str = "tpu"):
+        self.config, self.settings = config, read(config)
+        self.cfg, self.mesh = decoder_of(config), mesh
+        self.sizes, self.platform = sizes, platform
+        collections = collections_of(config, self.cfg)
+        self.collections = {name: self.tree(tree, name) for name, tree in collections.items()}
+        self.variables = {name: self.collections[name] for name in ("params", "memory", "slots")}
         self.key = self.array("tokens/key", dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)
+
+    @property
+    def has_dreams(self) -> bool:
+        """Nights dream: there are updates on dreams, and a slot that holds the day."""
+        return bool(self.config.dreaming.steps and self.config.memory.from_context)
 
     def tree(self, tree, name: str):
         """The shapes of a collection with their shardings."""
@@ -98,30 +108,37 @@ class Abstract:
         )
 
     def array(self, path: str, *shape: int, dtype=jnp.int32):
-        """One array, named as its rule has it, e.g. `batch/tokens`."""
+        """One array, named as its sharding rule has it, e.g. `batch/tokens`."""
         sharding = NamedSharding(self.mesh, spec_of(path, shape, self.mesh))
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    def rows(self, rows: int, time: int) -> tuple:
-        """Tokens and their mask, [rows, time]."""
-        return tuple(self.array(f"tokens/{name}", rows, time) for name in ("tokens", "mask"))
+    def rows(self, rows: int, width: int) -> tuple:
+        """Tokens and their mask, int32 [rows, width]."""
+        return tuple(self.array(f"tokens/{name}", rows, width) for name in ("tokens", "mask"))
 
     def cache(self, rows: int, capacity: int):
         """A context that is full."""
         return self.tree(jax.eval_shape(lambda: init_cache(self.cfg, rows, capacity)), "cache")
 
-    def batch(self, shape: BatchShape) -> SeedingBatch:
-        """A seeding batch."""
-        grid, scored = (
-            (shape.batch_size, shape.max_length),
-            (shape.batch_size, shape.max_target_length),
+    def learner(self, seeding: SeedingConfig) -> SeedingState:
+        """The state that the updates of a night carry on."""
+        state = jax.eval_shape(
+            lambda m: init_learner(self.cfg, seeding, m), self.variables["memory"]
         )
+        return self.tree(state, "learner")
+
+    def batch(self, shape: BatchShape, is_taught: bool = True) -> SeedingBatch:
+        """A seeding batch; its teacher's states are empty unless it `is_taught`."""
+        grid = (shape.batch_size, shape.max_length)
+        scored = (shape.batch_size, shape.max_target_length)
         fields = {name: self.array(f"batch/{name}", *grid) for name in ("tokens", "segment_ids")}
         for name, dtype in TARGET_FIELDS.items():
             fields[name] = self.array(f"batch/{name}", *scored, dtype=dtype)
-        states = {"teacher": scored} | ({"trunk": grid} if "trunk" in self.cfg.stacks else {})
+        states = {"teacher": (*scored, self.cfg.width if is_taught else 0)}
+        if "trunk" in self.cfg.stacks:
+            states["trunk"] = (*grid, self.cfg.width)
         for name, size in states.items():
-            fields[name] = self.array(f"batch/{name}", *size, self.cfg.width, dtype=jnp.float32)
+            fields[name] = self.array(f"batch/{name}", *size, dtype=jnp.float32)
         return SeedingBatch(**fields)
 
     def examples(self, *shape: int) -> Examples:
@@ -131,8 +148,8 @@ class Abstract:
 
     def adapters(self, count: int):
         """Trial adapters side by side."""
-        beside = jax.eval_shape(
+        stacked = jax.eval_shape(
             lambda tree: jax.tree.map(lambda x: jnp.repeat(x[:, None], count, axis=1), tree),
-            self.held["lora"],
+            self.collections["lora"],
         )
-        return self.tree(beside, "trials")
+        return self.tree(stacked, "trials")

@@ -1,0 +1,308 @@
+"""What `launch.py` does: one run, a sweep of runs, or what a run would do."""
+
+import contextlib
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+from absl import flags
+from etils import epath
+
+from sleep_jax import lifecycle
+from sleep_jax.addresses import fault, in_words
+from sleep_jax.cli.flags import exit_status, run_with_config
+from sleep_jax.cli.sweep_runs import SweepRun, run_all, runs_of
+from sleep_jax.config import RunConfig, read
+from sleep_jax.errors import UnrecoverableError
+from sleep_jax.experiment import Experiment, load_experiment
+from sleep_jax.forecast import aot
+from sleep_jax.forecast.programs import programs_of
+from sleep_jax.forecast.run_plan import RunPlan
+from sleep_jax.forecast.timing import TimeEstimate
+from sleep_jax.memory.schedule import describe, plan
+from sleep_jax.report import comparison, comparison_chart
+from sleep_jax.report.html_report import write_report
+from sleep_jax.report.summary import show_summary, summarise
+from sleep_jax.runtime.allocator import keep_freed_memory
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.runtime.distributed import check_shared, join_processes
+from sleep_jax.runtime.mesh import make_mesh, use_mesh
+from sleep_jax.runtime.preemption import Preempted, Watch
+from sleep_jax.runtime.profile import Profile
+from sleep_jax.runtime.progress import printable, say
+from sleep_jax.runtime.workdir import (
+    check_same_base,
+    check_same_config,
+    check_same_reading,
+    check_writable,
+)
+from sleep_jax.settings import every
+
+LAUNCHER = sys.argv[0]  # whose flags these are in `--help`
+PLAN = flags.DEFINE_integer(
+    "plan",
+    None,
+    "print when each level sleeps in a stream this long (in memory.unit), and end",
+    module_name=LAUNCHER,
+)
+SWEEP = flags.DEFINE_string(
+    "sweep",
+    None,
+    "run every element of a sweep file, one after the other, and compare them",
+    module_name=LAUNCHER,
+)
+SWEEP_PRINT = flags.DEFINE_boolean(
+    "sweep_print",
+    False,
+    "with --sweep: print one command an element, and end",
+    module_name=LAUNCHER,
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, for a run of several processes",
+    module_name=LAUNCHER,
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "how many processes there are", module_name=LAUNCHER
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "which one of them this is, from 0", module_name=LAUNCHER
+)
+AOT = flags.DEFINE_string(
+    "aot",
+    None,
+    "compile every program for a TPU slice, e.g. v5e:4x4 (or v5litepod-16, as launch/tpu_vm.sh has "
+    "it), without one, and end; with status 1 where one does not fit",
+    module_name=LAUNCHER,
+)
+DRY_RUN = flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "read the documents, say what a run would hold and do, time a few steps here, and end",
+    module_name=LAUNCHER,
+)
+PROFILE = flags.DEFINE_string(
+    "profile",
+    None,
+    "trace these updates of a phase into WORKDIR/profile, e.g. consolidate:3-5",
+    module_name=LAUNCHER,
+)
+ABOUT = (
+    "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "
+    "without them. The same command goes on where it was."
+)
+EXAMPLES = (
+    "python launch.py --config=configs/sleep_smollm2.py",
+    "python launch.py --config=configs/sleep_smollm2.py --config.data.documents=my_notes.txt",
+    "python launch.py --config=configs/ladder.py --plan=50000",
+    "python launch.py --config=configs/sleep_tiny.py --workdir=/tmp/tiny",
+    "python launch.py --config=configs/sleep_tiny.py --profile=consolidate:2-3",
+    "python launch.py --config=configs/seeding_8b.py --dry_run",
+    "python launch.py --config=configs/seeding_8b.py --aot=v5e:4x4",
+    "python launch.py --sweep=configs/sweeps/seeding_ablation.py",
+)
+
+# What a command may do in place of a run; each of these excludes the others and the flags of a run.
+INSTEAD_OF_A_RUN = ({"sweep"}, {"plan"}, {"aot", "dry_run"})
+ABOUT_THE_RUN = (PLAN, SWEEP, AOT, DRY_RUN, PROFILE, COORDINATOR, NUM_PROCESSES, PROCESS_ID)
+
+
+def prepare(config, workdir) -> Callable[[], None]:
+    """Checks all that can be wrong before any long work, and returns that work."""
+    check_flags()
+    if PLAN.value is not None:
+        return functools.partial(show_level_plan, read(config).memory, PLAN.value)
+    if SWEEP.value is not None:
+        return prepare_sweep(SWEEP.value, config, workdir)
+    if AOT.value or DRY_RUN.value:
+        return functools.partial(show, aot.forecast(config, AOT.value, DRY_RUN.value, workdir))
+    read(config)  # a mistake is reported before anything is begun
+    if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
+        keep_freed_memory()
+    use_mesh(config)
+    watch = Watch()
+    with in_words(workdir):
+        record = check_workdir(config, workdir)
+        check_shared(workdir)
+    profile = None
+    if PROFILE.value is not None:
+        profile = Profile.of(PROFILE.value, updates_of(config), workdir)
+    experiment = load_experiment(config)
+    check_same_base(record.get("base", {}), experiment.base, workdir)
+    check_same_reading(record.get("reading"), experiment.reading, workdir)
+    if profile is not None:
+        updates = updates_of(config)
+        profile.check_phase([x.label for x in experiment.schedule if x.phase in updates])
+    time_estimate = (
+        None if jax.process_index() else show_run_plan(experiment, workdir)
+    )  # process 0 speaks for all
+    return functools.partial(run_and_report, experiment, workdir, watch, profile, time_estimate)
+
+
+def check_flags() -> None:
+    """Refuses flags that would be ignored.
+
+    Raises:
+      ValueError: naming the flag and what to do.
+    """
+    if SWEEP_PRINT.value and SWEEP.value is None:
+        raise ValueError("--sweep_print: of which sweep? Give --sweep=FILE in place of --config")
+    if PLAN.value is not None and PLAN.value < 0:
+        raise ValueError(f"--plan={PLAN.value}: how long is the stream? Give 0 or more")
+    if AOT.value == "":
+        raise ValueError("--aot=: for which slice? Give one, e.g. --aot=v5e:4x4")
+    given = {flag.name for flag in ABOUT_THE_RUN if flag.value != flag.default}
+    for names in INSTEAD_OF_A_RUN:
+        others = given - names
+        if not (given & names and others):
+            continue
+        if "sweep" in names:
+            raise ValueError(
+                f"--{min(others)}: is for one run, not for --sweep; add it to one of the commands "
+                "that --sweep_print prints"
+            )
+        raise ValueError(
+            f"--{min(others)}: --{min(given & names)} makes no run; leave out one of the two"
+        )
+
+
+def updates_of(config) -> dict[str, int]:
+    """How many updates a phase has, for every phase that has some."""
+    updates = {"consolidate": config.seeding.steps, "learn": config.dreaming.steps}
+    return {phase: count for phase, count in updates.items() if count}
+
+
+def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
+    """The same for all runs of a sweep."""
+    runs = runs_of(file, config, workdir)
+    for run in runs:
+        read(run.config)
+    if SWEEP_PRINT.value:
+        return functools.partial(print, "\n".join(run.command for run in runs))
+    with in_words(workdir):
+        check_writable(workdir)
+        for run in runs:
+            if epath.Path(run.workdir).exists():
+                check_workdir(run.config, run.workdir, is_under_way=not run.is_finished)
+    return functools.partial(sweep, runs, epath.Path(workdir))
+
+
+def check_workdir(config, workdir: str, is_under_way: bool = True) -> dict[str, Any]:
+    """Checks that a run can be written there, or resumed, and returns its record; {} of a new one.
+    `is_under_way` as for `check_same_config`."""
+    check_writable(workdir)
+    if not (checkpoints := epath.Path(workdir) / "checkpoints").exists():
+        return {}  # Orbax would make it, though the run may yet be refused
+    with PhaseCheckpoints(checkpoints) as saved:
+        latest = saved.latest()
+        record = {} if latest is None else saved.record(latest[0])
+    if record:
+        changes = check_same_config(record["config"], config.to_dict(), workdir, is_under_way)
+        say(*(f"from here on {change}" for change in changes))
+    return record
+
+
+def show_level_plan(memory, length: int) -> None:
+    """Prints when each level would sleep."""
+    print("\n".join(describe(memory, length, plan(memory, length))))
+
+
+def show(lines: Iterable[str]) -> None:
+    """Prints lines as they come; ends with status 1 where they say that a program does not fit."""
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except aot.DoesNotFit:
+        raise SystemExit(1) from None
+
+
+def run_and_report(
+    experiment: Experiment,
+    workdir: str,
+    watch: Watch,
+    profile: Profile | None = None,
+    time_estimate: TimeEstimate | None = None,
+) -> None:
+    """Runs the days and nights, and reports."""
+    try:
+        with answering_store(workdir):
+            state = lifecycle.run(
+                experiment, workdir, watch=watch, profile=profile, time_estimate=time_estimate
+            )
+    except Preempted as stopped:
+        print(f"preempted after {stopped.where}; run the same command to resume")
+        raise
+    except UnrecoverableError as error:
+        print(f"error: {error}. What came before is saved in {workdir}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if jax.process_index():
+        return  # process 0 speaks for all
+    if profile is not None:
+        none = "none, these updates were not made in this attempt"
+        print(f"profile: {profile.folder if profile.state == 'written' else none}")
+    summary = summarise(experiment, state)
+    show_summary(summary)
+    with answering_store(workdir):
+        print(f"report: {write_report(workdir, summary)}")
+
+
+@contextlib.contextmanager
+def answering_store(workdir: str) -> Iterator[None]:
+    """Ends with a plain message where the store that a run lies in stops answering."""
+    try:
+        yield
+    except Exception as error:
+        if (plain := fault(error, workdir)) is None:
+            raise
+        print(f"error: {plain}", file=sys.stderr)
+        raise SystemExit(exit_status(plain)) from None
+
+
+def show_run_plan(experiment: Experiment, workdir: str) -> TimeEstimate | None:
+    """Says what the run will do, and warns of what may surprise. How long it will take is said
+    later, by the estimate that this returns; None where no night learns anything."""
+    plan = RunPlan.of(
+        experiment.config,
+        experiment.cfg,
+        experiment.source,
+        experiment.days,
+        experiment.tokenizer.encode,
+        experiment.schedule,
+    )
+    say(*plan.lines())
+    for remark in plan.warnings(workdir):
+        warnings.warn(remark, stacklevel=2)
+    if not plan.nights:
+        return None
+    programs = programs_of(experiment.config, make_mesh(experiment.config), plan.sizes)
+    return TimeEstimate(programs, experiment.cfg, len(plan.days), say, plan.seedings)
+
+
+def sweep(runs: list[SweepRun], workdir: epath.Path) -> None:
+    """Runs a sweep and compares what is finished; ends with status 1 where a run failed."""
+    try:
+        with answering_store(str(workdir)):
+            failed = run_all(runs, sys.argv[0])
+    except Preempted as stopped:
+        print(f"preempted in {stopped.where}; run the same command to resume")
+        raise
+    with answering_store(str(workdir)):
+        if any(run.is_finished for run in runs):
+            compared = comparison.compare(runs)
+            text = comparison.report(compared)
+            (workdir / "comparison.md").write_text(printable(f"{text}\n"), encoding="utf-8")
+            comparison_chart.draw(compared, workdir / "comparison")
+            print(f"\n{text}\n\ncomparison: {workdir / 'comparison.md'}")
+    if failed:
+        raise SystemExit(1)
+
+
+def main() -> None:
+    """Does what the command line asks for."""
+    run_with_config(
+        prepare, lambda work: work(), about=ABOUT, examples=EXAMPLES, settings=every(RunConfig)
+    )

@@ -1,0 +1,156 @@
+"""The programs of Knowledge Seeding, by which `consolidate` and `learn` change a slot."""
+
+import collections
+import math
+from collections.abc import Sequence
+
+from sleep_jax.models.decoder import run_trunk
+from sleep_jax.programs.abstract import AbstractRun, first_receiver
+from sleep_jax.programs.calls import END, judged, repeated, sampled
+from sleep_jax.programs.program import Program, by_shape
+from sleep_jax.programs.sizes import PROMPT
+from sleep_jax.sampling.sampler import SamplingConfig, prefill
+from sleep_jax.seeding.rollout_buffer import fitting_dreams, rollout_widths
+from sleep_jax.seeding.rollouts import score_rows
+from sleep_jax.seeding.seeding_config import SeedingConfig
+from sleep_jax.seeding.sequences import (
+    BatchShape,
+    Exchange,
+    pack_exchanges,
+    teacher_batches,
+    teacher_length,
+)
+from sleep_jax.seeding.step import SeedingState, seeding_step
+
+
+def batch_count(exchanges: Sequence[Exchange], shape: BatchShape) -> int:
+    """Batches that hold some exchanges."""
+    return math.ceil(len(pack_exchanges(exchanges, shape)) / shape.batch_size)
+
+
+def row_tokens(shape: BatchShape) -> tuple[int, float]:
+    """(tokens, keys of each) of a seeding batch."""
+    return shape.batch_size * shape.max_length, shape.max_length / 2
+
+
+def taught(
+    run: AbstractRun,
+    name: str,
+    calls: Sequence[Sequence[int]],
+    context: int,
+    width: int | None = None,
+) -> list[Program]:
+    """A teacher's passes over sequences.
+
+    Args:
+      run, name: of the program.
+      calls: the lengths of the sequences of each call of `teacher_hidden`.
+      context: tokens of the teacher's context.
+      width: as for `teacher_hidden`.
+    """
+    shapes = [
+        (rows, columns) for lengths in calls for _, rows, columns in teacher_batches(lengths, width)
+    ]
+    out = []
+    for title, rows, columns, count in by_shape(name, shapes):
+        args = (run.cfg, run.variables, *run.rows(rows, columns), run.cache(rows, context))
+        keys = context + columns / 2
+        out.append(Program(title, prefill, args, count, rows * columns, keys, 0))
+    return out
+
+
+def precomputed(
+    run: AbstractRun,
+    phase: str,
+    shape: BatchShape,
+    groups: Sequence[Sequence[Exchange]],
+    context: int,
+    batches: int = 0,
+) -> list[Program]:
+    """What no update changes, computed once for each group of exchanges (`trunk.precompute`);
+    `batches` more are run through the trunk."""
+    lengths = [[*map(teacher_length, exchanges)] for exchanges in groups]
+    out = taught(run, f"{phase}: teach", lengths, context)
+    batches += sum(batch_count(exchanges, shape) for exchanges in groups)
+    if "trunk" in run.cfg.stacks and batches:
+        grid = run.rows(shape.batch_size, shape.max_length)
+        args = (run.cfg, run.variables, *grid)
+        out.append(Program(f"{phase}: trunk", run_trunk, args, batches, *row_tokens(shape), 0))
+    return out
+
+
+def rescored(run: AbstractRun, name: str, shape: BatchShape, value_head, calls: int) -> Program:
+    """Rollouts under the student as it is, with their values where there is a value head."""
+    args = (run.cfg, run.variables, run.batch(shape, is_taught=False), value_head)
+    scored = shape.batch_size * shape.max_target_length
+    return Program(name, score_rows, args, calls, *row_tokens(shape), scored)
+
+
+def updated(
+    run: AbstractRun, name: str, seeding: SeedingConfig, learner: SeedingState
+) -> list[Program]:
+    """The updates of a night: a program for each objective that they have."""
+    index, level, shape = run.array("tokens/index"), first_receiver(run.cfg), seeding.shape
+    steps = collections.Counter(map(seeding.objective_at, range(seeding.steps)))
+    stages = {True: " to distil", False: " to imitate"} if seeding.mode == "staged" else {}
+    scored, out = 4 * shape.batch_size * shape.max_target_length, []
+    for objective, calls in steps.items():
+        args = (run.cfg, objective, seeding.optimizer(), level, index, learner, run.variables)
+        args += (run.batch(shape), None, run.key if objective.lam_as_probability else None)
+        title = name + stages.get(objective.alpha == 1, "")
+        out.append(Program(title, seeding_step, args, calls, *row_tokens(shape), scored, 2))
+    return out
+
+
+def rounds_of(seeding: SeedingConfig) -> list[int]:
+    """The rounds of rollouts of a night: how many updates each is drawn for."""
+    rounds, left = [], 0  # updates that the last round is still for
+    for step in range(seeding.steps):
+        if not left and seeding.learns_from_rollouts(step, seeding.objective_at(step)):
+            rounds.append(min(seeding.steps_per_generation, seeding.steps - step))
+            left = rounds[-1] * seeding.num_iterations
+        left = max(left - 1, 0)
+    return rounds
+
+
+def rolled_out(
+    run: AbstractRun, phase: str, seeding: SeedingConfig, learner: SeedingState, context: int
+) -> list[Program]:
+    """The rounds of rollouts of a night."""
+    imitation, shape, rounds = seeding.imitation, seeding.shape, rounds_of(seeding)
+    group, share = imitation.num_generations, seeding.num_prompts * imitation.num_generations
+    imitable = [e for e in run.sizes.exchanges if e.is_imitable]
+    if not rounds or not imitable:
+        return []
+    # A run whose rollouts fit no row is refused when it gets there.
+    dreams = fitting_dreams(imitable, shape, imitation, share)[0] or imitable
+    widths, out = rollout_widths(dreams, imitation), []
+    sampling = SamplingConfig(
+        imitation.max_new_tokens,
+        END,
+        imitation.temperature,
+        top_p=imitation.top_p,
+        num_generations=group,
+    )
+    kinds = collections.Counter(rounds)
+    for updates, count in kinds.items():
+        prompts = updates * seeding.num_prompts
+        title = f" ({prompts} prompts)" if len(kinds) > 1 else ""
+        draw = sampled(
+            run, f"{phase}: roll out{title}", sampling, (widths.prompt,) * prompts,
+            width=widths.prompt,
+        )  # fmt: skip
+        out += repeated(draw, count)
+        if seeding.judge == "model":  # every pair in both orders
+            longest = PROMPT + 2 * imitation.max_new_tokens
+            judge = judged(run, f"{phase}: judge{title}", 2 * prompts * group, longest)
+            out += repeated([judge], count)
+    # What an update rolls out fits a batch. The reference's scores are another call.
+    updates, needs_reference = sum(rounds), imitation.surrogate.needs_reference
+    head = learner.value_head
+    calls = updates * (1 + (needs_reference and head is None))
+    out.append(rescored(run, f"{phase}: rescore", shape, head, calls))
+    if needs_reference and head is not None:
+        out.append(rescored(run, f"{phase}: rescore reference", shape, None, updates))
+    rollouts = [(widths.teacher,) * n * share for n in rounds]
+    return out + taught(run, f"{phase}: teach rollouts", rollouts, context, widths.teacher)

@@ -1,0 +1,194 @@
+"""What data and model alone decide of a day and its night: how many sequences there are and how
+long, in tokens."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from sleep_jax.config import RunConfig
+from sleep_jax.data.batches import pack
+from sleep_jax.data.documents import read_rehearsal_topics
+from sleep_jax.seeding.mixture import EPOCHS
+from sleep_jax.seeding.sequences import BatchShape, Exchange
+
+# Assumed before a run: tokens of a sentence, of a line of a dream and of a question with its
+# answer; of a prompt without a document; questions about a document; (texts, tokens) of an anchor
+# set.
+SENTENCE, PROMPT, QUESTIONS, ANCHORS = 24, 128, 4, (8, 256)
+
+Lengths = tuple[int, int]  # tokens that are given, and of what is scored after them
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of one day and its night; lengths are in tokens.
+
+    Attributes:
+      contexts: each document of the day as a context.
+      stream: all of the day, as it stands in the stream.
+      ask: each prompt for a question about a sentence.
+      answer: each question that the model asked itself, with the document in context.
+      rehearse: each general prompt.
+      exchanges: what the night learns from; only lengths and kinds count.
+      probe: what its divergence is measured on.
+      pages: each document that is dreamt about, as a context.
+      write: each prompt for a dream, by the form of its template.
+      dreams: each dream that may be selected: (page, lengths as it is learnt).
+      targets: each page as it is learnt.
+      kept: the page of each dream that is tried.
+      trials: the sequences that each trial learns from: first of each dream that is tried, then of
+        passages alone.
+      passages: the pages of these passages.
+      items: the questions that reward dreams about each page, with their answers.
+      lessons: what is learnt of dreams, beside `exchanges`.
+      written: dreams as a policy gradient learns from them.
+      learn_updates: updates that draw every lesson as often as it is to be.
+      questions: each question that is asked in the morning: (without context, with it).
+      anchors: (texts, tokens) of each anchor set; the first is that of the gate.
+    """
+
+    contexts: tuple[int, ...]
+    stream: int
+    ask: tuple[int, ...]
+    answer: tuple[int, ...]
+    rehearse: tuple[int, ...]
+    exchanges: tuple[Exchange, ...]
+    probe: tuple[Exchange, ...]
+    pages: tuple[int, ...]
+    write: dict[str, tuple[int, ...]]
+    dreams: tuple[tuple[int, Lengths], ...]
+    targets: tuple[Lengths, ...]
+    kept: tuple[int, ...]
+    trials: tuple[tuple[Lengths, ...], ...]
+    passages: tuple[int, ...]
+    items: tuple[tuple[Lengths, ...], ...]
+    lessons: tuple[Exchange, ...]
+    written: tuple[Exchange, ...]
+    learn_updates: int
+    questions: tuple[Lengths, ...]
+    anchors: tuple[tuple[int, int], ...]
+
+
+def expected_sizes(settings: RunConfig, documents: int, context: int, sentences: int) -> Sizes:
+    """What a run may be expected to have, before it begins: all is as long as it may be.
+
+    Args:
+      settings: of the run.
+      documents: of its largest day.
+      context: tokens of the longest one as a context.
+      sentences: of the day.
+    """
+    study, dreaming, page = settings.study, settings.dreaming, settings.data.chunk_tokens
+    pages, stands_for = range(documents), _Lengths(settings.seeding.shape)
+    asked = [i * documents // sentences for i in range(sentences) for _ in range(study.questions)]
+    rehearse = (PROMPT,) * len(read_rehearsal_topics())
+    exchanges = [
+        *(stands_for(i, page, "recite") for i in pages for _ in range(study.recitations)),
+        *(
+            stands_for(i * documents // sentences, SENTENCE, "complete")
+            for i in range(sentences)
+            for _ in range(study.completions)
+        ),
+        *(stands_for(i, SENTENCE, "quote") for i in asked),
+        *(stands_for(i, study.max_answer_tokens, "answer") for i in asked),
+        *(
+            stands_for(
+                None, study.max_answer_tokens if i % 2 else study.max_chat_tokens, "rehearse"
+            )
+            for i in range(len(rehearse))
+            for _ in range(study.rehearsals)
+        ),
+    ]
+    held_out = [i for i in pages for _ in range(dreaming.held_out)]
+    probe = [stands_for(i, study.max_answer_tokens, "answer") for i in held_out]
+    trial, passage = _trial(settings)
+    written, kept = _dreams(settings, documents)
+    is_compared = dreaming.reward.baseline == "passage"
+    lessons, policy = _lessons(settings, kept, context, stands_for)
+    forms = {
+        t.form: PROMPT if t.needs_context else PROMPT + page for t in dreaming.writing.templates
+    }
+    return Sizes(
+        contexts=(context,) * documents,
+        stream=documents * page,
+        ask=(PROMPT,) * sentences,
+        answer=(PROMPT,) * len(asked),
+        rehearse=rehearse,
+        exchanges=tuple(exchanges),
+        probe=tuple(probe or (stands_for(i, page, "recite") for i in pages)),
+        pages=(context,) * documents,
+        write={
+            form: (longest,) * documents * sum(t.form == form for t in dreaming.writing.templates)
+            for form, longest in forms.items()
+        },
+        dreams=tuple((i, (PROMPT, dreaming.writing.max_new_tokens)) for i in written),
+        targets=((PROMPT, page),) * documents,
+        kept=tuple(kept),
+        trials=(trial,) * len(kept) + (passage,) * (documents if is_compared else 0),
+        passages=tuple(pages) if is_compared else (),
+        items=(((PROMPT, study.max_answer_tokens),) * dreaming.held_out,) * documents,
+        lessons=tuple(lessons),
+        written=tuple(policy),
+        learn_updates=_updates_to_learn(settings, len(kept), documents),
+        questions=((PROMPT, PROMPT),) * QUESTIONS * documents,
+        anchors=(ANCHORS, ANCHORS),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lengths:
+    """Makes exchanges that stand for others: of their lengths, and no longer than a row."""
+
+    shape: BatchShape
+
+    def __call__(
+        self, document: int | None, completion: int, kind: str, prompt: int = PROMPT, **facts
+    ) -> Exchange:
+        completion = min(completion, self.shape.max_target_length)
+        student = max(1, min(prompt, self.shape.max_length - completion + 1))
+        return Exchange(document, (0,) * student, (0,) * PROMPT, (0,) * completion, kind, **facts)
+
+
+def _dreams(settings: RunConfig, documents: int) -> tuple[list[int], list[int]]:
+    """The page of each dream that is written, and of those that are kept."""
+    selection, writing = settings.dreaming.selection, settings.dreaming.writing
+    each = len(writing.templates) * writing.num_generations
+    kept = min(selection.keep_top + selection.keep_random, each)
+    return tuple([i for i in range(documents) for _ in range(n)] for n in (each, kept))
+
+
+def _trial(settings: RunConfig) -> tuple[tuple[Lengths, ...], tuple[Lengths, ...]]:
+    """The sequences of a trial: the lines of a dream, or all of it, and its passage; and those of a
+    passage alone."""
+    new, trial = settings.dreaming.writing.max_new_tokens, settings.dreaming.trial
+    lines = math.ceil(new / SENTENCE) if trial.split_lines else 1
+    passage = (PROMPT, settings.data.chunk_tokens)
+    dream = ((PROMPT, math.ceil(new / lines)),) * lines + (passage,)
+    return dream, (passage,) * (len(dream) if trial.batch_size else 1)
+
+
+def _lessons(
+    settings: RunConfig, kept: Sequence[int], context: int, stands_for: _Lengths
+) -> tuple[list[Exchange], list[Exchange]]:
+    """What dreams teach if all of them are rewarded, and what a policy gradient learns from."""
+    writing, learning = settings.dreaming.writing, settings.dreaming.learning
+    is_supervised = learning.estimator == "rest_em"
+    before, longest = PROMPT + context, writing.longest_dream
+    know = [stands_for(i, writing.max_new_tokens, "dream", supervised=True) for i in kept]
+    if is_supervised:
+        know += [stands_for(i, longest, "write", before, supervised=True) for i in kept]
+        return know, []
+    return know, [stands_for(i, longest, "write", before, on_policy=True) for i in kept]
+
+
+def _updates_to_learn(settings: RunConfig, kept: int, documents: int) -> int:
+    """Updates until every dream that was tried, if all are rewarded, was drawn as often as
+    `mixture.updates_to_draw` has it: in turn with what was studied, by which a row is filled as
+    well."""
+    learning, shape = settings.dreaming.learning, settings.seeding.shape
+    dreams = min(kept, learning.max_per_document * documents) if learning.max_per_document else kept
+    dreams *= EPOCHS * (1 + (learning.estimator == "rest_em"))  # to write it, and to know it
+    lengths = settings.dreaming.writing.max_new_tokens, settings.data.chunk_tokens
+    sized = [(min(PROMPT + n, shape.max_length), min(n, shape.max_target_length)) for n in lengths]
+    rows = len(pack(sized * dreams, (shape.max_length, shape.max_target_length)))
+    return math.ceil(rows / shape.batch_size)

@@ -1,0 +1,90 @@
+"""The programs of a tiny run, against those that its phases listed beforehand."""
+
+import dataclasses
+import runpy
+
+import jax
+import numpy as np
+import pytest
+from articulate import articulate
+from life import record_calls, sizes_of
+
+from sleep_jax import lifecycle
+from sleep_jax.experiment import load_experiment
+from sleep_jax.forecast.programs import programs_of
+from sleep_jax.phases import trial
+from sleep_jax.phases.registry import PHASES
+from sleep_jax.runtime.mesh import make_mesh
+from sleep_jax.runtime.metrics import read_metrics
+from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.study import questions
+
+# Jitted functions of a run that no phase lists, and why.
+NOT_LISTED = {
+    "_taken": "copies rows of a context; no product",
+    "_sums": "the fingerprint of the weights, once a run",
+    "similarity": "the edit distances of Eq. 4, small beside a decoder",
+}
+# Settings that together choose most other programs: wake weights that learn, a trunk without
+# memory, a router, critics, a reference, a trial of each passage, replies in place of likelihoods.
+OTHERS = {
+    "memory.layers": "last_quarter",
+    "memory.router": "sigmoid",
+    "memory.top_k": 1,
+    "memory.periods": (1,),
+    "memory.learning_rates": (0.5,),
+    "memory.stride": 64,
+    "wake.context": 512,
+    "seeding.estimator": "ppo",
+    "seeding.kl_coef": 0.1,
+    "dreaming.estimator": "ppo",
+    "dreaming.baseline": "passage",
+    "dreaming.scorer": "exact_match",
+    "dreaming.measure": "loss",
+    "dreaming.trial.seeds": 2,
+}
+
+
+def comparable(signature):
+    """Without the ends of turns: token 0 stands for those of any tokenizer."""
+    name, leaves = signature
+    return name, tuple(
+        (path, dataclasses.replace(x, eos_ids=()) if isinstance(x, SamplingConfig) else x)
+        for path, x in leaves
+    )
+
+
+def shapes_of(signature):
+    """A signature without the collections of the model, to be read."""
+    name, leaves = signature
+    skipped = ("params", "memory", "slots", "lora", "cfg")
+    return name, [(p, x) for p, x in leaves if not any(word in p for word in skipped)]
+
+
+@pytest.mark.parametrize("changes", [{}, pytest.param(OTHERS, id="others", marks=pytest.mark.slow)])
+def test_phases_list_the_programs_that_a_run_compiles(changes, tmp_path, monkeypatch):
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.seeding.steps, config.dreaming.steps = 2, 1
+    config.update_from_flattened_dict(changes)
+    experiment = load_experiment(config)
+    with monkeypatch.context() as patch:
+        articulate(patch)
+        patch.setattr(questions, "is_about", lambda text, sentence: bool(text))
+        patch.setattr(trial, "earned", lambda config, gain, documents: np.arange(len(gain)) % 2.0)
+        calls = record_calls(patch)
+        run = lifecycle.run(experiment, str(tmp_path), quiet=True)
+    assert set(run.record["phases"]) == set(PHASES) - {"merge"}
+    assert not [x for x in run.record["phases"].values() if "skipped" in x]
+
+    study = run.day(0)["study"]
+    articulated = {f"What is said about {x.title}?" for x in experiment.documents}
+    self_asked = [q["question"] for q in (*study["held_out"], *study["learnt"])]
+    self_asked = [question for question in self_asked if question not in articulated]
+    updates = sum(x["phase"] == "learn" and "loss" in x for x in read_metrics(tmp_path))
+    sizes = sizes_of(experiment, run, self_asked, updates)
+    programs = programs_of(config, make_mesh(config), sizes, jax.default_backend())
+
+    called = {comparable(x) for x in calls if x[0] not in NOT_LISTED}
+    listed = {comparable(program.signature): program.name for program in programs}
+    assert not [shapes_of(x) for x in called - listed.keys()]
+    assert not [(listed[x], shapes_of(x)) for x in listed.keys() - called]

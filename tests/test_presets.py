@@ -1,0 +1,47 @@
+"""The presets in `configs/`: what each can be read as, what it says, and who may build on one."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from sleep_jax.cli.config_files import load
+from sleep_jax.config import read
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted(ROOT.glob("configs/**/[!_]*.py"))
+PRESETS = [str(path) for path in FILES]
+VARIANTS = [f"{path}:{levels}" for path in PRESETS if "levels_" in path for levels in "234"]
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, *VARIANTS])
+def test_preset_is_a_valid_config(preset):
+    read(load(preset))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_docstring_gives_the_command_and_what_to_expect(path):
+    text = path.read_text().split('"""')[1]
+    for line_start in ("score   ", "time    ", "memory  ", "device  ", "    python launch.py --"):
+        assert f"\n{line_start}" in text
+    assert str(path.relative_to(ROOT)) in text
+
+
+def test_file_elsewhere_builds_on_a_preset(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from configs import sleep_tiny\n"
+        "def get_config():\n"
+        "    c = sleep_tiny.get_config()\n"
+        "    c.memory.slots = (7,)\n"
+        "    return c\n"
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "launch.py", "--config=mine.py", "--plan=3"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "at most 3 of 7 slots in use" in done.stdout
