@@ -347,7 +347,7 @@ def test_accumulated_update_equals_that_of_the_whole_batch(student, batch, run):
     sgd = optax.sgd(1.0)
     slot, metrics = run(objective, student, batch, optimizer=sgd)
     parts = dataclasses.replace(objective, accumulate=2)
-    renamed = batch.replace(sequence=batch.sequence_ids + 500)
+    renamed = batch.replace(sequence_ids=batch.sequence_ids + 500)
     same, accumulated = run(parts, student, renamed, optimizer=sgd)
     assert metrics.keys() == accumulated.keys()
     for name, value in metrics.items():
