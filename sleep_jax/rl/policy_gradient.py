@@ -49,7 +49,7 @@ def policy_gradient_loss(
         x_t   = - w_t min(rho_t A_t, clip(rho_t, 1 - clip, 1 + clip_high) A_t)
         (sum, denominator) = aggregate(x)
 
-    With one update a rollout rho is 1 and the gradient is REINFORCE's, - w A grad log_probs. No
+    With one update per rollout rho is 1 and the gradient is REINFORCE's, - w A grad log_probs. No
     gradient flows through `old_log_probs`, `advantages` and `weights`.
 
     Args:
