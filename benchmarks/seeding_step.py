@@ -28,7 +28,7 @@ from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.models.head import masked_sum, token_log_probs
 from sleep_jax.sampling.sampler import prefill
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, make_batch, pack_exchanges
 from sleep_jax.seeding.step import Objective, init_state, seeding_step
 from sleep_jax.seeding.trunk import precompute
 
@@ -41,7 +41,7 @@ def sft_step(cfg, optimizer, state, params, batch):
         hidden = Decoder(cfg).apply(
             {"params": params, "lora": lora}, batch.tokens, batch.segment_ids
         )
-        hidden = jnp.take_along_axis(hidden, batch.scored[..., None], axis=1)
+        hidden = jnp.take_along_axis(hidden, batch.target_positions[..., None], axis=1)
         mask = batch.mask.reshape(-1)
         log_probs = token_log_probs(
             hidden.reshape(-1, cfg.width), batch.targets.reshape(-1), mask, lm_head(cfg, params)
@@ -120,7 +120,7 @@ def main():
 
     def score():
         states = precompute(cfg, student, teachers, exchanges, shape, width=args.time)
-        return batch_of(exchanges, states, packs(exchanges, shape), shape)
+        return make_batch(exchanges, states, pack_exchanges(exchanges, shape), shape)
 
     batch, optimizer = jax.tree.map(jnp.asarray, score()), optax.adam(1e-3)
     objective = Objective(alpha=args.alpha)

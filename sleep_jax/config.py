@@ -16,8 +16,8 @@ from sleep_jax.dreaming.dreaming_config import DreamingConfig
 from sleep_jax.interop.chat_template import DATE
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.models.decoder_config import DTYPES, REMATS
+from sleep_jax.seeding.gate import Gate
 from sleep_jax.seeding.seeding_config import SeedingConfig
-from sleep_jax.seeding.transaction import Gate
 from sleep_jax.settings import Settings, part, setting
 from sleep_jax.study.study_config import StudyConfig
 from sleep_jax.wake.stream import WakeConfig

@@ -37,10 +37,10 @@ from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
 from sleep_jax.models.sharding import place
 from sleep_jax.rewards.agreement import agreement
-from sleep_jax.rewards.calibration import calibrated
+from sleep_jax.rewards.calibration import calibrated_judge
 from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
 from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
-from sleep_jax.rewards.yes_no import YesNo
+from sleep_jax.rewards.yes_no import YesNoScore
 from sleep_jax.run_schedule import ScheduledPhase, run_schedule
 
 
@@ -315,5 +315,5 @@ def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge
     if name == "exact":
         return rule_judge(is_exact)
     if name == "model":
-        return calibrated(YesNo(cfg, params, tokenizer))
+        return calibrated_judge(YesNoScore(cfg, params, tokenizer))
     raise ValueError(f"seeding.judge={name!r}; choose from {', '.join(JUDGES)}")

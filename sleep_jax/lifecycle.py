@@ -38,7 +38,7 @@ from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.profile import Profile
 from sleep_jax.runtime.step_timer import Compilations, StepTimer, memory
 from sleep_jax.seeding.transaction import MemoryState
-from sleep_jax.seeding.update_log import TimeEstimate
+from sleep_jax.services import TimeEstimate
 from sleep_jax.wake.stream import check_updates, init_wake
 
 
@@ -113,7 +113,7 @@ def run(
                 and "skipped" not in state.record["phases"][scheduled.label]
             )
             if time_estimate is not None and is_studied:
-                time_estimate.studied(mid_phase.seconds)
+                time_estimate.add_study(mid_phase.seconds)
             cost = {"seconds": mid_phase.seconds, "memory": memory()["memory_peak"]}
             state = state.note(scheduled.label, **cost, programs=compilations.count - compiled)
             record = {"config": config, "base": experiment.base, "reading": experiment.reading}

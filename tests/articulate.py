@@ -11,17 +11,17 @@ import pytest
 from sleep_jax.data.sentences import sentences
 from sleep_jax.dreaming import write
 from sleep_jax.study import questions
-from sleep_jax.study.questions import SelfQuestion, ask
+from sleep_jax.study.questions import SelfQuestion, write_questions
 
 
 def articulate(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(write, "flaw", lambda *_: None)
-    patch.setattr(questions, "ask", ask_of_each)
+    patch.setattr(questions, "write_questions", write_with_each)
 
 
-def ask_of_each(cfg, variables, tokenizer, documents, *rest):
-    """`ask`, and a question about each document with its first sentence as the answer."""
-    asked, drawn = ask(cfg, variables, tokenizer, documents, *rest)
+def write_with_each(cfg, variables, tokenizer, documents, *rest):
+    """`write_questions`, and one about each document with its first sentence as the answer."""
+    asked, drawn = write_questions(cfg, variables, tokenizer, documents, *rest)
     first = [sentences(document.text)[0] for document in documents]
     own = [
         SelfQuestion(i, sentence, f"What is said about {document.title}?", sentence)

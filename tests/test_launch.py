@@ -267,7 +267,7 @@ def test_run_plan_is_shown_before_a_run(tmp_path, monkeypatch, capsys):
     ]
     assert "of the samples, all read" in lines[0] and lines[2].endswith("full after day 2")
     assert any("on day 3 none is free and the run stops there" in str(x.message) for x in warned)
-    time_estimate.updated(0, 1.0)
+    time_estimate.add_update(0, 1.0)
 
 
 def test_resume_prints_changed_settings(tmp_path, monkeypatch, capsys):

@@ -120,7 +120,7 @@ def test_run_records_and_reports_every_phase_and_stage(experiment, finished, bef
     assert all(line["time/tokens_per_second"] > 0 and "time/mfu" not in line for line in steps)
     [rewards] = [line["rollout_rewards"] for line in lines if "rollout_rewards" in line]
     assert np.mean(rewards) == pytest.approx(steps[0]["reward"])
-    assert any("wanted: " in line.get("rollout", "") for line in lines)
+    assert any("reference: " in line.get("rollout", "") for line in lines)
     [norms] = [line["norm_down"] for line in lines if "norm_down" in line]
     down = bank(before_dreams_run)["down"][:, 0]
     np.testing.assert_allclose(norms, np.linalg.norm(down, axis=(1, 2)), rtol=1e-5)
@@ -195,9 +195,9 @@ def test_run_without_dreams_has_no_phase_or_stage_of_them(experiment, finished, 
 
 def with_questions(run, questions):
     """The night with other questions of the model's own held out."""
-    study = Study.of(run.day(0)["study"])
+    study = Study.from_record(run.day(0)["study"])
     study = dataclasses.replace(study, held_out=tuple(questions))
-    return run.note_day(0, study=study.record())
+    return run.note_day(0, study=study.to_record())
 
 
 def dream(experiment, run, workdir):
@@ -305,7 +305,7 @@ def test_learn_with_tied_rewards_has_no_policy_gradient(
         before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
     )
     monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
-    monkeypatch.setattr(rollouts, "roll_out", pytest.fail)
+    monkeypatch.setattr(rollouts, "sample_rollouts", pytest.fail)
     dreamt = dream(other, run, tmp_path)
     phases = dreamt.record["phases"]
     assert phases["learn"]["learnt"] == phases["learn"]["tied"] == phases["try"]["tried"] > 0
@@ -380,7 +380,7 @@ def test_consolidate_rolled_back_leaves_every_byte(experiment, finished, tmp_pat
 
 
 def test_consolidate_into_a_full_level_raises_before_any_compute(experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(questions, "ask", None)  # to call it would be an error
+    monkeypatch.setattr(questions, "write_questions", None)  # to call it would be an error
     run = lifecycle.init_run_state(experiment)
     slots = run.current.slots
     for _ in range(experiment.cfg.memory.level(1).slots):

@@ -16,8 +16,9 @@ from sleep_jax.evals import adapted, recall
 from sleep_jax.evals.adapted import Adapted
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.sampling.generate import Completion
-from sleep_jax.seeding import imitation
-from sleep_jax.seeding.imitation import ImitationConfig, roll_out
+from sleep_jax.seeding import rollouts as rollouts_module
+from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.rollouts import sample_rollouts
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.study import questions, self_study
 from sleep_jax.study.study_config import StudyConfig
@@ -70,7 +71,7 @@ def test_answers_are_quoted_without_their_thought(tokenizer, writes):
     study = StudyConfig(questions=2)
     key = jax.random.key(0)
     args = (None, None, tokenizer, [DOCUMENT], None, study, set(), key)
-    got, _ = questions.ask(*args)
+    got, _ = questions.write_questions(*args)
     assert [q.answer for q in got] == ["In 1832.", None]  # 1871 was thought, not said
     learnt = self_study.answer(got[:1], Prompts(tokenizer))
     assert tokenizer.backend.decode(learnt[1].completion, skip_special_tokens=False) == (
@@ -102,9 +103,9 @@ def test_a_rollout_is_cut_and_rewarded_after_the_thought(tokenizer, writes):
         seen.update(candidates=candidates, references=references)
         return np.ones(len(candidates), np.float32)
 
-    writes(imitation, [["lt in 1832.<|im_end|>", "lt in 9.<|im_end|>"]])
+    writes(rollouts_module, [["lt in 1832.<|im_end|>", "lt in 9.<|im_end|>"]])
     config = dataclasses.replace(ImitationConfig(), num_generations=2, prefix_range=(0.0, 1.0))
-    rollouts, _ = roll_out(
+    rollouts, _ = sample_rollouts(
         None, None, tokenizer, judge, config, [exchange], jax.random.key(0), width=64
     )
     empty = written(tokenizer, EMPTY)

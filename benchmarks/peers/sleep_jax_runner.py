@@ -16,8 +16,9 @@ from sleep_jax.models.decoder import Decoder
 from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
-from sleep_jax.seeding.imitation import ImitationConfig, roll_out
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs
+from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.rollouts import sample_rollouts
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, make_batch, pack_exchanges
 from sleep_jax.seeding.step import Objective, init_state, seeding_step
 from sleep_jax.seeding.trunk import precompute
 
@@ -111,7 +112,7 @@ def seeding(turns: Turns):
 
     def write():
         current = {**student, "memory": put_slot(memory, 1, index, state.slot)}
-        return roll_out(
+        return sample_rollouts(
             cfg,
             current,
             NoTokenizer(),
@@ -127,7 +128,7 @@ def seeding(turns: Turns):
         return precompute(cfg, student, teachers, rollouts, shape, width=width)
 
     def update(rollouts, states):
-        batch = batch_of(rollouts, states, packs(rollouts, shape), shape)
+        batch = make_batch(rollouts, states, pack_exchanges(rollouts, shape), shape)
         return seeding_step(cfg, objective, optimizer, 1, index, state, student, batch)
 
     write, score = turns.timed("rollout", write), turns.timed("teacher", score)

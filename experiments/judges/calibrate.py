@@ -24,8 +24,8 @@ from sleep_jax.report.publish import publish
 from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.calibration import choose_threshold, read_probe, score_pairs
 from sleep_jax.rewards.judge import is_exact, rule_judge
-from sleep_jax.rewards.semantic import Cosine, Gated
-from sleep_jax.rewards.yes_no import YesNo
+from sleep_jax.rewards.semantic import CosineScore, GatedScore
+from sleep_jax.rewards.yes_no import YesNoScore
 
 HERE = pathlib.Path(__file__).parent
 MARKS = ("<!-- tables: written by calibrate.py -->", "<!-- end of tables -->")
@@ -33,17 +33,17 @@ RULES = ("agreement", "exact")  # scores of 0 or 1: nothing to calibrate
 RESAMPLES = 2000
 
 
-def yes_no(model: str) -> YesNo:
+def yes_no(model: str) -> YesNoScore:
     """The judge that asks a model."""
     cfg, params, tokenizer = load_model(model, dtype="bfloat16")
-    return YesNo(cfg, jax.tree.map(jnp.asarray, params), tokenizer)
+    return YesNoScore(cfg, jax.tree.map(jnp.asarray, params), tokenizer)
 
 
 def judges(model: str) -> dict:
     """What makes each judge's score, by name."""
-    cosine = functools.cache(lambda: Cosine(load_encoder(resolve("all-MiniLM-L6-v2"))))
+    cosine = functools.cache(lambda: CosineScore(load_encoder(resolve("all-MiniLM-L6-v2"))))
     return {
-        "embedding": lambda: Gated(cosine()),
+        "embedding": lambda: GatedScore(cosine()),
         "cosine": cosine,
         "agreement": lambda: rule_judge(agreement).score,
         "exact": lambda: rule_judge(is_exact).score,

@@ -81,7 +81,7 @@ def replies_about(
 ) -> list[list[str]]:
     """What the model says as it is, per passage."""
     asked = [(0, q.question) for passage in passages for q in passage.questions]
-    said = iter(ask(experiment, night.current.on(experiment.params), asked))
+    said = iter(ask(experiment, night.current.variables(experiment.params), asked))
     return [[next(said) for _ in passage.questions] for passage in passages]
 
 

@@ -16,7 +16,7 @@ from sleep_jax.memory.schedule import due
 from sleep_jax.memory.slots import init_memory, used
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.head import masked_sum, token_log_probs
-from sleep_jax.seeding.transaction import PROTOCOLS, MemoryState, Transaction, begin
+from sleep_jax.seeding.transaction import PROTOCOLS, MemoryState, Transaction, begin_consolidation
 from sleep_jax.wake.stream import apply_due, init_wake, read_episode
 
 ONE_SLOT = "one slot"
@@ -57,7 +57,7 @@ class Life:
     @property
     def variables(self):
         """The model as it stands."""
-        return self.self.on(self.params)
+        return self.self.variables(self.params)
 
     def read(self, episode: list[Fact]) -> Any:
         """Reads an episode; its updates (Eq. 2) come due and stay pending.
@@ -70,13 +70,13 @@ class Life:
             return self.variables
         tokens = np.concatenate(statements(episode))
         state, _ = read_episode(CFG, WAKE, self.variables, self.self.wake, tokens)
-        self.self = self.self.having_read(state)
-        return self.self.having_read(apply_due(CFG.memory, WAKE, state)).on(self.params)
+        self.self = self.self.with_wake_state(state)
+        return self.self.with_wake_state(apply_due(CFG.memory, WAKE, state)).variables(self.params)
 
     def sleep(self) -> None:
         """The night after an episode: one consolidation for each level that is due."""
         if self.arm == "no sleep":
-            self.self = self.self.having_read(apply_due(CFG.memory, WAKE, self.self.wake))
+            self.self = self.self.with_wake_state(apply_due(CFG.memory, WAKE, self.self.wake))
             return
         clock = len(self.past)
         for sender in due(CFG.memory, clock):
@@ -89,10 +89,10 @@ class Life:
                 )
                 continue
             protocol = self.arm if self.arm in PROTOCOLS else "commit_then_clear"
-            transaction = begin(CFG, WAKE, self.self, sender, protocol, rng)
+            transaction = begin_consolidation(CFG, WAKE, self.self, sender, protocol, rng)
             if self.arm == ONE_SLOT:
                 transaction = into_first_slot(transaction)
-            teacher = transaction.teacher.on(self.params)
+            teacher = transaction.teacher.variables(self.params)
             exchanges = study(CFG, teacher, window, self.night.rehearsal, rng)
             memory, (before, after) = seed(
                 CFG, self.night, transaction, self.params, exchanges, rng

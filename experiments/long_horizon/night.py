@@ -22,9 +22,9 @@ from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
-    States,
-    batch_of,
-    packs,
+    HiddenStates,
+    make_batch,
+    pack_exchanges,
     teacher_hidden,
 )
 from sleep_jax.seeding.step import init_state, seeding_step
@@ -104,14 +104,14 @@ def seed(cfg, night: NightConfig, transaction, params, exchanges: Sequence[Excha
       (memory, (before, after)): the student's, and KL(teacher || student) in nats a token on the
       night's sequences.
     """
-    teacher, student = transaction.teacher.on(params), transaction.student.on(params)
+    teacher, student = transaction.teacher.variables(params), transaction.student.variables(params)
     level, index = transaction.level, transaction.index
     hidden = teacher_hidden(cfg, teacher, read(cfg, teacher, [()])[0], exchanges, budget=4096)
     shape = BatchShape(
         batch_size=-(-len(exchanges) * SENTENCE // PAGE), max_length=PAGE, max_target_length=PAGE
     )
-    rows = packs(exchanges, shape)
-    batch = batch_of(exchanges, list(map(States, hidden)), rows, shape)
+    rows = pack_exchanges(exchanges, shape)
+    batch = make_batch(exchanges, list(map(HiddenStates, hidden)), rows, shape)
     steps = night.steps[level - 2]
     optimizer = optimizer_of(night.learning_rate, steps)
     state = init_state(take_slot(student["memory"], level, index), optimizer)

@@ -12,7 +12,7 @@ import numpy as np
 from sleep_jax.evals.items import Item
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.rewards.yes_no import Asked
+from sleep_jax.rewards.yes_no import YesNoModel
 
 RUBRIC = (
     "You grade the answer of a student. Go by the gold answer alone, not by what you know. The "
@@ -29,8 +29,8 @@ class Rubric:
     """Scores replies by what the judging model says of them."""
 
     def __init__(self, cfg: DecoderConfig, params, tokenizer: Tokenizer):
-        """Binds the model; arguments and what is raised are those of `Asked`."""
-        self._asked = Asked(cfg, params, tokenizer)
+        """Binds the model; arguments and errors are those of `YesNoModel`."""
+        self._model = YesNoModel(cfg, params, tokenizer)
 
     def __call__(self, replies: Sequence[str], items: Sequence[Item]) -> np.ndarray:
         """1 for a right reply, else 0: float32 [n]. A blank one is wrong, whatever is said of it;
@@ -42,7 +42,7 @@ class Rubric:
             if reply.strip()
         ]
         marks = np.zeros(len(items), np.float32)
-        leans = self._asked.lean([text for _, text in pairs])
-        for (i, _), lean in zip(pairs, leans):
-            marks[i] = max(marks[i], float(lean > 0))
+        gaps = self._model.logit_gap([text for _, text in pairs])
+        for (i, _), gap in zip(pairs, gaps):
+            marks[i] = max(marks[i], float(gap > 0))
         return marks

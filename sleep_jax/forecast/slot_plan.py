@@ -49,7 +49,7 @@ def levels(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> list[Lev
 
     Args:
       memory: of the model.
-      schedule: of the run; a merge among them is made where `transaction.check_room` asks for one.
+      schedule: of the run; its merges happen where `transaction.check_capacity` says `merge`.
     """
     in_use: dict[int, list[int]] = collections.defaultdict(list)
     most: dict[int, list[int]] = {}

@@ -37,19 +37,18 @@ from sleep_jax.programs.seeding import (
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.seeding.consolidate import run_consolidation, sum_divergence
 from sleep_jax.seeding.objective import Objective
+from sleep_jax.seeding.router_key import REPLAY_ROWS, sum_inputs
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher
 from sleep_jax.seeding.transaction import (
-    ROWS,
     MemoryState,
     TeacherIsStudent,
     Transaction,
-    begin,
+    begin_consolidation,
     begin_merge,
-    check_room,
-    sum_inputs,
+    check_capacity,
 )
 from sleep_jax.study import self_study
-from sleep_jax.study.self_study import Study, from_memory, reread
+from sleep_jax.study.self_study import Study, reread, without_documents
 
 GATED = "anchor_perplexity"  # the anchor set that a night may not lose
 PROBE = 8  # sequences that measure the divergence where there are no held-out questions
@@ -61,12 +60,12 @@ def consolidate(
     """Unlocks a slot and seeds it with what the sender holds, or leaves all as it was."""
     c, cfg, level = experiment.config, experiment.cfg, scheduled.sender + 1
     run = run.note(scheduled.label, levels=f"{scheduled.sender} -> {level}", tokens=0)
-    room = check_room(cfg.memory, run.current.slots, level)
+    room = check_capacity(cfg.memory, run.current.slots, level)
     if room == "skip":
         run = _after_consolidation(run, run.current)
         return run.note(scheduled.label, skipped=f"level {level} is full")
     with logger.bar(int(c.seeding.steps) + 1, "step") as bar:  # and the divergence before them
-        transaction = begin(
+        transaction = begin_consolidation(
             cfg,
             experiment.settings.wake,
             run.current,
@@ -114,7 +113,7 @@ def merge(
     """
     level = scheduled.sender + 1
     run = run.note(scheduled.label, levels=f"{level} -> {level}", tokens=0)
-    if check_room(experiment.cfg.memory, run.current.slots, level) != "merge":
+    if check_capacity(experiment.cfg.memory, run.current.slots, level) != "merge":
         return run.note(scheduled.label, skipped=f"level {level} has room")
     key = key_of(experiment, scheduled, "transaction")
     transaction = begin_merge(experiment.cfg, run.current, level, key)
@@ -155,7 +154,7 @@ def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, rng,
             return bar.advance(1, **metrics)
         logger.update(step, metrics)
         if logger.time_estimate is not None and "time/step" in metrics:
-            logger.time_estimate.updated(day, metrics["time/step"])
+            logger.time_estimate.add_update(day, metrics["time/step"])
         # Where nothing was rolled out yet there is none.
         reward = metrics.get("reward", bar.figures.get("reward"))
         bar.advance(1, kl=metrics["kl_off"], reward=reward)
@@ -196,7 +195,7 @@ def _norms(state: MemoryState, transaction: Transaction) -> dict[str, list[float
 
 def held_out(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
     """What measures the divergence: the day's questions that are not learnt, or its documents."""
-    questions, prompts = Study.of(run.day(day)["study"]).held_out, experiment.prompts
+    questions, prompts = Study.from_record(run.day(day)["study"]).held_out, experiment.prompts
     documents = experiment.days[day].documents
     return self_study.answer(questions, prompts) or self_study.recite(documents, prompts, 1)
 
@@ -207,15 +206,17 @@ def _replay(
     """What a level hands over, as (exchanges, probe): the days it holds, closed book."""
     prompts = experiment.prompts
     days = [d for d in range(scheduled.since, scheduled.day + 1) if "study" in run.day(d)]
-    exchanges = [e for d in days for e in from_memory(studied(experiment, run, d))]
+    exchanges = [e for d in days for e in without_documents(studied(experiment, run, d))]
     if run.current.wake is not None:
         longest = experiment.config.seeding.max_target_length
         exchanges += reread([page[:longest] for page in experiment.pages(scheduled)])
-    probe = from_memory(
+    probe = without_documents(
         [
             exchange
             for d in days
-            for exchange in self_study.answer(Study.of(run.day(d)["study"]).held_out, prompts)
+            for exchange in self_study.answer(
+                Study.from_record(run.day(d)["study"]).held_out, prompts
+            )
         ]
     )
     probe = probe or exchanges[:PROBE]
@@ -250,9 +251,12 @@ def _aimed(run: AbstractRun, shape: BatchShape) -> list[Program]:
     """What aims the router at what is learnt; nothing without a router."""
     if run.cfg.memory.router == "none":
         return []
-    rows = run.rows(ROWS, shape.max_length)
+    rows = run.rows(REPLAY_ROWS, shape.max_length)
     args = (run.cfg, run.variables, first_receiver(run.cfg), *rows)
-    calls, tokens = math.ceil(len(run.sizes.exchanges) / ROWS), ROWS * shape.max_length
+    calls, tokens = (
+        math.ceil(len(run.sizes.exchanges) / REPLAY_ROWS),
+        REPLAY_ROWS * shape.max_length,
+    )
     keys = shape.max_length / 2
     return [Program("consolidate: aim", sum_inputs, args, calls, tokens, keys, 0)]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sleep_jax.sampling.generate import Completion, generate
-from sleep_jax.seeding.update_log import MidPhaseCheckpoint
+from sleep_jax.services import MidPhaseCheckpoint
 
 # A checkpoint holds an array at least.
 STATE = {"batches": np.zeros((), np.int32)}

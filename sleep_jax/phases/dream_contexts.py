@@ -83,7 +83,7 @@ def tau(experiment: Experiment) -> Scorer:
 def model_under_eval(experiment: Experiment, run: RunState) -> Adapted:
     """The model as it is, for scorers."""
     longest = experiment.settings.evaluation.max_new_tokens
-    model = run.current.on(experiment.params)
+    model = run.current.variables(experiment.params)
     return Adapted(experiment.cfg, model, experiment.tokenizer, max_new_tokens=longest)
 
 
@@ -151,7 +151,7 @@ def _items(experiment: Experiment, run: RunState, pages: dict[int, tuple[int, in
     items = []
     for page, (day, document) in pages.items():
         record = run.day(day)
-        held_out = Study.of(record["study"]).held_out if "study" in record else ()
+        held_out = Study.from_record(record["study"]).held_out if "study" in record else ()
         questions = [q for q in held_out if q.document == document]
         items += [Item(page, q.question, (q.answer,)) for q in questions]
     return RewardItems.apart_from({q.text for q in experiment.questions}, items)

@@ -38,7 +38,7 @@ def evaluate(
     with logger.bar(len(stages) + len(earlier), "stage") as bar:
         for stage in stages:
             if stage in states:
-                variables, context = states[stage].on(experiment.params), None
+                variables, context = states[stage].variables(experiment.params), None
             else:
                 teacher = awake(experiment, run, day.documents)
                 variables, context = teacher.variables, teacher.context
@@ -59,7 +59,7 @@ def evaluate(
         recall = []
         for before in earlier:
             pairs = [(q.document, q.text) for q in before.questions]
-            answers = ask(experiment, run.current.on(experiment.params), pairs)
+            answers = ask(experiment, run.current.variables(experiment.params), pairs)
             recall.append(shares_right(before.questions, answers))
             known = [share["questions"] for share in recall if "questions" in share]
             bar.advance(1, **({"earlier days": float(np.mean(known))} if known else {}))

@@ -21,9 +21,9 @@ from sleep_jax.programs.calls import losses_of_texts, reading
 from sleep_jax.programs.program import Program
 from sleep_jax.programs.seeding import batch_count, precomputed, rescored, taught, updated
 from sleep_jax.run_schedule import ScheduledPhase
-from sleep_jax.seeding.consolidate import order_seed, seed_slot
+from sleep_jax.seeding.consolidate import data_seed, seed_slot
 from sleep_jax.seeding.mixture import updates_to_draw
-from sleep_jax.seeding.rollouts import written_width
+from sleep_jax.seeding.rollout_buffer import written_width
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import Exchange
 
@@ -42,12 +42,12 @@ def learn(
             bar.advance(1, learnt=0)
         return run.note(scheduled.label, tokens=0, skipped="no dream was rewarded")
     rng = key_of(experiment, scheduled, "updates")
-    model = run.current.on(experiment.params)
+    model = run.current.variables(experiment.params)
     exchanges = [*lessons, *studied(experiment, run, scheduled.day), *old]
     index = run.day(scheduled.day)["slot"]
     seeding = experiment.settings.reinforcing.with_shared_prefix(experiment.prompts.shared_prefix)
     # Many dreams take more updates than configured: all that were rewarded are learnt.
-    needed = updates_to_draw(exchanges, seeding.shape, order_seed(rng))
+    needed = updates_to_draw(exchanges, seeding.shape, data_seed(rng))
     seeding = _as_needed(seeding, needed, bool(written))
     with logger.bar(seeding.steps, "step") as bar:
 

@@ -5,9 +5,9 @@ import jax
 from sleep_jax.experiment import Experiment
 from sleep_jax.run_schedule import ScheduledPhase
 
-# Numbers that are folded into the key of a phase, one after the other: with others a run has other
-# bits. The phases of one dreaming share a key (`ScheduledPhase.rng_stream`), so that select and try
-# begin with the same adapters.
+# Numbers that are folded into the key of a phase, one after the other. A checkpointed run is
+# resumed with these, so they stay. The phases of one dreaming share a key
+# (`ScheduledPhase.rng_stream`): select and try begin with the same adapters.
 STREAMS = {
     "study": {"questions": (3, 0), "rehearsals": (3, 1)},
     "merge": {"transaction": (1, 0), "rehearsals": (1, 1), "updates": (1, 4)},

@@ -14,13 +14,7 @@ from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.seeding.sequences import Teacher
 from sleep_jax.seeding.transaction import MemoryState
-from sleep_jax.seeding.update_log import (
-    NO_TIMER,
-    Figures,
-    MidPhaseCheckpoint,
-    StepTimer,
-    TimeEstimate,
-)
+from sleep_jax.services import NO_TIMER, Figures, MidPhaseCheckpoint, StepTimer, TimeEstimate
 from sleep_jax.wake.context import read
 
 
@@ -109,7 +103,9 @@ class PhaseLogger:
 
 def awake(experiment: Experiment, run: RunState, documents: Sequence[Document]) -> Teacher:
     """The model that has read: as it was before sleep, with documents in its context."""
-    return _reader(experiment, experiment.cfg, run.before_sleep.on(experiment.params), documents)
+    return _reader(
+        experiment, experiment.cfg, run.before_sleep.variables(experiment.params), documents
+    )
 
 
 def open_book(
@@ -127,7 +123,7 @@ def open_book(
 
 def closed_book(experiment: Experiment, state: MemoryState) -> Teacher:
     """The model with this memory and no document in view."""
-    variables = state.on(experiment.params)
+    variables = state.variables(experiment.params)
     return Teacher(experiment.cfg, variables, read(experiment.cfg, variables, [()])[0])
 
 

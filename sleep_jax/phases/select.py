@@ -51,7 +51,7 @@ def select(
             config.measure,
             experiment.cfg,
             c.dreaming.trial.microbatch,
-            run.current.on(experiment.params),
+            run.current.variables(experiment.params),
             lora,
             candidates(experiment, pages(experiment, run, scheduled.day), chosen),
             step=config.step,

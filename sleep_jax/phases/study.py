@@ -15,7 +15,7 @@ from sleep_jax.programs.program import Program
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.sequences import Exchange, Teacher
-from sleep_jax.seeding.transaction import check_room
+from sleep_jax.seeding.transaction import check_capacity
 from sleep_jax.study import questions, self_study
 from sleep_jax.study.self_study import Study
 
@@ -27,12 +27,12 @@ def study(
     its replies on general topics."""
     c, day = experiment.config, experiment.days[scheduled.day]
     with logger.bar(2, "step") as bar:
-        if check_room(experiment.cfg.memory, run.current.slots, 1) == "skip":
+        if check_capacity(experiment.cfg.memory, run.current.slots, 1) == "skip":
             bar.advance(2)
             return run.note(scheduled.label, tokens=0, skipped="level 1 is full")
         teacher, config = awake(experiment, run, day.documents), experiment.settings.study
         draw = Drafts(logger.mid_phase, lambda count: bar.advance(0, batches=count))
-        self_questions, drawn = questions.ask(
+        self_questions, drawn = questions.write_questions(
             experiment.cfg,
             teacher.variables,
             experiment.tokenizer,
@@ -50,14 +50,14 @@ def study(
         bar.advance(1, rehearsed=len(rehearsed))
     held_out, learnt = questions.hold_out(self_questions, c.dreaming.held_out)
     written = Study(tuple(held_out), tuple(learnt), tuple(rehearsed))
-    run = run.note_day(scheduled.day, study=written.record())
+    run = run.note_day(scheduled.day, study=written.to_record())
     figures = {"questions_drawn": drawn, "questions_kept": len(self_questions)}
     tokens = sum(len(e.completion) for e in studied(experiment, run, scheduled.day))
     return run.note(scheduled.label, tokens=tokens, **figures, rehearsed=len(rehearsed))
 
 
 def rehearse(experiment: Experiment, teacher: Teacher, key, draw=None) -> list[Exchange]:
-    """A teacher's replies on general topics; `draw` as for `questions.ask`."""
+    """A teacher's replies on general topics; `draw` as for `questions.write_questions`."""
     config = experiment.settings.study
     return self_study.rehearse(
         experiment.cfg,
@@ -72,7 +72,7 @@ def rehearse(experiment: Experiment, teacher: Teacher, key, draw=None) -> list[E
 
 def studied(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
     """All teacher-written sequences of a day's night, from its record."""
-    written, c = Study.of(run.day(day)["study"]), experiment.config
+    written, c = Study.from_record(run.day(day)["study"]), experiment.config
     documents = experiment.days[day].documents
     return written.exchanges(documents, experiment.prompts, experiment.settings.study, c.seed)
 

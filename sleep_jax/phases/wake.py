@@ -52,7 +52,7 @@ def _skim(
     """Reads without learning: the mean surprise of the documents, in nats a token."""
     if not contexts:
         return None
-    variables = run.current.on(experiment.params)
+    variables = run.current.variables(experiment.params)
     tokens, mask = pad(contexts, _skimmed_width([*map(len, contexts)]))
     surprises, read_tokens = [], 0
     with logger.bar(len(contexts), "document") as bar:
@@ -83,7 +83,7 @@ def _learn(experiment: Experiment, state: MemoryState, logger: PhaseLogger, stre
         for start in starts:
             part = stream[start : start + piece]
             is_last = start + piece >= len(stream)
-            variables = state.on(experiment.params)
+            variables = state.variables(experiment.params)
             reader, nats = read_episode(
                 cfg, wake_config, variables, reader, part, is_end=is_end and is_last
             )
@@ -92,7 +92,7 @@ def _learn(experiment: Experiment, state: MemoryState, logger: PhaseLogger, stre
                 losses.append(float(value))
             surprise = float(np.mean(losses)) if losses else None
             bar.advance(1, tokens=start + len(part), surprise=surprise)
-    return state.having_read(reader), losses
+    return state.with_wake_state(reader), losses
 
 
 def programs(run: AbstractRun) -> list[Program]:

@@ -18,7 +18,7 @@ from sleep_jax.models.sharding import shardings, spec_of
 from sleep_jax.programs.sizes import Sizes
 from sleep_jax.seeding.objective import SeedingBatch
 from sleep_jax.seeding.seeding_config import SeedingConfig
-from sleep_jax.seeding.sequences import SCORED, BatchShape
+from sleep_jax.seeding.sequences import TARGET_FIELDS, BatchShape
 from sleep_jax.seeding.step import SeedingState, init_critic, init_state
 from sleep_jax.wake.stream import init_wake
 
@@ -132,7 +132,7 @@ class AbstractRun:
         grid = (shape.batch_size, shape.max_length)
         scored = (shape.batch_size, shape.max_target_length)
         fields = {name: self.array(f"batch/{name}", *grid) for name in ("tokens", "segment_ids")}
-        for name, dtype in SCORED.items():
+        for name, dtype in TARGET_FIELDS.items():
             fields[name] = self.array(f"batch/{name}", *scored, dtype=dtype)
         states = {"teacher": (*scored, self.cfg.width if is_taught else 0)}
         if "trunk" in self.cfg.stacks:

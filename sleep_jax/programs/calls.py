@@ -93,7 +93,7 @@ def judged(run: AbstractRun, name: str, texts: int, width: int) -> Program:
     variables = {"params": run.collections["params"]} | {n: run.tree(x, n) for n, x in slot.items()}
     args = (cfg, variables, *run.rows(rows, width), run.array("tokens/words", 2))
     calls = math.ceil(texts / rows)
-    return Program(name, yes_no.lean_rows, args, calls, rows * width, width / 2, 0)
+    return Program(name, yes_no.logit_gaps, args, calls, rows * width, width / 2, 0)
 
 
 def repeated(programs: Sequence[Program], times: int) -> list[Program]:

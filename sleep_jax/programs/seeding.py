@@ -10,21 +10,22 @@ from sleep_jax.programs.calls import END, judged, repeated, sampled
 from sleep_jax.programs.program import Program, by_shape
 from sleep_jax.programs.sizes import PROMPT
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
-from sleep_jax.seeding.rollouts import fitting, rollout_widths, score_rows
+from sleep_jax.seeding.rollout_buffer import fitting_dreams, rollout_widths
+from sleep_jax.seeding.rollouts import score_rows
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
-    packs,
-    taught_length,
-    teacher_blocks,
+    pack_exchanges,
+    teacher_batches,
+    teacher_length,
 )
 from sleep_jax.seeding.step import SeedingState, seeding_step
 
 
 def batch_count(exchanges: Sequence[Exchange], shape: BatchShape) -> int:
     """Batches that hold some exchanges."""
-    return math.ceil(len(packs(exchanges, shape)) / shape.batch_size)
+    return math.ceil(len(pack_exchanges(exchanges, shape)) / shape.batch_size)
 
 
 def row_tokens(shape: BatchShape) -> tuple[int, float]:
@@ -48,7 +49,7 @@ def taught(
       width: as for `teacher_hidden`.
     """
     shapes = [
-        (rows, columns) for lengths in calls for _, rows, columns in teacher_blocks(lengths, width)
+        (rows, columns) for lengths in calls for _, rows, columns in teacher_batches(lengths, width)
     ]
     out = []
     for title, rows, columns, count in by_shape(name, shapes):
@@ -68,7 +69,7 @@ def precomputed(
 ) -> list[Program]:
     """What no update changes, computed once for each group of exchanges (`trunk.precompute`);
     `batches` more are run through the trunk."""
-    lengths = [[*map(taught_length, exchanges)] for exchanges in groups]
+    lengths = [[*map(teacher_length, exchanges)] for exchanges in groups]
     out = taught(run, f"{phase}: teach", lengths, context)
     batches += sum(batch_count(exchanges, shape) for exchanges in groups)
     if "trunk" in run.cfg.stacks and batches:
@@ -122,7 +123,7 @@ def rolled_out(
     if not rounds or not imitable:
         return []
     # A run whose rollouts fit no row is refused when it gets there.
-    dreams = fitting(imitable, shape, imitation, share)[0] or imitable
+    dreams = fitting_dreams(imitable, shape, imitation, share)[0] or imitable
     widths, out = rollout_widths(dreams, imitation), []
     sampling = SamplingConfig(
         imitation.max_new_tokens,

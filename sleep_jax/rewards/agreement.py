@@ -1,8 +1,8 @@
-"""Rules of agreement: what two texts may not differ in if they are to say the same.
+"""Rules of agreement: facts in which two texts of the same meaning may not differ.
 
-They read surface forms, of English first. A changed common noun is seen only where the texts have
-the same frame; in other words it passes. In German a noun behind an article names nothing; where a
-script has no capitals every content word may be a name. Numbers in words are English.
+The rules read surface forms, mainly English. A changed common noun is noticed only where the texts
+are otherwise the same sentence; in a paraphrase it passes. In German a noun after an article is not
+a name; in scripts without capitals every content word may be one. Number words are English.
 """
 
 import difflib
@@ -24,7 +24,7 @@ from sleep_jax.data.languages import (
 from sleep_jax.data.numerals import numbers
 from sleep_jax.data.quantities import normalize_quantities, units
 
-# Capitalised in titles, labels and greetings without naming anything.
+# Capitalised in titles, labels and greetings without being names.
 _COMMON_WORDS = """
 a about after all also although an and another any approximately are around as at be because been
 before being both but by can could did do does during each either even every few finally for from
@@ -37,27 +37,28 @@ was we were what when where whether which while who whoever whom whose why will 
 without would yes yet you your
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
-# Words that may be exchanged without changing a fact.
-_EMPTY_WORDS = """
+# Function words: exchanging them changes no fact.
+_FUNCTION_WORDS = """
 1 and as at be been by did do does for from had has have he her his if in is it its of on or our she
 that their there these they this those to was we were which who with you your
 """
-_EMPTY = frozenset(_EMPTY_WORDS.split())
+_FUNCTION = frozenset(_FUNCTION_WORDS.split())
 _HIRAGANA = frozenset(map(chr, range(0x3041, 0x30A0)))  # particles and endings
-# Both sides of them are alike.
-_EVEN_WORDS = "is are was were and or it ist sind war waren und oder это и или 是 和 は"
-_EVEN = frozenset(_EVEN_WORDS.split())
-_SILENT = frozenset(("a", "an", "the", "mr", "mrs", "ms", "dr", "doctor", "prof", "professor"))
-_SENTENCE = 3  # words, from which on a text is more than a short answer
+# Words whose two sides may be exchanged: "Oslen is the capital", "the capital is Oslen".
+_SYMMETRIC_WORDS = "is are was were and or it ist sind war waren und oder это и или 是 和 は"
+_SYMMETRIC = frozenset(_SYMMETRIC_WORDS.split())
+_TITLES = frozenset(("a", "an", "the", "mr", "mrs", "ms", "dr", "doctor", "prof", "professor"))
+_SENTENCE = 3  # least words of a sentence; fewer are a short answer
 _SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\b[DMS][rst])(?<!\bMrs)\.(?!\d)|[!?;:\n\"“”(。।]")
 _LIST_MARKER = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+(?=\S)", re.MULTILINE)
 _TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’][^\W\d_]+)*|[^\w\s]|\n")
-# Their parts mean something in their order: times, dates, ratios, addresses.
-_CODE = re.compile(r"(?<![\w.])\d+(?:[:/]\d+|\.\d+\.\d+|-\d+-\d+)(?:[:/.-]\d+)*(?!\w)")
+# Numbers whose parts have an order: times, dates, ratios, addresses.
+_ORDERED = re.compile(r"(?<![\w.])\d+(?:[:/]\d+|\.\d+\.\d+|-\d+-\d+)(?:[:/.-]\d+)*(?!\w)")
 
 
 class _Name(NamedTuple):
-    """A run of capitalised words: `certain` ones, and one that may only open its sentence."""
+    """A run of capitalised words: `certain` ones, and `opening` ones, which begin a sentence and
+    may be capitalised for that."""
 
     certain: tuple[str, ...]
     opening: tuple[str, ...]
@@ -73,64 +74,68 @@ def _words(text: str) -> set[str]:
 
 
 def _without_markers(text: str) -> str:
-    """List numbering and bullets become sentence ends: they are no facts."""
+    """The text with list numbers and bullets, which are not facts, replaced by sentence ends."""
     return _LIST_MARKER.sub(". ", text)
 
 
 def _names(text: str, lang: str) -> list[_Name]:
-    """Runs of capitalised words of a text in a language, in order. A word that opens a sentence is
-    not a certain name."""
+    """Runs of capitalised words of a text in a language, in order."""
     text = normalize_quantities(_without_markers(text))
     ends = {match.start() for match in _SENTENCE_END.finditer(text)}
     tokens = [*_TOKEN.finditer(text)]
     common = _COMMON if lang == "en" else _COMMON | stop_words(lang)
     nouns = _nouns([token[0] for token in tokens]) if lang == "de" else ()
     names, certain, opening = [], [], []
-    is_opening, before = True, ""
+    is_opening, previous = True, ""
     for i, match in enumerate([*tokens, None]):
         token = match[0] if match else ""
         is_end = match is None or match.start() in ends
-        is_month = token == "May" and before.isdigit()
+        is_month = token == "May" and previous.isdigit()
         is_common = (_fold(token) in common and not is_month) or i in nouns
-        before = token
+        previous = token
         if token[:1].isupper() and not is_common:
             (opening if is_opening else certain).append(_fold(token))
         elif (certain or opening) and (is_end or token not in "-."):  # "Anglo-Saxon", "J. Smith"
             names.append(_Name(tuple(certain), tuple(opening)))
             certain, opening = [], []
-        if is_end or token not in "'‘*#":  # marks that may stand before a first word
+        if is_end or token not in "'‘*#":  # marks that may precede the first word
             is_opening = is_end
     return names
 
 
 def _nouns(tokens: list[str]) -> set[int]:
-    """Where a German text has nouns that name nothing: behind an article or a small number, with
-    adjectives between, "der große alte Turm"."""
-    nouns, is_near = set(), False
+    """Indices of the common nouns of a German text: after an article or a small number, adjectives
+    in between allowed ("der große alte Turm")."""
+    nouns, is_after_determiner = set(), False
     for i, token in enumerate(tokens):
-        if is_near and token[:1].isupper():
+        if is_after_determiner and token[:1].isupper():
             nouns.add(i)
-        is_adjective = is_near and re.fullmatch(r"[^\W\d_A-ZÄÖÜ][^\W\d_]*e[mnrs]?", token)
+        is_adjective = is_after_determiner and re.fullmatch(
+            r"[^\W\d_A-ZÄÖÜ][^\W\d_]*e[mnrs]?", token
+        )
         is_number = token.isdigit() and len(token) < 4
-        is_near = token.casefold() in DETERMINERS or is_number or bool(is_adjective)
+        is_after_determiner = token.casefold() in DETERMINERS or is_number or bool(is_adjective)
     return nouns
 
 
 def _required_numbers(text: str) -> tuple[list[str], set[str]]:
-    """The numbers that must be matched, and all: "one", "first", "second" often count nothing."""
+    """(numbers that the other text must have, all numbers): "one", "first" and "second" are often
+    not counts and need not be matched."""
     text = _without_markers(text)
-    found = numbers(normalize_quantities(text))
+    values = numbers(normalize_quantities(text))
     vague = set()
     for words, value in ((r"one|first", "1"), (r"second", "2")):
         if re.search(rf"\b(?:{words})\b", text, re.IGNORECASE):
             vague.add(value)
     vague -= set(re.findall(r"\d+", text))
-    return [number for number in found if number not in vague], set(found)
+    return [value for value in values if value not in vague], set(values)
 
 
 def _numbers_agree(candidate: str, reference: str) -> bool:
-    (required, found), (other, other_found) = map(_required_numbers, (candidate, reference))
-    return other_found.issuperset(required) and found.issuperset(other)
+    required, numbers_of_candidate = _required_numbers(candidate)
+    required_back, numbers_of_reference = _required_numbers(reference)
+    is_complete = numbers_of_candidate.issuperset(required_back)
+    return numbers_of_reference.issuperset(required) and is_complete
 
 
 def _negated_sentences(text: str, lang: str) -> int:
@@ -140,11 +145,11 @@ def _negated_sentences(text: str, lang: str) -> int:
 
 
 def _names_agree(candidate: str, reference: str, lang: str) -> bool:
-    """No name was exchanged; one side may shorten a name ("Ada Lovelace", "Lovelace")."""
-    missing = []  # per side: words of its names that the other side lacks
+    """Whether no name was exchanged; one text may shorten a name ("Ada Lovelace", "Lovelace")."""
+    missing = []  # per text: words of its names that the other text lacks
     for text, other in ((candidate, reference), (reference, candidate)):
         known, unknown = _words(other), set()
-        # "Paris", "Ada Lovelace": no sentence, so the first word is a name like the others.
+        # "Paris", "Ada Lovelace": not a sentence, so the first word is a name like the others.
         is_fragment = not any(token[0].islower() for token in _TOKEN.findall(text))
         for name in _names(text, lang):
             words = name.opening + name.certain
@@ -153,97 +158,100 @@ def _names_agree(candidate: str, reference: str, lang: str) -> bool:
             unknown |= set(words) - known
         missing.append(unknown)
     if lang not in CASED:
-        ours, theirs = (
+        words, other_words = (
             content_words(normalize_quantities(text)) for text in (candidate, reference)
         )
-        missing = [ours - theirs, theirs - ours]
+        missing = [words - other_words, other_words - words]
     return not (missing[0] and missing[1])
 
 
 def _units_agree(candidate: str, reference: str) -> bool:
-    """No number that both texts measure something with has other units in each, and both or none
-    count in per cent."""
-    ours, theirs = units(candidate), units(reference)
-    in_percent = [any("percent" in names for names in found.values()) for found in (ours, theirs)]
-    shared = ours.keys() & theirs.keys()
-    return in_percent[0] == in_percent[1] and all(ours[n] & theirs[n] for n in shared)
+    """Whether numbers with units in both texts share a unit, and both or none use per cent."""
+    pair = units(candidate), units(reference)
+    uses_percent = [any("percent" in names for names in names_of.values()) for names_of in pair]
+    shared = pair[0].keys() & pair[1].keys()
+    return uses_percent[0] == uses_percent[1] and all(pair[0][n] & pair[1][n] for n in shared)
 
 
-def _codes_agree(candidate: str, reference: str) -> bool:
-    """Not both texts have a time, date, ratio or address that the other lacks."""
-    ours, theirs = (set(_CODE.findall(text)) for text in (candidate, reference))
-    return not (ours - theirs and theirs - ours)
+def _ordered_numbers_agree(candidate: str, reference: str) -> bool:
+    """Whether at most one text has a time, date, ratio or address that the other lacks."""
+    in_candidate, in_reference = (set(_ORDERED.findall(text)) for text in (candidate, reference))
+    return in_candidate <= in_reference or in_reference <= in_candidate
 
 
 def _frame_words(text: str) -> list[str]:
-    """The words of a text, singular and plural alike, without articles and titles."""
+    """The words of a text in singular, without articles and titles."""
     words = map(_fold, _TOKEN.findall(normalize_quantities(_without_markers(text))))
-    words = [word for word in words if word[:1].isalnum() and word not in _SILENT]
-    return [w if w in _EMPTY or len(w) <= 3 else w.removesuffix("s") for w in words]
+    words = [word for word in words if word[:1].isalnum() and word not in _TITLES]
+    return [w if w in _FUNCTION or len(w) <= 3 else w.removesuffix("s") for w in words]
 
 
 def _is_swapped(a: list[str], b: list[str]) -> bool:
-    """The same words, changed places around one that stayed: "fox bit dog", "dog bit fox".
+    """Whether words changed places around a word that stayed: "fox bit dog", "dog bit fox".
 
-    Around "is" or "and" nothing changes: "Oslen is the capital", "The capital is Oslen".
+    Args:
+      a, b: the same words, perhaps in another order.
     """
     moved = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
     if not moved:
         return False
     stayed = set(range(moved[0], moved[-1])) - set(moved)
-    return any(a[i] not in _EVEN for i in stayed)
+    return any(a[i] not in _SYMMETRIC for i in stayed)
 
 
 def _is_refilled(candidate: str, reference: str, lang: str) -> bool:
-    """The texts are one frame with other content words in it, or one goes on where the other ends.
+    """Whether the texts are one sentence with a content word replaced, or one continues the other.
 
     "The gate is of oak", "The gate is of iron". At least half of the longer text must be common to
-    both, in order, and nothing but replaced words tell them apart: who puts a thing in other words
-    hardly ever keeps the rest as it was.
+    both, in order, and they may differ in replaced words only: a paraphrase hardly ever leaves the
+    rest unchanged.
     """
-    empty = _EMPTY if lang == "en" else _EMPTY | stop_words(lang) | _HIRAGANA
+    function_words = _FUNCTION if lang == "en" else _FUNCTION | stop_words(lang) | _HIRAGANA
     a, b = _frame_words(candidate), _frame_words(reference)
     if sorted(a) == sorted(b):
         return lang not in FREE_ORDER and _is_swapped(a, b)
     short, long = sorted((a, b), key=lambda words: (len(words), words))  # the same both ways
     sentence = 3 * _SENTENCE if lang in ("zh", "ja") else _SENTENCE
     if len(short) >= sentence and long[: len(short)] == short:
-        return not empty.issuperset(long[len(short) :])
+        return not function_words.issuperset(long[len(short) :])
     common, is_refilled = 0, False
     matcher = difflib.SequenceMatcher(None, short, long, autojunk=False)
     for kind, i, j, k, m in matcher.get_opcodes():
         if kind == "equal":
             common += j - i
-        elif not empty.issuperset(short[i:j] + long[k:m]):
-            if empty.issuperset(short[i:j]) or empty.issuperset(long[k:m]):
-                return False  # said at another place, or left out
+        elif not function_words.issuperset(short[i:j] + long[k:m]):
+            if function_words.issuperset(short[i:j]) or function_words.issuperset(long[k:m]):
+                return False  # moved or left out
             is_refilled = True
-    # A single word is a frame that nothing is left of: "north", "south".
+    # Of a single word nothing is common: "north", "south".
     return is_refilled and (2 * common >= len(long) or len(long) == 1)
 
 
 def agreement(candidate: str, reference: str) -> bool:
-    """Whether the facts of two texts agree as far as their surface tells, in both directions.
+    """Whether the facts of two texts agree, judged by surface forms; symmetric.
 
-    Numbers: the same set of values ("seven" = "7" = "7.0"; 1,234 = 1234), however often each is
-    said; a bare "one", "first" or "second" need not be matched. Units, currencies: a number that
-    both texts give a known one has the same one; both texts or none count in per cent. Codes: not
-    both texts have a time, date, ratio or address that the other lacks. Names: every capitalised
-    name shares a word with the other text, compared without case and accents, and not both texts
-    have name words that the other lacks. The word that opens a sentence counts as a name only in
-    that last rule ("Paris is the capital", "Lyon is the capital") and in texts without a
-    lower-case word ("Paris"). Negation: the same number of sentences carry one. Frame: texts of the
-    same frame are filled with the same words, and neither text goes on where the other, a
-    sentence, ends. So a synonym in an otherwise equal text is refused, too.
+    numbers      the same set of values ("seven" = "7" = "7.0"; 1,234 = 1234), however often each
+                 occurs; a bare "one", "first" or "second" need not be matched
+    units        a number with a known unit or currency in both texts has the same one in both; both
+                 texts or none use per cent
+    order        at most one text has a time, date, ratio or address that the other lacks
+    names        every capitalised name shares a word with the other text, without case and accents,
+                 and at most one text has name words that the other lacks. The first word of a
+                 sentence counts as a name only in the latter rule ("Paris is the capital", "Lyon is
+                 the capital") and in texts without a lower-case word ("Paris")
+    negation     the same number of sentences are negated
+    replacement  the texts are not one sentence with content words replaced, and neither continues
+                 the other, if that is a sentence. So a synonym in an otherwise equal text is
+                 rejected, too
     """
     lang = language(" ".join(sorted((candidate, reference))))
-    # In the second view zeros count, so that "3.10" is the same as "Release 3.10".
+    # Verbatim, trailing zeros count, so that "3.10" is the same as "Release 3.10".
     pair, verbatim = (
         (spell(candidate, is_verbatim=v), spell(reference, is_verbatim=v)) for v in (False, True)
     )
     return (
         _units_agree(*pair)
-        and _codes_agree(*pair)
+        and _ordered_numbers_agree(*pair)
         and _negated_sentences(pair[0], lang) == _negated_sentences(pair[1], lang)
         and _names_agree(*pair, lang)
         and any(_numbers_agree(*v) and not _is_refilled(*v, lang) for v in {pair, verbatim})
@@ -251,10 +259,10 @@ def agreement(candidate: str, reference: str) -> bool:
 
 
 def ungrounded(text: str, source: str) -> list[str]:
-    """Names and numbers of `text` that `source` lacks: what its writer made up.
+    """Names and numbers of `text` that do not occur in `source`.
 
-    A capitalised word is a name unless it opens a sentence or is a common word; it is grounded if
-    it occurs in `source` in any case. Numbers compare by value; list markers and a bare "one",
+    A capitalised word is a name unless it begins a sentence or is a common word; it is grounded if
+    it occurs in `source` in any case. Numbers are compared by value; list markers and a bare "one",
     "first" or "second" are ignored.
 
     Returns:
@@ -270,17 +278,17 @@ def ungrounded(text: str, source: str) -> list[str]:
 
 
 class _Facts(NamedTuple):
-    """What a source knows: the stems of its words and its numbers, in its language."""
+    """The language of a source, the stems of its words, and its numbers."""
 
     lang: str
     stems: frozenset[str]
     numbers: frozenset[str]
 
 
-@functools.lru_cache(maxsize=64)  # a night asks many questions about each of few pages
+@functools.lru_cache(maxsize=64)  # many questions are checked against each of a few pages
 def _facts(source: str) -> _Facts:
     lang = language(source)
-    # In the second view zeros count, as in `agreement`.
+    # Verbatim, trailing zeros count, as in `agreement`.
     views = [spell(source, is_verbatim=v) for v in (False, True)]
     values = (value for view in views for value in numbers(normalize_quantities(view)))
     stems = frozenset(stem(word, lang) for word in _words(views[0]))

@@ -1,8 +1,8 @@
-"""Where a judge's threshold comes from: labelled pairs of texts that ship with the package.
+"""Calibration of a judge's threshold on labelled pairs of texts that ship with the package.
 
-A judge pays a policy, and a policy finds what is paid wrongly. So the threshold is the one that
-accepts the most pairs that say the same while at most a given share of the others pass (Neyman and
-Pearson), and not one that weighs both errors alike, such as Youden's.
+A policy exploits what a judge accepts wrongly. So the threshold is the one that accepts the most
+pairs with the same meaning at a bounded rate of false positives (Neyman and Pearson), and not one
+that weighs both errors alike, such as Youden's.
 """
 
 import collections
@@ -17,13 +17,19 @@ import numpy as np
 from sleep_jax.rewards.judge import Score, ScoreJudge
 
 PROBE = "data/samples/judge_probe.jsonl"
-MOST_FALSE = 0.05  # share of the pairs that differ that may pass
-FEW = 0.2  # share of accepted pairs that say the same below which a judge is of little use
+MAX_FALSE_POSITIVES = 0.05  # rate among pairs that differ in meaning
+MIN_TRUE_POSITIVES = 0.2  # rate among pairs of one meaning; a judge below it is of little use
 
 
 @dataclasses.dataclass(frozen=True)
 class JudgePair:
-    """Two texts, whether they say the same, and by what `kind` of change they differ."""
+    """A labelled pair of texts.
+
+    Attributes:
+      kind: of the change that makes one of the other, e.g. `number` or `negated`.
+      same: the texts have the same meaning.
+      a, b: the texts.
+    """
 
     kind: str
     same: bool
@@ -43,43 +49,51 @@ def read_probe() -> tuple[list[JudgePair], list[JudgePair]]:
 
 
 def score_pairs(score: Score, pairs: Sequence[JudgePair]) -> tuple[np.ndarray, np.ndarray]:
-    """(scores [n], whether each pair says the same, bool [n])."""
+    """(scores float64 [n], labels bool [n]): labels are true for pairs of the same meaning."""
     scores = score([pair.a for pair in pairs], [pair.b for pair in pairs])
     return np.asarray(scores, float), np.array([pair.same for pair in pairs])
 
 
-def choose_threshold(scores: np.ndarray, same: np.ndarray, most_false: float = MOST_FALSE) -> float:
-    """The threshold that most pairs that say the same reach, with at most `most_false` of the rest.
+def choose_threshold(
+    scores: np.ndarray, same: np.ndarray, max_false_positives: float = MAX_FALSE_POSITIVES
+) -> float:
+    """The threshold with the most true positives among those with few enough false positives.
 
-    Of the thresholds that do equally well, the one that fewest of the rest reach, and in the
-    middle of its gap between two finite scores.
+    Of several, the one with the fewest false positives, in the middle between two finite scores.
+
+    Args:
+      scores: float [n].
+      same: bool [n], labels.
+      max_false_positives: largest rate of false positives.
 
     Returns:
-      A threshold to be reached or passed; inf if none will do.
+      The least score to be accepted; inf if no threshold accepts any pair of the same meaning.
 
     Raises:
       ValueError: only one of the two labels occurs.
     """
     if same.all() or not same.any():
-        raise ValueError("a threshold needs pairs that say the same and pairs that do not")
+        raise ValueError(
+            "all labels are equal; give pairs of one meaning and pairs of different ones"
+        )
     levels = np.unique(scores[np.isfinite(scores)])
     best, chosen = (0.0, 0.0), float("inf")
     for below, level in zip([*levels[:1], *levels[:-1]], levels):
-        right, false = np.mean(scores[same] >= level), np.mean(scores[~same] >= level)
-        if false <= most_false and (right, -false) > best:
-            best, chosen = (right, -false), (below + level) / 2
+        true_rate, false_rate = np.mean(scores[same] >= level), np.mean(scores[~same] >= level)
+        if false_rate <= max_false_positives and (true_rate, -false_rate) > best:
+            best, chosen = (true_rate, -false_rate), (below + level) / 2
     return float(chosen)
 
 
-def calibrated(score: Score) -> ScoreJudge:
-    """The judge of a score whose threshold has to be found where it runs, on the probe's
-    calibration half; warns if it accepts too few texts that say the same to teach anything."""
+def calibrated_judge(score: Score) -> ScoreJudge:
+    """The judge of a score with a threshold chosen on the probe's calibration half; warns if it
+    accepts so few pairs of the same meaning that it would hardly ever reward."""
     scores, same = score_pairs(score, read_probe()[0])
     threshold = choose_threshold(scores, same)
-    if (accepted := np.mean(scores[same] >= threshold)) < FEW:
+    if (accepted := np.mean(scores[same] >= threshold)) < MIN_TRUE_POSITIVES:
         warnings.warn(
             f"this judge accepts {accepted:.0%} of the probe's texts that say the same if at most "
-            f"{MOST_FALSE:.0%} of the others may pass, so it will seldom reward; choose "
+            f"{MAX_FALSE_POSITIVES:.0%} of the others may pass, so it will seldom reward; choose "
             "seeding.judge='embedding' or a larger model",
             stacklevel=2,
         )

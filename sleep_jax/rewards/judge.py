@@ -1,12 +1,12 @@
-"""r_sem of Eq. 3 ("Language Models Need Sleep"): do two texts say the same, 0 or 1. Every judge is
-a score of pairs and a threshold.
+"""r_sem of Eq. 3 ("Language Models Need Sleep"): 1 if two texts have the same meaning, else 0. A
+judge is a score of pairs and a threshold.
 
     judge      score                                                           module
-    embedding  cosine of sentence embeddings where the rules of agreement hold semantic
+    embedding  cosine of sentence embeddings, if the rules of agreement hold   semantic
     cosine     cosine of sentence embeddings                                   semantic
     agreement  the rules alone: numbers, units, names, negation, frame         agreement
     exact      equality after normalisation                                    judge
-    model      yes over no, as the frozen initial model answers                yes_no
+    model      logit of yes less that of no, of the frozen initial model       yes_no
 """
 
 import dataclasses
@@ -21,13 +21,14 @@ JUDGES = ("embedding", "cosine", "agreement", "exact", "model")
 
 
 class Judge(Protocol):
-    """Says which candidates mean the same as their references: float32 [n] of 0 or 1."""
+    """1 for candidates that mean the same as their references, else 0: float32 [n]."""
 
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray: ...
 
 
 class Score(Protocol):
-    """How much pairs of texts say the same: float32 [n], more is more, -inf is never."""
+    """A score of pairs that grows with how much they mean the same: float32 [n]; -inf: never
+    accepted."""
 
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray: ...
 
@@ -37,8 +38,8 @@ class ScoreJudge:
     """A judge that accepts pairs whose score is at or over a threshold.
 
     Attributes:
-      score: of pairs; asked only about those that are not plainly alike or blank.
-      threshold: least score of texts that say the same.
+      score: of pairs; called only with pairs that are neither equal nor blank.
+      threshold: least score that is accepted.
     """
 
     score: Score
@@ -52,14 +53,15 @@ class ScoreJudge:
           references: n texts of the teacher.
 
         Returns:
-          [n] float32 of 0 and 1. Two blank texts say the same, one blank text never does.
+          [n] float32 of 0 and 1: 1 for equal texts, surrounding spaces aside, two blank ones
+          included; 0 where one of them is blank.
 
         Raises:
-          ValueError: the two have different lengths.
+          ValueError: the numbers of candidates and references differ.
         """
         if len(candidates) != len(references):
             raise ValueError(
-                f"{len(candidates)} candidates, {len(references)} references; pass one each a pair"
+                f"{len(candidates)} candidates, {len(references)} references; pass as many of both"
             )
         pairs = [(a.strip(), b.strip()) for a, b in zip(candidates, references)]
         out = np.array([a == b for a, b in pairs], np.float32)
@@ -71,7 +73,7 @@ class ScoreJudge:
 
 
 def rule_judge(rule: Callable[[str, str], bool]) -> ScoreJudge:
-    """The judge that says what a rule says of each pair."""
+    """The judge that accepts the pairs for which a rule is true."""
 
     def score(candidates, references):
         return np.array([rule(a, b) for a, b in zip(candidates, references)], np.float32)
@@ -80,6 +82,7 @@ def rule_judge(rule: Callable[[str, str], bool]) -> ScoreJudge:
 
 
 def is_exact(candidate: str, reference: str) -> bool:
-    """Equal but for case, articles, punctuation and the spelling of numbers ("seven", "7")."""
+    """Whether two texts are equal up to case, articles, punctuation and the spelling of numbers
+    ("seven", "7")."""
     words = answer_words(candidate)
     return bool(words) and words == answer_words(reference)

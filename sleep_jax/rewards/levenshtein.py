@@ -1,9 +1,9 @@
 """Token-level Levenshtein distance on device, and r_abs of Eq. 4 ("Language Models Need Sleep").
 
-The dynamic programme D[i, j], the distance of a's first i tokens from b's first j, kept as its
-differences, a bit each, 32 rows to a word: Myers, "A fast bit-vector algorithm for approximate
-string matching based on dynamic programming" (1999), with the names and formulas of Hyyrö, "A
-bit-vector algorithm for computing Levenshtein and Damerau edit distances" (2003).
+D[i, j] is the distance of a's first i tokens from b's first j. The dynamic programme stores the
+differences of neighbouring entries as bits, 32 rows to a word: Myers, "A fast bit-vector algorithm
+for approximate string matching based on dynamic programming" (1999), with the names and formulas of
+Hyyrö, "A bit-vector algorithm for computing Levenshtein and Damerau edit distances" (2003).
 """
 
 import jax
@@ -14,13 +14,13 @@ _WORD = 32  # rows of D to a word: JAX has 64-bit integers only on request, TPUs
 
 
 def _pack(bits: jax.Array) -> jax.Array:
-    """Words [...] of bits [_WORD, ...], the lowest first."""
+    """Packs bits [_WORD, ...], the lowest first, into words [...]."""
     places = jnp.arange(_WORD, dtype=jnp.uint32).reshape(-1, *[1] * (bits.ndim - 1))
     return jnp.sum(bits.astype(jnp.uint32) << places, axis=0, dtype=jnp.uint32)
 
 
-def _hand_down(first: jax.Array | int, words: jax.Array) -> jax.Array:
-    """What each word gets from the one above it, and the top one from `first`."""
+def _shift_down(first: jax.Array | int, words: jax.Array) -> jax.Array:
+    """Moves every word of [batch, words] one place down; `first` enters at the top."""
     top = jnp.broadcast_to(jnp.asarray(first, words.dtype), words.shape[:1])
     return jnp.concatenate([top[:, None], words[:, :-1]], axis=1)
 
@@ -36,30 +36,30 @@ def distance(
     """Fewest insertions, deletions and substitutions that turn each `a` into its `b`.
 
     A column of D depends on the one before it and, within the column, each word on the one above.
-    So words advance as a wavefront: in step t, word w does column t - w, with b's token and the
-    horizontal difference that the word above let out in step t - 1. That is n + m / 32 steps.
+    So words advance as a wavefront: in step t, word w computes column t - w, from b's token and the
+    horizontal difference that the word above produced in step t - 1. That is n + m / 32 steps.
 
     Args:
       a: [batch, m] int token ids, of any value; entries from `a_length` on are ignored.
       a_length: [batch] int, each in [0, m].
       b: [batch, n] int token ids; entries from `b_length` on are ignored.
       b_length: [batch] int, each in [0, n].
-      band: static; distances up to and including `band` are exact and larger ones come back as
-        `band + 1`. It saves no work: the words near the diagonal would move with the wavefront,
-        and at half the length they are nearly all of them. None: always exact.
+      band: static; distances up to and including `band` are exact, larger ones are `band + 1`. It
+        saves no work, since with a band of half the length nearly all words are near the diagonal.
+        None: always exact.
 
     Returns:
       [batch] int32.
 
     Raises:
-      ValueError: if `band` is negative.
+      ValueError: `band` is negative.
     """
     if band is not None and band < 0:
         raise ValueError(f"band={band} is negative; give the largest distance that must be exact")
     batch, m = a.shape
     words = max(1, -(-m // _WORD))
     rows = jnp.arange(_WORD * words).reshape(words, _WORD).T[:, None]  # [32, 1, words]
-    # Rows from a_length on may hold anything: no carry or shift goes from a row to one above it.
+    # Rows from a_length on do not matter: no carry or shift goes from a row to one above it.
     a = jnp.pad(a, ((0, 0), (0, _WORD * words - m))).reshape(batch, words, _WORD)
     a = a.transpose(2, 0, 1)  # [32, batch, words]
     b = jnp.pad(b, ((0, 0), (0, words - 1)))  # the last word's last column comes words - 1 later
@@ -68,17 +68,17 @@ def distance(
         # vp, vn: where D[i, j] - D[i - 1, j] is +1, -1. hp, hn: where D[i, j] - D[i, j - 1] is.
         vp, vn, hp_out, hn_out, token = state
         t, next_token = step
-        token = _hand_down(next_token, token)
-        hp_in, hn_in = _hand_down(1, hp_out), _hand_down(0, hn_out)  # D[0, j] = j grows by one
+        token = _shift_down(next_token, token)
+        hp_in, hn_in = _shift_down(1, hp_out), _shift_down(0, hn_out)  # D[0, j] = j grows by one
         match = _pack(a == token) | hn_in
         d0 = (((match & vp) + vp) ^ vp) | match | vn  # where D[i, j] equals D[i - 1, j - 1]
         hp, hn = vn | ~(d0 | vp), vp & d0
         hp_out, hn_out = hp >> (_WORD - 1), hn >> (_WORD - 1)
         hp, hn = hp << 1 | hp_in, hn << 1 | hn_in
         column = t - jnp.arange(words)
-        # Before its first column a word waits; after the last it keeps the answer.
-        is_live = (column >= 0) & (column < b_length[:, None])
-        vp, vn = jnp.where(is_live, hn | ~(d0 | hp), vp), jnp.where(is_live, hp & d0, vn)
+        # A word changes only within its columns; after the last it keeps the result.
+        is_active = (column >= 0) & (column < b_length[:, None])
+        vp, vn = jnp.where(is_active, hn | ~(d0 | hp), vp), jnp.where(is_active, hp & d0, vn)
         return (vp, vn, hp_out, hn_out, token), None
 
     zeros = jnp.zeros((batch, words), jnp.uint32)
@@ -116,13 +116,13 @@ def similarity(
       [batch] float32 in [0, 1]; it has no gradient.
 
     Raises:
-      ValueError: if `threshold` is negative.
+      ValueError: `threshold` is negative.
     """
     if threshold < 0:
         raise ValueError(f"threshold={threshold} is negative; z0 counts edits, or a share of them")
-    rounding = 1e-3  # z is a whole number: keeps 'inclusive' true when threshold * length rounds
+    rounding = 1e-3  # keeps the limit inclusive where threshold * length is rounded down
     longest = jnp.maximum(a_length, b_length)
     limit = threshold * longest + rounding if relative else threshold
     z = distance(a, a_length, b, b_length)
-    kept = 1.0 - z / jnp.maximum(longest, 1)
-    return jnp.where(z <= limit, kept, 0.0).astype(jnp.float32)
+    reward = 1.0 - z / jnp.maximum(longest, 1)
+    return jnp.where(z <= limit, reward, 0.0).astype(jnp.float32)

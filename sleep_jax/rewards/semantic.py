@@ -1,7 +1,7 @@
 """Judges by sentence embeddings.
 
-Cosine says whether two texts are about the same thing, but hardly moves when one fact is changed or
-negated. So it is a gate: what lies over its threshold must agree in its facts as well.
+The cosine tells whether two texts are about the same thing, but hardly changes with a single fact
+or a negation. So it only gates: texts above its threshold must agree in their facts as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,27 +12,26 @@ import numpy as np
 from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.judge import ScoreJudge
 
-# With all-MiniLM-L6-v2, from the calibration half of the probe (experiments/judges): the most
-# paraphrases that pass while at most 5 % of the pairs that differ do.
+# Of all-MiniLM-L6-v2, calibrated at 5 % false positives (experiments/judges).
 GATED_THRESHOLD = 0.775
 COSINE_THRESHOLD = 0.993
 
 
 class Encoder(Protocol):
-    """Anything that turns n texts into n vectors, such as `models.encoder.SentenceEncoder`."""
+    """A text encoder, such as `models.encoder.SentenceEncoder`."""
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """[n] texts to [n, width] vectors of any norm."""
+        """Vectors of any norm, float [n, width], of n texts."""
 
 
-class Cosine:
+class CosineScore:
     """Cosine of the embeddings of pairs of texts."""
 
     def __init__(self, encoder: Encoder):
         self.encoder = encoder
 
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        """[n] float32. Each different text is embedded once."""
+        """Cosines, float32 [n]; each distinct text is embedded once."""
         texts = list(dict.fromkeys([*candidates, *references]))
         if not texts:
             return np.zeros(0, np.float32)
@@ -44,14 +43,14 @@ class Cosine:
         return np.sum(a * b, axis=1)
 
 
-class Gated:
-    """A score of the pairs that a rule lets through; the others have -inf and are not scored."""
+class GatedScore:
+    """A score of the pairs for which a rule is true; that of the others is -inf."""
 
     def __init__(self, score, rule: Callable[[str, str], bool] = agreement):
         self.score, self.rule = score, rule
 
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        """[n] float32."""
+        """Scores, float32 [n]."""
         out = np.full(len(candidates), -np.inf, np.float32)
         kept = [i for i, pair in enumerate(zip(candidates, references)) if self.rule(*pair)]
         out[kept] = self.score([candidates[i] for i in kept], [references[i] for i in kept])
@@ -59,28 +58,29 @@ class Gated:
 
 
 def embedding_judge(encoder: Encoder, threshold: float = GATED_THRESHOLD) -> ScoreJudge:
-    """Cosine at or over a threshold, and `agreement`.
+    """Accepts pairs that agree in their facts and whose cosine reaches a threshold.
 
-    The default threshold is calibrated for all-MiniLM-L6-v2: `GATED_THRESHOLD`.
+    The default threshold is calibrated for all-MiniLM-L6-v2.
 
     Raises:
-      ValueError: the threshold is no cosine.
+      ValueError: the threshold is outside [-1, 1].
     """
-    return ScoreJudge(Gated(Cosine(encoder)), _cosine(threshold))
+    _check_cosine(threshold)
+    return ScoreJudge(GatedScore(CosineScore(encoder)), threshold)
 
 
 def cosine_judge(encoder: Encoder, threshold: float = COSINE_THRESHOLD) -> ScoreJudge:
-    """Cosine at or over a threshold, alone.
+    """Accepts pairs whose cosine reaches a threshold.
 
-    The default threshold is calibrated for all-MiniLM-L6-v2: `COSINE_THRESHOLD`.
+    The default threshold is calibrated for all-MiniLM-L6-v2.
 
     Raises:
-      ValueError: the threshold is no cosine.
+      ValueError: the threshold is outside [-1, 1].
     """
-    return ScoreJudge(Cosine(encoder), _cosine(threshold))
+    _check_cosine(threshold)
+    return ScoreJudge(CosineScore(encoder), threshold)
 
 
-def _cosine(threshold: float) -> float:
+def _check_cosine(threshold: float) -> None:
     if not -1.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold={threshold} is no cosine; choose it within [-1, 1]")
-    return threshold
+        raise ValueError(f"threshold={threshold} is not a cosine; choose it within [-1, 1]")

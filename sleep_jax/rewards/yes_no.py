@@ -1,8 +1,8 @@
-"""The frozen initial model as a judge: asked whether two texts say the same, in both orders.
+"""The frozen initial model as a judge: does one text say the same as another, yes or no.
 
-The score is logit(yes) - logit(no) of the first word of its reply, the smaller of both orders, so
-that a pair is accepted only where (a, b) and (b, a) both are. A model that likes to say yes says it
-to every pair: the threshold, found on the probe (`calibration`), takes that bias out.
+The score is logit(Yes) - logit(No) of the first token of its reply, the smaller of both orders of
+the pair, so that (a, b) is accepted only where (b, a) is, too. The calibrated threshold
+(`calibration`) compensates for a model that prefers one of the two words.
 """
 
 from collections.abc import Sequence
@@ -20,32 +20,38 @@ from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.linear import matmul
 from sleep_jax.models.sharding import to_host
 
-REQUEST = (  # of four wordings the one by which SmolLM2-135M tells most (experiments/judges)
+REQUEST = (  # of four wordings the best with SmolLM2-135M (experiments/judges)
     "A student was asked to repeat this sentence in other words:\n{a}\n"
     "The student wrote:\n{b}\n"
     "Is that correct? Answer Yes or No."
 )
-SHORTEST = 128  # tokens that a prompt is padded to at least: few programs
+SHORTEST = 128  # smallest width of prompts, in tokens, so that few programs are compiled
 ROWS = 8  # prompts in a batch
 
 
 @jax.jit(static_argnames=("cfg",))
-def lean_rows(cfg: DecoderConfig, variables, tokens, mask, words):
-    """logit(words[0]) - logit(words[1]) of the token after each prompt, float32 [rows]."""
+def logit_gaps(cfg: DecoderConfig, variables, tokens, mask, words):
+    """logit(words[0]) - logit(words[1]) of the token after each prompt, float32 [rows].
+
+    Args:
+      cfg, variables: the model.
+      tokens, mask: int32 [rows, time]; the mask is 1 on the tokens of a prompt.
+      words: int32 [2].
+    """
     hidden = Decoder(cfg).apply(variables, tokens, mask)
     last = jnp.take_along_axis(hidden, mask.sum(1)[:, None, None] - 1, axis=1)[:, 0]
     logits = matmul(last, lm_head(cfg, variables["params"])[:, words])
     return logits[:, 0] - logits[:, 1]
 
 
-class Asked:
-    """What the model, as it was before any sleep, leans to when asked for a yes or a no."""
+class YesNoModel:
+    """The initial model as it answers questions with yes or no."""
 
     def __init__(self, cfg: DecoderConfig, params, tokenizer: Tokenizer):
         """Binds the model.
 
         Args:
-          cfg, params: the base; what `cfg` says of memory is left out.
+          cfg, params: the base; the memory of `cfg` is not used.
           tokenizer: with a chat template.
 
         Raises:
@@ -57,48 +63,48 @@ class Asked:
         self._words = np.array([tokenizer.encode(word)[0] for word in ("Yes", "No")])
         if self._words[0] == self._words[1]:
             raise ValueError(
-                "a model that judges says yes or no, but the tokenizer begins 'Yes' and 'No' with "
-                "the same token; choose another seeding.judge or dreaming.scorer"
+                "the judging model must answer yes or no, but the tokenizer begins 'Yes' and 'No' "
+                "with the same token; choose another seeding.judge or dreaming.scorer"
             )
 
-    def lean(self, requests: Sequence[str]) -> np.ndarray:
-        """logit(yes) - logit(no) as the first word of the reply to each, float32 [n]."""
-        encode, begin = self._tokenizer.encode_pieces, self._tokenizer.template.without_thought
-        prompts = [encode(begin(text)) for text in requests]
+    def logit_gap(self, requests: Sequence[str]) -> np.ndarray:
+        """logit(Yes) - logit(No) as the first token of the reply to each request, float32 [n]."""
+        template = self._tokenizer.template.without_thought
+        prompts = [self._tokenizer.encode_pieces(template(text)) for text in requests]
         width = bucket(max(map(len, prompts), default=0), SHORTEST)
-        out = []
+        gaps = [np.zeros(0, np.float32)]
         for start in range(0, len(prompts), ROWS):
             chosen = prompts[start : start + ROWS]
             tokens, mask = pad(chosen + chosen[:1] * (ROWS - len(chosen)), width)
-            leans = lean_rows(self._cfg, self._variables, tokens, mask, self._words)
-            out.append(to_host(leans)[: len(chosen)])
-        return np.concatenate([np.zeros(0, np.float32), *out])
+            rows = logit_gaps(self._cfg, self._variables, tokens, mask, self._words)
+            gaps.append(to_host(rows)[: len(chosen)])
+        return np.concatenate(gaps)
 
 
-class YesNo:
-    """Scores pairs by what the model answers; asks about no pair of texts twice."""
+class YesNoScore:
+    """Scores pairs of texts by the model's answers, which are cached by ordered pair."""
 
     def __init__(self, cfg: DecoderConfig, params, tokenizer: Tokenizer):
-        """Binds the model; arguments and what is raised are those of `Asked`."""
-        self._asked = Asked(cfg, params, tokenizer)
-        self._held: dict[tuple[str, str], float] = {}
+        """Binds the model; arguments and errors are those of `YesNoModel`."""
+        self._model = YesNoModel(cfg, params, tokenizer)
+        self._cache: dict[tuple[str, str], float] = {}
 
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        """The smaller lean of both orders: float32 [n]."""
+        """The smaller logit gap of both orders of each pair: float32 [n]."""
         pairs = list(zip(candidates, references))
         orders = [*pairs, *((b, a) for a, b in pairs)]
-        new = [pair for pair in dict.fromkeys(orders) if pair not in self._held]
-        self._held.update(zip(new, self.lean(new).tolist()))
-        leans = np.array([self._held[pair] for pair in orders], np.float32)
-        return leans.reshape(2, -1).min(axis=0)
+        new = [pair for pair in dict.fromkeys(orders) if pair not in self._cache]
+        self._cache.update(zip(new, self.logit_gap(new).tolist()))
+        gaps = np.array([self._cache[pair] for pair in orders], np.float32)
+        return gaps.reshape(2, -1).min(axis=0)
 
-    def lean(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """logit(yes) - logit(no) for ordered pairs, float32 [n]; always asks the model."""
-        return self._asked.lean([REQUEST.format(a=a, b=b) for a, b in pairs])
+    def logit_gap(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """logit(Yes) - logit(No) for ordered pairs, float32 [n]; not cached."""
+        return self._model.logit_gap([REQUEST.format(a=a, b=b) for a, b in pairs])
 
 
 def initial_config(cfg: DecoderConfig) -> DecoderConfig:
-    """The base beside one zeroed slot, which keeps its layers stacked as `cfg` has them."""
+    """The config of the base with a single slot, so that its layers are stacked as in `cfg`."""
     if not cfg.memory.levels:
         return cfg
     one_slot = MemoryConfig((LevelConfig(slots=1, rank=1),), layers=cfg.memory.layers)
@@ -106,7 +112,7 @@ def initial_config(cfg: DecoderConfig) -> DecoderConfig:
 
 
 def zeroed_slot(cfg: DecoderConfig) -> dict:
-    """The collections of that slot; none where there is no memory."""
+    """Collections of an `initial_config` whose slot is inactive; {} without memory."""
     if not cfg.memory.levels:
         return {}
     shape = {"layers": cfg.layers, "width": cfg.width}

@@ -1,4 +1,4 @@
-"""What a rollout was worth beside others: advantages from rewards, without a value function.
+"""Advantages of rollouts from their rewards, without a value function.
 
 REINFORCE (Williams 1992), GRPO (Shao et al. 2024, arXiv 2402.03300), Dr. GRPO (Liu et al. 2025,
 arXiv 2503.20783), RLOO (Ahmadian et al. 2024, arXiv 2402.14740), dynamic sampling of DAPO (Yu et
@@ -10,12 +10,16 @@ import jax.numpy as jnp
 
 BASELINES = ("mean", "loo", "batch", "none")
 SCALES = ("none", "std", "batch")
-# TRL's: added to a standard deviation before one divides by it.
+# Added to a standard deviation before dividing by it, as in TRL.
 EPSILON = 1e-4
 
 
 def check_options(baseline: str, scale: str) -> None:
-    """Raises ValueError for an unknown baseline or scale, and for a pair that makes no sense."""
+    """Checks the options of `group_advantages`.
+
+    Raises:
+      ValueError: an unknown baseline or scale, or a pair that contradicts itself.
+    """
     for name, value, choices in (("baseline", baseline, BASELINES), ("scale", scale, SCALES)):
         if value not in choices:
             raise ValueError(f"{name}={value!r}; choose from {', '.join(choices)}")
@@ -32,13 +36,13 @@ def check_options(baseline: str, scale: str) -> None:
 def group_advantages(
     rewards: jax.Array, *, scale: str = "none", baseline: str = "mean"
 ) -> tuple[jax.Array, jax.Array]:
-    """Rewards of several rollouts of one prompt, compared with each other.
+    """Advantages of rollouts, each compared with the others of its prompt or batch.
 
         mean:   A_i = r_i - mean(r)                       Dr. GRPO, the default
         loo:    A_i = r_i - mean(r without r_i)           RLOO
         batch:  A_i = r_i - mean(rewards of all groups)   REINFORCE with a baseline
         none:   A_i = r_i                                 REINFORCE
-        scale:  the above over std + 1e-4, with n - 1 as in TRL; "std" is that of the group's
+        scale:  divides the above by std + 1e-4, with n - 1 as in TRL; "std" is that of the group's
                 rewards (GRPO), "batch" that of all rewards
 
     Args:
@@ -49,12 +53,12 @@ def group_advantages(
     Returns:
       advantages: [groups, size] float32. Exactly 0 in a tied group under "mean" and "loo", and in a
         batch of equal rewards under "batch".
-      tied: [groups] bool, all rewards of the group are equal: under "mean" and "loo" it teaches
-        nothing, so the caller can count it and leave it out of the denominator (`drop_tied`).
+      tied: [groups] bool, all rewards of the group are equal: under "mean" and "loo" it has no
+        gradient, so the caller can leave it out of the denominator (`drop_tied`).
 
     Raises:
-      ValueError: for an option or a pair of them that `check_options` rejects, or for a single
-        rollout where others are needed.
+      ValueError: options that `check_options` rejects, or a single rollout where it is compared
+        with others.
     """
     check_options(baseline, scale)
     size = rewards.shape[1]
@@ -84,13 +88,13 @@ def group_advantages(
         advantages = advantages / (jnp.std(rewards, axis=1, ddof=1, keepdims=True) + EPSILON)
     elif scale == "batch":
         advantages = advantages / (jnp.std(rewards, ddof=1) + EPSILON)
-    # A rounded mean leaves a residue in a tied group: remove it, do not train on it.
+    # The rounded mean of a tied group leaves a residue, which must not be trained on.
     return jnp.where(without_signal, 0.0, advantages), tied
 
 
 def drop_tied(mask: jax.Array, tied: jax.Array) -> jax.Array:
     """DAPO's dynamic sampling at a fixed shape: tied groups leave the mask, and with it the
-    denominator. (DAPO samples on until the batch is full; that is the sampler's work.)
+    denominator. (DAPO itself samples until the batch is full.)
 
     Args:
       mask: [groups * size, time], the rollouts of a group next to each other.
@@ -100,7 +104,7 @@ def drop_tied(mask: jax.Array, tied: jax.Array) -> jax.Array:
       [groups * size, time] bool.
 
     Raises:
-      ValueError: if the rows are not a multiple of the groups.
+      ValueError: the rows are not a multiple of the groups.
     """
     rows, groups = mask.shape[0], tied.shape[0]
     if rows % groups:

@@ -1,7 +1,7 @@
-"""How values of tokens become one number: sums over sequences and over the batch.
+"""Means of per-token values over sequences and over the batch, for rows of one sequence or packed.
 
-The means of GRPO (Shao et al. 2024, arXiv 2402.03300), Dr. GRPO (Liu et al. 2025, arXiv 2503.20783)
-and DAPO (Yu et al. 2025, arXiv 2503.14476), of rows that hold one sequence each or packed ones.
+GRPO (Shao et al. 2024, arXiv 2402.03300), Dr. GRPO (Liu et al. 2025, arXiv 2503.20783) and DAPO (Yu
+et al. 2025, arXiv 2503.14476).
 """
 
 import jax
@@ -11,12 +11,12 @@ AGGREGATIONS = ("token", "sequence", "constant")
 
 
 def sequence_sum(values: jax.Array, sequences: jax.Array | None = None) -> jax.Array:
-    """The sum over the sequence that a token is part of, at every token: [batch, time].
+    """At every token the sum over its sequence: [batch, time].
 
     Args:
       values: [batch, time], 0 where a token does not count.
-      sequences: int32 [batch, time] in [0, batch * time), which sequence of the batch a token is
-        part of, for packed rows; None: every row is one.
+      sequences: int32 [batch, time] in [0, batch * time), the id of each token's sequence, for
+        packed rows; None: every row is one sequence.
     """
     if sequences is None:
         return jnp.broadcast_to(jnp.sum(values, axis=1, keepdims=True), values.shape)
@@ -33,7 +33,7 @@ def aggregate(
     length: int | None = None,
     sequences: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums per-token values so that (sum / denominator) is the mean an algorithm asks for.
+    """Sums per-token values so that sum / denominator is the mean of an algorithm.
 
         token:     sum_{i,t} x_{i,t}              over tokens              DAPO, PPO
         sequence:  sum_i (1/|y_i|) sum_t x_{i,t}  over sequences           GRPO, GSPO
@@ -43,10 +43,10 @@ def aggregate(
     it): padding and completions that `drop_truncated` took out change no mean.
 
     Args:
-      values: [batch, time]; what stands outside the mask, NaN included, is not read.
+      values: [batch, time]; entries outside the mask, NaN included, are not read.
       mask: [batch, time] bool or 0/1.
       aggregation: "token", "sequence" or "constant".
-      length: the constant; commonly the longest completion allowed.
+      length: of a sequence under "constant", in tokens; commonly the longest completion allowed.
       sequences: of packed rows, as in `sequence_sum`.
 
     Returns:
@@ -54,7 +54,7 @@ def aggregate(
         once.
 
     Raises:
-      ValueError: for an unknown aggregation, or "constant" without a length.
+      ValueError: an unknown aggregation, or "constant" without a length.
     """
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"aggregation={aggregation!r}; choose from {', '.join(AGGREGATIONS)}")

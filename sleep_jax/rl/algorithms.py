@@ -10,8 +10,8 @@
     gspo       group     std    3e-4, 4e-4    sequence   tokens, then sequences
     ppo        values    -      0.2           token      tokens
 
-What the papers say, and where they leave a choice open what TRL's trainers do. RLOO's clipped ratio
-of whole sequences is TRL's: on the first update it is 1, and the gradient that of the paper.
+Choices are those of the papers and, where these leave one open, of TRL's trainers. RLOO's clipped
+ratio of whole sequences is TRL's: in the first update it is 1, and the gradient is the paper's.
 """
 
 import dataclasses
@@ -55,18 +55,22 @@ class Surrogate(Settings, section="seeding"):
     """The choices of a policy-gradient algorithm; hashable, so static under `jax.jit`.
 
     Attributes:
-      name: the algorithm that it is, or was before some of its choices were changed.
+      name: of the algorithm that the choices were taken from.
       baseline, scale: of the advantages, as in `group_advantages`.
-      clip, clip_high: how far a ratio may leave 1 downwards and upwards; None: `clip` both ways.
+      clip, clip_high: largest distance of a ratio from 1 downwards and upwards; clip_high None: as
+        clip.
       level: of the ratio, as in `log_ratio`.
       aggregation, length: of the tokens, as in `aggregate`.
-      skip_tied: groups whose rewards all agree leave the mask.
-      kl_estimator: of KL(policy || reference) as in `kl_estimate`; k2 and k3 join the loss, k1 is
-        taken off the reward.
-      importance_cap: largest weight of `truncated_weights`, by sequence where the ratio is; else by
-        token, since a product leaves next to nothing of a long completion; None: no weights.
-      gae: lambda of the generalised advantage estimates that spread a completion's reward over its
-        tokens, by a value head that learns beside the policy (PPO); None: rewards are compared.
+      skip_tied: mask out groups whose rewards are all equal.
+      kl_estimator: of KL(policy || reference), a `kind` of `kl_estimate`; k2 and k3 are added to
+        the loss, k1 is subtracted from the reward.
+      importance_cap: largest weight of `truncated_weights`, which are by sequence if `level` is
+        "sequence" and else by token: a product over a long completion would be near 0. None: none.
+      gae: lambda of generalised advantage estimation, which makes token advantages of completions'
+        rewards with a value head (PPO); None: rewards are compared within groups.
+
+    Raises:
+      ValueError: a field is out of range, or fields contradict each other.
     """
 
     name: str = setting(
@@ -84,7 +88,7 @@ class Surrogate(Settings, section="seeding"):
         False, "leave rollouts that were cut off at max_new_tokens out of the policy gradient"
     )
     kl_estimator: str = setting(
-        "k3", "estimate of the KL to the student before the night", choices=KINDS
+        "k3", "estimator of the KL to the student before the night", choices=KINDS
     )
     kl_coef: float = setting(0.0, "weight of that KL; 0: none", least=0)
     importance_cap: float | None = setting(
@@ -129,25 +133,28 @@ class Surrogate(Settings, section="seeding"):
         """(advantages [groups, size], tied [groups]) of rewards [groups, size]."""
         return group_advantages(rewards, scale=self.scale, baseline=self.baseline)
 
-    def mask(self, mask: jax.Array, tied: jax.Array, finished: jax.Array) -> jax.Array:
-        """The tokens that learn, bool [groups * size, time], of those that the policy wrote.
+    def learning_mask(self, mask: jax.Array, tied: jax.Array, finished: jax.Array) -> jax.Array:
+        """Of the tokens that the policy wrote, those that are learnt from.
 
         Args:
-          mask: [groups * size, time].
-          tied: [groups].
+          mask: [groups * size, time], the tokens that the policy wrote.
+          tied: [groups] bool, of `advantages`.
           finished: [groups * size] bool, the completion ended by itself.
+
+        Returns:
+          bool [groups * size, time].
         """
         mask = drop_tied(mask, tied) if self.skip_tied else mask.astype(bool)
         return drop_truncated(mask, finished) if self.mask_truncated_completions else mask
 
     @property
     def needs_reference(self) -> bool:
-        """There is a penalty, so rollouts are scored under the reference, too."""
+        """Whether there is a KL penalty, for which rollouts are scored under the reference."""
         return self.kl_coef > 0
 
-    def rewards(self, rewards, log_probs, reference_log_probs, mask):
-        """r_i - kl_coef * sum_t k1_t: float32 [batch]; under k2 and k3, and where tokens are
-        rewarded one by one (`gae`), the rewards as given.
+    def penalised_reward(self, rewards, log_probs, reference_log_probs, mask):
+        """r_i - kl_coef * sum_t k1_t: float32 [batch]; with k2 or k3, and with `gae`, which rewards
+        single tokens, the rewards unchanged.
 
         Args:
           rewards: [batch], one a completion.
@@ -184,7 +191,7 @@ class Surrogate(Settings, section="seeding"):
           - entropy_coef * entropy, aggregated as the surrogate is; the metrics, over the masked
           tokens, the mean `penalty` and those of `truncated_weights`, as `importance_...`.
         """
-        more = {}
+        extra = {}
         if self.importance_cap is not None:
             weights, importance = truncated_weights(
                 old_log_probs,
@@ -194,7 +201,7 @@ class Surrogate(Settings, section="seeding"):
                 level="sequence" if self.level == "sequence" else "token",
                 sequences=sequences,
             )
-            more = {f"importance_{name}": value for name, value in importance.items()}
+            extra = {f"importance_{name}": value for name, value in importance.items()}
         (total, denominator), metrics = policy_gradient_loss(
             log_probs,
             old_log_probs,
@@ -210,28 +217,28 @@ class Surrogate(Settings, section="seeding"):
             entropy=entropy,
         )
 
-        def summed(values):
-            choices = {"aggregation": self.aggregation, "length": self.length}
-            return aggregate(values, mask, sequences=sequences, **choices)[0]
+        def aggregated_sum(values):
+            options = {"aggregation": self.aggregation, "length": self.length}
+            return aggregate(values, mask, sequences=sequences, **options)[0]
 
         if self.needs_reference:
             estimate = kl_estimate(log_probs, reference_log_probs, mask, self.kl_estimator)
             count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
-            more["penalty"] = jax.lax.stop_gradient(jnp.sum(estimate) / count)
+            extra["penalty"] = jax.lax.stop_gradient(jnp.sum(estimate) / count)
             if self.kl_estimator != "k1":
-                total = total + self.kl_coef * summed(estimate)
+                total = total + self.kl_coef * aggregated_sum(estimate)
         if self.entropy_coef:
-            total = total - self.entropy_coef * summed(entropy)
-        return (total, denominator), metrics | more
+            total = total - self.entropy_coef * aggregated_sum(entropy)
+        return (total, denominator), metrics | extra
 
 
 def surrogate(name: str = Surrogate.name, **changes) -> Surrogate:
     """An algorithm of `ALGORITHMS` by name, with some of its choices changed.
 
-    `surrogate("dr_grpo", length=256)`: only Dr. GRPO has a choice without a default.
+    Dr. GRPO needs one: `surrogate("dr_grpo", length=256)`.
 
     Raises:
-      ValueError: for an unknown name or choice.
+      ValueError: an unknown name or choice, or a value that `Surrogate` rejects.
     """
     if name not in ALGORITHMS:
         raise ValueError(f"seeding.estimator={name!r}; choose from {', '.join(ALGORITHMS)}")

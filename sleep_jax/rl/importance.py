@@ -29,17 +29,17 @@ def log_ratio(
 
         d_t = log_probs_t - old_log_probs_t
         token:     d_t                  PPO, GRPO
-        sequence:  sum_t d_t / |y|      GSPO: the geometric mean over the sequence's |y| tokens
+        sequence:  sum_t d_t / |y|      GSPO: geometric mean of the ratios of its |y| tokens
         product:   sum_t d_t            RLOO: the ratio of the sequence's probabilities
 
     Args:
       log_probs, old_log_probs: [batch, time]; gradients flow through both.
-      mask: bool [batch, time]; what stands elsewhere, NaN included, is not read.
+      mask: bool [batch, time]; entries outside it, NaN included, are not read.
       level: "token", "sequence" or "product".
       sequences: of packed rows, as in `sequence_sum`.
 
     Raises:
-      ValueError: for an unknown level.
+      ValueError: an unknown level.
     """
     if level not in LEVELS:
         raise ValueError(f"level={level!r}; choose from {', '.join(LEVELS)}")
@@ -63,14 +63,14 @@ def truncated_weights(
     level: str = "token",
     sequences: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """How much each token counts when the sampler was not the policy that the ratio starts from:
-    another numeric path, a truncated distribution, older weights.
+    """Truncated importance weights of tokens whose sampler was not quite the policy that the ratio
+    starts from: other numerics, a truncated distribution, older weights.
 
         w = min(pi_old / pi_sampler, cap)
 
     Args:
-      old_log_probs: [batch, time], of the scorer at sampling time.
-      sampler_log_probs: [batch, time], of each token when it was drawn.
+      old_log_probs: [batch, time], by the scorer at sampling time.
+      sampler_log_probs: [batch, time], by the sampler.
       mask: [batch, time] bool or 0/1, the tokens that the policy wrote.
       cap: largest weight; 2 in verl, 3 in TRL.
       level: of the ratio, as in `log_ratio`; TRL and verl call "product" the sequence level.

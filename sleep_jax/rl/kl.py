@@ -4,20 +4,20 @@ Schulman (2020), "Approximating KL divergence"; what their gradients mean: Tang 
 arXiv 2506.09477). With d = log policy - log reference of a token that the policy sampled:
 
          value                expectation               gradient as a loss, in expectation
-    k1   d                    KL(policy || reference)   0: of use in the reward, not in the loss
+    k1   d                    KL(policy || reference)   0: useful in the reward, not in the loss
     k2   d^2 / 2              close where both agree    that of KL(policy || reference)
     k3   exp(-d) - 1 + d      KL(policy || reference)   that of KL(reference || policy)
 
-k1 is of either sign; k2 and k3 are never below 0. GRPO adds k3 to its loss; RLOO and PPO take
-beta * k1 off the reward, without a gradient. All are per token: as a loss they leave out what an
-early token does to the divergence of later ones, which only the reward form sees.
+k1 has either sign; k2 and k3 are never below 0. GRPO adds k3 to its loss; RLOO and PPO subtract
+beta * k1 from the reward, without a gradient. All are per token: as a loss they ignore how an early
+token changes the divergence at later ones, which the reward form accounts for.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-# exp(20) is still finite; verl bounds the same.
+# exp(20) is finite; verl has the same bound.
 LARGEST_GAP = 20.0
 
 
@@ -41,11 +41,11 @@ def kl_estimate(
     Args:
       log_probs: [batch, time] of the sampled tokens under the policy that sampled them.
       reference_log_probs: [batch, time]; receives no gradient.
-      mask: [batch, time] bool or 0/1; what stands elsewhere, NaN included, is not read.
+      mask: [batch, time] bool or 0/1; entries outside it, NaN included, are not read.
       kind: "k1", "k2" or "k3".
 
     Raises:
-      ValueError: for an unknown kind.
+      ValueError: an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; choose from {', '.join(KINDS)}")

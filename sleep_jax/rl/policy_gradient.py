@@ -16,11 +16,14 @@ from sleep_jax.rl.kl import kl_estimate
 
 
 def drop_truncated(mask: jax.Array, finished: jax.Array) -> jax.Array:
-    """The mask without completions that were cut off, whose rewards say little.
+    """The mask without completions that were cut off, whose rewards are unreliable.
 
     Args:
       mask: [batch, time] bool or 0/1.
       finished: [batch] bool, the completion ended by itself.
+
+    Returns:
+      [batch, time] bool.
     """
     return mask.astype(bool) & finished[:, None]
 
@@ -51,29 +54,30 @@ def policy_gradient_loss(
 
     Args:
       log_probs: [batch, time] of the sampled tokens under the policy that learns.
-      old_log_probs: [batch, time] under the policy that the ratio compares with: kept from the
-        rollout where it serves several updates. None, one update: the learner's own, detached.
+      old_log_probs: [batch, time] under the policy that ratios start from, which is needed where
+        a rollout serves several updates. None: `log_probs`, detached.
       advantages: [batch], one a sequence, or [batch, time].
-      mask: [batch, time] bool or 0/1, the tokens that the policy wrote. What stands elsewhere,
-        NaN included, touches neither loss nor gradient.
+      mask: [batch, time] bool or 0/1, the tokens that the policy wrote. Entries outside it, NaN
+        included, affect neither loss nor gradient.
       clip: how far rho may fall below 1; infinite for none.
       clip_high: how far it may rise above 1; None means `clip`.
-      level: of rho: "token", "sequence" or "product". Under the latter two one min decides for a
-        sequence, whose tokens should then share one advantage.
+      level: of rho: "token", "sequence" or "product". With the latter two the tokens of a sequence
+        share one ratio, so they should share one advantage.
       aggregation, length: as in `aggregate`.
       weights: [batch, time] of `truncated_weights`; None: 1.
       sequences: of packed rows, as in `sequence_sum`.
-      entropy: [batch, time] of the learner's next-token distribution, if at hand; only logged.
+      entropy: [batch, time] of the learner's next-token distribution; only logged.
 
     Returns:
       (sum, denominator): float32 scalars, to be added up over microbatches and hosts and divided
         once.
-      metrics: float32 scalars over the masked tokens: `ratio` and `ratio_max`, `clip_fraction`
-        (tokens whose gradient the clip cut off), `kl` = mean(exp(d) - 1 - d) >= 0 with d the log
-        ratio of a token, an estimate of KL(old || learner), and `entropy` if given.
+      metrics: float32 scalars over the masked tokens: `ratio` (mean) and `ratio_max`,
+        `clip_fraction` (share of tokens whose gradient the clip set to 0), `kl` = mean(exp(d) - 1 -
+        d) >= 0 with d the log ratio of a token, an estimate of KL(old || learner), and `entropy`
+        (mean) if given.
 
     Raises:
-      ValueError: for an unknown option, or "constant" without a length.
+      ValueError: an unknown option, or "constant" without a length.
     """
     clip_high = clip if clip_high is None else clip_high
     mask = mask.astype(bool)
@@ -89,8 +93,8 @@ def policy_gradient_loss(
     loss = aggregate(-gain, mask, aggregation=aggregation, length=length, sequences=sequences)
 
     count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
-    cut = jnp.where(advantages > 0, ratio > 1.0 + clip_high, ratio < 1.0 - clip)
-    cut = cut & (advantages != 0)
+    is_clipped = jnp.where(advantages > 0, ratio > 1.0 + clip_high, ratio < 1.0 - clip)
+    is_clipped = is_clipped & (advantages != 0)
 
     def mean(x):
         return jnp.sum(jnp.where(mask, x, 0.0)) / count
@@ -98,7 +102,7 @@ def policy_gradient_loss(
     metrics = {
         "ratio": mean(ratio),
         "ratio_max": jnp.max(jnp.where(mask, ratio, 0.0)),
-        "clip_fraction": mean(cut),
+        "clip_fraction": mean(is_clipped),
         "kl": mean(kl_estimate(old, log_probs, mask)),
     }
     if entropy is not None:

@@ -1,8 +1,8 @@
-"""What PPO needs beside the clipped surrogate: a value head, its loss, GAE, rewards by token.
+"""PPO's value head: its loss, rewards of tokens, generalised advantage estimation.
 
-GAE: Schulman et al. 2016 (arXiv 1506.02438, Eq. 16). Clipped values and whitening as Huang et
-al. 2024 (arXiv 2403.17031) and TRL have them. The policy's part is
-`policy_gradient_loss` with advantages [batch, time]. A row is one completion.
+GAE: Schulman et al. 2016 (arXiv 1506.02438, Eq. 16). Clipped values and whitening as in Huang et
+al. 2024 (arXiv 2403.17031) and TRL. The policy's loss is `policy_gradient_loss` with advantages
+[batch, time]. A row is one completion.
 """
 
 import jax
@@ -13,8 +13,8 @@ from sleep_jax.rl.aggregation import aggregate
 
 
 def init_value_head(width: int) -> dict[str, jax.Array]:
-    """A linear value head over hidden states [..., width], float32: zero, so that one which has not
-    learnt yet adds no noise to the advantages. Huang et al. draw it from N(0, 1 / (width + 1))."""
+    """An initial linear value head over hidden states [..., width], float32: zero, so that it adds
+    no noise to the advantages before it learns. Huang et al. draw it from N(0, 1 / (width + 1))."""
     return {"kernel": jnp.zeros((width,)), "bias": jnp.zeros(())}
 
 
@@ -34,7 +34,7 @@ def token_rewards(
       scores: [batch], one a completion.
       kl: [batch, time], k1 of `kl_estimate` against the reference.
       mask: [batch, time] bool or 0/1.
-      beta: weight of the divergence; 0.05 in TRL.
+      beta: weight of the KL; 0.05 in TRL.
     """
     mask = mask.astype(bool)
     last = mask & (jnp.cumsum(mask[:, ::-1], axis=1)[:, ::-1] == 1)
@@ -56,7 +56,7 @@ def gae(
         delta_t = r_t + gamma V_{t+1} - V_t
         A_t = delta_t + gamma lam A_{t+1},   R_t = A_t + V_t
 
-    t + 1 is the next masked-in token: what another wrote in between is stepped over.
+    t + 1 is the next masked-in token: tokens in between that the policy did not write are skipped.
 
     Args:
       rewards, values: [batch, time]; not read outside the mask.
@@ -74,15 +74,15 @@ def gae(
     def prepare(x):
         return lax.stop_gradient(jnp.where(mask, x, 0.0)).astype(jnp.float32).T
 
-    def step(carry, now):
-        reward, value, counts = now
+    def step(carry, token):
+        reward, value, is_masked_in = token
         next_value, next_advantage = carry
         advantage = reward + gamma * next_value - value + gamma * lam * next_advantage
         carry = (
-            jnp.where(counts, value, next_value),
-            jnp.where(counts, advantage, next_advantage),
+            jnp.where(is_masked_in, value, next_value),
+            jnp.where(is_masked_in, advantage, next_advantage),
         )
-        return carry, jnp.where(counts, advantage, 0.0)
+        return carry, jnp.where(is_masked_in, advantage, 0.0)
 
     zero = jnp.zeros(mask.shape[0])
     last = zero if bootstrap is None else lax.stop_gradient(bootstrap).astype(jnp.float32)
@@ -116,10 +116,10 @@ def value_loss(
 
     Args:
       values: [batch, time], of the head that learns.
-      old_values: [batch, time], at the time of the rollout.
+      old_values: [batch, time], when the rollout was scored.
       returns: [batch, time], of `gae`.
-      mask: [batch, time] bool or 0/1; what stands elsewhere, NaN included, touches nothing.
-      clip: how far a value may move in one rollout's updates; infinite for none.
+      mask: [batch, time] bool or 0/1; entries outside it, NaN included, have no effect.
+      clip: largest change of a value over the updates of a rollout; infinite for no limit.
 
     Returns:
       (sum, denominator): float32 scalars.
@@ -134,8 +134,8 @@ def value_loss(
     values = masked(values)
     old_values, returns = lax.stop_gradient((masked(old_values), masked(returns)))
     clipped = old_values + jnp.clip(values - old_values, -clip, clip)
-    free, bound = (values - returns) ** 2, (clipped - returns) ** 2
-    loss = aggregate(jnp.maximum(free, bound) / 2, mask)
+    error, clipped_error = (values - returns) ** 2, (clipped - returns) ** 2
+    loss = aggregate(jnp.maximum(error, clipped_error) / 2, mask)
 
     count = jnp.maximum(loss[1], 1.0)
 
@@ -145,7 +145,7 @@ def value_loss(
     unexplained = variance(returns - values) / jnp.maximum(variance(returns), 1e-8)
     metrics = {
         "value": jnp.sum(values) / count,
-        "value_clip_fraction": jnp.sum(bound > free) / count,
+        "value_clip_fraction": jnp.sum(clipped_error > error) / count,
         "explained_variance": 1.0 - unexplained,
     }
     return loss, lax.stop_gradient(metrics)

@@ -1,7 +1,7 @@
 """Knowledge Seeding of one slot: the part of a consolidation that takes time.
 
 Each update mixes teacher-written sequences with fresh student rollouts; only the new slot learns.
-`run_consolidation` puts it into its transaction: measure, seed, measure, accept or roll back.
+`run_consolidation` makes it a transaction: measure, seed, measure, accept or roll back.
 """
 
 import dataclasses
@@ -19,69 +19,66 @@ from sleep_jax.memory.slots import put_slot, take_slot, used
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
-from sleep_jax.seeding.mixture import compose, shuffled, sizes, widest_spacing
+from sleep_jax.seeding.gate import Gate, top_k_hint
+from sleep_jax.seeding.mixture import fill_batch, sequence_sizes, shuffled, widest_spacing
 from sleep_jax.seeding.objective import Objective, objective_terms
-from sleep_jax.seeding.rollouts import play
-from sleep_jax.seeding.rounds import Rounds
+from sleep_jax.seeding.rollout_buffer import RolloutBuffer
+from sleep_jax.seeding.rollouts import collect_rollouts
+from sleep_jax.seeding.router_key import init_router_key
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
-    States,
+    HiddenStates,
     Teacher,
-    batch_of,
     batches,
-    heads_of,
-    packs,
+    make_batch,
+    pack_exchanges,
+    teacher_heads,
 )
-from sleep_jax.seeding.step import init_critic, init_state, seeding_step
-from sleep_jax.seeding.transaction import (
-    Gate,
-    MemoryState,
-    TeacherIsStudent,
-    Transaction,
-    about_seats,
-    aim_router,
-)
+from sleep_jax.seeding.step import SeedingState, init_critic, init_state, seeding_step
+from sleep_jax.seeding.transaction import MemoryState, TeacherIsStudent, Transaction
 from sleep_jax.seeding.trunk import precompute
-from sleep_jax.seeding.update_log import (
-    NO_TIMER,
-    Log,
-    MidPhaseCheckpoint,
-    NotFinite,
-    Record,
-    StepTimer,
-)
+from sleep_jax.seeding.update_log import NotFinite, UpdateLog
+from sleep_jax.services import NO_TIMER, Log, MidPhaseCheckpoint, StepTimer
 
-COIN = 2**31 - 1  # the stream of the coin's flips; those of rounds are numbered by updates
+LAM_STREAM = 2**31 - 1  # of `lam_rng`; the streams of rounds are numbered by updates
 
 
-def divergence(
+def mean_divergence(
     cfg: DecoderConfig,
     variables,
     exchanges: Sequence[Exchange],
-    states: Sequence[States],
+    states: Sequence[HiddenStates],
     teachers: Sequence[Teacher],
     shape: BatchShape,
 ) -> float:
-    """Mean KL(teacher || student) in nats a token over the exchanges, whose states are known."""
-    heads = heads_of(teachers)
+    """KL(teacher || student) in nats, mean over the target tokens of exchanges.
+
+    Args:
+      cfg, variables: the student.
+      exchanges: teacher-written.
+      states: hidden states of each (`precompute`).
+      teachers: whose states they are.
+      shape: of the batches.
+    """
+    heads = teacher_heads(teachers)
     objective = Objective(weights=tuple(t.weight for t in teachers))
     total = count = 0.0
     for _, batch in batches(exchanges, states, shape):
-        part = sum_divergence(cfg, objective, variables, batch, heads)
-        total, count = total + float(part[0]), count + float(part[1])
+        batch_total, batch_count = sum_divergence(cfg, objective, variables, batch, heads)
+        total, count = total + float(batch_total), count + float(batch_count)
     return total / max(count, 1.0)
 
 
 @jax.jit(static_argnames=("cfg", "objective"))
 def sum_divergence(cfg, objective, variables, batch, heads):
-    """(sum in nats, tokens) of the divergence over the teacher-written tokens of a batch."""
+    """(sum in nats, tokens) of the divergence over the teacher-written target tokens of a batch."""
     return objective_terms(cfg, objective, variables, batch, heads)[0]["kl_off"]
 
 
-def order_seed(rng) -> int:
-    """Seed of the order in which `seed_slot` draws exchanges."""
+def data_seed(rng) -> int:
+    """Seed of the order in which `seed_slot` draws exchanges, in [0, 2^31 - 1)."""
     return int(jax.random.randint(jax.random.fold_in(rng, 0), (), 0, 2**31 - 1))
 
 
@@ -107,17 +104,17 @@ def seed_slot(
     Args:
       cfg: the decoder.
       tokenizer, judge: for the imitation reward.
-      seeding: how.
-      student: collections of the self that has not read, the new slot active.
-      teachers: the self that has read; other small selves beside it, if any.
+      seeding: the settings of the night.
+      student: collections of the model without what is to be learnt, the new slot active.
+      teachers: the model with it, and other models, if any.
       level, index: the slot that learns.
       exchanges: teacher-written sequences.
       rng: PRNG key.
-      log: is given every step's metrics.
-      written: on-policy sequences that were written and rewarded before. Updates learn from
-        `seeding.num_prompts` of them each, in turn, and nothing is rolled out.
-      mid_phase: keeps how far this has got and, where an earlier attempt was stopped, says how far
-        that had; the end is the same, bit for bit.
+      log: is given every step's figures.
+      written: rollouts that were sampled and rewarded before. Each update learns from
+        `seeding.num_prompts` of them, in turn, and none are sampled.
+      mid_phase: keeps the state of the night, so that a preempted one resumes and ends with the
+        same bits.
       timer: takes the time of updates.
 
     Returns:
@@ -125,7 +122,8 @@ def seed_slot(
 
     Raises:
       NotFinite: more than `seeding.max_consecutive_errors` updates in a row were not finite.
-      ValueError: nothing was written that could be learnt.
+      ValueError: `exchanges` have no completions, or the rollouts of an update may not fit its
+        rows.
     """
     if not any(e.completion for e in exchanges):
         raise ValueError(
@@ -136,61 +134,52 @@ def seed_slot(
     seeding = dataclasses.replace(
         seeding, objective=dataclasses.replace(seeding.objective, weights=weights)
     )
-    optimizer, heads = seeding.optimizer(), heads_of(teachers)
+    optimizer, heads = seeding.optimizer(), teacher_heads(teachers)
 
-    def holding(slot):
+    def with_slot(slot):
         memory = put_slot(student["memory"], level, index, slot)
         return {**student, "memory": place(memory, "memory")}
 
-    state = init_state(take_slot(student["memory"], level, index), optimizer)
-    surrogate = seeding.imitation.surrogate
-    if surrogate.gae is not None and seeding.num_prompts > 0:
-        state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
-    state = place(state, "learner")
-    data_seed = order_seed(rng)
-    coin_rng = jax.random.fold_in(rng, COIN) if seeding.objective.lam_as_probability else None
-    rounds = Rounds(
-        seeding,
-        exchanges,
-        written,
-        functools.partial(
-            play,
-            cfg,
-            tokenizer,
-            judge,
-            seeding.imitation,
-            seeding.shape,
-            initial=student,
-            teachers=teachers,
-            written=written,
-            timer=timer,
-        ),
-        rng,
-        data_seed + 1,
+    state = _initial_state(cfg, seeding, take_slot(student["memory"], level, index))
+    seed = data_seed(rng)
+    is_stochastic = seeding.objective.lam_as_probability
+    lam_rng = jax.random.fold_in(rng, LAM_STREAM) if is_stochastic else None
+    collect = functools.partial(
+        collect_rollouts,
+        cfg,
+        tokenizer,
+        judge,
+        seeding.imitation,
+        seeding.shape,
+        initial=student,
+        teachers=teachers,
+        written=written,
+        timer=timer,
     )
+    buffer = RolloutBuffer(seeding, exchanges, written, collect, rng, seed + 1)
     states = precompute(cfg, student, teachers, exchanges, seeding.shape)
-    known = dict(zip(map(id, exchanges), states))
-    rounds.begin(student, state.value_head)
-    record, done, drawn = Record(log, seeding.max_consecutive_errors, timer), 0, 0
-    if mid_phase is not None and (found := mid_phase.find(state)):
-        done, state, facts = found
+    exchange_states = dict(zip(map(id, exchanges), states))
+    buffer.collect_written(student, state.value_head)
+    update_log, done, drawn = UpdateLog(log, seeding.max_consecutive_errors, timer), 0, 0
+    if mid_phase is not None and (kept := mid_phase.find(state)):
+        done, state, facts = kept
         drawn = facts["drawn"]["stream"]
-        rounds.skip(done, facts["drawn"]["dreams"])
-        for step, figures in facts["told"]:
-            record.tell(step, figures)
-    spacing = widest_spacing(exchanges, seeding.shape, data_seed, seeding.steps)
-    stream = itertools.islice(shuffled(exchanges, data_seed, spacing), drawn, None)
+        buffer.resume(done, facts["drawn"]["dreams"])
+        for step, figures in facts["logged"]:
+            update_log.log(step, figures)
+    spacing = widest_spacing(exchanges, seeding.shape, seed, seeding.steps)
+    stream = itertools.islice(shuffled(exchanges, seed, spacing), drawn, None)
     for step in range(done, seeding.steps):
         timer.begin(step)
         objective = seeding.objective_at(step)
-        if rounds.is_due(step, objective):
-            rounds.play(step, holding(state.slot), state.value_head)
-        here = rounds.take()
-        chosen, stream = compose(here, stream, seeding.shape)
-        drawn += len(chosen) - len(here)
-        states_of = known | rounds.known
-        states = [states_of[id(e)] for e in chosen]
-        batch = batch_of(chosen, states, packs(chosen, seeding.shape), seeding.shape)
+        if buffer.is_due(step, objective):
+            buffer.collect(step, with_slot(state.slot), state.value_head)
+        rollouts = buffer.take()
+        chosen, stream = fill_batch(rollouts, stream, seeding.shape)
+        drawn += len(chosen) - len(rollouts)
+        known_states = exchange_states | buffer.states
+        states = [known_states[id(e)] for e in chosen]
+        packed = pack_exchanges(chosen, seeding.shape)
         state, metrics = seeding_step(
             cfg,
             objective,
@@ -199,20 +188,29 @@ def seed_slot(
             jnp.int32(index),
             state,
             student,
-            batch,
+            make_batch(chosen, states, packed, seeding.shape),
             heads,
-            coin_rng,
+            lam_rng,
         )
-        if not here:  # what rollouts alone have is no figure of this update
+        if not rollouts:  # metrics of on-policy tokens are of no tokens
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
-        record.add(step, metrics, rounds.told(), sizes(chosen, seeding.shape))
-        # What was written before is there again after a stop.
-        if mid_phase is not None and rounds.is_between and mid_phase.is_due(step + 1):
-            record.flush()
-            taken = {"stream": drawn, "dreams": rounds.drawn}
-            mid_phase.keep(step + 1, state, {"drawn": taken, "told": record.told})
-    record.flush()
-    return holding(state.slot)
+        sizes = sequence_sizes(chosen, seeding.shape)
+        update_log.add(step, metrics, buffer.take_figures(), sizes)
+        if mid_phase is not None and buffer.is_resumable and mid_phase.is_due(step + 1):
+            update_log.flush()
+            counts = {"stream": drawn, "dreams": buffer.dreams_drawn}
+            mid_phase.keep(step + 1, state, {"drawn": counts, "logged": update_log.logged})
+    update_log.flush()
+    return with_slot(state.slot)
+
+
+def _initial_state(cfg: DecoderConfig, seeding: SeedingConfig, slot) -> SeedingState:
+    """The state before the first update, with a critic if rollouts are learnt from by PPO."""
+    state = init_state(slot, seeding.optimizer())
+    surrogate = seeding.imitation.surrogate
+    if surrogate.gae is not None and seeding.num_prompts > 0:
+        state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
+    return place(state, "learner")
 
 
 def run_consolidation(
@@ -233,37 +231,40 @@ def run_consolidation(
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
 ) -> tuple[MemoryState, dict[str, float | str]]:
-    """Seeds, gates and ends a consolidation.
+    """Runs a consolidation to its end: seeds the slot and commits, or rolls back.
 
     Args:
-      cfg, params, tokenizer, judge, seeding: as for `seed_slot`.
-      gate: when the slot is accepted.
+      cfg, tokenizer, judge, seeding: as for `seed_slot`.
+      params: the base.
+      gate: says whether the slot is accepted.
       transaction: that has begun.
-      teachers: who teach; see `seed_slot`.
+      teachers: as for `seed_slot`.
       exchanges: what the slot learns from.
-      probe: sequences held out of it, for the divergence.
-      anchors: the anchor perplexity of a model.
+      probe: held-out sequences that the divergence is measured on.
+      anchors: takes the collections of a model and returns its anchor perplexity.
       rng: PRNG key.
-      log: is given every step's metrics, and before the first, as step -1, kl_before.
+      log: is given every step's figures, and before the first, as step -1, kl_before.
       mid_phase, timer: as for `seed_slot`.
 
     Returns:
-      (self, figures): the self after the night, or the one before it, byte for byte, where the gate
-      objects (`rolled_back` then says why); kl_before and kl_after on the probe, in nats a token.
+      (state, figures): the memory after the night or, where the gate rejects the slot, the one
+      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token, and
+      after a rejection rolled_back, the reason in words.
 
     Raises:
-      TeacherIsStudent: there is nothing to learn.
-      NotFinite: the divergence is no number, or updates are not.
+      TeacherIsStudent: teacher and student agree before the night.
+      NotFinite: the divergence, or too many updates in a row, are not finite.
+      ValueError: as `seed_slot`.
     """
     level, index = transaction.level, transaction.index
     replay = [(*e.student, *e.completion)[: seeding.shape.max_length] for e in exchanges]
     rows = pad(replay, seeding.shape.max_length)
     student = transaction.student
-    if not transaction.is_reuse:  # a slot in use has learnt where it belongs
-        student = aim_router(cfg, params, student, level, index, *rows)
-    begun = student.on(params)
-    states = precompute(cfg, begun, teachers, probe, seeding.shape)
-    before = divergence(cfg, begun, probe, states, teachers, seeding.shape)
+    if not transaction.is_reuse:  # a slot that was in use has learnt its key
+        student = init_router_key(cfg, params, student, level, index, *rows)
+    variables = student.variables(params)
+    states = precompute(cfg, variables, teachers, probe, seeding.shape)
+    before = mean_divergence(cfg, variables, probe, states, teachers, seeding.shape)
     if not math.isfinite(before):
         raise NotFinite(
             f"teacher and student diverge by {before} nats a token before the night of level "
@@ -273,16 +274,16 @@ def run_consolidation(
     if before < 1e-6:
         raise TeacherIsStudent(
             f"teacher and student agree before the night (KL = {before:.1e}): there is nothing to "
-            f"hand to level {level}"
+            f"consolidate into level {level}"
         )
     log(-1, {"kl_before": before})
-    anchors_before = anchors(transaction.before.on(params))
+    anchors_before = anchors(transaction.before.variables(params))
     seeded = seed_slot(
         cfg,
         tokenizer,
         judge,
         seeding,
-        student=begun,
+        student=variables,
         teachers=teachers,
         level=level,
         index=index,
@@ -292,9 +293,9 @@ def run_consolidation(
         mid_phase=mid_phase,
         timer=timer,
     )
-    after = divergence(cfg, seeded, probe, states, teachers, seeding.shape)
+    after = mean_divergence(cfg, seeded, probe, states, teachers, seeding.shape)
     figures = {"kl_before": before, "kl_after": after}
-    if rejection_reason := gate.rejection_reason(before, after, anchors_before, anchors(seeded)):
-        rejection_reason += about_seats(cfg.memory, used(student.slots, level))
-        return transaction.before, figures | {"rolled_back": rejection_reason}
+    if reason := gate.rejection_reason(before, after, anchors_before, anchors(seeded)):
+        reason += top_k_hint(cfg.memory, used(student.slots, level))
+        return transaction.before, figures | {"rolled_back": reason}
     return transaction.commit(seeded["memory"]), figures

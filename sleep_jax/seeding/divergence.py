@@ -14,12 +14,12 @@ jsd is that of GKD (Agarwal et al., 2024, Eq. 1): D / beta tends to KL(T || S) f
 D / (1 - beta) to KL(S || T) for beta -> 1. D itself tends to 0, so the two ends are defined as
 forward and reverse KL, as in TRL. Q makes top_k the forward KL over k tokens and a bucket.
 
-A cotangent is one number a token, so gradients with respect to h_S are formed while a chunk's
-logits are at hand, dD/du W^T / temperature, (1_y - S) W^T for log S(y) and, where it is asked for,
-- S (log S + H) W^T for the entropy H, and only scaled in the backward pass: the head is applied
-once a model forward and once a gradient; nothing is recomputed. What is multiplied by W^T is formed
-in float32 and then rounded, and sums to 0 over the vocabulary (`through_head`).
-Several teachers (general Knowledge Seeding) add up, each with its weight.
+A cotangent is one number a token, so gradients with respect to h_S are formed in the forward pass,
+while a chunk's logits exist, and only scaled in the backward pass: dD/du W^T / temperature,
+(1_y - S) W^T for log S(y) and, if requested, - S (log S + H) W^T for the entropy H. The head is
+applied once a model forward and once a gradient; nothing is recomputed. What is multiplied by W^T
+is formed in float32, rounded to the head's dtype, and sums to 0 over the vocabulary
+(`through_head`). Several teachers (general Knowledge Seeding) add up, each with its weight.
 """
 
 import dataclasses
@@ -45,14 +45,14 @@ KINDS = ("forward", "reverse", "jsd", "top_k", "sampled")
 class Divergence(Settings, section="seeding"):
     """Which divergence; static.
 
-    `sampled` is an estimate of KL(S || T) whose mean gradient is that of KL(S || T), but only over
-    targets that the student itself has sampled, at `temperature`; anywhere else it means nothing.
-    From the whole vocabulary on, `top_k` is forward KL. The gradient is that of what is computed:
-    no factor temperature^2 is put in front. A token's divergence, summed over vocabulary and
-    teachers, is min(D, cap), and where that is the cap, nothing is learnt.
+    `sampled` estimates KL(S || T), and its mean gradient is that of KL(S || T), but only over
+    targets that the student itself has sampled, at `temperature`; elsewhere it is undefined.
+    `top_k` of the whole vocabulary is forward KL. Gradients are those of the value: there is no
+    factor temperature^2. A token's divergence, summed over vocabulary and teachers, is min(D, cap),
+    and its gradient is 0 where it reaches the cap.
 
     Raises:
-      ValueError: a field has no such value.
+      ValueError: a field is out of range, or `cap` is combined with `sampled`.
     """
 
     kind: str = setting(
@@ -66,7 +66,7 @@ class Divergence(Settings, section="seeding"):
         least=1, name="divergence_top_k",
     )  # fmt: skip
     temperature: float = setting(
-        1.0, "both models' logits are divided by it",
+        1.0, "temperature of the divergence: divides both models' logits",
         least=COLDEST, name="divergence_temperature",
     )  # fmt: skip
     cap: float | None = setting(
@@ -84,13 +84,13 @@ class Divergence(Settings, section="seeding"):
 
 @flax.struct.dataclass
 class TokenScores:
-    """Per token, float32 [tokens].
+    """What is known of every token, float32 [tokens] each.
 
     Attributes:
       kl: the divergence, in nats. Finite logits give finite values; forward KL is inf where the
         student's logit of a token with teacher's mass is -inf, reverse KL the other way round.
       log_prob: the student's log-probability of the target token, at temperature 1.
-      entropy: of the student's distribution, in nats, at temperature 1; None: not asked for.
+      entropy: of the student's distribution, in nats, at temperature 1; None: not computed.
     """
 
     kl: jax.Array
@@ -129,12 +129,12 @@ def _jsd(log_s, log_t, beta: float):
 def _kth_largest(x, k: int):
     """The k-th largest of every row of [tokens, vocab]: [tokens, 1].
 
-    Left to the compiler, a mesh would gather the rows; the k best of all shards of a vocabulary are
-    among the k best of each.
+    Written for each shard, since the compiler would gather whole rows: the k largest of a row are
+    among the k largest of every shard of its vocabulary.
     """
     rows, vocab = (mesh_axes(n, names) for n, names in zip(x.shape, (ROWS, VOCAB)))
 
-    def of_shard(x):
+    def kth_of_shard(x):
         best, _ = jax.lax.top_k(x, min(k, x.shape[-1]))
         if vocab:
             best = jax.lax.all_gather(best, vocab, axis=1, tiled=True)
@@ -143,9 +143,9 @@ def _kth_largest(x, k: int):
         return jnp.min(best, axis=-1, keepdims=True)
 
     if not rows + vocab:
-        return of_shard(x)
-    whole, each = PartitionSpec(rows, vocab), PartitionSpec(rows)
-    return jax.shard_map(of_shard, in_specs=whole, out_specs=each, check_vma=False)(x)
+        return kth_of_shard(x)
+    in_specs, out_specs = PartitionSpec(rows, vocab), PartitionSpec(rows)
+    return jax.shard_map(kth_of_shard, in_specs=in_specs, out_specs=out_specs, check_vma=False)(x)
 
 
 def _top_k(log_s, log_t, k: int):
@@ -162,8 +162,8 @@ def _sampled(log_s, log_t, target):
     return gap, gap * target_slope(jnp.exp(log_s), target)
 
 
-def _from_one(divergence: Divergence, log_s, log_t, target):
-    """D [tokens, 1] from one teacher and dD/du [tokens, vocab]."""
+def _value_and_grad(divergence: Divergence, log_s, log_t, target):
+    """The divergence from one teacher, D [tokens, 1], and dD/du [tokens, vocab]."""
     match divergence.kind:
         case "forward":
             return _forward_kl(log_s, log_t)
@@ -178,31 +178,33 @@ def _from_one(divergence: Divergence, log_s, log_t, target):
     raise ValueError(f"seeding.divergence={divergence.kind!r}; choose one of {', '.join(KINDS)}")
 
 
-def _score(student, teacher, target, head, table, heads, weights, divergence, has_entropy, learns):
-    """Scores of one chunk and, of those in `learns`, the gradients with respect to `student`."""
+def _score(student, teacher, target, head, table, heads, weights, divergence, has_entropy, learnt):
+    """Scores of one chunk and, of those in `learnt`, the gradients with respect to `student`."""
     logits, temperature = matmul(student, head), divergence.temperature
     log_p = jax.nn.log_softmax(logits, axis=-1)
     log_s = log_p if temperature == 1 else jax.nn.log_softmax(logits / temperature, axis=-1)
-    kl, slope = jnp.zeros((len(target), 1)), jnp.zeros_like(logits)
+    kl, kl_grad = jnp.zeros((len(target), 1)), jnp.zeros_like(logits)
     ends = list(itertools.accumulate(h.shape[0] for h in heads))
-    for hidden, own, weight in zip(jnp.split(teacher, ends[:-1], axis=-1), heads, weights):
-        log_t = jax.nn.log_softmax(matmul(hidden, own) / temperature, axis=-1)
-        value, towards = _from_one(divergence, log_s, log_t, target)
-        kl, slope = kl + weight * value, slope + weight * towards
+    teachers = zip(jnp.split(teacher, ends[:-1], axis=-1), heads, weights)
+    for hidden, teacher_head, weight in teachers:
+        log_t = jax.nn.log_softmax(matmul(hidden, teacher_head) / temperature, axis=-1)
+        value, grad = _value_and_grad(divergence, log_s, log_t, target)
+        kl, kl_grad = kl + weight * value, kl_grad + weight * grad
     if divergence.cap is not None:
-        slope, kl = jnp.where(kl < divergence.cap, slope, 0.0), jnp.minimum(kl, divergence.cap)
+        kl_grad = jnp.where(kl < divergence.cap, kl_grad, 0.0)
+        kl = jnp.minimum(kl, divergence.cap)
     log_prob, p = jnp.take_along_axis(log_p, target[:, None], -1)[:, 0], jnp.exp(log_p)
     scores, grads = TokenScores(kl[:, 0], log_prob), TokenScores(None, None)
-    if "kl" in learns:
-        grads = grads.replace(kl=through_head(slope / temperature, table, target))
-    if "log_prob" in learns:
+    if "kl" in learnt:
+        grads = grads.replace(kl=through_head(kl_grad / temperature, table, target))
+    if "log_prob" in learnt:
         grads = grads.replace(log_prob=through_head(target_slope(p, target), table, target))
     if has_entropy:
         entropy = -_expected(p, log_p)
         scores = scores.replace(entropy=entropy[:, 0])
-        if "entropy" in learns:
-            slope = jnp.where(p == 0, 0.0, -p * (log_p + entropy))
-            grads = grads.replace(entropy=through_head(slope, table, target))
+        if "entropy" in learnt:
+            entropy_grad = jnp.where(p == 0, 0.0, -p * (log_p + entropy))
+            grads = grads.replace(entropy=through_head(entropy_grad, table, target))
     return scores, grads
 
 
@@ -226,19 +228,19 @@ def token_scores(
     Args:
       student: hidden states that predict the targets, [tokens, d].
       teacher: the teacher's hidden states at the same tokens, [tokens, d]; those of several
-        teachers side by side, [tokens, sum of their d].
+        teachers are concatenated, [tokens, sum of their d].
       targets: int32 [tokens].
-      mask: bool [tokens]; what stands elsewhere may be left out (0).
-      head: LM head [d, vocab], its dtype the operand dtype.
+      mask: bool [tokens]; tokens outside it may come back as 0.
+      head: LM head [d, vocab]; its dtype is that of the operands of the products.
       logit_chunk: tokens whose logits exist at a time.
-      heads: the teachers' own LM heads [their d, vocab]; None: the student's.
+      heads: the teachers' LM heads, [d of the teacher, vocab] each; None: all have the student's.
       weights: of the teachers' divergences, which are summed.
       divergence: which.
-      has_entropy: the entropy, too.
+      has_entropy: compute the entropy, too.
     """
-    given = _laid_out(head, heads, weights)
+    arrays = _laid_out(head, heads, weights)
     options = (logit_chunk, divergence, has_entropy, SCORES)
-    return _token_scores(student, teacher, targets, mask, *given, *options)
+    return _token_scores(student, teacher, targets, mask, *arrays, *options)
 
 
 def scores_and_grads(
@@ -253,18 +255,25 @@ def scores_and_grads(
     weights=(1.0,),
     divergence: Divergence = Divergence(),
     has_entropy: bool = False,
-    learns: tuple[str, ...] = SCORES,
+    learnt: tuple[str, ...] = SCORES,
 ) -> tuple[TokenScores, TokenScores]:
-    """`token_scores`, and of each score in `learns` its gradient with respect to the hidden state
-    it comes from, [tokens, d]: what autodiff through `token_scores` would scale and add up. It
-    costs a product with the head; of the other scores it is None."""
-    given = _laid_out(head, heads, weights)
-    options = (logit_chunk, divergence, has_entropy, learns)
-    return _forward(student, teacher, targets, mask, *given, *options)
+    """`token_scores` and the gradients of the scores.
+
+    Args:
+      learnt: scores whose gradients are formed, each for a product with the head.
+      others: as for `token_scores`.
+
+    Returns:
+      (scores, grads): grads are d score / d student, [tokens, d], by score; None for scores that
+      are not in `learnt`. Autodiff through `token_scores` scales and adds them up.
+    """
+    arrays = _laid_out(head, heads, weights)
+    options = (logit_chunk, divergence, has_entropy, learnt)
+    return _forward(student, teacher, targets, mask, *arrays, *options)
 
 
 def _laid_out(head, heads, weights):
-    """(head, its transpose, the teachers' heads, weights), once for all chunks."""
+    """(head, its transpose, the teachers' heads, weights), laid out once for all chunks."""
     weights = tuple(weights)
     head, table = both_ways(head)
     heads = (head,) * len(weights) if heads is None else tuple(both_ways(h)[0] for h in heads)
@@ -284,9 +293,9 @@ def _forward(student, teacher, targets, mask, head, table, heads, weights, logit
     return map_chunks(lambda *parts: _score(*parts, *rest), parts, mask, logit_chunk)
 
 
-def _backward(weights, logit_chunk, divergence, has_entropy, learns, grads, g):
-    pairs = zip(jax.tree.leaves(g), jax.tree.leaves(grads))
-    student = sum(towards[:, None] * slope for towards, slope in pairs)
+def _backward(weights, logit_chunk, divergence, has_entropy, learnt, grads, cotangents):
+    pairs = zip(jax.tree.leaves(cotangents), jax.tree.leaves(grads))
+    student = sum(cotangent[:, None] * grad for cotangent, grad in pairs)
     return student, None, None, None, None, None, None
 
 

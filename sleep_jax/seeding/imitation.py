@@ -1,29 +1,25 @@
-"""Learning to imitate (paper 3.3, Eq. 3 and 4): the student completes what its teacher began and is
-paid for ending alike.
+"""The imitation reward (paper 3.3, Eq. 3 and 4): the student continues a prefix of its teacher's
+sequence and is rewarded for continuing it alike.
 
     r = gamma * r_sem + (1 - gamma) * r_abs
 
-The teacher's sequence is cut at a random place; what follows the cut is scored, never the prefix.
+The teacher's sequence is cut at a random place; only what follows the cut is compared.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.data.batches import bucket, pad
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.rewards.levenshtein import similarity
 from sleep_jax.rl.algorithms import Surrogate, surrogate
-from sleep_jax.sampling.generate import generate
-from sleep_jax.sampling.sampler import COLDEST, SamplingConfig
+from sleep_jax.sampling.sampler import COLDEST
 from sleep_jax.seeding.sequences import Exchange
-from sleep_jax.seeding.update_log import NO_TIMER, Figures, StepTimer
 from sleep_jax.settings import Settings, part, setting
 
 UNITS = ("tokens", "characters")
@@ -31,13 +27,13 @@ UNITS = ("tokens", "characters")
 
 @dataclasses.dataclass(frozen=True)
 class ImitationConfig(Settings, section="seeding"):
-    """How the student imitates.
+    """How rollouts are sampled and rewarded.
 
     Attributes:
-      surrogate: says how rewards become advantages and which rollouts learn.
+      surrogate: says how rewards become advantages and which rollouts are learnt from.
 
     Raises:
-      ValueError: a field has no such value.
+      ValueError: a field is out of range.
     """
 
     gamma: float = setting(0.5, "share of r_sem in the reward (Eq. 3)", least=0, most=1)
@@ -46,7 +42,7 @@ class ImitationConfig(Settings, section="seeding"):
         (0.1, 0.9), "range of the share of a sequence that is given as its prefix", least=0, most=1
     )
     prefix_beta: tuple[float, float] = setting(
-        (1.0, 1.0), "the Beta law of that share over its range; (1, 1) is uniform",
+        (1.0, 1.0), "(a, b) of the Beta distribution of that share over its range; (1, 1): uniform",
         least=1e-3, most=1e6,
     )  # fmt: skip
     threshold: float = setting(0.5, "z0 of Eq. 4: distance beyond which r_abs is 0", least=0)
@@ -55,7 +51,7 @@ class ImitationConfig(Settings, section="seeding"):
     max_new_tokens: int = setting(32, "longest rollout, in tokens", least=1)
     temperature: float = setting(
         1.0,
-        "temperature of rollouts; a group needs chance",
+        "temperature of rollouts; above 0, since rollouts of a group must differ",
         least=COLDEST,
         name="rollout_temperature",
     )
@@ -75,190 +71,111 @@ class ImitationConfig(Settings, section="seeding"):
             )
 
 
-_similarity = jax.jit(similarity, static_argnames=("threshold", "relative"))
-
-
-def shares(imitation: ImitationConfig, rng, count: int) -> np.ndarray:
-    """Where sequences are cut: `count` shares of their lengths."""
+def prefix_shares(imitation: ImitationConfig, rng, count: int) -> np.ndarray:
+    """Shares of their sequences that prefixes have, drawn at random: float [count]."""
     low, high = imitation.prefix_range
     if imitation.prefix_beta == (1, 1):
         return np.asarray(jax.random.uniform(rng, (count,), minval=low, maxval=high))
     return low + (high - low) * np.asarray(jax.random.beta(rng, *imitation.prefix_beta, (count,)))
 
 
-def split(dream: Exchange, share: float, thought: int = 0) -> tuple[Exchange, tuple[int, ...]]:
-    """A sequence cut at a share of its length, at least one token on each side; its first `thought`
-    tokens, what is thought before the reply, are given and do not count.
+def split_prefix(
+    dream: Exchange, share: float, thought: int = 0
+) -> tuple[Exchange, tuple[int, ...]]:
+    """Cuts a completion at a share of its length, at least one token on each side.
+
+    Args:
+      dream: with a completion of two tokens or more.
+      share: of the completion without its thought, in [0, 1].
+      thought: tokens of the completion before the reply; they belong to the prefix.
 
     Returns:
-      (begun, rest): the exchange with the prefix moved into both prompts and no completion, and the
-      tokens after the cut.
+      (prompt, reference): the exchange with the prefix moved into both prompts and no completion,
+      and the tokens after the cut.
     """
     n = len(dream.completion)
-    at = min(thought + max(1, round(share * (n - thought))), n - 1)
-    prefix, rest = dream.completion[:at], dream.completion[at:]
-    begun = dataclasses.replace(
+    cut = min(thought + max(1, round(share * (n - thought))), n - 1)
+    prefix, reference = dream.completion[:cut], dream.completion[cut:]
+    prompt = dataclasses.replace(
         dream, student=dream.student + prefix, teacher=dream.teacher + prefix, completion=()
     )
-    return begun, rest
+    return prompt, reference
+
+
+_similarity = jax.jit(similarity, static_argnames=("threshold", "relative"))
 
 
 def absolute_reward(
     candidates, references, eos_ids, *, threshold: float, max_tokens: int, relative: bool = True
 ) -> np.ndarray:
-    """r_abs of Eq. 4 for pairs of sequences of at most `max_tokens`: float32 [pairs].
+    """r_abs of Eq. 4.
 
-    Ends of turn are stripped; `threshold` is z0, if `relative` as a share of the longer one.
+    Args:
+      candidates, references: pairs of token sequences of at most `max_tokens`.
+      eos_ids: end-of-turn tokens, which are left out of both.
+      threshold: z0; with `relative` a share of the longer sequence, else edits.
+      max_tokens: that sequences are padded to.
+      relative: see `threshold`.
+
+    Returns:
+      float32 [pairs] in [0, 1].
     """
-    strip = functools.partial(filter, lambda t: t not in eos_ids)
-    pairs = [[tuple(strip(side)) for side in pair] for pair in zip(candidates, references)]
-    a, a_mask = pad([p[0] for p in pairs], max_tokens)
-    b, b_mask = pad([p[1] for p in pairs], max_tokens)
+
+    def padded(sequences):
+        return pad([tuple(t for t in x if t not in eos_ids) for x in sequences], max_tokens)
+
+    (a, a_mask), (b, b_mask) = padded(candidates), padded(references)
     return np.asarray(
         _similarity(a, a_mask.sum(1), b, b_mask.sum(1), threshold=threshold, relative=relative)
     )
 
 
-def _absolute(imitation: ImitationConfig, tokens, texts, eos_ids) -> np.ndarray:
-    """r_abs of what was written against what was wanted, in the unit that the config names."""
-    match imitation.unit:
-        case "tokens":
-            pairs = tokens
-        case "characters":
-            pairs, eos_ids = [[tuple(map(ord, text)) for text in side] for side in texts], ()
-        case unit:
-            raise ValueError(f"seeding.unit={unit!r}; choose from {', '.join(UNITS)}")
+class ImitationRewards(NamedTuple):
+    """Rewards of rollouts, [rollouts] each, and the texts that they come from.
+
+    Attributes:
+      total, semantic, absolute: r, r_sem and r_abs of Eq. 3.
+      candidates, references: decoded.
+    """
+
+    total: np.ndarray
+    semantic: np.ndarray
+    absolute: np.ndarray
+    candidates: list[str]
+    references: list[str]
+
+
+def imitation_rewards(
+    imitation: ImitationConfig,
+    tokenizer: Tokenizer,
+    judge: Judge,
+    candidates: Sequence[Sequence[int]],
+    references: Sequence[Sequence[int]],
+) -> ImitationRewards:
+    """Eq. 3 for pairs of token sequences.
+
+    Args:
+      imitation: its gamma, threshold and unit.
+      tokenizer: decodes what the judge reads.
+      judge: r_sem of pairs of texts.
+      candidates: what the student wrote.
+      references: what its teacher wrote, as far as it is compared.
+    """
+    texts = [[tokenizer.decode(tokens) for tokens in side] for side in (candidates, references)]
+    if imitation.unit == "characters":
+        pairs, eos_ids = [[tuple(map(ord, text)) for text in side] for side in texts], ()
+    elif imitation.unit == "tokens":
+        pairs, eos_ids = (candidates, references), tokenizer.eos_ids
+    else:
+        raise ValueError(f"seeding.unit={imitation.unit!r}; choose from {', '.join(UNITS)}")
     longest = max(len(sequence) for side in pairs for sequence in side)
-    return absolute_reward(
+    absolute = absolute_reward(
         *pairs,
         eos_ids,
         threshold=imitation.threshold,
         max_tokens=bucket(max(longest, imitation.max_new_tokens)),
         relative=imitation.is_relative,
     )
-
-
-def stack(rows: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ragged rows of floats as (float32 [rows, length], bool mask of the same shape)."""
-    out, mask = np.zeros((len(rows), length), np.float32), np.zeros((len(rows), length), bool)
-    for i, row in enumerate(rows):
-        out[i, : len(row)], mask[i, : len(row)] = row, True
-    return out, mask
-
-
-def roll_out(
-    cfg: DecoderConfig,
-    variables,
-    tokenizer: Tokenizer,
-    judge: Judge,
-    imitation: ImitationConfig,
-    dreams: Sequence[Exchange],
-    rng,
-    *,
-    width: int,
-    reference: Callable[[list[Exchange]], list[np.ndarray]] | None = None,
-    timer: StepTimer = NO_TIMER,
-) -> tuple[list[Exchange], Figures]:
-    """Lets the student complete teacher-written sequences and rewards it.
-
-    Args:
-      cfg, variables: the student.
-      tokenizer: to show the judge words.
-      judge: r_sem.
-      imitation: how.
-      dreams: sequences to imitate, of two tokens or more.
-      rng: PRNG key.
-      width: tokens that prompts are padded to: those of the longest dream that may come.
-      reference: log-probabilities of completions under the reference of `surrogate.kl_estimator`.
-      timer: is told what was `rollout` and what `reward`.
-
-    Returns:
-      (rollouts, metrics): `imitation.num_generations` on-policy exchanges a dream with their
-      advantages, next to each other; and the means reward, reward_sem, reward_abs, tied (share of
-      groups whose rewards are all equal), rollout_length and rollout_unfinished (share of those cut
-      off); the lists rollout_rewards and rollout_advantages; rollout, the best and the worst of the
-      first dream in words.
-    """
-    cut_key, sample_key = jax.random.split(rng)
-    at = shares(imitation, cut_key, len(dreams))
-    thoughts = [tokenizer.reply_start(d.completion) for d in dreams]
-    begun, rest = zip(*(split(d, float(s), n) for d, s, n in zip(dreams, at, thoughts)))
-    sampling = SamplingConfig(
-        imitation.max_new_tokens,
-        tokenizer.eos_ids,
-        temperature=imitation.temperature,
-        top_p=imitation.top_p,
-        num_generations=imitation.num_generations,
-    )
-    drawn = generate(cfg, sampling, variables, [e.student for e in begun], sample_key, width=width)
-    timer.lap("rollout")
-    written = [c for group in drawn for c in group]
-    # What ended by itself is compared with the whole reference, what ran into its limit with as
-    # much of it.
-    wanted = [
-        r if c.finished else r[: imitation.max_new_tokens]
-        for r, group in zip(rest, drawn)
-        for c in group
-    ]
-    spoken = [c.tokens for c in written]
-    texts = [[tokenizer.decode(tokens) for tokens in side] for side in (spoken, wanted)]
-    r_abs = _absolute(imitation, (spoken, wanted), texts, tokenizer.eos_ids)
-    r_sem = judge(*texts)
-    reward = imitation.gamma * r_sem + (1 - imitation.gamma) * r_abs
-    timer.lap("reward")
-    rollouts = [
-        dataclasses.replace(
-            begun[i // imitation.num_generations],
-            completion=c.tokens,
-            log_probs=c.log_probs,
-            kind="rollout",
-            on_policy=True,
-        )
-        for i, c in enumerate(written)
-    ]
-    paid, surrogate = jnp.asarray(reward), imitation.surrogate
-    if reference is not None:
-        known = reference(rollouts)
-        rollouts = [dataclasses.replace(e, reference_log_probs=x) for e, x in zip(rollouts, known)]
-        log_probs, mask = stack([e.log_probs for e in rollouts], imitation.max_new_tokens)
-        paid = surrogate.rewards(paid, log_probs, stack(known, imitation.max_new_tokens)[0], mask)
-    advantages, tied = surrogate.advantages(paid.reshape(len(dreams), -1))
-    finished = jnp.asarray([c.finished for c in written])
-    ones = jnp.ones((len(written), 1), bool)
-    learns = np.asarray(surrogate.mask(ones, tied, finished))[:, 0]
-    rollouts = [
-        dataclasses.replace(e, advantage=float(advantage), rewarded=bool(is_rewarded))
-        for e, advantage, is_rewarded in zip(rollouts, np.ravel(advantages), learns)
-    ]
-    metrics = {
-        "reward": reward.mean(),
-        "reward_sem": r_sem.mean(),
-        "reward_abs": r_abs.mean(),
-        "tied": np.mean(tied),
-        "rollout_length": np.mean([len(c.tokens) for c in written]),
-        "rollout_unfinished": 1 - np.mean(finished),
-    }
-    prefix = tokenizer.decode(dreams[0].completion[: -len(rest[0])])
-    shown = {
-        "rollout_rewards": [float(x) for x in reward],
-        "rollout_advantages": [float(x) for x in np.ravel(advantages)],
-        "rollout": sample(prefix, *texts, reward[: imitation.num_generations]),
-    }
-    return rollouts, {name: float(value) for name, value in metrics.items()} | shown
-
-
-def sample(
-    prefix: str, spoken: Sequence[str], wanted: Sequence[str], reward: Sequence[float]
-) -> str:
-    """The best and the worst of the rollouts of one prefix, as markdown.
-
-    Args:
-      prefix: what they complete.
-      spoken, wanted: what the student and its teacher wrote after it, the teacher's as far as it
-        was compared.
-      reward: of each.
-    """
-    lines = [f"> {prefix.strip()} ..."]
-    for i in dict.fromkeys((int(np.argmax(reward)), int(np.argmin(reward)))):
-        lines.append(f"{reward[i]:.2f} for: {spoken[i].strip()}")
-    return "\n\n".join([*lines, f"wanted: {wanted[0].strip()}"])
+    semantic = judge(*texts)
+    total = imitation.gamma * semantic + (1 - imitation.gamma) * absolute
+    return ImitationRewards(total, semantic, absolute, *texts)

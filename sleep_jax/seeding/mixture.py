@@ -1,13 +1,13 @@
-"""What an update learns from: exchanges in an order of chance, as many as its rows hold."""
+"""Which exchanges an update learns from: in random order, as many as its rows hold."""
 
 import itertools
 from collections.abc import Iterator, Sequence
 
 import grain.python as grain
 
-from sleep_jax.seeding.sequences import BatchShape, Exchange, packs
+from sleep_jax.seeding.sequences import BatchShape, Exchange, pack_exchanges
 
-EPOCHS = 2  # over what is learnt by cross-entropy, as over SEAL's rewarded dreams (ReST-EM)
+EPOCHS = 2  # over supervised exchanges, as over SEAL's rewarded dreams (ReST-EM)
 
 
 def shuffled(exchanges: Sequence[Exchange], seed: int, spacing: int = 1) -> Iterator[Exchange]:
@@ -16,8 +16,8 @@ def shuffled(exchanges: Sequence[Exchange], seed: int, spacing: int = 1) -> Iter
     Args:
       exchanges: at least one.
       seed: of the order.
-      spacing: others that follow each one that is learnt by cross-entropy, too; where all or none
-        are, it does not matter.
+      spacing: unsupervised exchanges that follow each supervised one; without effect where one
+        of the two is missing.
     """
     kinds = [[e for e in exchanges if e.supervised is kind] for kind in (True, False)]
     streams = [iter(grain.MapDataset.source(x).seed(seed).shuffle().repeat()) for x in kinds if x]
@@ -28,49 +28,62 @@ def shuffled(exchanges: Sequence[Exchange], seed: int, spacing: int = 1) -> Iter
 def updates_to_draw(
     exchanges: Sequence[Exchange], shape: BatchShape, seed: int, spacing: int = 1
 ) -> int:
-    """Updates of nothing else until all that is learnt by cross-entropy was drawn EPOCHS times;
-    `exchanges`, `seed` and `spacing` are those of `shuffled`."""
+    """Updates without rollouts until every supervised exchange was drawn EPOCHS times.
+
+    Args:
+      exchanges, seed, spacing: as for `shuffled`.
+      shape: of an update.
+    """
     left = EPOCHS * sum(e.supervised for e in exchanges)
     stream = shuffled(exchanges, seed, spacing)
     for updates in itertools.count():
         if left <= 0:
             return updates
-        chosen, stream = compose([], stream, shape)
-        left -= sum(e.supervised for e in chosen)
+        batch, stream = fill_batch([], stream, shape)
+        left -= sum(e.supervised for e in batch)
 
 
 def widest_spacing(
     exchanges: Sequence[Exchange], shape: BatchShape, seed: int, updates: int
 ) -> int:
-    """The `spacing` that leaves most room for the others: at most their share of all, and narrower
-    by halves until so many updates draw all that is learnt by cross-entropy EPOCHS times."""
-    lessons = sum(e.supervised for e in exchanges)
-    spacing = max(1, (len(exchanges) - lessons) // max(lessons, 1))
+    """The widest `spacing` of `shuffled` that draws every supervised exchange EPOCHS times.
+
+    Args:
+      exchanges, seed: as for `shuffled`.
+      shape: of an update.
+      updates: that have to draw them.
+
+    Returns:
+      The ratio of unsupervised to supervised exchanges, halved until it is small enough, or 1.
+    """
+    supervised = sum(e.supervised for e in exchanges)
+    spacing = max(1, (len(exchanges) - supervised) // max(supervised, 1))
     while spacing > 1 and updates_to_draw(exchanges, shape, seed, spacing) > updates:
         spacing //= 2
     return spacing
 
 
-def compose(
-    first: Sequence[Exchange], stream: Iterator[Exchange], shape: BatchShape
+def fill_batch(
+    rollouts: Sequence[Exchange], stream: Iterator[Exchange], shape: BatchShape
 ) -> tuple[list[Exchange], Iterator[Exchange]]:
-    """One update's exchanges: `first`, then as many from the stream as its rows still hold.
+    """One update's exchanges: rollouts, then as many from the stream as the rows still hold.
 
     Returns:
-      The exchanges and the stream, which still begins with what did not fit.
+      (exchanges, stream): the stream begins with the first exchange that did not fit.
     """
-    chosen = list(first)
+    batch = list(rollouts)
     for exchange in stream:
-        if len(packs([*chosen, exchange], shape)) > shape.batch_size:
-            return chosen, itertools.chain([exchange], stream)
-        chosen.append(exchange)
-    return chosen, stream
+        if len(pack_exchanges([*batch, exchange], shape)) > shape.batch_size:
+            return batch, itertools.chain([exchange], stream)
+        batch.append(exchange)
+    return batch, stream
 
 
-def sizes(exchanges: Sequence[Exchange], shape: BatchShape) -> list[tuple[int, int, int]]:
-    """Of every sequence in a batch: the tokens of its row's opening that it continues, its own, and
-    those of them that are scored."""
-    return [
-        (held := shape.shared(e), len(e.student + e.completion[:-1]) - held, len(e.completion))
-        for e in exchanges
-    ]
+def sequence_sizes(exchanges: Sequence[Exchange], shape: BatchShape) -> list[tuple[int, int, int]]:
+    """For every exchange of a batch: tokens of the shared prefix that it attends to, tokens of its
+    own, and its target tokens."""
+    sizes = []
+    for e in exchanges:
+        shared = shape.shared_length(e)
+        sizes.append((shared, len(e.student + e.completion[:-1]) - shared, len(e.completion)))
+    return sizes

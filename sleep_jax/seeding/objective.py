@@ -1,13 +1,12 @@
-"""The seeding objective J_KS (paper 3.3): what an update is to lower, in terms of what every token
-scores.
+"""The Knowledge Seeding objective J_KS (paper 3.3) as a function of the scores of every token.
 
     loss = alpha * D + (1 - alpha) * PG + c * CE,
     D    = (1 - lambda) mean_off KL(T || S) + lambda mean_on KL(T || S)
 
 KL(T || S) stands for the divergence, of which there are others (divergence.py). `off` are the
-tokens of teacher-written sequences and `on` those of student rollouts; PG is the clipped policy
-gradient of the imitation reward on the same rollouts; CE, off by default, is the cross-entropy of
-the supervised tokens. No gradient flows through sampling.
+target tokens of teacher-written sequences and `on` those of student rollouts; PG is the clipped
+policy gradient of the imitation reward on the same rollouts; CE, off by default, is the
+cross-entropy of the supervised tokens. No gradient flows through sampling.
 """
 
 import dataclasses
@@ -26,35 +25,34 @@ from sleep_jax.settings import Settings, part, setting
 
 @flax.struct.dataclass
 class SeedingBatch:
-    """Packed sequences as the student sees them, and what is scored in them.
+    """Packed sequences as the student sees them, and the target tokens that are scored in them.
 
     Attributes:
       tokens, segment_ids: int32 [batch, time]; segment 0 is padding.
-      scored: int32 [batch, scored], time indices of the hidden states that predict the scored
-        tokens.
-      mask: bool [batch, scored]; false pads.
-      targets: int32 [batch, scored], the scored tokens.
-      teacher: float32 [batch, scored, d], the teacher's hidden states at the same tokens; those of
-        several teachers side by side.
-      on_policy: bool [batch, scored], written by the student.
-      supervised: bool [batch, scored], also learnt by cross-entropy: rewarded dreams.
-      advantages: float32 [batch, scored], of the token or the sequence that it is part of; 0
-        off-policy.
-      old_log_probs: float32 [batch, scored], by the scorer when the round of rollouts began, which
+      target_positions: int32 [batch, targets], time indices of the hidden states that predict the
+        target tokens.
+      mask: bool [batch, targets]; false on padding.
+      targets: int32 [batch, targets], the target tokens.
+      teacher: float32 [batch, targets, d], the teacher's hidden states that predict the target
+        tokens; those of several teachers are concatenated along the last axis.
+      on_policy: bool [batch, targets], written by the student.
+      supervised: bool [batch, targets], also learnt by cross-entropy: rewarded dreams.
+      advantages: float32 [batch, targets], of the token or of its sequence; 0 off-policy.
+      old_log_probs: float32 [batch, targets], by the scorer when the round of rollouts began, which
         ratios start from; read on-policy only, like the next four.
-      sampler_log_probs: float32 [batch, scored], of the token when it was drawn.
-      reference_log_probs: float32 [batch, scored], under the student before the night.
-      old_values, returns: float32 [batch, scored], for a value head.
-      rewarded: bool [batch, scored], on-policy tokens that the policy gradient learns from.
-      sequence: int32 [batch, scored], which exchange the token is part of; those of a row stand one
-        after the other.
+      sampler_log_probs: float32 [batch, targets], of the token when it was sampled.
+      reference_log_probs: float32 [batch, targets], under the student before the night.
+      old_values, returns: float32 [batch, targets], for a value head.
+      rewarded: bool [batch, targets], on-policy tokens that the policy gradient learns from.
+      sequence_ids: int32 [batch, targets], the sequence that a token belongs to; the tokens of a
+        sequence are adjacent.
       trunk: float32 [batch, time, d], the student's residual stream after the layers that carry no
-        memory (`run_trunk`), from which it goes on; None: from the tokens.
+        memory (`run_trunk`), from which the forward pass starts; None: it starts from the tokens.
     """
 
     tokens: jax.Array
     segment_ids: jax.Array
-    scored: jax.Array
+    target_positions: jax.Array
     mask: jax.Array
     targets: jax.Array
     teacher: jax.Array
@@ -67,7 +65,7 @@ class SeedingBatch:
     old_values: jax.Array
     returns: jax.Array
     rewarded: jax.Array
-    sequence: jax.Array
+    sequence_ids: jax.Array
     trunk: jax.Array | None = None
 
 
@@ -76,18 +74,18 @@ class Objective(Settings, section="seeding"):
     """Weights of the seeding objective.
 
     Attributes:
-      ce_coef: weight c of the plain cross-entropy of the supervised tokens.
+      ce_coef: weight c of the cross-entropy of the supervised tokens.
       surrogate: policy-gradient loss of the imitation term.
       logit_chunk: tokens whose logits exist at a time.
       weights: of the teachers, which sum to 1.
-      divergence: between teacher and student; `sampled` knows only what the student has sampled, so
-        it needs lam = 1 and the rollouts' temperature, 1.
-      lam_as_probability: the divergence of an update is wholly of the student's sequences, with
-        probability lam, or wholly of the teacher's, rather than the mixture of both (Agarwal et
-        al., 2024).
+      divergence: between teacher and student; `sampled` is defined only on tokens that the student
+        has sampled, so it needs lam = 1 and the rollouts' temperature, 1.
+      lam_as_probability: the divergence of an update is that of the student's sequences alone with
+        probability lam, else that of the teacher's alone, rather than the mixture of both
+        (Agarwal et al., 2024, GKD).
 
     Raises:
-      ValueError: a field has no such value, or fields that cannot be together.
+      ValueError: a field is out of range, or fields contradict each other.
     """
 
     alpha: float = setting(0.5, "distillation (1) against imitation (0)", least=0, most=1)
@@ -100,7 +98,7 @@ class Objective(Settings, section="seeding"):
     weights: tuple[float, ...] = (1.0,)
     divergence: Divergence = part(Divergence)
     lam_as_probability: bool = setting(
-        False, "lam as the odds of a coin for each batch, not as a mixture"
+        False, "lam is the probability that a batch is the student's, not a share of each batch"
     )
     accumulate: int = setting(
         1, "parts that an update's rows are cut into; the activations of one exist at a time",
@@ -114,7 +112,7 @@ class Objective(Settings, section="seeding"):
             )
         if self.divergence.kind == "sampled" and self.lam < 1:
             raise ValueError(
-                f"seeding.lam={self.lam} with seeding.divergence='sampled', which means nothing on "
+                f"seeding.lam={self.lam} with seeding.divergence='sampled', which is undefined on "
                 "a teacher's tokens; set seeding.lam=1 or choose 'reverse', which it estimates"
             )
         if self.divergence.kind == "sampled" and self.divergence.temperature != 1:
@@ -124,18 +122,18 @@ class Objective(Settings, section="seeding"):
             )
 
     @property
-    def learns(self) -> tuple[str, ...]:
-        """The scores that the loss can have a gradient in; that of the others is not formed."""
+    def learnt_scores(self) -> tuple[str, ...]:
+        """The fields of `TokenScores` that the loss has a gradient in."""
         imitates = self.alpha < 1
-        weighs = {
+        is_learnt = {
             "kl": self.alpha > 0,
             "log_prob": imitates or self.ce_coef != 0,
             "entropy": imitates and self.surrogate.entropy_coef > 0,
         }
-        return tuple(name for name, is_learnt in weighs.items() if is_learnt)
+        return tuple(name for name, learnt in is_learnt.items() if learnt)
 
-    def scoring(self, heads=None) -> dict:
-        """Keywords of `token_scores`."""
+    def score_options(self, heads=None) -> dict:
+        """Keyword arguments of `token_scores`."""
         return {
             "logit_chunk": self.logit_chunk,
             "heads": heads,
@@ -145,12 +143,15 @@ class Objective(Settings, section="seeding"):
         }
 
     def terms(self, scores: TokenScores, batch: SeedingBatch):
-        """The terms of the loss by name, each a (sum, denominator) pair, and the metrics of the
-        policy gradient.
+        """The terms of the loss and the metrics of the policy gradient.
 
         Args:
-          scores: of all scored tokens of the batch, row after row.
+          scores: of all target tokens of the batch, [batch * targets].
           batch: whose tokens they are.
+
+        Returns:
+          (terms, metrics): terms kl_off, kl_on, policy_loss and cross_entropy, each as a
+          (sum, denominator) pair of float32 scalars; metrics as float32 scalars by name.
         """
         on = flat(batch.mask & batch.on_policy)
         # Rows hold several sequences: for the policy gradient every token is a row of its own.
@@ -164,11 +165,12 @@ class Objective(Settings, section="seeding"):
             flat(batch.advantages)[:, None],
             flat(batch.mask & batch.rewarded)[:, None],
             entropy=None if scores.entropy is None else scores.entropy[:, None],
-            sequences=flat(_numbered(batch.sequence))[:, None],
+            sequences=flat(_unique_ids(batch.sequence_ids))[:, None],
             **column,
         )
-        for name, then in (("sampler", batch.sampler_log_probs), ("round", batch.old_log_probs)):
-            gap, count = masked_sum(jnp.abs(scores.log_prob - flat(then)), on)
+        earlier_log_probs = {"sampler": batch.sampler_log_probs, "round": batch.old_log_probs}
+        for name, earlier in earlier_log_probs.items():
+            gap, count = masked_sum(jnp.abs(scores.log_prob - flat(earlier)), on)
             metrics[f"{name}_gap"] = jax.lax.stop_gradient(gap / jnp.maximum(count, 1.0))
         terms = {
             "kl_off": masked_sum(scores.kl, flat(batch.mask & ~batch.on_policy)),
@@ -178,8 +180,13 @@ class Objective(Settings, section="seeding"):
         }
         return terms, metrics
 
-    def shares(self, mean: dict[str, jax.Array], lam) -> dict[str, jax.Array]:
-        """What the loss is the sum of, from the means of its terms and lambda."""
+    def weighted_terms(self, mean: dict[str, jax.Array], lam) -> dict[str, jax.Array]:
+        """The summands of the loss.
+
+        Args:
+          mean: of each of `terms`.
+          lam: weight of `kl_on`; `kl_off` has the rest.
+        """
         kl = (1 - lam) * mean["kl_off"] + lam * mean["kl_on"]
         return {
             "distillation": self.alpha * kl,
@@ -187,74 +194,91 @@ class Objective(Settings, section="seeding"):
             "cross_entropy": self.ce_coef * mean["cross_entropy"],
         }
 
-    def share_on_policy(self, step, count_on, coin_rng=None):
-        """Lambda of an update: `lam`, or what the coin says where there is anything on-policy.
+    def on_policy_weight(self, step, count_on, lam_rng=None):
+        """Lambda of an update.
+
+        Args:
+          step: number of the update.
+          count_on: on-policy target tokens of its batch.
+          lam_rng: PRNG key of a night, read only with `lam_as_probability`.
+
+        Returns:
+          `lam`; with `lam_as_probability` 1 with probability lam, if the batch has on-policy
+          tokens, else 0.
 
         Raises:
-          ValueError: a coin is to be flipped and `coin_rng`, the PRNG key of a night's flips, is
-            not given.
+          ValueError: `lam_as_probability` without `lam_rng`.
         """
         if not self.lam_as_probability:
             return self.lam
-        if coin_rng is None:
-            raise ValueError(
-                "seeding.lam_as_probability=True needs coin_rng, the PRNG key of its flips"
-            )
-        flip = jax.random.bernoulli(jax.random.fold_in(coin_rng, step), self.lam)
-        return jnp.where(flip & (count_on > 0), 1.0, 0.0)
+        if lam_rng is None:
+            raise ValueError("seeding.lam_as_probability=True needs lam_rng; pass a PRNG key")
+        is_on_policy = jax.random.bernoulli(jax.random.fold_in(lam_rng, step), self.lam)
+        return jnp.where(is_on_policy & (count_on > 0), 1.0, 0.0)
 
 
 def flat(x):
-    """[batch, scored, ...] as [batch * scored, ...]."""
+    """[batch, targets, ...] as [batch * targets, ...]."""
     return x.reshape(-1, *x.shape[2:])
 
 
-def _numbered(sequence):
-    """Numbers of their own, below batch * scored, for the sequences of every row, whatever the
-    other rows hold and whichever of them are here."""
-    begins = jnp.pad(sequence[:, 1:] != sequence[:, :-1], ((0, 0), (1, 0)))
-    rows, width = sequence.shape
-    return jnp.cumsum(begins, axis=1) + width * jnp.arange(rows)[:, None]
+def _unique_ids(sequence_ids):
+    """Ids in [0, batch * targets) that no two sequences share, even in different rows; independent
+    of which other rows are present."""
+    is_first = sequence_ids[:, 1:] != sequence_ids[:, :-1]
+    is_first = jnp.pad(is_first, ((0, 0), (1, 0)))
+    rows, width = sequence_ids.shape
+    return jnp.cumsum(is_first, axis=1) + width * jnp.arange(rows)[:, None]
 
 
 def scored_hidden(cfg: DecoderConfig, variables, batch: SeedingBatch):
-    """The student's hidden states that predict the scored tokens, [batch * scored, d]."""
+    """The student's hidden states that predict the target tokens, [batch * targets, d]."""
     hidden = Decoder(cfg).apply(variables, batch.tokens, batch.segment_ids, batch.trunk)
-    return _scored(hidden, batch)
+    return _at_targets(hidden, batch)
 
 
 def scored_hidden_and_gates(cfg: DecoderConfig, variables, batch: SeedingBatch, level: int):
-    """`scored_hidden`, and each slot's gate in a level, summed over the batch's tokens and averaged
-    over the layers that carry memory: float32 [slots]; None without a router."""
+    """`scored_hidden` and what the router of a level does.
+
+    Returns:
+      (hidden, gates): gates float32 [slots], each slot's gate summed over the batch's tokens and
+      averaged over the layers that carry memory; None without a router.
+    """
     if cfg.memory.router == "none":
         return scored_hidden(cfg, variables, batch), None
-    hidden, seen = Decoder(cfg).apply(
+    hidden, sown = Decoder(cfg).apply(
         variables, batch.tokens, batch.segment_ids, batch.trunk, mutable=["intermediates"]
     )
     name = f"level_{level}"
-    [gates] = seen["intermediates"]["layers"][name]["gates"]  # [layers, batch, time, slots]
+    [gates] = sown["intermediates"]["layers"][name]["gates"]  # [layers, batch, time, slots]
     carries = variables["slots"]["layers"][name]["carries"]
     gates = jnp.mean(gates, axis=0, where=carries[:, None, None, None])
     is_token = (batch.segment_ids != 0)[..., None]
-    return _scored(hidden, batch), jnp.sum(gates, axis=(0, 1), where=is_token)
+    return _at_targets(hidden, batch), jnp.sum(gates, axis=(0, 1), where=is_token)
 
 
-def _scored(hidden, batch: SeedingBatch):
-    return flat(jnp.take_along_axis(hidden, batch.scored[..., None], axis=1))
+def _at_targets(hidden, batch: SeedingBatch):
+    """Of hidden states [batch, time, d] those at the target positions, [batch * targets, d]."""
+    return flat(jnp.take_along_axis(hidden, batch.target_positions[..., None], axis=1))
 
 
 def objective_terms(
     cfg: DecoderConfig, objective: Objective, variables, batch: SeedingBatch, heads=None
 ):
-    """`Objective.terms` of a batch under a student; `kl_off` and `kl_on` are of whichever
-    divergence the objective has, and `heads` are the teachers' LM heads, None where all have the
-    student's."""
+    """`Objective.terms` of a batch under a student.
+
+    Args:
+      cfg, objective: static.
+      variables: the student's collections.
+      batch: what is scored.
+      heads: the teachers' LM heads; None: all have the student's.
+    """
     scores = token_scores(
         scored_hidden(cfg, variables, batch),
         flat(batch.teacher),
         flat(batch.targets),
         flat(batch.mask),
         lm_head(cfg, variables["params"]),
-        **objective.scoring(heads),
+        **objective.score_options(heads),
     )
     return objective.terms(scores, batch)

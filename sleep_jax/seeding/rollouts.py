@@ -1,25 +1,23 @@
-"""A round of rollouts: the student completes dreams, is rewarded, and all that the updates to come
-compare it with is scored while the slot is still the one that wrote.
+"""A round of rollouts: the student continues dreams and is rewarded, and all that the coming
+updates compare it with is computed while the slot is still the one that sampled.
 
-    sampler     log-probabilities of the tokens when they were drawn
-    old         those of the scorer, the same slot: what ratios start from. The sampler, another
-                program over a cache, is not quite the policy that is updated
-    reference   those of the student before the night, for a penalty
-    values      of a value head, for PPO: rewards become advantages of tokens
+    sampler     log-probabilities of the tokens when they were sampled
+    old         those of the scorer under the same slot: what ratios start from. The sampler is
+                another program, over a cache, and differs numerically from the policy that learns
+    reference   those of the student before the night, for a KL penalty
+    values      of a value head, for PPO: a completion's reward becomes advantages of its tokens
     teachers    hidden states, for the divergence
-    trunk       of the student, which all of these and the updates go on from
+    trunk       of the student, from which all of these and the updates continue
 """
 
 import dataclasses
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sleep_jax.data.batches import bucket, pack
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder import lm_head
 from sleep_jax.models.decoder_config import DecoderConfig
@@ -29,123 +27,39 @@ from sleep_jax.rewards.judge import Judge
 from sleep_jax.rl.algorithms import Surrogate
 from sleep_jax.rl.kl import kl_estimate
 from sleep_jax.rl.ppo import apply_value_head, gae, token_rewards, whiten
-from sleep_jax.seeding.imitation import ImitationConfig, roll_out, stack
+from sleep_jax.sampling.generate import generate
+from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.seeding.imitation import (
+    ImitationConfig,
+    ImitationRewards,
+    imitation_rewards,
+    prefix_shares,
+    split_prefix,
+)
 from sleep_jax.seeding.objective import SeedingBatch, flat, scored_hidden
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
-    States,
+    HiddenStates,
     Teacher,
-    along,
     batches,
-    packs,
+    split_by_exchange,
 )
 from sleep_jax.seeding.trunk import precompute, trunks_of, untaught
-from sleep_jax.seeding.update_log import NO_TIMER, Figures, StepTimer
+from sleep_jax.services import NO_TIMER, Figures, StepTimer
+
+# Log-probabilities of completions under a reference policy, float32 [completion] each.
+Reference = Callable[[list[Exchange]], list[np.ndarray]]
 
 
-class Widths(NamedTuple):
-    """Tokens that rows of a round are padded to: the longest prompt of a rollout, and the longest
-    row before a teacher."""
+class PadWidths(NamedTuple):
+    """Tokens that rows of a round are padded to: prompts of rollouts, and a teacher's sequences."""
 
     prompt: int
     teacher: int
 
 
-def rollout_widths(dreams: Sequence[Exchange], imitation: ImitationConfig) -> Widths:
-    """Widths that hold every rollout from some dreams."""
-    student = max(map(_longest_prompt, dreams), default=1)
-    teacher = max((len(e.teacher) + len(e.completion) for e in dreams), default=1)
-    return Widths(bucket(student), bucket(teacher + imitation.max_new_tokens))
-
-
-def imitable(
-    exchanges: Sequence[Exchange], shape: BatchShape, imitation: ImitationConfig, rollouts: int
-) -> list[Exchange]:
-    """The dreams among some exchanges, but for those that are too long: wherever they are cut, the
-    rollouts of an update fit its rows.
-
-    Args:
-      exchanges: teacher-written.
-      shape: of the batch.
-      imitation: how they are rolled out.
-      rollouts: how many an update has.
-
-    Raises:
-      ValueError: there are dreams, and none is left.
-    """
-    dreams = [e for e in exchanges if e.is_imitable]
-    left, fewest = fitting(dreams, shape, imitation, rollouts)
-    if dreams and not left:
-        raise ValueError(
-            f"{rollouts} rollouts of an update (seeding.num_prompts x seeding.num_generations) may "
-            f"need {fewest} rows, more than seeding.batch_size={shape.batch_size}; raise it "
-            f"or lower one of the two"
-        )
-    if len(left) < len(dreams):
-        warnings.warn(
-            f"{len(dreams) - len(left)} of {len(dreams)} sequences are too long for {rollouts} "
-            "rollouts an update and are not rolled out; raise seeding.batch_size or "
-            "seeding.max_length to imitate them, too",
-            stacklevel=2,
-        )
-    return left
-
-
-def fitting(
-    dreams: Sequence[Exchange], shape: BatchShape, imitation: ImitationConfig, rollouts: int
-) -> tuple[list[Exchange], int]:
-    """Those of some sequences whose rollouts fit the rows of an update wherever they are cut, and
-    the fewest rows that any of them may need; arguments as for `imitable`."""
-    widths, new = (bucket(_longest_prompt(e)) for e in dreams), imitation.max_new_tokens
-    needed = [_rows(shape, width, rollouts, new) for width in widths]
-    fits = [e for e, rows in zip(dreams, needed) if rows <= shape.batch_size]
-    return fits, min(needed, default=0)
-
-
-def _longest_prompt(dream: Exchange) -> int:
-    return len(dream.student) + len(dream.completion)
-
-
-def _rows(shape: BatchShape, prompt_width: int, rollouts: int, new: int) -> int:
-    """Rows that an update's rollouts need if all are as long as can be."""
-    size = (
-        min(
-            prompt_width + new - len(shape.shared_prefix),
-            shape.max_length - len(shape.shared_prefix),
-        ),
-        new,
-    )
-    return len(
-        pack(
-            [size] * rollouts,
-            (shape.max_length - len(shape.shared_prefix), shape.max_target_length),
-        )
-    )
-
-
-def written_widths(written: Sequence[Exchange], shape: BatchShape, share: int) -> Widths:
-    """Widths that hold sequences which were written before.
-
-    Raises:
-      ValueError: the `share` of them that an update learns from may not fit its rows.
-    """
-    longest = sorted(written, key=lambda e: len(e.student + e.completion))[-share:]
-    if (needed := len(packs(longest, shape))) > shape.batch_size:
-        raise ValueError(
-            f"dreaming.batch_size={share} dreams of an update, with their documents in view, may "
-            f"need {needed} rows, more than seeding.batch_size={shape.batch_size}; raise it or "
-            f"lower dreaming.batch_size"
-        )
-    return Widths(0, written_width(written))
-
-
-def written_width(written: Sequence[Exchange]) -> int:
-    """Tokens of a teacher's row that holds any of them."""
-    return bucket(max(len(e.teacher + e.completion) for e in written))
-
-
-def play(
+def collect_rollouts(
     cfg: DecoderConfig,
     tokenizer: Tokenizer,
     judge: Judge,
@@ -157,40 +71,40 @@ def play(
     teachers: Sequence[Teacher],
     dreams: Sequence[Exchange],
     rng,
-    widths: Widths,
+    widths: PadWidths,
     value_head=None,
     written: Sequence[Exchange] = (),
     timer: StepTimer = NO_TIMER,
-) -> tuple[list[Exchange], list[States], Figures]:
-    """Rolls out and scores.
+) -> tuple[list[Exchange], list[HiddenStates], Figures]:
+    """Samples a round of rollouts and scores it.
 
     Args:
-      cfg, tokenizer, judge, imitation: as for `roll_out`.
-      shape: rows that rollouts are scored in.
-      student: collections of the student as it is.
-      initial: as it was before the night.
+      cfg, tokenizer, judge, imitation: as for `sample_rollouts`.
+      shape: of the batches that rollouts are scored in.
+      student: its collections.
+      initial: the student's collections before the night.
       teachers: for the divergence.
-      dreams: to imitate.
+      dreams: teacher-written sequences to imitate.
       rng: PRNG key.
       widths: of the night.
       value_head: of PPO; None: another estimator.
-      written: rollouts that there are already, with their advantages; then none are sampled.
-      timer: is told what was `rollout`, `reward` and `score`.
+      written: rollouts with advantages that exist already; then none are sampled.
+      timer: is given the laps `rollout`, `reward` and `score`.
 
     Returns:
-      (rollouts, states, metrics): on-policy exchanges, the states of each, and the figures of
-      `roll_out`.
+      (rollouts, states, metrics): on-policy exchanges, the hidden states of each, and the figures
+      of `sample_rollouts`; {} if none were sampled.
     """
     surrogate = imitation.surrogate
     trunks: list[np.ndarray | None] = []
 
     def reference(rollouts):
         trunks.extend(trunks_of(cfg, initial, rollouts, shape))
-        return score(cfg, initial, rollouts, shape, trunks=trunks)[0]
+        return score_completions(cfg, initial, rollouts, shape, trunks=trunks)[0]
 
     rollouts, metrics = list(written), {}
     if not written:
-        rollouts, metrics = roll_out(
+        rollouts, metrics = sample_rollouts(
             cfg,
             student,
             tokenizer,
@@ -203,11 +117,12 @@ def play(
             timer=timer,
         )
     trunks = trunks or trunks_of(cfg, student, rollouts, shape)
-    log_probs, values = score(cfg, student, rollouts, shape, value_head, trunks)
+    log_probs, values = score_completions(cfg, student, rollouts, shape, value_head, trunks)
     rollouts = [dataclasses.replace(e, old_log_probs=x) for e, x in zip(rollouts, log_probs)]
     if value_head is not None:
         longest = max(len(e.completion) for e in rollouts)
-        rollouts = spread(surrogate, rollouts, values, max(longest, imitation.max_new_tokens))
+        longest = max(longest, imitation.max_new_tokens)
+        rollouts = with_token_advantages(surrogate, rollouts, values, longest)
     states = precompute(
         cfg, student, teachers, rollouts, shape, width=widths.teacher, trunks=trunks
     )
@@ -215,7 +130,150 @@ def play(
     return rollouts, states, metrics
 
 
-def score(
+def sample_rollouts(
+    cfg: DecoderConfig,
+    variables,
+    tokenizer: Tokenizer,
+    judge: Judge,
+    imitation: ImitationConfig,
+    dreams: Sequence[Exchange],
+    rng,
+    *,
+    width: int,
+    reference: Reference | None = None,
+    timer: StepTimer = NO_TIMER,
+) -> tuple[list[Exchange], Figures]:
+    """Lets the student continue prefixes of teacher-written sequences and rewards it.
+
+    Args:
+      cfg, variables: the student.
+      tokenizer: decodes what the judge reads.
+      judge: r_sem.
+      imitation: how to cut, sample and reward.
+      dreams: sequences to imitate, of two tokens or more.
+      rng: PRNG key.
+      width: tokens that prompts are padded to: as many as the longest prompt of the night has.
+      reference: scores completions under the reference of the KL penalty; None: no penalty.
+      timer: is given the laps `rollout` and `reward`.
+
+    Returns:
+      (rollouts, metrics): `imitation.num_generations` on-policy exchanges a dream with their
+      advantages, next to each other; and the means reward, reward_sem, reward_abs, tied (share of
+      groups whose rewards are all equal), rollout_length (tokens) and rollout_unfinished (share of
+      those cut off); the lists rollout_rewards and rollout_advantages; rollout, the best and the
+      worst of the first dream as markdown.
+    """
+    cut_key, sample_key = jax.random.split(rng)
+    shares = prefix_shares(imitation, cut_key, len(dreams))
+    thoughts = [tokenizer.reply_start(d.completion) for d in dreams]
+    splits = (split_prefix(d, float(s), n) for d, s, n in zip(dreams, shares, thoughts))
+    prompts, references = zip(*splits)
+    sampling = SamplingConfig(
+        imitation.max_new_tokens,
+        tokenizer.eos_ids,
+        temperature=imitation.temperature,
+        top_p=imitation.top_p,
+        num_generations=imitation.num_generations,
+    )
+    groups = generate(
+        cfg, sampling, variables, [e.student for e in prompts], sample_key, width=width
+    )
+    timer.lap("rollout")
+    completions = [c for group in groups for c in group]
+    # A completion that ended by itself is compared with the whole reference, one that was cut off
+    # with as much of it.
+    compared = [
+        reference if c.finished else reference[: imitation.max_new_tokens]
+        for reference, group in zip(references, groups)
+        for c in group
+    ]
+    candidates = [c.tokens for c in completions]
+    rewards = imitation_rewards(imitation, tokenizer, judge, candidates, compared)
+    timer.lap("reward")
+    rollouts = [
+        dataclasses.replace(
+            prompts[i // imitation.num_generations],
+            completion=c.tokens,
+            log_probs=c.log_probs,
+            kind="rollout",
+            on_policy=True,
+        )
+        for i, c in enumerate(completions)
+    ]
+    finished = jnp.asarray([c.finished for c in completions])
+    rollouts, tied = _with_advantages(imitation, rollouts, rewards.total, finished, reference)
+    metrics = {
+        "reward": rewards.total.mean(),
+        "reward_sem": rewards.semantic.mean(),
+        "reward_abs": rewards.absolute.mean(),
+        "tied": np.mean(tied),
+        "rollout_length": np.mean([len(c.tokens) for c in completions]),
+        "rollout_unfinished": 1 - np.mean(finished),
+    }
+    prefix = tokenizer.decode(dreams[0].completion[: -len(references[0])])
+    details = {
+        "rollout_rewards": [float(x) for x in rewards.total],
+        "rollout_advantages": [e.advantage for e in rollouts],
+        "rollout": _best_and_worst(prefix, rewards, imitation.num_generations),
+    }
+    return rollouts, {name: float(value) for name, value in metrics.items()} | details
+
+
+def _with_advantages(
+    imitation: ImitationConfig,
+    rollouts: list[Exchange],
+    reward: np.ndarray,
+    finished: jax.Array,
+    reference: Reference | None,
+) -> tuple[list[Exchange], jax.Array]:
+    """Rollouts with the advantages of their completions.
+
+    Args:
+      imitation: its surrogate and group size.
+      rollouts: those of a dream next to each other.
+      reward: float [rollouts].
+      finished: bool [rollouts], the completion ended by itself.
+      reference: as for `sample_rollouts`.
+
+    Returns:
+      (rollouts, tied): tied bool [dreams].
+    """
+    surrogate, penalised_reward = imitation.surrogate, jnp.asarray(reward)
+    if reference is not None:
+        scores, length = reference(rollouts), imitation.max_new_tokens
+        rollouts = [dataclasses.replace(e, reference_log_probs=x) for e, x in zip(rollouts, scores)]
+        log_probs, mask = pad_floats([e.log_probs for e in rollouts], length)
+        penalised_reward = surrogate.penalised_reward(
+            penalised_reward, log_probs, pad_floats(scores, length)[0], mask
+        )
+    advantages, tied = surrogate.advantages(penalised_reward.reshape(-1, imitation.num_generations))
+    ones = jnp.ones((len(rollouts), 1), bool)
+    learnt = np.asarray(surrogate.learning_mask(ones, tied, finished))[:, 0]
+    rollouts = [
+        dataclasses.replace(e, advantage=float(advantage), rewarded=bool(is_learnt))
+        for e, advantage, is_learnt in zip(rollouts, np.ravel(advantages), learnt)
+    ]
+    return rollouts, tied
+
+
+def _best_and_worst(prefix: str, rewards: ImitationRewards, count: int) -> str:
+    """The best and the worst of the first `count` rollouts, which share a prefix, as markdown."""
+    reward = rewards.total[:count]
+    lines = [f"> {prefix.strip()} ..."]
+    for i in dict.fromkeys((int(np.argmax(reward)), int(np.argmin(reward)))):
+        lines.append(f"{reward[i]:.2f} for: {rewards.candidates[i].strip()}")
+    return "\n\n".join([*lines, f"reference: {rewards.references[0].strip()}"])
+
+
+def pad_floats(rows: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged rows of floats as (float32 [rows, length], bool mask of the same shape)."""
+    out, mask = np.zeros((len(rows), length), np.float32), np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        out[i, : len(row)], mask[i, : len(row)] = row, True
+    return out, mask
+
+
+def score_completions(
     cfg: DecoderConfig,
     variables,
     exchanges: Sequence[Exchange],
@@ -223,20 +281,30 @@ def score(
     value_head=None,
     trunks: Sequence[np.ndarray | None] | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What a student gives every token of the completions: (log-probabilities, values), a list of
-    float32 [completion] each; values are 0 without a value head."""
-    out: list[np.ndarray] = [None] * len(exchanges)
+    """Log-probabilities and values of all tokens of completions.
+
+    Args:
+      cfg, variables: the student.
+      exchanges: whose completions are scored.
+      shape: of the batches.
+      value_head: None: values are 0.
+      trunks: `HiddenStates.trunk` of each exchange, if known.
+
+    Returns:
+      (log_probs, values): lists with a float32 [completion] for each exchange.
+    """
+    scores: list[np.ndarray] = [None] * len(exchanges)
     states = untaught(exchanges, trunks or [None] * len(exchanges))
     for packed, batch in batches(exchanges, states, shape):
-        scores = to_host(score_rows(cfg, variables, batch, value_head))
-        for i, piece in along(exchanges, packed, scores):
-            out[i] = piece
-    return [x[:, 0] for x in out], [x[:, 1] for x in out]
+        rows = to_host(score_rows(cfg, variables, batch, value_head))
+        for i, tokens in split_by_exchange(exchanges, packed, rows):
+            scores[i] = tokens
+    return [x[:, 0] for x in scores], [x[:, 1] for x in scores]
 
 
 @jax.jit(static_argnames=("cfg",))
 def score_rows(cfg: DecoderConfig, variables, batch: SeedingBatch, value_head):
-    """Log-probability and value of every scored token of a batch, [batch, scored, 2]."""
+    """Log-probability and value of every target token, float32 [batch, targets, 2]."""
     hidden = scored_hidden(cfg, variables, batch)
     head = lm_head(cfg, variables["params"])
     log_probs = token_log_probs(hidden, flat(batch.targets), flat(batch.mask), head)
@@ -246,7 +314,7 @@ def score_rows(cfg: DecoderConfig, variables, batch: SeedingBatch, value_head):
     return jnp.stack([log_probs, values], axis=-1).reshape(*batch.mask.shape, 2)
 
 
-def spread(
+def with_token_advantages(
     surrogate: Surrogate,
     rollouts: Sequence[Exchange],
     values: Sequence[np.ndarray],
@@ -254,27 +322,27 @@ def spread(
 ) -> list[Exchange]:
     """Rollouts with the advantages and returns of their tokens (GAE), whitened over the round.
 
-    A completion's reward, `advantage` as it comes in, belongs to its last token, also where it was
-    cut off: it was compared with as much of the reference. A k1 penalty is paid token by token.
+    A completion's reward, its `advantage` so far, belongs to its last token, even where it was cut
+    off: it was compared with as much of the reference. A k1 penalty is subtracted token by token.
 
     Args:
       surrogate: with `gae`.
       rollouts: with `old_log_probs`, and with `reference_log_probs` for a penalty.
-      values: of their tokens.
-      longest: tokens of the longest completion.
+      values: of their tokens, float32 [completion] each.
+      longest: tokens that completions are padded to.
     """
-    old, mask = stack([e.old_log_probs for e in rollouts], longest)
+    old, mask = pad_floats([e.old_log_probs for e in rollouts], longest)
     reference, beta = old, 0.0
     if surrogate.needs_reference and surrogate.kl_estimator == "k1":
         beta = surrogate.kl_coef
-        reference = stack([e.reference_log_probs for e in rollouts], longest)[0]
-    earned = jnp.asarray([e.advantage for e in rollouts])
-    rewards = token_rewards(earned, kl_estimate(old, reference, mask, "k1"), mask, beta=beta)
-    advantages, returns = gae(rewards, stack(values, longest)[0], mask, lam=surrogate.gae)
-    # What learns nothing has no part in the mean and the scale of the others either.
-    learns = mask & np.array([e.rewarded for e in rollouts])[:, None]
-    parts = map(np.asarray, (whiten(advantages, learns), returns))
+        reference = pad_floats([e.reference_log_probs for e in rollouts], longest)[0]
+    scores = jnp.asarray([e.advantage for e in rollouts])
+    rewards = token_rewards(scores, kl_estimate(old, reference, mask, "k1"), mask, beta=beta)
+    advantages, returns = gae(rewards, pad_floats(values, longest)[0], mask, lam=surrogate.gae)
+    # Rollouts that are not learnt from must not enter the mean and the scale of the others.
+    learnt = mask & np.array([e.rewarded for e in rollouts])[:, None]
+    rows = map(np.asarray, (whiten(advantages, learnt), returns))
     return [
         dataclasses.replace(e, advantage=a[: len(v)], returns=r[: len(v)], old_values=v)
-        for e, v, a, r in zip(rollouts, values, *parts)
+        for e, v, a, r in zip(rollouts, values, *rows)
     ]

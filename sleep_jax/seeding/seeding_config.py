@@ -1,4 +1,4 @@
-"""One night's seeding: its updates, its rollouts, what each optimises, and the optimizer."""
+"""Settings of one night's seeding: its updates, rollouts, objective and optimizer."""
 
 import dataclasses
 import functools
@@ -17,32 +17,37 @@ MODES = ("joint", "staged")
 
 @dataclasses.dataclass(frozen=True)
 class SeedingConfig(Settings, section="seeding"):
-    """One night's seeding.
+    """Settings of one night's seeding.
 
-    The rate is reached after `warmup` steps, the first of which learns already, and decays along a
-    cosine to a tenth. Before `rollout_start` the student knows too little for rollouts to earn
-    anything. `joint` has both terms in every update; `staged` first the divergence alone, then the
-    policy gradient alone, whatever alpha is.
+    The learning rate rises over `warmup` steps, from above 0, and decays along a cosine to a tenth
+    of its peak. Before `rollout_start` the student knows too little for rollouts to be rewarded. In
+    `joint` mode every update has both terms; in `staged` mode the first updates have the divergence
+    alone and the later ones the policy gradient alone, whatever alpha is.
 
     Attributes:
-      shape: of an update.
-      objective, imitation: what is optimised.
+      shape: of the batch of an update.
+      objective: what updates optimise.
+      imitation: how rollouts are sampled and rewarded.
 
     Raises:
-      ValueError: a field has no such value, or fields that cannot be together.
+      ValueError: a field is out of range, or fields contradict each other.
     """
 
-    teachers: tuple[str, ...] = setting((), "further models that read, too: names as of model.name")
+    teachers: tuple[str, ...] = setting(
+        (), "further models that read the documents and teach: names as of model.name"
+    )
     teacher_weights: tuple[float, ...] = setting(
         (1.0,),
-        "of the self that has read and of each of those; they sum to 1",
+        "weights of the model itself and of each of seeding.teachers; they sum to 1",
         above=0,
         most=1,
     )
-    protocol: str = setting("commit_then_clear", "who teaches whom", choices=PROTOCOLS)
+    protocol: str = setting(
+        "commit_then_clear", "which state of the sender teaches the new slot", choices=PROTOCOLS
+    )
     steps: int = setting(100, "updates of a night", least=1)
     learning_rate: float = setting(1e-2, "Adam's peak rate", above=0)
-    warmup: int = setting(4, "updates until that rate is reached; 0: it begins with it", least=0)
+    warmup: int = setting(4, "updates until the peak rate is reached; 0: none", least=0)
     shape: BatchShape = part(BatchShape)
     num_prompts: int = setting(
         1, "sequences imitated in each update, num_generations rollouts each; 0: none", least=0
@@ -50,20 +55,23 @@ class SeedingConfig(Settings, section="seeding"):
     steps_per_generation: int = setting(4, "updates whose rollouts are sampled at once", least=1)
     num_iterations: int = setting(1, "passes of these updates over their rollouts", least=1)
     rollout_start: float = setting(
-        0.0, "share of the steps after which rollouts join", least=0, most=1
+        0.0, "share of the steps after which updates learn from rollouts, too", least=0, most=1
     )
     max_consecutive_errors: int = setting(
         5, "updates in a row that are not finite before the night stops", least=0
     )
-    mode: str = setting("joint", "both terms at once, or distil and then imitate", choices=MODES)
+    mode: str = setting(
+        "joint", "both terms in every update, or distil first and imitate then", choices=MODES
+    )
     distill_fraction: float = setting(
-        0.5, "of staged: share of the steps that distil; for one alone: joint, alpha 1 or 0",
+        0.5, "mode staged: share of the steps that distil; to distil in all: joint with alpha=1",
         above=0, below=1,
     )  # fmt: skip
     objective: Objective = part(Objective)
     imitation: ImitationConfig = part(ImitationConfig)
     judge: str = setting(
-        "embedding", "r_sem; embedding is cosine and agreement of facts, model the initial model",
+        "embedding",
+        "what decides r_sem; embedding: cosine and agreement of facts, model: the initial model",
         choices=JUDGES,
     )  # fmt: skip
 
@@ -71,18 +79,18 @@ class SeedingConfig(Settings, section="seeding"):
         if self.steps <= self.warmup:
             raise ValueError(
                 f"seeding.steps={self.steps} does not exceed seeding.warmup={self.warmup}; "
-                "raise the one or lower the other"
+                "raise steps or lower warmup"
             )
         if self.shape.max_target_length > self.shape.max_length:
             raise ValueError(
                 f"seeding.max_target_length={self.shape.max_target_length} is more than a row "
-                f"holds, seeding.max_length={self.shape.max_length}; lower the one or raise the "
-                f"other"
+                f"holds, seeding.max_length={self.shape.max_length}; lower the former or raise the "
+                f"latter"
             )
         if self.shape.batch_size % self.objective.accumulate:
             raise ValueError(
                 f"seeding.batch_size={self.shape.batch_size} cannot be cut into seeding.accumulate="
-                f"{self.objective.accumulate} equal parts; make the one a multiple of the other"
+                f"{self.objective.accumulate} equal parts; make batch_size a multiple of it"
             )
         self._check_teachers()
         self._check_sampling()
@@ -100,47 +108,45 @@ class SeedingConfig(Settings, section="seeding"):
             )
 
     def _check_sampling(self) -> None:
-        how = self.imitation.temperature, self.imitation.top_p
-        if how == (1, 1):
+        temperature, top_p = self.imitation.temperature, self.imitation.top_p
+        if (temperature, top_p) == (1, 1):
             return
-        said = "seeding.rollout_temperature={}, seeding.rollout_top_p={}".format(*how)
+        fields = f"seeding.rollout_temperature={temperature}, seeding.rollout_top_p={top_p}"
         if self.objective.divergence.kind == "sampled":
             raise ValueError(
-                f"{said} with seeding.divergence='sampled', which takes rollouts as they come; set "
-                "both to 1"
+                f"{fields} with seeding.divergence='sampled', which needs tokens sampled from the "
+                "student itself; set both to 1"
             )
         if self.imitation.surrogate.importance_cap is None:
             raise ValueError(
-                f"{said}: rollouts are not the student's own; correct for it with "
+                f"{fields}: rollouts are not sampled from the student itself; correct for it with "
                 "seeding.importance_cap=2, or set both to 1"
             )
 
     def with_shared_prefix(self, tokens: tuple[int, ...]) -> "SeedingConfig":
-        """The same where all prompts begin with some tokens (`BatchShape.shared_prefix`)."""
-        return dataclasses.replace(
-            self, shape=dataclasses.replace(self.shape, shared_prefix=tokens)
-        )
+        """The same with these tokens as `BatchShape.shared_prefix`."""
+        shape = dataclasses.replace(self.shape, shared_prefix=tokens)
+        return dataclasses.replace(self, shape=shape)
 
     def objective_at(self, step: int) -> Objective:
-        """What an update optimises."""
+        """The objective of update `step`, whose alpha `mode` may override."""
         if self.mode == "joint":
             return self.objective
-        distils = step < round(self.distill_fraction * self.steps)
-        return dataclasses.replace(self.objective, alpha=float(distils))
+        is_distilling = step < round(self.distill_fraction * self.steps)
+        return dataclasses.replace(self.objective, alpha=float(is_distilling))
 
     def learns_from_rollouts(self, step: int, objective: Objective) -> bool:
-        """Whether an update by an objective learns from rollouts; none does before
-        `rollout_start`."""
+        """Whether update `step` with an objective learns from rollouts."""
         is_on_policy = self.num_prompts > 0 and (objective.alpha < 1 or objective.lam > 0)
         return is_on_policy and step >= round(self.rollout_start * self.steps)
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam behind a clipped gradient."""
+        """Adam with a warm-up and cosine schedule, after clipping the gradient to norm 1."""
         return _optimizer(self.learning_rate, self.warmup, self.steps)
 
 
-@functools.cache  # one object a setting: for any other, the step would compile anew every night
+@functools.cache  # jit compiles anew for every optimizer object
 def _optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
-    first = peak / (warmup + 1)  # from 0 the first update would be lost
+    first = peak / (warmup + 1)  # from 0 the first update would change nothing
     rate = optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, peak / 10)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))

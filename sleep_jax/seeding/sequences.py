@@ -1,8 +1,5 @@
-"""Sequences of a night: what the student is asked, what its teacher is asked with the document in
-view, what was written.
-
-The two prompts differ, the completion is shared: the divergence compares both models token by token
-along it.
+"""Sequences of a night: a prompt of the student, a prompt of its teacher, which has the document in
+context, and a completion of both, along which the divergence compares them token by token.
 """
 
 import dataclasses
@@ -23,23 +20,22 @@ from sleep_jax.settings import Settings, setting
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """A prompt in both views and a completion.
+    """A prompt of the student and one of the teacher, and a completion of both.
 
     Attributes:
-      document: index of the document that the teacher has in its context; None: none, the teacher
-        is the model as it was.
+      document: index of the document in the teacher's context; None: its context is empty.
       student: prompt tokens of the student.
       teacher: prompt tokens of the teacher, after its context.
-      completion: tokens written, end of turn included.
-      kind: how it came about, e.g. `recite` or `answer`.
+      completion: tokens, end of turn included.
+      kind: what it was written for, e.g. `recite` or `answer`.
       on_policy: the student wrote the completion.
-      advantage: of the completion, for the policy gradient, or of its tokens, [completion].
-      log_probs: of the completion when it was sampled, [completion].
-      old_log_probs: of the completion by the scorer when its round began, [completion]: what ratios
-        start from.
-      reference_log_probs: of the completion under the student before the night, [completion].
-      old_values, returns: of its tokens, for a value head, [completion].
-      rewarded: the policy gradient learns from it, where it is on-policy.
+      advantage: of the completion, or float32 [completion] of its tokens.
+      log_probs: of the tokens when they were sampled, float32 [completion].
+      old_log_probs: of the tokens by the scorer when their round began, float32 [completion]; what
+        ratios start from.
+      reference_log_probs: of the tokens under the student before the night, float32 [completion].
+      old_values, returns: of the tokens, for a value head, float32 [completion].
+      rewarded: the policy gradient learns from it, if it is on-policy.
       supervised: the completion is also learnt by cross-entropy.
     """
 
@@ -60,7 +56,7 @@ class Exchange:
 
     @property
     def is_closed_book(self) -> bool:
-        """Teacher and student are asked the same, with nothing else in view."""
+        """Teacher and student have the same prompt, and no document is in context."""
         return self.document is None and self.teacher == self.student
 
     @property
@@ -69,14 +65,15 @@ class Exchange:
         return self.kind in ("complete", "quote", "answer") and len(self.completion) > 1
 
 
-class States(NamedTuple):
-    """What models make of an exchange, whatever the slot learns.
+class HiddenStates(NamedTuple):
+    """Hidden states along an exchange that no update of the slot changes.
 
     Attributes:
-      teacher: float32 [completion, sum of d], the hidden states of all teachers, side by side; row
-        i predicts token i.
-      trunk: float32 [student's prompt and completion but its last token, d], the student's residual
-        stream after the layers that carry no memory; None: not known, or there are none.
+      teacher: float32 [completion, sum of d], those of all teachers, concatenated; row i predicts
+        token i.
+      trunk: float32 [tokens, d], the student's residual stream after the layers that carry no
+        memory, at every token of its prompt and completion but the last; None: not computed, or
+        all layers carry memory.
     """
 
     teacher: np.ndarray
@@ -85,11 +82,11 @@ class States(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """One who teaches: a memory over the student's base, or another checkpoint altogether.
+    """A teacher: a memory over the student's base, or another checkpoint.
 
     Attributes:
-      cfg, variables: the model, in scanned form.
-      context: what it has read, a cache with one row a document and a last, empty one.
+      cfg, variables: the model, with stacked (scanned) layers.
+      context: a KV cache with a row for each document it has read and a last, empty one.
       weight: of its divergence.
     """
 
@@ -99,34 +96,36 @@ class Teacher:
     weight: float = 1.0
 
 
-def heads_of(teachers: Sequence[Teacher]):
-    """The LM heads of several teachers; None for one, who shares the student's base."""
+def teacher_heads(teachers: Sequence[Teacher]):
+    """The LM heads of several teachers; None for a single one, which has the student's."""
     if len(teachers) == 1:
         return None
     return tuple(lm_head(t.cfg, t.variables["params"]) for t in teachers)
 
 
-def taught_length(exchange: Exchange) -> int:
-    """Tokens of a teacher's row, whose last one predicts the end of the completion."""
+def teacher_length(exchange: Exchange) -> int:
+    """Tokens that a teacher reads of an exchange: all but the last of its completion."""
     return len(exchange.teacher + exchange.completion[:-1])
 
 
-def teacher_blocks(
+def teacher_batches(
     lengths: Sequence[int], width: int | None = None, budget: int = 2048
 ) -> Iterator[tuple[list[int], int, int]]:
-    """How sequences are dealt over the calls of a teacher: (indices, rows, columns) of each call,
-    whose rows are filled up. The longest left decide the width; all rows of one width are one
-    program.
+    """How `teacher_hidden` batches sequences, the longest first.
 
     Args:
-      lengths: tokens of each sequence.
+      lengths: of the sequences, in tokens.
       width, budget: as for `teacher_hidden`.
+
+    Yields:
+      (indices, rows, columns): the sequences of a batch and its shape; rows without a sequence are
+      filled up. The longest sequence left decides the width; batches of one width are one program.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     while order:
         columns = width or bucket(lengths[order[-1]])
-        most = budget // columns * row_shards()
-        rows = spread_evenly(max(1, min(most, bucket(len(lengths), 4))))
+        max_rows = budget // columns * row_shards()
+        rows = spread_evenly(max(1, min(max_rows, bucket(len(lengths), 4))))
         chosen, order = order[-rows:], order[:-rows]
         yield chosen, rows, columns
 
@@ -143,20 +142,21 @@ def teacher_hidden(
     """A teacher's hidden states along each completion.
 
     Args:
-      cfg, variables, cache: the teacher and what it has read; see `Teacher`.
-      exchanges: what to score.
-      width: tokens that all rows are padded to; None: buckets.
-      budget: tokens scored at a time, padding included, by every shard of a mesh.
+      cfg, variables, cache: the teacher and its context; see `Teacher`.
+      exchanges: what the teacher reads, each after its document.
+      width: tokens that all rows are padded to; None: to buckets.
+      budget: tokens of a batch on every shard of a mesh, padding included.
 
     Returns:
       Per exchange float32 [completion, d]; row i predicts token i.
     """
     out: list[np.ndarray] = [None] * len(exchanges)
-    for chosen, rows, columns in teacher_blocks([*map(taught_length, exchanges)], width, budget):
-        picked = [exchanges[i] for i in chosen]
-        picked += [picked[0]] * (rows - len(picked))
-        tokens, mask = pad([e.teacher + e.completion[:-1] for e in picked], columns)
-        context = take_rows(cache, [-1 if e.document is None else e.document for e in picked])
+    lengths = [teacher_length(e) for e in exchanges]
+    for chosen, rows, columns in teacher_batches(lengths, width, budget):
+        batch = [exchanges[i] for i in chosen]
+        batch += [batch[0]] * (rows - len(batch))
+        tokens, mask = pad([e.teacher + e.completion[:-1] for e in batch], columns)
+        context = take_rows(cache, [-1 if e.document is None else e.document for e in batch])
         hidden = to_host(prefill(cfg, variables, tokens, mask, context)[1])
         for row, i in enumerate(chosen):
             first = len(exchanges[i].teacher) - 1
@@ -164,9 +164,9 @@ def teacher_hidden(
     return out
 
 
-# Fields of a batch with one entry a scored token.
-SCORED = {
-    **dict.fromkeys(("scored", "targets", "sequence"), np.int32),
+# Fields of a batch with one entry a target token.
+TARGET_FIELDS = {
+    **dict.fromkeys(("target_positions", "targets", "sequence_ids"), np.int32),
     **dict.fromkeys(("mask", "on_policy", "supervised", "rewarded"), bool),
     **dict.fromkeys(("advantages", "old_log_probs"), np.float32),
     **dict.fromkeys(("sampler_log_probs", "reference_log_probs"), np.float32),
@@ -179,8 +179,8 @@ class BatchShape(Settings, section="seeding"):
     """The one static shape of a seeding batch.
 
     Attributes:
-      shared_prefix: what prompts begin with, e.g. a system message: a row holds it once, and every
-        sequence that begins with it continues it.
+      shared_prefix: tokens that prompts begin with, e.g. a system message: a row holds them once,
+        and every sequence that begins with them attends to that copy.
     """
 
     batch_size: int = setting(4, "packed rows of an update", least=1)
@@ -188,90 +188,108 @@ class BatchShape(Settings, section="seeding"):
     max_target_length: int = setting(320, "tokens of a row that are scored", least=1)
     shared_prefix: tuple[int, ...] = ()
 
-    def shared(self, exchange: Exchange) -> int:
-        """How many tokens of a prompt a row holds already; a whole prompt is never shared."""
+    def shared_length(self, exchange: Exchange) -> int:
+        """Tokens of the student's prompt that are the shared prefix: its length, or 0 where the
+        prompt begins otherwise or is no longer than it."""
         n = len(self.shared_prefix)
         return n if n < len(exchange.student) and exchange.student[:n] == self.shared_prefix else 0
 
 
-def packs(exchanges: Sequence[Exchange], shape: BatchShape) -> list[list[int]]:
-    """Rows of a batch, as indices of the exchanges in them.
+def pack_exchanges(exchanges: Sequence[Exchange], shape: BatchShape) -> list[list[int]]:
+    """Packs exchanges into rows: lists of their indices, [rows][exchanges of a row].
 
     Raises:
       ValueError: an exchange is longer than a row.
     """
     sizes = [
-        (len(e.student + e.completion[:-1]) - shape.shared(e), len(e.completion)) for e in exchanges
+        (len(e.student + e.completion[:-1]) - shape.shared_length(e), len(e.completion))
+        for e in exchanges
     ]
     return pack(sizes, (shape.max_length - len(shape.shared_prefix), shape.max_target_length))
 
 
-def batch_of(
+def make_batch(
     exchanges: Sequence[Exchange],
-    states: Sequence[States],
+    states: Sequence[HiddenStates],
     packed: Sequence[Sequence[int]],
     shape: BatchShape,
 ) -> SeedingBatch:
-    """A batch, in the student's view.
+    """A batch of packed rows, as the student sees them.
 
     Args:
       exchanges: what to learn from.
-      states: of each; the trunk of all of them is known, or of none.
-      packed: at most `shape.batch_size` rows, from `packs`; missing ones are padding.
+      states: of each exchange; the trunks of all of them are computed, or of none.
+      packed: at most `shape.batch_size` rows of `pack_exchanges`; missing ones are padding.
       shape: of the batch.
     """
-    grid, scored = (shape.batch_size, shape.max_length), (shape.batch_size, shape.max_target_length)
-    tokens, segments = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
-    out = {name: np.zeros(scored, dtype) for name, dtype in SCORED.items()}
-    out["teacher"] = np.zeros((*scored, states[0].teacher.shape[-1]), np.float32)
+    by_token = shape.batch_size, shape.max_length
+    by_target = shape.batch_size, shape.max_target_length
+    tokens, segments = np.zeros(by_token, np.int32), np.zeros(by_token, np.int32)
+    fields = {name: np.zeros(by_target, dtype) for name, dtype in TARGET_FIELDS.items()}
+    fields["teacher"] = np.zeros((*by_target, states[0].teacher.shape[-1]), np.float32)
     trunk = None
     if states[0].trunk is not None:
-        trunk = np.zeros((*grid, states[0].trunk.shape[-1]), np.float32)
+        trunk = np.zeros((*by_token, states[0].trunk.shape[-1]), np.float32)
     for row, items in enumerate(packed):
-        t, s = len(shape.shared_prefix), 0
+        t, s = len(shape.shared_prefix), 0  # the next free token and target of the row
         tokens[row, :t], segments[row, :t] = shape.shared_prefix, SHARED_PREFIX
         for segment, i in enumerate(items, start=1):
             e = exchanges[i]
-            held = shape.shared(e)
-            prompt = e.student[held:]
+            shared = shape.shared_length(e)
+            prompt = e.student[shared:]
             sequence = prompt + e.completion[:-1]
             n, c = len(sequence), len(e.completion)
             tokens[row, t : t + n] = sequence
-            segments[row, t : t + n] = segment if held else SHARED_PREFIX - segment
+            segments[row, t : t + n] = segment if shared else SHARED_PREFIX - segment
             if trunk is not None:
-                trunk[row, :held], trunk[row, t : t + n] = np.split(states[i].trunk, [held])
-            facts = _facts(e) | {"teacher": states[i].teacher, "sequence": i}
-            facts["scored"] = t + len(prompt) - 1 + np.arange(c)
-            for name, fact in facts.items():
-                if fact is not None:
-                    out[name][row, s : s + c] = fact
+                trunk[row, :shared], trunk[row, t : t + n] = np.split(states[i].trunk, [shared])
+            values = _target_values(e) | {"teacher": states[i].teacher, "sequence_ids": i}
+            values["target_positions"] = t + len(prompt) - 1 + np.arange(c)
+            for name, value in values.items():
+                if value is not None:
+                    fields[name][row, s : s + c] = value
             t, s = t + n, s + c
-    batch = SeedingBatch(tokens=tokens, segment_ids=segments, trunk=trunk, **out)
+    batch = SeedingBatch(tokens=tokens, segment_ids=segments, trunk=trunk, **fields)
     return place(batch, "batch")
 
 
 def batches(
-    exchanges: Sequence[Exchange], states: Sequence[States], shape: BatchShape
+    exchanges: Sequence[Exchange], states: Sequence[HiddenStates], shape: BatchShape
 ) -> Iterator[tuple[list[list[int]], SeedingBatch]]:
-    """All exchanges, a batch at a time: its rows, as indices of the exchanges in them, and it."""
-    rows = packs(exchanges, shape)
+    """All exchanges, a batch at a time.
+
+    Args:
+      exchanges, states, shape: as for `make_batch`.
+
+    Yields:
+      (packed, batch): the rows of a batch as for `make_batch`, and the batch.
+    """
+    rows = pack_exchanges(exchanges, shape)
     for start in range(0, len(rows), shape.batch_size):
         packed = rows[start : start + shape.batch_size]
-        yield packed, batch_of(exchanges, states, packed, shape)
+        yield packed, make_batch(exchanges, states, packed, shape)
 
 
-def along(
+def split_by_exchange(
     exchanges: Sequence[Exchange], packed: Sequence[Sequence[int]], values
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """What a batch's scored tokens got, [rows, scored, ...], as (index of an exchange, what its
-    completion got)."""
+    """Takes values of a batch's target tokens apart.
+
+    Args:
+      exchanges, packed: that the batch was made of.
+      values: [rows, targets, ...].
+
+    Yields:
+      (index of an exchange, [completion, ...] of its tokens).
+    """
     for row, items in zip(values, packed):
         ends = np.cumsum([len(exchanges[i].completion) for i in items])
         yield from zip(items, np.split(row, ends))
 
 
-def _facts(e: Exchange) -> dict:
-    """What a batch says of an exchange's completion, of each token or of all alike."""
+def _target_values(e: Exchange) -> dict:
+    """Fields of a batch at an exchange's target tokens: [completion], or one value for all; None
+    leaves the zeros."""
     return {
         "mask": True,
         "targets": e.completion,
@@ -279,7 +297,7 @@ def _facts(e: Exchange) -> dict:
         "supervised": e.supervised,
         "rewarded": e.on_policy and e.rewarded,
         "advantages": e.advantage,
-        # A rollout that is not scored yet has no ratio: to learn from it is no number.
+        # A rollout that was not scored has no ratio: NaN, so that learning from it shows.
         "old_log_probs": np.nan if e.on_policy and e.old_log_probs is None else e.old_log_probs,
         "sampler_log_probs": e.log_probs,
         "reference_log_probs": e.reference_log_probs,

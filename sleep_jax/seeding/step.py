@@ -1,14 +1,15 @@
 """The seeding step: one pure update of the newly unlocked slot by J_KS (objective.py). Nothing but
 the slot learns.
 
-Two things make the gradient here more than one call of `jax.grad`. The batch may be cut into parts
-whose gradients add up, each term being divided by the tokens of the whole batch: accumulated, an
-update is that of the whole batch. And every term's gradient with respect to the student's last
-hidden states is formed on its own before their sum goes back through the decoder once: what
-distillation and imitation pull with is known without a second backward pass.
+Two things make the gradient here more than one call of `jax.grad`. The rows of a batch may be cut
+into parts whose gradients are accumulated, each term divided by its tokens in the whole batch, so
+that the update is that of the whole batch. And the gradient of every term with respect to the
+student's last hidden states is formed separately before their sum is propagated back through the
+decoder once, so that the norms of the distillation and policy gradients are known without a second
+backward pass.
 
-With PPO a value head over the same hidden states learns beside the slot, from its own loss and with
-its own optimizer: it reads the student and does not move it.
+With PPO a value head over the same hidden states learns beside the slot, from a loss and with an
+optimizer of its own: it reads the student's hidden states and sends no gradient back.
 """
 
 import functools
@@ -37,7 +38,8 @@ class Critic:
 
 @flax.struct.dataclass
 class SeedingState:
-    """What learns: the slot, its optimizer state, the step counter, and with PPO a critic."""
+    """What an update changes: the slot, its optimizer state, the step counter and, with PPO, a
+    critic."""
 
     slot: dict
     opt_state: optax.OptState
@@ -46,20 +48,20 @@ class SeedingState:
 
     @property
     def value_head(self):
-        """Of the critic; None without one."""
+        """Parameters of the critic's value head; None without a critic."""
         return None if self.critic is None else self.critic.head
 
 
 def init_state(slot, optimizer: optax.GradientTransformation) -> SeedingState:
-    """The state before the first step of a slot."""
+    """The initial state of a slot's seeding."""
     return SeedingState(slot, optimizer.init(slot), jnp.zeros((), jnp.int32))
 
 
 def init_critic(width: int, learning_rate: float) -> Critic:
-    """A critic at birth.
+    """An initial critic.
 
     Args:
-      width: of the decoder.
+      width: of the decoder's hidden states.
       learning_rate: Adam's.
     """
     head = init_value_head(width)
@@ -79,88 +81,91 @@ def seeding_step(
     base,
     batch: SeedingBatch,
     heads=None,
-    coin_rng=None,
+    lam_rng=None,
 ):
     """One update of slot `index` of `level`.
 
     Args:
       cfg, objective, optimizer, level: static.
       index: the slot that learns, int32 scalar.
-      state: what learns; donated.
-      base: the student's collections (params, memory, slots); the slot's own entry in `memory` is
-        not read.
-      batch: what it learns from; its rows are a multiple of `objective.accumulate`.
-      heads: the teachers' LM heads; None where all have the student's.
-      coin_rng: PRNG key of the flips of `objective.lam_as_probability`.
+      state: is donated.
+      base: the student's collections (params, memory, slots); the slot's entry in `memory` is not
+        read.
+      batch: its rows are a multiple of `objective.accumulate`.
+      heads: the teachers' LM heads; None: all have the student's.
+      lam_rng: PRNG key for `objective.lam_as_probability`.
 
     Returns:
-      (state, metrics): float32 scalars:
+      (state, metrics): metrics are float32 scalars:
         loss, kl_off, kl_on, policy_loss, cross_entropy: the loss and the means of its terms.
-        policy_...: those of the policy gradient and of the value head. Of the rollouts' tokens,
+        policy_...: of the policy gradient and of the value head. Of the on-policy tokens,
           policy_round_gap is the mean |log-prob now - when their round began|, both by the scorer:
-          how far the updates of the round have taken the policy, 0 before the first of them but for
-          rounding. policy_sampler_gap, |log-prob now - when drawn|, has the difference between
-          sampler and scorer besides.
-        tokens_off, tokens_on: tokens that the divergence is the mean of.
+          how far the updates of the round have moved the policy, 0 up to rounding before the first.
+          policy_sampler_gap, |log-prob now - when sampled|, also contains the difference between
+          sampler and scorer.
+        tokens_off, tokens_on: tokens that kl_off and kl_on are means over.
         gradient_norm: with respect to the slot, before clipping.
-        hidden_gradient_distillation, hidden_gradient_policy: of both terms as they enter the loss,
-          with respect to the student's last hidden states.
-        gate_0, gate_1, ...: with a router, the mean gate of each slot of the level: the share of
-          the batch's tokens that an expert gets.
+        hidden_gradient_distillation, hidden_gradient_policy: norms of the gradients of both terms,
+          weighted as in the loss, with respect to the student's last hidden states.
+        gate_0, gate_1, ...: with a router, each slot's gate in the level, averaged over the batch's
+          tokens.
         skipped: 1 where gradient or update was not finite: slot and optimizer state are then, bit
-          for bit, those that came in (`optax.apply_if_finite` gives in after a while).
+          for bit, those that came in (`optax.apply_if_finite` accepts such updates after a while).
+
+    Raises:
+      ValueError: `objective.lam_as_probability` without `lam_rng`.
     """
     head = lm_head(cfg, base["params"])
     counts = _counts(objective, batch)
-    lam = objective.share_on_policy(state.step, counts["kl_on"], coin_rng)
-    learners = jnp.sum(batch.mask & batch.rewarded, dtype=jnp.float32)
+    lam = objective.on_policy_weight(state.step, counts["kl_on"], lam_rng)
+    rewarded_tokens = jnp.sum(batch.mask & batch.rewarded, dtype=jnp.float32)
 
-    def shares(scores, part):
+    def weighted_terms(scores, part):
         terms, _ = objective.terms(scores, part)
         mean = {name: total / jnp.maximum(counts[name], 1.0) for name, (total, _) in terms.items()}
-        return objective.shares(mean, lam)
+        return objective.weighted_terms(mean, lam)
 
-    def gradient_of(part):
-        def states(slot):
+    def part_grads(part):
+        def hidden_and_gates(slot):
             memory = put_slot(base["memory"], level, index, slot)
             return scored_hidden_and_gates(cfg, {**base, "memory": memory}, part, level)
 
-        hidden, pull_back, gates = jax.vjp(states, state.slot, has_aux=True)
-        scores, grads = scores_and_grads(
+        hidden, decoder_vjp, gates = jax.vjp(hidden_and_gates, state.slot, has_aux=True)
+        scores, score_grads = scores_and_grads(
             hidden,
             flat(part.teacher),
             flat(part.targets),
             flat(part.mask),
             head,
-            learns=objective.learns,
-            **objective.scoring(heads),
+            learnt=objective.learnt_scores,
+            **objective.score_options(heads),
         )
-        # One number for a token and a score; times the score's slope it is d share / d hidden.
-        towards = jax.jacrev(shares)(scores, part)
-        pulls = {name: _scaled(grads, factors) for name, factors in towards.items()}
-        (gradient,) = pull_back(sum(pulls.values()))
-        sums = {name: jnp.sum(pull**2) for name, pull in pulls.items()} | {"gates": gates}
-        value_gradient, values = _value_gradient(state.critic, hidden, part, learners)
-        return (gradient, value_gradient), (scores, values), sums
+        # By the chain rule: d term / d score, a number a token, times d score / d hidden.
+        term_grads = jax.jacrev(weighted_terms)(scores, part)
+        hidden_grads = {name: _chain(score_grads, grads) for name, grads in term_grads.items()}
+        (slot_grads,) = decoder_vjp(sum(hidden_grads.values()))
+        sums = {name: jnp.sum(grads**2) for name, grads in hidden_grads.items()} | {"gates": gates}
+        value_grads, values = _value_grads(state.critic, hidden, part, rewarded_tokens)
+        return (slot_grads, value_grads), (scores, values), sums
 
-    gradients, (scores, values), sums = _added_up(gradient_of, batch, objective.accumulate)
-    gradient, value_gradient = gradients
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.slot)
-    learnt = state.replace(
+    grads, (scores, values), sums = _accumulated(part_grads, batch, objective.accumulate)
+    slot_grads, value_grads = grads
+    updates, opt_state = optimizer.update(slot_grads, state.opt_state, state.slot)
+    updated = state.replace(
         slot=optax.apply_updates(state.slot, updates),
         opt_state=opt_state,
-        critic=_advanced(objective, state.critic, value_gradient),
+        critic=_updated_critic(objective, state.critic, value_grads),
     )
-    norm = optax.tree.norm(gradient)
-    is_finite = jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm((updates, value_gradient)))
-    kept = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), learnt, state)
+    norm = optax.tree.norm(slot_grads)
+    is_finite = jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm((updates, value_grads)))
+    state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, state)
 
     terms, policy = objective.terms(scores, batch)
     if values is not None:
         policy |= _value_loss(values, batch)[1]
     mean = {name: total / jnp.maximum(count, 1.0) for name, (total, count) in terms.items()}
     metrics = {
-        "loss": sum(objective.shares(mean, lam).values()),
+        "loss": sum(objective.weighted_terms(mean, lam).values()),
         **mean,
         **{f"policy_{name}": value for name, value in policy.items()},
         "tokens_off": counts["kl_off"],
@@ -173,67 +178,89 @@ def seeding_step(
     if (gates := sums["gates"]) is not None:
         tokens = jnp.maximum(jnp.sum(batch.segment_ids != 0), 1)
         metrics |= {f"gate_{slot}": total / tokens for slot, total in enumerate(gates)}
-    return constrain_tree(kept.replace(step=state.step + 1), "learner"), metrics
+    return constrain_tree(state.replace(step=state.step + 1), "learner"), metrics
 
 
 def _counts(objective: Objective, batch: SeedingBatch) -> dict[str, jax.Array]:
-    """The denominators of the terms, which no score has a part in."""
-    nothing = jnp.zeros(batch.mask.size)
-    terms, _ = objective.terms(TokenScores(nothing, nothing, nothing), batch)
+    """The denominators of the terms, which do not depend on the scores."""
+    zeros = jnp.zeros(batch.mask.size)
+    terms, _ = objective.terms(TokenScores(zeros, zeros, zeros), batch)
     return {name: count for name, (_, count) in terms.items()}
 
 
-def _scaled(grads: TokenScores, factors: TokenScores):
-    """The sum over the scores that are learnt of slope times factor: [tokens, d]."""
-    learnt = {name: slope for name, slope in vars(grads).items() if slope is not None}
-    return sum(slope * getattr(factors, name)[:, None] for name, slope in learnt.items())
+def _chain(score_grads: TokenScores, term_grads: TokenScores):
+    """A term's gradient with respect to hidden states, [tokens, d].
+
+    Args:
+      score_grads: d score / d hidden, [tokens, d] each; None for scores that are not learnt.
+      term_grads: d term / d score, [tokens] each.
+    """
+    learnt = {name: grads for name, grads in vars(score_grads).items() if grads is not None}
+    return sum(grads * getattr(term_grads, name)[:, None] for name, grads in learnt.items())
 
 
 def _value_loss(values, batch: SeedingBatch):
-    """`value_loss` of the tokens that the policy gradient learns from; values are [tokens]."""
+    """`value_loss` over the tokens that the policy gradient learns from; values are [tokens]."""
     old, returns, mask = batch.old_values, batch.returns, batch.mask & batch.rewarded
     return value_loss(values[None], *(flat(x)[None] for x in (old, returns, mask)))
 
 
-def _value_gradient(critic: Critic | None, hidden, part: SeedingBatch, learners):
-    """Of the value loss, a mean over `learners` tokens, with respect to the head; and the values,
-    float32 [tokens]."""
+def _value_grads(critic: Critic | None, hidden, part: SeedingBatch, rewarded_tokens):
+    """The gradient of the value head and its values; (None, None) without a critic.
+
+    Args:
+      critic: whose head it is.
+      hidden: [tokens, d].
+      part: of the batch, whose tokens they are.
+      rewarded_tokens: of the whole batch, which the loss is a mean over.
+
+    Returns:
+      (grads, values): grads of the loss summed over this part; values float32 [tokens].
+    """
     if critic is None:
         return None, None
 
     def loss(head):
         values = apply_value_head(head, hidden[None])[0]
-        return _value_loss(values, part)[0][0] / jnp.maximum(learners, 1.0), values
+        return _value_loss(values, part)[0][0] / jnp.maximum(rewarded_tokens, 1.0), values
 
     return jax.grad(loss, has_aux=True)(critic.head)
 
 
-def _advanced(objective: Objective, critic: Critic | None, gradient) -> Critic | None:
-    """The critic after an update of its own."""
+def _updated_critic(objective: Objective, critic: Critic | None, grads) -> Critic | None:
+    """The critic after one Adam update."""
     if critic is None:
         return None
     optimizer = optax.adam(objective.surrogate.value_learning_rate)
-    updates, opt_state = optimizer.update(gradient, critic.opt_state)
+    updates, opt_state = optimizer.update(grads, critic.opt_state)
     return Critic(optax.apply_updates(critic.head, updates), opt_state)
 
 
-def _added_up(gradient_of, batch: SeedingBatch, parts: int):
-    """`gradient_of` the whole batch, a part of its rows at a time: (gradients, what it says of
-    tokens, row after row, and sums)."""
+def _accumulated(part_grads, batch: SeedingBatch, parts: int):
+    """Gradients of the whole batch, a part of its rows at a time.
+
+    Args:
+      part_grads: takes a part of the batch and returns (grads, per_token, sums).
+      batch: its rows are a multiple of `parts`.
+      parts: static.
+
+    Returns:
+      (grads, per_token, sums): grads and sums added up, per_token values row after row.
+    """
     if parts == 1:
-        return gradient_of(batch)
+        return part_grads(batch)
     # A part has rows of every shard of a mesh.
     cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
-        gradients, of_tokens, sums = gradient_of(part)
-        return jax.tree.map(jnp.add, total, (gradients, sums)), of_tokens
+        grads, per_token, sums = part_grads(part)
+        return jax.tree.map(jnp.add, total, (grads, sums)), per_token
 
-    gradients, _, sums = jax.eval_shape(gradient_of, jax.tree.map(lambda x: x[0], cut))
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradients, sums))
-    (gradients, sums), of_tokens = jax.lax.scan(add, nothing, cut)
+    grads, _, sums = jax.eval_shape(part_grads, jax.tree.map(lambda x: x[0], cut))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, sums))
+    (grads, sums), per_token = jax.lax.scan(add, zeros, cut)
 
-    def in_order(x):
+    def in_row_order(x):
         return x.reshape(parts, batch.mask.shape[0] // parts, -1).swapaxes(0, 1).ravel()
 
-    return gradients, jax.tree.map(in_order, of_tokens), sums
+    return grads, jax.tree.map(in_row_order, per_token), sums

@@ -20,23 +20,27 @@ from sleep_jax.seeding.objective import SeedingBatch, scored_hidden
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
-    States,
+    HiddenStates,
     Teacher,
-    along,
     batches,
+    split_by_exchange,
     teacher_hidden,
 )
 
 
-def untaught(exchanges: Sequence[Exchange], trunks: Sequence[np.ndarray | None]) -> list[States]:
+def untaught(
+    exchanges: Sequence[Exchange], trunks: Sequence[np.ndarray | None]
+) -> list[HiddenStates]:
     """States without a teacher, for a pass that needs none."""
-    return [States(np.zeros((len(e.completion), 0)), trunk) for e, trunk in zip(exchanges, trunks)]
+    return [
+        HiddenStates(np.zeros((len(e.completion), 0)), trunk) for e, trunk in zip(exchanges, trunks)
+    ]
 
 
 def trunks_of(
     cfg: DecoderConfig, variables, exchanges: Sequence[Exchange], shape: BatchShape
 ) -> list[np.ndarray | None]:
-    """`States.trunk` of every exchange.
+    """`HiddenStates.trunk` of every exchange.
 
     Args:
       cfg, variables: the student.
@@ -50,7 +54,7 @@ def trunks_of(
         residual = to_host(run_trunk(cfg, variables, batch.tokens, batch.segment_ids))
         for states, segments, items in zip(residual, to_host(batch.segment_ids), packed):
             for segment, i in enumerate(items, start=1):
-                continues = bool(shape.shared(exchanges[i]))
+                continues = bool(shape.shared_length(exchanges[i]))
                 own = (SHARED_PREFIX, segment) if continues else (SHARED_PREFIX - segment,)
                 out[i] = states[np.isin(segments, own)]
     return out
@@ -65,7 +69,7 @@ def precompute(
     *,
     width: int | None = None,
     trunks: Sequence[np.ndarray | None] | None = None,
-) -> list[States]:
+) -> list[HiddenStates]:
     """The states of every exchange.
 
     Args:
@@ -94,7 +98,9 @@ def precompute(
         )
 
     each = zip(*map(hidden, teachers))
-    return [States(np.concatenate(parts, axis=-1), trunk) for parts, trunk in zip(each, trunks)]
+    return [
+        HiddenStates(np.concatenate(parts, axis=-1), trunk) for parts, trunk in zip(each, trunks)
+    ]
 
 
 def _from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:
@@ -102,7 +108,9 @@ def _from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:
     out: list[np.ndarray] = [None] * len(exchanges)
     for packed, batch in batches(exchanges, untaught(exchanges, trunks), shape):
         hidden = to_host(_hidden(cfg, variables, batch))
-        for i, states in along(exchanges, packed, hidden.reshape(*batch.mask.shape, -1)):
+        for i, states in split_by_exchange(
+            exchanges, packed, hidden.reshape(*batch.mask.shape, -1)
+        ):
             out[i] = states
     return out
 

@@ -1,4 +1,4 @@
-"""The questions that the teacher of a night asks itself about what it read, with its answers."""
+"""Questions that the teacher of a night writes about its documents, with its answers."""
 
 import dataclasses
 import unicodedata
@@ -22,14 +22,14 @@ from sleep_jax.study.study_config import StudyConfig
 
 @dataclasses.dataclass(frozen=True)
 class SelfQuestion:
-    """A question that the model wrote itself about a sentence of a document.
+    """A question that the model wrote about a sentence of a document.
 
     Attributes:
       document: index of the document.
-      sentence: what it asks about.
-      question: its words.
-      answer: the model's own answer with the document in view; None where that was not grounded or
-        not finished.
+      sentence: that it is about.
+      question: its text.
+      answer: the model's answer with the document in context; None if that was not grounded or not
+        finished.
     """
 
     document: int
@@ -38,7 +38,7 @@ class SelfQuestion:
     answer: str | None
 
 
-def ask(
+def write_questions(
     cfg: DecoderConfig,
     variables,
     tokenizer: Tokenizer,
@@ -49,25 +49,25 @@ def ask(
     rng,
     draw: Draw | None = None,
 ) -> tuple[list[SelfQuestion], int]:
-    """Questions that the teacher writes about each sentence, with its answers from the whole
-    document.
+    """Lets the teacher write questions about each sentence, and answer them from the document.
 
     Args:
       cfg, variables, tokenizer: the teacher.
-      documents, context: what it read, and its cache with one row a document.
-      study: how much.
-      excluded: test questions; one that the model happens to write itself is left out, whatever
-        its case, articles and punctuation.
+      documents: that it has read.
+      context: its KV cache with a row for each document.
+      study: the settings.
+      excluded: test questions; the same question by the model is left out, whatever its case,
+        articles and punctuation.
       rng: PRNG key.
-      draw: in place of `generate`; it may know what was drawn before.
+      draw: replaces `generate`, e.g. to resume sampling; None: `generate`.
 
     Returns:
-      (questions, drawn): the distinct questions that are about their sentence, and how many were
-      drawn for them.
+      (questions, drawn): the distinct questions that are about their sentence and grounded, and the
+      number of questions that were sampled.
     """
     prompts = Prompts(tokenizer)
-    about = [(i, s) for i, d in enumerate(documents) for s in sentences(d.text)]
-    drawn = (draw or generate)(
+    topics = [(i, s) for i, d in enumerate(documents) for s in sentences(d.text)]
+    groups = (draw or generate)(
         cfg,
         SamplingConfig(
             max_new_tokens=study.max_question_tokens,
@@ -76,17 +76,17 @@ def ask(
             num_generations=study.questions,
         ),
         variables,
-        [prompts.question_about(s) for _, s in about],
+        [prompts.question_about(s) for _, s in topics],
         jax.random.fold_in(rng, 0),
     )
     pages = [f"{d.title} {d.text}" for d in documents]
-    tested = set(map(canonical, excluded))
+    excluded = set(map(canonical, excluded))
     written = {
         (i, text): sentence
-        for (i, sentence), group in zip(about, drawn)
+        for (i, sentence), group in zip(topics, groups)
         for text in (_first_line(tokenizer.decode(c.tokens)) for c in group)
         if is_about(text, sentence)
-        and canonical(text) not in tested
+        and canonical(text) not in excluded
         and not (study.is_grounded and ungrounded(text, pages[i]))
     }
     answers = (draw or generate)(
@@ -101,10 +101,10 @@ def ask(
     questions = []
     for ((i, text), sentence), [completion] in zip(written.items(), answers):
         reply = tokenizer.reply_text(completion.tokens)
-        invents = study.is_grounded and ungrounded(reply, pages[i])
-        is_kept = bool(reply) and completion.finished and not invents
+        is_invented = study.is_grounded and ungrounded(reply, pages[i])
+        is_kept = bool(reply) and completion.finished and not is_invented
         questions.append(SelfQuestion(i, sentence, text, reply if is_kept else None))
-    return questions, sum(map(len, drawn))
+    return questions, sum(map(len, groups))
 
 
 def _first_line(text: str) -> str:
@@ -112,12 +112,12 @@ def _first_line(text: str) -> str:
 
 
 def is_about(question: str, sentence: str) -> bool:
-    """Whether it is a question, in any script, and shares a content word with the sentence."""
+    """Whether a text is a question, in any script, that shares a content word with a sentence."""
     return is_question(question) and not content_words(question).isdisjoint(content_words(sentence))
 
 
 def is_question(text: str) -> bool:
-    """Whether it ends in a question mark of any script, or in the か that Japanese has for it."""
+    """Whether a text ends in a question mark of any script or, in Japanese, in か."""
     text = text.rstrip()
     if not text:
         return False
@@ -129,23 +129,31 @@ def is_question(text: str) -> bool:
 def hold_out(
     questions: Sequence[SelfQuestion], per_document: int
 ) -> tuple[list[SelfQuestion], list[SelfQuestion]]:
-    """Splits the model's own questions: those that only measure and reward, and those it learns
-    from. The former are about sentences spread over their document, and about one sentence twice
-    only where there are too few."""
-    held = []
+    """Splits the model's questions into those that only measure and reward, and the learnt ones.
+
+    Args:
+      questions: of all documents; only answered ones are held out.
+      per_document: how many to hold out.
+
+    Returns:
+      (held_out, learnt): the former are about sentences spread over their document, and about one
+      sentence twice only where it has too few; no learnt one is spelt like a held-out one.
+    """
+    held_out = []
     for document in sorted({q.document for q in questions}):
-        unlike: dict[str, SelfQuestion] = {}  # of those that are spelt alike the first
+        distinct: dict[str, SelfQuestion] = {}  # the first of each spelling
         for q in questions:
             if q.document == document and q.answer and answer_words(q.answer):
-                unlike.setdefault(canonical(q.question), q)
-        mine = list(unlike.values())
-        of: dict[str, list[SelfQuestion]] = {}
-        for q in mine:
-            of.setdefault(q.sentence, []).append(q)
-        count = min(per_document, len(of))
-        spread = {(2 * i + 1) * len(of) // (2 * count) for i in range(count)}
-        first = [own[0] for i, own in enumerate(of.values()) if i in spread]
-        rest = [q for q in mine if q not in first]
-        held += [*first, *rest[: per_document - count]]
-    asked = {(q.document, canonical(q.question)) for q in held}
-    return held, [q for q in questions if (q.document, canonical(q.question)) not in asked]
+                distinct.setdefault(canonical(q.question), q)
+        by_sentence: dict[str, list[SelfQuestion]] = {}
+        for q in distinct.values():
+            by_sentence.setdefault(q.sentence, []).append(q)
+        total = len(by_sentence)
+        count = min(per_document, total)
+        chosen = {(2 * i + 1) * total // (2 * count) for i in range(count)}
+        spread = [group[0] for i, group in enumerate(by_sentence.values()) if i in chosen]
+        rest = [q for q in distinct.values() if q not in spread]
+        held_out += [*spread, *rest[: per_document - count]]
+    spellings = {(q.document, canonical(q.question)) for q in held_out}
+    learnt = [q for q in questions if (q.document, canonical(q.question)) not in spellings]
+    return held_out, learnt

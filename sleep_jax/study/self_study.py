@@ -1,15 +1,14 @@
-"""Self-study: what the teacher writes about what it read, and what it rehearses of what it
-knew.
+"""Self-study: the sequences that a teacher writes about its documents, and rehearsals.
 
-    recite     the document itself, as a reply; its teacher has it in view and is nearly certain: a
-               dense signal
+    recite     the document itself, as a reply; its teacher, with the document in context, is nearly
+               certain of every token: a dense signal
     complete   a sentence of it, from a cue of its first words
-    quote      the sentence that a question of the teacher's own is about, as the reply to it
-    answer     the teacher's free reply to such a question, with the whole document in view
-    rehearse   the model's own words on general prompts, so that the night keeps what was known
+    quote      the sentence that a question by the teacher is about, as the reply to it
+    answer     the teacher's free reply to such a question, with the whole document in context
+    rehearse   the model's replies to general prompts, so that the night forgets nothing else
 
-A question that shares no content word with its sentence, and a reply with names or numbers that its
-document lacks, is dropped: small teachers invent.
+Questions that share no content word with their sentence, and replies with names or numbers that do
+not occur in the document, are dropped, since small teachers invent.
 """
 
 import dataclasses
@@ -36,9 +35,9 @@ class Study:
     """What the teacher of a night wrote about the documents of its day.
 
     Attributes:
-      held_out: questions of its own that only measure and reward.
-      learnt: those that it learns from.
-      rehearsed: general sequences.
+      held_out: questions that only measure and reward.
+      learnt: questions that are learnt from.
+      rehearsed: replies to general prompts.
     """
 
     held_out: tuple[SelfQuestion, ...]
@@ -46,8 +45,8 @@ class Study:
     rehearsed: tuple[Exchange, ...]
 
     @classmethod
-    def of(cls, record: dict) -> "Study":
-        """The study that `record` keeps as JSON."""
+    def from_record(cls, record: dict) -> "Study":
+        """The study that `to_record` gave."""
         return cls(
             held_out=tuple(SelfQuestion(**q) for q in record["held_out"]),
             learnt=tuple(SelfQuestion(**q) for q in record["learnt"]),
@@ -59,8 +58,8 @@ class Study:
             ),
         )
 
-    def record(self) -> dict:
-        """JSON-able."""
+    def to_record(self) -> dict:
+        """The study as JSON-able values."""
         return {
             "held_out": [dataclasses.asdict(q) for q in self.held_out],
             "learnt": [dataclasses.asdict(q) for q in self.learnt],
@@ -73,7 +72,14 @@ class Study:
     def exchanges(
         self, documents: Sequence[Document], prompts: Prompts, config: StudyConfig, seed: int
     ) -> list[Exchange]:
-        """All that the night learns from: recitations, completions, answers, rehearsals."""
+        """All teacher-written sequences of the night.
+
+        Args:
+          documents: of the day, as questions index them.
+          prompts: of the model.
+          config: how many recitations and completions.
+          seed: of the cues of completions.
+        """
         rng = np.random.default_rng(seed)
         return [
             *recite(documents, prompts, config.recitations),
@@ -83,9 +89,9 @@ class Study:
         ]
 
 
-def from_memory(exchanges: Sequence[Exchange]) -> list[Exchange]:
-    """The same sequences with no document in view: what a night between two levels replays, whose
-    teacher knows them by heart."""
+def without_documents(exchanges: Sequence[Exchange]) -> list[Exchange]:
+    """The same sequences without documents, rehearsals left out: for the replay of a night between
+    two levels, whose teacher answers closed book."""
     return [
         dataclasses.replace(e, document=None, teacher=e.student)
         for e in exchanges
@@ -94,7 +100,7 @@ def from_memory(exchanges: Sequence[Exchange]) -> list[Exchange]:
 
 
 def reread(pages: Sequence[Sequence[int]]) -> list[Exchange]:
-    """Text that was read, as it stood in the stream."""
+    """Pages of tokens that were read, as completions of their first token."""
     return [
         Exchange(None, tuple(page[:1]), tuple(page[:1]), tuple(page[1:]), "reread")
         for page in pages
@@ -103,7 +109,7 @@ def reread(pages: Sequence[Sequence[int]]) -> list[Exchange]:
 
 
 def recite(documents: Sequence[Document], prompts: Prompts, times: int) -> list[Exchange]:
-    """Every document as a reply about its title."""
+    """Every document, `times` times, as the reply to a question about its title."""
     return [
         Exchange(
             document=i,
@@ -120,16 +126,22 @@ def recite(documents: Sequence[Document], prompts: Prompts, times: int) -> list[
 def complete(
     documents: Sequence[Document], prompts: Prompts, times: int, rng: np.random.Generator
 ) -> list[Exchange]:
-    """Every sentence, asked for by a cue of two or more of its first words."""
-    out = []
+    """Every sentence of three words or more, as the reply to a cue of its first words.
+
+    Args:
+      documents: whose sentences are completed.
+      prompts: of the model.
+      times: cues of each sentence.
+      rng: draws the lengths of cues: two words or more, at least one left.
+    """
+    exchanges = []
     for i, d in enumerate(documents):
         for sentence in sentences(d.text):
             ends = word_ends(sentence)
-            # A cue has two words or more and leaves one or more.
             for _ in range(times if len(ends) >= 3 else 0):
                 last = rng.integers(2, max(3, len(ends) - 1)) - 1
                 cue = " ".join(sentence[: ends[last]].split())
-                out.append(
+                exchanges.append(
                     Exchange(
                         document=i,
                         student=prompts.without_context(f"Complete the sentence: {cue}"),
@@ -138,12 +150,11 @@ def complete(
                         kind="complete",
                     )
                 )
-    return out
+    return exchanges
 
 
 def answer(questions: Sequence[SelfQuestion], prompts: Prompts) -> list[Exchange]:
-    """The teacher's replies to its questions: the quoted sentence, and its own words where they are
-    grounded."""
+    """Two exchanges a question: its sentence as the reply and, if there is one, its answer."""
     replies = [(q, "quote", q.sentence) for q in questions]
     replies += [(q, "answer", q.answer) for q in questions if q.answer]
     return [
@@ -159,8 +170,8 @@ def answer(questions: Sequence[SelfQuestion], prompts: Prompts) -> list[Exchange
 
 
 def rehearsal_calls(study: StudyConfig) -> list[tuple[slice, int]]:
-    """The topics whose replies are sampled together, and the most tokens of a reply: every second
-    topic is a text to be continued, which has no thought before it."""
+    """(topics, longest reply in tokens) of the calls of `rehearse`: with thoughts, chats and plain
+    texts are sampled separately, since a plain text is continued without a thought."""
     if not study.thought:
         return [(slice(None), study.max_answer_tokens)]
     return [
@@ -178,15 +189,25 @@ def rehearse(
     rng,
     draw: Draw | None = None,
 ) -> list[Exchange]:
-    """What the model says on general prompts, asked in a chat and begun as plain text, in turn.
+    """The model's replies to general prompts, alternately in a chat and as plain text to continue.
 
-    The teacher of these is the model as it was, without a document; `draw` as for `ask`.
+    Their teacher is the model itself, without a document.
+
+    Args:
+      cfg, variables, tokenizer: the model.
+      topics: the prompts.
+      study: the settings.
+      rng: PRNG key.
+      draw: as for `write_questions`.
     """
     if not topics or not study.rehearsals:
         return []
     prompts = Prompts(tokenizer)
-    asked = [(prompts.plain if i % 2 else prompts.without_context)(t) for i, t in enumerate(topics)]
-    drawn: list[list[Completion]] = [[]] * len(asked)
+    topic_prompts = [
+        prompts.plain(topic) if i % 2 else prompts.without_context(topic)
+        for i, topic in enumerate(topics)
+    ]
+    groups: list[list[Completion]] = [[]] * len(topic_prompts)
     for call, (part, longest) in enumerate(rehearsal_calls(study)):
         key = jax.random.fold_in(rng, call) if call else rng
         sampling = SamplingConfig(
@@ -195,9 +216,9 @@ def rehearse(
             temperature=study.temperature,
             num_generations=study.rehearsals,
         )
-        drawn[part] = (draw or generate)(cfg, sampling, variables, asked[part], key)
+        groups[part] = (draw or generate)(cfg, sampling, variables, topic_prompts[part], key)
     return [
         Exchange(None, prompt, prompt, c.tokens, "rehearse")
-        for prompt, group in zip(asked, drawn)
+        for prompt, group in zip(topic_prompts, groups)
         for c in group
     ]

@@ -1,4 +1,4 @@
-"""How much the teacher of a night writes."""
+"""Settings of self-study: how much the teacher of a night writes."""
 
 import dataclasses
 
@@ -8,14 +8,13 @@ from sleep_jax.settings import Settings, setting
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig(Settings, section="study"):
-    """How much is written.
+    """Settings of self-study.
 
     Attributes:
-      thought: tokens that a thought may take, beside those of its reply; 0: the model replies at
-        once.
+      thought: tokens that a model may think for before it replies; 0: it replies at once.
 
     Raises:
-      ValueError: a field has no such value.
+      ValueError: a field is out of range.
     """
 
     recitations: int = setting(1, "times that each document is recited; 0: not at all", least=0)
@@ -37,5 +36,5 @@ class StudyConfig(Settings, section="study"):
 
     @property
     def max_chat_tokens(self) -> int:
-        """Longest answer or rehearsal in a chat, in tokens, its thought included."""
+        """Longest answer or rehearsal in a chat, in tokens, thought included."""
         return self.max_answer_tokens + self.thought

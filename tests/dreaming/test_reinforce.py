@@ -15,7 +15,7 @@ from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.rl.algorithms import ALGORITHMS, surrogate
 from sleep_jax.rl.ppo import apply_value_head, init_value_head
-from sleep_jax.seeding.rollouts import spread
+from sleep_jax.seeding.rollouts import with_token_advantages
 
 
 def test_a_rewarded_dream_teaches_to_write_and_to_know():
@@ -124,7 +124,9 @@ def test_ppo_credits_all_tokens_of_a_long_dream_alike():
         for e in as_written(told, [1.0, 0.0, 0.0], "ppo")
     ]
     values = apply_value_head(init_value_head(4), np.ones((3, 96, 4)))
-    found = np.stack([e.advantage for e in spread(policy, rollouts, list(values), 96)])
+    found = np.stack(
+        [e.advantage for e in with_token_advantages(policy, rollouts, list(values), 96)]
+    )
     deviation = np.std(np.repeat([1.0, 0.0, 0.0], 96), ddof=1)
     np.testing.assert_allclose(found[0], 2 / 3 / deviation, rtol=1e-5)
     np.testing.assert_allclose(found[1:], -1 / 3 / deviation, rtol=1e-5)

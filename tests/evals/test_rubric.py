@@ -14,11 +14,11 @@ def test_an_answer_that_conveys_one_of_the_accepted_is_right(
     judge = Rubric(cfg, variables["params"], tokenizer)
     asked = []
 
-    def lean(requests):
+    def logit_gap(requests):
         asked.extend(requests)
         return np.array([-1.0, 2.0, 0.0], np.float32)
 
-    monkeypatch.setattr(judge._asked, "lean", lean)
+    monkeypatch.setattr(judge._model, "logit_gap", logit_gap)
     assert judge(["In the capital", " 1890"], ITEMS).tolist() == [1, 0]
     assert "Gold answer: the capital\nStudent's answer: In the capital" in asked[1]
     assert "Question: When?" in asked[2] and len(asked) == 3

@@ -43,7 +43,7 @@ def test_one_slot_is_the_first_one_every_night(lab, params):
     life = lab.arms.Life.born(lab.arms.ONE_SLOT, params, night, 0)
     for expected in (0, 1):  # slots in use before the night
         assert lab.arms.used(life.self.slots, 2) == expected
-        transaction = lab.arms.begin(
+        transaction = lab.arms.begin_consolidation(
             lab.base.CFG, lab.base.WAKE, life.self, 1, "commit_then_clear", jax.random.key(1)
         )
         transaction = lab.arms.into_first_slot(transaction)

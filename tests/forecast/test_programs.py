@@ -81,7 +81,7 @@ def test_try_lists_the_functions_of_its_scorer(name):
             return [np.ones((1, 2))]
 
     def marker(replies, items):
-        asked.append(yes_no.lean_rows)
+        asked.append(yes_no.logit_gaps)
         return np.ones(1)
 
     scorer(name, lambda: marker)(Models(), [[Item(0, "q", ("a",))]])
@@ -224,7 +224,7 @@ def test_consolidate_lists_a_judging_model_and_a_router():
         seeding__judge="model", memory__router="sigmoid", memory__top_k=1, memory__layers="all"
     )
     judge = listed["consolidate: judge"]
-    assert judge.function is yes_no.lean_rows
+    assert judge.function is yes_no.logit_gaps
     # Four updates' dreams in groups of two, in both orders, eight texts at a time.
     assert judge.calls == 2 * 4 * 2 // 8
     for program in (judge, listed["consolidate: aim"]):

@@ -84,9 +84,9 @@ def test_time_estimate_follows_the_first_updates(plan, programs):
     time_estimate = TimeEstimate(programs, plan.cfg, 3, lines.append)
     update = next(p for p in programs if p.name == "consolidate: update")
     study = sum(p.calls * flops_of(p, plan.cfg) for p in programs if p.phase == "study")
-    time_estimate.studied(2e-9 * study)
+    time_estimate.add_study(2e-9 * study)
     for seconds in (99.0, *[1e-9 * flops_of(update, plan.cfg)] * 8):
-        time_estimate.updated(1, seconds)
+        time_estimate.add_update(1, seconds)
     night = seconds_of(programs, plan.cfg, {"": 1e-9, "sample": 2e-9})
     [line] = lines
     assert (
@@ -104,7 +104,7 @@ def test_time_estimate_scales_with_seeded_slots(plan, programs):
     time_estimate = TimeEstimate(programs, plan.cfg, 1, lines.append, 3.0)
     for _ in range(6):
         update = next(p for p in programs if p.name == "consolidate: update")
-        time_estimate.updated(0, 1e-9 * flops_of(update, plan.cfg))
+        time_estimate.add_update(0, 1e-9 * flops_of(update, plan.cfg))
     assert f"a day and its night take about {minutes(thrice)}" in lines[0]
 
 

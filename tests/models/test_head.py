@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from certainty import CERTAIN, near_certainty, softmax
+from confident_head import CERTAIN, near_certain, softmax
 
 from sleep_jax.models.head import map_chunks, masked_sum, token_log_probs
 
@@ -87,7 +87,7 @@ def test_masked_sum_by_hand():
 @pytest.mark.parametrize("p", [0.9, 0.986, 0.998, 0.99999])
 def test_log_prob_gradient_is_precise_near_certainty(p):
     """Of a bfloat16 head, against float64."""
-    hidden, head = near_certainty(p)
+    hidden, head = near_certain(p)
     target, every = jnp.array([CERTAIN]), jnp.ones(1, bool)
     gradient = jax.grad(lambda h: token_log_probs(h[None], target, every, head)[0])(hidden)
     q = softmax(hidden, head)

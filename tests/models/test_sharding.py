@@ -13,7 +13,7 @@ from sleep_jax.models.cache import init_cache
 from sleep_jax.phases.registry import PHASES
 from sleep_jax.programs.abstract import collections_of, decoder_of
 from sleep_jax.programs.sizes import expected_sizes
-from sleep_jax.seeding.sequences import BatchShape, Exchange, States, batch_of
+from sleep_jax.seeding.sequences import BatchShape, Exchange, HiddenStates, make_batch
 
 PRESETS = sorted(p.stem for p in pathlib.Path("configs").glob("*.py"))
 
@@ -34,9 +34,9 @@ def test_every_leaf_of_every_preset_has_exactly_one_rule(name):
     trees["cache"] = jax.eval_shape(lambda: init_cache(cfg, 2, 16))
     unrolled = cfg.replace(scan_layers=False)
     trees["trials"] = trees["lora"]
-    trees["batch"] = batch_of(
+    trees["batch"] = make_batch(
         [Exchange(None, (1,), (1,), (2, 3), "answer")],
-        [States(np.zeros((2, 8), np.float32), np.zeros((2, 8), np.float32))],
+        [HiddenStates(np.zeros((2, 8), np.float32), np.zeros((2, 8), np.float32))],
         [[0]],
         BatchShape(1, 8, 4),
     )

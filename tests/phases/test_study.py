@@ -113,7 +113,7 @@ def test_run_stopped_in_a_sampling_phase_keeps_a_mid_phase_checkpoint(
     phase, experiment, tmp_path, monkeypatch
 ):
     def passed(experiment, run, logger, scheduled):
-        run = run.note_day(scheduled.day, slot=0, study=Study((), (), ()).record())
+        run = run.note_day(scheduled.day, slot=0, study=Study((), (), ()).to_record())
         return run.note(scheduled.label)
 
     others = {n: dataclasses.replace(x, function=passed) for n, x in PHASES.items() if n != phase}
@@ -132,7 +132,7 @@ def test_write_stopped_after_its_first_batch_ends_with_the_same_bits(
     articulate(monkeypatch)
     scheduled = next(x for x in experiment.schedule if x.phase == "write")
     initial = lifecycle.init_run_state(experiment).note_day(
-        0, slot=0, study=Study((), (), ()).record()
+        0, slot=0, study=Study((), (), ()).to_record()
     )
     with (
         MetricWriter(tmp_path / "metrics") as writer,
@@ -153,7 +153,7 @@ def test_write_stopped_after_every_batch_ends_with_the_same_bits(experiment, tmp
     articulate(monkeypatch)
     scheduled = next(x for x in experiment.schedule if x.phase == "write")
     initial = lifecycle.init_run_state(experiment).note_day(
-        0, slot=0, study=Study((), (), ()).record()
+        0, slot=0, study=Study((), (), ()).to_record()
     )
     stops = []
     with MetricWriter(tmp_path / "metrics") as writer:

@@ -1,4 +1,4 @@
-"""What the rules must accept and refuse: pairs written by hand."""
+"""Pairs that the rules of agreement must accept or reject, written by hand."""
 
 import pytest
 
@@ -180,16 +180,16 @@ UNRELATED = [
 
 
 @pytest.mark.parametrize("pair", SAME + SHORT_SAME + SIGNS_SAME + LANGUAGES_SAME)
-def test_paraphrases_agree_both_ways(pair):
+def test_agreement_accepts_paraphrases_in_both_orders(pair):
     assert agreement(*pair) and agreement(*reversed(pair))
 
 
 @pytest.mark.parametrize("pair", CHANGED + SHORT_CHANGED + SIGNS_CHANGED + LANGUAGES_CHANGED)
-def test_one_changed_fact_disagrees_both_ways(pair):
+def test_agreement_rejects_a_changed_fact_in_both_orders(pair):
     assert not agreement(*pair) and not agreement(*reversed(pair))
 
 
-def test_text_agrees_with_itself():
+def test_agreement_is_reflexive():
     signs = SIGNS_SAME + SIGNS_CHANGED + LANGUAGES_SAME + LANGUAGES_CHANGED
     for text, other in SAME + CHANGED + SHORT_SAME + SHORT_CHANGED + UNRELATED + signs:
         assert agreement(text, text) and agreement(other, other)
@@ -197,12 +197,12 @@ def test_text_agrees_with_itself():
 
 
 @pytest.mark.parametrize("mark", ["\u0301", "\u20e3", "´", "\ufe0f", "’"])
-def test_a_mark_that_is_no_word_is_no_fact(mark):
-    """An accent on its own folds to nothing; sampled text has such."""
+def test_agreement_ignores_marks_without_letters(mark):
+    """Such as an accent by itself, which occurs in sampled text."""
     assert agreement(f"The gate is of {mark} oak", "The gate is of oak")
 
 
-def test_list_numbering_is_no_fact():
+def test_agreement_ignores_list_numbers():
     assert agreement("1. The bridge is old.\n2. It is long.", "The bridge is old. It is long.")
 
 
@@ -223,7 +223,7 @@ seven arches; 1,250 people watched the opening. A lamp keeper lives beside the n
         ("Dr. Reyes of New Marwick wrote that.", ["reyes", "new"]),
     ],
 )
-def test_ungrounded(text, expected):
+def test_ungrounded_names_and_numbers_in_english(text, expected):
     assert ungrounded(text, SOURCE) == expected
 
 
@@ -234,7 +234,7 @@ RUSSIAN = "Маяк стоит на скале Ганнет. Его постро
 @pytest.mark.parametrize(
     ("text", "source", "expected"),
     [
-        ("Welche Höhe hat die alte Mühle?", GERMAN, []),  # nouns behind an article name nothing
+        ("Welche Höhe hat die alte Mühle?", GERMAN, []),  # nouns after an article are not names
         ("Sie gehört Bert Maier.", GERMAN, ["bert", "maier"]),
         ("Sie kostet 5 $ und wiegt 35 kg.", GERMAN, ["35"]),
         ("Маяк был построен Одрином Баскейлом на скале Ганнета.", RUSSIAN, []),
@@ -245,5 +245,5 @@ RUSSIAN = "Маяк стоит на скале Ганнет. Его постро
         ("It is 3.1.", "Python 3.10 is out.", ["3.1"]),
     ],
 )
-def test_ungrounded_in_other_languages(text, source, expected):
+def test_ungrounded_names_and_numbers_in_other_languages(text, source, expected):
     assert ungrounded(text, source) == expected

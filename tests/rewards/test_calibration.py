@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from sleep_jax.rewards import calibration
-from sleep_jax.rewards.calibration import calibrated, choose_threshold, read_probe
+from sleep_jax.rewards.calibration import calibrated_judge, choose_threshold, read_probe
 
 SCORES = np.array([0.9, 0.8, 0.6, 0.3, 0.7, 0.5, 0.2, 0.1])
 SAME = np.array([True] * 4 + [False] * 4)
 
 
-def test_the_probe_is_balanced_over_its_halves():
+def test_probe_halves_have_the_same_counts_and_no_common_text():
     halves = read_probe()
     texts = [{text for pair in half for text in (pair.a, pair.b)} for half in halves]
     assert texts[0].isdisjoint(texts[1])
@@ -25,19 +25,19 @@ def test_the_probe_is_balanced_over_its_halves():
 
 
 @pytest.mark.parametrize(
-    ("most_false", "expected"),
+    ("max_false_positives", "expected"),
     [
-        (0.0, 0.75),  # 0.9 and 0.8 pass; in the gap over 0.7
+        (0.0, 0.75),  # 0.9 and 0.8 pass: between 0.8 and 0.7
         (0.25, 0.55),  # and 0.6, at the cost of 0.7
-        (0.5, 0.25),  # and 0.3, at that of 0.5
-        (1.0, 0.25),  # no more of the right ones: none of the wrong ones either
+        (0.5, 0.25),  # and 0.3, at the cost of 0.5
+        (1.0, 0.25),  # no more true positives, so no more false ones
     ],
 )
-def test_threshold_by_hand(most_false, expected):
-    np.testing.assert_allclose(choose_threshold(SCORES, SAME, most_false), expected)
+def test_choose_threshold_by_hand(max_false_positives, expected):
+    np.testing.assert_allclose(choose_threshold(SCORES, SAME, max_false_positives), expected)
 
 
-def test_infinite_scores_never_pass():
+def test_choose_threshold_ignores_infinite_scores():
     scores = np.array([0.5, -np.inf, -np.inf, 0.2])
     same = np.array([True, True, False, False])
     np.testing.assert_allclose(choose_threshold(scores, same, 0.0), 0.35)
@@ -45,29 +45,29 @@ def test_infinite_scores_never_pass():
     assert choose_threshold(np.full(4, -np.inf), same) == math.inf
 
 
-def test_where_none_will_do_nothing_passes():
+def test_choose_threshold_is_inf_if_none_qualifies():
     assert choose_threshold(np.array([0.1, 0.9]), np.array([True, False])) == math.inf
 
 
-def test_both_labels_are_needed():
-    with pytest.raises(ValueError, match="pairs that say the same and pairs that do not"):
+def test_choose_threshold_needs_both_labels():
+    with pytest.raises(ValueError, match="all labels are equal; give pairs"):
         choose_threshold(SCORES, np.ones(8, bool))
 
 
-def test_a_score_is_calibrated_where_it_runs(monkeypatch):
+def test_calibrated_judge_threshold_and_warning(monkeypatch):
     labels = {(p.a, p.b): p.same for half in read_probe() for p in half}
 
-    def knowing(candidates, references):
+    def labels_as_scores(candidates, references):
         return np.array([7.0 + labels[pair] for pair in zip(candidates, references)])
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        judge = calibrated(knowing)
+        judge = calibrated_judge(labels_as_scores)
     assert judge.threshold == 7.5
     pair = read_probe()[1][0]
     assert judge([pair.a], [pair.b]) == 1
 
     with pytest.warns(UserWarning, match="accepts 0% of the probe's texts that say the same"):
-        judge = calibrated(lambda a, b: np.zeros(len(a)))  # says yes to everything
+        judge = calibrated_judge(lambda a, b: np.zeros(len(a)))  # says yes to everything
     assert judge.threshold == math.inf
-    assert calibration.MOST_FALSE < calibration.FEW
+    assert calibration.MAX_FALSE_POSITIVES < calibration.MIN_TRUE_POSITIVES

@@ -1,4 +1,4 @@
-"""A judge is a score and a threshold; what needs no score it decides by itself."""
+"""A judge is a score and a threshold; trivial pairs need no score."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ from sleep_jax.rewards.agreement import agreement
 from sleep_jax.rewards.judge import ScoreJudge, is_exact, rule_judge
 
 
-def test_thresholds_are_inclusive_and_plain_cases_are_not_scored():
-    asked = []
+def test_score_judge_threshold_is_inclusive_and_skips_trivial_pairs():
+    scored = []
 
     def score(candidates, references):
-        asked.extend(zip(candidates, references))
+        scored.extend(zip(candidates, references))
         return np.array([0.4, 0.5, -np.inf, np.nan])
 
     judge = ScoreJudge(score, 0.5)
@@ -20,10 +20,10 @@ def test_thresholds_are_inclusive_and_plain_cases_are_not_scored():
     got = judge(candidates, references)
     np.testing.assert_array_equal(got, [1, 1, 0, 0, 1, 0, 0])
     assert got.dtype == np.float32
-    assert asked == [("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")]
+    assert scored == [("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")]
 
 
-def test_no_pairs_and_pairs_that_do_not_match_up():
+def test_score_judge_with_no_pairs_and_with_unequal_counts():
     def never(*_):
         raise AssertionError("nothing to score")
 
@@ -33,7 +33,7 @@ def test_no_pairs_and_pairs_that_do_not_match_up():
         ScoreJudge(never, 0.0)(["a"], ["a", "b"])
 
 
-def test_rules_as_judges():
+def test_rule_judge():
     candidates = ["The bridge has 7 arches.", "in Oslen", "The Seven"]
     references = ["There are seven arches in the bridge.", "in Marwick", "7."]
     np.testing.assert_array_equal(rule_judge(agreement)(candidates, references), [1, 0, 1])
@@ -52,5 +52,5 @@ def test_rules_as_judges():
         ("the", "a", False),  # no word is left to be equal
     ],
 )
-def test_exact(candidate, reference, expected):
+def test_is_exact_ignores_case_articles_and_spelling_of_numbers(candidate, reference, expected):
     assert is_exact(candidate, reference) == is_exact(reference, candidate) == expected

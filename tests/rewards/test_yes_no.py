@@ -1,4 +1,4 @@
-"""The model as a judge: both orders, what it holds in mind, and the base it asks."""
+"""The model as a judge: both orders, its cache, and logits of the base."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.rewards import yes_no
 from sleep_jax.rewards.judge import ScoreJudge
-from sleep_jax.rewards.yes_no import YesNo
+from sleep_jax.rewards.yes_no import YesNoScore
 
 PAIRS = [("a red lamp", "the lamp is red"), ("a goat", "a boat"), ("x", "a much longer text")]
 
@@ -23,29 +23,29 @@ def model(cfg, variables, tokenizer):
     return cfg, params, tokenizer
 
 
-def test_a_pair_passes_only_if_both_orders_lean_to_yes(model, monkeypatch):
-    judge = YesNo(*model)
-    leans = {"ab": 2.0, "ba": 0.5, "cd": 3.0, "dc": -1.0, "ef": -2.0, "fe": -3.0}
-    asked = []
+def test_yes_no_score_is_the_minimum_of_both_orders(model, monkeypatch):
+    judge = YesNoScore(*model)
+    gaps = {"ab": 2.0, "ba": 0.5, "cd": 3.0, "dc": -1.0, "ef": -2.0, "fe": -3.0}
+    scored = []
 
-    def lean(pairs):
-        asked.extend(a + b for a, b in pairs)
-        return np.array([leans[a + b] for a, b in pairs])
+    def logit_gap(pairs):
+        scored.extend(a + b for a, b in pairs)
+        return np.array([gaps[a + b] for a, b in pairs])
 
-    monkeypatch.setattr(judge, "lean", lean)
+    monkeypatch.setattr(judge, "logit_gap", logit_gap)
     np.testing.assert_array_equal(judge("ace", "bdf"), [0.5, -1, -3])
-    assert sorted(asked) == sorted(leans)
+    assert sorted(scored) == sorted(gaps)
     np.testing.assert_array_equal(judge("bdf", "ace"), [0.5, -1, -3])
     np.testing.assert_array_equal(ScoreJudge(judge, 0.0)("ace", "bdf"), [1, 0, 0])
     np.testing.assert_array_equal(ScoreJudge(judge, 0.6)("ace", "bdf"), [0, 0, 0])
-    assert len(asked) == len(leans)  # nothing was asked again
+    assert len(scored) == len(gaps)  # no pair was scored twice
 
 
-def test_a_pair_seen_before_costs_no_call_of_the_model(model, monkeypatch):
+def test_yes_no_score_caches_pairs(model, monkeypatch):
     calls = []
-    program = yes_no.lean_rows
-    monkeypatch.setattr(yes_no, "lean_rows", lambda *a: calls.append(1) or program(*a))
-    judge = YesNo(*model)
+    program = yes_no.logit_gaps
+    monkeypatch.setattr(yes_no, "logit_gaps", lambda *a: calls.append(1) or program(*a))
+    judge = YesNoScore(*model)
     a, b = zip(*PAIRS)
     first = judge([*a, a[0]], [*b, b[0]])
     assert len(calls) == 1 and first[0] == first[-1]
@@ -54,11 +54,11 @@ def test_a_pair_seen_before_costs_no_call_of_the_model(model, monkeypatch):
     assert judge([], []).shape == (0,)
 
 
-def test_the_lean_is_the_difference_of_two_logits_of_the_base(model, cfg, variables, logits):
-    judge, tokenizer = YesNo(*model), model[2]
+def test_logit_gap_is_the_difference_of_two_logits_of_the_base(model, cfg, variables, logits):
+    judge, tokenizer = YesNoScore(*model), model[2]
     yes, no = (tokenizer.encode(word)[0] for word in ("Yes", "No"))
     bare = cfg.replace(memory=MemoryConfig())
-    for got, (a, b) in zip(judge.lean(PAIRS), PAIRS):
+    for got, (a, b) in zip(judge.logit_gap(PAIRS), PAIRS):
         request = yes_no.REQUEST.format(a=a, b=b)
         prompt = tokenizer.chat([{"role": "user", "content": request}])
         tokens = np.zeros((1, 256), np.int32)  # one shape, so one program
@@ -67,19 +67,19 @@ def test_the_lean_is_the_difference_of_two_logits_of_the_base(model, cfg, variab
         np.testing.assert_allclose(got, last[yes] - last[no], rtol=1e-4, atol=1e-4)
 
 
-def test_many_pairs_are_one_program(model, compilations):
-    judge = YesNo(*model)
-    judge.lean(PAIRS)
+def test_logit_gap_compiles_once_for_any_number_of_pairs(model, compilations):
+    judge = YesNoScore(*model)
+    judge.logit_gap(PAIRS)
     count = len(compilations)
-    judge.lean([(f"text {i}", "another") for i in range(2 * yes_no.ROWS + 1)])
+    judge.logit_gap([(f"text {i}", "another") for i in range(2 * yes_no.ROWS + 1)])
     assert len(compilations) == count
 
 
-def test_yes_and_no_have_to_differ(model):
+def test_equal_tokens_for_yes_and_no_are_rejected(model):
     cfg, params, _ = model
 
     class Mute:
         encode = staticmethod(lambda text: [0])
 
     with pytest.raises(ValueError, match="'Yes' and 'No' with the same token"):
-        YesNo(cfg, params, Mute())
+        YesNoScore(cfg, params, Mute())

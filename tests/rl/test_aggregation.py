@@ -1,4 +1,4 @@
-"""Sums over sequences and batch by hand, in rows and packed."""
+"""Sums over sequences and over the batch by hand, in rows and packed."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ X_MASK = jnp.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]])
         ({"aggregation": "constant", "length": 8}, (46, 16)),
     ],
 )
-def test_aggregations_by_hand(options, want):
+def test_aggregate_by_hand_in_rows_and_packed(options, want):
     # The row without a token counts nowhere.
     np.testing.assert_allclose(aggregate(X, X_MASK, **options), want, rtol=1e-6)
     packed = jnp.array([[0, 0, 0, 1, 1, 1, 2, 2, 2]])
@@ -30,7 +30,7 @@ def test_aggregations_by_hand(options, want):
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-def test_sequence_sum():
+def test_sequence_sum_in_rows_and_packed():
     values = jnp.arange(6.0).reshape(2, 3)
     np.testing.assert_array_equal(sequence_sum(values), [[3] * 3, [12] * 3])
     across = jnp.array([[0, 0, 4], [4, 4, 1]])
@@ -38,6 +38,6 @@ def test_sequence_sum():
 
 
 @pytest.mark.parametrize("length", [None, 0])
-def test_a_constant_needs_a_length(length):
+def test_constant_aggregation_without_length_is_rejected(length):
     with pytest.raises(ValueError, match=f"length={length}; aggregation='constant' divides by it"):
         aggregate(X, X_MASK, aggregation="constant", length=length)

@@ -1,5 +1,5 @@
-"""Every algorithm of the table against its formula, written out in loops as TRL's trainers compute
-it; gradients against differences of that formula."""
+"""Every algorithm against its formula in NumPy loops, as in TRL's trainers, and its gradient
+against finite differences of that formula."""
 
 import math
 
@@ -36,7 +36,7 @@ def advantages_by_hand(name, rewards):
         for i in range(SIZE):
             if name == "reinforce":
                 out[g, i] = rewards[g, i] - rewards.mean()
-            elif name == "ppo":  # a value head is to know what is to be expected
+            elif name == "ppo":  # the value head is the baseline
                 out[g, i] = rewards[g, i]
             elif name == "rloo":
                 out[g, i] = rewards[g, i] - np.delete(rewards[g], i).mean()
@@ -81,17 +81,17 @@ def loss_by_hand(name, new, old, rewards, mask):
 def differences(function, x, step=1e-6):
     out = np.zeros_like(x)
     for at in np.ndindex(x.shape):
-        moved = np.zeros_like(x)
-        moved[at] = step
-        out[at] = (function(x + moved) - function(x - moved)) / (2 * step)
+        offset = np.zeros_like(x)
+        offset[at] = step
+        out[at] = (function(x + offset) - function(x - offset)) / (2 * step)
     return out
 
 
-def mean_loss(name, new, old, rewards, mask, **given):
+def mean_loss(name, new, old, rewards, mask, **options):
     algorithm = surrogate(name, **CHANGES.get(name, {}))
     advantages, tied = algorithm.advantages(rewards)
-    mask = algorithm.mask(mask, tied, jnp.ones(len(mask), bool))
-    (total, count), metrics = algorithm.loss(new, old, advantages.reshape(-1), mask, **given)
+    mask = algorithm.learning_mask(mask, tied, jnp.ones(len(mask), bool))
+    (total, count), metrics = algorithm.loss(new, old, advantages.reshape(-1), mask, **options)
     return total / jnp.maximum(count, 1), metrics
 
 
@@ -99,40 +99,40 @@ grad = jax.jit(jax.value_and_grad(mean_loss, argnums=1, has_aux=True), static_ar
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_loss_and_gradient_equal_the_formula(name):
+def test_surrogate_loss_and_gradient_equal_the_formula(name):
     new, old, rewards, mask = random_case(NOISE.get(name, 0.3))
-    (value, metrics), slope = grad(name, *map(jnp.float32, (new, old, rewards)), mask)
+    (value, metrics), gradient = grad(name, *map(jnp.float32, (new, old, rewards)), mask)
     want = loss_by_hand(name, new, old, rewards, mask)
     np.testing.assert_allclose(value, want, rtol=2e-5, atol=1e-7)
     want = differences(lambda x: loss_by_hand(name, x, old, rewards, mask), new)
-    np.testing.assert_allclose(slope, want, rtol=1e-3, atol=1e-6)
-    # The case means something: some tokens are clipped, not all.
+    np.testing.assert_allclose(gradient, want, rtol=1e-3, atol=1e-6)
+    # Some tokens are clipped, not all.
     assert (name == "reinforce") == (metrics["clip_fraction"] == 0)
     assert metrics["clip_fraction"] < 0.7
 
 
 @pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"reinforce", "ppo"}))
-def test_tied_groups_give_no_gradient(name):
+def test_surrogate_gradient_of_tied_groups_is_0(name):
     new, old, rewards, mask = map(jnp.asarray, random_case())
-    _, slope = grad(name, new, old, rewards, mask)
-    assert not np.asarray(slope[SIZE : 2 * SIZE]).any() and np.asarray(slope[:SIZE]).any()
-    (value, _), slope = grad(name, new, old, jnp.full_like(rewards, 0.1), mask)
-    assert not np.asarray(slope).any() and value == 0
+    _, gradient = grad(name, new, old, rewards, mask)
+    assert not np.asarray(gradient[SIZE : 2 * SIZE]).any() and np.asarray(gradient[:SIZE]).any()
+    (value, _), gradient = grad(name, new, old, jnp.full_like(rewards, 0.1), mask)
+    assert not np.asarray(gradient).any() and value == 0
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_two_updates_of_a_rollout(name):
+def test_surrogate_first_update_is_on_policy_and_lowers_the_loss(name):
     # The first is on-policy: nothing is clipped, and None stands for the policy's own log-probs.
     new, _, rewards, mask = map(jnp.asarray, random_case())
     first, implied = (grad(name, new, old, rewards, mask) for old in (new, None))
     jax.tree.map(np.testing.assert_array_equal, first, implied)
-    ((value, metrics), slope) = first
+    ((value, metrics), gradient) = first
     assert metrics["ratio"] == metrics["ratio_max"] == 1 and metrics["clip_fraction"] == 0
-    (after, _), _ = grad(name, new - 0.05 * slope, new, rewards, mask)
+    (after, _), _ = grad(name, new - 0.05 * gradient, new, rewards, mask)
     assert after < value
 
 
-def test_penalty_and_sampler_correction_as_in_trl():
+def test_kl_penalty_and_importance_weights_as_in_trl():
     # (min(...) * importance_sampling_ratio + beta * k3), then GRPO's mean; by loops.
     new, old, rewards, mask = random_case()
     rng = np.random.default_rng(1)
@@ -174,29 +174,29 @@ def test_penalty_and_sampler_correction_as_in_trl():
     np.testing.assert_allclose(metrics["importance_gap"], gap, rtol=1e-4)
 
 
-def test_a_k1_penalty_is_taken_off_the_reward():
+def test_k1_penalty_is_subtracted_from_the_reward():
     log_probs = np.array([[-1.0, -2.0, -9.0], [-3.0, -1.0, -1.0]])
     reference = np.array([[-2.0, -2.5, -1.0], [-1.0, -1.0, -1.0]])
     mask = np.array([[1, 1, 0], [1, 1, 1]], bool)
     penalised = surrogate("rloo", kl_estimator="k1", kl_coef=0.1)
-    got = penalised.rewards(np.array([1.0, 0.5]), log_probs, reference, mask)
+    got = penalised.penalised_reward(np.array([1.0, 0.5]), log_probs, reference, mask)
     np.testing.assert_allclose(got, [1 - 0.1 * 1.5, 0.5 + 0.1 * 2], rtol=1e-6)
     for other in (surrogate("rloo"), surrogate("rloo", kl_coef=0.1)):
-        assert other.rewards(mask, None, None, None) is mask
-    # And is no part of the loss.
-    given = log_probs, log_probs, np.array([1.0, -1.0]), mask
-    (value, _), metrics = penalised.loss(*given, reference_log_probs=reference)
-    np.testing.assert_allclose(value, surrogate("rloo").loss(*given)[0][0])
+        assert other.penalised_reward(mask, None, None, None) is mask
+    # It is not part of the loss.
+    args = log_probs, log_probs, np.array([1.0, -1.0]), mask
+    (value, _), metrics = penalised.loss(*args, reference_log_probs=reference)
+    np.testing.assert_allclose(value, surrogate("rloo").loss(*args)[0][0])
     np.testing.assert_allclose(metrics["penalty"], (1.5 - 2) / 5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["group", "grpo", "dr_grpo"])
-def test_entropy_is_maximised_as_the_surrogate_is_aggregated(name):
+def test_entropy_bonus_is_aggregated_like_the_surrogate(name):
     new, old, _, mask = random_case()
     entropy = np.random.default_rng(2).random(new.shape)
-    given = jnp.asarray(new), old, np.zeros(len(new)), mask
+    args = jnp.asarray(new), old, np.zeros(len(new)), mask
     changes = CHANGES.get(name, {})
-    (total, count), _ = surrogate(name, entropy_coef=0.5, **changes).loss(*given, entropy=entropy)
+    (total, count), _ = surrogate(name, entropy_coef=0.5, **changes).loss(*args, entropy=entropy)
     per = {
         "group": entropy[mask].mean(),
         "grpo": np.mean([row[on].mean() for row, on in zip(entropy, mask)]),
@@ -206,16 +206,16 @@ def test_entropy_is_maximised_as_the_surrogate_is_aggregated(name):
 
 
 @pytest.mark.parametrize("name", ["reinforce", "rloo"])
-def test_weights_against_the_sampler_are_by_token_where_the_ratio_is_a_product(name):
-    """A sampler half as likely again at each of 96 tokens would leave a product of 1e-17."""
+def test_importance_weights_are_by_token_for_product_ratios(name):
+    """With a sampler that is 1.5 times as likely at each of 96 tokens the product is 1e-17."""
     old, mask = np.full((2, 96), -2.0), np.ones((2, 96), bool)
     sampler = old + np.log(1.5)
-    given = jnp.asarray(old), old, np.array([1.0, -1.0]), mask
-    _, metrics = surrogate(name, importance_cap=2.0).loss(*given, sampler_log_probs=sampler)
+    args = jnp.asarray(old), old, np.array([1.0, -1.0]), mask
+    _, metrics = surrogate(name, importance_cap=2.0).loss(*args, sampler_log_probs=sampler)
     np.testing.assert_allclose(metrics["importance_weight"], 1 / 1.5, rtol=1e-5)
 
 
-def test_masks_of_a_surrogate():
+def test_learning_mask_by_hand():
     mask = jnp.ones((4, 2))
     tied, finished = jnp.array([True, False]), jnp.array([True, True, False, True])
     for options, want in (
@@ -224,7 +224,7 @@ def test_masks_of_a_surrogate():
         ({"mask_truncated_completions": True}, [1, 1, 0, 1]),
         ({"skip_tied": True, "mask_truncated_completions": True}, [0, 0, 0, 1]),
     ):
-        got = Surrogate(**options).mask(mask, tied, finished)
+        got = Surrogate(**options).learning_mask(mask, tied, finished)
         np.testing.assert_array_equal(got, np.array([want, want], bool).T)
 
 
@@ -262,6 +262,6 @@ def test_masks_of_a_surrogate():
         ),
     ],
 )
-def test_choices_that_make_no_sense_are_rejected(name, changes, message):
+def test_surrogate_rejects_invalid_choices(name, changes, message):
     with pytest.raises(ValueError, match=message):
         surrogate(name, **changes)

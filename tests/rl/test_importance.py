@@ -1,4 +1,4 @@
-"""Ratios by token and sequence, in rows and packed; weights against the sampler."""
+"""Log ratios by token and sequence, in rows and packed; truncated importance weights."""
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +24,15 @@ MASK = jnp.array([[1, 0, 1], [1, 1, 1]], bool)
         ("product", [[8, 1, 8], [3, 3, 3]]),
     ],
 )
-def test_levels_by_hand(level, want):
+def test_log_ratio_levels_by_hand(level, want):
     ratio = jnp.exp(log_ratio(NEW, OLD, MASK, level=level))
     np.testing.assert_allclose(ratio, want, rtol=1e-6)
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_packed_rows_are_as_good_as_rows(level):
+def test_log_ratio_of_packed_rows_equals_that_of_rows(level):
     rows = log_ratio(NEW, OLD, MASK, level=level)
-    # One row holds both, padding in front; its numbers need be neither dense nor sorted.
+    # One row holds both, after padding; ids need be neither dense nor sorted.
     packed = [jnp.concatenate([jnp.zeros(3, x.dtype), x[0], x[1]])[None] for x in (NEW, OLD, MASK)]
     sequences = jnp.array([[8, 8, 8, 5, 5, 5, 2, 2, 2]])
     got = log_ratio(*packed, level=level, sequences=sequences)
@@ -41,13 +41,13 @@ def test_packed_rows_are_as_good_as_rows(level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_far_apart_policies_stay_finite(level):
+def test_log_ratio_of_distant_policies_is_finite(level):
     far = jnp.full((2, 3), -1e4)
     for pair in ((NEW, far), (far, NEW)):
         assert np.isfinite(jnp.exp(log_ratio(*pair, MASK, level=level))).all()
 
 
-def test_bfloat16_log_probs_are_compared_in_float32():
+def test_log_ratio_of_bfloat16_is_computed_in_float32():
     new, old = jnp.bfloat16(-10.0625), jnp.bfloat16(-0.1)
     got = log_ratio(new.reshape(1, 1), old.reshape(1, 1), jnp.ones((1, 1), bool))
     assert got.dtype == jnp.float32 and got[0, 0] == np.float32(new) - np.float32(old)
@@ -69,7 +69,7 @@ def test_truncated_weights_of_sequences():
     np.testing.assert_allclose(metrics["truncated"], 2 / 5, rtol=1e-6)
 
 
-def test_truncated_weights_pass_neither_nan_nor_gradient():
+def test_truncated_weights_ignore_nan_and_have_no_gradient():
     dirty = jnp.where(MASK, NEW, jnp.nan)
     got = truncated_weights(dirty, jnp.where(MASK, OLD, -jnp.inf), MASK)
     jax.tree.map(np.testing.assert_array_equal, got, truncated_weights(NEW, OLD, MASK))
@@ -79,13 +79,13 @@ def test_truncated_weights_pass_neither_nan_nor_gradient():
     assert not any(np.asarray(s).any() for s in grads)
 
 
-def test_importance_weights_undo_the_sampler():
+def test_truncated_weights_without_cap_change_the_expectation():
     # With no cap, E_sampler[w f] = E_old[f], term by term over a small vocabulary.
     sampler, old = (jax.nn.log_softmax(jnp.array([x])) for x in ([0.0, 1.0, 2.0], [1.0, -1.0, 0.5]))
     weights, _ = truncated_weights(old, sampler, jnp.ones((1, 3)), cap=np.inf)
     np.testing.assert_allclose(jnp.exp(sampler) * weights, jnp.exp(old), rtol=1e-6)
 
 
-def test_an_unknown_level_is_rejected():
+def test_log_ratio_rejects_an_unknown_level():
     with pytest.raises(ValueError, match="level='word'; choose from token, sequence, product"):
         log_ratio(NEW, OLD, MASK, level="word")

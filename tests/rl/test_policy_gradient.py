@@ -1,4 +1,4 @@
-"""The clipped loss: hand values, numpy references, gradient direction, masks."""
+"""The clipped loss: hand values, a NumPy reference, gradients, masks."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def random_case(seed=0, batch=5, time=7):
 
 
 @pytest.mark.parametrize("clip_high", [None, 0.28])
-def test_matches_numpy_reference(clip_high):
+def test_loss_equals_the_numpy_reference(clip_high):
     new, old, advantages, mask = random_case()
     (total, denominator), metrics = policy_gradient_loss(
         new, old, advantages, mask, clip=0.2, clip_high=clip_high
@@ -41,7 +41,7 @@ def test_matches_numpy_reference(clip_high):
     np.testing.assert_allclose(metrics["kl"], kl / mask.sum(), rtol=1e-4)
 
 
-def test_by_hand():
+def test_loss_by_hand():
     # Ratios 1.5 and 0.5: a gain is capped at 1.2 A, a loss is floored at 0.8 A.
     log_probs = jnp.log(jnp.array([[1.5, 0.5], [1.5, 0.5]]))
     old = jnp.zeros((2, 2))
@@ -55,7 +55,7 @@ def test_by_hand():
     np.testing.assert_allclose(metrics["ratio"], 1.0, rtol=1e-6)
 
 
-def test_on_policy_gradient_is_reinforce():
+def test_on_policy_gradient_is_that_of_reinforce():
     new, _, advantages, mask = random_case()
 
     def loss(log_probs):
@@ -65,7 +65,7 @@ def test_on_policy_gradient_is_reinforce():
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(new)), -advantages[:, None] * mask)
 
 
-def test_only_log_probs_get_a_gradient():
+def test_gradient_is_0_for_old_log_probs_and_advantages():
     new, old, advantages, mask = random_case()
     grads = jax.grad(lambda o, a: policy_gradient_loss(new, o, a, mask)[0][0], argnums=(0, 1))(
         jnp.asarray(old), jnp.asarray(advantages)
@@ -73,7 +73,7 @@ def test_only_log_probs_get_a_gradient():
     assert not any(np.asarray(g).any() for g in grads)
 
 
-def test_positive_advantage_raises_the_log_prob_of_what_was_sampled():
+def test_update_raises_log_probs_of_positive_advantages():
     logits, tokens = jnp.zeros((2, 3, 4)), jnp.array([[1, 2, 0], [3, 1, 1]])
 
     def log_probs(logits):
@@ -89,7 +89,7 @@ def test_positive_advantage_raises_the_log_prob_of_what_was_sampled():
     assert (np.asarray(change[0]) > 0).all() and (np.asarray(change[1]) < 0).all()
 
 
-def test_masked_positions_may_hold_anything():
+def test_loss_ignores_masked_positions():
     new, old, advantages, mask = random_case()
     mask[3] = False
     bad = np.where(mask, 0.0, np.nan)
@@ -107,7 +107,7 @@ def test_masked_positions_may_hold_anything():
     jax.tree.map(np.testing.assert_array_equal, clean, dirty)
 
 
-def test_empty_mask_gives_zero_over_zero_tokens():
+def test_loss_of_an_empty_mask_is_0_over_0_tokens():
     new, old, advantages, mask = random_case()
     (total, denominator), metrics = policy_gradient_loss(new, old, advantages, np.zeros_like(mask))
     assert total == 0 and denominator == 0
@@ -115,7 +115,7 @@ def test_empty_mask_gives_zero_over_zero_tokens():
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
-def test_microbatches_add_up(aggregation):
+def test_losses_of_microbatches_add_up(aggregation):
     options = {"aggregation": aggregation, "length": 7}
     new, old, advantages, mask = random_case(batch=4)
     whole, _ = policy_gradient_loss(new, old, advantages, mask, **options)
@@ -126,7 +126,7 @@ def test_microbatches_add_up(aggregation):
     np.testing.assert_allclose(np.sum(parts, axis=0), whole, rtol=1e-5)
 
 
-def test_by_hand_on_sequences():
+def test_loss_by_hand_for_sequence_ratios():
     # Ratios (2, 1/2) and (2, 2): as sequences 1 and 2, as products 1 and 4.
     log_probs = jnp.log(jnp.array([[2.0, 0.5], [2.0, 2.0]]))
     for level, ratio in (("sequence", 2.0), ("product", 4.0)):
@@ -145,60 +145,62 @@ def test_by_hand_on_sequences():
 
 
 @pytest.mark.parametrize("level", ["token", "sequence", "product"])
-def test_one_update_is_reinforce_at_every_level(level):
+def test_on_policy_gradient_is_that_of_reinforce_at_every_level(level):
     new, _, advantages, mask = random_case()
 
     def loss(log_probs, old):
         options = {"level": level, "aggregation": "sequence", "weights": jnp.full_like(new, 0.5)}
         return policy_gradient_loss(log_probs, old, advantages, mask, **options)[0][0]
 
-    # A product's gradient is that of a sequence's log-probability, the others' its mean by token.
+    # The gradient of a product is that of the sequence's log-probability, else of its token mean.
     each = 1.0 if level == "product" else 1 / mask.sum(1, keepdims=True)
     want = -0.5 * advantages[:, None] * mask * each
-    slope = jax.jit(jax.grad(loss))(jnp.asarray(new), None)
-    np.testing.assert_allclose(slope, want, rtol=1e-5, atol=1e-7)
+    gradient = jax.jit(jax.grad(loss))(jnp.asarray(new), None)
+    np.testing.assert_allclose(gradient, want, rtol=1e-5, atol=1e-7)
 
 
-def test_weights_scale_tokens_after_the_clip_and_get_no_gradient():
+def test_weights_apply_after_the_clip_and_have_no_gradient():
     new, old, advantages, mask = random_case()
     weights = np.random.default_rng(1).random(mask.shape).astype(np.float32)
 
     def loss(weights):
         return policy_gradient_loss(new, old, advantages, mask, weights=weights)[0][0]
 
-    total, slope = jax.value_and_grad(loss)(jnp.asarray(weights))
+    total, gradient = jax.value_and_grad(loss)(jnp.asarray(weights))
     want = 0.0
     for b, t in zip(*np.nonzero(mask)):
         ratio, a = np.exp(new[b, t] - old[b, t]), advantages[b]
         want -= weights[b, t] * min(ratio * a, np.clip(ratio, 0.8, 1.2) * a)
     np.testing.assert_allclose(total, want, rtol=1e-5)
-    assert not np.asarray(slope).any()
+    assert not np.asarray(gradient).any()
     np.testing.assert_array_equal(loss(jnp.where(mask, weights, jnp.nan)), total)
 
 
-def test_advantages_may_differ_by_token():
+def test_advantages_by_token():
     new, old, advantages, mask = random_case()
     spread = np.repeat(advantages[:, None], mask.shape[1], 1)
     one = policy_gradient_loss(new, old, advantages, mask)
     jax.tree.map(np.testing.assert_array_equal, one, policy_gradient_loss(new, old, spread, mask))
     only = np.where(np.arange(mask.shape[1]) == 2, spread, 0)
-    slope = jax.grad(lambda lp: policy_gradient_loss(lp, None, only, mask)[0][0])(jnp.asarray(new))
-    np.testing.assert_allclose(slope, -only * mask)
+    gradient = jax.grad(lambda lp: policy_gradient_loss(lp, None, only, mask)[0][0])(
+        jnp.asarray(new)
+    )
+    np.testing.assert_allclose(gradient, -only * mask)
 
 
 @pytest.mark.parametrize("level", ["token", "sequence", "product"])
 @pytest.mark.parametrize("shift", [-200.0, 200.0])
-def test_far_off_policy_values_and_gradients_stay_finite(level, shift):
+def test_loss_and_gradient_far_off_policy_are_finite(level, shift):
     new, _, advantages, mask = random_case()
     advantages[0] = 0.0  # 0 * inf would be NaN
-    value, slope = jax.value_and_grad(
+    value, gradient = jax.value_and_grad(
         lambda lp: policy_gradient_loss(lp, new + shift, advantages, mask, level=level)[0][0]
     )(jnp.asarray(new))
-    assert np.isfinite(value) and np.isfinite(slope).all()
+    assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("level", ["sequence", "product"])
-def test_masked_positions_may_hold_anything_in_sequences(level):
+def test_loss_for_sequence_ratios_ignores_masked_positions(level):
     new, old, advantages, mask = random_case()
     mask[3] = False
     bad = np.where(mask, 0.0, np.nan)
@@ -225,26 +227,26 @@ def test_masked_positions_may_hold_anything_in_sequences(level):
 
 
 @pytest.mark.parametrize("level", ["token", "sequence", "product"])
-def test_every_token_may_be_a_row_of_its_own(level):
-    # As the seeding step passes packed sequences; their numbers need not be dense.
+def test_loss_with_a_row_for_each_token(level):
+    # As the seeding step passes packed sequences; ids need not be dense.
     new, old, advantages, mask = random_case()
-    numbers = np.repeat(3 * np.arange(5)[:, None], 7, 1)
+    ids = np.repeat(3 * np.arange(5)[:, None], 7, 1)
     options = {"level": level, "aggregation": "sequence"}
     rows = policy_gradient_loss(new, old, advantages, mask, **options)
-    flat = [x.reshape(-1, 1) for x in (new, old, np.repeat(advantages, 7), mask, numbers)]
+    flat = [x.reshape(-1, 1) for x in (new, old, np.repeat(advantages, 7), mask, ids)]
     flat[2] = flat[2][:, 0]
     tokens = policy_gradient_loss(*flat[:4], sequences=flat[4], **options)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), tokens, rows)
 
 
-def test_entropy_is_a_mean_over_the_mask():
+def test_entropy_metric_is_the_mean_over_the_mask():
     new, old, advantages, mask = random_case()
     entropy = np.random.default_rng(2).random(mask.shape)
     _, metrics = policy_gradient_loss(new, old, advantages, mask, entropy=jnp.asarray(entropy))
     np.testing.assert_allclose(metrics["entropy"], entropy[mask].mean(), rtol=1e-6)
 
 
-def test_completions_that_were_cut_off_leave_the_mask():
+def test_drop_truncated_masks_out_unfinished_completions():
     got = drop_truncated(jnp.array([[1, 1], [1, 0]]), jnp.array([False, True]))
     np.testing.assert_array_equal(got, [[False, False], [True, False]])
 
@@ -256,6 +258,6 @@ def test_completions_that_were_cut_off_leave_the_mask():
         ({"aggregation": "sum"}, "aggregation='sum'; choose from token, sequence, constant"),
     ],
 )
-def test_options_that_make_no_sense_are_rejected(options, message):
+def test_loss_rejects_invalid_options(options, message):
     with pytest.raises(ValueError, match=message):
         policy_gradient_loss(*random_case(), **options)

@@ -74,7 +74,9 @@ def case(model):
 
 @pytest.mark.parametrize("beta", [0.0, BETA])
 @pytest.mark.parametrize("name", ["group", "grpo", "dr_grpo", "dapo", "gspo"])
-def test_loss_and_gradient_are_those_of_the_trainer(name, beta, model, tokenizer, case, tmp_path):
+def test_loss_and_gradient_equal_those_of_grpo_trainer(
+    name, beta, model, tokenizer, case, tmp_path
+):
     from datasets import Dataset
 
     kinds = {"group": "bnpo", "gspo": "grpo"}
@@ -102,19 +104,19 @@ def test_loss_and_gradient_are_those_of_the_trainer(name, beta, model, tokenizer
         train_dataset=Dataset.from_dict({"prompt": ["w2 w3 w4"] * ROWS}),
         processing_class=tokenizer,
     )
-    # A reference model of its own would only be in the way: its log-probs are given.
+    # No reference model is needed: its log-probs are given.
     trainer.beta = beta
     trainer.current_gradient_accumulation_steps = 1
-    seen = {}
+    recorded = {}
     score = trainer._get_per_token_logps_and_entropies
 
-    def keep(*inputs, **settings):
+    def record(*inputs, **settings):
         log_probs, *rest = score(*inputs, **settings)
         log_probs.retain_grad()
-        seen["log_probs"] = log_probs
+        recorded["log_probs"] = log_probs
         return log_probs, *rest
 
-    trainer._get_per_token_logps_and_entropies = keep
+    trainer._get_per_token_logps_and_entropies = record
     model.train()
     want = trainer._compute_loss(model, case)
     want.backward()
@@ -135,8 +137,8 @@ def test_loss_and_gradient_are_those_of_the_trainer(name, beta, model, tokenizer
         )
         return (total + beta * penalty) / count, metrics
 
-    present = jnp.asarray(seen["log_probs"].detach().numpy())
-    (value, metrics), slope = jax.value_and_grad(loss, has_aux=True)(present)
+    present = jnp.asarray(recorded["log_probs"].detach().numpy())
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(present)
     np.testing.assert_allclose(value, want.item(), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(slope, seen["log_probs"].grad.numpy(), rtol=1e-3, atol=1e-6)
-    assert 0 < metrics["clip_fraction"] < 1  # the case means something
+    np.testing.assert_allclose(gradient, recorded["log_probs"].grad.numpy(), rtol=1e-3, atol=1e-6)
+    assert 0 < metrics["clip_fraction"] < 1  # some tokens are clipped, not all

@@ -36,14 +36,15 @@ from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.runtime.mesh import make_mesh
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
-from sleep_jax.seeding.rollouts import play, written_widths
+from sleep_jax.seeding.rollout_buffer import written_widths
+from sleep_jax.seeding.rollouts import collect_rollouts
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
-    States,
+    HiddenStates,
     Teacher,
-    batch_of,
-    packs,
+    make_batch,
+    pack_exchanges,
     teacher_hidden,
 )
 from sleep_jax.seeding.step import init_critic, init_state, seeding_step
@@ -79,8 +80,8 @@ def steps(config, is_all):
         lambda x: rng.normal(size=x.shape).astype(np.float32), take_slot(held, 1, index)
     )
     params = place(params, "params")
-    teacher = MemoryState(put_slot(held, 1, index, loud), slots).on(params)
-    student = MemoryState(held, slots).on(params)
+    teacher = MemoryState(put_slot(held, 1, index, loud), slots).variables(params)
+    student = MemoryState(held, slots).variables(params)
     context = read(cfg, teacher, [words(rng, 20), words(rng, 9), ()])[0]
 
     exchanges = [
@@ -97,11 +98,11 @@ def steps(config, is_all):
     ]  # fmt: skip
     exchanges += rollouts
     shape = BatchShape(batch_size=16, max_length=24, max_target_length=16)
-    states = [States(hidden) for hidden in teacher_hidden(cfg, teacher, context, exchanges)]
+    states = [HiddenStates(hidden) for hidden in teacher_hidden(cfg, teacher, context, exchanges)]
     seeding = settings.read(config).seeding
     optimizer = seeding.optimizer()
     state = place(init_state(take_slot(held, 1, index), optimizer), "learner")
-    batch = batch_of(exchanges, states, packs(exchanges, shape), shape)
+    batch = make_batch(exchanges, states, pack_exchanges(exchanges, shape), shape)
     out = {"losses": [], "norms": []}
     for _ in range(3):
         state, metrics = seeding_step(
@@ -119,7 +120,7 @@ def steps(config, is_all):
     critic = init_critic(cfg.width, policy.value_learning_rate)
     learner = init_state(take_slot(held, 1, index), optimizer).replace(critic=critic)
     learner = place(learner, "learner")
-    scored, states, _ = play(
+    scored, states, _ = collect_rollouts(
         cfg,
         tokenizer,
         None,
@@ -137,7 +138,7 @@ def steps(config, is_all):
     for name in ("old_log_probs", "old_values", "advantage"):
         out[name] = [getattr(e, name).tolist() for e in scored]
     objective = dataclasses.replace(seeding.objective, surrogate=policy)
-    batch = batch_of(scored, states, packs(scored, shape), shape)
+    batch = make_batch(scored, states, pack_exchanges(scored, shape), shape)
     out["ppo"] = []
     for _ in range(3):
         learner, metrics = seeding_step(

@@ -1,4 +1,4 @@
-"""A night's seeding: a small run from end to end."""
+"""Seeding of one slot: small runs from end to end."""
 
 import dataclasses
 import json
@@ -7,31 +7,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from few_exchanges import EXCHANGES, SHAPE, exchange, tokens
+from sample_exchanges import EXCHANGES, SHAPE, exchange, tokens
 
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.slots import take_slot, unlock
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding import consolidate, rollouts
-from sleep_jax.seeding.consolidate import divergence, seed_slot
+from sleep_jax.seeding.consolidate import mean_divergence, seed_slot
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
-from sleep_jax.seeding.rollouts import rollout_widths
+from sleep_jax.seeding.rollout_buffer import rollout_widths
 from sleep_jax.seeding.seeding_config import SeedingConfig
-from sleep_jax.seeding.sequences import Exchange, Teacher, packs
+from sleep_jax.seeding.sequences import Exchange, Teacher, pack_exchanges
 from sleep_jax.seeding.trunk import precompute
 from sleep_jax.wake.context import read
 
 
 def seeding(**changes):
-    """Four quick steps; rollouts for two updates at a time."""
+    """Settings of four quick updates, with a round of rollouts for two of them."""
     settings = {
         "steps": 4,
         "learning_rate": 0.02,
         "warmup": 0,
         "shape": SHAPE,
-        "dreams": 1,
+        "num_prompts": 1,
         "steps_per_generation": 2,
         "rollout_start": 0.0,
         "objective": Objective(),
@@ -42,7 +42,7 @@ def seeding(**changes):
 
 @pytest.fixture(scope="module")
 def night(cfg, variables, trained):
-    """What `seed_slot` is given: a teacher that knows more and has read, a fresh slot 0."""
+    """Arguments of `seed_slot`: a teacher with other slots and documents, a new slot 0."""
     context, _, _ = read(cfg, trained, [tokens(12), tokens(5), ()])
     slots, index = unlock(variables["slots"], 1)
     student = variables | {"slots": slots}
@@ -57,38 +57,38 @@ def night(cfg, variables, trained):
 
 
 def distance(cfg, student, teachers):
-    """`divergence` over all exchanges."""
+    """`mean_divergence` over all exchanges."""
     states = precompute(cfg, student, teachers, EXCHANGES, SHAPE)
-    return divergence(cfg, student, EXCHANGES, states, teachers, SHAPE)
+    return mean_divergence(cfg, student, EXCHANGES, states, teachers, SHAPE)
 
 
 def judge(candidates, references):
     return np.array([float(len(c) % 2) for c in candidates], np.float32)
 
 
-class Calls:
-    """A timer that writes down what it is told."""
+class RecordingTimer:
+    """A timer that records its calls."""
 
     def __init__(self):
-        self.heard = []
+        self.calls = []
 
     def begin(self, step):
-        self.heard.append(f"begin {step}")
+        self.calls.append(f"begin {step}")
 
     def lap(self, part):
-        self.heard.append(part)
+        self.calls.append(part)
 
     def end(self, sequences):
-        self.heard.append("end")
-        return {"time/tokens": float(sum(own for _, own, _ in sequences))}
+        self.calls.append("end")
+        return {"time/tokens": float(sum(tokens for _, tokens, _ in sequences))}
 
     def finished(self, step):
-        self.heard.append(f"finished {step}")
+        self.calls.append(f"finished {step}")
 
 
-def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
+def test_seed_slot_changes_only_the_slot_and_logs_every_step(cfg, tokenizer, night):
     before = jax.tree.map(np.array, night["student"])
-    logged, timer = [], Calls()
+    logged, timer = [], RecordingTimer()
     got = seed_slot(
         cfg,
         tokenizer,
@@ -118,17 +118,15 @@ def test_only_the_slot_is_new_and_every_step_is_logged(cfg, tokenizer, night):
         # Rollouts join after half of the steps.
         for name in ("kl_on", "policy_loss", "reward", "tied"):
             assert (name in metrics) == (step >= 2)
-    # The slot of that moment wrote them: the sampler's log-probs are the scorer's.
+    # They were sampled with the slot of that update: the sampler's log-probs are the scorer's.
     np.testing.assert_allclose(logged[2][1]["policy_ratio"], 1, atol=1e-4)
-    # An update is known to be over while the next one runs.
-    told = "begin 0|end|begin 1|finished 0|end|begin 2|rollout|reward|score|finished 1|end|begin 3"
-    assert "|".join(timer.heard) == f"{told}|finished 2|end|finished 3"
+    # An update is known to have finished while the next one runs.
+    want = "begin 0|end|begin 1|finished 0|end|begin 2|rollout|reward|score|finished 1|end|begin 3"
+    assert "|".join(timer.calls) == f"{want}|finished 2|end|finished 3"
 
 
-def test_distillation_alone_reaches_for_the_teacher_without_rollouts(
-    cfg, tokenizer, night, monkeypatch
-):
-    monkeypatch.setattr(consolidate, "play", pytest.fail)
+def test_seed_slot_with_alpha_1_distils_without_rollouts(cfg, tokenizer, night, monkeypatch):
+    monkeypatch.setattr(consolidate, "collect_rollouts", pytest.fail)
     config = seeding(steps=30, objective=Objective(alpha=1.0, lam=0.0))
     losses = []
     got = seed_slot(
@@ -146,10 +144,10 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize("name", ["grpo", pytest.param("ppo", marks=pytest.mark.slow)])
-def test_what_was_written_before_is_learnt_by_its_reward(
+def test_seed_slot_learns_written_rollouts_by_their_advantages(
     cfg, tokenizer, night, log_probs, monkeypatch, name
 ):
-    monkeypatch.delattr(rollouts, "roll_out")  # to call it would be an error
+    monkeypatch.delattr(rollouts, "sample_rollouts")  # to call it would be an error
     policy = surrogate(name, importance_cap=2.0)
     config = seeding(
         steps=10,
@@ -173,9 +171,9 @@ def test_what_was_written_before_is_learnt_by_its_reward(
         scores = log_probs(variables, e.student + e.completion[:-1])[len(e.student) - 1 :]
         return scores[np.arange(len(e.completion)), e.completion].sum()
 
-    praised, blamed = (likelihood(got, e) - likelihood(night["student"], e) for e in WRITTEN)
-    assert praised > blamed + 0.5
-    np.testing.assert_allclose(logged[0]["policy_ratio"], 1, atol=1e-4)  # the scorer's own
+    gains = [likelihood(got, e) - likelihood(night["student"], e) for e in WRITTEN]
+    assert gains[0] > gains[1] + 0.5  # advantages are 1 and -1
+    np.testing.assert_allclose(logged[0]["policy_ratio"], 1, atol=1e-4)  # both by the scorer
     assert logged[0]["policy_sampler_gap"] > 0.1 and "reward" not in logged[0]
     assert logged[0]["policy_round_gap"] < 1e-4 < 1e-3 < logged[-1]["policy_round_gap"]
 
@@ -184,7 +182,7 @@ class Stopped(Exception):
     pass
 
 
-class Pages:
+class MemoryCheckpoint:
     """A mid-phase checkpoint in memory; the first attempt is stopped at its `stop`-th save."""
 
     def __init__(self, stop):
@@ -209,16 +207,16 @@ class Pages:
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                ("group", {"reuse": 3, "steps_per_generation": 1}, (), 1, 3),
-                ("group", {"reuse": 6, "dreams": 1}, WRITTEN, 3, 3),
+                ("group", {"num_iterations": 3, "steps_per_generation": 1}, (), 1, 3),
+                ("group", {"num_iterations": 6, "num_prompts": 1}, WRITTEN, 3, 3),
                 ("ppo", {"steps_per_generation": 2}, (), 1, 2),
-                ("ppo", {"reuse": 6, "dreams": 1}, WRITTEN, 3, 3),
-                ("grpo", {"reuse": 6, "dreams": 1}, WRITTEN, 3, 3),
+                ("ppo", {"num_iterations": 6, "num_prompts": 1}, WRITTEN, 3, 3),
+                ("grpo", {"num_iterations": 6, "num_prompts": 1}, WRITTEN, 3, 3),
             )
         ),
     ],
 )
-def test_a_night_that_was_stopped_ends_with_the_same_bits(
+def test_seed_slot_resumes_to_the_same_bits(
     cfg, tokenizer, night, estimator, changes, written, stop, done
 ):
     policy = surrogate(estimator)
@@ -229,42 +227,42 @@ def test_a_night_that_was_stopped_ends_with_the_same_bits(
     def run(mid_phase):
         logged = []
         log = lambda *entry: logged.append(entry)  # noqa: E731
-        more = {"log": log, "written": written, "mid_phase": mid_phase}
-        return seed_slot(cfg, tokenizer, judge, config, **night, **more), logged
+        options = {"log": log, "written": written, "mid_phase": mid_phase}
+        return seed_slot(cfg, tokenizer, judge, config, **night, **options), logged
 
-    whole, told = run(None)
-    pages = Pages(stop)
+    uninterrupted, logged = run(None)
+    checkpoint = MemoryCheckpoint(stop)
     with pytest.raises(Stopped):
-        run(pages)
-    assert pages.kept[-1][0] == done
-    resumed, told_again = run(pages)
-    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
-    assert told_again == told
-    assert all(("policy_value" in figures) == (estimator == "ppo") for _, figures in told)
+        run(checkpoint)
+    assert checkpoint.kept[-1][0] == done
+    resumed, logged_again = run(checkpoint)
+    jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
+    assert logged_again == logged
+    assert all(("policy_value" in figures) == (estimator == "ppo") for _, figures in logged)
 
 
-def test_written_sequences_that_do_not_fit_an_update_are_refused(cfg, tokenizer, night):
+def test_seed_slot_rejects_written_rollouts_that_do_not_fit_an_update(cfg, tokenizer, night):
     config = seeding(num_prompts=9, imitation=ImitationConfig(num_generations=2, max_new_tokens=4))
     with pytest.raises(ValueError, match=r"dreaming\.batch_size=9 .* may need 3 rows"):
         seed_slot(cfg, tokenizer, judge, config, **night, log=lambda *_: None, written=WRITTEN * 5)
 
 
-def test_divergence_is_the_mean_over_tokens_whatever_the_batches(cfg, night, log_probs):
-    known = precompute(cfg, night["student"], night["teachers"], EXCHANGES, SHAPE)
+def test_mean_divergence_is_the_mean_over_tokens_of_all_batches(cfg, night, log_probs):
+    all_states = precompute(cfg, night["student"], night["teachers"], EXCHANGES, SHAPE)
     head = night["student"]["params"]["head"]["kernel"]
     total = 0.0
-    for e, states in zip(EXCHANGES, known):
+    for e, states in zip(EXCHANGES, all_states):
         s = log_probs(night["student"], e.student + e.completion[:-1])[len(e.student) - 1 :]
         t = np.asarray(jax.nn.log_softmax(jnp.asarray(states.teacher) @ head))
         total += (np.exp(t) * (t - s)).sum()
     # Five exchanges of 36 tokens do not fit one batch of two rows.
-    assert len(packs(EXCHANGES, SHAPE)) > SHAPE.batch_size
+    assert len(pack_exchanges(EXCHANGES, SHAPE)) > SHAPE.batch_size
     got = distance(cfg, night["student"], night["teachers"])
     np.testing.assert_allclose(got, total / 36, rtol=1e-3)
 
 
 def test_rollout_widths_hold_every_dream():
-    # Prompts of 3 and 4 tokens; the longest dream has 8, the recital of 10 is none.
+    # Prompts of 3 and 4 tokens; the longest dream has 8, the recitation of 10 is not a dream.
     dreams = [e for e in EXCHANGES if e.is_imitable]
     assert rollout_widths(dreams, ImitationConfig(max_new_tokens=7)) == (16, 20)
     longer = [*dreams, exchange(20)]
@@ -278,12 +276,12 @@ def test_rollout_widths_hold_every_dream():
         ({"rollout_start": 1.5}, r"seeding.rollout_start=1.5; give a number from 0 to 1"),
     ],
 )
-def test_settings_that_make_no_sense_are_rejected(change, message):
+def test_seeding_config_rejects_invalid_settings(change, message):
     with pytest.raises(ValueError, match=message):
         seeding(**change)
 
 
-def test_a_gradient_is_clipped_before_adam():
+def test_optimizer_clips_the_gradient_before_adam():
     optimizer = seeding(steps=10, learning_rate=0.5, warmup=0).optimizer()
     state = optimizer.init(jnp.zeros(2))
     # Adam's first update is the learning rate against the sign, whatever the norm.
@@ -291,7 +289,7 @@ def test_a_gradient_is_clipped_before_adam():
     np.testing.assert_allclose(updates, [-0.5, 0.5], rtol=1e-4)
 
 
-def test_the_first_update_learns_and_the_peak_comes_after_the_warmup():
+def test_optimizer_schedule_starts_above_0_and_peaks_after_the_warmup():
     optimizer = seeding(steps=9, learning_rate=0.5, warmup=4).optimizer()
     state, rates = optimizer.init(jnp.zeros(1)), []
     for _ in range(10):  # of one gradient: each of Adam's updates is the rate
@@ -303,35 +301,35 @@ def test_the_first_update_learns_and_the_peak_comes_after_the_warmup():
 
 
 @pytest.mark.slow
-def test_several_teachers_are_weighted(cfg, variables, night, tokenizer):
+def test_several_teachers_are_weighted_in_divergence_and_seeding(cfg, variables, night, tokenizer):
     """The divergence from two teachers is the weighted mean of that from each, and so is what the
     slot learns from; the second teacher is another checkpoint of another width."""
     wide = cfg.replace(width=40, heads=5, kv_heads=1, memory=MemoryConfig())
     params = Decoder(wide).init(jax.random.key(7), np.zeros((1, 2), np.int32))["params"]
     context = read(wide, {"params": params}, [tokens(12), tokens(5), ()])[0]
-    [own] = night["teachers"]
-    own = dataclasses.replace(own, weight=0.75)
+    [model] = night["teachers"]
+    model = dataclasses.replace(model, weight=0.75)
     other = Teacher(wide, {"params": params}, context, weight=0.25)
 
-    alone = [dataclasses.replace(t, weight=1.0) for t in (own, other)]
-    # A single teacher is scored with the student's head; next to itself, with its own.
+    # A single teacher is scored with the student's head; two of it, with its own.
+    single = [dataclasses.replace(model, weight=1.0)]
     halves = [dataclasses.replace(other, weight=0.5)] * 2
-    each = [distance(cfg, night["student"], those) for those in (alone[:1], halves)]
-    got = distance(cfg, night["student"], [own, other])
+    each = [distance(cfg, night["student"], teachers) for teachers in (single, halves)]
+    got = distance(cfg, night["student"], [model, other])
     np.testing.assert_allclose(got, 0.75 * each[0] + 0.25 * each[1], rtol=1e-5)
     config = seeding(steps=30, objective=Objective(alpha=1.0, lam=0.0))
-    both = night | {"teachers": [own, other]}
+    both = night | {"teachers": [model, other]}
     learnt = seed_slot(cfg, tokenizer, judge, config, **both, log=lambda *_: None)
-    assert distance(cfg, learnt, [own, other]) < got
+    assert distance(cfg, learnt, [model, other]) < got
     with pytest.raises(ValueError, match="sum to 1"):
-        distance(cfg, night["student"], [own, own, other])
+        distance(cfg, night["student"], [model, model, other])
     narrow = dataclasses.replace(other, cfg=wide.replace(vocab=90))
     with pytest.raises(ValueError, match="97, 90 tokens"):
-        distance(cfg, night["student"], [own, narrow])
+        distance(cfg, night["student"], [model, narrow])
 
 
 def logged_night(cfg, tokenizer, night, **changes):
-    """(the log of a night, the slot that it leaves)."""
+    """(the figures that a night logs, the slot that it seeds)."""
     log = []
     got = seed_slot(
         cfg,
@@ -349,11 +347,13 @@ def logged_night(cfg, tokenizer, night, **changes):
 
 
 @pytest.mark.slow
-def test_rollouts_serve_several_updates(cfg, tokenizer, night, monkeypatch):
+def test_seed_slot_reuses_rollouts_with_importance_weights(cfg, tokenizer, night, monkeypatch):
     """Truncated sampling, corrected: two passes over the rollouts of two updates."""
-    rounds, play = [], consolidate.play
+    rounds, collect = [], consolidate.collect_rollouts
     monkeypatch.setattr(
-        consolidate, "play", lambda *a, **k: rounds.append(out := play(*a, **k)) or out
+        consolidate,
+        "collect_rollouts",
+        lambda *args, **options: rounds.append(out := collect(*args, **options)) or out,
     )
     policy = surrogate("group", kl_estimator="k2", kl_coef=0.1, importance_cap=1.2)
     log, _ = logged_night(
@@ -377,7 +377,7 @@ def test_rollouts_serve_several_updates(cfg, tokenizer, night, monkeypatch):
         np.concatenate([getattr(e, name) for e in rollouts])
         for name in ("old_log_probs", "log_probs")
     )
-    # What top-p leaves is likelier when it is drawn than under the model itself.
+    # Tokens within top-p are likelier for the sampler than for the model itself.
     assert (sampler >= old - 1e-5).all() and (sampler - old).max() > 0.01
     # Before the first update of the night the student is the reference.
     np.testing.assert_allclose(log[0]["policy_penalty"], 0, atol=1e-8)
@@ -385,8 +385,8 @@ def test_rollouts_serve_several_updates(cfg, tokenizer, night, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_staged_night_of_ppo(cfg, tokenizer, night):
-    """Distil, then imitate, with a value head, in parts: what no other test puts together."""
+def test_seed_slot_in_staged_mode_with_ppo(cfg, tokenizer, night):
+    """Distil, then imitate, with a value head, and gradients accumulated over parts."""
     policy = surrogate("ppo", kl_estimator="k1", kl_coef=0.1, entropy_coef=0.01)
     log, slot = logged_night(
         cfg,
@@ -402,5 +402,5 @@ def test_a_staged_night_of_ppo(cfg, tokenizer, night):
         assert ("policy_explained_variance" in figures) == ("reward" in figures) == imitates
         assert (figures["hidden_gradient_policy"] > 0) == imitates
         assert figures["gradient_norm"] > 0
-    born = take_slot(night["student"]["memory"], night["level"], night["index"])
-    assert slot.keys() == born.keys()  # the value head is no part of it
+    initial = take_slot(night["student"]["memory"], night["level"], night["index"])
+    assert slot.keys() == initial.keys()  # the value head is not part of the slot

@@ -1,4 +1,4 @@
-"""Degenerate input to a night: defined results or clear errors, and never NaN in what learns."""
+"""Degenerate input to seeding: defined results or clear errors, and no NaN in slot or optimizer."""
 
 import dataclasses
 
@@ -10,12 +10,13 @@ import pytest
 
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
 from sleep_jax.seeding.consolidate import run_consolidation, seed_slot
+from sleep_jax.seeding.gate import Gate
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.seeding_config import SeedingConfig
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, make_batch, pack_exchanges
 from sleep_jax.seeding.step import init_state, seeding_step
-from sleep_jax.seeding.transaction import Gate, MemoryState, TeacherIsStudent, Transaction
+from sleep_jax.seeding.transaction import MemoryState, TeacherIsStudent, Transaction
 from sleep_jax.seeding.trunk import precompute
 from sleep_jax.seeding.update_log import NotFinite
 from sleep_jax.wake.context import read
@@ -50,19 +51,19 @@ def teacher(cfg, trained):
 @pytest.fixture(scope="module")
 def batch(cfg, trained, teacher):
     states = precompute(cfg, trained, [teacher], EXCHANGES, SHAPE)
-    return batch_of(EXCHANGES, states, packs(EXCHANGES, SHAPE), SHAPE)
+    return make_batch(EXCHANGES, states, pack_exchanges(EXCHANGES, SHAPE), SHAPE)
 
 
 @pytest.fixture(scope="module")
 def student(cfg, trained):
-    """The trained model with slot 1 as at birth."""
+    """The trained model with an initial slot 1."""
     fresh, _ = init_memory(jax.random.key(5), cfg.memory, layers=2, width=32)
     return trained | {"memory": put_slot(trained["memory"], 1, 1, take_slot(fresh, 1, 1))}
 
 
 @pytest.fixture
 def advance(cfg, student):
-    """(state=that at birth, batch, base) -> (state, metrics), all as NumPy."""
+    """(batch, state=initial, base) -> (state, metrics), all as NumPy."""
 
     def step(batch, state=None, base=student):
         state = init_state(take_slot(student["memory"], 1, 1), ADAM) if state is None else state
@@ -98,7 +99,7 @@ def damaged(student, batch, how):
         "an advantage is NaN",
     ],
 )
-def test_an_update_that_is_not_finite_changes_no_bit_and_is_counted(student, batch, advance, how):
+def test_non_finite_update_is_skipped_and_counted(student, batch, advance, how):
     before, metrics = advance(batch)
     assert metrics["skipped"] == 0
     base, bad = damaged(student, batch, how)
@@ -108,11 +109,11 @@ def test_an_update_that_is_not_finite_changes_no_bit_and_is_counted(student, bat
         jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(before, part))
     healed, metrics = advance(batch, after)
     assert metrics["skipped"] == 0 and (healed.slot["down"] != before.slot["down"]).any()
-    # As if the bad one had never been.
+    # As if the bad update had not happened.
     jax.tree.map(np.testing.assert_array_equal, healed.slot, advance(batch, before)[0].slot)
 
 
-def test_padding_alone_teaches_nothing(batch, advance):
+def test_update_on_padding_alone_is_0(batch, advance):
     before, _ = advance(batch)
     empty = jax.tree.map(np.zeros_like, batch)
     fresh, metrics = advance(empty)
@@ -122,25 +123,25 @@ def test_padding_alone_teaches_nothing(batch, advance):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(fresh))
 
 
-def test_tied_rewards_weigh_as_much_as_none(batch, advance):
+def test_update_with_tied_rewards_equals_update_without_rewards(batch, advance):
     tied, _ = advance(batch.replace(advantages=np.zeros_like(batch.advantages)))
     dropped, metrics = advance(batch.replace(rewarded=np.zeros_like(batch.rewarded)))
     jax.tree.map(np.testing.assert_array_equal, tied.slot, dropped.slot)
     assert metrics["policy_loss"] == 0 and metrics["gradient_norm"] > 0
 
 
-def test_an_empty_completion_is_as_good_as_absent(cfg, trained, teacher):
+def test_empty_completion_equals_an_absent_one(cfg, trained, teacher):
     # Its prompt fills a row to the last token, in both views.
     empty = Exchange(
         0, tokens(SHAPE.max_length), tokens(SHAPE.max_length), (), "rollout", True, 1.0
     )
     both = [*EXCHANGES[:1], empty]
-    states, alone = (precompute(cfg, trained, [teacher], x, SHAPE) for x in (both, both[:1]))
+    states, without = (precompute(cfg, trained, [teacher], x, SHAPE) for x in (both, both[:1]))
     assert states[1].teacher.shape == (0, 32)
-    np.testing.assert_allclose(states[0].teacher, alone[0].teacher, atol=1e-5)
-    rows = packs(both, SHAPE)
+    np.testing.assert_allclose(states[0].teacher, without[0].teacher, atol=1e-5)
+    rows = pack_exchanges(both, SHAPE)
     assert len(rows) == 2
-    batch = batch_of(both, states, rows, SHAPE)
+    batch = make_batch(both, states, rows, SHAPE)
     assert batch.mask.sum() == 8 and not batch.rewarded.any()
 
 
@@ -150,7 +151,7 @@ def seeding(**changes):
         "learning_rate": 0.02,
         "warmup": 0,
         "shape": SHAPE,
-        "dreams": 1,
+        "num_prompts": 1,
         "steps_per_generation": 1,
         "rollout_start": 0.0,
         "objective": Objective(),
@@ -183,14 +184,14 @@ def night(cfg, tokenizer, variables, teacher):
 
 
 @pytest.mark.slow
-def test_a_night_without_numbers_stops_and_says_what_to_lower(variables, night):
+def test_seed_slot_raises_after_too_many_non_finite_updates(variables, night):
     before, log = jax.tree.map(np.array, variables), []
 
-    def silent(candidates, references):
+    def nan_judge(candidates, references):
         return np.full(len(candidates), np.nan, np.float32)
 
     with pytest.raises(NotFinite, match=r"update 1 is number 2 in a row.*lower seeding.learning_"):
-        night(silent, seeding(max_consecutive_errors=1), EXCHANGES[:2], log)
+        night(nan_judge, seeding(max_consecutive_errors=1), EXCHANGES[:2], log)
     assert [metrics["skipped"] for metrics in log] == [1, 1]
     jax.tree.map(np.testing.assert_array_equal, variables, before)
     with pytest.raises(
@@ -199,7 +200,7 @@ def test_a_night_without_numbers_stops_and_says_what_to_lower(variables, night):
         seeding(max_consecutive_errors=-1)
 
 
-def test_a_prefix_that_leaves_one_token(night):
+def test_seed_slot_with_references_of_one_token(night):
     log = []
     short = [dataclasses.replace(e, completion=e.completion[:2]) for e in EXCHANGES[:2]]
 
@@ -212,7 +213,7 @@ def test_a_prefix_that_leaves_one_token(night):
     assert [metrics["skipped"] for metrics in log] == [0, 0, 0]
 
 
-def test_a_night_about_nothing_is_refused(night):
+def test_seed_slot_rejects_empty_completions(night):
     for nothing in ([], [dataclasses.replace(EXCHANGES[0], completion=())]):
         with pytest.raises(ValueError, match=f"{len(nothing)} sequences to learn from, all of the"):
             night(lambda *_: None, seeding(), nothing, [])
@@ -221,15 +222,17 @@ def test_a_night_about_nothing_is_refused(night):
 @pytest.mark.parametrize(
     "weight, error, message",
     [
-        (1.0, TeacherIsStudent, "nothing to hand to level 1"),
+        (1.0, TeacherIsStudent, "nothing to consolidate into level 1"),
         (np.nan, NotFinite, "diverge by nan nats a token before the night of level 1"),
     ],
 )
-def test_nothing_starts_without_a_divergence(cfg, tokenizer, trained, weight, error, message):
-    """The teacher is the student; or its weights are no numbers."""
-    now = MemoryState(trained["memory"], trained["slots"])
-    same = jax.tree.map(lambda x: x * weight, trained["memory"])
-    variables = trained | {"memory": same}
+def test_run_consolidation_rejects_a_divergence_of_0_or_nan(
+    cfg, tokenizer, trained, weight, error, message
+):
+    """The teacher is the student, or its weights are NaN."""
+    state = MemoryState(trained["memory"], trained["slots"])
+    memory = jax.tree.map(lambda x: x * weight, trained["memory"])
+    variables = trained | {"memory": memory}
     teacher = Teacher(cfg, variables, read(cfg, variables, [()])[0])
     prompt = tokens(4)
     exchanges = [Exchange(None, prompt, prompt, tokens(6), "rehearse")]
@@ -241,7 +244,7 @@ def test_nothing_starts_without_a_divergence(cfg, tokenizer, trained, weight, er
             None,
             seeding(),
             Gate(),
-            Transaction(now, now, now, level=1, index=2),
+            Transaction(state, state, state, level=1, index=2),
             teachers=[teacher],
             exchanges=exchanges,
             probe=exchanges,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from certainty import CERTAIN, near_certainty, softmax
+from confident_head import CERTAIN, near_certain, softmax
 
 from sleep_jax.models.head import masked_sum
 from sleep_jax.seeding.divergence import KINDS, Divergence, scores_and_grads, token_scores
@@ -29,7 +29,7 @@ def naive(student, teacher=TEACHER):
     return kl, jnp.take_along_axis(log_s, TARGETS[:, None], -1)[:, 0]
 
 
-def test_by_hand():
+def test_forward_kl_by_hand():
     # Two tokens, three words. Token 0: T = (1/2, 1/4, 1/4), S = (1/4, 1/4, 1/2);
     # token 1: T = (1/3, 1/3, 1/3), S = (1/2, 1/3, 1/6).
     teacher = jnp.log(jnp.array([[2.0, 1.0, 1.0], [1.0, 1.0, 1.0]]))
@@ -48,47 +48,47 @@ def test_by_hand():
     np.testing.assert_allclose(gradient, [[-1 / 4, 0, 1 / 4], [1 / 6, 0, -1 / 6]], atol=1e-6)
 
 
-def test_it_is_the_teacher_that_weighs():
+def test_forward_kl_is_weighted_by_the_teacher():
     # T is sharp where S is flat: KL(T || S) = log 2 to within 1e-3, KL(S || T) is over 4.
     sharp, flat = jnp.array([[10.0, 0.0]]), jnp.array([[0.0, 0.0]])
-    one = jnp.zeros(1, jnp.int32), jnp.ones(1, bool), jnp.eye(2)
-    np.testing.assert_allclose(token_scores(flat, sharp, *one).kl, np.log(2), atol=1e-3)
-    np.testing.assert_allclose(token_scores(sharp, flat, *one).kl, 5 - np.log(2), atol=1e-3)
+    rest = jnp.zeros(1, jnp.int32), jnp.ones(1, bool), jnp.eye(2)
+    np.testing.assert_allclose(token_scores(flat, sharp, *rest).kl, np.log(2), atol=1e-3)
+    np.testing.assert_allclose(token_scores(sharp, flat, *rest).kl, 5 - np.log(2), atol=1e-3)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 11, 64])
-def test_values_and_gradients_are_the_naive_ones(chunk):
+def test_forward_kl_and_gradient_equal_the_naive_ones(chunk):
     def fused(student):
         scores = token_scores(student, TEACHER, TARGETS, EVERY, HEAD, chunk)
         return scores.kl, scores.log_prob
 
-    got, pull = jax.vjp(fused, STUDENT)
-    want, pull_want = jax.vjp(naive, STUDENT)
+    got, vjp = jax.vjp(fused, STUDENT)
+    want, naive_vjp = jax.vjp(naive, STUDENT)
     cotangent = tuple(jnp.asarray(RNG.normal(size=11), jnp.float32) for _ in range(2))
-    for g, w in zip((*got, *pull(cotangent)), (*want, *pull_want(cotangent))):
+    for g, w in zip((*got, *vjp(cotangent)), (*want, *naive_vjp(cotangent))):
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_not_learnt_costs_no_product(operations):
+def test_scores_and_grads_forms_only_learnt_gradients(operations):
     """Every product with a head is one of [.., 13]: of the student, the teacher, each gradient."""
-    given = (STUDENT, TEACHER, TARGETS, EVERY, HEAD, 4)
-    whole, grads = scores_and_grads(*given, has_entropy=True)
-    for learns in (("kl",), ("log_prob",), ("kl", "log_prob"), ("log_prob", "entropy")):
-        run = functools.partial(scores_and_grads, has_entropy=True, learns=learns)
-        scores, some = run(*given)
-        jax.tree.map(np.testing.assert_array_equal, scores, whole)
-        for name, slope in vars(some).items():
-            if name in learns:
-                np.testing.assert_allclose(slope, getattr(grads, name), rtol=1e-5, atol=1e-7)
+    args = (STUDENT, TEACHER, TARGETS, EVERY, HEAD, 4)
+    all_scores, all_grads = scores_and_grads(*args, has_entropy=True)
+    for learnt in (("kl",), ("log_prob",), ("kl", "log_prob"), ("log_prob", "entropy")):
+        run = functools.partial(scores_and_grads, has_entropy=True, learnt=learnt)
+        scores, grads = run(*args)
+        jax.tree.map(np.testing.assert_array_equal, scores, all_scores)
+        for name, grad in vars(grads).items():
+            if name in learnt:
+                np.testing.assert_allclose(grad, getattr(all_grads, name), rtol=1e-5, atol=1e-7)
             else:
-                assert slope is None
-        products = operations(lambda *given: run(*given, 4), *given[:-1])  # noqa: B023
+                assert grad is None
+        products = operations(lambda *args: run(*args, 4), *args[:-1])  # noqa: B023
         products = [x for x in products if x.primitive.name == "dot_general"]
         products = [x for x in products if 1 not in x.outvars[0].aval.shape]  # but for sums
-        assert len(products) == 2 + len(learns)
+        assert len(products) == 2 + len(learnt)
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn():
+def test_divergence_and_gradient_are_0_for_equal_models():
     def loss(student):
         return token_scores(student, STUDENT, TARGETS, EVERY, HEAD, 4).kl
 
@@ -96,7 +96,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     assert not np.asarray(jax.grad(lambda s: loss(s).sum())(STUDENT)).any()
 
 
-def test_only_the_student_learns():
+def test_gradient_is_0_for_teacher_and_head():
     def loss(teacher, head):
         scores = token_scores(STUDENT, teacher, TARGETS, EVERY, head, 4)
         return (scores.kl + scores.log_prob).sum()
@@ -105,7 +105,7 @@ def test_only_the_student_learns():
     assert not any(np.asarray(g).any() for g in gradients)
 
 
-def test_masked_out_tokens_may_hold_anything():
+def test_scores_ignore_masked_tokens():
     # Of three chunks the first and last are mixed and the second is left out.
     mask = jnp.asarray([1, 1, 0, 1, 0, 0, 0, 0, 1, 1, 0], bool)
     student, teacher = (jnp.where(mask[:, None], x, jnp.nan) for x in (STUDENT, TEACHER))
@@ -128,7 +128,7 @@ def test_masked_out_tokens_may_hold_anything():
     assert not gradient[4:8].any()
 
 
-def test_narrow_operands_stay_near():
+def test_scores_of_a_bfloat16_head_are_near_those_of_float32():
     narrow = token_scores(STUDENT, TEACHER, TARGETS, EVERY, HEAD.astype(jnp.bfloat16))
     kl, log_prob = naive(STUDENT)
     assert narrow.kl.dtype == narrow.log_prob.dtype == jnp.float32
@@ -159,12 +159,12 @@ def divergence_of(log_s, log_t, d, targets=TARGETS):
 
 @functools.partial(jax.jit, static_argnames=("divergence", "chunk"))
 def value_and_gradient(divergence, student=STUDENT, targets=TARGETS, chunk=4):
-    """Of the fused divergence with one teacher, per token."""
-    kl, pull = jax.vjp(
+    """The fused divergence from one teacher and its gradient, per token."""
+    kl, vjp = jax.vjp(
         lambda s: token_scores(s, TEACHER, targets, EVERY, HEAD, chunk, divergence=divergence).kl,
         student,
     )
-    return kl, pull(jnp.ones(11))[0]
+    return kl, vjp(jnp.ones(11))[0]
 
 
 # T = (1/2, 1/4, 1/4), S = (1/8, 1/2, 3/8), y = 1. M of beta = 1/4 is (7, 14, 11) / 32.
@@ -192,23 +192,23 @@ def test_each_divergence_by_hand(kind, value, gradient, temperature):
     divergence = Divergence(kind, beta=0.25, top_k=1, temperature=temperature)
     student, teacher = (jnp.log(jnp.asarray(x[None], jnp.float32)) * temperature for x in (S, T))
     rest = teacher, jnp.array([1]), jnp.ones(1, bool), jnp.eye(3)
-    got, pull = jax.vjp(lambda s: token_scores(s, *rest, divergence=divergence), student)
+    got, vjp = jax.vjp(lambda s: token_scores(s, *rest, divergence=divergence), student)
     np.testing.assert_allclose(got.kl, [value], rtol=1e-5)
     # The target's log-probability stays at temperature 1, where S is (1, 16, 9) / 26.
     np.testing.assert_allclose(got.log_prob, LOG([0.5 if temperature == 1 else 16 / 26]), rtol=1e-5)
     one, zero = jnp.ones(1), jnp.zeros(1)
-    (towards,) = pull(dataclasses.replace(got, kl=one, log_prob=zero))
-    np.testing.assert_allclose(towards[0], gradient / temperature, atol=1e-6)
-    (towards,) = pull(dataclasses.replace(got, kl=zero, log_prob=one))
+    (grad,) = vjp(dataclasses.replace(got, kl=one, log_prob=zero))
+    np.testing.assert_allclose(grad[0], gradient / temperature, atol=1e-6)
+    (grad,) = vjp(dataclasses.replace(got, kl=zero, log_prob=one))
     p = np.exp(student[0]) / np.exp(student[0]).sum()
-    np.testing.assert_allclose(towards[0], np.eye(3)[1] - p, atol=1e-6)
+    np.testing.assert_allclose(grad[0], np.eye(3)[1] - p, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("kind", "is_capped"),
     [(kind, False) for kind in KINDS] + [(kind, True) for kind in KINDS if kind != "sampled"],
 )
-def test_values_and_gradients_are_those_of_the_definition(kind, is_capped):
+def test_each_divergence_and_gradient_equal_the_definition(kind, is_capped):
     # Two teachers, a temperature, and a cap that about half of the tokens reach.
     weights, divergence = (0.75, 0.25), Divergence(kind, beta=0.3, top_k=4, temperature=0.7)
 
@@ -224,7 +224,7 @@ def test_values_and_gradients_are_those_of_the_definition(kind, is_capped):
     cap = float(values[np.argsort(values)[5:7]].mean())
     if is_capped:
         divergence = dataclasses.replace(divergence, cap=cap)
-    got, pull = jax.vjp(
+    got, vjp = jax.vjp(
         lambda s: (
             token_scores(
                 s,
@@ -240,18 +240,18 @@ def test_values_and_gradients_are_those_of_the_definition(kind, is_capped):
         ),
         STUDENT,
     )
-    want, pull_want = jax.vjp(lambda s: definition(s, cap if is_capped else jnp.inf), STUDENT)
+    want, definition_vjp = jax.vjp(lambda s: definition(s, cap if is_capped else jnp.inf), STUDENT)
     cotangent = jnp.asarray(RNG.normal(size=11), jnp.float32)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
-    (gradient,) = pull(cotangent)
-    np.testing.assert_allclose(gradient, pull_want(cotangent)[0], rtol=1e-4, atol=1e-5)
-    learns = gradient.any(-1)
-    assert learns.tolist() == ((values < cap) if is_capped else EVERY).tolist()
-    assert learns.sum() == (6 if is_capped else 11)
+    (gradient,) = vjp(cotangent)
+    np.testing.assert_allclose(gradient, definition_vjp(cotangent)[0], rtol=1e-4, atol=1e-5)
+    is_learnt = gradient.any(-1)
+    assert is_learnt.tolist() == ((values < cap) if is_capped else EVERY).tolist()
+    assert is_learnt.sum() == (6 if is_capped else 11)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_neither_chunks_nor_what_is_masked_out_matter(kind):
+def test_each_divergence_ignores_chunks_and_masked_tokens(kind):
     mask = jnp.asarray([1, 1, 0, 1, 0, 0, 0, 0, 1, 1, 0], bool)
     divergence = Divergence(kind, beta=0.3, top_k=4, temperature=0.7)
     values, gradients = value_and_gradient(divergence, chunk=64)
@@ -280,7 +280,7 @@ def test_jsd_ends_in_forward_and_reverse(beta, end):
 
 
 @pytest.mark.parametrize(("beta", "temperature"), [(0.0, 1.0), (0.1, 0.9), (0.5, 1.0), (1.0, 0.9)])
-def test_jsd_is_that_of_trl(beta, temperature):
+def test_jsd_equals_that_of_trl(beta, temperature):
     """The reference says in torch what `GKDTrainer.generalized_jsd_loss` does."""
     torch = pytest.importorskip("torch")
 
@@ -303,19 +303,19 @@ def test_jsd_is_that_of_trl(beta, temperature):
 
 
 @pytest.mark.parametrize("k", [13, 64])
-def test_top_k_of_the_whole_vocabulary_is_forward(k):
+def test_top_k_of_the_whole_vocabulary_is_forward_kl(k):
     want = value_and_gradient(Divergence())
     for g, w in zip(value_and_gradient(Divergence("top_k", top_k=k)), want):
         np.testing.assert_array_equal(g, w)
 
 
-def test_top_k_grows_with_k_towards_forward():
+def test_top_k_grows_with_k_towards_forward_kl():
     # Merging words can only hide divergence (data processing).
     values = [value_and_gradient(Divergence("top_k", top_k=k))[0] for k in (1, 3, 6, 13)]
     assert (np.diff(values, axis=0) > -1e-6).all() and values[0].sum() < 0.8 * values[-1].sum()
 
 
-def test_the_expected_sample_is_reverse_kl():
+def test_sampled_divergence_is_reverse_kl_in_expectation():
     value, gradient = value_and_gradient(Divergence("reverse"))
     each = jax.vmap(lambda y: value_and_gradient(Divergence("sampled"), targets=jnp.full(11, y)))
     values, gradients = each(jnp.arange(13))
@@ -326,34 +326,34 @@ def test_the_expected_sample_is_reverse_kl():
     np.testing.assert_allclose(values[3], (LOG_S - LOG_T)[:, 3], rtol=1e-4, atol=1e-5)
 
 
-def slopes_in_float64(s, t, d):
-    """(dD/du, dH/du) of distributions S and T, the formulae of the module."""
+def grads_in_float64(s, t, d):
+    """(dD/du, dH/du) of distributions S and T by the formulae of the module."""
     log_s, log_t, is_target = np.log(s), np.log(t), np.eye(len(s))[CERTAIN]
     if d.kind == "forward":
-        slope = s - t
+        grad = s - t
     elif d.kind == "reverse":
-        slope = s * (log_s - log_t - s @ (log_s - log_t))
+        grad = s * (log_s - log_t - s @ (log_s - log_t))
     elif d.kind == "jsd":
         to_m = log_s - np.log(d.beta * t + (1 - d.beta) * s)
-        slope = (1 - d.beta) * s * (to_m - s @ to_m)
+        grad = (1 - d.beta) * s * (to_m - s @ to_m)
     elif d.kind == "top_k":
         is_tail = t < np.sort(t)[-d.top_k]
-        slope = s - np.where(is_tail, s * t[is_tail].sum() / s[is_tail].sum(), t)
+        grad = s - np.where(is_tail, s * t[is_tail].sum() / s[is_tail].sum(), t)
     else:
-        slope = (log_s - log_t)[CERTAIN] * (is_target - s)
-    return slope, -s * (log_s - s @ log_s)
+        grad = (log_s - log_t)[CERTAIN] * (is_target - s)
+    return grad, -s * (log_s - s @ log_s)
 
 
 @pytest.mark.parametrize("p", [0.986, 0.998, 0.99999])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_precise_near_certainty(kind, p):
     """Of a bfloat16 head, against float64; the teacher is unsure or nearly as certain."""
-    student, head = near_certainty(p)
+    student, head = near_certain(p)
     divergence, target = Divergence(kind, beta=0.3, top_k=8), jnp.array([CERTAIN])
-    for of_teacher in (0.5, 1 - (1 - p) / 3):
-        if kind == "sampled" and of_teacher > 0.9:
+    for teacher_p in (0.5, 1 - (1 - p) / 3):
+        if kind == "sampled" and teacher_p > 0.9:
             continue  # D itself, the factor, is a difference of two numbers near 0
-        teacher, _ = near_certainty(of_teacher, seed=2)
+        teacher, _ = near_certain(teacher_p, seed=2)
         _, got = scores_and_grads(
             student[None],
             teacher[None],
@@ -363,14 +363,14 @@ def test_gradients_are_precise_near_certainty(kind, p):
             divergence=divergence,
             has_entropy=True,
         )
-        grads = slopes_in_float64(softmax(student), softmax(teacher), divergence)
-        for gradient, slope in zip((got.kl[0], got.entropy[0]), grads):
-            want = slope @ np.asarray(head, np.float64).T
+        grads = grads_in_float64(softmax(student), softmax(teacher), divergence)
+        for gradient, logit_grad in zip((got.kl[0], got.entropy[0]), grads):
+            want = logit_grad @ np.asarray(head, np.float64).T
             assert np.linalg.norm(gradient - want) < 0.01 * np.linalg.norm(want)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_extreme_logits_are_no_nan(kind):
+def test_divergence_and_gradient_of_extreme_logits_are_finite(kind):
     student, teacher = jnp.array([[1e4, -1e4, 0.0]]), jnp.array([[-1e4, 1e4, 0.0]])
     rest = jnp.array([0]), jnp.ones(1, bool), jnp.eye(3)
     # Of two distributions that share no word.
@@ -387,7 +387,7 @@ def test_extreme_logits_are_no_nan(kind):
         assert np.isfinite(gradient).all()
 
 
-def test_a_word_that_the_student_rules_out_is_infinitely_far():
+def test_divergence_of_tokens_with_probability_0():
     # The third logit is -1e40, which is -inf.
     head, rest = jnp.diag(jnp.array([1.0, 1.0, 1e20])), (jnp.array([0]), jnp.ones(1, bool))
     student, teacher = jnp.array([[0.0, 0.0, -1e20]]), jnp.zeros((1, 3))
@@ -399,7 +399,7 @@ def test_a_word_that_the_student_rules_out_is_infinitely_far():
     assert got == np.inf and np.isfinite(gradient).all() and gradient[0, 2] < 0
     got, gradient = jax.value_and_grad(lambda s: value(s, teacher, cap=5.0))(student)
     assert got == 5 and not gradient.any()
-    # What both rule out counts for nothing, and no mixture is infinitely far.
+    # Tokens with probability 0 under both add 0, and the JSD is finite.
     assert value(student, student) == value(student, student, kind="reverse") == 0
     np.testing.assert_allclose(value(student, teacher, kind="reverse"), np.log(3 / 2), rtol=1e-6)
     assert value(teacher, student, kind="reverse") == np.inf
@@ -425,12 +425,12 @@ def test_a_word_that_the_student_rules_out_is_infinitely_far():
         ),
     ],
 )
-def test_bad_settings_are_rejected(settings, words):
+def test_divergence_rejects_invalid_settings(settings, words):
     with pytest.raises(ValueError, match=words):
         Divergence(**settings)
 
 
-def test_entropy_and_its_gradient_are_the_naive_ones():
+def test_entropy_and_gradient_equal_the_naive_ones():
     def naive_entropy(student):
         log_s = jax.nn.log_softmax(student @ HEAD)
         return -(jnp.exp(log_s) * log_s).sum(-1)

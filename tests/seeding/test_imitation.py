@@ -8,8 +8,14 @@ import pytest
 
 from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.sampling.generate import Completion
-from sleep_jax.seeding import imitation
-from sleep_jax.seeding.imitation import ImitationConfig, absolute_reward, roll_out, shares, split
+from sleep_jax.seeding import rollouts as module
+from sleep_jax.seeding.imitation import (
+    ImitationConfig,
+    absolute_reward,
+    prefix_shares,
+    split_prefix,
+)
+from sleep_jax.seeding.rollouts import sample_rollouts
 from sleep_jax.seeding.sequences import Exchange
 
 
@@ -17,44 +23,42 @@ def dream(completion, document=0):
     return Exchange(document, (1, 2), (3,), tuple(completion), "answer")
 
 
-def test_a_cut_moves_the_prefix_into_both_prompts():
-    begun, rest = split(dream([10, 11, 12, 13]), 0.5)
-    assert begun.student == (1, 2, 10, 11) and begun.teacher == (3, 10, 11)
-    assert begun.completion == () and rest == (12, 13)
-    assert (begun.document, begun.kind) == (0, "answer")
+def test_split_prefix_moves_the_prefix_into_both_prompts():
+    prompt, reference = split_prefix(dream([10, 11, 12, 13]), 0.5)
+    assert prompt.student == (1, 2, 10, 11) and prompt.teacher == (3, 10, 11)
+    assert prompt.completion == () and reference == (12, 13)
+    assert (prompt.document, prompt.kind) == (0, "answer")
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_both_sides_of_a_cut_keep_a_token(n, share):
-    begun, rest = split(dream(range(10, 10 + n)), share)
-    assert begun.student[2:] + rest == tuple(range(10, 10 + n))
-    assert len(begun.student) > 2 and len(rest) > 0
-    assert abs(len(begun.student) - 2 - share * n) <= 1
+def test_split_prefix_leaves_a_token_on_both_sides(n, share):
+    prompt, reference = split_prefix(dream(range(10, 10 + n)), share)
+    assert prompt.student[2:] + reference == tuple(range(10, 10 + n))
+    assert len(prompt.student) > 2 and len(reference) > 0
+    assert abs(len(prompt.student) - 2 - share * n) <= 1
 
 
-def test_cuts_follow_their_law():
+def test_prefix_shares_follow_their_distribution():
     def mean_and_spread(**options):
-        at = shares(ImitationConfig(**options), jax.random.key(0), 4000)
-        assert (
-            at.shape == (4000,)
-            and options["prefix_range"][0] <= at.min() <= at.max() <= options["prefix_range"][1]
-        )
-        return at.mean(), at.std()
+        shares = prefix_shares(ImitationConfig(**options), jax.random.key(0), 4000)
+        low, high = options["prefix_range"]
+        assert shares.shape == (4000,) and low <= shares.min() <= shares.max() <= high
+        return shares.mean(), shares.std()
 
-    # Uniform over a width w has a deviation of w / sqrt(12); Beta(a, b) a mean of a / (a + b) and a
+    # Uniform over a width w: deviation w / sqrt(12); Beta(a, b) a mean of a / (a + b) and a
     # variance of ab / (a + b)^2 (a + b + 1), here 3 / 80.
     np.testing.assert_allclose(
         mean_and_spread(prefix_range=(0.1, 0.9)), (0.5, 0.8 / 12**0.5), rtol=0.03
     )
     got = mean_and_spread(prefix_range=(0.2, 0.8), prefix_beta=(3.0, 1.0))
     np.testing.assert_allclose(got, (0.2 + 0.6 * 0.75, 0.6 * (3 / 80) ** 0.5), rtol=0.03)
-    for law in ((1.0, 1.0), (2.0, 5.0)):
-        fixed = mean_and_spread(prefix_range=(0.4, 0.4), prefix_beta=law)
+    for beta in ((1.0, 1.0), (2.0, 5.0)):
+        fixed = mean_and_spread(prefix_range=(0.4, 0.4), prefix_beta=beta)
         np.testing.assert_allclose(fixed, (0.4, 0.0), atol=1e-6)
 
 
-def test_an_absolute_limit_counts_edits():
+def test_absolute_reward_with_a_threshold_in_edits():
     pairs = [([5, 6, 7, 8], [5, 6, 9, 9]), ([5, 6, 7, 8], [5, 9, 9, 9]), ([5], [9])]
     got = absolute_reward(*zip(*pairs), (2,), threshold=2, max_tokens=5, relative=False)
     np.testing.assert_allclose(got, [0.5, 0.0, 0.0])  # 2, 3 and 1 edits of 4, 4 and 1
@@ -78,51 +82,51 @@ def test_absolute_reward_by_hand(candidate, reference, reward):
     np.testing.assert_allclose(got, [reward], atol=1e-6)
 
 
-def test_split_leaves_the_thought_to_the_prompt():
+def test_split_prefix_keeps_the_thought_in_the_prompt():
     words = dream(range(10, 20), 1)
-    begun, rest = split(words, 0.5)
-    assert (begun.student[-5:], rest) == (tuple(range(10, 15)), tuple(range(15, 20)))
-    begun, rest = split(words, 0.5, thought=4)
-    assert rest == tuple(range(17, 20))  # half of the six after the thought
-    begun, rest = split(words, 0.0, thought=4)
-    assert rest == tuple(range(15, 20))
-    begun, rest = split(words, 1.0, thought=9)
-    assert rest == (19,)
+    prompt, reference = split_prefix(words, 0.5)
+    assert (prompt.student[-5:], reference) == (tuple(range(10, 15)), tuple(range(15, 20)))
+    prompt, reference = split_prefix(words, 0.5, thought=4)
+    assert reference == tuple(range(17, 20))  # half of the six after the thought
+    prompt, reference = split_prefix(words, 0.0, thought=4)
+    assert reference == tuple(range(15, 20))
+    prompt, reference = split_prefix(words, 1.0, thought=9)
+    assert reference == (19,)
 
 
-def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
+def test_sample_rollouts_by_hand(cfg, tokenizer, monkeypatch):
     eos = tokenizer.eos_ids[0]
     dreams = [dream(tokenizer.encode("abcdefghij"), 1), dream(tokenizer.encode("klmnopqrst"), None)]
     config = ImitationConfig(
         gamma=0.25, num_generations=2, prefix_range=(0.4, 0.4), max_new_tokens=5
     )
     words = ["efghi", "efgzz", "opqr", "opqr"]  # the last two end by themselves
-    written = [tuple(tokenizer.encode(w)) + (eos,) * (len(w) < 5) for w in words]
-    asked = {}
+    completions = [tuple(tokenizer.encode(w)) + (eos,) * (len(w) < 5) for w in words]
+    recorded = {}
 
     def generate(cfg, sampling, variables, prompts, rng, *, width):
-        asked.update(sampling=sampling, variables=variables, prompts=prompts, width=width)
-        drawn = [Completion(w, np.arange(5) - 8.0, w[-1] == eos) for w in written]
+        recorded.update(sampling=sampling, variables=variables, prompts=prompts, width=width)
+        drawn = [Completion(w, np.arange(5) - 8.0, w[-1] == eos) for w in completions]
         return [drawn[:2], drawn[2:]]
 
     def judge(candidates, references):
-        asked.update(candidates=candidates, references=references)
+        recorded.update(candidates=candidates, references=references)
         return np.array([1, 0, 1, 1], np.float32)
 
-    monkeypatch.setattr(imitation, "generate", generate)
-    rollouts, metrics = roll_out(
+    monkeypatch.setattr(module, "generate", generate)
+    rollouts, metrics = sample_rollouts(
         cfg, "student", tokenizer, judge, config, dreams, jax.random.key(0), width=24
     )
     prefixes = [tuple(tokenizer.encode(p)) for p in ("abcd", "klmn")]
-    assert asked["prompts"] == [(1, 2, *p) for p in prefixes]
-    assert (asked["variables"], asked["width"]) == ("student", 24)
-    sampling = asked["sampling"]
+    assert recorded["prompts"] == [(1, 2, *p) for p in prefixes]
+    assert (recorded["variables"], recorded["width"]) == ("student", 24)
+    sampling = recorded["sampling"]
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (1.0, 0, 1.0)
     assert (sampling.num_generations, sampling.max_new_tokens) == (2, 5)
     assert sampling.eos_ids == tokenizer.eos_ids
-    assert asked["candidates"] == words
-    # Cut at the limit for what ran into it; what ended by itself owes every word.
-    assert asked["references"] == ["efghi"] * 2 + ["opqrst"] * 2
+    assert recorded["candidates"] == words
+    # References are cut at the limit for completions that were cut off, else whole.
+    assert recorded["references"] == ["efghi"] * 2 + ["opqrst"] * 2
 
     # r = 1/4 r_sem + 3/4 r_abs, with r_abs = 1 and 3/5, then 4/6 twice.
     rewards = [1.0, 0.75 * 0.6, 0.25 + 0.75 * 4 / 6, 0.25 + 0.75 * 4 / 6]
@@ -135,38 +139,38 @@ def test_rollouts_are_what_was_written_and_paid(cfg, tokenizer, monkeypatch):
         metrics["rollout_advantages"], [r.advantage for r in rollouts], rtol=1e-5
     )
     assert metrics["rollout"].split("\n\n") == [
-        "> abcd ...", "1.00 for: efghi", "0.45 for: efgzz", "wanted: efghi",
+        "> abcd ...", "1.00 for: efghi", "0.45 for: efgzz", "reference: efghi",
     ]  # fmt: skip
     half = (rewards[0] - rewards[1]) / 2
     np.testing.assert_allclose([r.advantage for r in rollouts], [half, -half, 0, 0], atol=1e-6)
     for i, r in enumerate(rollouts):
         assert r.student == (1, 2, *prefixes[i // 2]) and r.teacher == (3, *prefixes[i // 2])
-        assert r.completion == written[i]
+        assert r.completion == completions[i]
         assert r.document == (1, None)[i // 2] and r.on_policy and not r.is_imitable
         np.testing.assert_array_equal(r.log_probs, np.arange(5) - 8.0)
-    # The second group is tied, the first was cut off.
-    for estimator, learns in (
+    # The second group is tied, the completions of the first were cut off.
+    for estimator, rewarded in (
         (Surrogate(), [True] * 4),
         (surrogate("dapo"), [True, True, False, False]),
         (Surrogate(mask_truncated_completions=True), [False, False, True, True]),
     ):
         chosen = dataclasses.replace(config, surrogate=estimator)
-        rollouts, _ = roll_out(
+        rollouts, _ = sample_rollouts(
             cfg, "student", tokenizer, judge, chosen, dreams, jax.random.key(0), width=24
         )
-        assert [r.rewarded for r in rollouts] == learns
+        assert [r.rewarded for r in rollouts] == rewarded
 
 
 @pytest.fixture
 def written(cfg, tokenizer, monkeypatch):
     """(words of two rollouts of "abcdefgh" cut in the middle, config) -> (rollouts, metrics)."""
 
-    def run(words, config, **given):
+    def run(words, config, **options):
         drawn = [
             Completion(tuple(tokenizer.encode(w)), np.arange(len(w)) - 3.0, False) for w in words
         ]
-        monkeypatch.setattr(imitation, "generate", lambda *_, **__: [drawn])
-        return roll_out(
+        monkeypatch.setattr(module, "generate", lambda *_, **__: [drawn])
+        return sample_rollouts(
             cfg,
             None,
             tokenizer,
@@ -177,13 +181,13 @@ def written(cfg, tokenizer, monkeypatch):
             [dream(tokenizer.encode("abcdefgh"))],
             jax.random.key(0),
             width=24,
-            **given,
+            **options,
         )
 
     return run
 
 
-def test_characters_are_compared_where_the_config_says_so(written, tokenizer, monkeypatch):
+def test_sample_rollouts_compares_characters_if_configured(written, tokenizer, monkeypatch):
     # A tokenizer that writes two characters a token.
     monkeypatch.setattr(
         type(tokenizer), "decode", lambda self, ids: "".join(f"{i % 7}-" for i in ids)
@@ -194,16 +198,16 @@ def test_characters_are_compared_where_the_config_says_so(written, tokenizer, mo
     np.testing.assert_allclose(by_character["reward_abs"], (7 / 8 + 6 / 8) / 2)
 
 
-def test_a_penalty_enters_the_advantages_through_the_reward(written):
+def test_sample_rollouts_subtracts_the_k1_penalty_from_rewards(written):
     config = ImitationConfig(surrogate=surrogate("group", kl_estimator="k1", kl_coef=0.1))
-    asked = []
+    scored = []
 
     def reference(rollouts):
-        asked.extend(rollouts)
+        scored.extend(rollouts)
         return [e.log_probs - 1.0 for e in rollouts]
 
     rollouts, metrics = written(["efgh", "ef"], config, reference=reference)
-    assert [e.completion for e in asked] == [e.completion for e in rollouts]
+    assert [e.completion for e in scored] == [e.completion for e in rollouts]
     # r_abs 1 and 1/2; k1 sums to 4 and 2.
     rewards = np.array([1.0 - 0.4, 0.5 - 0.2])
     got = [e.advantage for e in rollouts]
@@ -231,11 +235,11 @@ def test_a_penalty_enters_the_advantages_through_the_reward(written):
         ({"unit": "words"}, "seeding.unit='words'; choose from tokens, characters"),
         (
             {"temperature": 0.0},
-            "seeding.rollout_temperature=0.0; give a number .*a group needs chance",
+            "seeding.rollout_temperature=0.0; give a number .*rollouts of a group must differ",
         ),
-        ({"group": 1}, "seeding.num_generations=1; give a whole number at least 2"),
+        ({"num_generations": 1}, "seeding.num_generations=1; give a whole number at least 2"),
     ],
 )
-def test_settings_that_make_no_sense_are_rejected(options, message):
+def test_imitation_config_rejects_invalid_settings(options, message):
     with pytest.raises(ValueError, match=message):
         ImitationConfig(**options)

@@ -1,13 +1,14 @@
-"""A round's scores: of the student, of the one before the night, of a value head."""
+"""Scores of rollouts, advantages of their tokens, and which exchanges are rolled out."""
 
 import numpy as np
 import pytest
-from few_exchanges import exchange
+from sample_exchanges import exchange
 
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding.imitation import ImitationConfig
-from sleep_jax.seeding.rollouts import imitable, score, spread
+from sleep_jax.seeding.rollout_buffer import imitable_exchanges
+from sleep_jax.seeding.rollouts import score_completions, with_token_advantages
 from sleep_jax.seeding.sequences import BatchShape, Exchange
 
 RNG = np.random.default_rng(0)
@@ -19,18 +20,18 @@ def tokens(n):
 
 
 @pytest.mark.slow
-def test_packed_completions_are_scored_as_each_alone(cfg, trained, log_probs):
+def test_score_completions_equals_scoring_each_sequence_separately(cfg, trained, log_probs):
     exchanges = [Exchange(None, tokens(3), (), tokens(n), "rollout") for n in (9, 4, 7, 1, 12, 6)]
     head = {"kernel": RNG.normal(size=32).astype(np.float32), "bias": np.float32(0.5)}
-    got, values = score(cfg, trained, exchanges, SHAPE, head)
+    got, values = score_completions(cfg, trained, exchanges, SHAPE, head)
     for e, scored, value in zip(exchanges, got, values):
         sequence = e.student + e.completion[:-1]
-        alone = log_probs(trained, sequence)[len(e.student) - 1 :]
-        want = alone[np.arange(len(e.completion)), e.completion]
+        table = log_probs(trained, sequence)[len(e.student) - 1 :]
+        want = table[np.arange(len(e.completion)), e.completion]
         np.testing.assert_allclose(scored, want, atol=1e-4)
         hidden = Decoder(cfg).apply(trained, np.array([sequence]))[0, len(e.student) - 1 :]
         np.testing.assert_allclose(value, hidden @ head["kernel"] + 0.5, atol=1e-3)
-    again, values = score(cfg, trained, exchanges, SHAPE)
+    again, values = score_completions(cfg, trained, exchanges, SHAPE)
     np.testing.assert_array_equal(np.concatenate(again), np.concatenate(got))
     assert not np.concatenate(values).any()
 
@@ -53,12 +54,12 @@ def rollout(n, reward, rewarded=True):
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
-def test_a_reward_is_spread_over_its_tokens(beta):
-    """GAE as a double sum; the reward comes with the last token, k1 with each."""
+def test_with_token_advantages_equals_gae_by_hand(beta):
+    """GAE as a double sum; the reward is that of the last token, k1 that of each."""
     rollouts = [rollout(4, 1.0), rollout(2, 0.25), rollout(3, 0.5, rewarded=False)]
     values = [RNG.normal(size=len(e.completion)).astype(np.float32) for e in rollouts]
     ppo = surrogate("ppo", kl_estimator="k1", kl_coef=beta)
-    got = spread(ppo, rollouts, values, 5)
+    got = with_token_advantages(ppo, rollouts, values, 5)
     raw = []
     for e, v in zip(rollouts, values):
         n = len(v)
@@ -68,25 +69,25 @@ def test_a_reward_is_spread_over_its_tokens(beta):
         raw.append(
             np.array([sum(0.95 ** (s - t) * delta[s] for s in range(t, n)) for t in range(n)])
         )
-    learns = np.concatenate(raw[:2])
+    rewarded = np.concatenate(raw[:2])
     for e, new, v, a in zip(rollouts, got, values, raw):
         np.testing.assert_allclose(new.returns, a + v, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(new.old_values, v)
         if e.rewarded:
-            want = (a - learns.mean()) / learns.std(ddof=1)
+            want = (a - rewarded.mean()) / rewarded.std(ddof=1)
             np.testing.assert_allclose(new.advantage, want, rtol=1e-3, atol=1e-5)
         assert new.completion == e.completion
 
 
-def test_what_is_too_long_is_not_rolled_out():
+def test_imitable_exchanges_leaves_out_those_that_are_too_long():
     short, long = exchange(5), exchange(20)
     shape, imitation = (
         BatchShape(batch_size=2, max_length=48, max_target_length=32),
         ImitationConfig(max_new_tokens=4),
     )
-    assert imitable([short], shape, imitation, 4) == [short]
+    assert imitable_exchanges([short], shape, imitation, 4) == [short]
     with pytest.warns(UserWarning, match="1 of 2 sequences are too long for 4 rollouts"):
-        assert imitable([short, long], shape, imitation, 4) == [short]
+        assert imitable_exchanges([short, long], shape, imitation, 4) == [short]
     with pytest.raises(ValueError, match=r"5 rollouts of an update .* may need 3 rows"):
-        imitable([short, long], shape, imitation, 5)
-    assert imitable([], shape, imitation, 5) == []
+        imitable_exchanges([short, long], shape, imitation, 5)
+    assert imitable_exchanges([], shape, imitation, 5) == []

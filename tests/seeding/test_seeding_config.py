@@ -1,4 +1,4 @@
-"""The settings of a night: what they build, and what they refuse."""
+"""Settings of a night's seeding: what the config builds, and what it rejects."""
 
 import dataclasses
 
@@ -16,25 +16,25 @@ def build(**changes):
     return read(c).seeding
 
 
-def test_defaults_are_the_plain_method():
-    night = build()
-    assert night.objective == Objective(surrogate=surrogate("group", length=32))
-    assert night.imitation.surrogate == night.objective.surrogate
-    assert night.objective_at(0) == night.objective_at(59) == night.objective
-    assert night.num_iterations == 1
+def test_defaults():
+    seeding = build()
+    assert seeding.objective == Objective(surrogate=surrogate("group", length=32))
+    assert seeding.imitation.surrogate == seeding.objective.surrogate
+    assert seeding.objective_at(0) == seeding.objective_at(59) == seeding.objective
+    assert seeding.num_iterations == 1
 
 
-def test_what_is_scored_fits_a_row():
-    assert build(time=256, scored=256).shape.max_target_length == 256
+def test_max_target_length_above_max_length_is_rejected():
+    assert build(max_length=256, max_target_length=256).shape.max_target_length == 256
     with pytest.raises(
         ValueError,
-        match=r"seeding\.max_target_length=257 .* seeding\.max_length=256; lower the one",
+        match=r"seeding\.max_target_length=257 .* seeding\.max_length=256; lower the former",
     ):
-        build(time=256, scored=257)
+        build(max_length=256, max_target_length=257)
 
 
-def test_every_choice_reaches_its_place():
-    night = build(
+def test_settings_reach_objective_imitation_and_surrogate():
+    seeding = build(
         estimator="ppo",
         kl_estimator="k1",
         kl_coef=0.02,
@@ -61,9 +61,9 @@ def test_every_choice_reaches_its_place():
         importance_cap=2.0,
         value_learning_rate=3e-4,
     )
-    assert night.objective == Objective(surrogate=policy, lam_as_probability=True, accumulate=2)
-    assert (night.num_iterations, night.max_consecutive_errors) == (3, 2)
-    i = night.imitation
+    assert seeding.objective == Objective(surrogate=policy, lam_as_probability=True, accumulate=2)
+    assert (seeding.num_iterations, seeding.max_consecutive_errors) == (3, 2)
+    i = seeding.imitation
     assert (i.prefix_beta, i.threshold, i.is_relative, i.unit) == ((2, 5), 4, False, "characters")
     assert (i.temperature, i.top_p) == (0.7, 0.9)
     c = default()
@@ -71,11 +71,11 @@ def test_every_choice_reaches_its_place():
     assert read(c).reinforcing.objective.accumulate == 4
 
 
-def test_a_staged_night_distils_and_then_imitates():
-    night = build(mode="staged", distill_fraction=0.25, steps=8, warmup=1, alpha=0.3)
-    alphas = [night.objective_at(step).alpha for step in range(8)]
+def test_objective_at_in_staged_mode_distils_first():
+    seeding = build(mode="staged", distill_fraction=0.25, steps=8, warmup=1, alpha=0.3)
+    alphas = [seeding.objective_at(step).alpha for step in range(8)]
     assert alphas == [1, 1, 0, 0, 0, 0, 0, 0]
-    assert dataclasses.replace(night.objective_at(7), alpha=0.3) == night.objective
+    assert dataclasses.replace(seeding.objective_at(7), alpha=0.3) == seeding.objective
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_staged_night_distils_and_then_imitates():
             {"distill_fraction": 1.0},
             "seeding.distill_fraction=1.0; give a number above 0 and below 1",
         ),
-        ({"reuse": 0}, "seeding.num_iterations=0; give a whole number at least 1"),
+        ({"num_iterations": 0}, "seeding.num_iterations=0; give a whole number at least 1"),
         (
             {"steps_per_generation": 0},
             "seeding.steps_per_generation=0; give a whole number at least 1",
@@ -101,12 +101,12 @@ def test_a_staged_night_distils_and_then_imitates():
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused(changes, message):
+def test_invalid_settings_are_rejected(changes, message):
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         build(**changes)
 
 
-def test_a_sampled_divergence_takes_rollouts_as_they_come():
+def test_sampled_divergence_with_top_p_is_rejected():
     sampled = {"divergence": "sampled", "lam": 1.0, "importance_cap": 2.0}
     assert build(**sampled).objective.divergence == Divergence("sampled")
     with pytest.raises(ValueError, match=r"seeding.rollout_top_p=0.5 with seeding.divergence='sam"):

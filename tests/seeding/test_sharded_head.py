@@ -1,4 +1,4 @@
-"""The head cut along the vocabulary: the same numbers, and no device ever holds all of it."""
+"""The LM head sharded along the vocabulary: the same numbers, and no device holds all of it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ DEVICES = {
         pytest.param(("reverse", "jsd", "sampled"), marks=pytest.mark.slow),
     ],
 )
-def test_a_head_in_pieces_is_the_head(names):
+def test_sharded_head_equals_the_whole_head_and_stays_sharded(names):
     done = subprocess.run(
         [sys.executable, sharded_head.__file__, *names],
         env=os.environ | DEVICES,
@@ -36,6 +36,6 @@ def test_a_head_in_pieces_is_the_head(names):
     for line in lines:
         assert line["loss"] < 1e-5 and line["gradient"] < 1e-5, line
         # Half a head and a device's share of a chunk's logits are as large, and nothing is larger;
-        # what passes is less than the hidden states of all tokens.
+        # what devices exchange is less than the hidden states of all tokens.
         assert line["largest"] == WIDTH * VOCAB // 2 == CHUNK * VOCAB // 2, line
-        assert line["passed"] < TOKENS * WIDTH, line
+        assert line["exchanged"] < TOKENS * WIDTH, line

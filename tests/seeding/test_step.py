@@ -1,4 +1,4 @@
-"""The seeding step: what learns, what it learns, and the formula of its loss."""
+"""The seeding step: what it changes, and the formula of its loss."""
 
 import dataclasses
 
@@ -14,7 +14,13 @@ from sleep_jax.models.decoder import Decoder, lm_head, lm_logits
 from sleep_jax.rl.algorithms import ALGORITHMS, surrogate
 from sleep_jax.seeding.divergence import SCORES, Divergence, token_scores
 from sleep_jax.seeding.objective import Objective, flat, objective_terms, scored_hidden
-from sleep_jax.seeding.sequences import BatchShape, Exchange, States, batch_of, packs
+from sleep_jax.seeding.sequences import (
+    BatchShape,
+    Exchange,
+    HiddenStates,
+    make_batch,
+    pack_exchanges,
+)
 from sleep_jax.seeding.step import init_critic, init_state, seeding_step
 
 RNG = np.random.default_rng(0)
@@ -61,14 +67,16 @@ def batch(cfg, trained):
 
     def states(e):
         hidden = Decoder(cfg).apply(trained, np.array([e.student + e.completion[:-1]]))
-        return States(np.asarray(hidden[0, len(e.student) - 1 :]))
+        return HiddenStates(np.asarray(hidden[0, len(e.student) - 1 :]))
 
-    return batch_of(EXCHANGES, list(map(states, EXCHANGES)), packs(EXCHANGES, SHAPE), SHAPE)
+    return make_batch(
+        EXCHANGES, list(map(states, EXCHANGES)), pack_exchanges(EXCHANGES, SHAPE), SHAPE
+    )
 
 
 @pytest.fixture(scope="module")
 def student(cfg, trained):
-    """The trained model with slot 1 as at birth: its teacher has learnt what it has not."""
+    """The trained model with an initial slot 1; its teacher has the trained one."""
     fresh, _ = init_memory(jax.random.key(5), cfg.memory, layers=2, width=32)
     memory = put_slot(trained["memory"], 1, 1, take_slot(fresh, 1, 1))
     return trained | {"memory": memory}
@@ -90,7 +98,7 @@ def run(cfg):
     return step
 
 
-def test_the_loss_is_the_formula(cfg, trained, student, batch, run):
+def test_loss_equals_the_formula(cfg, trained, student, batch, run):
     terms, _ = terms_of(cfg, MIXED, student, batch)
     assert {name: float(count) for name, (_, count) in terms.items()} == {
         "kl_off": 10,
@@ -112,22 +120,22 @@ def test_the_loss_is_the_formula(cfg, trained, student, batch, run):
     assert abs(mean["policy_loss"]) > 0.01 and mean["kl_off"] > 0.01 and mean["kl_on"] > 0.01
 
 
-def test_only_the_slot_is_read_and_changes(student, batch, run):
+def test_step_changes_only_the_slot_and_ignores_that_of_the_base(student, batch, run):
     before = jax.tree.map(np.array, student)
     slot, metrics = run(MIXED, student, batch)
     jax.tree.map(np.testing.assert_array_equal, student, before)
     for name, old in take_slot(student["memory"], 1, 1).items():
         changed = slot[name] != old
-        assert changed.mean() > 0.9 if name == "down" else not changed.any()  # B = 0 at birth
+        assert changed.mean() > 0.9 if name == "down" else not changed.any()  # B = 0 initially
 
-    # What the base holds in that place is not looked at.
-    nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), slot)
-    dirty = student | {"memory": put_slot(student["memory"], 1, 1, nothing)}
-    again, same = run(MIXED, dirty, batch, take_slot(student["memory"], 1, 1))
+    # The slot in the base is not read.
+    nan_slot = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), slot)
+    nan_base = student | {"memory": put_slot(student["memory"], 1, 1, nan_slot)}
+    again, same = run(MIXED, nan_base, batch, take_slot(student["memory"], 1, 1))
     jax.tree.map(np.testing.assert_array_equal, (again, same), (slot, metrics))
 
 
-def test_every_matrix_of_a_speaking_slot_learns(trained, batch, run):
+def test_step_changes_every_matrix_of_a_nonzero_slot(trained, batch, run):
     slot, metrics = run(MIXED, trained, batch)
     for name, old in take_slot(trained["memory"], 1, 1).items():
         assert (slot[name] != old).mean() > 0.9
@@ -135,7 +143,7 @@ def test_every_matrix_of_a_speaking_slot_learns(trained, batch, run):
     assert abs(metrics["kl_off"]) < 1e-5 and abs(metrics["kl_on"]) < 1e-5
 
 
-def test_padding_changes_neither_loss_nor_gradient(trained, batch, run):
+def test_step_ignores_padding(trained, batch, run):
     wider = jax.tree.map(lambda x: np.pad(x, [(0, 1)] + [(0, 0)] * (x.ndim - 1)), batch)
     _, metrics = run(MIXED, trained, batch)
     _, padded = run(MIXED, trained, wider)
@@ -144,7 +152,7 @@ def test_padding_changes_neither_loss_nor_gradient(trained, batch, run):
         np.testing.assert_allclose(padded[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_it_learns_what_its_teacher_knows_and_compiles_once(cfg, student, batch, compilations):
+def test_step_lowers_the_divergence_and_compiles_once(cfg, student, batch, compilations):
     objective = Objective(alpha=1.0, lam=0.5)
     state = init_state(jax.tree.map(jnp.array, take_slot(student["memory"], 1, 1)), ADAM)
     losses, later = [], None
@@ -162,26 +170,26 @@ def test_it_learns_what_its_teacher_knows_and_compiles_once(cfg, student, batch,
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_policy_gradient_makes_what_was_paid_likelier(cfg, trained, batch, run, sign):
+def test_policy_gradient_follows_the_sign_of_advantages(cfg, trained, batch, run, sign):
     advantages = np.where(batch.on_policy, sign, 0).astype(np.float32)
     on = batch.on_policy & batch.mask
-    as_taught = dataclasses.replace(batch, supervised=on)
+    as_supervised = dataclasses.replace(batch, supervised=on)
 
     def on_policy_log_prob(variables):
-        total, count = terms_of(cfg, MIXED, variables, as_taught)[0]["cross_entropy"]
+        total, count = terms_of(cfg, MIXED, variables, as_supervised)[0]["cross_entropy"]
         assert count == on.sum()
         return -float(total / count)
 
     policy = Objective(alpha=0.0)
-    paid = dataclasses.replace(batch, advantages=advantages)
-    slot, metrics = run(policy, trained, paid, optimizer=SGD)
+    rewarded = dataclasses.replace(batch, advantages=advantages)
+    slot, metrics = run(policy, trained, rewarded, optimizer=SGD)
     after = trained | {"memory": put_slot(trained["memory"], 1, 1, slot)}
     gain = on_policy_log_prob(after) - on_policy_log_prob(trained)
     assert sign * gain > 1e-4
     assert metrics["loss"] == metrics["policy_loss"]
 
 
-def test_without_rollouts_there_is_no_nan(student, batch, run):
+def test_step_without_rollouts_is_finite(student, batch, run):
     mask = batch.mask & ~batch.on_policy
     _, metrics = run(MIXED, student, dataclasses.replace(batch, mask=mask))
     assert metrics["policy_loss"] == metrics["kl_on"] == 0
@@ -190,16 +198,16 @@ def test_without_rollouts_there_is_no_nan(student, batch, run):
 
 @pytest.mark.parametrize("name", ["alpha", "lam"])
 @pytest.mark.parametrize("value", [-0.1, 1.1])
-def test_shares_outside_0_to_1_are_rejected(name, value):
+def test_objective_rejects_alpha_and_lam_outside_0_to_1(name, value):
     with pytest.raises(ValueError, match=rf"seeding.{name}={value}; give a number from 0 to 1"):
         Objective(**{name: value})
 
 
-def test_the_divergence_is_the_one_chosen(cfg, trained, student, batch, run):
+def test_step_uses_the_chosen_divergence(cfg, trained, student, batch, run):
     objective = dataclasses.replace(MIXED, divergence=Divergence("reverse", temperature=2.0))
     assert hash(objective) == hash(dataclasses.replace(objective)) and objective != MIXED
     hidden = Decoder(cfg).apply(student, batch.tokens, batch.segment_ids)
-    hidden = jnp.take_along_axis(hidden, batch.scored[..., None], axis=1)
+    hidden = jnp.take_along_axis(hidden, batch.target_positions[..., None], axis=1)
     log_s, log_t = (
         jax.nn.log_softmax(lm_logits(cfg, trained["params"], x) / 2)
         for x in (hidden, batch.teacher)
@@ -210,7 +218,7 @@ def test_the_divergence_is_the_one_chosen(cfg, trained, student, batch, run):
         np.testing.assert_allclose(metrics[name], kl[batch.mask & which].mean(), rtol=1e-3)
 
 
-def test_what_is_sampled_needs_rollouts_at_their_temperature():
+def test_objective_rejects_sampled_divergence_off_policy():
     assert Objective(lam=1.0, divergence=Divergence("sampled"))
     with pytest.raises(ValueError, match=r"seeding.lam=0.5 with seeding.divergence='sampled'"):
         Objective(divergence=Divergence("sampled"))
@@ -218,26 +226,27 @@ def test_what_is_sampled_needs_rollouts_at_their_temperature():
         Objective(lam=1.0, divergence=Divergence("sampled", temperature=0.9))
 
 
-def test_the_config_says_which_divergence():
+def test_config_sets_the_divergence():
     c = default()
     for name in ("seeding", "reinforcing"):
         assert getattr(read(c), name).objective.divergence == Divergence()
-    s = c.seeding
-    s.divergence, s.beta, s.top_k, s.divergence_temperature, s.cap = "jsd", 0.25, 8, 2.0, 3.0
+    options = {"jsd_beta": 0.25, "divergence_top_k": 8, "divergence_temperature": 2.0}
+    c.seeding.update(divergence="jsd", divergence_cap=3.0, **options)
     for name in ("seeding", "reinforcing"):
         assert getattr(read(c), name).objective.divergence == Divergence("jsd", 0.25, 8, 2.0, 3.0)
     # Rewarded dreams come without rollouts.
-    s.divergence, s.lam, s.divergence_temperature, s.cap = "sampled", 1.0, 1.0, 0.0
+    options = {"lam": 1.0, "divergence_temperature": 1.0, "divergence_cap": 0.0}
+    c.seeding.update(divergence="sampled", **options)
     assert read(c).seeding.objective.divergence == Divergence("sampled", 0.25, 8)
     assert read(c).reinforcing.objective.divergence == Divergence("reverse", 0.25, 8)
-    s.cap = -1.0
+    c.seeding.divergence_cap = -1.0
     with pytest.raises(ValueError, match=r"seeding.divergence_cap=-1.0"):
         read(c)
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
-def test_every_estimator_sees_sequences_and_not_rows(cfg, student, batch, log_probs, name):
-    """Packed into rows, rollouts weigh what they weigh one a row; one that is left out, nothing."""
+def test_policy_loss_of_packed_rows_equals_that_of_rows(cfg, student, batch, log_probs, name):
+    """With all rollouts, and with one of them masked out."""
     estimator = surrogate(name, length=8)
     objective = Objective(surrogate=estimator)
     rollouts = [e for e in EXCHANGES if e.on_policy]
@@ -252,14 +261,14 @@ def test_every_estimator_sees_sequences_and_not_rows(cfg, student, batch, log_pr
     got, weight = terms_of(cfg, objective, student, batch)[0]["policy_loss"]
     np.testing.assert_allclose([got, weight], [total, count], rtol=1e-3, atol=1e-5)
 
-    mine = batch.sequence == EXCHANGES.index(rollouts[0])
-    alone = batch.replace(rewarded=batch.rewarded & ~mine)
+    is_first = batch.sequence_ids == EXCHANGES.index(rollouts[0])
+    without_first = batch.replace(rewarded=batch.rewarded & ~is_first)
     (total, count), _ = estimator.loss(new[1:], old[1:], advantages[1:], mask[1:])
-    got, weight = terms_of(cfg, objective, student, alone)[0]["policy_loss"]
+    got, weight = terms_of(cfg, objective, student, without_first)[0]["policy_loss"]
     np.testing.assert_allclose([got, weight], [total, count], rtol=1e-3, atol=1e-5)
 
 
-def test_the_gradient_is_that_of_the_loss(cfg, student, batch, run):
+def test_gradient_equals_autodiff_of_the_loss(cfg, student, batch, run):
     """What autodiff makes of the formula, and of each term at the student's last hidden states."""
     base, slot = student, take_slot(student["memory"], 1, 1)
     objective = dataclasses.replace(MIXED, surrogate=surrogate("grpo", entropy_coef=0.3))
@@ -269,16 +278,16 @@ def test_the_gradient_is_that_of_the_loss(cfg, student, batch, run):
         memory = put_slot(base["memory"], 1, 1, slot)
         return scored_hidden(cfg, base | {"memory": memory}, batch)
 
-    def shares(hidden):
+    def weighted_terms(hidden):
         parts = map(flat, (batch.teacher, batch.targets, batch.mask))
         terms, _ = objective.terms(token_scores(hidden, *parts, head, has_entropy=True), batch)
         mean = {name: total / count for name, (total, count) in terms.items()}
-        return objective.shares(mean, objective.lam)
+        return objective.weighted_terms(mean, objective.lam)
 
     @jax.jit
     def by_autodiff(slot):
-        loss = jax.grad(lambda slot: sum(shares(hidden(slot)).values()))(slot)
-        return loss, jax.jacrev(shares)(hidden(slot))
+        loss = jax.grad(lambda slot: sum(weighted_terms(hidden(slot)).values()))(slot)
+        return loss, jax.jacrev(weighted_terms)(hidden(slot))
 
     want, at_hidden = by_autodiff(slot)
     after, metrics = run(objective, base, batch, optimizer=optax.sgd(1.0))
@@ -299,31 +308,31 @@ def test_the_gradient_is_that_of_the_loss(cfg, student, batch, run):
     assert metrics["policy_entropy"] > 1
 
 
-class Learning(Objective):
-    """One that forms the gradient of every score."""
+class AllScores(Objective):
+    """An objective that forms the gradient of every score."""
 
-    learns = SCORES
+    learnt_scores = SCORES
 
 
 ENTROPIC = surrogate("grpo", entropy_coef=0.3)
-WEIGHTLESS = [
+PARTIAL = [
     (Objective(alpha=1.0, surrogate=ENTROPIC), {"kl"}),
     (Objective(alpha=1.0, ce_coef=0.5), {"kl", "log_prob"}),
     (Objective(alpha=0.0, surrogate=ENTROPIC), {"log_prob", "entropy"}),
 ]
 
 
-def test_what_weighs_nothing_is_not_learnt():
-    for objective, learns in (*WEIGHTLESS, (Objective(), {"kl", "log_prob"})):
-        assert set(objective.learns) == learns
+def test_learnt_scores_are_those_with_weight():
+    for objective, learnt in (*PARTIAL, (Objective(), {"kl", "log_prob"})):
+        assert set(objective.learnt_scores) == learnt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", [objective for objective, _ in WEIGHTLESS])
-def test_what_is_not_learnt_would_change_nothing(student, batch, run, objective):
-    """Forming it all the same, at a weight of 0, is the same update."""
+@pytest.mark.parametrize("objective", [objective for objective, _ in PARTIAL])
+def test_scores_without_weight_do_not_change_the_update(student, batch, run, objective):
+    """Forming their gradients nevertheless, at a weight of 0, gives the same update."""
     slot, metrics = run(objective, student, batch)
-    same, general = run(Learning(**vars(objective)), student, batch)
+    same, general = run(AllScores(**vars(objective)), student, batch)
     assert metrics.keys() == general.keys() and metrics["gradient_norm"] > 0
     for name, value in general.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
@@ -331,15 +340,14 @@ def test_what_is_not_learnt_would_change_nothing(student, batch, run, objective)
         np.testing.assert_allclose(slot[name], same[name], rtol=1e-5, atol=1e-7)
 
 
-def test_accumulated_parts_are_the_whole_batch(student, batch, run):
-    """One part is all the teacher's and the other all the student's; how sequences are numbered
-    does not matter."""
+def test_accumulated_update_equals_that_of_the_whole_batch(student, batch, run):
+    """One part is off-policy and the other on-policy; sequence ids may be any."""
     assert batch.on_policy.any(1).tolist() == [False, True]
-    whole = dataclasses.replace(MIXED, surrogate=surrogate("gspo"))
+    objective = dataclasses.replace(MIXED, surrogate=surrogate("gspo"))
     sgd = optax.sgd(1.0)
-    slot, metrics = run(whole, student, batch, optimizer=sgd)
-    parts = dataclasses.replace(whole, accumulate=2)
-    renamed = batch.replace(sequence=batch.sequence + 500)
+    slot, metrics = run(objective, student, batch, optimizer=sgd)
+    parts = dataclasses.replace(objective, accumulate=2)
+    renamed = batch.replace(sequence_ids=batch.sequence_ids + 500)
     same, accumulated = run(parts, student, renamed, optimizer=sgd)
     assert metrics.keys() == accumulated.keys()
     for name, value in metrics.items():
@@ -348,29 +356,29 @@ def test_accumulated_parts_are_the_whole_batch(student, batch, run):
         np.testing.assert_allclose(same[name], slot[name], rtol=1e-4, atol=1e-6)
 
 
-def test_a_coin_decides_whose_sequences_an_update_distils(student, batch, run):
+def test_lam_as_probability_draws_on_or_off_policy_updates(student, batch, run):
     objective = dataclasses.replace(MIXED, lam_as_probability=True)
 
-    def flips_of(key):
-        flip = jax.vmap(lambda step: objective.share_on_policy(step, 9.0, key))
-        return np.asarray(flip(jnp.arange(300)))
+    def draws(key):
+        draw = jax.vmap(lambda step: objective.on_policy_weight(step, 9.0, key))
+        return np.asarray(draw(jnp.arange(300)))
 
-    flips = flips_of(jax.random.key(0))
-    assert set(flips) == {0.0, 1.0} and abs(flips.mean() - 0.75) < 0.08
-    assert (flips != flips_of(jax.random.key(1))).any()  # each night has flips of its own
-    first = int(flips.argmax())
-    assert objective.share_on_policy(first, 0.0, jax.random.key(0)) == 0  # nothing to distil
-    with pytest.raises(ValueError, match="lam_as_probability=True needs coin_rng"):
-        objective.share_on_policy(0, 9.0)
-    assert MIXED.share_on_policy(0, 9.0) == 0.75
-    _, metrics = run(objective, student, batch, coin_rng=jax.random.key(0))
-    kl = metrics["kl_on"] if flips[0] else metrics["kl_off"]
+    is_on_policy = draws(jax.random.key(0))
+    assert set(is_on_policy) == {0.0, 1.0} and abs(is_on_policy.mean() - 0.75) < 0.08
+    assert (is_on_policy != draws(jax.random.key(1))).any()  # each night has its own key
+    first = int(is_on_policy.argmax())
+    assert objective.on_policy_weight(first, 0.0, jax.random.key(0)) == 0  # no on-policy tokens
+    with pytest.raises(ValueError, match="lam_as_probability=True needs lam_rng"):
+        objective.on_policy_weight(0, 9.0)
+    assert MIXED.on_policy_weight(0, 9.0) == 0.75
+    _, metrics = run(objective, student, batch, lam_rng=jax.random.key(0))
+    kl = metrics["kl_on"] if is_on_policy[0] else metrics["kl_off"]
     want = 0.25 * kl + 0.75 * metrics["policy_loss"] + 0.5 * metrics["cross_entropy"]
     np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_a_critic_learns_beside_the_slot_and_does_not_move_it(cfg, student, batch, run):
+def test_critic_update_by_hand_leaves_the_slot_unchanged(cfg, student, batch, run):
     ppo = dataclasses.replace(MIXED, surrogate=surrogate("ppo"), accumulate=2)
     returns = np.where(batch.on_policy, RNG.normal(size=batch.mask.shape), np.nan)
     batch = batch.replace(returns=returns.astype(np.float32))
@@ -407,7 +415,7 @@ def test_a_critic_learns_beside_the_slot_and_does_not_move_it(cfg, student, batc
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.slot, slot)
 
 
-def test_a_router_says_how_much_each_slot_gets(cfg, student, batch):
+def test_gate_metrics_are_mean_gates_of_the_slots(cfg, student, batch):
     """Keys of 0: a gate is the sigmoid of its bias for every token, and 0 where a slot is off."""
     routed = cfg.replace(memory=dataclasses.replace(cfg.memory, router="sigmoid"))
     bank = student["memory"]["layers"]["level_1"]["experts"]

@@ -1,4 +1,4 @@
-"""Consolidation as a transaction: who teaches whom, what changes, what never does."""
+"""Consolidation as a transaction: teacher and student, what changes and what does not."""
 
 import dataclasses
 
@@ -19,17 +19,16 @@ from sleep_jax.memory.slots import (
 )
 from sleep_jax.models.decoder import Decoder
 from sleep_jax.seeding.consolidate import SeedingConfig, seed_slot
+from sleep_jax.seeding.gate import Gate, top_k_hint
 from sleep_jax.seeding.imitation import ImitationConfig
+from sleep_jax.seeding.router_key import init_router_key
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher
 from sleep_jax.seeding.step import Objective
 from sleep_jax.seeding.transaction import (
-    Gate,
     MemoryState,
-    about_seats,
-    aim_router,
-    begin,
+    begin_consolidation,
     begin_merge,
-    check_room,
+    check_capacity,
 )
 from sleep_jax.wake.context import read
 from sleep_jax.wake.stream import WakeConfig, init_wake, read_episode
@@ -66,15 +65,16 @@ def read_once(chain, variables):
     memory, slots = init_memory(jax.random.key(3), chain.memory, layers=2, width=32)
     slots, index = unlock(slots, 1)
     memory = put_slot(memory, 1, index, noise(take_slot(memory, 1, index), 1))
-    self = MemoryState(memory, slots, init_wake(chain, WAKE, memory))
-    state, _ = read_episode(chain, WAKE, self.on(variables["params"]), self.wake, TOKENS[0])
-    return self.having_read(state)
+    state = MemoryState(memory, slots, init_wake(chain, WAKE, memory))
+    params = variables["params"]
+    wake, _ = read_episode(chain, WAKE, state.variables(params), state.wake, TOKENS[0])
+    return state.with_wake_state(wake)
 
 
 @pytest.fixture(scope="module")
-def say(chain, variables, logits):
-    """Logits of a self."""
-    return lambda self: np.asarray(logits(chain, self.on(variables["params"]), TOKENS))
+def logits_of(chain, variables, logits):
+    """Logits of a state."""
+    return lambda state: np.asarray(logits(chain, state.variables(variables["params"]), TOKENS))
 
 
 def frozen(before, after, level, index):
@@ -86,9 +86,9 @@ def frozen(before, after, level, index):
             assert equal(take_slot(before, number, slot), take_slot(after, number, slot))
 
 
-def test_commit_then_clear(chain, read_once, say):
+def test_commit_then_clear_teacher_and_student(chain, read_once, logits_of):
     """The teacher is the sender after its update; the student is the sender cleared."""
-    t = begin(chain, WAKE, read_once, 1, "commit_then_clear", KEY)
+    t = begin_consolidation(chain, WAKE, read_once, 1, "commit_then_clear", KEY)
     assert (t.level, t.index) == (2, 0) and t.before is read_once
     old, new = (take_wake(s.memory)["level_1"] for s in (read_once, t.teacher))
     assert not old["down"].any() and new["down"].any()
@@ -96,7 +96,7 @@ def test_commit_then_clear(chain, read_once, say):
     assert used(t.teacher.slots, 1) == 1 and used(t.student.slots, 1) == 0
     assert not take_wake(t.student.memory)["level_1"]["down"].any()
     assert not take_slot(t.student.memory, 1, 0)["down"].any()
-    assert np.abs(say(t.teacher) - say(t.student)).max() > 1e-3
+    assert np.abs(logits_of(t.teacher) - logits_of(t.student)).max() > 1e-3
     # Eq. 2 has been applied once; the window is open again.
     state = t.student.wake
     assert int(state.updates["level_1"]) == 1 and not state.is_due["level_1"]
@@ -106,124 +106,128 @@ def test_commit_then_clear(chain, read_once, say):
     assert equal(state.gradient["level_2"], read_once.wake.gradient["level_2"])
 
 
-def test_the_protocol_of_the_paper(chain, read_once):
+def test_paper_protocol_teacher_and_student(chain, read_once):
     """The teacher is the sender before its update; the student has the update, not the experts."""
-    t = begin(chain, WAKE, read_once, 1, "paper", KEY)
-    committed = begin(chain, WAKE, read_once, 1, "commit_then_clear", KEY).teacher
+    t = begin_consolidation(chain, WAKE, read_once, 1, "paper", KEY)
+    committed = begin_consolidation(chain, WAKE, read_once, 1, "commit_then_clear", KEY).teacher
     assert equal(t.teacher, read_once)
     assert equal(take_wake(t.student.memory), take_wake(committed.memory))
     assert used(t.student.slots, 1) == 0 and used(t.student.slots, 2) == 1
     with pytest.raises(ValueError, match="protocol='letter'; choose from commit_then_clear, paper"):
-        begin(chain, WAKE, read_once, 1, "letter", KEY)
+        begin_consolidation(chain, WAKE, read_once, 1, "letter", KEY)
 
 
-def test_commit_changes_the_new_slot_and_rollback_nothing(chain, read_once):
+def test_commit_changes_only_the_new_slot_and_rollback_nothing(chain, read_once):
     before = jax.tree.map(np.array, read_once)
-    t = begin(chain, WAKE, read_once, 1, "commit_then_clear", KEY)
+    t = begin_consolidation(chain, WAKE, read_once, 1, "commit_then_clear", KEY)
     seeded = noise(take_slot(t.student.memory, 2, t.index), 5)
     after = t.commit(put_slot(t.student.memory, 2, t.index, seeded))
     assert equal(take_slot(after.memory, 2, 0), seeded)
     frozen(before.memory, after.memory, 2, 0)
     assert equal(after.wake, t.student.wake) and used(after.slots, 2) == 1
-    # Rolling back is keeping the self before, which nothing has touched.
+    # Rolling back is keeping the state before, which is unchanged.
     assert equal(t.before, before)
 
 
-def test_the_context_hands_over_without_clearing_anything(chain, read_once, say):
-    emptied = begin(chain, WAKE, read_once, 1, "commit_then_clear", KEY).student
-    t = begin(chain, WAKE, emptied, 0, "commit_then_clear", KEY)
+def test_consolidation_of_the_context_clears_nothing(chain, read_once, logits_of):
+    emptied = begin_consolidation(chain, WAKE, read_once, 1, "commit_then_clear", KEY).student
+    t = begin_consolidation(chain, WAKE, emptied, 0, "commit_then_clear", KEY)
     assert (t.level, t.index) == (1, 0)
     assert t.teacher is emptied and equal(t.student.memory, emptied.memory)
-    np.testing.assert_array_equal(say(t.student), say(t.teacher))
+    np.testing.assert_array_equal(logits_of(t.student), logits_of(t.teacher))
 
 
-def test_oracle(chain, read_once, say):
+def test_slot_with_the_wake_weights_makes_the_student_its_teacher(chain, read_once, logits_of):
     """A slot that is a copy of the wake weights makes the student its teacher."""
     memory, slots = init_memory(jax.random.key(3), chain.memory, layers=2, width=32)
-    self = MemoryState(memory, slots, None).having_read(read_once.wake)
-    t = begin(chain, WAKE, self, 1, "commit_then_clear", KEY)
-    assert np.abs(say(t.teacher) - say(t.student)).max() > 1e-3
+    state = MemoryState(memory, slots, None).with_wake_state(read_once.wake)
+    t = begin_consolidation(chain, WAKE, state, 1, "commit_then_clear", KEY)
+    assert np.abs(logits_of(t.teacher) - logits_of(t.student)).max() > 1e-3
     copied = t.commit(
         put_slot(t.student.memory, 2, t.index, take_wake(t.teacher.memory)["level_1"])
     )
-    np.testing.assert_allclose(say(copied), say(t.teacher), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logits_of(copied), logits_of(t.teacher), rtol=0, atol=1e-5)
 
 
-def test_slow_pairs_first_lets_nothing_climb_twice(chain, read_once):
+def test_slow_pairs_first_moves_knowledge_up_one_level_a_night(chain, read_once):
     """When 2 -> 3 and 1 -> 2 sleep in one night, what level 1 hands over stays in level 2."""
     state = read_once.wake.replace(
         is_due=jax.tree.map(lambda x: jnp.ones_like(x), read_once.wake.is_due)
     )
-    slow = begin(chain, WAKE, read_once.having_read(state), 2, "commit_then_clear", KEY)
+    slow = begin_consolidation(
+        chain, WAKE, read_once.with_wake_state(state), 2, "commit_then_clear", KEY
+    )
     assert slow.student.wake.is_due == {"level_1": True, "level_2": False}
-    fast = begin(chain, WAKE, slow.student, 1, "commit_then_clear", KEY)
+    fast = begin_consolidation(chain, WAKE, slow.student, 1, "commit_then_clear", KEY)
     assert [used(fast.student.slots, level) for level in (1, 2, 3)] == [0, 1, 1]
 
 
-def test_room(chain, read_once):
+def test_check_capacity_by_policy(chain, read_once):
     slots = read_once.slots
     policies = {p: dataclasses.replace(chain.memory, on_full=p) for p in ("error", "skip", "merge")}
-    assert {p: check_room(m, slots, 2) for p, m in policies.items()} == dict.fromkeys(
+    assert {p: check_capacity(m, slots, 2) for p, m in policies.items()} == dict.fromkeys(
         policies, "seed"
     )
     for _ in range(2):
         slots, _ = unlock(slots, 2)
-    assert check_room(policies["skip"], slots, 2) == "skip"
+    assert check_capacity(policies["skip"], slots, 2) == "skip"
     for policy in ("error", "merge"):
         with pytest.raises(SlotsExhausted, match=r"levels\[2\].slots=2 are all in use"):
-            check_room(policies[policy], slots, 2)
+            check_capacity(policies[policy], slots, 2)
     for _ in range(2):
         slots, _ = unlock(slots, 3)
-    assert check_room(policies["merge"], slots, 3) == "merge"
+    assert check_capacity(policies["merge"], slots, 3) == "merge"
     with pytest.warns(UserWarning, match="level 3, the slowest, will have 3 of its 3 slots in use"):
-        assert check_room(policies["error"], slots, 3) == "seed"
+        assert check_capacity(policies["error"], slots, 3) == "seed"
     with pytest.raises(SlotsExhausted):
-        begin(chain, WAKE, read_once.replace(slots=slots), 1, "paper", KEY)
+        begin_consolidation(chain, WAKE, read_once.replace(slots=slots), 1, "paper", KEY)
 
 
-def test_a_full_level_may_use_its_last_slot_again(chain, read_once, say):
+def test_on_full_reuse_seeds_the_last_slot_again(chain, read_once, logits_of):
     """Without expansion: the student begins with what the slot holds, nothing is unlocked."""
     cfg = chain.replace(memory=dataclasses.replace(chain.memory, on_full="reuse"))
     slots, memory = read_once.slots, read_once.memory
     for seed in (1, 2):
-        t = begin(cfg, WAKE, read_once.replace(slots=slots), 1, "commit_then_clear", KEY)
+        t = begin_consolidation(
+            cfg, WAKE, read_once.replace(slots=slots), 1, "commit_then_clear", KEY
+        )
         assert t.index == seed - 1 and not t.is_reuse  # as long as there is a free one
         slots, index = unlock(slots, 2)
         memory = put_slot(memory, 2, index, noise(take_slot(memory, 2, index), seed))
-    self = read_once.replace(memory=memory, slots=slots)
-    assert check_room(cfg.memory, slots, 2) == "seed"
-    t = begin(cfg, WAKE, self, 1, "commit_then_clear", KEY)
+    state = read_once.replace(memory=memory, slots=slots)
+    assert check_capacity(cfg.memory, slots, 2) == "seed"
+    t = begin_consolidation(cfg, WAKE, state, 1, "commit_then_clear", KEY)
     assert t.is_reuse and (t.level, t.index) == (2, 1)
     assert used(t.student.slots, 2) == 2
     assert equal(take_slot(t.student.memory, 2, 1), take_slot(memory, 2, 1))
     seeded = noise(take_slot(memory, 2, 1), 5)
     after = t.commit(put_slot(t.student.memory, 2, 1, seeded))
-    assert equal(take_slot(after.memory, 2, 1), seeded) and equal(t.before, self)
+    assert equal(take_slot(after.memory, 2, 1), seeded) and equal(t.before, state)
     frozen(memory, after.memory, 2, 1)
 
 
-def test_merging_frees_all_slots_but_one(chain, read_once, say):
+def test_merge_leaves_one_slot_in_use(chain, read_once, logits_of):
     slots, memory = read_once.slots, read_once.memory
     for seed in (1, 2):
         slots, index = unlock(slots, 3)
         memory = put_slot(memory, 3, index, noise(take_slot(memory, 3, index), seed))
-    self = read_once.replace(memory=memory, slots=slots)
-    t = begin_merge(chain, self, 3, KEY)
-    assert t.is_merge and (t.level, t.index) == (3, 2) and t.teacher is self
+    state = read_once.replace(memory=memory, slots=slots)
+    t = begin_merge(chain, state, 3, KEY)
+    assert t.is_merge and (t.level, t.index) == (3, 2) and t.teacher is state
     active = np.asarray(t.student.slots["layers"]["level_3"]["active"])
     np.testing.assert_array_equal(active, [[False, False, True]] * 2)
     seeded = noise(take_slot(t.student.memory, 3, t.index), 5)
     trained = t.student.replace(memory=put_slot(t.student.memory, 3, t.index, seeded))
     after = t.commit(trained.memory)
-    # The seeded slot has moved to the front; it says what it said, and the rest is free.
+    # The seeded slot has moved to the front with the same logits, and the others are free.
     assert used(after.slots, 3) == 1 and equal(take_slot(after.memory, 3, 0), seeded)
-    np.testing.assert_allclose(say(after), say(trained), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits_of(after), logits_of(trained), rtol=0, atol=1e-4)
     assert not take_slot(after.memory, 3, 2)["down"].any()
     for level, slot in ((1, 0), (2, 0), (2, 1)):
         assert equal(take_slot(memory, level, slot), take_slot(after.memory, level, slot))
 
 
-def test_the_gate():
+def test_gate_rejection_reasons():
     gate = Gate(divergence=0.5, anchors=0.1)
     assert gate.rejection_reason(2.0, 1.0, 10.0, 11.0) is None
     assert "from 2 to 1.01, above gate.divergence=0.5" in gate.rejection_reason(
@@ -239,39 +243,48 @@ def test_the_gate():
         Gate(anchors=0)
 
 
-def test_where_slots_compete_for_seats_a_failed_night_says_so():
+def test_top_k_hint_where_slots_exceed_top_k():
     memory = MemoryConfig((LevelConfig(slots=4),), router="sigmoid", top_k=2)
-    assert "3 slots compete for memory.top_k=2 seats" in about_seats(memory, 3)
-    assert about_seats(memory, 2) == about_seats(MemoryConfig((LevelConfig(slots=4),)), 3) == ""
+    assert "selects memory.top_k=2 of 3 slots" in top_k_hint(memory, 3)
+    assert top_k_hint(memory, 2) == top_k_hint(MemoryConfig((LevelConfig(slots=4),)), 3) == ""
 
 
-def test_the_router_is_aimed_at_the_mean_of_the_replay(chain, read_once, variables, say):
+def test_init_router_key_is_the_mean_hidden_state_of_the_replay(
+    chain, read_once, variables, logits_of
+):
     cfg = chain.replace(memory=dataclasses.replace(chain.memory, router="sigmoid"))
     memory, slots = init_memory(jax.random.key(3), cfg.memory, layers=2, width=32)
     slots, index = unlock(slots, 2)
     student = MemoryState(memory, slots)
     mask = np.arange(12)[None] < np.array([[12], [7]])
-    aimed = aim_router(cfg, variables["params"], student, 2, index, TOKENS, mask.astype(np.int32))
-    slot, born = take_slot(aimed.memory, 2, index), take_slot(memory, 2, index)
-    assert equal({k: slot[k] for k in slot if k != "key"}, {k: born[k] for k in born if k != "key"})
+    updated = init_router_key(
+        cfg, variables["params"], student, 2, index, TOKENS, mask.astype(np.int32)
+    )
+    slot, initial = take_slot(updated.memory, 2, index), take_slot(memory, 2, index)
+    assert equal(
+        {k: slot[k] for k in slot if k != "key"}, {k: initial[k] for k in initial if k != "key"}
+    )
     np.testing.assert_array_equal(slot["bias"], [3.0, 3.0])
     # Layer 0 sees the same in a decoder of one layer.
-    _, seen = Decoder(cfg.replace(remat="none", scan_layers=True)).apply(
-        student.on(variables["params"]), TOKENS, mask.astype(np.int32), mutable=["intermediates"]
+    _, sown = Decoder(cfg.replace(remat="none", scan_layers=True)).apply(
+        student.variables(variables["params"]),
+        TOKENS,
+        mask.astype(np.int32),
+        mutable=["intermediates"],
     )
-    [h] = seen["intermediates"]["layers"]["level_2"]["input"]
+    [h] = sown["intermediates"]["layers"]["level_2"]["input"]
     np.testing.assert_allclose(slot["key"], np.asarray(h)[:, mask].mean(1), rtol=1e-4, atol=1e-5)
-    # In however many batches the replay comes.
+    # The number of batches does not matter.
     six = np.tile(TOKENS, (3, 1)), np.tile(mask, (3, 1)).astype(np.int32)
-    again = aim_router(cfg, variables["params"], student, 2, index, *six)
+    again = init_router_key(cfg, variables["params"], student, 2, index, *six)
     np.testing.assert_allclose(take_slot(again.memory, 2, index)["key"], slot["key"], rtol=1e-4)
-    # Without a router nothing is aimed.
-    assert aim_router(chain, variables["params"], read_once, 2, 0, TOKENS, mask) is read_once
+    # Without a router the student is unchanged.
+    assert init_router_key(chain, variables["params"], read_once, 2, 0, TOKENS, mask) is read_once
 
 
 @pytest.mark.slow
-def test_ten_nights_compile_once(chain, variables, logits, compilations):
-    """Waking and sleeping, over and over, run the programs of the first two days."""
+def test_consolidations_after_the_second_compile_nothing(chain, variables, logits, compilations):
+    """All days and nights run the programs of the first two."""
     params = variables["params"]
     exchanges = [
         Exchange(None, (3, 4), (3, 4), tuple(range(5, 5 + n)), "answer") for n in (4, 6, 5)
@@ -291,18 +304,19 @@ def test_ten_nights_compile_once(chain, variables, logits, compilations):
         chain.memory, levels=(*LEVELS[:1], LevelConfig(slots=12, rank=4)), on_full="error"
     )
     cfg = chain.replace(memory=memory)
-    held, slots = init_memory(jax.random.key(3), memory, layers=2, width=32)
-    self = MemoryState(held, slots, init_wake(cfg, WAKE, held))
+    initial, slots = init_memory(jax.random.key(3), memory, layers=2, width=32)
+    state = MemoryState(initial, slots, init_wake(cfg, WAKE, initial))
     for night in range(12):
-        state, _ = read_episode(cfg, WAKE, self.on(params), self.wake, TOKENS[0])
-        t = begin(cfg, WAKE, self.having_read(state), 1, "commit_then_clear", KEY)
-        teacher = t.teacher.on(params)
+        wake, _ = read_episode(cfg, WAKE, state.variables(params), state.wake, TOKENS[0])
+        state = state.with_wake_state(wake)
+        t = begin_consolidation(cfg, WAKE, state, 1, "commit_then_clear", KEY)
+        teacher = t.teacher.variables(params)
         seeded = seed_slot(
             cfg,
             None,
             None,
             dataclasses.replace(seeding),
-            student=t.student.on(params),
+            student=t.student.variables(params),
             teachers=[Teacher(cfg, teacher, read(cfg, teacher, [()])[0])],
             level=2,
             index=t.index,
@@ -310,9 +324,9 @@ def test_ten_nights_compile_once(chain, variables, logits, compilations):
             rng=jax.random.key(night),
             log=lambda *_: None,
         )
-        self = t.commit(seeded["memory"])
-        logits(cfg, self.on(params), TOKENS)
+        state = t.commit(seeded["memory"])
+        logits(cfg, state.variables(params), TOKENS)
         if night == 1:
             compilations.clear()
-    assert used(self.slots, 2) == 12
+    assert used(state.slots, 2) == 12
     assert not compilations

@@ -53,7 +53,7 @@ def check(got, want):
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("beta", BETAS)
-def test_generalized_jsd(beta, temperature, mask):
+def test_jsd_equals_that_of_gkd_trainer(beta, temperature, mask):
     from trl.experimental.gkd import GKDTrainer
 
     labels = torch.where(torch.tensor(mask), torch.tensor(TARGETS).reshape(BATCH, TIME), -100)
@@ -73,7 +73,7 @@ def test_generalized_jsd(beta, temperature, mask):
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_divergence_of_the_distillation_trainer(beta):
+def test_jsd_equals_the_fused_kernel_of_trl(beta):
     """Its own fused kernel: hidden states and LM heads, in tiles."""
     from trl.kernels import chunked_divergence
 
@@ -88,7 +88,7 @@ def test_divergence_of_the_distillation_trainer(beta):
 
 
 @pytest.mark.parametrize("alpha", BETAS)
-def test_full_logit_self_distillation(alpha):
+def test_jsd_equals_full_logit_self_distillation(alpha):
     from trl.experimental.sdft import loss_utils as losses
 
     def loss(hidden, student, teacher):
@@ -101,7 +101,7 @@ def test_full_logit_self_distillation(alpha):
 
 
 @pytest.mark.parametrize("k", [1, 4, 16])
-def test_top_k_with_a_tail(k):
+def test_top_k_equals_that_of_trl_with_a_tail_bucket(k):
     """On the teacher's most likely words, as TRL scores with a teacher behind a server."""
     from trl.experimental.sdft import loss_utils as losses
 
@@ -116,7 +116,7 @@ def test_top_k_with_a_tail(k):
     check(ours(Divergence("top_k", top_k=k), MASKS["mixed"]), theirs(loss))
 
 
-def test_gradient_of_a_sampled_token():
+def test_sampled_gradient_equals_that_of_trl():
     from trl.experimental.sdft import loss_utils as losses
 
     def loss(hidden, student, teacher):

@@ -16,7 +16,7 @@ from sleep_jax.seeding import consolidate, rollouts, trunk
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.seeding_config import SeedingConfig
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs
+from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, make_batch, pack_exchanges
 from sleep_jax.seeding.sequences import teacher_hidden as hidden_of
 from sleep_jax.seeding.step import init_state, seeding_step
 from sleep_jax.seeding.trunk import precompute, trunks_of
@@ -98,7 +98,7 @@ def test_a_trunk_is_that_of_each_sequence_alone(deep, student):
 def batch(deep, student, teacher):
     chosen = READ[:2] + READ[4:]
     states = precompute(deep, student, [teacher], chosen, SHAPE)
-    return batch_of(chosen, states, packs(chosen, SHAPE), SHAPE)
+    return make_batch(chosen, states, pack_exchanges(chosen, SHAPE), SHAPE)
 
 
 @pytest.fixture

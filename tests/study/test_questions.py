@@ -1,4 +1,4 @@
-"""What the model asks itself: which questions are about their sentence, which answers are kept."""
+"""Questions that the model writes: which are about their sentence, which answers are kept."""
 
 import functools
 
@@ -11,7 +11,7 @@ from sleep_jax.data.documents import Document
 from sleep_jax.data.sentences import sentences
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.study import questions as module
-from sleep_jax.study.questions import SelfQuestion, ask, hold_out, is_about
+from sleep_jax.study.questions import SelfQuestion, hold_out, is_about, write_questions
 from sleep_jax.study.study_config import StudyConfig
 
 DOCUMENTS = [
@@ -31,7 +31,7 @@ def script(tokenizer, monkeypatch):
 
 
 def study(cfg, tokenizer, excluded=(), context=None, **options):
-    return ask(
+    return write_questions(
         cfg,
         {},
         tokenizer,
@@ -54,7 +54,7 @@ def study(cfg, tokenizer, excluded=(), context=None, **options):
         ("When, and which?", False),
     ],
 )
-def test_what_a_question_about_a_sentence_is(question, claim):
+def test_is_about_requires_a_question_with_a_common_content_word(question, claim):
     assert is_about(question, "Anna built the mill when she could, which is what it is.") == claim
 
 
@@ -77,11 +77,11 @@ def test_what_a_question_about_a_sentence_is(question, claim):
         ("", "The mill", False),
     ],
 )
-def test_a_question_in_any_script_shares_a_content_word(question, sentence, claim):
+def test_is_about_in_other_scripts(question, sentence, claim):
     assert is_about(question, sentence) == claim
 
 
-def test_ask_keeps_questions_about_the_text_and_answers_that_it_bears(
+def test_write_questions_keeps_questions_about_the_text_and_grounded_answers(
     prompts, tokenizer, script, cfg
 ):
     calls = script(
@@ -94,8 +94,8 @@ def test_ask_keeps_questions_about_the_text_and_answers_that_it_bears(
     )
     context = object()
     questions, drawn = study(cfg, tokenizer, excluded={"Which lamp?"}, context=context, questions=3)
-    # A repeated one, a statement, Bert, 1833 and a test question are left out. Of the answers, one
-    # is invented, one is unfinished and one is empty.
+    # Left out: a repetition, a statement, two invented facts (Bert, 1833) and a test question. Of
+    # the answers one is invented, one unfinished and one empty.
     mill, oats = sentences(DOCUMENTS[0].text)
     assert questions == [
         SelfQuestion(0, mill, "Who built the mill?", "Anna."),
@@ -116,15 +116,15 @@ def test_ask_keeps_questions_about_the_text_and_answers_that_it_bears(
     )
 
 
-def test_grounding_can_be_switched_off(tokenizer, script, cfg):
+def test_write_questions_without_grounding(tokenizer, script, cfg):
     script([["Why 1831, mill?"], ["No."], ["No."]], [["In 1833."]])
     kept, _ = study(cfg, tokenizer, questions=1, is_grounded=False)
     assert [(q.question, q.answer) for q in kept] == [("Why 1831, mill?", "In 1833.")]
 
 
 @pytest.mark.parametrize("has_family", [False, True])
-def test_a_question_is_the_first_line_of_what_was_written(tokenizer, monkeypatch, has_family):
-    """A family's tokenizer has one token for the mark and the line breaks behind it."""
+def test_write_questions_keeps_the_first_line(tokenizer, monkeypatch, has_family):
+    """Qwen3's tokenizer has one token for a question mark and the line breaks after it."""
     tokenizer = qwen3() if has_family else tokenizer
     written = [["Who built the mill?\n\nSentence: x"], ["Why?\n"], [" \nIs the lamp out?"]]
     calls = scripted(monkeypatch, module, tokenizer, written, [["Anna."]])
@@ -135,14 +135,14 @@ def test_a_question_is_the_first_line_of_what_was_written(tokenizer, monkeypatch
     assert mark[-1] in calls[0]["sampling"].eos_ids
 
 
-def test_held_out_questions_are_not_learnt():
+def test_hold_out_removes_held_out_questions():
     questions = [SelfQuestion(i // 4, "s", f"q{i}?", "a" if i % 2 else None) for i in range(8)]
-    held, learnt = hold_out(questions, 1)
-    assert [q.question for q in held] == ["q1?", "q5?"]
+    held_out, learnt = hold_out(questions, 1)
+    assert [q.question for q in held_out] == ["q1?", "q5?"]
     assert [q.question for q in learnt] == [f"q{i}?" for i in range(8) if i not in (1, 5)]
 
 
-def test_held_out_questions_are_spread_over_the_sentences():
+def test_hold_out_spreads_questions_over_the_sentences():
     questions = [SelfQuestion(0, f"s{i // 3}", f"q{i}?", "a") for i in range(15)]
     by_count = {n: [q.question for q in hold_out(questions, n)[0]] for n in (1, 2, 5, 6)}
     assert by_count[1] == ["q6?"] and by_count[2] == ["q3?", "q9?"]
@@ -151,15 +151,15 @@ def test_held_out_questions_are_spread_over_the_sentences():
     assert hold_out(questions, 0) == ([], questions)
 
 
-def test_a_held_out_question_is_not_learnt_in_another_spelling():
+def test_hold_out_removes_other_spellings():
     questions = [
         SelfQuestion(0, "s", "Who built it?", "a"),
         SelfQuestion(0, "t", "who built it", "a"),
     ]
-    held, learnt = hold_out(questions, 1)
-    assert (len(held), learnt) == (1, [])
+    held_out, learnt = hold_out(questions, 1)
+    assert (len(held_out), learnt) == (1, [])
 
 
-def test_an_answer_without_a_word_is_not_held_out():
+def test_hold_out_skips_answers_without_content():
     questions = [SelfQuestion(0, "s", "q?", "The."), SelfQuestion(0, "s", "r?", "A")]
     assert [q.question for q in hold_out(questions, 1)[0]] == ["r?"]

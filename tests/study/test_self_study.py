@@ -1,4 +1,4 @@
-"""Self-study: sentences, what is asked about them, and which answers are kept."""
+"""Self-study: recitations, completions, answers and rehearsals."""
 
 import functools
 import json
@@ -20,10 +20,10 @@ from sleep_jax.study.self_study import (
     Study,
     answer,
     complete,
-    from_memory,
     recite,
     rehearse,
     reread,
+    without_documents,
 )
 from sleep_jax.study.study_config import StudyConfig
 
@@ -43,7 +43,7 @@ def prompts(tokenizer):
     return Prompts(tokenizer)
 
 
-def test_recitation_is_the_text_itself(prompts, tokenizer):
+def test_recite_replies_with_the_document(prompts, tokenizer):
     out = recite(DOCUMENTS, prompts, 2)
     assert [e.document for e in out] == [0, 0, 1, 1]
     assert {e.kind for e in out} == {"recite"} and not any(e.is_imitable for e in out)
@@ -52,7 +52,7 @@ def test_recitation_is_the_text_itself(prompts, tokenizer):
     assert out[2].student == prompts.without_context("Tell me about The Lamp.")
 
 
-def test_completion_cues_are_the_first_words_and_never_all(prompts, tokenizer):
+def test_complete_cues_are_first_words_and_never_all(prompts, tokenizer):
     out = complete(DOCUMENTS, prompts, 20, np.random.default_rng(0))
     assert len(out) == 60 and {e.kind for e in out} == {"complete"}
     lengths = set()
@@ -67,16 +67,18 @@ def test_completion_cues_are_the_first_words_and_never_all(prompts, tokenizer):
     assert len(lengths) > 4
 
 
-def test_cues_of_a_script_without_spaces_are_characters():
-    as_it_is = types.SimpleNamespace(**dict.fromkeys(("alone", "beside", "reply"), lambda t: t))
+def test_complete_cues_without_spaces_are_characters():
+    identity = types.SimpleNamespace(
+        **dict.fromkeys(("without_context", "with_context", "reply"), lambda t: t)
+    )
     document = Document("tower", "塔", "灯塔高五十三米。")
-    out = complete([document], as_it_is, 20, np.random.default_rng(0))
+    out = complete([document], identity, 20, np.random.default_rng(0))
     cues = {e.student.removeprefix("Complete the sentence: ") for e in out}
     assert cues == {"灯塔高五十三米"[:n] for n in range(2, 7)}
     assert {e.completion for e in out} == {"灯塔高五十三米。"}
 
 
-def test_replies_quote_the_sentence_and_answer_where_there_is_an_answer(prompts, tokenizer):
+def test_answer_quotes_the_sentence_and_gives_the_answer_if_any(prompts, tokenizer):
     questions = [
         SelfQuestion(1, "The lamp is out.", "Is it out?", "Yes."),
         SelfQuestion(0, "It ground oats.", "What did it grind?", None),
@@ -93,7 +95,7 @@ def test_replies_quote_the_sentence_and_answer_where_there_is_an_answer(prompts,
     assert out[2].completion == prompts.reply("Yes.")
 
 
-def test_rehearsal_is_its_own_teacher_without_a_document(prompts, tokenizer, script, cfg):
+def test_rehearse_has_one_prompt_for_teacher_and_student(prompts, tokenizer, script, cfg):
     script([["Hi.", "Hello."], ["Blue..."]])
     study = StudyConfig(rehearsals=2)
     out = rehearse(cfg, {}, tokenizer, ["Greet me.", "Sky?"], study, jax.random.key(0))
@@ -107,7 +109,7 @@ def test_rehearsal_is_its_own_teacher_without_a_document(prompts, tokenizer, scr
     assert rehearse(cfg, {}, tokenizer, [], study, jax.random.key(0)) == []
 
 
-def test_a_rehearsal_that_continues_a_text_has_no_room_to_think(prompts, tokenizer, script, cfg):
+def test_rehearse_gives_plain_text_no_tokens_for_thought(prompts, tokenizer, script, cfg):
     calls = script([["Hi."], ["Bye."]], [["Blue."]])
     study = StudyConfig(rehearsals=1, max_answer_tokens=48, thought=1024)
     topics = ["Greet me.", "Sky?", "Take leave."]
@@ -123,19 +125,19 @@ def test_a_rehearsal_that_continues_a_text_has_no_room_to_think(prompts, tokeniz
     assert len(rehearse(cfg, {}, tokenizer, topics[:1], study, jax.random.key(0))) == 1
 
 
-def test_a_study_comes_back_from_its_record():
+def test_study_round_trips_through_json():
     rehearsed = Exchange(None, (1, 2), (1, 2), (3, 4), "rehearse")
     study = Study(
         (SelfQuestion(0, "s", "q?", "a"),), (SelfQuestion(1, "t", "r?", None),), (rehearsed,)
     )
-    assert Study.of(json.loads(json.dumps(study.record()))) == study
+    assert Study.from_record(json.loads(json.dumps(study.to_record()))) == study
 
 
-def test_what_is_told_by_heart_has_no_document():
-    seen = Exchange(3, (1, 2), (9, 9, 2), (4, 5), "answer")
+def test_without_documents_and_reread():
+    answered = Exchange(3, (1, 2), (9, 9, 2), (4, 5), "answer")
     rehearsed = Exchange(None, (1, 2), (1, 2), (3,), "rehearse")
-    [told] = from_memory([seen, rehearsed])
-    assert (told.document, told.teacher, told.completion) == (None, (1, 2), (4, 5))
-    assert told.is_imitable
+    [exchange] = without_documents([answered, rehearsed])
+    assert (exchange.document, exchange.teacher, exchange.completion) == (None, (1, 2), (4, 5))
+    assert exchange.is_imitable
     [page] = reread([(5, 6, 7), (8,)])
     assert (page.student, page.teacher, page.completion) == ((5,), (5,), (6, 7))

@@ -1,5 +1,4 @@
-"""Hidden states that make a bfloat16 head nearly certain of one token, for tests of gradients
-there."""
+"""Hidden states for which a bfloat16 head is nearly certain of one token."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +13,15 @@ def softmax(hidden, head=HEAD):
     return np.exp(logits - np.logaddexp.reduce(logits))
 
 
-def near_certainty(p, seed=1):
-    """(hidden [d], head [d, vocab]): the probability of token CERTAIN is p, to within the narrow
-    type that the hidden state is rounded to."""
+def near_certain(p, seed=1):
+    """(hidden [d], head [d, vocab]): the probability of token CERTAIN is p, up to the rounding of
+    the hidden state to bfloat16."""
     start = np.random.default_rng(seed).normal(size=WIDTH) * 0.1
-    towards = np.asarray(HEAD[:, CERTAIN], np.float64)
+    direction = np.asarray(HEAD[:, CERTAIN], np.float64)
     low, high = 0.0, 20.0
     for _ in range(60):
         middle = (low + high) / 2
-        is_below = softmax(start + middle * towards)[CERTAIN] < p
+        is_below = softmax(start + middle * direction)[CERTAIN] < p
         low, high = (middle, high) if is_below else (low, middle)
-    hidden = start + high * towards
+    hidden = start + high * direction
     return jnp.asarray(jnp.asarray(hidden, jnp.bfloat16), jnp.float32), HEAD

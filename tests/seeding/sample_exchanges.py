@@ -1,4 +1,4 @@
-"""What tests of a night share: a few random exchanges, and rows that hold some of them."""
+"""A few random exchanges, and the shape of a batch that holds some of them."""
 
 import numpy as np
 

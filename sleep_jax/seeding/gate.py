@@ -1,0 +1,64 @@
+"""The gate of a consolidation: a slot is accepted if its student came close to the teacher and the
+perplexity of an anchor set held."""
+
+import dataclasses
+import math
+
+from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.settings import Settings, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate(Settings, section="gate"):
+    """When a seeded slot is accepted; otherwise the night is rolled back."""
+
+    divergence: float = setting(
+        0.8, "largest KL to the teacher after a night, as a share of that before; inf: any",
+        above=0, most=math.inf,
+    )  # fmt: skip
+    anchors: float = setting(
+        0.1, "largest rise of the anchor perplexity, as a share; inf: any", above=0, most=math.inf
+    )
+
+    def rejection_reason(
+        self, kl_before: float, kl_after: float, anchors_before: float, anchors_after: float
+    ) -> str | None:
+        """Why the night is to be rolled back, in words; None: the slot is accepted.
+
+        Args:
+          kl_before, kl_after: mean divergence from the teacher, in nats a token.
+          anchors_before, anchors_after: perplexity of the anchor set.
+        """
+        # Written so that NaN is rejected.
+        if not kl_after <= self.divergence * kl_before:
+            return (
+                f"the divergence from the teacher went from {kl_before:.3g} to {kl_after:.3g}, "
+                f"above gate.divergence={self.divergence} of it"
+            )
+        if kl_after == kl_before:
+            return f"the divergence from the teacher stayed {kl_before:.3g}: nothing was learnt"
+        return self.anchors_rejection_reason(anchors_before, anchors_after)
+
+    def anchors_rejection_reason(self, before: float, after: float) -> str | None:
+        """Like `rejection_reason`, by the anchor perplexity alone."""
+        if not after <= (1 + self.anchors) * before:
+            return (
+                f"the anchor perplexity rose from {before:.4g} to {after:.4g}, by more than "
+                f"gate.anchors={self.anchors} of it"
+            )
+        return None
+
+
+def top_k_hint(memory: MemoryConfig, slots: int) -> str:
+    """What to add to the reason of a roll-back where the router may have kept the slot inactive.
+
+    Args:
+      memory: the config.
+      slots: in use in the level, the seeded one included.
+    """
+    if not 0 < memory.top_k < slots:
+        return ""
+    return (
+        f"; the router selects memory.top_k={memory.top_k} of {slots} slots for a token, and a "
+        "slot that is not selected learns nothing: raise memory.top_k, or set memory.router='none'"
+    )
