@@ -134,7 +134,7 @@ class Experiment:
 
     def stream(self, day: int) -> tuple[int, ...]:
         """The tokens of a day, in the order of reading."""
-        pages = map(self.prompts.page, self.days[day].documents)
+        pages = map(self.prompts.plain_document, self.days[day].documents)
         return tuple(token for page in pages for token in page)
 
     def pages(self, scheduled: ScheduledPhase) -> list[tuple[int, ...]]:
@@ -145,7 +145,7 @@ class Experiment:
             start = scheduled.start if day == scheduled.since else 0
             stop = scheduled.stop if day == scheduled.day else None
             offset = 0
-            for page in map(self.prompts.page, self.days[day].documents):
+            for page in map(self.prompts.plain_document, self.days[day].documents):
                 end = None if stop is None else max(stop - offset, 0)
                 out.append(page[max(start - offset, 0) : end])
                 offset += len(page)
@@ -257,9 +257,9 @@ def cut_into_days(
     as can be.
 
     Raises:
-      ValueError: as `Source.cut`; or there are more days than documents.
+      ValueError: as `Source.chunk`; or there are more days than documents.
     """
-    source = whole.cut(config.data.chunk_tokens, encode)
+    source = whole.chunk(config.data.chunk_tokens, encode)
     return str(source), _days(source.documents, config.data.episodes)
 
 
@@ -300,8 +300,8 @@ def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:
         (*prompts.without_context(q.question), *prompts.reply(q.answer)) for q in anchors.questions
     ]
     return {
-        "anchor_perplexity": AnchorSet.of([*map(prompts.plain, anchors.texts)]),
-        "chat_perplexity": AnchorSet.of(chats),
+        "anchor_perplexity": AnchorSet.from_sequences([*map(prompts.plain, anchors.texts)]),
+        "chat_perplexity": AnchorSet.from_sequences(chats),
     }
 
 

@@ -15,7 +15,7 @@ from sleep_jax.study.questions import SelfQuestion, write_questions
 
 
 def articulate(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(write, "flaw", lambda *_: None)
+    patch.setattr(write, "dream_rejection_reason", lambda *_: None)
     patch.setattr(questions, "write_questions", write_with_each)
 
 

@@ -247,7 +247,7 @@ def test_learn_from_base_learns_the_day_again(experiment, before_dreams_run, tmp
     run = with_questions(
         before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
     )
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.ones(len(gain)))
     dreamt = dream(other, run, tmp_path)
     assert change(dreamt.current.memory) > 0.5 * change(run.current.memory) > 0
 
@@ -255,7 +255,7 @@ def test_learn_from_base_learns_the_day_again(experiment, before_dreams_run, tmp
 def test_learn_without_a_reward_is_skipped_with_the_reason(
     experiment, before_dreams_run, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.zeros(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.zeros(len(gain)))
     dreamt = dream(experiment, before_dreams_run, tmp_path)
     assert dreamt.record["phases"]["learn"]["skipped"] == "no dream was rewarded"
     assert equal(dreamt.current, before_dreams_run.current)
@@ -266,7 +266,7 @@ def test_learn_without_a_reward_rehearses_old_documents(
     experiment, before_dreams_run, tmp_path, monkeypatch
 ):
     old = Exchange(None, (5, 6), (5, 6), (7, 8, 9), "rehearse")
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.zeros(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.zeros(len(gain)))
     monkeypatch.setattr(learn, "rehearsed", lambda *_: [old])
     dreamt = dream(experiment, before_dreams_run, tmp_path)
     assert dreamt.record["phases"]["learn"]["learnt"] == 0
@@ -284,7 +284,7 @@ def test_learn_by_policy_gradient_uses_all_tried_dreams(
     run = with_questions(
         before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
     )
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.arange(len(gain)) % 2)
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.arange(len(gain)) % 2)
     dreamt = dream(other, run, tmp_path)
     assert not equal(dreamt.current.memory, run.current.memory)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -304,7 +304,7 @@ def test_learn_with_tied_rewards_has_no_policy_gradient(
     run = with_questions(
         before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
     )
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.ones(len(gain)))
     monkeypatch.setattr(rollouts, "sample_rollouts", pytest.fail)
     dreamt = dream(other, run, tmp_path)
     phases = dreamt.record["phases"]
@@ -322,7 +322,9 @@ def test_learn_is_rolled_back_where_anchors_lose_too_much(
     run = with_questions(
         before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
     )
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))  # all rewarded
+    monkeypatch.setattr(
+        trial, "compute_rewards", lambda _, gain, of: np.ones(len(gain))
+    )  # all rewarded
     for after, is_kept in ((16.0, False), (15.0, True)):
         measured = iter((10.0, after))
         monkeypatch.setattr(learn, "anchor_perplexity", lambda *_, m=measured: next(m))
@@ -334,7 +336,7 @@ def test_learn_is_rolled_back_where_anchors_lose_too_much(
 def test_dreaming_without_dreams_is_skipped_with_the_reason(
     experiment, before_dreams_run, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(write, "flaw", lambda *_: "loop")
+    monkeypatch.setattr(write, "dream_rejection_reason", lambda *_: "loop")
     dreamt = dream(experiment, before_dreams_run, tmp_path)
     phases = dreamt.record["phases"]
     assert phases["write"]["rejected_loop"] == phases["write"]["written"] > 0
@@ -418,7 +420,7 @@ def test_evaluate_asks_own_questions_where_documents_have_none(tmp_path):
 
 
 def test_experiment_pages_since_the_last_sleep(experiment):
-    first, second = (experiment.prompts.page(d) for d in experiment.documents)
+    first, second = (experiment.prompts.plain_document(d) for d in experiment.documents)
     scheduled = scheduled_phase(experiment, "consolidate")
 
     def pages(start, stop):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from sleep_jax.data.html import VisibleText
 
 MARKDOWN = (".md", ".markdown")
-LINES = ".jsonl"
+JSONL = ".jsonl"
 # Runs of white space, and tags, over which the patterns of html.parser would take megabytes; no
 # page shows them.
 TOO_LONG = re.compile(r"\s{100,}|<[a-zA-Z!/?][^<>]{1000,}>?")
@@ -78,6 +78,6 @@ READERS: dict[str, tuple[Callable[[bytes], tuple[str | None, str]], str]] = {
     ".pdf": (_pdf, "pypdf"),
     **dict.fromkeys((".html", ".htm"), (_html, "beautifulsoup4")),
     ".docx": (_docx, "python-docx"),
-    LINES: (_plain, ""),
+    JSONL: (_plain, ""),
 }
-KINDS = f"{', '.join([*READERS][:-1])} and {LINES}"
+SUPPORTED = f"{', '.join([*READERS][:-1])} and {JSONL}"

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sleep_jax.data.batches import bucket, parts
-from sleep_jax.data.examples import Scored, examples
+from sleep_jax.data.batches import bucket, equal_batches
+from sleep_jax.data.examples import PromptCompletion, make_examples
 from sleep_jax.evals.likelihood import log_probs
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
@@ -22,7 +22,7 @@ score_tokens = functools.partial(jax.jit, static_argnames=("cfg",))(log_probs)
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapted:
+class AdaptedModels:
     """Models over one base.
 
     Attributes:
@@ -44,13 +44,13 @@ class Adapted:
     def blocks(self, models: int, rows: int) -> np.ndarray:
         """Models that are evaluated together, as many as a batch holds: indices [blocks, models],
         every time the same number of them."""
-        return parts(models, max(1, self.batch // rows))
+        return equal_batches(models, max(1, self.batch // rows))
 
     def row_blocks(self, models: int, rows: int) -> np.ndarray:
         """Rows of each of `models` that are scored together: indices [blocks, rows]."""
-        return parts(rows, max(1, self.batch // models))
+        return equal_batches(rows, max(1, self.batch // models))
 
-    def wearing(self, adapters) -> "Adapted":
+    def wearing(self, adapters) -> "AdaptedModels":
         """The same base under other adapters."""
         return dataclasses.replace(self, adapters=adapters)
 
@@ -81,7 +81,7 @@ class Adapted:
                 out[i] = [self.tokenizer.reply_text(one.tokens) for [one] in own]
         return out
 
-    def log_likelihoods(self, sequences: Sequence[Sequence[Scored]]) -> list[np.ndarray]:
+    def log_likelihoods(self, sequences: Sequence[Sequence[PromptCompletion]]) -> list[np.ndarray]:
         """Log-likelihood of what is scored after what is given.
 
         Args:
@@ -90,7 +90,7 @@ class Adapted:
         Returns:
           Per model float32 [sequences, 2]: nats, and tokens they are the sum over.
         """
-        laid = examples(sequences, is_packed=False)
+        laid = make_examples(sequences, is_packed=False)
         tokens = np.asarray(laid.mask).sum(-1)
         nats = np.zeros(tokens.shape, np.float32)
         for models, variables, rows in self._together(sequences):

@@ -222,7 +222,9 @@ class RunPlan:
             scheduled.phase == "consolidate" and scheduled.sender > 0 for scheduled in self.schedule
         )
         writing, rounds = read(c).dreaming.writing, sum(rounds_of(seeding))
-        each = c.dreaming.num_generations * sum(writing.longest(t.form) for t in writing.templates)
+        each = c.dreaming.num_generations * sum(
+            writing.max_tokens(t.form) for t in writing.templates
+        )
         rolled_out = (
             rounds * seeding.num_prompts * c.seeding.num_generations * c.seeding.max_new_tokens
         )

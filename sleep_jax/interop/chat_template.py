@@ -34,7 +34,7 @@ class Piece(NamedTuple):
     is_words: bool
 
 
-class Around(NamedTuple):
+class TurnMarkup(NamedTuple):
     """What a template writes around a user's words and a reply: `prompt_start` words `prompt_end`,
     then `before` reply `after`; `before` is an empty thought where the model may think."""
 
@@ -142,14 +142,14 @@ class ChatTemplate:
             for i, part in enumerate(parts)
         ]
 
-    def _around(self, lead: str = "", trail: str = "") -> Around:
+    def _around(self, lead: str = "", trail: str = "") -> TurnMarkup:
         """What stands around words that begin with the white space `lead` and end with `trail`."""
         words = f"{lead}.{trail}"
         user = {"role": "user", "content": words}
         chat = [user, {"role": "assistant", "content": words}]
         start, _, end = (piece.text for piece in self.pieces([user]))
         _, _, between, _, after = (x.text for x in self.pieces(chat, add_generation_prompt=False))
-        return Around(start, end, between.removeprefix(end), after)
+        return TurnMarkup(start, end, between.removeprefix(end), after)
 
     def begun(self, text: str) -> list[Piece]:
         """A user's turn up to the end of `text`, which is not yet that of the turn."""

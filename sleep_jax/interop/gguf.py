@@ -7,10 +7,10 @@ import numpy as np
 from sleep_jax.fields import MOST, Fields, one_of, shown
 from sleep_jax.interop.gguf_header import Header
 from sleep_jax.interop.huggingface import (
-    MOST_HEADS,
-    MOST_LAYERS,
-    MOST_VOCAB,
-    MOST_WIDTH,
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_VOCAB,
+    MAX_WIDTH,
     ROTARY_BASE,
     SCALING,
     SMALLEST_EPS,
@@ -102,8 +102,8 @@ def heads(file: GGUFFile) -> tuple[int, int]:
       ValueError: not every layer has as many.
     """
     name = f"{file.architecture}.attention.head_count"
-    query = file.fields.whole(name, 1, MOST_HEADS)
-    return query, file.fields.whole(f"{name}_kv", 1, MOST_HEADS, query)
+    query = file.fields.whole(name, 1, MAX_HEADS)
+    return query, file.fields.whole(f"{name}_kv", 1, MAX_HEADS, query)
 
 
 def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -133,16 +133,16 @@ def decoder_config(file: GGUFFile) -> DecoderConfig:
     """
     read, arch = file.fields, file.architecture
     _reject_variants(file)
-    width = read.whole(f"{arch}.embedding_length", 1, MOST_WIDTH)
+    width = read.whole(f"{arch}.embedding_length", 1, MAX_WIDTH)
     query, key = heads(file)
     head_dim = _head_dim(file, width, query)
-    vocab = read.whole(f"{arch}.vocab_size", 1, MOST_VOCAB, default=None)
+    vocab = read.whole(f"{arch}.vocab_size", 1, MAX_VOCAB, default=None)
     eps = read.number(f"{arch}.attention.layer_norm_rms_epsilon", SMALLEST_EPS, 1)
     fields = {
         "vocab": vocab or len(read.texts("tokenizer.ggml.tokens")),
         "width": width,
-        "hidden": read.whole(f"{arch}.feed_forward_length", 1, MOST_WIDTH),
-        "layers": read.whole(f"{arch}.block_count", 1, MOST_LAYERS),
+        "hidden": read.whole(f"{arch}.feed_forward_length", 1, MAX_WIDTH),
+        "layers": read.whole(f"{arch}.block_count", 1, MAX_LAYERS),
         "heads": query,
         "kv_heads": key,
         "head_dim": head_dim,
@@ -186,9 +186,9 @@ def _head_dim(file: GGUFFile, width: int, query: int) -> int:
     name = f"{arch}.attention.key_length"
     if name not in read and width % query:
         read.refuse(f"{arch}.attention.head_count", f"a divisor of embedding_length={width}")
-    head_dim = read.whole(name, 1, MOST_HEADS, width // query)
+    head_dim = read.whole(name, 1, MAX_HEADS, width // query)
     for name in (f"{arch}.attention.value_length", f"{arch}.rope.dimension_count"):
-        if read.whole(name, 1, MOST_HEADS, head_dim) != head_dim:
+        if read.whole(name, 1, MAX_HEADS, head_dim) != head_dim:
             read.refuse(name, f"{head_dim}, the width of a head: no other is supported")
     return head_dim
 

@@ -8,7 +8,7 @@ from sleep_jax.fields import Fields, one_of, read_object, shown
 from sleep_jax.models.decoder_config import DecoderConfig, RopeScaling
 
 # The largest shapes that are believed: what is allocated follows from them.
-MOST_LAYERS, MOST_HEADS, MOST_WIDTH, MOST_VOCAB = 1000, 4096, 2**20, 2**24
+MAX_LAYERS, MAX_HEADS, MAX_WIDTH, MAX_VOCAB = 1000, 4096, 2**20, 2**24
 SMALLEST_EPS = 1e-30  # of a norm; beside it float32 keeps its inverse root finite
 ROTARY_BASE = (1.0, 1e15)
 SCALING = (1.0, 1e6)
@@ -58,20 +58,20 @@ def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
     _reject_variants(fields, architecture)
 
     family = ARCHITECTURES[architecture]
-    width = fields.whole("hidden_size", 1, MOST_WIDTH)
-    heads = fields.whole("num_attention_heads", 1, MOST_HEADS)
+    width = fields.whole("hidden_size", 1, MAX_WIDTH)
+    heads = fields.whole("num_attention_heads", 1, MAX_HEADS)
     kv_heads, head_dim = (
-        fields.whole(name, 1, MOST_HEADS, default=None) if name in fields else family[name]
+        fields.whole(name, 1, MAX_HEADS, default=None) if name in fields else family[name]
         for name in ("num_key_value_heads", "head_dim")
     )
     if not head_dim and width % heads:
         fields.refuse("num_attention_heads", f"a divisor of hidden_size={width}, or head_dim too")
     theta, scaling = _rope(fields)
     shape = {
-        "vocab": fields.whole("vocab_size", 1, MOST_VOCAB),
+        "vocab": fields.whole("vocab_size", 1, MAX_VOCAB),
         "width": width,
-        "hidden": fields.whole("intermediate_size", 1, MOST_WIDTH),
-        "layers": fields.whole("num_hidden_layers", 1, MOST_LAYERS),
+        "hidden": fields.whole("intermediate_size", 1, MAX_WIDTH),
+        "layers": fields.whole("num_hidden_layers", 1, MAX_LAYERS),
         "heads": heads,
         "kv_heads": kv_heads or heads,
         "head_dim": head_dim or width // heads,
@@ -109,7 +109,7 @@ def _reject_variants(fields: Fields, architecture: str):
         fields.refuse("mlp_bias", "a model with no bias in the MLP, the only one supported")
     windowed = fields.flag("use_sliding_window", None) and fields.whole(
         "max_window_layers", default=28
-    ) < fields.whole("num_hidden_layers", 1, MOST_LAYERS)
+    ) < fields.whole("num_hidden_layers", 1, MAX_LAYERS)
     if "layer_types" in fields:
         kinds = fields.texts("layer_types", None) or ()
         windowed = any(kind != "full_attention" for kind in kinds)

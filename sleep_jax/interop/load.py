@@ -60,12 +60,12 @@ def load_model(
         checkpoint = SafetensorsFolder(path)
         cfg = huggingface.decoder_config(huggingface.read_config(path))
         tokenizer = read_tokenizer(path, thinking=thinking, date=date)
-    check_ids(tokenizer, cfg, path)
+    check_token_ids(tokenizer, cfg, path)
     cfg = cfg.replace(dtype=dtype, **overrides)
     return cfg, read_params(cfg, checkpoint, jnp.dtype(dtype)), tokenizer
 
 
-def check_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path) -> None:
+def check_token_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path) -> None:
     """An id beyond the embedding would be read as its last row, without a word.
 
     Args:
@@ -101,7 +101,7 @@ def _where(path: pathlib.Path, field: str, token: int) -> pathlib.Path:
     return path
 
 
-def tokenizer_at_hand(name: str, *, thinking: bool = False, date: str = DATE) -> Tokenizer | None:
+def local_tokenizer(name: str, *, thinking: bool = False, date: str = DATE) -> Tokenizer | None:
     """The tokenizer of a model, without its weights; None where it is not on this machine: nothing
     is fetched for it.
 

@@ -25,10 +25,10 @@ QUESTION_EXAMPLES = (
 )
 
 
-RECITE = "Repeat the text above word for word."
+RECITE_REQUEST = "Repeat the text above word for word."
 
 
-def as_read(document: Document) -> str:
+def document_text(document: Document) -> str:
     """The text of a document with its title, as it is read."""
     return f"{document.title}\n\n{document.text}\n\n"
 
@@ -51,11 +51,11 @@ class Prompts:
 
     def context(self, document: Document) -> tuple[int, ...]:
         """What is read of a document while awake."""
-        return self._encode(self._template.begun(as_read(document)))
+        return self._encode(self._template.begun(document_text(document)))
 
     def page(self, document: Document) -> tuple[int, ...]:
         """A document as it stands in the stream."""
-        return self.plain(as_read(document))
+        return self.plain(document_text(document))
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Text to be continued as it stands, outside any chat, begun as the model's texts are."""
@@ -91,6 +91,6 @@ class Prompts:
         return words if is_finished else words[:-1]
 
 
-def answer(question: str) -> str:
+def answer_request(question: str) -> str:
     """The request for an answer from the document in view."""
     return f"Using the text above, answer the question: {question}"

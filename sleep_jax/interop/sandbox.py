@@ -17,9 +17,9 @@ from jinja2.visitor import NodeTransformer
 
 from sleep_jax.interop.template_sizes import (
     FILTERS,
+    MAX_CHARACTERS,
+    MAX_STEPS,
     METHODS,
-    MOST_CHARACTERS,
-    STEPS,
     check_number,
     check_size,
     extent,
@@ -124,12 +124,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return _Counting(self).visit(super()._parse(source, name, filename))
 
     def _begin(self) -> None:
-        self._steps, self._characters = STEPS, MOST_CHARACTERS
+        self._steps, self._characters = MAX_STEPS, MAX_CHARACTERS
 
     def _spend(self, steps: int = 1) -> None:
         self._steps -= steps
         if self._steps < 0:
-            raise jinja2.TemplateError(f"it takes more than {STEPS:,} steps")
+            raise jinja2.TemplateError(f"it takes more than {MAX_STEPS:,} steps")
 
     def _counted(self, items: Iterable) -> Iterator | Iterable:
         if hasattr(items, "__len__"):  # loops ask for the length, and may be refused beforehand
@@ -173,7 +173,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _spend_characters(self, count: int) -> None:
         self._characters -= count
         if self._characters < 0:
-            raise jinja2.TemplateError(f"it makes more than {MOST_CHARACTERS:,} characters")
+            raise jinja2.TemplateError(f"it makes more than {MAX_CHARACTERS:,} characters")
 
 
 class _Counting(NodeTransformer):

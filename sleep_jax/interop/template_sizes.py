@@ -8,10 +8,10 @@ from typing import Any
 import jinja2
 from jinja2.utils import Namespace
 
-STEPS = 20_000  # turns of loops, and calls, while a chat is written; entries of a list
-MOST_CHARACTERS = 10**7  # of all texts that are made while a chat is written
-MOST_NUMBER = 10**5  # that may be an argument: of a width, a count, a power
-MOST_BITS = 10**4  # of a whole number
+MAX_STEPS = 20_000  # turns of loops, and calls, while a chat is written; entries of a list
+MAX_CHARACTERS = 10**7  # of all texts that are made while a chat is written
+MAX_NUMBER = 10**5  # that may be an argument: of a width, a count, a power
+MAX_BITS = 10**4  # of a whole number
 _WIDTH = re.compile(r"\d{5,}|\*")  # in a format string
 _LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 
@@ -51,16 +51,16 @@ def _size(value: Any, entry: int = 0) -> int:
 
 def check_number(value: int, is_argument: bool = False) -> None:
     """Raises a jinja2.TemplateError where a number is too large, for an argument or at all."""
-    if value.bit_length() > MOST_BITS:
+    if value.bit_length() > MAX_BITS:
         raise jinja2.TemplateError(f"a number of {value.bit_length():,} bits is not supported")
-    if is_argument and abs(value) > MOST_NUMBER:
+    if is_argument and abs(value) > MAX_NUMBER:
         shown = f"{value:.3e}" if value.bit_length() < 1000 else f"{value.bit_length():,} bits"
         raise jinja2.TemplateError(f"a number as large as {shown} is not supported")
 
 
 def check_size(size: int, kind: Any = "") -> None:
     """Raises a jinja2.TemplateError where a text, or a `kind` of list, has too many entries."""
-    if size > (MOST_CHARACTERS if isinstance(kind, str | bytes) else STEPS):
+    if size > (MAX_CHARACTERS if isinstance(kind, str | bytes) else MAX_STEPS):
         raise jinja2.TemplateError(f"a text or list of {size:,} entries is not supported")
 
 
@@ -72,7 +72,7 @@ def formatted(text: str | bytes, values: Any) -> int:
     mark = "%" if isinstance(text, str) else b"%"
     if _WIDTH.search(text if isinstance(text, str) else text.decode("latin-1")):
         raise jinja2.TemplateError(f"the format {text[:40]!r} may be too wide")
-    return len(text) + text.count(mark) * (_size(values) + MOST_NUMBER // 10)
+    return len(text) + text.count(mark) * (_size(values) + MAX_NUMBER // 10)
 
 
 def filled(text: str, values: Any) -> int:
@@ -80,7 +80,7 @@ def filled(text: str, values: Any) -> int:
     specs = [spec or "" for _, _, spec, _ in string.Formatter().parse(text)]
     if any("{" in spec or _WIDTH.search(spec) for spec in specs):
         raise jinja2.TemplateError(f"the format {text[:40]!r} may be too wide")
-    return len(text) + len(specs) * (_size(values) + MOST_NUMBER // 10)
+    return len(text) + len(specs) * (_size(values) + MAX_NUMBER // 10)
 
 
 def _replaced(text, old, new, count=None) -> int:
@@ -89,7 +89,7 @@ def _replaced(text, old, new, count=None) -> int:
 
 
 def _joined_by(text, items) -> int:
-    return _size(items) + len(text) * (len(items) if hasattr(items, "__len__") else STEPS)
+    return _size(items) + len(text) * (len(items) if hasattr(items, "__len__") else MAX_STEPS)
 
 
 def _joined(items, d="", attribute=None) -> int:
@@ -108,7 +108,7 @@ def _listed(items, *others, **more) -> int:
 
 
 def _split(text, sep=None, maxsplit=-1) -> int:
-    check_size(len(text.split(sep, STEPS + 1)), [])
+    check_size(len(text.split(sep, MAX_STEPS + 1)), [])
     return 0
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from sleep_jax.data.batches import bucket
 from sleep_jax.evals.metrics import perplexity
-from sleep_jax.evals.recall import negative_log_likelihood, reply, share_right
+from sleep_jax.evals.recall import answer_accuracy, greedy_replies, negative_log_likelihood
 from sleep_jax.experiment import Day, Experiment, TestQuestion
-from sleep_jax.interop import prompts as requests
+from sleep_jax.interop.prompts import answer_request
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
 from sleep_jax.programs.abstract import AbstractRun
@@ -124,7 +124,7 @@ def shares_right(questions: Sequence[TestQuestion], replies: Sequence[str]) -> d
             (r, q.answers) for r, q in zip(replies, questions) if q.is_paraphrase == is_paraphrase
         ]
         if pairs:
-            shares[name] = share_right(*zip(*pairs))
+            shares[name] = answer_accuracy(*zip(*pairs))
     return shares
 
 
@@ -139,7 +139,7 @@ def chance(questions: Sequence[TestQuestion], replies: Sequence[str]) -> float |
         for other, reply in asked
         if other.document == q.document and other.answers != q.answers
     ]
-    return share_right(*zip(*pairs)) if pairs else None
+    return answer_accuracy(*zip(*pairs)) if pairs else None
 
 
 def anchor_perplexity(experiment: Experiment, variables, name: str) -> float:
@@ -156,7 +156,7 @@ def ask(
     """Greedy replies to (document, question) pairs, from the weights alone or with the context."""
     if not questions:
         return []
-    return reply(
+    return greedy_replies(
         experiment.cfg,
         variables,
         experiment.tokenizer,
@@ -171,7 +171,7 @@ def question_prompt(experiment: Experiment, text: str, has_context: bool) -> tup
     """The prompt of a question, from the weights alone or after the document."""
     prompts = experiment.prompts
     if has_context:
-        return prompts.with_context(requests.answer(text))
+        return prompts.with_context(answer_request(text))
     return prompts.without_context(text)
 
 

@@ -97,14 +97,18 @@ def lessons_of(
     kept, rewards = kept_dreams(run, day), run.day(day).get("rewards", [])
     baseline = experiment.settings.dreaming.reward.baseline
     gains = [x[baseline] for x in run.day(day).get("gains", [])] or None
-    best = reinforce.rewarded(kept, rewards, c.dreaming.max_per_document, gains)
+    best = reinforce.rewarded_dreams(kept, rewards, c.dreaming.max_per_document, gains)
     templates = {t.name: t for t in experiment.settings.dreaming.writing.templates}
     is_supervised = c.dreaming.estimator == "rest_em"
-    lessons = reinforce.lessons(best, documents, prompts, templates, writes=is_supervised)
+    lessons = reinforce.supervised_exchanges(
+        best, documents, prompts, templates, writes=is_supervised
+    )
     if is_supervised:
         return len(best), lessons, []
     policy = experiment.settings.reinforcing.objective.surrogate
-    written = reinforce.written(kept, rewards, documents, prompts, templates, policy)
+    written = reinforce.policy_gradient_exchanges(
+        kept, rewards, documents, prompts, templates, policy
+    )
     return len(best), lessons, written
 
 

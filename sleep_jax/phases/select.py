@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from sleep_jax.data.documents import Document
-from sleep_jax.data.examples import Examples, examples
+from sleep_jax.data.examples import Examples, make_examples
 from sleep_jax.dreaming import select as dreaming
-from sleep_jax.dreaming.gradients import gram_matrices, losses
+from sleep_jax.dreaming.gradients import dream_losses, gram_matrices
 from sleep_jax.dreaming.importance import (
     BY_MODEL,
     WITHOUT_MODEL,
     Candidates,
-    by_context,
+    group_by_context,
     importance,
 )
 from sleep_jax.dreaming.trial import init_lora
@@ -35,7 +35,7 @@ def select(
     A dream about a document without a question of the model's own has no tau: it is left out.
     """
     day, c = run.day(scheduled.day), experiment.config
-    dreams = [Dream.of(x) for x in day.get("dreams", [])]
+    dreams = [Dream.from_record(x) for x in day.get("dreams", [])]
     rewarding = reward_items(experiment, run, scheduled.day).documents
     eligible = [i for i, x in enumerate(dreams) if x.document in rewarding]
     with logger.bar(1, "step") as bar:
@@ -86,16 +86,19 @@ def candidates(
         contexts=[x.document for x in dreams],
         texts=[x.text for x in dreams],
         dreams=as_learnt(
-            [(prompts.about(pages[x.document]), prompts.said(x.tokens)) for x in dreams]
+            [
+                (prompts.tell_about(pages[x.document]), prompts.reply_without_thought(x.tokens))
+                for x in dreams
+            ]
         ),
-        pages=[f"{page.title} {page.text}" for page in pages],
-        targets=as_learnt([(prompts.about(page), prompts.reply(page.text)) for page in pages]),
+        context_texts=[f"{page.title} {page.text}" for page in pages],
+        targets=as_learnt([(prompts.tell_about(page), prompts.reply(page.text)) for page in pages]),
     )
 
 
 def as_learnt(sequences) -> Examples:
     """Sequences of (prompt, reply), each alone: `Examples` [sequences, 1, time]."""
-    return examples([[sequence] for sequence in sequences])
+    return make_examples([[sequence] for sequence in sequences])
 
 
 def programs(run: AbstractRun) -> list[Program]:
@@ -110,8 +113,8 @@ def programs(run: AbstractRun) -> list[Program]:
     if measure in BY_MODEL:
         dreams = run.examples(*dreams)
         args = (run.cfg, microbatch, run.variables, dreams)
-        return [over_examples(name, losses, args, (dreams,), 1)]
-    contexts, members = by_context(pages)
+        return [over_examples(name, dream_losses, args, (dreams,), 1)]
+    contexts, members = group_by_context(pages)
     targets = run.examples(len(contexts), *shape_of(as_learnt, sizes.targets)[1:])
     shape, is_last_only = (*members.shape, *dreams[1:]), measure == "last_layer"
     # Where a context has fewer dreams than others, zeros fill it up, which make its mask integers.

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sleep_jax.data.examples import Examples, Scored, examples
-from sleep_jax.dreaming.reinforce import alone, passage_lessons
-from sleep_jax.dreaming.reward import Gains, earned, gains
+from sleep_jax.data.examples import Examples, PromptCompletion, make_examples
+from sleep_jax.dreaming.reinforce import passage_sequences, trial_sequences
+from sleep_jax.dreaming.reward import Gains, compute_rewards, measure_gains
 from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import Experiment
@@ -33,13 +33,13 @@ def try_out(
             return run.note(scheduled.label, tokens=0, skipped="no dream was selected")
         config = experiment.settings.dreaming.reward
         gain = _gains(experiment, run, scheduled, kept)
-        reward = earned(config, gain.over(config.baseline), [x.document for x in kept])
-        means = {f"gain_over_{name}": values for name, values in gain.means.items()}
+        reward = compute_rewards(config, gain.over(config.baseline), [x.document for x in kept])
+        means = {f"gain_over_{name}": values for name, values in gain.seed_means.items()}
         run = run.note_day(
             scheduled.day,
             rewards=[float(r) for r in reward],
             gains=[
-                {name: _or_none(values[i]) for name, values in gain.means.items()}
+                {name: _or_none(values[i]) for name, values in gain.seed_means.items()}
                 for i in range(len(kept))
             ],
         )
@@ -63,24 +63,27 @@ def _or_none(x: float) -> float | None:
 def kept_dreams(run: RunState, day: int) -> list[Dream]:
     """The dreams of a day that were selected."""
     record = run.day(day)
-    return [Dream.of(record["dreams"][k["dream"]]) for k in record.get("kept", [])]
+    return [Dream.from_record(record["dreams"][k["dream"]]) for k in record.get("kept", [])]
 
 
 def trials(
     experiment: Experiment, run: RunState, day: int, kept: Sequence[Dream]
-) -> tuple[list[list[Scored]], dict[int, list[Scored]]]:
+) -> tuple[list[list[PromptCompletion]], dict[int, list[PromptCompletion]]]:
     """What the trial of each dream learns, and that of each passage alone, by its page; of passages
     there are none unless dreams are compared with them."""
     trial, documents = experiment.settings.dreaming.trial, pages(experiment, run, day)
-    learnt = [alone(x, documents[x.document], experiment.prompts, trial.split_lines) for x in kept]
+    learnt = [
+        trial_sequences(x, documents[x.document], experiment.prompts, trial.split_lines)
+        for x in kept
+    ]
     if experiment.settings.dreaming.reward.baseline != "passage":
         return learnt, {}
-    return learnt, passage_lessons(kept, learnt, documents, experiment.prompts, trial)
+    return learnt, passage_sequences(kept, learnt, documents, experiment.prompts, trial)
 
 
-def _lay_out(trial: TrialConfig, sequences: Sequence[Sequence[Scored]]) -> Examples:
+def _lay_out(trial: TrialConfig, sequences: Sequence[Sequence[PromptCompletion]]) -> Examples:
     """What trials learn from, [trials, rows, time]."""
-    return examples(sequences, is_packed=not trial.batch_size)
+    return make_examples(sequences, is_packed=not trial.batch_size)
 
 
 def _gains(
@@ -91,7 +94,7 @@ def _gains(
     rng = key_of(experiment, scheduled, "adapters")
     adapters = [place(x, "lora") for x in init_adapters(cfg, experiment.params, rng, trial.seeds)]
     learnt, passages = trials(experiment, run, scheduled.day, kept)
-    return gains(
+    return measure_gains(
         model_under_eval(experiment, run),
         trial,
         tau(experiment),

@@ -30,7 +30,7 @@ def write(
         documents = pages(experiment, run, scheduled.day)
         teacher = awake(experiment, run, documents)
         draw = Drafts(logger.mid_phase, lambda count: bar.advance(0, batches=count))
-        written = dreaming.write(
+        written = dreaming.write_dreams(
             experiment.cfg,
             experiment.settings.dreaming.writing,
             teacher.variables,
@@ -63,7 +63,7 @@ def programs(run: AbstractRun) -> list[Program]:
     writing, sizes = run.settings.dreaming.writing, run.sizes
     context, out = bucket(max(sizes.pages)), [reading(run, "write: read", sizes.pages)]
     names = ("write: sample", "write: sample from prompts", "write: sample texts")
-    for call, (name, forms) in enumerate(zip(names, writing.calls)):
+    for call, (name, forms) in enumerate(zip(names, writing.sampling_calls)):
         prompts = [length for form in forms for length in sizes.write.get(form, ())]
         dreams = sampled(
             run,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from sleep_jax.data.batches import bucket
 from sleep_jax.data.examples import Examples
-from sleep_jax.evals.adapted import Adapted, score_tokens
+from sleep_jax.evals.adapted import AdaptedModels, score_tokens
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.calls import greedy, judged, repeated, sampled
 from sleep_jax.programs.program import Program
@@ -47,7 +47,7 @@ def scored(
     items: Sequence[Sequence[Lengths]],
     has_adapters: bool,
 ) -> list[Program]:
-    """tau of models, each on items of its own: as many models at a time as `Adapted` puts together.
+    """tau of models, each on items of its own: as many models at a time as `AdaptedModels` batches.
 
     Args:
       run: of the program.
@@ -56,7 +56,7 @@ def scored(
       has_adapters: each model is the base under a trial adapter; else it is the base itself.
     """
     scorer, rows = run.settings.dreaming.reward.scorer, max(map(len, items))
-    models = Adapted(run.cfg, run.variables, None)
+    models = AdaptedModels(run.cfg, run.variables, None)
     blocks, width = models.blocks(len(items), rows), max(q for asked in items for q, _ in asked)
     together = blocks.shape[1]
     if scorer == "likelihood":

@@ -179,7 +179,7 @@ def _lessons(
     """What dreams teach if all of them are rewarded, and what a policy gradient learns from."""
     writing, learning = settings.dreaming.writing, settings.dreaming.learning
     is_supervised = learning.estimator == "rest_em"
-    before, longest = PROMPT + context, writing.longest_dream
+    before, longest = PROMPT + context, writing.max_dream_tokens
     know = [stands_for(i, writing.max_new_tokens, "dream", supervised=True) for i in kept]
     if is_supervised:
         know += [stands_for(i, longest, "write", before, supervised=True) for i in kept]

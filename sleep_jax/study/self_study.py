@@ -19,8 +19,7 @@ import numpy as np
 
 from sleep_jax.data.documents import Document
 from sleep_jax.data.sentences import sentences, word_ends
-from sleep_jax.interop import prompts as requests
-from sleep_jax.interop.prompts import Prompts
+from sleep_jax.interop.prompts import RECITE_REQUEST, Prompts, answer_request
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.sampling.generate import Completion, Draw, generate
@@ -113,8 +112,8 @@ def recite(documents: Sequence[Document], prompts: Prompts, times: int) -> list[
     return [
         Exchange(
             document=i,
-            student=prompts.about(d),
-            teacher=prompts.with_context(requests.RECITE),
+            student=prompts.tell_about(d),
+            teacher=prompts.with_context(RECITE_REQUEST),
             completion=prompts.reply(d.text),
             kind="recite",
         )
@@ -161,7 +160,7 @@ def answer(questions: Sequence[SelfQuestion], prompts: Prompts) -> list[Exchange
         Exchange(
             document=q.document,
             student=prompts.without_context(q.question),
-            teacher=prompts.with_context(requests.answer(q.question)),
+            teacher=prompts.with_context(answer_request(q.question)),
             completion=prompts.reply(reply),
             kind=kind,
         )
@@ -172,7 +171,7 @@ def answer(questions: Sequence[SelfQuestion], prompts: Prompts) -> list[Exchange
 def rehearsal_calls(study: StudyConfig) -> list[tuple[slice, int]]:
     """(topics, longest reply in tokens) of the calls of `rehearse`: with thoughts, chats and plain
     texts are sampled separately, since a plain text is continued without a thought."""
-    if not study.thought:
+    if not study.thought_tokens:
         return [(slice(None), study.max_answer_tokens)]
     return [
         (slice(0, None, 2), study.max_chat_tokens),

@@ -11,7 +11,7 @@ class StudyConfig(Settings, section="study"):
     """Settings of self-study.
 
     Attributes:
-      thought: tokens that a model may think for before it replies; 0: it replies at once.
+      thought_tokens: tokens that a model may think for before it replies; 0: it replies at once.
 
     Raises:
       ValueError: a field is out of range.
@@ -32,9 +32,9 @@ class StudyConfig(Settings, section="study"):
     max_question_tokens: int = setting(24, "longest question, in tokens", least=1)
     max_answer_tokens: int = setting(48, "longest answer or rehearsal, in tokens", least=1)
     is_grounded: bool = setting(True, "drop answers that invent names or numbers")
-    thought: int = 0
+    thought_tokens: int = 0
 
     @property
     def max_chat_tokens(self) -> int:
         """Longest answer or rehearsal in a chat, in tokens, thought included."""
-        return self.max_answer_tokens + self.thought
+        return self.max_answer_tokens + self.thought_tokens

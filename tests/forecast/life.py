@@ -8,7 +8,7 @@ import jax
 from sleep_jax.data.sentences import sentences
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import Experiment
-from sleep_jax.interop import prompts as requests
+from sleep_jax.interop.prompts import answer_request
 from sleep_jax.phases.consolidate import held_out
 from sleep_jax.phases.dream_contexts import pages, rehearsed, reward_items, subjects
 from sleep_jax.phases.evaluate import question_prompt, questions_of
@@ -63,8 +63,8 @@ def sizes_of(experiment: Experiment, run: RunState, self_asked: list[str], learn
     """
     prompts, day = experiment.prompts, experiment.days[0]
     documents, templates = pages(experiment, run, 0), experiment.settings.dreaming.writing.templates
-    about = [len(prompts.about(page)) for page in documents]
-    items, dreams = reward_items(experiment, run, 0), map(Dream.of, run.day(0)["dreams"])
+    about = [len(prompts.tell_about(page)) for page in documents]
+    items, dreams = reward_items(experiment, run, 0), map(Dream.from_record, run.day(0)["dreams"])
     kept = kept_dreams(run, 0)
     learnt, passages = trials(experiment, run, 0, kept)
     _, lessons, written = lessons_of(experiment, run, 0, documents)
@@ -72,8 +72,10 @@ def sizes_of(experiment: Experiment, run: RunState, self_asked: list[str], learn
     return Sizes(
         contexts=tuple(len(prompts.context(x)) for x in day.documents),
         stream=len(experiment.stream(0)),
-        ask=tuple(len(prompts.question_about(s)) for d in day.documents for s in sentences(d.text)),
-        answer=tuple(len(prompts.with_context(requests.answer(q))) for q in self_asked),
+        ask=tuple(
+            len(prompts.question_prompt(s)) for d in day.documents for s in sentences(d.text)
+        ),
+        answer=tuple(len(prompts.with_context(answer_request(q))) for q in self_asked),
         rehearse=tuple(
             len((prompts.plain if i % 2 else prompts.without_context)(topic))
             for i, topic in enumerate(experiment.topics)
@@ -91,7 +93,7 @@ def sizes_of(experiment: Experiment, run: RunState, self_asked: list[str], learn
             for form in {t.form for t in templates}
         },
         dreams=tuple(
-            (x.document, (about[x.document], len(prompts.said(x.tokens))))
+            (x.document, (about[x.document], len(prompts.reply_without_thought(x.tokens))))
             for x in dreams
             if x.document in items.documents
         ),

@@ -69,7 +69,9 @@ def test_phases_list_the_programs_that_a_run_compiles(changes, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         articulate(patch)
         patch.setattr(questions, "is_about", lambda text, sentence: bool(text))
-        patch.setattr(trial, "earned", lambda config, gain, documents: np.arange(len(gain)) % 2.0)
+        patch.setattr(
+            trial, "compute_rewards", lambda config, gain, documents: np.arange(len(gain)) % 2.0
+        )
         calls = record_calls(patch)
         run = lifecycle.run(experiment, str(tmp_path), quiet=True)
     assert set(run.record["phases"]) == set(PHASES) - {"merge"}

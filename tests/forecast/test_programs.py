@@ -13,9 +13,9 @@ from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming import importance
 from sleep_jax.dreaming.importance import MEASURES, Candidates
 from sleep_jax.evals import adapted
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.items import Item
-from sleep_jax.evals.scorers import IN_WORDS, scorer
+from sleep_jax.evals.scorers import FREE_TEXT_SCORERS, make_scorer
 from sleep_jax.forecast.programs import programs_of
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.models.sharding import AXES
@@ -52,7 +52,7 @@ def test_select_lists_the_function_of_its_measure(measure, monkeypatch):
         return np.ones(len(dreams.tokens))
 
     monkeypatch.setattr(importance, "gram_matrices", gram_matrices)
-    monkeypatch.setattr(importance, "losses", losses)
+    monkeypatch.setattr(importance, "dream_losses", losses)
     dreams, targets = (Examples(*3 * [np.ones(s)]) for s in ((2, 1, 8), (1, 1, 8)))
     candidates = Candidates([0, 0], ["a b", "c"], dreams, ["a"], targets)
     importance.importance(measure, None, 1, None, None, candidates, step=1.0, seed=(0, 0))
@@ -65,7 +65,7 @@ def test_select_lists_the_function_of_its_measure(measure, monkeypatch):
     assert listed == ran
 
 
-@pytest.mark.parametrize("name", IN_WORDS)
+@pytest.mark.parametrize("name", FREE_TEXT_SCORERS)
 def test_try_lists_the_functions_of_its_scorer(name):
     asked = []
 
@@ -84,7 +84,7 @@ def test_try_lists_the_functions_of_its_scorer(name):
         asked.append(yes_no.logit_gaps)
         return np.ones(1)
 
-    scorer(name, lambda: marker)(Models(), [[Item(0, "q", ("a",))]])
+    make_scorer(name, lambda: marker)(Models(), [[Item(0, "q", ("a",))]])
     listed = programs(dreaming__scorer=name)
     rewarding = [listed[x] for x in ("try: score", "try: judge") if x in listed]
     assert [p.function for p in rewarding] == asked
@@ -101,7 +101,7 @@ def test_try_scores_as_many_models_at_a_time_as_adapted_puts_together(monkeypatc
         return [[types.SimpleNamespace(tokens=())] for _ in prompts]
 
     monkeypatch.setattr(adapted, "generate", generate)
-    models = Adapted(None, {}, byte_tokenizer(), np.zeros((1, 60)), max_new_tokens=40)
+    models = AdaptedModels(None, {}, byte_tokenizer(), np.zeros((1, 60)), max_new_tokens=40)
     models.replies([[[1]] * 4] * 60)
     assert len(set(dealt)) == 1 < len(dealt)
 

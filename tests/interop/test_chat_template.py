@@ -149,7 +149,7 @@ def test_plain_text_begins_as_the_post_processor_has_it(both, folders, name):
     prompts, text = Prompts(tokenizer), "The bridge stood."
     assert list(prompts.plain(text)) == peer(text)["input_ids"]
     document = Document(id="x", title="Bridge", text=text)
-    assert list(prompts.page(document)) == peer(f"Bridge\n\n{text}\n\n")["input_ids"]
+    assert list(prompts.plain_document(document)) == peer(f"Bridge\n\n{text}\n\n")["input_ids"]
     assert (len(tokenizer.text_start) == 1) == ("Llama" in name)
 
 
@@ -190,7 +190,7 @@ def test_the_words_of_a_reply_are_what_follows_its_thought(template, thinking, r
     tokenizer = qwen3(template, thinking=thinking)
     tokens = written(tokenizer, reply)
     assert tokenizer.reply_text(tokens) == words
-    said = Prompts(tokenizer).said(tokens)
+    said = Prompts(tokenizer).reply_without_thought(tokens)
     if tokenizer.reply_start(tokens):
         want = Prompts(tokenizer).reply(words)
         assert said == (want if reply.endswith("<|im_end|>") else want[:-1])

@@ -1,6 +1,6 @@
 import pytest
 
-from sleep_jax.interop.known import describe_model
+from sleep_jax.interop.known_models import describe_model
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.runtime.hardware import ACCELERATORS, chip_of, model_flops, peak_flops, slice_of
 

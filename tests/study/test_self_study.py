@@ -11,8 +11,7 @@ from scripted import scripted
 
 from sleep_jax.data.documents import Document
 from sleep_jax.data.sentences import sentences
-from sleep_jax.interop import prompts as requests
-from sleep_jax.interop.prompts import Prompts
+from sleep_jax.interop.prompts import Prompts, answer_request
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.study import self_study
 from sleep_jax.study.questions import SelfQuestion
@@ -91,7 +90,7 @@ def test_answer_quotes_the_sentence_and_gives_the_answer_if_any(prompts, tokeniz
     ]
     assert all(e.is_imitable for e in out)
     assert out[2].student == prompts.without_context("Is it out?")
-    assert out[2].teacher == prompts.with_context(requests.answer("Is it out?"))
+    assert out[2].teacher == prompts.with_context(answer_request("Is it out?"))
     assert out[2].completion == prompts.reply("Yes.")
 
 
@@ -111,7 +110,7 @@ def test_rehearse_has_one_prompt_for_teacher_and_student(prompts, tokenizer, scr
 
 def test_rehearse_gives_plain_text_no_tokens_for_thought(prompts, tokenizer, script, cfg):
     calls = script([["Hi."], ["Bye."]], [["Blue."]])
-    study = StudyConfig(rehearsals=1, max_answer_tokens=48, thought=1024)
+    study = StudyConfig(rehearsals=1, max_answer_tokens=48, thought_tokens=1024)
     topics = ["Greet me.", "Sky?", "Take leave."]
     out = rehearse(cfg, {}, tokenizer, topics, study, jax.random.key(0))
     assert [tokenizer.decode(e.completion) for e in out] == ["Hi.", "Blue.", "Bye."]
