@@ -11,7 +11,7 @@ import datetime
 import ml_collections
 
 from sleep_jax import settings
-from sleep_jax.data.chunking import SMALLEST
+from sleep_jax.data.chunking import MIN_CHUNK_TOKENS
 from sleep_jax.data.documents import SAMPLES
 from sleep_jax.dreaming.dreaming_config import DreamingConfig
 from sleep_jax.interop.chat_template import DATE
@@ -80,7 +80,7 @@ class DataConfig(Settings, section="data"):
     )
     limit: int = setting(0, "read only the first parts of whatever is given; 0: all", least=0)
     chunk_tokens: int = setting(256, "tokens of a part; a longer document becomes several",
-                                least=SMALLEST)  # fmt: skip
+                                least=MIN_CHUNK_TOKENS)  # fmt: skip
     episodes: int = setting(
         1, "days over which the documents are read; each ends in a night", least=1
     )
@@ -134,7 +134,7 @@ class RunConfig(Settings):
                 "dreaming.restart='base' with memory.on_full='reuse' would empty a slot that holds "
                 "earlier nights; set dreaming.restart='previous', or another memory.on_full"
             )
-        self.dreaming.learning.seeding(self.seeding, self.dreaming.writing)
+        self.dreaming.learning.as_seeding(self.seeding, self.dreaming.writing)
 
     def _check_that_there_is_something_to_learn(self) -> None:
         study, seeding = self.study, self.seeding
@@ -184,11 +184,11 @@ class RunConfig(Settings):
                 f"reply with its thought could not be learnt; lower the one or raise the other"
             )
 
-        writing = dataclasses.replace(self.dreaming.writing, thought=thought)
+        writing = dataclasses.replace(self.dreaming.writing, thought_tokens=thought)
         answer = self.evaluation.max_new_tokens + thought
         return dataclasses.replace(
             self,
-            study=dataclasses.replace(self.study, thought=thought),
+            study=dataclasses.replace(self.study, thought_tokens=thought),
             dreaming=dataclasses.replace(self.dreaming, writing=writing),
             evaluation=dataclasses.replace(self.evaluation, max_new_tokens=answer),
         )
@@ -196,7 +196,7 @@ class RunConfig(Settings):
     @property
     def reinforcing(self) -> SeedingConfig:
         """How what dreams earn is learnt."""
-        return self.dreaming.learning.seeding(self.seeding, self.dreaming.writing)
+        return self.dreaming.learning.as_seeding(self.seeding, self.dreaming.writing)
 
 
 def default() -> ml_collections.ConfigDict:

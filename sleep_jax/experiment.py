@@ -134,7 +134,7 @@ class Experiment:
 
     def stream(self, day: int) -> tuple[int, ...]:
         """The tokens of a day, in the order of reading."""
-        pages = map(self.prompts.page, self.days[day].documents)
+        pages = map(self.prompts.plain_document, self.days[day].documents)
         return tuple(token for page in pages for token in page)
 
     def pages(self, step: Step) -> list[tuple[int, ...]]:
@@ -144,7 +144,7 @@ class Experiment:
             start = step.start if day == step.since else 0
             stop = step.stop if day == step.day else None
             offset = 0
-            for page in map(self.prompts.page, self.days[day].documents):
+            for page in map(self.prompts.plain_document, self.days[day].documents):
                 end = None if stop is None else max(stop - offset, 0)
                 out.append(page[max(start - offset, 0) : end])
                 offset += len(page)
@@ -255,9 +255,9 @@ def cut_into_days(
     """What a run reads, in words, and its documents over the days, in order, as evenly as can be.
 
     Raises:
-      ValueError: as `Source.cut`; or there are more days than documents.
+      ValueError: as `Source.chunk`; or there are more days than documents.
     """
-    found = whole.cut(config.data.chunk_tokens, encode)
+    found = whole.chunk(config.data.chunk_tokens, encode)
     return str(found), _days(found.documents, config.data.episodes)
 
 
@@ -295,8 +295,8 @@ def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:
         (*prompts.without_context(q.question), *prompts.reply(q.answer)) for q in anchors.questions
     ]
     return {
-        "anchor_perplexity": AnchorSet.of([*map(prompts.plain, anchors.texts)]),
-        "chat_perplexity": AnchorSet.of(chats),
+        "anchor_perplexity": AnchorSet.from_sequences([*map(prompts.plain, anchors.texts)]),
+        "chat_perplexity": AnchorSet.from_sequences(chats),
     }
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sleep_jax.config import RunConfig, read
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.reinforce import writer_prompt
-from sleep_jax.interop import prompts as requests
-from sleep_jax.interop.prompts import Prompts
+from sleep_jax.interop.prompts import RECITE_REQUEST, Prompts, answer_request
 from sleep_jax.models.decoder_config import DecoderConfig
 
 
@@ -43,8 +42,8 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
     dreaming, curriculum = settings.dreaming, settings.dreaming.curriculum
     templates = dreaming.writing.templates if dreaming.learning.steps else ()
     recollects = settings.data.episodes > 1 and curriculum.weak and curriculum.source == "dreams"
-    recite = len(prompts.with_context(requests.RECITE))
-    ask = len(prompts.with_context(requests.answer(""))) + settings.study.max_question_tokens
+    recite = len(prompts.with_context(RECITE_REQUEST))
+    ask = len(prompts.with_context(answer_request(""))) + settings.study.max_question_tokens
     beside = {t.name: len(prompts.with_context(t.prompt)) for t in templates if t.needs_context}
 
     def writer(template, document: Document, context: int) -> int:
@@ -56,7 +55,7 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
     for document in documents:
         context, reply = len(prompts.context(document)), len(prompts.reply(document.text))
         texts = [t for q in document.questions for t in (q.question, q.paraphrase) if t]
-        asked = [context + len(prompts.with_context(requests.answer(text))) for text in texts]
+        asked = [context + len(prompts.with_context(answer_request(text))) for text in texts]
         writers = {t.name: writer(t, document, context) for t in templates}
         if recollects:
             blank = dataclasses.replace(document, text="")
@@ -67,7 +66,7 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
         found.append(
             Lengths(
                 title=document.title,
-                about=len(prompts.about(document)),
+                about=len(prompts.tell_about(document)),
                 reply=reply,
                 recited=context + recite + reply,
                 asked=max(asked, default=0),
@@ -108,12 +107,15 @@ def _check_dreams(settings: RunConfig, found: Sequence[Lengths]) -> None:
     forms = {template.name: template.form for template in writing.templates}
     for lengths in found:
         for name, prompt in lengths.writers.items():
-            words = writing.longest(forms[name])
+            words = writing.max_tokens(forms[name])
             if prompt + words <= shape.max_length and words <= shape.max_target_length:
                 continue
             given, lower = f"dreaming.max_new_tokens={writing.max_new_tokens}", "it"
             if words > writing.max_new_tokens:
-                given, lower = f"{given}, model.thought_tokens={writing.thought}", "one of them"
+                given, lower = (
+                    f"{given}, model.thought_tokens={writing.thought_tokens}",
+                    "one of them",
+                )
             raise ValueError(
                 f"{given}: a dream about {lengths.title!r} by the template {name!r} needs rows of "
                 f"up to {prompt + words} tokens, {words} of them scored, more than "
@@ -142,7 +144,7 @@ def _sequences(settings: RunConfig, lengths: Lengths) -> Iterator[tuple[int, str
     for name, prompt in lengths.writers.items():
         thought = "" if forms[name] == "plain" else thinks
         yield (
-            prompt + writing.longest(forms[name]),
+            prompt + writing.max_tokens(forms[name]),
             f"lower {thought}dreaming.max_new_tokens or data.chunk_tokens, or leave the template "
             f"{name!r} out of dreaming.instructions",
         )

@@ -15,7 +15,7 @@ from sleep_jax.study.questions import SelfQuestion, ask
 
 
 def articulate(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(write, "flaw", lambda *_: None)
+    patch.setattr(write, "dream_rejection_reason", lambda *_: None)
     patch.setattr(questions, "ask", ask_of_each)
 
 

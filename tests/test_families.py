@@ -10,7 +10,7 @@ from articulate import articulate
 from families import FAMILIES, write_family
 
 from sleep_jax import lifecycle
-from sleep_jax.dreaming.reinforce import alone, lessons
+from sleep_jax.dreaming.reinforce import supervised_exchanges, trial_sequences
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import load_experiment
@@ -176,12 +176,12 @@ def test_cycle_has_the_prompts_and_replies_of_the_template(name, thinking, tmp_p
         said = told.get(exchange.kind) or experiment.tokenizer.reply_text(exchange.completion)
         render.check_exchange(exchange.student, exchange.completion, said)
         render.check_exchange((*context, *exchange.teacher), exchange.completion, said)
-    dreams = [Dream.of(x) for x in day["dreams"]]
+    dreams = [Dream.from_record(x) for x in day["dreams"]]
     assert {x.template for x in dreams} == {"paraphrase", "implications"}
-    for exchange in lessons(dreams, documents, prompts, read_templates()):
+    for exchange in supervised_exchanges(dreams, documents, prompts, read_templates()):
         render.check_prompt(exchange.student)
     for dream in dreams:
-        (about, _), (_, page) = alone(dream, documents[0], prompts, False)
+        (about, _), (_, page) = trial_sequences(dream, documents[0], prompts, False)
         render.check_exchange(about, page, documents[0].text)
     end = experiment.tokenizer.backend.token_to_id(FAMILIES[name].turn_end)
     assert experiment.tokenizer.eos_ids[0] == end

@@ -12,7 +12,7 @@ from families import qwen3
 from sleep_jax.config import read
 from sleep_jax.data.documents import Document, QuestionAnswer
 from sleep_jax.dreaming.reinforce import writer_prompt
-from sleep_jax.interop.prompts import RECITE, Prompts, answer
+from sleep_jax.interop.prompts import RECITE_REQUEST, Prompts, answer_request
 from sleep_jax.lengths import check_lengths, check_positions, longest_sequence, measure
 from sleep_jax.models.decoder_config import RopeScaling
 
@@ -42,10 +42,12 @@ def longest(config, tokenizer):
 def test_longest_sequence_is_the_longest_request_and_its_reply(config, tokenizer, longest):
     prompts = Prompts(tokenizer)
     context = len(prompts.context(DOCUMENT))
-    own = context + len(prompts.with_context(answer(""))) + 8 + 8  # a question and its answer
+    own = (
+        context + len(prompts.with_context(answer_request(""))) + 8 + 8
+    )  # a question and its answer
     assert longest() == (own, "lower study.max_answer_tokens or data.chunk_tokens")
     config.evaluation.max_new_tokens = 500
-    asked = context + len(prompts.with_context(answer("Why?"))) + 500
+    asked = context + len(prompts.with_context(answer_request("Why?"))) + 500
     assert longest() == (asked, "lower evaluation.max_new_tokens or data.chunk_tokens")
     config.model.thinking, config.model.thought_tokens = True, 100
     remedy = "lower model.thought_tokens, evaluation.max_new_tokens or data.chunk_tokens"
@@ -61,7 +63,9 @@ def test_longest_sequence_is_the_longest_request_and_its_reply(config, tokenizer
         remedy,
     )
     long = Document("page", "A Page", "words " * 200)
-    recited = len(prompts.context(long) + prompts.with_context(RECITE) + prompts.reply(long.text))
+    recited = len(
+        prompts.context(long) + prompts.with_context(RECITE_REQUEST) + prompts.reply(long.text)
+    )
     config.dreaming.steps, config.evaluation.max_new_tokens = 0, 8
     assert longest(long) == (recited, "lower data.chunk_tokens")
 

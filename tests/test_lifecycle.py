@@ -326,7 +326,7 @@ def test_dreams_that_cost_the_anchors_too_much_are_forgotten(
 def test_a_night_without_dreams_is_skipped_and_says_why(
     experiment, undreamt, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(write, "flaw", lambda *_: "loop")
+    monkeypatch.setattr(write, "dream_rejection_reason", lambda *_: "loop")
     dreamt = dream(experiment, undreamt, tmp_path)
     phases = dreamt.record["phases"]
     assert phases["write"]["rejected_loop"] == phases["write"]["written"] > 0
@@ -410,7 +410,7 @@ def test_documents_without_questions_are_asked_about_in_the_models_own_words(tmp
 
 
 def test_pages_are_what_was_read_since_the_last_sleep(experiment):
-    first, second = (experiment.prompts.page(d) for d in experiment.documents)
+    first, second = (experiment.prompts.plain_document(d) for d in experiment.documents)
     step = step_of(experiment, "consolidate")
 
     def pages(start, stop):

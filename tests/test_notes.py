@@ -10,7 +10,7 @@ from sleep_jax.data.chunking import split_text
 from sleep_jax.data.documents import Document
 from sleep_jax.data.languages import language
 from sleep_jax.data.sentences import sentences
-from sleep_jax.dreaming.rejection import Rejection, flaw
+from sleep_jax.dreaming.rejection import RejectionConfig, dream_rejection_reason
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.rewards.agreement import agreement, ungrounded
 from sleep_jax.rewards.judge import is_exact
@@ -183,12 +183,15 @@ def test_rewards_of_a_note(note):
 
 
 def test_rejection_of_dreams_about_a_note(note):
-    assert flaw(note.dream, note.text, [], Rejection()) is None
-    assert flaw(note.text, note.text, [], Rejection()) == "copy"
-    assert flaw(note.dream, note.text, [note.dream], Rejection()) == "duplicate"
-    assert flaw(note.dream * 5, note.text, [], Rejection()) == "loop"
+    assert dream_rejection_reason(note.dream, note.text, [], RejectionConfig()) is None
+    assert dream_rejection_reason(note.text, note.text, [], RejectionConfig()) == "copy"
+    assert (
+        dream_rejection_reason(note.dream, note.text, [note.dream], RejectionConfig())
+        == "duplicate"
+    )
+    assert dream_rejection_reason(note.dream * 5, note.text, [], RejectionConfig()) == "loop"
     others = [other for other in NOTES if other.language != note.language]
     for other in others:
-        why = flaw(other.dream, note.text, [], Rejection())
+        why = dream_rejection_reason(other.dream, note.text, [], RejectionConfig())
         is_script_shared = {note.language, other.language} in ({"en", "de"}, {"zh", "ja"})
         assert why in (("language", "script", None) if is_script_shared else ("script",))

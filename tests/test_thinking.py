@@ -9,11 +9,11 @@ from families import qwen3, written
 
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming import write
-from sleep_jax.dreaming.reinforce import alone, lessons
+from sleep_jax.dreaming.reinforce import supervised_exchanges, trial_sequences
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.write import WritingConfig
 from sleep_jax.evals import adapted, recall
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.sampling.generate import Completion
 from sleep_jax.seeding import imitation
@@ -58,9 +58,9 @@ def test_replies_are_graded_without_their_thought(tokenizer, writes):
     for module in (recall, adapted):
         writes(module, [[thought], [cut]])
     asked = [(1, 2), (3,)]
-    got = recall.reply(None, None, tokenizer, asked, max_new_tokens=9)
+    got = recall.greedy_replies(None, None, tokenizer, asked, max_new_tokens=9)
     assert got == ["1832.", ""]  # what was not said is no answer
-    assert Adapted(None, {}, tokenizer).replies([asked]) == [["1832.", ""]]
+    assert AdaptedModels(None, {}, tokenizer).replies([asked]) == [["1832.", ""]]
 
 
 def test_answers_are_quoted_without_their_thought(tokenizer, writes):
@@ -85,10 +85,10 @@ def test_a_dream_is_learnt_without_its_thought(tokenizer, writes):
     templates = read_templates()
     config = WritingConfig((templates["paraphrase"],), count=1)
     key, prompts = jax.random.key(0), Prompts(tokenizer)
-    [dream] = write.write(None, config, None, tokenizer, [DOCUMENT], None, key).dreams
+    [dream] = write.write_dreams(None, config, None, tokenizer, [DOCUMENT], None, key).dreams
     assert (dream.text, dream.tokens) == (words, written(tokenizer, raw))
-    (_, told), _ = alone(dream, DOCUMENT, prompts, False)
-    writing, knowing = lessons([dream], [DOCUMENT], prompts, templates)
+    (_, told), _ = trial_sequences(dream, DOCUMENT, prompts, False)
+    writing, knowing = supervised_exchanges([dream], [DOCUMENT], prompts, templates)
     assert told == knowing.completion == prompts.reply(words)
     assert writing.completion == dream.tokens  # to write so, it thinks so
 

@@ -7,9 +7,9 @@ import numpy as np
 import optax
 from turns import Turns
 
-from sleep_jax.data.examples import examples
+from sleep_jax.data.examples import make_examples
 from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
 from sleep_jax.models.decoder import Decoder
@@ -147,13 +147,13 @@ def trials(turns: Turns):
     cfg, params = decoder_of(spec)
     cfg = cfg.replace(lora=LoraConfig(spec.rank, 2.0 * spec.rank, tuple(spec.targets)))
     trial = TrialConfig(epochs=spec.epochs, learning_rate=1e-3, microbatch=spec.chunk)
-    dreams = examples([[((), tokens_of(rng, spec, spec.time))] for _ in range(spec.trials)])
+    dreams = make_examples([[((), tokens_of(rng, spec, spec.time))] for _ in range(spec.trials)])
     dreams.mask[..., 0] = False  # no row's first token is scored
     prompts = [
         [tokens_of(rng, spec, spec.prompt) for _ in range(spec.questions)] for _ in dreams.tokens
     ]
     lora = init_lora(cfg, params, jax.random.key(1))
-    base = Adapted(
+    base = AdaptedModels(
         cfg,
         {"params": params},
         NoTokenizer(),
@@ -165,7 +165,7 @@ def trials(turns: Turns):
         return train_adapters(cfg, trial, base.variables, [lora], mine)[0]
 
     def answer(adapters, asked):
-        return base.wearing(adapters).replies(asked)
+        return base.with_adapters(adapters).replies(asked)
 
     train = turns.timed("train", train, jax.block_until_ready)
     answer = turns.timed("answer", answer)

@@ -10,19 +10,19 @@ import numpy as np
 from small import FORM, TEMPLATE
 
 from sleep_jax.data.documents import Document
-from sleep_jax.data.examples import examples
+from sleep_jax.data.examples import make_examples
 from sleep_jax.data.grid_transforms import IDENTITY
 from sleep_jax.data.grids import GridTask
-from sleep_jax.dreaming.practice import PracticeConfig, practised
 from sleep_jax.dreaming.recipe import Recipe, parse_recipe
-from sleep_jax.dreaming.reinforce import lessons
-from sleep_jax.dreaming.rejection import Rejection
+from sleep_jax.dreaming.recipe_training import RecipeTrainingConfig, train_on_recipes
+from sleep_jax.dreaming.reinforce import supervised_exchanges
+from sleep_jax.dreaming.rejection import RejectionConfig
 from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
-from sleep_jax.dreaming.write import Dream, WritingConfig, write
-from sleep_jax.evals.adapted import Adapted
-from sleep_jax.evals.grid_answers import is_solved, voted
+from sleep_jax.dreaming.write import Dream, WritingConfig, write_dreams
+from sleep_jax.evals.adapted import AdaptedModels
+from sleep_jax.evals.grid_answers import is_solved, majority_votes
 from sleep_jax.evals.items import Item
-from sleep_jax.evals.scorers import scorer
+from sleep_jax.evals.scorers import make_scorer
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.models.decoder_config import DecoderConfig
 
@@ -40,9 +40,9 @@ class Learner:
       practice: on how much.
     """
 
-    base: Adapted
+    base: AdaptedModels
     trial: TrialConfig
-    practice: PracticeConfig
+    practice: RecipeTrainingConfig
 
     def can_read(self, task: GridTask) -> bool:
         """Whether a task is short enough to be asked; a longer one counts as not solved."""
@@ -51,20 +51,20 @@ class Learner:
         reply = max(len(prompts.reply(FORM.grid(test.output))) for test in task.tests)
         return asked + reply <= self.practice.max_tokens and reply <= self.base.max_new_tokens
 
-    def after(self, dreams: Tried) -> tuple[list[int], Adapted | None]:
+    def after(self, dreams: Tried) -> tuple[list[int], AdaptedModels | None]:
         """(indices of the dreams that were tried, the model that each made)."""
         readable = [i for i, (task, _) in enumerate(dreams) if self.can_read(task)]
         adapters = init_adapters(self.base.cfg, self.base.variables["params"], jax.random.key(0), 1)
         chosen = [dreams[i] for i in readable]
         order = jax.random.key(self.practice.seed)
-        tried, models = practised(
+        tried, models = train_on_recipes(
             self.base, self.trial, adapters, chosen, FORM, self.practice, order
         )
         return [readable[i] for i in tried], models
 
 
 def solved(
-    count: int, tried: Sequence[int], models: Adapted | None, asked: Sequence[Sequence[Item]]
+    count: int, tried: Sequence[int], models: AdaptedModels | None, asked: Sequence[Sequence[Item]]
 ) -> np.ndarray:
     """Which of `count` dreams answered all that was asked, bool [count].
 
@@ -76,26 +76,26 @@ def solved(
     """
     out = np.zeros(count, bool)
     if tried:
-        marks = scorer("grid")(models, [asked[i] for i in tried])
+        marks = make_scorer("grid")(models, [asked[i] for i in tried])
         out[tried] = [mark.mean == 1 for mark in marks]
     return out
 
 
 def solved_by_vote(
-    tried: Sequence[int], models: Adapted | None, tasks: Sequence[GridTask], views=(IDENTITY,)
+    tried: Sequence[int], models: AdaptedModels | None, tasks: Sequence[GridTask], views=(IDENTITY,)
 ) -> np.ndarray:
     """The same by a vote over views (transforms) of each dream's task."""
     out = np.zeros(len(tasks), bool)
     if tried:
         chosen = [tasks[i] for i in tried]
-        grids = voted(models, chosen, FORM, views)
+        grids = majority_votes(models, chosen, FORM, views)
         out[tried] = [is_solved(own, task) for own, task in zip(grids, chosen)]
     return out
 
 
 def documents_of(tasks: Sequence[GridTask]) -> list[Document]:
     """What a writer sees of each task: its examples."""
-    return [Document(task.name, "", FORM.shown(task)) for task in tasks]
+    return [Document(task.name, "", FORM.examples(task)) for task in tasks]
 
 
 def write_recipes(
@@ -113,10 +113,10 @@ def write_recipes(
     """
     readable = [i for i, task in enumerate(tasks) if learner.can_read(task)]
     config = WritingConfig(
-        (TEMPLATE,), SPARE * count, max_new_tokens=24, rejection=Rejection(similarity=0)
+        (TEMPLATE,), SPARE * count, max_new_tokens=24, rejection=RejectionConfig(similarity=0)
     )
     pages = documents_of([tasks[i] for i in readable])
-    written = write(cfg, config, variables, learner.base.tokenizer, pages, None, rng)
+    written = write_dreams(cfg, config, variables, learner.base.tokenizer, pages, None, rng)
     kept = []
     for i, task in enumerate(readable):
         own = [dream for dream in written.dreams if dream.document == i][:count]
@@ -146,8 +146,10 @@ def learn_to_write(
       tasks: what they are about.
     """
     tokenizer, variables = learner.base.tokenizer, learner.base.variables
-    taught = lessons(dreams, documents_of(tasks), Prompts(tokenizer), {TEMPLATE.name: TEMPLATE})
-    learnt = examples([[(x.student, x.completion) for x in taught]], is_packed=False)
+    taught = supervised_exchanges(
+        dreams, documents_of(tasks), Prompts(tokenizer), {TEMPLATE.name: TEMPLATE}
+    )
+    learnt = make_examples([[(x.student, x.completion) for x in taught]], is_packed=False)
     key = jax.random.key(1)
     adapters = init_adapters(cfg, variables["params"], key, 1)
     trained, _ = train_adapters(cfg, trial, variables, adapters, learnt, rng=key)

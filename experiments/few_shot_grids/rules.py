@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sleep_jax.data.grid_transforms import chain, flip, rotate, transpose
-from sleep_jax.data.grids import COLOURS, GridTask, as_task
+from sleep_jax.data.grids import COLOURS, GridTask, parse_task
 
 SHAPE = (2, 2)  # cells: what a decoder learns to turn and mirror in minutes
 EXAMPLES = 3
@@ -66,7 +66,7 @@ def draw_task(
         made = rule(grid)
         if not np.array_equal(grid, made):
             pairs.append({"input": grid.tolist(), "output": made.tolist()})
-    return as_task(f"{family}{name}", {"train": pairs[:shown], "test": pairs[shown:]})
+    return parse_task(f"{family}{name}", {"train": pairs[:shown], "test": pairs[shown:]})
 
 
 def draw_tasks(seed: int, count: int) -> list[GridTask]:

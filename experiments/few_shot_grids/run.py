@@ -34,13 +34,13 @@ from small import FORM, SmallConfig, make_tokenizer, taught
 
 from sleep_jax.data.grid_transforms import KINDS, SYMMETRIES
 from sleep_jax.data.grids import GridTask, seal_tasks
-from sleep_jax.dreaming.practice import PracticeConfig
 from sleep_jax.dreaming.recipe import Recipe, parse_recipe
-from sleep_jax.dreaming.reinforce import rewarded
+from sleep_jax.dreaming.recipe_training import RecipeTrainingConfig
+from sleep_jax.dreaming.reinforce import rewarded_dreams
 from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.dreaming.write import Dream
-from sleep_jax.evals.adapted import Adapted
-from sleep_jax.evals.grid_answers import items_of
+from sleep_jax.evals.adapted import AdaptedModels
+from sleep_jax.evals.grid_answers import grid_items
 from sleep_jax.evals.items import RewardItems
 from sleep_jax.fields import read_json
 from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
@@ -75,10 +75,10 @@ class Settings:
     tasks: int
     dreams: tuple[int, int]
     trial: TrialConfig
-    practice: PracticeConfig
+    practice: RecipeTrainingConfig
     reply: int
     arc_trial: TrialConfig
-    arc_practice: PracticeConfig
+    arc_practice: RecipeTrainingConfig
     arc_reply: int
     adapter: LoraConfig
     writing: TrialConfig
@@ -90,10 +90,10 @@ FULL = Settings(
     tasks=24,
     dreams=(15, 5),
     trial=TrialConfig(epochs=8, schedule="cosine", batch_size=2, microbatch=32),
-    practice=PracticeConfig(most=12, max_tokens=96),
+    practice=RecipeTrainingConfig(max_sequences=12, max_tokens=96),
     reply=16,
     arc_trial=TrialConfig(epochs=8, schedule="cosine", batch_size=2, microbatch=8),
-    arc_practice=PracticeConfig(most=12, max_tokens=448),
+    arc_practice=RecipeTrainingConfig(max_sequences=12, max_tokens=448),
     arc_reply=128,
     adapter=LoraConfig(16, 16.0, TARGETS),
     writing=TrialConfig(
@@ -106,8 +106,8 @@ SMOKE = dataclasses.replace(
     small=SmallConfig(width=32, layers=1, steps=2, rows=2, recipes=1, at_once=1),
     tasks=2,
     dreams=(2, 1),
-    practice=PracticeConfig(most=2, max_tokens=96),
-    arc_practice=PracticeConfig(most=2, max_tokens=448),
+    practice=RecipeTrainingConfig(max_sequences=2, max_tokens=96),
+    arc_practice=RecipeTrainingConfig(max_sequences=2, max_tokens=448),
 )
 
 
@@ -134,7 +134,7 @@ def experiment(
     tokenizer = make_tokenizer()
     cfg, params = taught(settings.small, tokenizer, workdir / "small.npz")
     cfg = cfg.replace(lora=settings.adapter)
-    base = Adapted(cfg, {"params": params}, tokenizer, max_new_tokens=settings.reply)
+    base = AdaptedModels(cfg, {"params": params}, tokenizer, max_new_tokens=settings.reply)
     learner = Learner(base, settings.trial, settings.practice)
     of_arc = Learner(
         dataclasses.replace(base, max_new_tokens=settings.arc_reply, batch=16),
@@ -152,19 +152,19 @@ def experiment(
         return once(workdir / f"{name}-{seed}.json", functools.partial(function, *arguments))
 
     # A task's own test grid earns the reward, so no test of the evaluation may be among these.
-    tests = [item.question for _, tasks in sets.values() for item in items_of(tasks, FORM)]
-    items = RewardItems.apart_from(tests, items_of(train, FORM))
+    tests = [item.question for _, tasks in sets.values() for item in grid_items(tasks, FORM)]
+    items = RewardItems.checked_against(tests, grid_items(train, FORM))
     writers = {"before": (cfg, base.variables)}
     compared = stage("candidates", compare, learner, train, items)
     learnt = stage("dreams", dream_about, writers["before"], learner, train, items, many, keys[0])
-    kept = rewarded([Dream.of(x) for x in learnt["dreams"]], learnt["earned"])
+    kept = rewarded_dreams([Dream.from_record(x) for x in learnt["dreams"]], learnt["earned"])
     if kept:
         own = cfg.replace(lora=settings.writer)
         writers["after"] = (own, learn_to_write(own, settings.writing, learner, kept, train))
 
     out = {"candidates": compared, "dreams": learnt}
     for name, (model, tasks) in sets.items():
-        asked, best = RewardItems(tuple(items_of(tasks, FORM))), parse_recipe(compared["best"])
+        asked, best = RewardItems(tuple(grid_items(tasks, FORM))), parse_recipe(compared["best"])
         out[name] = {"baselines": stage(f"{name}-baselines", baselines, model, tasks, asked, best)}
         for when, writer in writers.items():
             out[name][when] = stage(

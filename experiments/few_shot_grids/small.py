@@ -18,7 +18,7 @@ from rules import draw_task
 from tokenizers import decoders, models, pre_tokenizers
 
 from sleep_jax.data.batches import pad
-from sleep_jax.data.grids import GridText
+from sleep_jax.data.grids import GridFormat
 from sleep_jax.dreaming.recipe import AUGMENTATIONS, STRATEGIES, Recipe
 from sleep_jax.dreaming.templates import Template
 from sleep_jax.interop.chat_template import Piece
@@ -27,7 +27,7 @@ from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.runtime.progress import phase_progress
 
-FORM = GridText(between="")
+FORM = GridFormat(cell_separator="")
 ASK, END = "\nrecipe:\n", "<end>"
 RATES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)  # from one that changes little to one that ruins
 EPOCHS = (1, 2, 4, 8)
@@ -65,7 +65,7 @@ def make_tokenizer() -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([tokenizers.AddedToken(END, special=True)])
-    words = [FORM.arrow, FORM.gap, ASK, *recipe_pieces()]
+    words = [FORM.arrow, FORM.pair_separator, ASK, *recipe_pieces()]
     backend.add_tokens([tokenizers.AddedToken(word, normalized=False) for word in words])
     return Tokenizer(
         backend,
@@ -131,14 +131,14 @@ def advice(rng: np.random.Generator) -> str:
     if rng.random() < 0.5:
         rows, columns, shown = (int(rng.integers(a, b + 1)) for a, b in (SIDES, SIDES, SHOWN))
         sizes = {"shape": (rows, columns), "shown": shown}
-    return f"{FORM.shown(draw_task(rng, **sizes))}{ASK}{any_recipe(rng).text}{END}"
+    return f"{FORM.examples(draw_task(rng, **sizes))}{ASK}{any_recipe(rng).text}{END}"
 
 
 def replies(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """Which tokens [rows, time] are foreseen: outputs and recipes, each with what ends it."""
     opens, closes = (
         np.isin(tokens, [i for text in texts for i in encode(tokenizer, text)])
-        for texts in ((FORM.arrow, ASK), (FORM.gap, END))
+        for texts in ((FORM.arrow, ASK), (FORM.pair_separator, END))
     )
     opened, closed = (np.cumsum(x, axis=1) - x for x in (opens, closes))
     return opened > closed

@@ -12,15 +12,15 @@ from typing import Any
 import jax
 
 from sleep_jax.data.documents import Document
-from sleep_jax.data.examples import Scored, examples
-from sleep_jax.dreaming.reinforce import alone, rewarded
-from sleep_jax.dreaming.reward import RewardConfig, earned, gains
+from sleep_jax.data.examples import PromptCompletion, make_examples
+from sleep_jax.dreaming.reinforce import rewarded_dreams, trial_sequences
+from sleep_jax.dreaming.reward import RewardConfig, compute_rewards, measure_gains
 from sleep_jax.dreaming.templates import choose_templates, read_templates
 from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
-from sleep_jax.dreaming.write import Dream, WritingConfig, write
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.dreaming.write import Dream, WritingConfig, write_dreams
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.items import RewardItems
-from sleep_jax.evals.scorers import scorer
+from sleep_jax.evals.scorers import make_scorer
 from sleep_jax.experiment import Experiment
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tokenizer import Tokenizer
@@ -79,25 +79,27 @@ class Model:
         lora = {} if self.writer is None else {"lora": self.writer}
         variables, key = {"params": self.params, **lora}, jax.random.key(seed)
         cfg = dataclasses.replace(self.cfg, lora=OUTER)
-        return list(write(cfg, config, variables, self.tokenizer, passages, None, key).dreams)
+        return list(
+            write_dreams(cfg, config, variables, self.tokenizer, passages, None, key).dreams
+        )
 
     def trained(
-        self, items: Sequence[Sequence[Scored]], seed: int, trial: TrialConfig = TRIAL
-    ) -> Adapted:
+        self, items: Sequence[Sequence[PromptCompletion]], seed: int, trial: TrialConfig = TRIAL
+    ) -> AdaptedModels:
         """A model for each item, which has learnt its (prompt, reply) pairs."""
         base = self._bare()
         key = jax.random.key(seed)
         initial = init_adapters(base.cfg, self.params, key, trial.seeds)
-        learnt = examples(items, is_packed=not trial.batch_size)
+        learnt = make_examples(items, is_packed=not trial.batch_size)
         adapters, _ = train_adapters(base.cfg, trial, base.variables, initial, learnt, rng=key)
-        return base.wearing(adapters)
+        return base.with_adapters(adapters)
 
-    def replies(self, models: Adapted, passages: Sequence[Document]) -> list[list[str]]:
+    def replies(self, models: AdaptedModels, passages: Sequence[Document]) -> list[list[str]]:
         """What each model says to the questions about its passage."""
         asked = [[self.prompts.without_context(q.question) for q in p.questions] for p in passages]
         return models.replies(asked)
 
-    def asked(self, model: Adapted, passages: Sequence[Document]) -> list[str]:
+    def asked(self, model: AdaptedModels, passages: Sequence[Document]) -> list[str]:
         """What one model says to the questions about all passages."""
         [said] = model.replies(
             [[self.prompts.without_context(q.question) for p in passages for q in p.questions]]
@@ -110,14 +112,14 @@ class Model:
         """One round of ReST-EM: of `count` dreams about each passage the writer learns the one that
         taught a model most, by the questions that are `asked`."""
         dreams, prompts, base = self.dreams(passages, count, seed), self.prompts, self._bare()
-        learnt = [alone(x, passages[x.document], prompts, TRIAL.split) for x in dreams]
+        learnt = [trial_sequences(x, passages[x.document], prompts, TRIAL.split) for x in dreams]
         of = [x.document for x in dreams]
-        gain = gains(
+        gain = measure_gains(
             base,
             TRIAL,
-            scorer(EARNS.scorer),
+            make_scorer(EARNS.scorer),
             init_adapters(base.cfg, self.params, jax.random.key(seed), TRIAL.seeds),
-            examples(learnt, is_packed=not TRIAL.batch_size),
+            make_examples(learnt, is_packed=not TRIAL.batch_size),
             of,
             asked,
             rng=jax.random.key(seed),
@@ -125,25 +127,25 @@ class Model:
         template = read_templates()[TEMPLATE]
         pairs = [
             (template.tokens(prompts, passages[x.document]), x.tokens)
-            for x in rewarded(dreams, earned(EARNS, gain, of))
+            for x in rewarded_dreams(dreams, compute_rewards(EARNS, gain, of))
         ]
         cfg = dataclasses.replace(self.cfg, lora=OUTER)
         key = jax.random.key(seed)
         initial = init_adapters(cfg, self.params, key, 1)
-        kept = examples([pairs], is_packed=False)
+        kept = make_examples([pairs], is_packed=False)
         writer, _ = train_adapters(cfg, REINFORCING, base.variables, initial, kept, rng=key)
         return dataclasses.replace(self, writer=writer)
 
-    def _bare(self) -> Adapted:
+    def _bare(self) -> AdaptedModels:
         """The base, which adapters of a trial fit."""
         cfg = dataclasses.replace(self.cfg, lora=INNER)
-        return Adapted(cfg, {"params": self.params}, self.tokenizer, batch=32)
+        return AdaptedModels(cfg, {"params": self.params}, self.tokenizer, batch=32)
 
 
 def on_passages(model: Model, passages: Sequence[Document], seed: int) -> list[list[str]]:
     """Replies, per passage, of a model that was fine-tuned on it."""
     prompts = model.prompts
-    items = [[(prompts.about(p), prompts.reply(p.text))] for p in passages]
+    items = [[(prompts.tell_about(p), prompts.reply(p.text))] for p in passages]
     return model.replies(model.trained(items, seed), passages)
 
 
@@ -154,10 +156,10 @@ def on_dreams(
     on the passage alone where no dream is left."""
     dreams = model.dreams(passages, count, seed)
     prompts = model.prompts
-    items = [alone(x, passages[x.document], prompts, False) for x in dreams]
+    items = [trial_sequences(x, passages[x.document], prompts, False) for x in dreams]
     of = [x.document for x in dreams]
     for i in sorted({*range(len(passages))} - {*of}):
-        items.append([(prompts.about(passages[i]), prompts.reply(passages[i].text))])
+        items.append([(prompts.tell_about(passages[i]), prompts.reply(passages[i].text))])
         of.append(i)
     said = model.replies(model.trained(items, seed), [passages[i] for i in of])
     return [[r for r, j in zip(said, of) if j == i] for i in range(len(passages))]
@@ -167,8 +169,10 @@ def continued(model: Model, passages: Sequence[Document], count: int, seed: int)
     """Replies, per passage, of one model that was fine-tuned on all passages and, of each, on
     `count` dreams."""
     prompts = model.prompts
-    pairs = [(prompts.about(p), prompts.reply(p.text)) for p in passages]
+    pairs = [(prompts.tell_about(p), prompts.reply(p.text)) for p in passages]
     for x in model.dreams(passages, count, seed) if count else ():
-        pairs.append((prompts.about(passages[x.document]), prompts.said(x.tokens)))
+        pairs.append(
+            (prompts.tell_about(passages[x.document]), prompts.reply_without_thought(x.tokens))
+        )
     said = iter(model.asked(model.trained([pairs], seed, CONTINUED), passages))
     return [[next(said) for _ in passage.questions] for passage in passages]

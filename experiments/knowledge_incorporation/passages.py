@@ -67,7 +67,7 @@ def reward_items(asked: Sequence[Document], rewarded: Sequence[Document]) -> Rew
         for i, passage in enumerate(rewarded)
         for q in passage.questions
     ]
-    return RewardItems.apart_from(tests, items)
+    return RewardItems.checked_against(tests, items)
 
 
 def is_short(text: str) -> bool:

@@ -75,7 +75,7 @@ _ANSWER_WORD = re.compile(  # katakana spell whole words: "リス" is not in "�
 _ARTICLES = frozenset(("a", "an", "the"))
 
 
-def tidy(text: str) -> str:
+def normalize_characters(text: str) -> str:
     """One character for each meaning; case, accents and line ends stay."""
     text = _INVISIBLE.sub("", _THOUSANDS.sub("", text)).translate(_ONE_CHARACTER)
     text = re.sub("[⁻⁰¹²³⁴-⁹]+", lambda m: "^" + m[0].translate(_SUPERSCRIPTS), text)
@@ -95,7 +95,7 @@ def _one_character(match: re.Match) -> str:
     return character
 
 
-def spell(text: str, *, is_verbatim: bool = False) -> str:
+def spell_symbols(text: str, *, is_verbatim: bool = False) -> str:
     """Tidied, and in words what a mark or a capital alone would tell apart.
 
     "O+" -> "Oplus", "C#" -> "Csharp", "<5" -> "less than 5", "10²" -> "10pow2", "Vitamin A" ->
@@ -105,7 +105,7 @@ def spell(text: str, *, is_verbatim: bool = False) -> str:
       text: any.
       is_verbatim: the zeros of all numbers count which no unit follows: "3.10" -> "v3.10".
     """
-    text = _COMPARISON.sub(lambda m: f"{_COMPARED[m[0].strip()]} ", tidy(text))
+    text = _COMPARISON.sub(lambda m: f"{_COMPARED[m[0].strip()]} ", normalize_characters(text))
     text = _PLUS.sub(lambda m: "plus" * len(m[1]), text)
     text = _SHARP.sub(r"\1sharp", _MINUS.sub(r"\1minus", text))
     text = re.sub(r"(?<=\d)\^(?=-?\d)", "pow", text)
@@ -120,7 +120,7 @@ def _numbered(match: re.Match) -> str:
     return match[0] if is_counted or is_whole else f"{match[1]}v{match[2]}"
 
 
-def fold(text: str) -> str:
+def fold_accents(text: str) -> str:
     """Without case, and without accents on Latin and Greek letters: "Zürich" -> "zurich"."""
     text = _ACCENT.sub("", unicodedata.normalize("NFD", text.casefold()))
     return unicodedata.normalize("NFC", text).replace("ё", "е")
@@ -133,16 +133,16 @@ def split_words(text: str) -> list[str]:
 
 def words(text: str) -> list[str]:
     """Its words, tidied and case folded."""
-    return split_words(tidy(text).casefold())
+    return split_words(normalize_characters(text).casefold())
 
 
 def answer_words(text: str, *, is_verbatim: bool = False) -> list[str]:
     """What is left of an answer for comparison: words without articles, case, accents and
     punctuation, numbers in digits with their signs, units by name, parts of compounds apart."""
-    text = normalize_quantities(spell(text, is_verbatim=is_verbatim)).casefold()
+    text = normalize_quantities(spell_symbols(text, is_verbatim=is_verbatim)).casefold()
     text = re.sub(r"(?<!\w)-(?=\d)", "−", text)  # a sign
     text = re.sub(r"'|\.(?!\d)|(?<!\d)\.", "", text.replace("_", " "))
-    return [fold(word) for word in _ANSWER_WORD.findall(text) if word not in _ARTICLES]
+    return [fold_accents(word) for word in _ANSWER_WORD.findall(text) if word not in _ARTICLES]
 
 
 def canonical(text: str) -> str:
@@ -156,8 +156,8 @@ def content_words(text: str) -> set[str]:
     letters. Chinese characters and runs of katakana are words, hiragana none; in scripts like Thai,
     runs of four characters."""
     name = language(text)
-    stops = set(map(fold, stop_words(name)))
-    text = re.sub(r"'\w{1,2}\b", "", fold(tidy(text)))
+    stops = set(map(fold_accents, stop_words(name)))
+    text = re.sub(r"'\w{1,2}\b", "", fold_accents(normalize_characters(text)))
     spaced = [word for word in re.findall(_LETTERS, text) if len(word) > 1 or not word.isalpha()]
     content = {stem(word, name) for word in spaced if word not in stops}
     content |= set(re.findall(rf"[{KATAKANA}]{{2,}}|[{HAN}]", text))

@@ -17,7 +17,7 @@ def bucket(n: int, smallest: int = 16) -> int:
     return size
 
 
-def parts(n: int, most: int) -> np.ndarray:
+def equal_batches(n: int, most: int) -> np.ndarray:
     """Indices of n items in parts of one size, at most `most`, [parts, size]; the last item fills
     up the last part."""
     count = -(-n // most)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from sleep_jax.data.sentences import sentence_ends
 
-SMALLEST = 8
+MIN_CHUNK_TOKENS = 8
 
 Encode = Callable[[str], Sequence[int]]
 Ends = Callable[[str], Sequence[int]]  # offsets
@@ -40,8 +40,8 @@ def split_text(text: str, limit: int, encode: Encode) -> list[str]:
     Raises:
       ValueError: `limit` is too small for chunks that mean anything.
     """
-    if limit < SMALLEST:
-        raise ValueError(f"chunks of {limit} tokens; allow at least {SMALLEST}")
+    if limit < MIN_CHUNK_TOKENS:
+        raise ValueError(f"chunks of {limit} tokens; allow at least {MIN_CHUNK_TOKENS}")
     chunks = _split(text, limit, encode)
     if len(chunks) < 2:
         return chunks

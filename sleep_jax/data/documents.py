@@ -1,8 +1,8 @@
 """The documents a day is made of: read from files, checked, and cut to what the model can hold.
 
 A source is a file (`data.files`: text, markdown, PDF, HTML, Word, or JSONL), a folder of them, an
-address of either, a SeqIO task (`data.tasks`), or `samples` for the invented documents that come
-with the package, `samples:4` for their first four parts. One line of JSONL is one document:
+address of either, a SeqIO task (`data.seqio_tasks`), or `samples` for the invented documents that
+come with the package, `samples:4` for their first four chunks. One line of JSONL is one document:
 
     {"text": "...", "id": "...", "title": "...", "questions": [
         {"question": "...", "answer": "...", "paraphrase": "...", "aliases": ["..."]}]}
@@ -23,8 +23,8 @@ from etils import epath
 
 from sleep_jax.addresses import check_answers
 from sleep_jax.data import files, json_lines, tasks
-from sleep_jax.data.chunking import SMALLEST, Encode, split_text
-from sleep_jax.data.readers import KINDS, LINES
+from sleep_jax.data.chunking import MIN_CHUNK_TOKENS, Encode, split_text
+from sleep_jax.data.readers import JSONL, SUPPORTED
 from sleep_jax.fields import writable
 
 SAMPLES = "samples"
@@ -62,7 +62,7 @@ class Anchors:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class ChunkedSource:
     """What came of a source.
 
     Attributes:
@@ -99,7 +99,7 @@ class Source:
     name: str
     limit: int = 0
 
-    def cut(self, max_chunk_tokens: int, encode: Encode) -> "Reading":
+    def cut(self, max_chunk_tokens: int, encode: Encode) -> "ChunkedSource":
         """The documents, each short enough for one context.
 
         Args:
@@ -110,15 +110,17 @@ class Source:
         Raises:
           ValueError: there are fewer samples than are asked for.
         """
-        if max_chunk_tokens < SMALLEST:
-            raise ValueError(f"max_chunk_tokens={max_chunk_tokens}; allow at least {SMALLEST}")
+        if max_chunk_tokens < MIN_CHUNK_TOKENS:
+            raise ValueError(
+                f"max_chunk_tokens={max_chunk_tokens}; allow at least {MIN_CHUNK_TOKENS}"
+            )
         parts = [
             x for document in self.documents for x in _chunks(document, max_chunk_tokens, encode)
         ]
         if self.words == _SAMPLES:
             first, last = _samples_asked(self.name, len(parts))
             parts = parts[first - 1 : last]
-        return Reading(tuple(parts[: self.limit or None]), len(parts), self.words)
+        return ChunkedSource(tuple(parts[: self.limit or None]), len(parts), self.words)
 
 
 def read_source(path: str | os.PathLike[str], limit: int = 0) -> Source:
@@ -178,8 +180,8 @@ def _read(path: str | os.PathLike[str], limit: int) -> tuple[list[Document], str
         return _documents_of_lines("documents.jsonl", _sample("documents.jsonl")), _SAMPLES
     if not name:
         raise ValueError(f"data.documents is empty; give {_KNOWN}")
-    found = files.located(path)
-    with files.reaching(name):
+    found = files.expand_path(path)
+    with files.explain_address_errors(name):
         check_answers(name)
         is_folder = found.is_dir()
         if not is_folder and not found.exists():
@@ -190,7 +192,7 @@ def _read(path: str | os.PathLike[str], limit: int) -> tuple[list[Document], str
 
 
 _KNOWN = (
-    f"a {KINDS.replace(' and ', ' or ')} file, a folder of such files, "
+    f"a {SUPPORTED.replace(' and ', ' or ')} file, a folder of such files, "
     f"{tasks.PREFIX + 'TASK'!r}, or {SAMPLES!r}"
 )
 
@@ -214,14 +216,14 @@ def _samples_asked(name: str, there: int | None = None) -> tuple[int, int]:
 
 def _choose(folder: epath.Path) -> list[epath.Path]:
     """The files of a folder that are read; warns of the others."""
-    read, skipped = files.files_below(folder)
+    read, skipped = files.list_files(folder)
     if not read:
-        raise ValueError(f"{folder}: no {KINDS.replace(' and ', ' or ')} file in this folder")
+        raise ValueError(f"{folder}: no {SUPPORTED.replace(' and ', ' or ')} file in this folder")
     if skipped:
         names = ", ".join(_name(file, folder) for file in skipped[:SHOWN])
         more = f" and {len(skipped) - SHOWN:,} more" if len(skipped) > SHOWN else ""
         warnings.warn(
-            f"data.documents={str(folder)!r}: not read: {names}{more}; {KINDS} are",
+            f"data.documents={str(folder)!r}: not read: {names}{more}; {SUPPORTED} are",
             stacklevel=2,
         )
     return read
@@ -231,7 +233,7 @@ def _documents_of(file: epath.Path, folder: epath.Path | None) -> list[Document]
     """What a file holds; it is named by its way from the folder that is read."""
     name = _name(file, folder)
     title, text = files.read_text(file)
-    if files.suffix_of(file) == LINES:
+    if files.suffix_of(file) == JSONL:
         return _documents_of_lines(str(file), text, name.rpartition(".")[0])
     title = title or file.stem.replace("_", " ").replace("-", " ")
     return [Document(id=name, title=writable(title), text=writable(text.strip()))]

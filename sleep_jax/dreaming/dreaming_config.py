@@ -96,7 +96,7 @@ class LearningConfig(Settings, section="dreaming"):
             policy = surrogate(
                 self.estimator,
                 **values,
-                length=writing.longest_dream,
+                length=writing.max_dream_tokens,
                 importance_cap=self.importance_cap,
                 value_learning_rate=night.imitation.surrogate.value_learning_rate,
             )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sleep_jax.data.batches import parts
+from sleep_jax.data.batches import equal_batches
 from sleep_jax.data.examples import Examples
 from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.models.decoder import unstack_layers
@@ -74,7 +74,7 @@ def gram_matrices(
         count = len(mine.tokens)
         own = jax.lax.map(
             lambda i: gradients(jax.tree.map(lambda x: x[i], mine)),
-            parts(count, spread_evenly(microbatch)),
+            equal_batches(count, spread_evenly(microbatch)),
         )
         of_target = gradients(jax.tree.map(lambda x: x[None], target))
         every = jnp.concatenate([of_target, own.reshape(-1, own.shape[-1])[:count]])
@@ -84,6 +84,6 @@ def gram_matrices(
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "microbatch"))
-def losses(cfg: DecoderConfig, microbatch: int, variables, dreams: Examples):
+def dream_losses(cfg: DecoderConfig, microbatch: int, variables, dreams: Examples):
     """Mean negative log-likelihood a token of each dream [dreams, rows, time] in nats: [dreams]."""
     return jax.lax.map(lambda dream: mean_nll(cfg, variables, dream), dreams, batch_size=microbatch)

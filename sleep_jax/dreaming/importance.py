@@ -24,7 +24,7 @@ import numpy as np
 
 from sleep_jax.data.batches import bucket
 from sleep_jax.data.examples import Examples
-from sleep_jax.dreaming.gradients import gram_matrices, losses
+from sleep_jax.dreaming.gradients import dream_losses, gram_matrices
 from sleep_jax.evals.metrics import f1
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import spread_evenly, to_host
@@ -95,7 +95,7 @@ GREEDY = {"greats": greats}
 
 
 def _loss(cfg, microbatch, variables, candidates):
-    return to_host(losses(cfg, microbatch, variables, candidates.dreams))
+    return to_host(dream_losses(cfg, microbatch, variables, candidates.dreams))
 
 
 def _lexical(candidates, seed):
@@ -158,7 +158,7 @@ def _ranked(scores: np.ndarray) -> list[int]:
 
 
 def _by_gradient(measure, cfg, microbatch, variables, lora, candidates: Candidates, step: float):
-    contexts, members = by_context(candidates.contexts)
+    contexts, members = group_by_context(candidates.contexts)
 
     def grouped(x):
         x = np.asarray(x)[members]
@@ -180,7 +180,7 @@ def _by_gradient(measure, cfg, microbatch, variables, lora, candidates: Candidat
     return scores, chosen or _ranked(scores)
 
 
-def by_context(contexts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def group_by_context(contexts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The dreams of every context side by side.
 
     Args:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.data.documents import Document
-from sleep_jax.data.examples import Scored
+from sleep_jax.data.examples import PromptCompletion
 from sleep_jax.dreaming.templates import Template
 from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.dreaming.write import Dream
@@ -23,21 +23,29 @@ from sleep_jax.rl.algorithms import Surrogate
 from sleep_jax.seeding.sequences import Exchange
 
 
-def alone(dream: Dream, document: Document, prompts: Prompts, is_split: bool) -> list[Scored]:
+def trial_sequences(
+    dream: Dream, document: Document, prompts: Prompts, is_split: bool
+) -> list[PromptCompletion]:
     """What a trial of one dream learns, as (prompt, reply): the dream, or where it `is_split` each
     of its lines, and the passage."""
     lines = [line for line in dream.text.splitlines() if line.strip()]
-    told = [prompts.reply(line) for line in lines] if is_split else [prompts.said(dream.tokens)]
-    return [(prompts.about(document), reply) for reply in (*told, prompts.reply(document.text))]
+    told = (
+        [prompts.reply(line) for line in lines]
+        if is_split
+        else [prompts.reply_without_thought(dream.tokens)]
+    )
+    return [
+        (prompts.tell_about(document), reply) for reply in (*told, prompts.reply(document.text))
+    ]
 
 
-def passage_lessons(
+def passage_sequences(
     dreams: Sequence[Dream],
-    learnt: Sequence[Sequence[Scored]],
+    learnt: Sequence[Sequence[PromptCompletion]],
     documents: Sequence[Document],
     prompts: Prompts,
     trial: TrialConfig,
-) -> dict[int, list[Scored]]:
+) -> dict[int, list[PromptCompletion]]:
     """What the trial of each document's passage alone learns, by document: the passage, by as many
     updates as the longest of its dreams.
 
@@ -52,12 +60,12 @@ def passage_lessons(
     for document in sorted({x.document for x in dreams}):
         rows = max(len(own) for x, own in zip(dreams, learnt) if x.document == document)
         text = documents[document]
-        passage = (prompts.about(text), prompts.reply(text.text))
+        passage = (prompts.tell_about(text), prompts.reply(text.text))
         out[document] = [passage] * (rows if trial.batch_size else 1)
     return out
 
 
-def rewarded(
+def rewarded_dreams(
     dreams: Sequence[Dream],
     rewards: Sequence[float],
     cap: int = 0,
@@ -79,7 +87,7 @@ def rewarded(
     return [dreams[i] for i in sorted(left)]
 
 
-def lessons(
+def supervised_exchanges(
     dreams: Sequence[Dream],
     documents: Sequence[Document],
     prompts: Prompts,
@@ -95,12 +103,15 @@ def lessons(
         if writes:
             out.append(writing)
         if not dream.is_recipe:
-            student, said = prompts.about(documents[dream.document]), prompts.said(dream.tokens)
+            student, said = (
+                prompts.tell_about(documents[dream.document]),
+                prompts.reply_without_thought(dream.tokens),
+            )
             out.append(dataclasses.replace(writing, student=student, completion=said, kind="dream"))
     return [dataclasses.replace(e, supervised=True) for e in out]
 
 
-def written(
+def policy_gradient_exchanges(
     dreams: Sequence[Dream],
     rewards: Sequence[float],
     documents: Sequence[Document],

@@ -17,7 +17,7 @@ in the passage, half of them 0.68; French, German and Spanish renderings had les
 import dataclasses
 from collections.abc import Sequence
 
-from sleep_jax.data.answers import split_words, tidy, words
+from sleep_jax.data.answers import normalize_characters, split_words, words
 from sleep_jax.data.languages import scripts
 from sleep_jax.dreaming.recipe import RecipeError, parse_recipe
 from sleep_jax.settings import Settings, setting
@@ -29,7 +29,7 @@ IN_USE = 0.05  # share of a context's letters from which on it uses a script
 
 
 @dataclasses.dataclass(frozen=True)
-class Rejection(Settings, section="dreaming.rejection"):
+class RejectionConfig(Settings, section="dreaming.rejection"):
     """From where on a dream is rejected. Likeness is the Jaccard similarity of the sets of
     four-word runs (Broder 1997).
 
@@ -75,7 +75,11 @@ def script_share(text: str, context: str) -> float:
 def known_share(text: str, context: str) -> float:
     """Share of its lower-case words that occur in the context; 1 where too few tell."""
     known = words(context)
-    said = [word for word in split_words(tidy(text)) if word.isalpha() and word == word.lower()]
+    said = [
+        word
+        for word in split_words(normalize_characters(text))
+        if word.isalpha() and word == word.lower()
+    ]
     if len(known) < JUDGED or len(said) < JUDGED / 4:
         return 1.0
     known = set(known)
@@ -88,7 +92,9 @@ def similarity(a: str, b: str) -> float:
     return len(first & second) / len(first | second)
 
 
-def flaw(text: str, context: str, earlier: Sequence[str], rejection: Rejection) -> str | None:
+def dream_rejection_reason(
+    text: str, context: str, earlier: Sequence[str], rejection: RejectionConfig
+) -> str | None:
     """Why a text is no new dream about its context; None where it is one.
 
     Args:
@@ -118,7 +124,9 @@ def flaw(text: str, context: str, earlier: Sequence[str], rejection: Rejection) 
     return "near_duplicate" if alike else None
 
 
-def recipe_flaw(text: str, earlier: Sequence[str], rejection: Rejection) -> str | None:
+def recipe_rejection_reason(
+    text: str, earlier: Sequence[str], rejection: RejectionConfig
+) -> str | None:
     """The same of a configuration object: `recipe`, `duplicate` or None."""
     try:
         recipe = parse_recipe(text)

@@ -23,9 +23,9 @@ import numpy as np
 
 from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming.trial import Hyperparameters, TrialConfig, train_adapters
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.items import RewardItems
-from sleep_jax.evals.scorers import IN_WORDS, Scorer
+from sleep_jax.evals.scorers import FREE_TEXT_SCORERS, Scorer
 from sleep_jax.settings import Settings, setting
 
 BASELINES = ("passage", "untrained")
@@ -66,7 +66,7 @@ class RewardConfig(Settings, section="dreaming"):
     scorer: str = setting(
         "likelihood",
         "tau of the model's own answers; squad_: as published, which knows English alone",
-        choices=IN_WORDS,
+        choices=FREE_TEXT_SCORERS,
     )
     form: str = setting("binary", "what a rise of tau earns", choices=FORMS, name="reward")
     margin: float = setting(
@@ -122,8 +122,8 @@ class Gains:
         return {k: x.mean(axis=1).tolist() for k, x in gains.items() if x is not None}
 
 
-def gains(
-    base: Adapted,
+def measure_gains(
+    base: AdaptedModels,
     trial: TrialConfig,
     score: Scorer,
     adapters: Sequence,
@@ -155,7 +155,7 @@ def gains(
     about = {document: items.about(document) for document in sorted(set(documents))}
     untrained = {d: marks.mean for d, marks in zip(about, score(base, list(about.values())))}
     asked = [about[document] for document in (*documents, *passages) for _ in adapters]
-    scores = np.array([marks.mean for marks in score(base.wearing(trained), asked)])
+    scores = np.array([marks.mean for marks in score(base.with_adapters(trained), asked)])
     after, passage_scores = np.split(scores.reshape(-1, len(adapters)), [len(documents)])
     before = np.array([[untrained[d]] for d in documents])
     gain, over_passage = after - before, None
@@ -167,7 +167,7 @@ def gains(
     return Gains(gain.astype(np.float32), over_passage)
 
 
-def earned(config: RewardConfig, gain: np.ndarray, documents: Sequence[int]) -> np.ndarray:
+def compute_rewards(config: RewardConfig, gain: np.ndarray, documents: Sequence[int]) -> np.ndarray:
     """The reward of every dream, float32 [dreams].
 
     Args:

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from sleep_jax.data.batches import parts
+from sleep_jax.data.batches import equal_batches
 from sleep_jax.data.examples import Examples
 from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.models.decoder_config import TARGETS, DecoderConfig, LoraConfig
@@ -202,7 +202,7 @@ def _take(trials, index):
 def _in_chunks(run, trials, chunk: int):
     """`run` of all trials, a part of at most `chunk` at a time."""
     count = len(trials[0])
-    index = parts(count, chunk)
+    index = equal_batches(count, chunk)
     if len(index) == 1:
         return run(trials)
     adapters, losses = jax.lax.map(lambda i: run(_take(trials, i)), index)

@@ -11,7 +11,12 @@ from typing import Any
 import jax
 
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.rejection import REASONS, Rejection, flaw, recipe_flaw
+from sleep_jax.dreaming.rejection import (
+    REASONS,
+    RejectionConfig,
+    dream_rejection_reason,
+    recipe_rejection_reason,
+)
 from sleep_jax.dreaming.templates import FORMS, Template, TemplateChoice, chosen_templates
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tokenizer import Tokenizer
@@ -45,7 +50,7 @@ class WritingConfig(Settings, section="dreaming"):
     random_expert: bool = setting(
         False, "one more expert a token at random; needs the sigmoid router and memory.top_k"
     )
-    rejection: Rejection = part(Rejection)
+    rejection: RejectionConfig = part(RejectionConfig)
     thought: int = 0
 
     def longest(self, form: str) -> int:
@@ -101,7 +106,7 @@ class Dream:
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
+class WrittenDreams:
     """What came of writing.
 
     Attributes:
@@ -115,7 +120,7 @@ class Written:
     rejected: dict[str, int]
 
 
-def write(
+def write_dreams(
     cfg: DecoderConfig,
     config: WritingConfig,
     variables,
@@ -127,7 +132,7 @@ def write(
     chosen: Sequence[int] | None = None,
     earlier: Mapping[int, Sequence[str]] | None = None,
     draw=None,
-) -> Written:
+) -> WrittenDreams:
     """Writes dreams about documents.
 
     Args:
@@ -166,13 +171,13 @@ def write(
             text = tokenizer.reply_text(completion.tokens)
             known = [x.text for x in kept if x.document == i and x.is_recipe == is_recipe]
             if is_recipe:
-                reason = recipe_flaw(text, known, config.rejection)
+                reason = recipe_rejection_reason(text, known, config.rejection)
             else:
                 known += (earlier or {}).get(i, ())
-                reason = flaw(text, page, known, config.rejection)
+                reason = dream_rejection_reason(text, page, known, config.rejection)
             if reason:
                 rejected[reason] += 1
             else:
                 drawn_at = tuple(completion.log_probs.tolist())
                 kept.append(Dream(i, template.name, completion.tokens, text, is_recipe, drawn_at))
-    return Written(tuple(kept), sum(map(len, drawn.values())), rejected)
+    return WrittenDreams(tuple(kept), sum(map(len, drawn.values())), rejected)

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sleep_jax.data.batches import bucket, parts
-from sleep_jax.data.examples import Scored, examples
+from sleep_jax.data.batches import bucket, equal_batches
+from sleep_jax.data.examples import PromptCompletion, make_examples
 from sleep_jax.evals.likelihood import log_probs
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
@@ -22,7 +22,7 @@ score_tokens = functools.partial(jax.jit, static_argnames=("cfg",))(log_probs)
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapted:
+class AdaptedModels:
     """Models over one base.
 
     Attributes:
@@ -41,7 +41,7 @@ class Adapted:
     max_new_tokens: int = 64
     batch: int = 64
 
-    def wearing(self, adapters) -> "Adapted":
+    def wearing(self, adapters) -> "AdaptedModels":
         """The same base under other adapters."""
         return dataclasses.replace(self, adapters=adapters)
 
@@ -72,7 +72,7 @@ class Adapted:
                 out[i] = [self.tokenizer.reply_text(one.tokens) for [one] in own]
         return out
 
-    def log_likelihoods(self, sequences: Sequence[Sequence[Scored]]) -> list[np.ndarray]:
+    def log_likelihoods(self, sequences: Sequence[Sequence[PromptCompletion]]) -> list[np.ndarray]:
         """Log-likelihood of what is scored after what is given.
 
         Args:
@@ -81,11 +81,11 @@ class Adapted:
         Returns:
           Per model float32 [sequences, 2]: nats, and tokens they are the sum over.
         """
-        laid = examples(sequences, is_packed=False)
+        laid = make_examples(sequences, is_packed=False)
         tokens = np.asarray(laid.mask).sum(-1)
         nats = np.zeros(tokens.shape, np.float32)
         for models, variables, rows in self._together(sequences):
-            for block in parts(rows, max(1, self.batch // len(models))):
+            for block in equal_batches(rows, max(1, self.batch // len(models))):
                 where = np.ix_(models, block)
                 mine = jax.tree.map(lambda x, where=where: x[where], laid)
                 nats[where] = to_host(score_tokens(self.cfg, variables, mine)).sum(-1)
@@ -99,7 +99,7 @@ class Adapted:
         if empty := [i for i, own in enumerate(asked) if not own]:
             raise ValueError(f"model {empty[0]} is asked nothing; leave it out")
         rows = max(map(len, asked))
-        blocks = parts(len(asked), max(1, self.batch // rows))
+        blocks = equal_batches(len(asked), max(1, self.batch // rows))
         for models in blocks:
             variables = self.variables
             if self.adapters is not None:

@@ -5,14 +5,14 @@ import collections
 from collections.abc import Sequence
 
 from sleep_jax.data.grid_transforms import IDENTITY, Transform
-from sleep_jax.data.grids import Grid, GridTask, GridText
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.data.grids import Grid, GridFormat, GridTask
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.items import Item
 from sleep_jax.evals.metrics import first_grid
 from sleep_jax.interop.prompts import Prompts
 
 
-def items_of(tasks: Sequence[GridTask], form: GridText) -> list[Item]:
+def grid_items(tasks: Sequence[GridTask], form: GridFormat) -> list[Item]:
     """A question for every test of every task; the document is the task."""
     return [
         Item(i, form.question(task, j), (form.grid(test.output),))
@@ -21,10 +21,10 @@ def items_of(tasks: Sequence[GridTask], form: GridText) -> list[Item]:
     ]
 
 
-def voted(
-    models: Adapted,
+def majority_votes(
+    models: AdaptedModels,
     tasks: Sequence[GridTask],
-    form: GridText,
+    form: GridFormat,
     views: Sequence[Transform] = (IDENTITY,),
 ) -> list[list[Grid | None]]:
     """What each model replies to the tests of its task: every test is asked in every view, replies

@@ -17,7 +17,7 @@ from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 
 
-def reply(
+def greedy_replies(
     cfg: DecoderConfig,
     variables,
     tokenizer: Tokenizer,
@@ -49,7 +49,7 @@ def reply(
     return [tokenizer.reply_text(completion.tokens) for [completion] in drawn]
 
 
-def share_right(replies: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
+def answer_accuracy(replies: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
     """Share of replies that contain one of their answers."""
     return float(np.mean([contains_answer(r, a) for r, a in zip(replies, answers)]))
 

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.items import Item
 from sleep_jax.evals.metrics import (
     contains_answer,
@@ -46,7 +46,7 @@ _BY_REPLY = {
 _BY_OPTIONS = ("choice", "choice_per_token")
 SCORERS = ("likelihood", *_BY_REPLY, "judge", *_BY_OPTIONS)
 _WORDS = ("exact_match", "f1", "squad_exact_match", "squad_f1", "contains")
-IN_WORDS = ("likelihood", *_WORDS, "judge")  # ask for no special answers
+FREE_TEXT_SCORERS = ("likelihood", *_WORDS, "judge")  # ask for no special answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +70,15 @@ class Scores:
 class Scorer(Protocol):
     """Scores models, each on items of its own: [models] of `Scores`."""
 
-    def __call__(self, models: Adapted, items: Sequence[Sequence[Item]]) -> list[Scores]: ...
+    def __call__(self, models: AdaptedModels, items: Sequence[Sequence[Item]]) -> list[Scores]: ...
 
 
-Marker = Callable[[Sequence[str], Sequence[Item]], np.ndarray]  # (replies, items) -> float32 [n]
+ReplyGrader = Callable[
+    [Sequence[str], Sequence[Item]], np.ndarray
+]  # (replies, items) -> float32 [n]
 
 
-def scorer(name: str, judge: Callable[[], Marker] | None = None) -> Scorer:
+def make_scorer(name: str, judge: Callable[[], ReplyGrader] | None = None) -> Scorer:
     """The scorer of a name.
 
     Args:
@@ -87,19 +89,19 @@ def scorer(name: str, judge: Callable[[], Marker] | None = None) -> Scorer:
       ValueError: there is no such scorer, or it lacks its judge.
     """
     if name == "likelihood":
-        return by_likelihood
+        return score_by_likelihood
     if name in _BY_OPTIONS:
-        return by_options(per_token=name == "choice_per_token")
+        return option_scorer(per_token=name == "choice_per_token")
     if name == "judge":
         if judge is None:
             raise ValueError(
                 "dreaming.scorer='judge' needs a judge; give one, scorer('judge', judge), or "
                 f"choose from {', '.join(other for other in SCORERS if other != name)}"
             )
-        return by_reply(judge())
+        return reply_scorer(judge())
     if name in _BY_REPLY:
         metric = _BY_REPLY[name]
-        return by_reply(
+        return reply_scorer(
             lambda replies, items: np.array(
                 [metric(reply, item.answers) for reply, item in zip(replies, items)], np.float32
             )
@@ -107,7 +109,7 @@ def scorer(name: str, judge: Callable[[], Marker] | None = None) -> Scorer:
     raise ValueError(f"dreaming.scorer={name!r}; choose from {', '.join(SCORERS)}")
 
 
-def by_likelihood(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Scores]:
+def score_by_likelihood(models: AdaptedModels, items: Sequence[Sequence[Item]]) -> list[Scores]:
     """Log-likelihood of each item's first answer, its end of turn included."""
     prompts = Prompts(models.tokenizer)
     found = models.log_likelihoods(
@@ -119,10 +121,10 @@ def by_likelihood(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Scor
     return [Scores(own[:, 0], own[:, 1]) for own in found]
 
 
-def by_reply(marker: Marker) -> Scorer:
+def reply_scorer(marker: ReplyGrader) -> Scorer:
     """The scorer that marks replies; the marker is given those of all models at once."""
 
-    def score(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Scores]:
+    def score(models: AdaptedModels, items: Sequence[Sequence[Item]]) -> list[Scores]:
         prompts = Prompts(models.tokenizer)
         replies = models.replies(
             [[prompts.without_context(q.question) for q in own] for own in items]
@@ -134,14 +136,14 @@ def by_reply(marker: Marker) -> Scorer:
     return score
 
 
-def by_options(per_token: bool) -> Scorer:
+def option_scorer(per_token: bool) -> Scorer:
     """The scorer that has the likeliest option chosen, of all options as replies to the question.
 
     Args:
       per_token: likelihoods are divided by their tokens, so that a long option is not ruled out.
     """
 
-    def score(models: Adapted, items: Sequence[Sequence[Item]]) -> list[Scores]:
+    def score(models: AdaptedModels, items: Sequence[Sequence[Item]]) -> list[Scores]:
         prompts = Prompts(models.tokenizer)
         for q in (q for own in items for q in own):
             if not {*q.options} & {*q.answers}:

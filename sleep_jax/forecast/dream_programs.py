@@ -8,12 +8,12 @@ import math
 import jax
 
 from sleep_jax.config import read
-from sleep_jax.data.batches import bucket, pack, parts
-from sleep_jax.data.examples import Examples, examples
-from sleep_jax.dreaming.gradients import gram_matrices, losses
+from sleep_jax.data.batches import bucket, equal_batches, pack
+from sleep_jax.data.examples import Examples, make_examples
+from sleep_jax.dreaming.gradients import dream_losses, gram_matrices
 from sleep_jax.dreaming.importance import BY_MODEL, WITHOUT_MODEL
 from sleep_jax.dreaming.trial import train_adapters
-from sleep_jax.evals.adapted import Adapted, score_tokens
+from sleep_jax.evals.adapted import AdaptedModels, score_tokens
 from sleep_jax.forecast.abstract import Abstract, learner_of
 from sleep_jax.forecast.program import (
     END,
@@ -66,10 +66,10 @@ def _writing(config, it: Abstract, sizes: Sizes) -> list[Program]:
     writing = read(config).dreaming.writing
     write = functools.partial(sampled, it, has_random_expert=writing.random_expert)
     found = []
-    for forms in writing.calls:
+    for forms in writing.sampling_calls:
         prompts = sum(t.form in forms for t in writing.templates) * sizes.documents
         how = writing.sampling(END, forms[0])
-        if prompts and "beside" in forms:
+        if prompts and "with_context" in forms:
             found.append(write("dream: write", how, prompts, PROMPT, context=sizes.context))
         elif prompts:
             name = "dream: write texts" if forms == ("plain",) else "dream: write from prompts"
@@ -95,7 +95,7 @@ def _selecting(config, it: Abstract, sizes: Sizes) -> list[Program]:
     if measure in BY_MODEL:
         dreams = it.examples(sizes.documents * each, 1, dream)
         args = (it.cfg, microbatch, it.variables, dreams)
-        return [_compared("dream: select", losses, args, (dreams,), 1)]
+        return [_compared("dream: select", dream_losses, args, (dreams,), 1)]
     alone = it.examples(sizes.documents, spread_evenly(bucket(each, 4)), 1, dream)
     targets, is_last_only = it.examples(sizes.documents, 1, page), measure == "last_layer"
     args = (it.cfg, microbatch, it.variables, it.held["lora"], alone, targets, is_last_only)
@@ -122,7 +122,7 @@ def _learnt(config, it: Abstract, dreams: int) -> Examples:
     d = config.dreaming
     lines = math.ceil(d.max_new_tokens / SENTENCE) if d.trial.split else 1
     replies = [math.ceil(d.max_new_tokens / lines)] * lines + [config.data.chunk_tokens]
-    laid = examples(
+    laid = make_examples(
         [[((0,) * PROMPT, (0,) * n) for n in replies]], is_packed=not d.trial.batch_size
     )
     return it.examples(dreams, *laid.tokens.shape[1:])
@@ -133,10 +133,12 @@ def _rewarding(config, it: Abstract, documents: int, trials: int) -> list[Progra
     the model as it is, by calls that are no larger."""
     scorer, asked = read(config).dreaming.reward.scorer, config.dreaming.held_out
     question, reply = config.study.max_question_tokens, config.study.max_answer_tokens
-    blocks = [parts(count, max(1, Adapted.batch // asked)) for count in (trials, documents)]
+    blocks = [
+        equal_batches(count, max(1, AdaptedModels.batch // asked)) for count in (trials, documents)
+    ]
     calls, models = sum(map(len, blocks)), blocks[0].shape[1]
     if scorer == "likelihood":
-        pieces, rows = parts(asked, max(1, Adapted.batch // models)).shape
+        pieces, rows = equal_batches(asked, max(1, AdaptedModels.batch // models)).shape
         scored = it.examples(models, rows, bucket(PROMPT + reply))
         args = (it.cfg, it.variables | {"lora": it.adapters(models)}, scored)
         calls *= pieces
@@ -159,7 +161,10 @@ def _learning(config, it: Abstract, sizes: Sizes) -> list[Program]:
     steps = max(reinforcing.steps, _updates_to_learn(config, sizes, shape))
     found = updated(it, "dream: learn", dataclasses.replace(reinforcing, steps=steps), learner)
     if reinforcing.num_prompts:
-        (_, kept), new = _kept(config, sizes), min(writing.longest_dream, shape.max_target_length)
+        (_, kept), new = (
+            _kept(config, sizes),
+            min(writing.max_dream_tokens, shape.max_target_length),
+        )
         size = min(PROMPT + config.data.chunk_tokens + new, shape.max_length), new
         rows = len(pack([size] * kept, (shape.max_length, shape.max_target_length)))
         calls = math.ceil(rows / shape.batch_size)

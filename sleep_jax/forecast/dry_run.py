@@ -13,8 +13,8 @@ from sleep_jax.forecast.programs import programs_of
 from sleep_jax.forecast.roofline import GIB, chip_of
 from sleep_jax.forecast.run_plan import RunPlan, about_tokens
 from sleep_jax.forecast.timing import minutes, seconds_of, time_steps
-from sleep_jax.interop.load import tokenizer_at_hand
-from sleep_jax.interop.prompts import Prompts, as_read
+from sleep_jax.interop.load import local_tokenizer
+from sleep_jax.interop.prompts import Prompts, document_text
 from sleep_jax.lengths import check_lengths, check_positions
 from sleep_jax.models.sharding import AXES, path_of, shardings
 from sleep_jax.run_schedule import run_schedule
@@ -30,15 +30,15 @@ def plan_of(config) -> RunPlan:
         level would never learn.
     """
     cfg, whole = decoder_of(config), read_whole(config)
-    tokenizer = tokenizer_at_hand(config.model.name, **template_options(config))
+    tokenizer = local_tokenizer(config.model.name, **template_options(config))
     encode = about_tokens if tokenizer is None else tokenizer.encode
     source, days = cut_into_days(config, whole, encode)
     if tokenizer is None:
-        lengths = [sum(len(encode(as_read(x))) for x in day.documents) for day in days]
+        lengths = [sum(len(encode(document_text(x))) for x in day.documents) for day in days]
     else:
         prompts, documents = Prompts(tokenizer), [x for day in days for x in day.documents]
         check_positions(config, cfg, check_lengths(config, prompts, documents))
-        lengths = [sum(len(prompts.page(x)) for x in day.documents) for day in days]
+        lengths = [sum(len(prompts.plain_document(x)) for x in day.documents) for day in days]
     steps = run_schedule(cfg.memory, lengths, dreams=config.dreaming.steps > 0)
     return RunPlan.of(config, cfg, source, days, encode, steps, tokenizer is not None)
 

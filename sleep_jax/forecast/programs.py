@@ -106,7 +106,7 @@ def _seeding(config, it: Abstract, sizes: Sizes) -> list[Program]:
     if study.rehearsals:
         rehearse = functools.partial(how, num_generations=study.rehearsals)
         calls = [("consolidate: rehearse", new, REHEARSED)]
-        if study.thought:  # every second one is no chat
+        if study.thought_tokens:  # every second one is no chat
             half, brief = REHEARSED // 2, study.max_answer_tokens
             calls = [(calls[0][0], new, half), ("consolidate: rehearse texts", brief, half)]
         found += [sampled(it, name, rehearse(n), count, PROMPT) for name, n, count in calls]

@@ -217,7 +217,7 @@ class RunPlan:
             read(c).dreaming.writing,
             rounds_of(seeding) * seeding.steps_per_generation,
         )
-        each = c.dreaming.count * sum(writing.longest(t.form) for t in writing.templates)
+        each = c.dreaming.count * sum(writing.max_tokens(t.form) for t in writing.templates)
         rolled_out = (
             rounds * seeding.num_prompts * c.seeding.num_generations * c.seeding.max_new_tokens
         )

@@ -8,12 +8,20 @@ the dream contexts, as they are recollected.
 import dataclasses
 
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.curriculum import OLD, RECENT, ROLES, WEAK, Context, draw, recollection
+from sleep_jax.dreaming.curriculum import (
+    OLD,
+    RECENT,
+    ROLES,
+    WEAK,
+    DreamContext,
+    draw_contexts,
+    recollected_document,
+)
 from sleep_jax.dreaming.write import Dream
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.items import Item, RewardItems
 from sleep_jax.evals.rubric import Rubric
-from sleep_jax.evals.scorers import Scorer, scorer
+from sleep_jax.evals.scorers import Scorer, make_scorer
 from sleep_jax.experiment import Experiment
 from sleep_jax.phases.run_state import RunState
 from sleep_jax.seeding.sequences import Exchange
@@ -31,7 +39,7 @@ def draw_dream_contexts(
     answered = dict.fromkeys(known)
     if len(known) > len(today) or 0 < config.recent < len(today):
         answered |= _answered(experiment, run, known)
-    drawn = draw(config, answered, day, int(experiment.config.seed))
+    drawn = draw_contexts(config, answered, day, int(experiment.config.seed))
     figures = {f"contexts_{role}": sum(x.role == role for x in drawn) for role in ROLES}
     for role in ROLES:
         if of := [x.tau for x in drawn if x.role == role and x.tau is not None]:
@@ -47,7 +55,7 @@ def pages(experiment: Experiment, run: RunState, day: int) -> tuple[Document, ..
     )
 
 
-def subjects(experiment: Experiment, run: RunState, day: int) -> dict[int, Context]:
+def subjects(experiment: Experiment, run: RunState, day: int) -> dict[int, DreamContext]:
     """What dreams of a night are about, by page."""
     drawn = _agenda(run, day)
     weak = [x for x in drawn if x.role == WEAK]
@@ -76,14 +84,16 @@ def reward_items(experiment: Experiment, run: RunState, day: int) -> RewardItems
 def tau(experiment: Experiment) -> Scorer:
     """What measures how well questions are answered."""
     name = experiment.settings.dreaming.reward.scorer
-    return scorer(name, lambda: Rubric(experiment.cfg, experiment.params, experiment.tokenizer))
+    return make_scorer(
+        name, lambda: Rubric(experiment.cfg, experiment.params, experiment.tokenizer)
+    )
 
 
-def model_under_eval(experiment: Experiment, run: RunState) -> Adapted:
+def model_under_eval(experiment: Experiment, run: RunState) -> AdaptedModels:
     """The model as it is, to be asked."""
     longest = experiment.settings.evaluation.max_new_tokens
     model = run.current.on(experiment.params)
-    return Adapted(experiment.cfg, model, experiment.tokenizer, max_new_tokens=longest)
+    return AdaptedModels(experiment.cfg, model, experiment.tokenizer, max_new_tokens=longest)
 
 
 def rehearsed(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
@@ -93,14 +103,16 @@ def rehearsed(experiment: Experiment, run: RunState, day: int) -> list[Exchange]
     dreamt = _best(_dreams_before(experiment, run, day))
     for x in (x for x in _agenda(run, day) if x.role == OLD):
         document = experiment.days[x.day].documents[x.document]
-        asked, dreams = prompts.about(document), dreamt.get((x.day, x.document), ())
-        told = [prompts.said(dream.tokens) for dream, _ in dreams] or [prompts.reply(document.text)]
+        asked, dreams = prompts.tell_about(document), dreamt.get((x.day, x.document), ())
+        told = [prompts.reply_without_thought(dream.tokens) for dream, _ in dreams] or [
+            prompts.reply(document.text)
+        ]
         out += [Exchange(None, asked, asked, tokens, "rehearse") for tokens in told]
     return out
 
 
-def _agenda(run: RunState, day: int) -> list[Context]:
-    return [Context(**x) for x in run.day(day).get("dream_contexts", [])]
+def _agenda(run: RunState, day: int) -> list[DreamContext]:
+    return [DreamContext(**x) for x in run.day(day).get("dream_contexts", [])]
 
 
 def _earlier(experiment: Experiment, run: RunState, day: int) -> list[tuple[int, int]]:
@@ -120,7 +132,7 @@ def _dreams_before(
     for earlier in range(day):
         record, of = run.day(earlier), subjects(experiment, run, earlier)
         earned = dict(zip((k["dream"] for k in record.get("kept", [])), record.get("rewards", [])))
-        for i, dream in enumerate(map(Dream.of, record.get("dreams", []))):
+        for i, dream in enumerate(map(Dream.from_record, record.get("dreams", []))):
             x = of[dream.document]
             found.setdefault((x.day, x.document), []).append((dream, earned.get(i, 0) > 0))
     return {x: found[x] for x in sorted(found)}
@@ -131,12 +143,12 @@ def _best(dreamt):
     return {x: [each for each in told if each[1]] or told for x, told in dreamt.items()}
 
 
-def _recollected(experiment: Experiment, run: RunState, day: int, x: Context) -> Document:
+def _recollected(experiment: Experiment, run: RunState, day: int, x: DreamContext) -> Document:
     document = experiment.days[x.day].documents[x.document]
     if experiment.config.dreaming.curriculum.source == "text":
         return document
     dreamt = _best(_dreams_before(experiment, run, day))[x.day, x.document]
-    return recollection(
+    return recollected_document(
         document,
         [dream.text for dream, _ in dreamt],
         lambda text: len(experiment.tokenizer.encode(text)),
@@ -152,7 +164,7 @@ def _items(experiment: Experiment, run: RunState, pages: dict[int, tuple[int, in
         held_out = Study.of(record["study"]).held_out if "study" in record else ()
         mine = [q for q in held_out if q.document == document]
         items += [Item(page, q.question, (q.answer,)) for q in mine]
-    return RewardItems.apart_from({q.text for q in experiment.questions}, items)
+    return RewardItems.checked_against({q.text for q in experiment.questions}, items)
 
 
 def _answered(experiment: Experiment, run: RunState, known) -> dict[tuple[int, int], float]:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from sleep_jax.evals.metrics import perplexity
-from sleep_jax.evals.recall import negative_log_likelihood, reply, share_right
+from sleep_jax.evals.recall import answer_accuracy, greedy_replies, negative_log_likelihood
 from sleep_jax.experiment import Day, Experiment, TestQuestion
-from sleep_jax.interop import prompts as requests
+from sleep_jax.interop.prompts import answer_request
 from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
 from sleep_jax.run_schedule import Step
 
@@ -108,7 +108,7 @@ def marks(questions: Sequence[TestQuestion], replies: Sequence[str]) -> dict[str
             (r, q.answers) for r, q in zip(replies, questions) if q.is_paraphrase == is_paraphrase
         ]
         if mine:
-            shares[name] = share_right(*zip(*mine))
+            shares[name] = answer_accuracy(*zip(*mine))
     return shares
 
 
@@ -122,7 +122,7 @@ def chance(questions: Sequence[TestQuestion], replies: Sequence[str]) -> float |
         for other, reply in asked
         if other.document == q.document and other.answers != q.answers
     ]
-    return share_right(*zip(*pairs)) if pairs else None
+    return answer_accuracy(*zip(*pairs)) if pairs else None
 
 
 def anchor_perplexity(experiment: Experiment, variables, name: str) -> float:
@@ -138,14 +138,14 @@ def ask(experiment: Experiment, variables, asked: list[tuple[int, str]], context
     if not asked:
         return []
     prompts = experiment.prompts
-    return reply(
+    return greedy_replies(
         experiment.cfg,
         variables,
         experiment.tokenizer,
         [
             prompts.without_context(text)
             if context is None
-            else prompts.with_context(requests.answer(text))
+            else prompts.with_context(answer_request(text))
             for _, text in asked
         ],
         max_new_tokens=experiment.settings.evaluation.max_new_tokens,

@@ -80,14 +80,16 @@ def _lessons(experiment: Experiment, run: RunState, day: int, documents: Sequenc
     kept, rewards = kept_dreams(run, day), run.day(day).get("rewards", [])
     over = experiment.settings.dreaming.reward.baseline
     gains = [x[over] for x in run.day(day).get("gains", [])] or None
-    best = reinforce.rewarded(kept, rewards, c.dreaming.cap, gains)
+    best = reinforce.rewarded_dreams(kept, rewards, c.dreaming.cap, gains)
     templates = {t.name: t for t in experiment.settings.dreaming.writing.templates}
     closed_book = c.dreaming.estimator == "rest_em"
-    taught = reinforce.lessons(best, documents, prompts, templates, writes=closed_book)
+    taught = reinforce.supervised_exchanges(best, documents, prompts, templates, writes=closed_book)
     if closed_book:
         return len(best), taught, []
     policy = experiment.settings.reinforcing.objective.surrogate
-    written = reinforce.written(kept, rewards, documents, prompts, templates, policy)
+    written = reinforce.policy_gradient_exchanges(
+        kept, rewards, documents, prompts, templates, policy
+    )
     return len(best), taught, written
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from sleep_jax.data.documents import Document
-from sleep_jax.data.examples import examples
+from sleep_jax.data.examples import make_examples
 from sleep_jax.dreaming import select as dreaming
 from sleep_jax.dreaming.importance import Candidates, importance
 from sleep_jax.dreaming.trial import init_lora
@@ -24,7 +24,7 @@ def select(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Ste
     out.
     """
     record, c = run.day(step.day), experiment.config
-    dreams = [Dream.of(x) for x in record.get("dreams", [])]
+    dreams = [Dream.from_record(x) for x in record.get("dreams", [])]
     asked = reward_items(experiment, run, step.day).documents
     eligible = [i for i, x in enumerate(dreams) if x.document in asked]
     with logger.bar(1, "step") as bar:
@@ -74,9 +74,14 @@ def candidates(
     return Candidates(
         contexts=[x.document for x in dreams],
         texts=[x.text for x in dreams],
-        dreams=examples(
-            [[(prompts.about(pages[x.document]), prompts.said(x.tokens))] for x in dreams]
+        dreams=make_examples(
+            [
+                [(prompts.tell_about(pages[x.document]), prompts.reply_without_thought(x.tokens))]
+                for x in dreams
+            ]
         ),
-        pages=[f"{page.title} {page.text}" for page in pages],
-        targets=examples([[(prompts.about(page), prompts.reply(page.text))] for page in pages]),
+        context_texts=[f"{page.title} {page.text}" for page in pages],
+        targets=make_examples(
+            [[(prompts.tell_about(page), prompts.reply(page.text))] for page in pages]
+        ),
     )

@@ -4,9 +4,9 @@ better."""
 import jax
 import numpy as np
 
-from sleep_jax.data.examples import examples
-from sleep_jax.dreaming.reinforce import alone, passage_lessons
-from sleep_jax.dreaming.reward import Gains, earned, gains
+from sleep_jax.data.examples import make_examples
+from sleep_jax.dreaming.reinforce import passage_sequences, trial_sequences
+from sleep_jax.dreaming.reward import Gains, compute_rewards, measure_gains
 from sleep_jax.dreaming.trial import init_adapters
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import Experiment
@@ -25,13 +25,13 @@ def try_out(experiment: Experiment, run: RunState, logger: PhaseLogger, step: St
             bar.advance(1, tried=0)
             return run.note(step.label, tokens=0, skipped="no dream was selected")
         config, gain = experiment.settings.dreaming.reward, _gains(experiment, run, step, kept)
-        reward = earned(config, gain.over(config.baseline), [x.document for x in kept])
-        means = {f"gain_over_{name}": values for name, values in gain.means.items()}
+        reward = compute_rewards(config, gain.over(config.baseline), [x.document for x in kept])
+        means = {f"gain_over_{name}": values for name, values in gain.seed_means.items()}
         run = run.note_day(
             step.day,
             rewards=[float(r) for r in reward],
             gains=[
-                {name: _or_none(values[i]) for name, values in gain.means.items()}
+                {name: _or_none(values[i]) for name, values in gain.seed_means.items()}
                 for i in range(len(kept))
             ],
         )
@@ -55,7 +55,7 @@ def _or_none(x: float) -> float | None:
 def kept_dreams(run: RunState, day: int) -> list[Dream]:
     """The dreams of a day that were selected."""
     record = run.day(day)
-    return [Dream.of(record["dreams"][k["dream"]]) for k in record.get("kept", [])]
+    return [Dream.from_record(record["dreams"][k["dream"]]) for k in record.get("kept", [])]
 
 
 def _gains(experiment: Experiment, run: RunState, step: Step, kept: list[Dream]) -> Gains:
@@ -63,16 +63,18 @@ def _gains(experiment: Experiment, run: RunState, step: Step, kept: list[Dream])
     cfg, documents = experiment.cfg, pages(experiment, run, step.day)
     trial, rng = experiment.settings.dreaming.trial, jax.random.fold_in(key_of(experiment, step), 1)
     adapters = [place(x, "lora") for x in init_adapters(cfg, experiment.params, rng, trial.seeds)]
-    learnt = [alone(x, documents[x.document], experiment.prompts, trial.split) for x in kept]
+    learnt = [
+        trial_sequences(x, documents[x.document], experiment.prompts, trial.split) for x in kept
+    ]
     passages: dict = {}
     if experiment.settings.dreaming.reward.baseline == "passage":
-        passages = passage_lessons(kept, learnt, documents, experiment.prompts, trial)
-    return gains(
+        passages = passage_sequences(kept, learnt, documents, experiment.prompts, trial)
+    return measure_gains(
         model_under_eval(experiment, run),
         trial,
         tau(experiment),
         adapters,
-        examples([*learnt, *passages.values()], is_packed=not trial.batch_size),
+        make_examples([*learnt, *passages.values()], is_packed=not trial.batch_size),
         [x.document for x in kept],
         reward_items(experiment, run, step.day),
         passages=list(passages),

@@ -25,7 +25,7 @@ def write(experiment: Experiment, run: RunState, logger: PhaseLogger, step: Step
         documents = pages(experiment, run, step.day)
         teacher = awake(experiment, run, documents)
         draw = Drafts(logger.mid_phase, lambda count: bar.advance(0, batches=count))
-        written = dreaming.write(
+        written = dreaming.write_dreams(
             experiment.cfg,
             experiment.settings.dreaming.writing,
             teacher.variables,

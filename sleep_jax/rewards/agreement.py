@@ -10,7 +10,7 @@ import functools
 import re
 from typing import NamedTuple
 
-from sleep_jax.data.answers import content_words, fold, spell
+from sleep_jax.data.answers import content_words, fold_accents, spell_symbols
 from sleep_jax.data.languages import (
     CASED,
     DETERMINERS,
@@ -65,7 +65,7 @@ class _Name(NamedTuple):
 
 def _fold(word: str) -> str:
     """Lower case, no accents, no possessive: "Zürich's" -> "zurich"."""
-    return fold(word).removesuffix("'s")
+    return fold_accents(word).removesuffix("'s")
 
 
 def _words(text: str) -> set[str]:
@@ -239,7 +239,8 @@ def agreement(candidate: str, reference: str) -> bool:
     lang = language(" ".join(sorted((candidate, reference))))
     # In the second view zeros count, so that "3.10" is the same as "Release 3.10".
     pair, verbatim = (
-        (spell(candidate, is_verbatim=v), spell(reference, is_verbatim=v)) for v in (False, True)
+        (spell_symbols(candidate, is_verbatim=v), spell_symbols(reference, is_verbatim=v))
+        for v in (False, True)
     )
     return (
         _units_agree(*pair)
@@ -261,7 +262,7 @@ def ungrounded(text: str, source: str) -> list[str]:
       The folded names (lower case, no accents), then the numbers in digits, each once, in order.
     """
     known = _facts(source)
-    texts = [spell(text, is_verbatim=v) for v in (False, True)]
+    texts = [spell_symbols(text, is_verbatim=v) for v in (False, True)]
     certain = [word for name in _names(texts[0], known.lang) for word in name.certain]
     names = [word for word in certain if stem(word, known.lang) not in known.stems]
     views = zip(*(_required_numbers(view)[0] for view in texts))
@@ -281,7 +282,7 @@ class _Facts(NamedTuple):
 def _facts(source: str) -> _Facts:
     lang = language(source)
     # In the second view zeros count, as in `agreement`.
-    views = [spell(source, is_verbatim=v) for v in (False, True)]
+    views = [spell_symbols(source, is_verbatim=v) for v in (False, True)]
     values = (value for view in views for value in numbers(normalize_quantities(view)))
     stems = frozenset(stem(word, lang) for word in _words(views[0]))
     return _Facts(lang, stems, frozenset(values))

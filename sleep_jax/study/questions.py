@@ -6,12 +6,11 @@ from collections.abc import Collection, Sequence
 
 import jax
 
-from sleep_jax.data.answers import answer_words, canonical, content_words, tidy
+from sleep_jax.data.answers import answer_words, canonical, content_words, normalize_characters
 from sleep_jax.data.documents import Document
 from sleep_jax.data.languages import language
 from sleep_jax.data.sentences import sentences
-from sleep_jax.interop import prompts as requests
-from sleep_jax.interop.prompts import Prompts
+from sleep_jax.interop.prompts import Prompts, answer_request
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.rewards.agreement import ungrounded
@@ -76,7 +75,7 @@ def ask(
             num_generations=study.questions,
         ),
         variables,
-        [prompts.question_about(s) for _, s in about],
+        [prompts.question_prompt(s) for _, s in about],
         jax.random.fold_in(rng, 0),
     )
     pages = [f"{d.title} {d.text}" for d in documents]
@@ -93,7 +92,7 @@ def ask(
         cfg,
         SamplingConfig(study.max_chat_tokens, tokenizer.eos_ids, temperature=0.0),
         variables,
-        [prompts.with_context(requests.answer(q)) for _, q in written],
+        [prompts.with_context(answer_request(q)) for _, q in written],
         jax.random.fold_in(rng, 1),
         context=context,
         documents=[i for i, _ in written],
@@ -123,7 +122,7 @@ def is_question(text: str) -> bool:
         return False
     is_marked = "QUESTION" in unicodedata.name(text[-1], "")
     is_greek = text[-1] == ";" and language(text) == "el"
-    return is_marked or is_greek or tidy(text).rstrip("。. ").endswith("か")
+    return is_marked or is_greek or normalize_characters(text).rstrip("。. ").endswith("か")
 
 
 def hold_out(

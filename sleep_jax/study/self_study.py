@@ -20,8 +20,7 @@ import numpy as np
 
 from sleep_jax.data.documents import Document
 from sleep_jax.data.sentences import sentences, word_ends
-from sleep_jax.interop import prompts as requests
-from sleep_jax.interop.prompts import Prompts
+from sleep_jax.interop.prompts import RECITE_REQUEST, Prompts, answer_request
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.sampling.generate import Completion, Draw, generate
@@ -107,8 +106,8 @@ def recite(documents: Sequence[Document], prompts: Prompts, times: int) -> list[
     return [
         Exchange(
             document=i,
-            student=prompts.about(d),
-            teacher=prompts.with_context(requests.RECITE),
+            student=prompts.tell_about(d),
+            teacher=prompts.with_context(RECITE_REQUEST),
             completion=prompts.reply(d.text),
             kind="recite",
         )
@@ -150,7 +149,7 @@ def answer(questions: Sequence[SelfQuestion], prompts: Prompts) -> list[Exchange
         Exchange(
             document=q.document,
             student=prompts.without_context(q.question),
-            teacher=prompts.with_context(requests.answer(q.question)),
+            teacher=prompts.with_context(answer_request(q.question)),
             completion=prompts.reply(reply),
             kind=kind,
         )
@@ -174,9 +173,9 @@ def rehearse(
     if not topics or not study.rehearsals:
         return []
     prompts = Prompts(tokenizer)
-    asked = [(prompts.plain if i % 2 else prompts.alone)(t) for i, t in enumerate(topics)]
+    asked = [(prompts.plain if i % 2 else prompts.without_context)(t) for i, t in enumerate(topics)]
     calls = [(slice(None), study.max_answer_tokens, rng)]
-    if study.thought:  # a text that is continued has none
+    if study.thought_tokens:  # a text that is continued has none
         calls = [
             (slice(0, None, 2), study.max_chat_tokens, rng),
             (slice(1, None, 2), study.max_answer_tokens, jax.random.fold_in(rng, 1)),

@@ -11,8 +11,8 @@ class StudyConfig(Settings, section="study"):
     """How much is written.
 
     Attributes:
-      thought: tokens that a thought may take, beside those of its reply; 0: the model replies at
-        once.
+      thought_tokens: tokens that a thought may take, beside those of its reply; 0: the model
+        replies at once.
 
     Raises:
       ValueError: a field has no such value.
@@ -33,9 +33,9 @@ class StudyConfig(Settings, section="study"):
     max_question_tokens: int = setting(24, "longest question, in tokens", least=1)
     max_answer_tokens: int = setting(48, "longest answer or rehearsal, in tokens", least=1)
     is_grounded: bool = setting(True, "drop answers that invent names or numbers")
-    thought: int = 0
+    thought_tokens: int = 0
 
     @property
     def max_chat_tokens(self) -> int:
         """Longest answer or rehearsal in a chat, in tokens, its thought included."""
-        return self.max_answer_tokens + self.thought
+        return self.max_answer_tokens + self.thought_tokens

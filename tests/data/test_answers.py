@@ -6,9 +6,9 @@ from sleep_jax.data.answers import (
     answer_words,
     canonical,
     content_words,
-    fold,
-    spell,
-    tidy,
+    fold_accents,
+    normalize_characters,
+    spell_symbols,
     words,
 )
 
@@ -97,7 +97,7 @@ def test_answers_that_a_mark_tells_apart(row):
 @pytest.mark.parametrize("row", ALIKE + UNLIKE)
 def test_tidying_twice_changes_nothing(row):
     for text in row:
-        assert tidy(tidy(text)) == tidy(text)
+        assert normalize_characters(normalize_characters(text)) == normalize_characters(text)
         assert canonical(canonical(text)) == canonical(text)
 
 
@@ -110,16 +110,19 @@ def test_the_letter_a_is_a_letter_where_it_is_no_article():
 
 
 def test_a_number_behind_a_name_keeps_its_zeros():
-    assert spell("Release 3.10") == "Release v3.10"
-    assert spell("The Tower is 3.50 m high, about 3.50.") == "The Tower is 3.50 m high, about 3.50."
-    assert spell("3.50", is_verbatim=True) == "v3.50"
-    assert spell("3.50 m", is_verbatim=True) == "3.50 m"
+    assert spell_symbols("Release 3.10") == "Release v3.10"
+    assert (
+        spell_symbols("The Tower is 3.50 m high, about 3.50.")
+        == "The Tower is 3.50 m high, about 3.50."
+    )
+    assert spell_symbols("3.50", is_verbatim=True) == "v3.50"
+    assert spell_symbols("3.50 m", is_verbatim=True) == "3.50 m"
 
 
 def test_words_are_characters_where_a_script_has_no_spaces():
     assert words("It's 灯台 é") == ["it", "s", "灯", "台", "é"]
     assert answer_words("エッフェル塔は") == ["エッフェル", "塔", "は"]
-    assert fold("Élan, ΆΛΦΑ") == "elan, αλφα" and fold("ガ") == "ガ"
+    assert fold_accents("Élan, ΆΛΦΑ") == "elan, αλφα" and fold_accents("ガ") == "ガ"
 
 
 @pytest.mark.parametrize(

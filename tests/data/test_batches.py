@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sleep_jax.data.batches import bucket, pack, pad, parts
+from sleep_jax.data.batches import bucket, equal_batches, pack, pad
 
 
 def test_bucket_sizes():
@@ -16,9 +16,9 @@ def test_bucket_sizes():
 
 
 def test_parts_are_of_one_size():
-    assert parts(5, 8).tolist() == [[0, 1, 2, 3, 4]]
-    assert parts(9, 8).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 8]]
-    assert parts(4, 2).tolist() == [[0, 1], [2, 3]]
+    assert equal_batches(5, 8).tolist() == [[0, 1, 2, 3, 4]]
+    assert equal_batches(9, 8).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 8]]
+    assert equal_batches(4, 2).tolist() == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from sleep_jax.data.documents import (
 
 
 def read(path, limit=1000):
-    return list(read_source(path).cut(limit, str.split).documents)
+    return list(read_source(path).chunk(limit, str.split).documents)
 
 
 def write_lines(path, *items):
@@ -198,7 +198,7 @@ def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
             read(wrong)
     path = tmp_path / "book.txt"
     path.write_text("\n\n".join(f"Paragraph {n} " + "word " * 20 for n in range(30)))
-    whole, limited = (read_source(path, limit).cut(25, str.split) for limit in (0, 4))
+    whole, limited = (read_source(path, limit).chunk(25, str.split) for limit in (0, 4))
     assert str(whole) == "30 parts of 1 file, all read"
     assert str(limited) == "4 of 30 parts of 1 file read, as data.limit has it"
     assert limited.documents == whole.documents[:4]

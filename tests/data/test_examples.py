@@ -1,12 +1,12 @@
 """Examples: what is scored of which sequence, and where it lies."""
 
-from sleep_jax.data.examples import examples
+from sleep_jax.data.examples import make_examples
 
 ITEMS = [[((1, 2), (3, 4)), ((5,), (6,))], [((7,), (8, 9))]]
 
 
 def test_examples_score_only_what_is_scored():
-    got = examples(ITEMS)
+    got = make_examples(ITEMS)
     assert got.tokens.shape == (2, 1, 16)
     row = slice(0, 6)
     assert got.tokens[0, 0, row].tolist() == [1, 2, 3, 4, 5, 6]
@@ -16,7 +16,7 @@ def test_examples_score_only_what_is_scored():
 
 
 def test_unpacked_sequences_have_rows_of_their_own_in_order():
-    got = examples(ITEMS, is_packed=False)
+    got = make_examples(ITEMS, is_packed=False)
     assert got.tokens[:, :, :4].tolist() == [
         [[1, 2, 3, 4], [5, 6, 0, 0]],
         [[7, 8, 9, 0], [0, 0, 0, 0]],

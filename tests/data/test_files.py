@@ -12,7 +12,7 @@ from etils import epath
 from sleep_jax.cli.flags import run_with_config
 from sleep_jax.data import documents
 from sleep_jax.data.documents import read_source
-from sleep_jax.data.files import located
+from sleep_jax.data.files import expand_path
 
 
 def read(path):
@@ -163,7 +163,7 @@ def test_a_file_name_that_is_no_utf8_is_told_by_its_readable_part(tmp_path):
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "notes.txt").write_text("Text.")
-    assert located("~/notes.txt") == epath.Path(tmp_path / "notes.txt")
+    assert expand_path("~/notes.txt") == epath.Path(tmp_path / "notes.txt")
     assert read("~/notes.txt")[0].text == "Text."
 
 

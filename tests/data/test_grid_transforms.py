@@ -6,7 +6,7 @@ import pytest
 from sleep_jax.data.grid_transforms import (
     KINDS,
     SYMMETRIES,
-    augmented,
+    augment,
     chain,
     enlarge,
     flip,
@@ -106,7 +106,7 @@ def test_examples_are_left_out_and_asked_for():
 
 def test_augmented_tasks_without_any_kind_are_the_left_out_ones_in_two_orders():
     plain = leave_out(task(), 1) + leave_out(task(), 2)
-    found = augmented(task(), (), 0)
+    found = augment(task(), (), 0)
     assert found[:9] == plain and len({*found}) == len(found) <= 12
     for x in found[9:]:  # an other order of two examples
         assert any({*x.examples} == {*y.examples} and x.tests == y.tests for y in plain[:3])
@@ -114,19 +114,19 @@ def test_augmented_tasks_without_any_kind_are_the_left_out_ones_in_two_orders():
 
 def test_augmented_tasks_never_show_a_test_are_few_enough_and_within_arc():
     [test] = task().tests
-    found = augmented(task(), KINDS, 0)
+    found = augment(task(), KINDS, 0)
     assert len(found) == 250 and len({*found}) == 250
-    assert found == augmented(task(), KINDS, 0) != augmented(task(), KINDS, 1)
-    inputs = {pair.input for x in augmented(task(), (), 0) for pair in x.pairs}
+    assert found == augment(task(), KINDS, 0) != augment(task(), KINDS, 1)
+    inputs = {pair.input for x in augment(task(), (), 0) for pair in x.pairs}
     assert test.input not in inputs
-    assert len(augmented(task(), KINDS, 0, most=10**6)) > 250
-    wide = augmented(task(side=16), KINDS, 0)
+    assert len(augment(task(), KINDS, 0, most=10**6)) > 250
+    wide = augment(task(side=16), KINDS, 0)
     assert wide and max(len(pair.input) for x in wide for pair in x.pairs) == 16
 
 
 def test_colours_are_permuted_but_black_is_black():
-    plain = augmented(task(), (), 0)
-    found = augmented(task(), ("size",), 0, most=10**6)
+    plain = augment(task(), (), 0)
+    found = augment(task(), ("size",), 0, most=10**6)
     zeros = {tuple(np.equal(x.tests[0].input, 0).ravel()) for x in found}
     first = {tuple(np.equal(t(x.tests[0].input), 0).ravel()) for x in plain for t in SIZES}
     assert zeros == first

@@ -5,7 +5,15 @@ import os
 
 import pytest
 
-from sleep_jax.data.grids import SEAL, GridPair, GridTask, GridText, read_tasks, seal_tasks, subset
+from sleep_jax.data.grids import (
+    SEAL,
+    GridFormat,
+    GridPair,
+    GridTask,
+    read_tasks,
+    seal_subset,
+    seal_tasks,
+)
 from sleep_jax.evals.metrics import first_grid
 
 PAIR = {"input": [[1, 2], [3, 4]], "output": [[4, 3]]}
@@ -74,9 +82,12 @@ def test_solutions_must_fit(tmp_path):
 
 def test_a_task_as_text():
     a, b = GridPair(((1, 2), (3, 4)), ((5,),)), GridPair(((0, 9),), ((8,),))
-    assert GridText().question(GridTask("", (a,), (b,))) == "1 2\n3 4\n->\n5\n\n0 9\n->\n"
-    assert GridText(between="").question(GridTask("", (a,), (b,))) == "12\n34\n->\n5\n\n09\n->\n"
-    for form in (GridText(), GridText(between="")):
+    assert GridFormat().question(GridTask("", (a,), (b,))) == "1 2\n3 4\n->\n5\n\n0 9\n->\n"
+    assert (
+        GridFormat(cell_separator="").question(GridTask("", (a,), (b,)))
+        == "12\n34\n->\n5\n\n09\n->\n"
+    )
+    for form in (GridFormat(), GridFormat(cell_separator="")):
         assert first_grid(form.grid(a.input)) == a.input
 
 
@@ -87,7 +98,7 @@ def test_the_cut_of_seal_shuffles_sub_tasks():
     cut = {}
     for split, (count, names) in SEAL.items():
         tasks = [GridTask(n, (pair,), (pair,) * (1 + (n in two))) for n in names]
-        cut[split] = subset(tasks, count)
+        cut[split] = seal_subset(tasks, count)
     assert [task.name for task in cut["evaluation"]] == EVALUATED
     assert [len(task.tests) for task in cut["evaluation"]] == [1, 1, 1, 1, 2, 1, 1, 1]
     dropped = {*SEAL["training"][1]} - {task.name for task in cut["training"]}

@@ -3,35 +3,40 @@
 import pytest
 
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.curriculum import Context, CurriculumConfig, draw, recollection
+from sleep_jax.dreaming.curriculum import (
+    CurriculumConfig,
+    DreamContext,
+    draw_contexts,
+    recollected_document,
+)
 
 TAU = {(0, 0): -1.0, (0, 1): -3.0, (1, 0): -2.0, (1, 1): -0.5, (2, 0): -4.0, (2, 1): -5.0}
 
 
 def drawn(seed=0, **counts):
-    return draw(CurriculumConfig(**counts), TAU, today=2, seed=seed)
+    return draw_contexts(CurriculumConfig(**counts), TAU, today=2, seed=seed)
 
 
 def test_recent_first_then_the_worst_answered_then_others_at_random():
     chosen = drawn(recent=0, weak=2, old=1)
     assert chosen[:4] == [
-        Context(2, 0, "recent", -4.0),
-        Context(2, 1, "recent", -5.0),
-        Context(0, 1, "weak", -3.0),
-        Context(1, 0, "weak", -2.0),
+        DreamContext(2, 0, "recent", -4.0),
+        DreamContext(2, 1, "recent", -5.0),
+        DreamContext(0, 1, "weak", -3.0),
+        DreamContext(1, 0, "weak", -2.0),
     ]
     [old] = chosen[4:]
     assert old.role == "old" and (old.day, old.document) in {(0, 0), (1, 1)}
 
 
 def test_of_todays_documents_the_worst_answered_are_taken():
-    assert drawn(recent=1, weak=0, old=0) == [Context(2, 1, "recent", -5.0)]
+    assert drawn(recent=1, weak=0, old=0) == [DreamContext(2, 1, "recent", -5.0)]
 
 
 def test_what_was_not_asked_counts_as_answered():
     tau = {(0, 0): None, (0, 1): 7.0, (1, 0): None}
-    chosen = draw(CurriculumConfig(weak=1, old=0), tau, today=1, seed=0)
-    assert chosen == [Context(1, 0, "recent"), Context(0, 1, "weak", 7.0)]
+    chosen = draw_contexts(CurriculumConfig(weak=1, old=0), tau, today=1, seed=0)
+    assert chosen == [DreamContext(1, 0, "recent"), DreamContext(0, 1, "weak", 7.0)]
 
 
 def test_the_old_ones_are_drawn_evenly_and_the_seed_fixes_them():
@@ -47,7 +52,7 @@ def test_a_recollection_holds_the_last_dreams_that_fit():
     dreams = ["one two", "three", "four five"]
 
     def told(most):
-        return recollection(document, dreams, lambda text: len(text.split()), most)
+        return recollected_document(document, dreams, lambda text: len(text.split()), most)
 
     assert told(5).text == "one two\nthree\nfour five"
     assert told(4).text == "three\nfour five"

@@ -7,7 +7,13 @@ import pytest
 
 from sleep_jax import config as settings
 from sleep_jax.data.documents import Document
-from sleep_jax.dreaming.reinforce import alone, lessons, passage_lessons, rewarded, written
+from sleep_jax.dreaming.reinforce import (
+    passage_sequences,
+    policy_gradient_exchanges,
+    rewarded_dreams,
+    supervised_exchanges,
+    trial_sequences,
+)
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.dreaming.write import Dream
@@ -23,7 +29,7 @@ def test_a_rewarded_dream_teaches_to_write_and_to_know():
     prompts = Prompts(tokenizer)
     document = Document("a", "Kettles", "Kettles whistle.")
     dream = Dream(0, "paraphrase", (5, 6, 7), "abc")
-    writing, knowing = lessons([dream], [document], prompts, read_templates())
+    writing, knowing = supervised_exchanges([dream], [document], prompts, read_templates())
     assert writing.completion == knowing.completion == dream.tokens
     assert writing.student == prompts.context(document) + writing.teacher
     assert "whistle" in tokenizer.decode(writing.student)
@@ -37,7 +43,7 @@ def test_a_template_that_holds_its_document_is_taught_without_a_context():
     prompts = Prompts(tokenizer)
     document = Document("a", "Kettles", "Kettles whistle.")
     dream = Dream(0, "rewrite", (5, 6, 7), "abc")
-    writing, knowing = lessons([dream], [document], prompts, read_templates())
+    writing, knowing = supervised_exchanges([dream], [document], prompts, read_templates())
     assert writing.document is knowing.document is None
     assert writing.student == writing.teacher == knowing.teacher
     assert "whistle" in tokenizer.decode(writing.teacher)
@@ -47,7 +53,9 @@ def test_a_template_that_holds_its_document_is_taught_without_a_context():
 def test_a_recipe_teaches_to_write_alone():
     document = Document("a", "Task", "1 0 -> 0 1")
     dream = Dream(0, "recipe", (5, 6, 7), "{}", is_recipe=True)
-    [writing] = lessons([dream], [document], Prompts(byte_tokenizer()), read_templates())
+    [writing] = supervised_exchanges(
+        [dream], [document], Prompts(byte_tokenizer()), read_templates()
+    )
     assert writing.kind == "write" and writing.supervised
 
 
@@ -60,24 +68,24 @@ def dreams(*documents):
 
 def test_of_the_rewarded_ones_the_best_of_a_document_are_left():
     tried, rewards = dreams(0, 0, 0, 1, 1), [0.2, 0.5, 0.3, 0.0, 0.1]
-    assert rewarded(tried, rewards) == [tried[i] for i in (0, 1, 2, 4)]
-    assert rewarded(tried, rewards, cap=2) == [tried[i] for i in (1, 2, 4)]
-    assert rewarded(tried, rewards, cap=1) == [tried[i] for i in (1, 4)]
-    assert rewarded(tried, [0.0, -0.1] * 2 + [0.0]) == []
+    assert rewarded_dreams(tried, rewards) == [tried[i] for i in (0, 1, 2, 4)]
+    assert rewarded_dreams(tried, rewards, cap=2) == [tried[i] for i in (1, 2, 4)]
+    assert rewarded_dreams(tried, rewards, cap=1) == [tried[i] for i in (1, 4)]
+    assert rewarded_dreams(tried, [0.0, -0.1] * 2 + [0.0]) == []
 
 
 def test_rewarded_of_equal_rewards_leaves_the_larger_gains():
     tried, gains = dreams(0, 0, 0, 1), [0.1, 0.3, 0.2, 0.1]
-    assert rewarded(tried, [1.0] * 4, cap=1, gains=gains) == [tried[1], tried[3]]
-    assert rewarded(tried, [1.0] * 4, cap=2, gains=gains) == [tried[1], tried[2], tried[3]]
-    assert rewarded(tried, [2.0, 1.0, 1.0, 1.0], cap=1, gains=gains)[0] is tried[0]
-    assert rewarded(tried, [1.0] * 4, cap=1, gains=[0.1] * 4)[0] is tried[0]
+    assert rewarded_dreams(tried, [1.0] * 4, cap=1, gains=gains) == [tried[1], tried[3]]
+    assert rewarded_dreams(tried, [1.0] * 4, cap=2, gains=gains) == [tried[1], tried[2], tried[3]]
+    assert rewarded_dreams(tried, [2.0, 1.0, 1.0, 1.0], cap=1, gains=gains)[0] is tried[0]
+    assert rewarded_dreams(tried, [1.0] * 4, cap=1, gains=[0.1] * 4)[0] is tried[0]
 
 
 def as_written(tried, rewards, estimator):
     document = Document("a", "Kettles", "Kettles whistle.")
     choices = {"length": 8} if estimator == "dr_grpo" else {}
-    return written(
+    return policy_gradient_exchanges(
         tried,
         rewards,
         [document] * 3,
@@ -132,7 +140,7 @@ def test_ppo_credits_all_tokens_of_a_long_dream_alike():
 
 def test_what_is_said_is_learnt_without_learning_to_write():
     document = Document("a", "Kettles", "Kettles whistle.")
-    [knowing] = lessons(
+    [knowing] = supervised_exchanges(
         dreams(0), [document], Prompts(byte_tokenizer()), read_templates(), writes=False
     )
     assert knowing.kind == "dream" and knowing.supervised
@@ -142,11 +150,14 @@ def test_a_trial_learns_the_dream_or_its_lines_and_the_passage():
     prompts = Prompts(byte_tokenizer())
     document = Document("a", "Kettles", "Kettles whistle.")
     dream = Dream(0, "paraphrase", (5, 6, 7), "They whistle.\n\n Loudly.")
-    request, passage = prompts.about(document), prompts.reply("Kettles whistle.")
-    assert alone(dream, document, prompts, False) == [(request, (5, 6, 7)), (request, passage)]
+    request, passage = prompts.tell_about(document), prompts.reply("Kettles whistle.")
+    assert trial_sequences(dream, document, prompts, False) == [
+        (request, (5, 6, 7)),
+        (request, passage),
+    ]
     lines = [prompts.reply(line) for line in ("They whistle.", " Loudly.")]
     want = [(request, reply) for reply in (*lines, passage)]
-    assert alone(dream, document, prompts, True) == want
+    assert trial_sequences(dream, document, prompts, True) == want
 
 
 @pytest.mark.parametrize(
@@ -187,10 +198,10 @@ def test_passage_lessons_are_learnt_by_as_many_updates_as_the_longest_dream(batc
     prompts = Prompts(byte_tokenizer())
     documents = [Document(str(i), f"Kettle {i}", f"Kettle {i} whistles.") for i in range(3)]
     tried = [Dream(d, "paraphrase", (5, 6), text) for d, text in ((2, "a"), (0, "b"), (0, "c\nd"))]
-    learnt = [alone(x, documents[x.document], prompts, True) for x in tried]
+    learnt = [trial_sequences(x, documents[x.document], prompts, True) for x in tried]
     trial = TrialConfig(batch_size=batch, split=True)
-    found = passage_lessons(tried, learnt, documents, prompts, trial)
+    found = passage_sequences(tried, learnt, documents, prompts, trial)
     assert list(found) == [0, 2]
     for document, count in rows.items():
         page = documents[document]
-        assert found[document] == [(prompts.about(page), prompts.reply(page.text))] * count
+        assert found[document] == [(prompts.tell_about(page), prompts.reply(page.text))] * count

@@ -5,24 +5,24 @@ import pytest
 from sleep_jax.data.documents import read_source
 from sleep_jax.dreaming.rejection import (
     REASONS,
-    Rejection,
-    flaw,
+    RejectionConfig,
+    dream_rejection_reason,
     known_share,
-    recipe_flaw,
+    recipe_rejection_reason,
     repeated_share,
     script_share,
     similarity,
     words,
 )
 
-STANDARD = Rejection()
+STANDARD = RejectionConfig()
 DOCUMENT = read_source("samples").documents[0]
 PAGE = f"{DOCUMENT.title} {DOCUMENT.text}"
 DREAM = "The tower on Gannet Tooth was finished in 1871 by Odrin Bascale, an engineer."
 
 
 def why(text, page=PAGE, earlier=(), rejection=STANDARD):
-    return flaw(text, page, earlier, rejection)
+    return dream_rejection_reason(text, page, earlier, rejection)
 
 
 def test_a_dream_about_its_page_passes():
@@ -74,7 +74,7 @@ def test_languages_without_spaces_have_words():
 
 def test_the_page_again_is_no_dream():
     assert why(DOCUMENT.text) == why(PAGE) == "copy"
-    assert why(DOCUMENT.text, rejection=Rejection(similarity=0)) is None
+    assert why(DOCUMENT.text, rejection=RejectionConfig(similarity=0)) is None
     [first, *_] = DOCUMENT.text.split(". ")
     assert why(first) is None
 
@@ -84,7 +84,7 @@ def test_what_was_said_before_is_rejected():
     longer = "The tower stands on a black rock two miles from the village and it was finished in "
     assert why(f"{longer} 1871", earlier=[f"{longer} 1872"]) == "near_duplicate"
     assert why(DREAM, earlier=["The lamp of the tower burns walnut oil."]) is None
-    keep = Rejection(similarity=0)
+    keep = RejectionConfig(similarity=0)
     assert why(DREAM, earlier=[DREAM], rejection=keep) is None
 
 
@@ -95,17 +95,19 @@ def test_similarity_by_hand():
 
 
 def test_recipes_are_judged_as_recipes():
-    assert recipe_flaw('{"training": ' + "9" * 5000 + "}", [], STANDARD) == "recipe"
+    assert recipe_rejection_reason('{"training": ' + "9" * 5000 + "}", [], STANDARD) == "recipe"
     recipe = (
         '{"data_generation": {"use_basic_augmentations": true, "use_size_augmentations": false, '
         '"use_chain_augmentations": false, "use_repeat_augmentations": false}, "training": '
         '{"strategy": "train_using_all_tokens", "learning_rate": 1e-4, "num_train_epochs": 2}}'
     )
-    assert recipe_flaw(recipe, [], STANDARD) is None
-    assert recipe_flaw("It is best to train twice.", [], STANDARD) == "recipe"
-    assert recipe_flaw(recipe.replace("1e-4", "0.0001"), [recipe], STANDARD) == "duplicate"
+    assert recipe_rejection_reason(recipe, [], STANDARD) is None
+    assert recipe_rejection_reason("It is best to train twice.", [], STANDARD) == "recipe"
+    assert (
+        recipe_rejection_reason(recipe.replace("1e-4", "0.0001"), [recipe], STANDARD) == "duplicate"
+    )
     # It differs in one figure: another recipe, however alike the words.
-    assert recipe_flaw(recipe.replace("1e-4", "1e-3"), [recipe], STANDARD) is None
+    assert recipe_rejection_reason(recipe.replace("1e-4", "1e-3"), [recipe], STANDARD) is None
 
 
 def test_every_reason_is_listed():
@@ -115,4 +117,4 @@ def test_every_reason_is_listed():
 @pytest.mark.parametrize(("field", "value"), [("min_words", -1), ("similarity", 1.5)])
 def test_a_threshold_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=rf"dreaming\.rejection\.{field}={value}"):
-        Rejection(**{field: value})
+        RejectionConfig(**{field: value})

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from small_model import batch_of_rows, model
 
-from sleep_jax.dreaming.reward import Gains, RewardConfig, earned, gains
+from sleep_jax.dreaming.reward import Gains, RewardConfig, compute_rewards, measure_gains
 from sleep_jax.dreaming.trial import TrialConfig, init_adapters
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.items import Item, RewardItems
 from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.evals.scorers import Scores
@@ -28,7 +28,7 @@ OF = [0, 0, 1, 1, 2]  # means .2 and .2; 0 and -.1; .05
     ],
 )
 def test_what_a_gain_earns(form, margin, expected):
-    got = earned(RewardConfig(form=form, margin=margin), GAIN, OF)
+    got = compute_rewards(RewardConfig(form=form, margin=margin), GAIN, OF)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=1e-7)
 
@@ -36,21 +36,21 @@ def test_what_a_gain_earns(form, margin, expected):
 def test_where_all_trials_did_as_well_as_the_writer_none_is_the_best():
     config = RewardConfig(form="top_1", margin=float("-inf"))
     gain = np.array([[0.0], [0.0], [-0.1], [-0.1], [0.2], [0.2], [0.0], [-np.inf], [np.nan]])
-    got = earned(config, gain.astype(np.float32), [0, 0, 1, 1, 2, 2, 3, 4, 4])
+    got = compute_rewards(config, gain.astype(np.float32), [0, 0, 1, 1, 2, 2, 3, 4, 4])
     np.testing.assert_array_equal(got, [0, 0, 0, 0, 1, 0, 1, 0, 0])
 
 
 def test_a_mean_that_is_a_tie_but_for_rounding_earns_nothing():
     gain = np.array([[-0.1, -0.2, 0.3]], np.float32)
     assert gain.mean(dtype=np.float64) > 0
-    assert earned(RewardConfig(), gain, [0]) == [0.0]
+    assert compute_rewards(RewardConfig(), gain, [0]) == [0.0]
 
 
 @pytest.mark.parametrize("form", ["binary", "margin", "top_1"])
 def test_a_trial_that_diverged_earns_nothing_and_beats_no_other(form):
     gain = np.array([[np.nan, 0.9], [0.25, 0.25], [np.nan, np.nan]], np.float32)
     for margin in (0.0,) if form == "margin" else (0.0, float("-inf")):
-        got = earned(RewardConfig(form=form, margin=margin), gain, [0, 0, 1])
+        got = compute_rewards(RewardConfig(form=form, margin=margin), gain, [0, 0, 1])
         np.testing.assert_array_equal(got, [0, 0.25 if form == "margin" else 1, 0])
 
 
@@ -76,7 +76,7 @@ def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
     dreams = batch_of_rows(7, 3)
     pages = {0: batch_of_rows(7, 1), 4: jax.tree.map(lambda x: x[1:2], batch_of_rows(7, 3))}
     loss = jax.jit(mean_nll, static_argnums=0)
-    items = RewardItems.apart_from((), [Item(d, f"{d}?", ("yes",)) for d in (0, 4)])
+    items = RewardItems.checked_against((), [Item(d, f"{d}?", ("yes",)) for d in (0, 4)])
 
     def score(models, asked):
         """Minus the loss on the page of the document: that of 4 is what dream 1 learns."""
@@ -91,8 +91,8 @@ def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
         return out
 
     trial = TrialConfig(epochs=6, learning_rate=1e-2, seeds=2)
-    base = Adapted(cfg, variables, None)
-    found = gains(base, trial, score, pair, dreams, [4, 4, 4], items)
+    base = AdaptedModels(cfg, variables, None)
+    found = measure_gains(base, trial, score, pair, dreams, [4, 4, 4], items)
     gain = found.untrained
     assert gain.shape == (3, 2) and found.passage is None
     assert np.all(gain[1] > 0) and np.all(gain[1] > gain[0]) and np.all(gain[1] > gain[2])
@@ -102,7 +102,7 @@ def test_gain_over_the_passage_is_what_its_own_trial_leaves():
     """tau of given numbers: of every trial its place among all, whatever it learnt."""
     cfg, variables = model(targets=("down",))
     pair = init_adapters(cfg, variables["params"], jax.random.key(0), 2)
-    items = RewardItems.apart_from((), [Item(d, f"{d}?", ("yes",)) for d in (0, 4)])
+    items = RewardItems.checked_against((), [Item(d, f"{d}?", ("yes",)) for d in (0, 4)])
     untrained = {0: 0.2, 4: 0.1}
 
     def score(models, asked):
@@ -113,15 +113,15 @@ def test_gain_over_the_passage_is_what_its_own_trial_leaves():
     # Trials of dreams about 4, 0, 4 and of the passages 0 and 4, two seeds of each.
     tau = iter([0.3, 0.2, 0.9, 0.7, 0.5, 0.5, 0.2, 0.4, 0.1, np.nan])
     learnt, trial = batch_of_rows(7, 5), TrialConfig(epochs=1, seeds=2)
-    base = Adapted(cfg, variables, None)
-    found = gains(base, trial, score, pair, learnt, [4, 0, 4], items, passages=[0, 4])
+    base = AdaptedModels(cfg, variables, None)
+    found = measure_gains(base, trial, score, pair, learnt, [4, 0, 4], items, passages=[0, 4])
     np.testing.assert_allclose(found.untrained, [[0.2, 0.1], [0.7, 0.5], [0.4, 0.4]], rtol=1e-5)
     # Where the passage's trial diverged, the model as it is stands for it: 0.1.
     np.testing.assert_allclose(found.passage, [[0.2, 0.1], [0.7, 0.3], [0.4, 0.4]], rtol=1e-5)
     assert found.over("passage") is found.passage and found.over("untrained") is found.untrained
     with pytest.raises(ValueError, match=r"baseline='passage', but no passage .*'untrained'"):
         Gains(found.untrained).over("passage")
-    assert set(found.means) == {"untrained", "passage"}
+    assert set(found.seed_means) == {"untrained", "passage"}
 
 
 def test_reward_of_a_dream_that_adds_nothing_to_its_passage_is_0():
@@ -131,7 +131,7 @@ def test_reward_of_a_dream_that_adds_nothing_to_its_passage_is_0():
     pair = init_adapters(cfg, variables["params"], jax.random.key(0), 2)
     page = batch_of_rows(7, 1)
     learnt = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), page)
-    items = RewardItems.apart_from((), [Item(0, "0?", ("yes",))])
+    items = RewardItems.checked_against((), [Item(0, "0?", ("yes",))])
     loss = jax.jit(mean_nll, static_argnums=0)
 
     def score(models, asked):
@@ -146,8 +146,10 @@ def test_reward_of_a_dream_that_adds_nothing_to_its_passage_is_0():
         return jax.tree.map(lambda x: x[0], x)
 
     trial = TrialConfig(epochs=4, learning_rate=1e-2, seeds=2)
-    base = Adapted(cfg, variables, None)
-    found = gains(base, trial, score, pair, learnt, [0], items, passages=[0])
+    base = AdaptedModels(cfg, variables, None)
+    found = measure_gains(base, trial, score, pair, learnt, [0], items, passages=[0])
     assert np.all(found.untrained > 0.01) and not found.passage.any()
-    assert earned(RewardConfig(), found.over("passage"), [0]) == [0.0]
-    assert earned(RewardConfig(baseline="untrained"), found.over("untrained"), [0]) == [1.0]
+    assert compute_rewards(RewardConfig(), found.over("passage"), [0]) == [0.0]
+    assert compute_rewards(RewardConfig(baseline="untrained"), found.over("untrained"), [0]) == [
+        1.0
+    ]

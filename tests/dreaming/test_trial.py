@@ -75,7 +75,7 @@ def test_adapters_trained_together_equal_those_trained_alone():
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
     dreams = batch_of_rows(5, 3)
     own = [{}, {"epochs": 2, "learning_rate": 3e-3}, {"rank": 1, "alpha": 1.0}]
-    hyper = Hyperparameters.of(cfg.lora, TRIAL, own)
+    hyper = Hyperparameters.from_dreams(cfg.lora, TRIAL, own)
     together, losses = train_adapters(cfg, TRIAL, variables, [lora], dreams, hyper)
     assert np.all(losses[:, 1] < losses[:, 0])
     assert losses[1, 2:].tolist() == [0, 0] and np.all(losses[[0, 2], 2:] > 0)
@@ -196,7 +196,7 @@ def test_what_a_trial_may_not_be_is_refused():
         ({"rank": 0}, "rank=0"),
     ):
         with pytest.raises(ValueError, match=word):
-            Hyperparameters.of(LoraConfig(), TRIAL, [{}, wrong])
+            Hyperparameters.from_dreams(LoraConfig(), TRIAL, [{}, wrong])
 
 
 EIGHT = """

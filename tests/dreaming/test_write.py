@@ -11,14 +11,14 @@ import pytest
 
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import Examples
-from sleep_jax.dreaming import write as writing
-from sleep_jax.dreaming.gradients import gram_matrices, losses
+from sleep_jax.dreaming import write_dreams as writing
+from sleep_jax.dreaming.gradients import dream_losses, gram_matrices
 from sleep_jax.dreaming.rejection import REASONS
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
-from sleep_jax.dreaming.write import Dream, WritingConfig, write
+from sleep_jax.dreaming.write import Dream, WritingConfig, write_dreams
 from sleep_jax.evals import recall
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.likelihood import log_probs
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tiny import byte_tokenizer
@@ -62,7 +62,7 @@ def told(monkeypatch):
 
 
 def written(config):
-    return write(None, config, None, byte_tokenizer(), DOCUMENTS, "cache", KEY, EXPERT)
+    return write_dreams(None, config, None, byte_tokenizer(), DOCUMENTS, "cache", KEY, EXPERT)
 
 
 def test_dreams_are_kept_and_the_rest_is_counted_by_reason(told):
@@ -82,7 +82,7 @@ def test_dreams_are_kept_and_the_rest_is_counted_by_reason(told):
     assert rejected == {"duplicate": 1, "short": 1, "loop": 1, "script": 1}
     dream = got.dreams[0]
     assert byte_tokenizer().decode(dream.tokens) == dream.text
-    assert Dream.of(json.loads(json.dumps(dataclasses.asdict(dream)))) == dream
+    assert Dream.from_record(json.loads(json.dumps(dataclasses.asdict(dream)))) == dream
 
 
 def test_what_was_dreamt_on_an_earlier_night_is_no_new_dream(told):
@@ -91,7 +91,7 @@ def test_what_was_dreamt_on_an_earlier_night_is_no_new_dream(told):
     replies += [again, again]
     earlier = {0: [again]}
     one = config("facts", count=1)
-    got = write(None, one, None, byte_tokenizer(), DOCUMENTS, None, KEY, earlier=earlier)
+    got = write_dreams(None, one, None, byte_tokenizer(), DOCUMENTS, None, KEY, earlier=earlier)
     assert [x.document for x in got.dreams] == [1] and got.rejected["duplicate"] == 1
 
 
@@ -200,16 +200,16 @@ def test_the_random_expert_is_drawn_by_no_trial_score_or_evaluation(monkeypatch)
         lambda v, a: log_probs(cfg, {**v, "lora": a}, rows),
         lambda v, a: gram_matrices(cfg, 1, v, a, grouped, rows),
         lambda v, a: gram_matrices(cfg, 1, v, a, grouped, rows, True),
-        lambda v, a: losses(cfg, 1, v, rows),
+        lambda v, a: dream_losses(cfg, 1, v, rows),
         lambda v, a: recall.sum_nll(cfg, v, tokens[0], tokens[0]),
     ):
         jax.eval_shape(scoring, variables, adapter)
-    recall.reply(cfg, variables, tokenizer, [(1, 2, 3)], max_new_tokens=4)
-    Adapted(cfg, variables, tokenizer, max_new_tokens=4).replies([[(1, 2, 3)]])
+    recall.greedy_replies(cfg, variables, tokenizer, [(1, 2, 3)], max_new_tokens=4)
+    AdaptedModels(cfg, variables, tokenizer, max_new_tokens=4).replies([[(1, 2, 3)]])
 
     def dream(random_expert):
         one = config("self-qa", count=1, max_new_tokens=4, random_expert=random_expert)
-        write(cfg, one, variables, tokenizer, DOCUMENTS[:1], None, KEY, EXPERT)
+        write_dreams(cfg, one, variables, tokenizer, DOCUMENTS[:1], None, KEY, EXPERT)
 
     dream(random_expert=False)
     with pytest.raises(AssertionError, match="a random expert was drawn"):

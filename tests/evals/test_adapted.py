@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sleep_jax.data.examples import examples
+from sleep_jax.data.examples import make_examples
 from sleep_jax.dreaming.trial import init_lora
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.sampling.generate import generate
@@ -24,7 +24,7 @@ def models(cfg, trained, tokenizer):
     leaves, tree = jax.tree.flatten(lora)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     wide = [0.3 * jax.random.normal(k, (x.shape[0], 5, *x.shape[1:])) for k, x in zip(keys, leaves)]
-    return Adapted(cfg, trained, tokenizer, tree.unflatten(wide), max_new_tokens=6, batch=8)
+    return AdaptedModels(cfg, trained, tokenizer, tree.unflatten(wide), max_new_tokens=6, batch=8)
 
 
 def alone(models, i):
@@ -60,7 +60,7 @@ def test_models_score_together_as_each_does_alone(models):
 
 
 def test_without_adapters_every_model_is_the_base(models):
-    base = models.wearing(None)
+    base = models.with_adapters(None)
     same = [[((5, 9), (2, 3, 4))]] * 3
     got = base.log_likelihoods(same)
     nll = loss(models.cfg, models.variables, _one_row((5, 9, 2, 3, 4), 2))
@@ -72,5 +72,5 @@ def test_without_adapters_every_model_is_the_base(models):
 
 
 def _one_row(tokens, given):
-    packed = examples([[(tokens[:given], tokens[given:])]])
+    packed = make_examples([[(tokens[:given], tokens[given:])]])
     return jax.tree.map(lambda x: jnp.asarray(x[0]), packed)

@@ -1,10 +1,10 @@
 """Grid tasks asked in several views: replies are turned back and counted."""
 
 from sleep_jax.data.grid_transforms import IDENTITY, flip, rotate
-from sleep_jax.data.grids import GridPair, GridTask, GridText
-from sleep_jax.evals.grid_answers import is_solved, items_of, most_frequent, voted
+from sleep_jax.data.grids import GridFormat, GridPair, GridTask
+from sleep_jax.evals.grid_answers import grid_items, is_solved, majority_votes, most_frequent
 
-FORM = GridText()
+FORM = GridFormat()
 SHOWN = GridPair(((1, 2),), ((2, 1),))
 TASK = GridTask(
     "mirror", (SHOWN,), (GridPair(((3, 4),), ((4, 3),)), GridPair(((5, 6),), ((6, 5),)))
@@ -22,11 +22,11 @@ class Oracle:
         return [[self.answers[self._asked(text)] for text in own] for own in texts]
 
     def _asked(self, text):
-        return text.split(FORM.arrow)[-2].split(FORM.gap)[-1]
+        return text.split(FORM.arrow)[-2].split(FORM.pair_separator)[-1]
 
 
 def test_items_ask_every_test_of_every_task():
-    first, second, other = items_of([TASK, TASK], FORM)[:3]
+    first, second, other = grid_items([TASK, TASK], FORM)[:3]
     assert (first.document, first.question) == (0, "1 2\n->\n2 1\n\n3 4\n->\n")
     assert first.answers == ("4 3",) and second.answers == ("6 5",) and other.document == 1
 
@@ -38,10 +38,10 @@ def test_the_grid_of_most_views_wins(tokenizer):
         **{"3 4": "9 9", "4 3": "3 4", "4\n3": "3\n4"},
         **{"5 6": "6 5", "6 5": "no grid", "6\n5": "1\n1"},  # a tie: the first view wins
     }
-    [found] = voted(Oracle(tokenizer, answers), [TASK], FORM, views)
+    [found] = majority_votes(Oracle(tokenizer, answers), [TASK], FORM, views)
     assert found == [((4, 3),), ((6, 5),)]
     assert is_solved(found, TASK) and not is_solved(found[::-1], TASK)
-    [alone] = voted(Oracle(tokenizer, answers), [TASK], FORM)
+    [alone] = majority_votes(Oracle(tokenizer, answers), [TASK], FORM)
     assert alone == [((9, 9),), ((6, 5),)] and not is_solved(alone, TASK)
 
 

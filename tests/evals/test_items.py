@@ -17,7 +17,7 @@ from sleep_jax.evals.items import Item, RewardItems
 )
 def test_a_test_question_is_no_reward_in_another_spelling(test, reward):
     with pytest.raises(AssertionError, match="is a test question"):
-        RewardItems.apart_from([test], [Item(0, reward, ("yes",))])
+        RewardItems.checked_against([test], [Item(0, reward, ("yes",))])
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_a_test_question_is_no_reward_in_another_spelling(test, reward):
     ],
 )
 def test_another_question_may_reward(test, reward):
-    assert RewardItems.apart_from([test], [Item(0, reward, ("yes",))]).documents == {0}
+    assert RewardItems.checked_against([test], [Item(0, reward, ("yes",))]).documents == {0}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sleep_jax.evals.recall import AnchorSet, negative_log_likelihood, share_right
+from sleep_jax.evals.recall import AnchorSet, answer_accuracy, negative_log_likelihood
 from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.models.decoder_config import DecoderConfig
 
@@ -23,7 +23,7 @@ def test_likelihood_counts_every_token_but_the_first_of_each_text():
             lm_logits(CFG, variables["params"], Decoder(CFG).apply(variables, tokens))[0]
         )
         want -= sum(float(log_p[i, text[i + 1]]) for i in range(len(text) - 1))
-    anchors = AnchorSet.of(texts)
+    anchors = AnchorSet.from_sequences(texts)
     total, count = negative_log_likelihood(CFG, variables, anchors.tokens, anchors.mask)
     assert count == 4
     np.testing.assert_allclose(total, want, rtol=1e-5)
@@ -31,4 +31,4 @@ def test_likelihood_counts_every_token_but_the_first_of_each_text():
 
 def test_share_right_counts_replies_that_contain_an_answer():
     replies = ["It is 53 metres tall.", "Nobody knows."]
-    assert share_right(replies, [("53 metres", "53 m"), ("Odrin",)]) == 0.5
+    assert answer_accuracy(replies, [("53 metres", "53 m"), ("Odrin",)]) == 0.5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.evals.items import Item, RewardItems
-from sleep_jax.evals.scorers import SCORERS, scorer
+from sleep_jax.evals.scorers import SCORERS, make_scorer
 
 
 class Said:
@@ -46,9 +46,9 @@ REPLIES = [["Paris.", "It was in 1889."], ["Bob"]]
 )
 def test_marks_of_replies(tokenizer, name, points):
     models = Said(tokenizer, REPLIES)
-    marks = scorer(name)(models, ITEMS)
+    marks = make_scorer(name)(models, ITEMS)
     for got, want in zip(marks, points, strict=True):
-        np.testing.assert_allclose(got.points, want)
+        np.testing.assert_allclose(got.sums, want)
         np.testing.assert_array_equal(got.parts, 1)
     assert marks[0].mean == pytest.approx(np.mean(points[0]))
     assert "Where?" in tokenizer.decode(models.asked[0][0])
@@ -56,17 +56,17 @@ def test_marks_of_replies(tokenizer, name, points):
 
 def test_integers_and_grids(tokenizer):
     sums = [[Item(0, "2 + 5?", ("7",)), Item(0, "1 - 3?", ("-2",))]]
-    [marks] = scorer("integer")(Said(tokenizer, [["2 + 5 is seven.", "It is 2."]]), sums)
-    assert marks.points.tolist() == [1, 0]
+    [marks] = make_scorer("integer")(Said(tokenizer, [["2 + 5 is seven.", "It is 2."]]), sums)
+    assert marks.sums.tolist() == [1, 0]
     grids = [[Item(0, "?", ("1 2\n3 4",)), Item(0, "??", ("1 2",))]]
-    [marks] = scorer("grid")(Said(tokenizer, [["[[1, 2], [3, 4]]", "1 2\n0 0"]]), grids)
-    assert marks.points.tolist() == [1, 0]
+    [marks] = make_scorer("grid")(Said(tokenizer, [["[[1, 2], [3, 4]]", "1 2\n0 0"]]), grids)
+    assert marks.sums.tolist() == [1, 0]
 
 
 def test_a_likelihood_is_the_mean_over_all_tokens(tokenizer):
     items = [[Item(0, "a?", ("ab", "zz")), Item(0, "b?", ("cdef",))]]
     models = Said(tokenizer, nats={"ab": -3.0, "cdef": -1.0})
-    [marks] = scorer("likelihood")(models, items)
+    [marks] = make_scorer("likelihood")(models, items)
     assert marks.parts.tolist() == [3, 5]  # with the end of the turn
     assert marks.mean == pytest.approx(-4 / 8)
 
@@ -75,14 +75,16 @@ def test_the_likeliest_option_is_chosen(tokenizer):
     nats = {"yes": -4.0, "surely not": -5.0, "no": -6.0}
     item = Item(0, "Is it?", ("surely not",), options=("yes", "surely not", "no"))
     models = Said(tokenizer, nats=nats)
-    by_sum, by_token = (scorer(name)(models, [[item]]) for name in ("choice", "choice_per_token"))
-    assert by_sum[0].points == [0]  # -4 is the largest
-    assert by_token[0].points == [1]  # -5 / 11 tokens is
+    by_sum, by_token = (
+        make_scorer(name)(models, [[item]]) for name in ("choice", "choice_per_token")
+    )
+    assert by_sum[0].sums == [0]  # -4 is the largest
+    assert by_token[0].sums == [1]  # -5 / 11 tokens is
     for broken in ("yes", "surely not"):  # as of a model that diverged
         diverged = Said(tokenizer, nats=nats | {broken: math.nan})
-        assert np.isnan(scorer("choice")(diverged, [[item]])[0].points).all()
+        assert np.isnan(make_scorer("choice")(diverged, [[item]])[0].sums).all()
     with pytest.raises(ValueError, match="none of them its answer 'maybe'"):
-        scorer("choice")(models, [[Item(0, "Is it?", ("maybe",), options=("yes", "no"))]])
+        make_scorer("choice")(models, [[Item(0, "Is it?", ("maybe",), options=("yes", "no"))]])
 
 
 def test_a_judge_is_given_the_replies_of_all_models_at_once(tokenizer):
@@ -92,26 +94,30 @@ def test_a_judge_is_given_the_replies_of_all_models_at_once(tokenizer):
         seen.append((list(replies), list(items)))
         return np.array([1, 0, 1], np.float32)
 
-    marks = scorer("judge", lambda: marker)(Said(tokenizer, REPLIES), ITEMS)
+    marks = make_scorer("judge", lambda: marker)(Said(tokenizer, REPLIES), ITEMS)
     assert seen == [(["Paris.", "It was in 1889.", "Bob"], [*ITEMS[0], *ITEMS[1]])]
-    assert [m.points.tolist() for m in marks] == [[1, 0], [1]]
+    assert [m.sums.tolist() for m in marks] == [[1, 0], [1]]
 
 
 def test_every_name_is_known_and_no_other():
     for name in SCORERS:
-        assert callable(scorer(name, lambda: None))
+        assert callable(make_scorer(name, lambda: None))
     with pytest.raises(ValueError, match="scorer='bleu'; choose from likelihood"):
-        scorer("bleu")
+        make_scorer("bleu")
 
 
 def test_a_judge_has_to_be_given():
     with pytest.raises(ValueError, match=r"'judge' needs a judge; .* or choose from ") as refused:
-        scorer("judge")
+        make_scorer("judge")
     assert "judge" not in str(refused.value).partition("choose from ")[2]
 
 
 def test_a_test_question_rewards_nothing():
-    kept = RewardItems.apart_from({"Who built it?"}, [Item(3, "When was it built?", ("1832",))])
+    kept = RewardItems.checked_against(
+        {"Who built it?"}, [Item(3, "When was it built?", ("1832",))]
+    )
     assert kept.documents == {3} and kept.about(3) == list(kept.items) and kept.about(0) == []
     with pytest.raises(AssertionError, match="is a test question: 'who built it'"):
-        RewardItems.apart_from({"Who built it?"}, [*kept.items, Item(3, "who built it", ("A",))])
+        RewardItems.checked_against(
+            {"Who built it?"}, [*kept.items, Item(3, "who built it", ("A",))]
+        )

@@ -65,8 +65,10 @@ def test_what_is_foreseen_are_outputs_and_recipes(lab):
     [task] = lab.rules.draw_tasks(0, 1)
     made = [form.grid(pair.output) for pair in task.pairs]
     rows = {
-        form.question(task) + made[-1]: form.gap.join(made),
-        form.shown(task) + lab.small.ASK + "12": form.gap.join(made[:-1]) + form.gap + "12",
+        form.question(task) + made[-1]: form.pair_separator.join(made),
+        form.examples(task) + lab.small.ASK + "12": form.pair_separator.join(made[:-1])
+        + form.pair_separator
+        + "12",
     }
     for text, expected in rows.items():
         tokens = np.array([lab.small.encode(tokenizer, text + lab.small.END) + [0, 0]])

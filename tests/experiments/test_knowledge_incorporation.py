@@ -28,7 +28,7 @@ def test_passages_are_read_in_order_and_written_as_documents(lab, tmp_path):
     assert [p.text for p in found] == ["short one", "short two"]
     lines = tmp_path / "passages.jsonl"
     lines.write_text("".join(f"{lab.passages.as_line(p)}\n" for p in found))
-    assert list(read_source(lines).cut(64, str.split).documents) == found
+    assert list(read_source(lines).chunk(64, str.split).documents) == found
     with pytest.raises(ValueError, match="2 of its passages fit, 3 are asked for"):
         lab.passages.read_passages(file, 3, lab.passages.is_short)
     with pytest.raises(FileNotFoundError, match="--data"):
@@ -114,7 +114,7 @@ def tiny():
 
 @pytest.mark.slow
 def test_arms_share_a_night_up_to_the_choice_of_dreams(lab, experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "flaw", lambda *_: None)
+    monkeypatch.setattr(write, "dream_rejection_reason", lambda *_: None)
     passage = experiment.documents[0]
     said = lab.lives.after_a_passage(experiment, tiny(), passage, tmp_path)
     assert set(said) == {*lab.lives.STAGE_OF, lab.night.NO_SELECTION}
@@ -130,7 +130,7 @@ def test_arms_share_a_night_up_to_the_choice_of_dreams(lab, experiment, tmp_path
 
 @pytest.mark.slow
 def test_arms_of_a_stream_share_what_comes_before_they_part(lab, tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "flaw", lambda *_: None)
+    monkeypatch.setattr(write, "dream_rejection_reason", lambda *_: None)
     config = tiny()
     config.memory.slots, config.memory.router, config.memory.top_k = (3,), "sigmoid", 1
     config.dreaming.random_expert, config.data.episodes = True, 3
@@ -162,7 +162,7 @@ def test_arms_of_a_stream_share_what_comes_before_they_part(lab, tmp_path, monke
 
 @pytest.mark.slow
 def test_seal_tries_every_dream_and_learns_to_write_the_best(lab, experiment, monkeypatch):
-    monkeypatch.setattr(write, "flaw", lambda *_: None)
+    monkeypatch.setattr(write, "dream_rejection_reason", lambda *_: None)
     for name in ("INNER", "OUTER"):
         monkeypatch.setattr(lab.adapters, name, LoraConfig(2, 4.0, ("q", "up")))
     model = lab.adapters.Model.of(experiment)

@@ -14,9 +14,9 @@ from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming import importance
 from sleep_jax.dreaming.importance import MEASURES, Candidates
 from sleep_jax.evals import adapted
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.items import Item
-from sleep_jax.evals.scorers import IN_WORDS, scorer
+from sleep_jax.evals.scorers import FREE_TEXT_SCORERS, make_scorer
 from sleep_jax.forecast.program import SENTENCE, Sizes
 from sleep_jax.forecast.programs import programs_of
 from sleep_jax.interop.tiny import byte_tokenizer
@@ -65,7 +65,7 @@ def test_selection_compiles_what_its_measure_runs(measure, monkeypatch):
     assert listed == ran
 
 
-@pytest.mark.parametrize("name", IN_WORDS)
+@pytest.mark.parametrize("name", FREE_TEXT_SCORERS)
 def test_rewards_compile_what_their_scorer_asks_of_the_models(name):
     asked = []
 
@@ -84,7 +84,7 @@ def test_rewards_compile_what_their_scorer_asks_of_the_models(name):
         asked.append(yes_no.lean_rows)
         return np.ones(1)
 
-    scorer(name, lambda: marker)(Models(), [[Item(0, "q", ("a",))]])
+    make_scorer(name, lambda: marker)(Models(), [[Item(0, "q", ("a",))]])
     found = programs(dreaming__scorer=name)
     rewarding = [found[x] for x in ("dream: reward", "dream: judge") if x in found]
     assert [p.function for p in rewarding] == asked
@@ -101,7 +101,7 @@ def test_adapted_models_answer_as_many_at_a_time_as_they_are_put_together(monkey
         return [[types.SimpleNamespace(tokens=())] for _ in prompts]
 
     monkeypatch.setattr(adapted, "generate", generate)
-    models = Adapted(None, {}, byte_tokenizer(), np.zeros((1, 60)), max_new_tokens=40)
+    models = AdaptedModels(None, {}, byte_tokenizer(), np.zeros((1, 60)), max_new_tokens=40)
     models.replies([[[1]] * 4] * 60)
     assert len(set(dealt)) == 1 < len(dealt)
 

@@ -12,7 +12,7 @@ from sleep_jax.forecast.roofline import (
     peak_flops,
     slice_of,
 )
-from sleep_jax.interop.known import describe_model
+from sleep_jax.interop.known_models import describe_model
 from sleep_jax.models.decoder_config import DecoderConfig
 
 CHIP = Chip(flops=100.0, hbm=1.0, bandwidth=10.0, link=5.0)

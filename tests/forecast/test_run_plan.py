@@ -168,7 +168,7 @@ def test_without_the_tokenizer_tokens_are_reckoned(tmp_path, monkeypatch):
 
 
 def test_a_plan_refuses_what_the_run_would(monkeypatch):
-    with pytest.raises(ValueError, match="the chat template of the tiny model knows no <think>"):
+    with pytest.raises(ValueError, match="the chat template of the tiny model has no <think>"):
         plan_of(preset(model__thinking=True, model__thought_tokens=24))
     short = plan_of(preset()).cfg.replace(max_position=100)
     monkeypatch.setattr(dry_runs, "decoder_of", lambda _: short)

@@ -17,8 +17,8 @@ from safetensors.numpy import save
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from sleep_jax.interop import gguf, gguf_tokenizer, huggingface
-from sleep_jax.interop.known import CONFIGS
-from sleep_jax.interop.load import check_ids
+from sleep_jax.interop.known_models import CONFIGS
+from sleep_jax.interop.load import check_token_ids
 from sleep_jax.interop.safetensors import SafetensorsFolder
 from sleep_jax.interop.tensors import leaves, read_params
 from sleep_jax.interop.tokenizer_files import read_tokenizer
@@ -180,7 +180,7 @@ def _read_tokenizer(folder: pathlib.Path) -> None:
     tokenizer.decode(tokenizer.encode(TEXT))
     if tokenizer._template is not None:
         tokenizer.chat([{"role": "user", "content": TEXT}])
-    check_ids(tokenizer, CFG, folder)
+    check_token_ids(tokenizer, CFG, folder)
 
 
 def _tensors(cfg: DecoderConfig, naming: str) -> dict[str, np.ndarray]:
@@ -281,7 +281,7 @@ def _read_gguf(folder: pathlib.Path) -> None:
     cfg = gguf.decoder_config(file)
     _check_shape(cfg)
     tokenizer = gguf_tokenizer.read_tokenizer(file)
-    check_ids(tokenizer, cfg, file.path)
+    check_token_ids(tokenizer, cfg, file.path)
     tokenizer.decode(tokenizer.encode(TEXT))
     read_params(cfg, file, np.float32)
 

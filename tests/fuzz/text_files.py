@@ -136,7 +136,7 @@ FORMS: dict[str, tuple[bytes, Change]] = {
 
 
 def _read_document(suffix: str, folder: pathlib.Path) -> None:
-    read = read_source(folder / f"notes{suffix}").cut(64, str.split).documents
+    read = read_source(folder / f"notes{suffix}").chunk(64, str.split).documents
     for document in read:
         words = (document.title, document.text, *(q.question for q in document.questions))
         assert all(x.strip() and x.encode("utf-8") for x in words)
@@ -168,7 +168,7 @@ def _read_arc(folder: pathlib.Path) -> None:
     tasks = grids.read_tasks(folder / "tasks.json")
     for task in tasks:
         task.name.encode("utf-8")
-        grids.text_of(task.examples[0].input, " ")
+        grids.grid_text(task.examples[0].input, " ")
 
 
 TEMPLATES = {

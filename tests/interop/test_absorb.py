@@ -63,5 +63,7 @@ def test_nothing_active_leaves_the_base(cfg, variables, logits):
 )
 def test_what_no_ffn_can_hold(cfg, variables, field, value):
     memory = dataclasses.replace(cfg.memory, **{field: value})
-    with pytest.raises(ValueError, match=f"memory.{field}={value!r} is no part of an ordinary FFN"):
+    with pytest.raises(
+        ValueError, match=f"memory.{field}={value!r} cannot be absorbed into an FFN"
+    ):
         absorb(cfg.replace(memory=memory), variables)

@@ -149,7 +149,7 @@ def test_plain_text_begins_as_the_post_processor_has_it(both, folders, name):
     prompts, text = Prompts(tokenizer), "The bridge stood."
     assert list(prompts.plain(text)) == peer(text)["input_ids"]
     document = Document(id="x", title="Bridge", text=text)
-    assert list(prompts.page(document)) == peer(f"Bridge\n\n{text}\n\n")["input_ids"]
+    assert list(prompts.plain_document(document)) == peer(f"Bridge\n\n{text}\n\n")["input_ids"]
     assert (len(tokenizer.text_start) == 1) == ("Llama" in name)
 
 
@@ -167,9 +167,9 @@ def test_the_empty_thought_stands_where_the_template_has_it():
     tokenizers = [qwen3(thinking=thinking) for thinking in (False, True)]
     off, on = map(Prompts, tokenizers)
     empty = "<think>\n\n</think>\n\n"
-    assert shown(tokenizers[0], off.alone("Why?")).endswith(f"assistant\n{empty}")
+    assert shown(tokenizers[0], off.without_context("Why?")).endswith(f"assistant\n{empty}")
     assert shown(tokenizers[0], off.reply("So.")) == "So.<|im_end|>"
-    assert shown(tokenizers[1], on.alone("Why?")).endswith("assistant\n")
+    assert shown(tokenizers[1], on.without_context("Why?")).endswith("assistant\n")
     assert shown(tokenizers[1], on.reply("So.")) == f"{empty}So.<|im_end|>"
 
 
@@ -222,14 +222,17 @@ def test_an_answer_without_thought_follows_an_empty_thought():
         ("{{ messages.append(1) }}", "cannot write a chat of user: SecurityError"),
         ("{{ 1 / 0 }}", "cannot write a chat of user: ZeroDivisionError"),
         ("{{ messages[3].content.x }}", "cannot write a chat of user: UndefinedError"),
-        ("<|im_start|>user<|im_end|>", "leaves out the words of a user's turn"),
-        (CHATML.replace("message.content", "message.content * 2"), "repeats the words of a user's"),
+        ("<|im_start|>user<|im_end|>", "omits the content of the user message"),
+        (
+            CHATML.replace("message.content", "message.content * 2"),
+            "repeats the content of the user",
+        ),
         (
             CHATML.replace("message.content", "(message.content if loop.first else '')"),
-            "leaves out the words of an assistant's turn",
+            "omits the content of the assistant message",
         ),
-        (CHATML.replace("message.content", "message.content | upper"), "changes the words"),
-        (CHATML.replace("message.content", "(message.content | tojson)"), "changes the words"),
+        (CHATML.replace("message.content", "message.content | upper"), "changes the content"),
+        (CHATML.replace("message.content", "(message.content | tojson)"), "changes the content"),
         (
             CHATML.replace("assistant\\n", "helper\\n"),
             r"ends a prompt with .*helper.* but writes .*assistant",
@@ -255,11 +258,9 @@ def test_an_end_of_turn_that_is_no_token_is_refused(bpe):
 
 
 def test_thinking_needs_a_template_that_can():
-    with pytest.raises(
-        ValueError, match=r"model\.thinking=True, but .*tiny model knows no <think>"
-    ):
+    with pytest.raises(ValueError, match=r"model\.thinking=True, but .*tiny model has no <think>"):
         byte_tokenizer(thinking=True)
-    with pytest.raises(ValueError, match=r"opens <think> whatever enable_thinking is; set model"):
+    with pytest.raises(ValueError, match=r"always opens <think>; set model"):
         qwen3(ALWAYS_THINKING)
     with pytest.raises(ValueError, match="</think> is no token of the tokenizer"):
         backend = backend_of(FAMILIES["SmolLM2"])
@@ -274,7 +275,7 @@ def test_the_file_of_a_template_is_named(folders, tmp_path):
     (folder / "chat_template.jinja").unlink()
     config = folder / "tokenizer_config.json"
     config.write_text('{"eos_token": "<|im_end|>", "chat_template": "Hello."}')
-    with pytest.raises(ValueError, match=r"chat_template in .*tokenizer_config\.json leaves out"):
+    with pytest.raises(ValueError, match=r"chat_template in .*tokenizer_config\.json omits"):
         read_tokenizer(folder)
 
 

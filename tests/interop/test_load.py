@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from sleep_jax.interop.chat_template import Piece
-from sleep_jax.interop.load import load_model, tokenizer_at_hand
+from sleep_jax.interop.load import load_model, local_tokenizer
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 
 SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -144,7 +144,7 @@ def test_smollm2_tokens_match_transformers_own_conversion(smollm2):
         "<|im_start|>user\nHello<|im_end|>",
     ):
         want = peer.encode(text, add_special_tokens=False)
-        assert tokenizer.encode_pieces([Piece(text, is_words=False)]) == want
+        assert tokenizer.encode_pieces([Piece(text, is_content=False)]) == want
         if "<|" not in text:  # in a text of a user's the names of special tokens are text
             assert tokenizer.encode(text) == want
 
@@ -156,6 +156,6 @@ def test_a_tokenizer_at_hand_is_read_without_weights_and_never_fetched(tmp_path,
     monkeypatch.setenv("SLEEP_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("sleep_jax.interop.resolve._local_snapshot", lambda _: None)
     monkeypatch.setattr("sleep_jax.interop.resolve._download", fetch)
-    assert tokenizer_at_hand("tiny").encode("a")
+    assert local_tokenizer("tiny").encode("a")
     for name in ("SmolLM2-135M-Instruct", "/nowhere", str(tmp_path), "no such model"):
-        assert tokenizer_at_hand(name) is None
+        assert local_tokenizer(name) is None

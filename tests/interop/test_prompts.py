@@ -3,7 +3,7 @@
 import pytest
 
 from sleep_jax.data.documents import Document
-from sleep_jax.interop.prompts import Prompts, answer
+from sleep_jax.interop.prompts import Prompts, answer_request
 
 
 @pytest.fixture
@@ -49,11 +49,11 @@ def test_a_reply_ends_its_turn(prompts, tokenizer, text):
 
 
 def test_the_examples_lead_to_a_question(prompts, text):
-    asked = text(prompts.question_about("A lamp is out."))
+    asked = text(prompts.question_prompt("A lamp is out."))
     assert asked.endswith("Sentence: A lamp is out.\nQuestion:")
     assert asked.count("Sentence: ") == asked.count("\nQuestion:") == 4
     assert asked.count("?") == 3
 
 
 def test_an_answer_is_asked_for_from_the_text():
-    assert answer("Why?") == "Using the text above, answer the question: Why?"
+    assert answer_request("Why?") == "Using the text above, answer the question: Why?"

@@ -232,9 +232,9 @@ def test_folder_of_a_run_is_no_model(made, tmp_path):
             "on https://huggingface.co/org/model, then export HF_T",
         ),
         (403, "GatedRepo", "PermissionError", "accepted its licence"),
-        (401, "", "PermissionError", "refuses who asks ("),
+        (401, "", "PermissionError", "denies access ("),
         (404, "RepoNotFound", "FileNotFoundError", "(HF_TOKEN is set)"),
-        (403, "", "PermissionError", "refuses who asks (403"),
+        (403, "", "PermissionError", "denies access (403"),
     ],
 )
 def test_a_model_that_the_hub_does_not_give_is_answered_with_what_opens_it(

@@ -120,7 +120,7 @@ def test_what_was_recollected_counts_as_dreamt_about_the_document(experiment, ru
 
 @pytest.mark.slow
 def test_the_second_night_dreams_about_both_days(tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "flaw", lambda *_: None)
+    monkeypatch.setattr(write, "dream_rejection_reason", lambda *_: None)
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     config.data.episodes = 2
     config.study.max_answer_tokens = 24

@@ -25,10 +25,10 @@ else:
 import numpy as np
 
 from sleep_jax import config as settings
-from sleep_jax.data.examples import examples
+from sleep_jax.data.examples import make_examples
 from sleep_jax.dreaming.gradients import gram_matrices
 from sleep_jax.dreaming.trial import init_lora, train_adapters
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
 from sleep_jax.models.sharding import place, to_host
@@ -164,7 +164,7 @@ def steps(config, is_all):
     trial = settings.read(config).dreaming.trial
     lora = place(init_lora(cfg, params, jax.random.key(4)), "lora")
     dreams, pages = (
-        examples([[(words(rng, 5), words(rng, 12))] for _ in range(n)]) for n in (8, 2)
+        make_examples([[(words(rng, 5), words(rng, 12))] for _ in range(n)]) for n in (8, 2)
     )
     grouped = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), dreams)
     grams = gram_matrices(cfg, 2, student, lora, grouped, pages)
@@ -179,7 +179,7 @@ def steps(config, is_all):
 
     # Two prompts of each of eight models in rows for eight: four models at a time.
     worn = place(jax.tree.map(loud, lora), "trials")
-    models = Adapted(cfg, student, tokenizer, worn, max_new_tokens=6, batch=8)
+    models = AdaptedModels(cfg, student, tokenizer, worn, max_new_tokens=6, batch=8)
     asked = [[(words(rng, 5), words(rng, 9)), (words(rng, 3), words(rng, 4))]] * 8
     out["likelihoods"] = [own.tolist() for own in models.log_likelihoods(asked)]
     out["replies"] = models.replies([[prompt for prompt, _ in own] for own in asked])

@@ -106,7 +106,7 @@ def test_ask_keeps_questions_about_the_text_and_answers_that_it_bears(
     assert drawn == 9
     first, second = calls
     assert first["prompts"] == [
-        prompts.question_about(s) for d in DOCUMENTS for s in sentences(d.text)
+        prompts.question_prompt(s) for d in DOCUMENTS for s in sentences(d.text)
     ]
     assert set(tokenizer.line_end_ids) < set(first["sampling"].eos_ids)
     assert second["context"] is context and second["documents"] == [0, 0, 1, 1]

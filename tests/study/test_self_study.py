@@ -11,8 +11,7 @@ from scripted import scripted
 
 from sleep_jax.data.documents import Document
 from sleep_jax.data.sentences import sentences
-from sleep_jax.interop import prompts as requests
-from sleep_jax.interop.prompts import Prompts
+from sleep_jax.interop.prompts import Prompts, answer_request
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.study import self_study
 from sleep_jax.study.questions import SelfQuestion
@@ -89,7 +88,7 @@ def test_replies_quote_the_sentence_and_answer_where_there_is_an_answer(prompts,
     ]
     assert all(e.is_imitable for e in out)
     assert out[2].student == prompts.without_context("Is it out?")
-    assert out[2].teacher == prompts.with_context(requests.answer("Is it out?"))
+    assert out[2].teacher == prompts.with_context(answer_request("Is it out?"))
     assert out[2].completion == prompts.reply("Yes.")
 
 

@@ -13,7 +13,7 @@ LINES = ("Kettles whistle.", "Moss glows.", "Bells ring.")
 
 
 def read(source, limit=0):
-    return list(read_source(source, limit).cut(99, str.split).documents)
+    return list(read_source(source, limit).chunk(99, str.split).documents)
 
 
 @pytest.fixture(scope="module")

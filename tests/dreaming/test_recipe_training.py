@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 from small_model import model
 
-from sleep_jax.data.grids import GridPair, GridTask, GridText
-from sleep_jax.dreaming import practice
-from sleep_jax.dreaming.practice import PracticeConfig, practised, sequences
+from sleep_jax.data.grids import GridFormat, GridPair, GridTask
+from sleep_jax.dreaming import recipe_training
 from sleep_jax.dreaming.recipe import Recipe
+from sleep_jax.dreaming.recipe_training import (
+    RecipeTrainingConfig,
+    recipe_sequences,
+    train_on_recipes,
+)
 from sleep_jax.dreaming.trial import TrialConfig
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.interop.prompts import Prompts
 
-FORM = GridText()
+FORM = GridFormat()
 TASK = GridTask(
     "count",
     tuple(GridPair(((i, 0),), ((i + 1, 0),)) for i in (1, 4)),
@@ -24,23 +28,26 @@ PLAIN = Recipe((), "output", 1e-3, 2)
 
 
 def test_the_examples_are_asked_for_and_the_test_is_not(tokenizer):
-    prompts, config = Prompts(tokenizer), PracticeConfig()
+    prompts, config = Prompts(tokenizer), RecipeTrainingConfig()
     # One example shows the other: another order of it there is none, two left out leave none.
-    got = sequences(TASK, PLAIN, FORM, prompts, config)
+    got = recipe_sequences(TASK, PLAIN, FORM, prompts, config)
     assert got == [
         (prompts.without_context("4 0\n->\n5 0\n\n1 0\n->\n"), prompts.reply("2 0")),
         (prompts.without_context("1 0\n->\n2 0\n\n4 0\n->\n"), prompts.reply("5 0")),
     ]
-    every = sequences(TASK, Recipe((), "all", 1e-3, 2), FORM, prompts, config)
+    every = recipe_sequences(TASK, Recipe((), "all", 1e-3, 2), FORM, prompts, config)
     assert [given + scored for given, scored in every] == [a + b for a, b in got]
     assert [len(given) for given, _ in every] == [1, 1]
     size = len(got[0][0]) + len(got[0][1])
     larger = Recipe(("size",), "output", 1e-3, 2)
-    shortest = PracticeConfig(max_tokens=size)
-    assert len(sequences(TASK, larger, FORM, prompts, config)) == 2 * 2 * 4
+    shortest = RecipeTrainingConfig(max_tokens=size)
+    assert len(recipe_sequences(TASK, larger, FORM, prompts, config)) == 2 * 2 * 4
     # Of the transforms only colours permuted on the plain ones are as short.
-    assert len(sequences(TASK, larger, FORM, prompts, shortest)) == 4
-    assert sequences(TASK, larger, FORM, prompts, PracticeConfig(max_tokens=size - 1)) == []
+    assert len(recipe_sequences(TASK, larger, FORM, prompts, shortest)) == 4
+    assert (
+        recipe_sequences(TASK, larger, FORM, prompts, RecipeTrainingConfig(max_tokens=size - 1))
+        == []
+    )
 
 
 def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
@@ -50,9 +57,9 @@ def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
         seen.append((learnt, hyper))
         return {"a": jnp.zeros((1, len(learnt.tokens)))}, None
 
-    monkeypatch.setattr(practice, "train_adapters", train)
+    monkeypatch.setattr(recipe_training, "train_adapters", train)
     cfg, variables = model()
-    base = Adapted(cfg, variables, tokenizer)
+    base = AdaptedModels(cfg, variables, tokenizer)
     trial = TrialConfig(epochs=5, batch_size=2)
     recipes = [
         Recipe((), "output", 1e-2, 3),
@@ -61,8 +68,8 @@ def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
         Recipe((), "all", 3e-3, 5),
     ]
     dreams = [(TASK, recipe) for recipe in recipes]
-    tried, models = practised(
-        base, trial, [{}], dreams, FORM, PracticeConfig(max_updates=15), jax.random.key(0)
+    tried, models = train_on_recipes(
+        base, trial, [{}], dreams, FORM, RecipeTrainingConfig(max_updates=15), jax.random.key(0)
     )
     assert tried == [0, 3] and models.adapters["a"].shape == (1, 2)
     [(learnt, hyper)] = seen
@@ -72,11 +79,13 @@ def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
     reply = len(Prompts(tokenizer).reply("2 0"))
     whole = np.asarray(learnt.segment_ids[1]).sum(-1)
     assert learnt.mask.sum(-1).tolist() == [[reply] * 2, (whole - 1).tolist()]
-    found = practised(base, trial, [{}], dreams[1:2], FORM, PracticeConfig(), jax.random.key(0))
+    found = train_on_recipes(
+        base, trial, [{}], dreams[1:2], FORM, RecipeTrainingConfig(), jax.random.key(0)
+    )
     assert found == ([], None)
     assert len(seen) == 1
 
 
 def test_what_practice_may_not_cost_is_refused():
     with pytest.raises(ValueError, match="max_updates=0"):
-        PracticeConfig(max_updates=0)
+        RecipeTrainingConfig(max_updates=0)

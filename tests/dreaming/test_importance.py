@@ -10,9 +10,9 @@ from small_model import batch_of_rows, model
 from sleep_jax.dreaming.importance import (
     MEASURES,
     Candidates,
-    by_context,
     cosine,
     greats,
+    group_by_context,
     importance,
     inner,
     norm,
@@ -158,7 +158,7 @@ def test_an_unknown_measure_is_named(tried, candidates):
 
 
 def test_dreams_are_grouped_by_context():
-    present, members = by_context(CONTEXTS)
+    present, members = group_by_context(CONTEXTS)
     assert present.tolist() == [0, 2]
     assert members.tolist() == [[0, 2, 4, -1], [1, 3, -1, -1]]
 

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from sleep_jax.interop.known import CONFIGS, describe_model
+from sleep_jax.interop.known_models import CONFIGS, describe_model
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder import Decoder
 

@@ -9,17 +9,17 @@ how long. Each dream trains an adapter of its own, all in one program.
 import dataclasses
 from collections.abc import Sequence
 
-from sleep_jax.data.examples import Scored, examples
-from sleep_jax.data.grid_transforms import augmented
-from sleep_jax.data.grids import GridTask, GridText
+from sleep_jax.data.examples import PromptCompletion, make_examples
+from sleep_jax.data.grid_transforms import augment
+from sleep_jax.data.grids import GridFormat, GridTask
 from sleep_jax.dreaming.recipe import Recipe
 from sleep_jax.dreaming.trial import Hyperparameters, TrialConfig, train_adapters
-from sleep_jax.evals.adapted import Adapted
+from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.interop.prompts import Prompts
 
 
 @dataclasses.dataclass(frozen=True)
-class PracticeConfig:
+class RecipeTrainingConfig:
     """What practice may cost; the values are SEAL's.
 
     Attributes:
@@ -43,12 +43,12 @@ class PracticeConfig:
                 raise ValueError(f"practice.{name}={value}; it must be at least 1")
 
 
-def sequences(
-    task: GridTask, recipe: Recipe, form: GridText, prompts: Prompts, config: PracticeConfig
-) -> list[Scored]:
+def recipe_sequences(
+    task: GridTask, recipe: Recipe, form: GridFormat, prompts: Prompts, config: RecipeTrainingConfig
+) -> list[PromptCompletion]:
     """What there is to learn, as (given, scored); no test of the task has a part in it."""
     out = []
-    for x in augmented(task, recipe.augmentations, config.seed, most=config.most):
+    for x in augment(task, recipe.augmentations, config.seed, most=config.most):
         given, reply = (
             prompts.without_context(form.question(x)),
             prompts.reply(form.grid(x.tests[0].output)),
@@ -59,15 +59,15 @@ def sequences(
     return [(given, reply) for given, reply in out if len(given) + len(reply) <= config.max_tokens]
 
 
-def practised(
-    base: Adapted,
+def train_on_recipes(
+    base: AdaptedModels,
     trial: TrialConfig,
     adapters: Sequence,
     dreams: Sequence[tuple[GridTask, Recipe]],
-    form: GridText,
-    config: PracticeConfig,
+    form: GridFormat,
+    config: RecipeTrainingConfig,
     rng,
-) -> tuple[list[int], Adapted | None]:
+) -> tuple[list[int], AdaptedModels | None]:
     """The model after each dream's practice.
 
     Args:
@@ -88,7 +88,9 @@ def practised(
     prompts = Prompts(base.tokenizer)
     # Recipes differ in their rate more often than in their sequences.
     laid = {
-        (task, recipe.augmentations, recipe.loss_on): sequences(task, recipe, form, prompts, config)
+        (task, recipe.augmentations, recipe.loss_on): recipe_sequences(
+            task, recipe, form, prompts, config
+        )
         for task, recipe in dict.fromkeys(dreams)
     }
     each = [laid[task, recipe.augmentations, recipe.loss_on] for task, recipe in dreams]
@@ -102,11 +104,11 @@ def practised(
     if not tried:
         return [], None
     recipes = [dreams[i][1] for i in tried]
-    hyper = Hyperparameters.of(
+    hyper = Hyperparameters.from_dreams(
         base.cfg.lora,
         trial,
         [{"epochs": x.epochs, "learning_rate": x.learning_rate} for x in recipes],
     )
-    learnt = examples([each[i] for i in tried], is_packed=False)
+    learnt = make_examples([each[i] for i in tried], is_packed=False)
     trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, learnt, hyper, rng)
-    return tried, base.wearing(trained)
+    return tried, base.with_adapters(trained)
