@@ -1,4 +1,4 @@
-"""The text of a file of documents, by its kind, from what the file holds.
+"""Readers of document files by suffix: bytes in, (title or None, text) out.
 
 `.txt` and `.md` are read as they are; `.pdf`, `.html` and `.docx` by pypdf, Beautiful Soup and
 python-docx, which the extra `documents` brings.
@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 MARKDOWN = (".md", ".markdown")
 JSONL = ".jsonl"
-# What is set apart in a page of HTML, by what comes after it.
-BLOCKS = {
+# Separators of a text: the HTML elements that each of them follows.
+SEPARATORS = {
     " | ": ["td", "th"],
     "\n": ["br", "li", "tr", "dt", "dd"],
     "\n\n": [
@@ -27,17 +27,17 @@ def _plain(content: bytes) -> tuple[None, str]:
 
 
 def _markdown(content: bytes) -> tuple[str | None, str]:
-    """Titled by its first heading."""
+    """The title is the first heading."""
     _, text = _plain(content)
     heading = re.match(r"\s*#\s+(.+)", text)
     return heading and heading[1].strip(), text
 
 
 def _pdf(content: bytes) -> tuple[str | None, str]:
-    """Page by page; a sentence that goes on in the next line is put together."""
+    """The text of all pages; lines of one sentence and hyphenated words are joined."""
     import pypdf
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what matters is raised
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # errors are raised all the same
 
     text = "\n\n".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(content)).pages)
     text = re.sub(r"(?<=[^\W\d_])-\n(?=[a-z])", "", text)
@@ -49,7 +49,7 @@ def _pdf(content: bytes) -> tuple[str | None, str]:
 
 
 def _html(content: bytes) -> tuple[str | None, str]:
-    """What a page shows: blocks are paragraphs, cells of a table are set apart."""
+    """The visible text of a page: blocks are paragraphs, cells of a table are separated."""
     import bs4
 
     page = bs4.BeautifulSoup(content, "html.parser")
@@ -61,7 +61,7 @@ def _html(content: bytes) -> tuple[str | None, str]:
             words.extract()
         elif not words.find_parent("pre"):
             words.replace_with(re.sub(r"\s+", " ", words))
-    for end, tags in BLOCKS.items():
+    for end, tags in SEPARATORS.items():
         for tag in page(tags):
             tag.insert_after(end)
             if end == "\n\n":
@@ -71,7 +71,7 @@ def _html(content: bytes) -> tuple[str | None, str]:
 
 
 def _docx(content: bytes) -> tuple[str | None, str]:
-    """Paragraphs and tables in their order."""
+    """Paragraphs and tables in order."""
     import docx
     from docx.table import Table
 

@@ -42,7 +42,7 @@ def majority_votes(
     prompts = Prompts(models.tokenizer)
     asked = [
         [
-            prompts.without_context(form.question(view.of(task), test))
+            prompts.without_context(form.question(view.apply_to_task(task), test))
             for test in range(len(task.tests))
             for view in views
         ]

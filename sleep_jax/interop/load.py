@@ -87,8 +87,8 @@ def check_token_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path
         if token_id >= cfg.vocab:
             field = f"{name}_token_id"
             raise ValueError(
-                f"{_file_with(path, field, token_id)}: {field}={token_id} is beyond "
-                f"the {cfg.vocab} rows of the embedding; give the id of one of the tokenizer's tokens"
+                f"{_file_with(path, field, token_id)}: {field}={token_id} is "
+                f"beyond the {cfg.vocab} rows of the embedding; give the id of a token"
             )
 
 

@@ -209,7 +209,7 @@ def test_an_address_is_read_as_a_path_is(bucket):
         ("deep/B.MD", "The B", "# The B\n\nText."),
     ]
     assert read("gs://b/notes/a.txt")[0].text == "A."
-    with pytest.raises(FileNotFoundError, match="='gs://b/none': nothing there"):
+    with pytest.raises(FileNotFoundError, match="='gs://b/none' does not exist"):
         read("gs://b/none")
 
 

@@ -68,7 +68,7 @@ def test_every_kind_keeps_one_rule_and_can_be_undone():
         found = transforms(kind, task(), np.random.default_rng(0))
         counts[kind] = len(found)
         for transform in found:
-            changed = transform.of(task())
+            changed = transform.apply_to_task(task())
             for pair, before in zip(changed.pairs, task().pairs):
                 assert transform.inverse(pair.input) == before.input
                 # Conjugated by the transform, the rule is what it was.
@@ -119,14 +119,14 @@ def test_augmented_tasks_never_show_a_test_are_few_enough_and_within_arc():
     assert found == augment(task(), KINDS, 0) != augment(task(), KINDS, 1)
     inputs = {pair.input for x in augment(task(), (), 0) for pair in x.pairs}
     assert test.input not in inputs
-    assert len(augment(task(), KINDS, 0, most=10**6)) > 250
+    assert len(augment(task(), KINDS, 0, max_tasks=10**6)) > 250
     wide = augment(task(side=16), KINDS, 0)
     assert wide and max(len(pair.input) for x in wide for pair in x.pairs) == 16
 
 
 def test_colours_are_permuted_but_black_is_black():
     plain = augment(task(), (), 0)
-    found = augment(task(), ("size",), 0, most=10**6)
+    found = augment(task(), ("size",), 0, max_tasks=10**6)
     zeros = {tuple(np.equal(x.tests[0].input, 0).ravel()) for x in found}
     first = {tuple(np.equal(t(x.tests[0].input), 0).ravel()) for x in plain for t in SIZES}
     assert zeros == first

@@ -49,7 +49,7 @@ def test_a_note_a_folder_and_a_book_give_different_plans(tmp_path):
     assert [p.sizes.documents for p in plans.values()] == [1, 30, 100]
     assert said(plans[book], "days") == ["1 day of 100 parts, 1 night (8 phases)"]
     assert len({said(plan, "written")[0] for plan in plans.values()}) == 3
-    with pytest.raises(FileNotFoundError, match=r"nothing there; give a \.txt"):
+    with pytest.raises(FileNotFoundError, match=r"does not exist; give a \.txt"):
         plan_of(preset(data__documents=str(tmp_path / "none.txt")))
     with pytest.raises(ValueError, match=r"data\.episodes=3, but there are 1"):
         plan_of(preset(data__documents=str(note), data__episodes=3))
