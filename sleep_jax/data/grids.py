@@ -200,7 +200,7 @@ def read_tasks(
 
 
 def seal_tasks(split: str, folder: str | os.PathLike[str] | None = None) -> list[GridTask]:
-    """The tasks of SEAL's few-shot experiment (`subset`): 10 of `training`, 8 of
+    """The tasks of SEAL's few-shot experiment (`seal_subset`): 10 of `training`, 8 of
     `evaluation`.
 
     Args:

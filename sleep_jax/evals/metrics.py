@@ -100,7 +100,9 @@ def contains_answer(prediction: str, answers: str | Sequence[str]) -> bool:
     Both are normalised by `answer_words`: numbers in digits ("seven" = "7", "1,250" = "1250"),
     units by name ("53m" = "53 metres"), any quotes and hyphens. A longer reply that states the
     answer counts. An answer of articles or symbols only must be the whole reply. Meaning is not
-    considered: "not Paris" contains "Paris". """ return any(
+    considered: "not Paris" contains "Paris".
+    """
+    return any(
         _occurs(answer, prediction, is_verbatim)
         for answer in _as_list(answers)
         for is_verbatim in _views(answer)

@@ -67,7 +67,7 @@ def test_without_adapters_every_model_is_the_base(models):
     np.testing.assert_allclose([own[0, 0] for own in got], [-3 * nll] * 3, rtol=1e-4)
     many = [[((5, 9), (2, 3, 4))] * 19]  # more rows than a batch
     np.testing.assert_allclose(base.log_likelihoods(many)[0][:, 0], -3 * nll, rtol=1e-4)
-    with pytest.raises(ValueError, match="model 1 is asked nothing"):
+    with pytest.raises(ValueError, match="model 1 has no input"):
         base.replies([[(1,)], []])
 
 

@@ -8,6 +8,7 @@ import string
 import numpy as np
 import pytest
 
+from sleep_jax.data.answers import squad_words
 from sleep_jax.evals.metrics import (
     contains_answer,
     exact_match,
@@ -16,7 +17,6 @@ from sleep_jax.evals.metrics import (
     is_grid_right,
     is_integer_right,
     last_integer,
-    normalize_answer,
     perplexity,
     squad_exact_match,
     squad_f1,
@@ -24,8 +24,8 @@ from sleep_jax.evals.metrics import (
 
 
 def test_squad_normalisation():
-    assert normalize_answer("  The  U.S. Army's an-them, a\tCat! ") == "us armys anthem cat"
-    assert normalize_answer("theatre another") == "theatre another"  # no article inside a word
+    assert squad_words("  The  U.S. Army's an-them, a\tCat! ") == ["us", "armys", "anthem", "cat"]
+    assert squad_words("theatre another") == ["theatre", "another"]  # no article inside a word
 
 
 @pytest.mark.parametrize(
