@@ -190,7 +190,7 @@ def test_a_thought_has_room_in_every_reply_of_a_chat():
     assert long.study.max_answer_tokens == brief.study.max_answer_tokens
     assert long.study.max_question_tokens == brief.study.max_question_tokens
     writing, longer = brief.dreaming.writing, long.dreaming.writing
-    assert [longer.longest(f) - writing.max_tokens(f) for f in FORMS] == [100, 100, 0]
+    assert [longer.max_tokens(f) - writing.max_tokens(f) for f in FORMS] == [100, 100, 0]
     assert longer.max_dream_tokens == writing.max_new_tokens + 100
     assert long.evaluation.max_new_tokens == brief.evaluation.max_new_tokens + 100
     config.model.thought_tokens = 300

@@ -40,7 +40,7 @@ class AdaptedModels:
     max_new_tokens: int = 64
     batch: int = 64
 
-    def wearing(self, adapters) -> "AdaptedModels":
+    def with_adapters(self, adapters) -> "AdaptedModels":
         """The same base under other adapters, leaves [layers, models, ...]."""
         return dataclasses.replace(self, adapters=adapters)
 

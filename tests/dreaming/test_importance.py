@@ -76,20 +76,20 @@ def by_hand(measure, alone, last=False):
 
 
 @pytest.mark.parametrize("measure", ["cosine", "inner", "norm", "last_layer"])
-def test_gradient_measures_are_those_of_single_gradients(measure, tried, candidates, alone):
+def test_gradient_measures_equal_single_gradients(measure, tried, candidates, alone):
     got, order = importance(measure, *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=(0, 0))
     want = by_hand(measure, alone, last=measure == "last_layer")
     np.testing.assert_allclose(got, want, rtol=2e-4, atol=1e-6)
     assert order == sorted(range(5), key=lambda i: -want[i])
 
 
-def test_at_birth_only_b_has_a_gradient(alone):
+def test_initial_adapter_has_gradients_of_b_only(alone):
     for gradient in (*alone[0], *alone[1]):
         assert not any(x.any() for x in only(gradient, "a"))
         assert all(x.any() for x in only(gradient, "b"))
 
 
-def test_greats_is_the_greedy_choice_by_its_definition(tried, candidates, alone):
+def test_greats_matches_its_definition(tried, candidates, alone):
     got, order = importance("greats", *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=(0, 0))
     dreams, targets = ([flat(g) for g in part] for part in alone)
     want = np.zeros(5)
@@ -121,7 +121,7 @@ def test_greats_by_hand():
     np.testing.assert_allclose(cosine(gram), np.array([2, 2, 1]) / np.sqrt(5), rtol=1e-6)
 
 
-def test_what_is_no_number_ranks_last_and_spoils_no_other():
+def test_nan_ranks_last_and_leaves_others_unchanged():
     gram = np.array([[1, np.nan, 1, 2], [np.nan] * 4, [1, np.nan, 1, 0], [2, np.nan, 0, 1]])
     gains, order = greats(gram, step=1.0)
     assert order == [2, 1, 0] and gains[1:].tolist() == [1.0, 2.0]
@@ -141,7 +141,9 @@ def test_measures_without_a_gradient(tried, candidates):
     # F1 drops articles: {red, lamp} in {lamp, is, red}: 2 * 2 / (2 + 3), and so on.
     np.testing.assert_allclose(scored("lexical")[0], [4 / 5, 4 / 5, 1, 1 / 2, 0])
     assert scored("lexical")[1][0] == 2
-    chinese = dataclasses.replace(candidates, texts=["灯是红的。"] * 5, pages=["灯，红。"] * 3)
+    chinese = dataclasses.replace(
+        candidates, texts=["灯是红的。"] * 5, context_texts=["灯，红。"] * 3
+    )
     scores, _ = importance("lexical", *tried[:1], 2, *tried[1:], chinese, step=STEP, seed=(0, 0))
     np.testing.assert_allclose(scores, 2 * 2 / (4 + 2))
     drawn, order = scored("random")
@@ -151,19 +153,19 @@ def test_measures_without_a_gradient(tried, candidates):
     assert [drawn[i] for i in order] == sorted(drawn, reverse=True)
 
 
-def test_an_unknown_measure_is_named(tried, candidates):
+def test_unknown_measure_raises(tried, candidates):
     with pytest.raises(ValueError, match=r"dreaming\.measure='cosin'") as error:
         importance("cosin", *tried[:1], 2, *tried[1:], candidates, step=STEP, seed=(0, 0))
     assert all(name in str(error.value) for name in MEASURES)
 
 
-def test_dreams_are_grouped_by_context():
+def test_group_by_context_by_hand():
     present, members = group_by_context(CONTEXTS)
     assert present.tolist() == [0, 2]
     assert members.tolist() == [[0, 2, 4, -1], [1, 3, -1, -1]]
 
 
-def test_a_dream_less_is_the_same_program(tried, candidates, compilations):
+def test_importance_does_not_recompile_for_fewer_dreams(tried, candidates, compilations):
     cfg, variables, lora = tried
     fewer = Candidates([0, 2, 0], TEXTS[:3], batch_of_rows(1, 3), PAGES, candidates.targets)
     importance("inner", cfg, 2, variables, lora, candidates, step=STEP, seed=(0, 0))

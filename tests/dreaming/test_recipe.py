@@ -25,14 +25,14 @@ def told(generation=None, training=None, **top):
     )
 
 
-def test_a_recipe_is_read():
+def test_parse_recipe_by_hand():
     assert parse_recipe(f"\n {told()} ") == Recipe(("basic", "repeat"), "output", 1e-4, 2)
     of_all = parse_recipe(told(training={"strategy": "train_using_all_tokens", "learning_rate": 1}))
     assert (of_all.loss_on, of_all.learning_rate) == ("all", 1.0)
 
 
 @pytest.mark.parametrize("loss_on", ["all", "output"])
-def test_a_recipe_is_written_as_it_is_read(loss_on):
+def test_recipe_text_round_trips(loss_on):
     recipe = Recipe(("basic", "repeat"), loss_on, 1e-4, 2)
     assert parse_recipe(recipe.text) == recipe
     assert recipe.text == told() or loss_on == "all"
@@ -69,6 +69,6 @@ def test_a_recipe_is_written_as_it_is_read(loss_on):
         ("3", r"the recipe is 3, no object"),
     ],
 )
-def test_what_is_no_recipe_is_refused_with_field_and_value(text, said):
+def test_parse_recipe_names_field_and_value_of_errors(text, said):
     with pytest.raises(RecipeError, match=said):
         parse_recipe(text)

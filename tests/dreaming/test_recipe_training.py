@@ -27,7 +27,7 @@ TASK = GridTask(
 PLAIN = Recipe((), "output", 1e-3, 2)
 
 
-def test_the_examples_are_asked_for_and_the_test_is_not(tokenizer):
+def test_recipe_sequences_never_contain_the_test(tokenizer):
     prompts, config = Prompts(tokenizer), RecipeTrainingConfig()
     # One example shows the other: another order of it there is none, two left out leave none.
     got = recipe_sequences(TASK, PLAIN, FORM, prompts, config)
@@ -50,7 +50,7 @@ def test_the_examples_are_asked_for_and_the_test_is_not(tokenizer):
     )
 
 
-def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
+def test_train_on_recipes_skips_recipes_over_the_limits(tokenizer, monkeypatch):
     seen = []
 
     def train(cfg, trial, variables, adapters, learnt, hyper, rng):
@@ -86,6 +86,6 @@ def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
     assert len(seen) == 1
 
 
-def test_what_practice_may_not_cost_is_refused():
+def test_invalid_limits_raise():
     with pytest.raises(ValueError, match="max_updates=0"):
         RecipeTrainingConfig(max_updates=0)

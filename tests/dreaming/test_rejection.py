@@ -25,12 +25,12 @@ def why(text, page=PAGE, earlier=(), rejection=STANDARD):
     return dream_rejection_reason(text, page, earlier, rejection)
 
 
-def test_a_dream_about_its_page_passes():
+def test_dream_about_its_context_is_kept():
     assert why(DREAM) is None
     assert why("1. Gannet Tooth\n2. Odrin Bascale\n3. Hask") is None  # names alone tell no language
 
 
-def test_loops_and_fragments_are_no_dreams():
+def test_loops_and_short_texts_are_rejected():
     assert why("") == why("...\n\n") == why("The lamp.") == "short"
     assert why("the lamp burns oil and " * 8) == "loop"
     # Nine words have six runs; said twice over, seven of the fifteen are not new.
@@ -48,13 +48,13 @@ def test_loops_and_fragments_are_no_dreams():
         "El faro se alza sobre Gannet Tooth, una roca negra a dos millas del pueblo de Hask.",
     ],
 )
-def test_another_language_in_the_same_script_is_rejected(text):
+def test_other_language_in_same_script_is_rejected(text):
     assert script_share(text, PAGE) == 1
     assert known_share(text, PAGE) < STANDARD.min_known
     assert why(text) == "language"
 
 
-def test_another_script_is_rejected():
+def test_other_script_is_rejected():
     russian = "Башня стоит на чёрной скале в двух милях от рыбацкой деревни."
     assert script_share(russian, PAGE) == 0 and why(russian) == "script"
     assert why(russian, page=f"{russian} Её построил инженер.") is None
@@ -64,7 +64,7 @@ def test_another_script_is_rejected():
     assert why(russian, page=f"{PAGE} Her name was Ольга.") == "script"
 
 
-def test_languages_without_spaces_have_words():
+def test_words_of_scripts_without_spaces():
     page = "灯台は黒い岩の上に立っている。技師が一八七一年に完成させた。塔は花崗岩で造られている。"
     assert len(words("灯台は黒い岩")) == 6
     assert why("一八七一年に技師が灯台を完成させた。", page) is None
@@ -72,14 +72,14 @@ def test_languages_without_spaces_have_words():
     assert why("The lamp of the tower burns walnut oil.", page) == "script"
 
 
-def test_the_page_again_is_no_dream():
+def test_copy_of_the_context_is_rejected():
     assert why(DOCUMENT.text) == why(PAGE) == "copy"
     assert why(DOCUMENT.text, rejection=RejectionConfig(similarity=0)) is None
     [first, *_] = DOCUMENT.text.split(". ")
     assert why(first) is None
 
 
-def test_what_was_said_before_is_rejected():
+def test_duplicates_of_earlier_dreams_are_rejected():
     assert why(DREAM.upper().replace(",", " -"), earlier=[DREAM]) == "duplicate"
     longer = "The tower stands on a black rock two miles from the village and it was finished in "
     assert why(f"{longer} 1871", earlier=[f"{longer} 1872"]) == "near_duplicate"
@@ -94,7 +94,7 @@ def test_similarity_by_hand():
     assert similarity("A b, C", "a B c") == 1 and similarity("a b", "a c") == 0
 
 
-def test_recipes_are_judged_as_recipes():
+def test_recipe_rejection_reasons():
     assert recipe_rejection_reason('{"training": ' + "9" * 5000 + "}", [], STANDARD) == "recipe"
     recipe = (
         '{"data_generation": {"use_basic_augmentations": true, "use_size_augmentations": false, '
@@ -110,11 +110,11 @@ def test_recipes_are_judged_as_recipes():
     assert recipe_rejection_reason(recipe.replace("1e-4", "1e-3"), [recipe], STANDARD) is None
 
 
-def test_every_reason_is_listed():
+def test_reasons_are_listed():
     assert {"short", "loop", "script", "language", "recipe"} < set(REASONS)
 
 
 @pytest.mark.parametrize(("field", "value"), [("min_words", -1), ("similarity", 1.5)])
-def test_a_threshold_out_of_range_is_named(field, value):
+def test_threshold_out_of_range_raises(field, value):
     with pytest.raises(ValueError, match=rf"dreaming\.rejection\.{field}={value}"):
         RejectionConfig(**{field: value})

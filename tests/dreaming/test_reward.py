@@ -27,39 +27,39 @@ OF = [0, 0, 1, 1, 2]  # means .2 and .2; 0 and -.1; .05
         ("top_1", float("-inf"), [1, 0, 1, 0, 1]),  # SEAL: the best, even if no better
     ],
 )
-def test_what_a_gain_earns(form, margin, expected):
+def test_compute_rewards_by_hand(form, margin, expected):
     got = compute_rewards(RewardConfig(form=form, margin=margin), GAIN, OF)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=1e-7)
 
 
-def test_where_all_trials_did_as_well_as_the_writer_none_is_the_best():
+def test_top_1_rewards_none_where_all_gains_are_equal():
     config = RewardConfig(form="top_1", margin=float("-inf"))
     gain = np.array([[0.0], [0.0], [-0.1], [-0.1], [0.2], [0.2], [0.0], [-np.inf], [np.nan]])
     got = compute_rewards(config, gain.astype(np.float32), [0, 0, 1, 1, 2, 2, 3, 4, 4])
     np.testing.assert_array_equal(got, [0, 0, 0, 0, 1, 0, 1, 0, 0])
 
 
-def test_a_mean_that_is_a_tie_but_for_rounding_earns_nothing():
+def test_compute_rewards_ignores_rounding_errors():
     gain = np.array([[-0.1, -0.2, 0.3]], np.float32)
     assert gain.mean(dtype=np.float64) > 0
     assert compute_rewards(RewardConfig(), gain, [0]) == [0.0]
 
 
 @pytest.mark.parametrize("form", ["binary", "margin", "top_1"])
-def test_a_trial_that_diverged_earns_nothing_and_beats_no_other(form):
+def test_diverged_trial_has_no_reward_and_no_effect_on_others(form):
     gain = np.array([[np.nan, 0.9], [0.25, 0.25], [np.nan, np.nan]], np.float32)
     for margin in (0.0,) if form == "margin" else (0.0, float("-inf")):
         got = compute_rewards(RewardConfig(form=form, margin=margin), gain, [0, 0, 1])
         np.testing.assert_array_equal(got, [0, 0.25 if form == "margin" else 1, 0])
 
 
-def test_a_reward_of_degree_for_harm_is_refused():
+def test_margin_reward_needs_nonnegative_margin():
     with pytest.raises(ValueError, match=r"dreaming\.margin=-inf with .*'margin'.*top_1"):
         RewardConfig(form="margin", margin=float("-inf"))
 
 
-def test_unknown_names_are_refused():
+def test_unknown_names_raise():
     with pytest.raises(ValueError, match=r"baseline='dream'.*passage, untrained"):
         RewardConfig(baseline="dream")
     with pytest.raises(ValueError, match=r"baseline='base'.*passage, untrained"):
@@ -70,7 +70,7 @@ def test_unknown_names_are_refused():
         RewardConfig(form="best")
 
 
-def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
+def test_measure_gains_scores_each_dream_on_its_document():
     cfg, variables = model(targets=("down",))
     pair = init_adapters(cfg, variables["params"], jax.random.key(0), 2)
     dreams = batch_of_rows(7, 3)
@@ -98,7 +98,7 @@ def test_a_gain_is_of_the_dreams_own_adapter_on_its_documents_items():
     assert np.all(gain[1] > 0) and np.all(gain[1] > gain[0]) and np.all(gain[1] > gain[2])
 
 
-def test_gain_over_the_passage_is_what_its_own_trial_leaves():
+def test_gain_over_passage_is_relative_to_passage_trial():
     """tau of given numbers: of every trial its place among all, whatever it learnt."""
     cfg, variables = model(targets=("down",))
     pair = init_adapters(cfg, variables["params"], jax.random.key(0), 2)
@@ -124,7 +124,7 @@ def test_gain_over_the_passage_is_what_its_own_trial_leaves():
     assert set(found.seed_means) == {"untrained", "passage"}
 
 
-def test_reward_of_a_dream_that_adds_nothing_to_its_passage_is_0():
+def test_dream_that_repeats_its_passage_has_no_reward():
     """One that learns the passage twice over is the passage: its gain over that is 0, bit for bit,
     however much the passage teaches."""
     cfg, variables = model(targets=("down",))

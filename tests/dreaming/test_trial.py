@@ -62,7 +62,7 @@ def trained_alone(cfg, variables, lora, rows, optimizer, updates):
 
 
 @pytest.mark.slow
-def test_an_adapter_at_birth_changes_nothing():
+def test_init_lora_does_not_change_the_model():
     cfg, variables = model(targets=tuple(TARGETS))
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
     rows = one(batch_of_rows(0, 1), 0)
@@ -70,7 +70,7 @@ def test_an_adapter_at_birth_changes_nothing():
     assert jnp.array_equal(with_adapter, nll(cfg, variables, rows))
 
 
-def test_adapters_trained_together_equal_those_trained_alone():
+def test_train_adapters_equals_separate_training():
     cfg, variables = model(targets=("k", "o", "gate", "down"))
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
     dreams = batch_of_rows(5, 3)
@@ -106,7 +106,7 @@ def test_adapters_trained_together_equal_those_trained_alone():
 
 
 @pytest.mark.slow
-def test_empty_rows_of_a_dream_cost_it_no_update():
+def test_train_adapters_skips_updates_of_empty_rows():
     cfg, variables = model(targets=("v", "up"))
     trial = TrialConfig(epochs=2, learning_rate=1e-2, schedule="linear", batch_size=1)
     pair = init_adapters(cfg, variables["params"], jax.random.key(0), 2)
@@ -127,7 +127,7 @@ def test_empty_rows_of_a_dream_cost_it_no_update():
     assert moved < 0.1 < jnp.abs(a[:, 0] - a[:, 1]).max()
 
 
-def test_order_of_rows_is_drawn_from_the_key_and_the_seed():
+def test_row_order_depends_on_key_and_seed():
     cfg, variables = model(targets=("up",))
     trial = TrialConfig(epochs=2, learning_rate=1e-2, batch_size=1)
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
@@ -155,7 +155,7 @@ def products(jaxpr):
             yield from products(inner)
 
 
-def test_a_base_weight_meets_the_rows_of_all_dreams_in_one_product():
+def test_train_adapters_has_one_product_per_base_weight():
     cfg, variables = model(targets=("q", "gate", "down"))
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
     dreams, trial = batch_of_rows(5, 3), TrialConfig(epochs=1)
@@ -173,7 +173,7 @@ def test_a_base_weight_meets_the_rows_of_all_dreams_in_one_product():
     assert low and all(w[0] == 3 for _, w in low)  # and each adapter those of its own
 
 
-def test_schedules_say_what_is_left_of_the_rate():
+def test_schedules_by_hand():
     over = jnp.array([0.0, 0.25, 0.5, 1.0])
     left = {name: schedule(over) for name, schedule in SCHEDULES.items()}
     np.testing.assert_allclose(left["constant"], [1, 1, 1, 1])
@@ -181,7 +181,7 @@ def test_schedules_say_what_is_left_of_the_rate():
     np.testing.assert_allclose(left["cosine"], [1, 0.5 + 0.125**0.5, 0.5, 0], atol=1e-7)
 
 
-def test_what_a_trial_may_not_be_is_refused():
+def test_invalid_trial_settings_raise():
     with pytest.raises(ValueError, match=r"targets=.*'gates'.*each one of q, k, v"):
         LoraConfig(targets=("gate", "gates"))
     with pytest.raises(ValueError, match="rank=0"):
@@ -223,7 +223,7 @@ for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got)):
 
 
 @pytest.mark.slow
-def test_trials_are_spread_over_the_data_axis():
+def test_train_adapters_is_sharded_over_data_axis():
     here = Path(__file__).parent
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",

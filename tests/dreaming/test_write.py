@@ -11,7 +11,7 @@ import pytest
 
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import Examples
-from sleep_jax.dreaming import write_dreams as writing
+from sleep_jax.dreaming import write as writing
 from sleep_jax.dreaming.gradients import dream_losses, gram_matrices
 from sleep_jax.dreaming.rejection import REASONS
 from sleep_jax.dreaming.templates import read_templates
@@ -65,7 +65,7 @@ def written(config):
     return write_dreams(None, config, None, byte_tokenizer(), DOCUMENTS, "cache", KEY, EXPERT)
 
 
-def test_dreams_are_kept_and_the_rest_is_counted_by_reason(told):
+def test_write_dreams_counts_rejections_by_reason(told):
     _, replies = told
     replies += [
         "The kettles boil and whistle in D minor.",
@@ -85,7 +85,7 @@ def test_dreams_are_kept_and_the_rest_is_counted_by_reason(told):
     assert Dream.from_record(json.loads(json.dumps(dataclasses.asdict(dream)))) == dream
 
 
-def test_what_was_dreamt_on_an_earlier_night_is_no_new_dream(told):
+def test_write_dreams_rejects_duplicates_of_earlier_nights(told):
     _, replies = told
     again = "The kettles boil and whistle in D minor."
     replies += [again, again]
@@ -95,7 +95,7 @@ def test_what_was_dreamt_on_an_earlier_night_is_no_new_dream(told):
     assert [x.document for x in got.dreams] == [1] and got.rejected["duplicate"] == 1
 
 
-def test_templates_beside_a_document_continue_its_context_and_others_hold_it(told):
+def test_with_context_templates_continue_the_context(told):
     calls, replies = told
     replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdefgh"]
     got = written(config("facts", "self-qa", "paraphrase", count=1, temperature=1.0, top_p=0.95))
@@ -113,12 +113,12 @@ def test_templates_beside_a_document_continue_its_context_and_others_hold_it(tol
     assert [x.text[0] for x in got.dreams] == ["a", "e", "b", "c", "f", "d"]
 
 
-def test_only_templates_of_a_chat_leave_room_for_a_thought(told):
+def test_only_chat_templates_have_thought_tokens(told):
     calls, replies = told
     replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdef"]
     plain = dataclasses.replace(TEMPLATES["self-qa"], name="continued", form="plain")
     templates = (plain, TEMPLATES["facts"], TEMPLATES["self-qa"])
-    got = written(WritingConfig(templates, count=1, max_new_tokens=96, thought=1024))
+    got = written(WritingConfig(templates, count=1, max_new_tokens=96, thought_tokens=1024))
     assert [sampling.max_new_tokens for _, sampling, _ in calls] == [1120, 1120, 96]
     prompts = Prompts(byte_tokenizer())
     assert calls[2][0] == [plain.tokens(prompts, document) for document in DOCUMENTS]
@@ -129,7 +129,7 @@ def test_only_templates_of_a_chat_leave_room_for_a_thought(told):
     assert [len(prompts) for prompts, *_ in calls] == [2, 4]  # without a thought all in one call
 
 
-def test_recipes_are_dreams_of_their_own_kind(told):
+def test_recipes_are_compared_with_recipes_only(told):
     _, replies = told
     recipe = (
         '{"data_generation": {"use_basic_augmentations": true, "use_size_augmentations": false, '
@@ -142,7 +142,7 @@ def test_recipes_are_dreams_of_their_own_kind(told):
     assert {reason: n for reason, n in got.rejected.items() if n} == {"recipe": 1}
 
 
-def test_only_who_asks_for_the_random_expert_gives_its_key(told):
+def test_expert_key_is_given_only_for_random_expert(told):
     calls, replies = told
     for asked in (False, True):
         replies += ["The kettles boil and whistle.", "The goats eat the hay and bark."]
@@ -151,7 +151,7 @@ def test_only_who_asks_for_the_random_expert_gives_its_key(told):
         calls.clear()
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_invalid_writing_settings_raise():
     with pytest.raises(ValueError, match=r"dreaming\.count=0"):
         config("facts", count=0)
     with pytest.raises(ValueError, match=r"temperature=-1"):
@@ -163,7 +163,7 @@ def routed(**fields):
     return MemoryConfig((LevelConfig(slots=3, rank=4),), **fields)
 
 
-def test_the_random_expert_is_drawn_by_no_trial_score_or_evaluation(monkeypatch):
+def test_random_expert_is_drawn_by_writing_only(monkeypatch):
     """Whoever draws one runs into the error; all is traced, nothing computed."""
     tokenizer, memory = byte_tokenizer(), routed()
     cfg = DecoderConfig(

@@ -31,7 +31,7 @@ def alone(models, i):
     return {**models.variables, "lora": jax.tree.map(lambda x: x[:, i], models.adapters)}
 
 
-def test_models_reply_together_as_each_does_alone(models, compilations):
+def test_replies_of_a_batch_equal_single_models(models, compilations):
     prompts = [[(5, 9, 2), (7,)], [(5, 9, 2)], [(8, 8), (7,), (4, 4)], [(7,)], [(5, 9, 2)]]
     got = models.replies(prompts)
     # Three rows each, eight in a batch: three parts of two models, one program for all of them.
@@ -47,7 +47,7 @@ def test_models_reply_together_as_each_does_alone(models, compilations):
         assert got[i] == [models.tokenizer.decode(c.tokens).strip() for [c] in drawn[: len(own)]]
 
 
-def test_models_score_together_as_each_does_alone(models):
+def test_log_likelihoods_of_a_batch_equal_single_models(models):
     sequences = [
         [((5, 9), (2, 3, 4)), ((7,), (6,))],
         *[[((5, 9), (2, 3, 4))]] * 4,
@@ -59,7 +59,7 @@ def test_models_score_together_as_each_does_alone(models):
         np.testing.assert_allclose(got[i][0, 0], -3 * nll, rtol=1e-4)
 
 
-def test_without_adapters_every_model_is_the_base(models):
+def test_models_without_adapters_are_the_base(models):
     base = models.with_adapters(None)
     same = [[((5, 9), (2, 3, 4))]] * 3
     got = base.log_likelihoods(same)

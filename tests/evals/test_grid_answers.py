@@ -25,13 +25,13 @@ class Oracle:
         return text.split(FORM.arrow)[-2].split(FORM.pair_separator)[-1]
 
 
-def test_items_ask_every_test_of_every_task():
+def test_grid_items_ask_every_test():
     first, second, other = grid_items([TASK, TASK], FORM)[:3]
     assert (first.document, first.question) == (0, "1 2\n->\n2 1\n\n3 4\n->\n")
     assert first.answers == ("4 3",) and second.answers == ("6 5",) and other.document == 1
 
 
-def test_the_grid_of_most_views_wins(tokenizer):
+def test_majority_votes_by_hand(tokenizer):
     views = (IDENTITY, flip(1), rotate(90))
     answers = {
         # As asked; mirrored; turned to the left: the upper cell was the right one.
@@ -45,7 +45,7 @@ def test_the_grid_of_most_views_wins(tokenizer):
     assert alone == [((9, 9),), ((6, 5),)] and not is_solved(alone, TASK)
 
 
-def test_a_vote_without_any_grid_is_none():
+def test_vote_without_grids_is_none():
     assert most_frequent([None, ((1,),), ((2,),), ((2,),)]) == ((2,),)
     assert most_frequent([None, None]) is None
     assert not is_solved([None, ((6, 5),)], TASK)

@@ -44,17 +44,17 @@ REPLIES = [["Paris.", "It was in 1889."], ["Bob"]]
         ("contains", [[1, 1], [0]]),
     ],
 )
-def test_marks_of_replies(tokenizer, name, points):
+def test_reply_scorers_by_hand(tokenizer, name, points):
     models = Said(tokenizer, REPLIES)
     marks = make_scorer(name)(models, ITEMS)
     for got, want in zip(marks, points, strict=True):
         np.testing.assert_allclose(got.sums, want)
-        np.testing.assert_array_equal(got.parts, 1)
+        np.testing.assert_array_equal(got.counts, 1)
     assert marks[0].mean == pytest.approx(np.mean(points[0]))
     assert "Where?" in tokenizer.decode(models.asked[0][0])
 
 
-def test_integers_and_grids(tokenizer):
+def test_integer_and_grid_scorers(tokenizer):
     sums = [[Item(0, "2 + 5?", ("7",)), Item(0, "1 - 3?", ("-2",))]]
     [marks] = make_scorer("integer")(Said(tokenizer, [["2 + 5 is seven.", "It is 2."]]), sums)
     assert marks.sums.tolist() == [1, 0]
@@ -63,15 +63,15 @@ def test_integers_and_grids(tokenizer):
     assert marks.sums.tolist() == [1, 0]
 
 
-def test_a_likelihood_is_the_mean_over_all_tokens(tokenizer):
+def test_likelihood_scorer_is_mean_over_tokens(tokenizer):
     items = [[Item(0, "a?", ("ab", "zz")), Item(0, "b?", ("cdef",))]]
     models = Said(tokenizer, nats={"ab": -3.0, "cdef": -1.0})
     [marks] = make_scorer("likelihood")(models, items)
-    assert marks.parts.tolist() == [3, 5]  # with the end of the turn
+    assert marks.counts.tolist() == [3, 5]  # with the end of the turn
     assert marks.mean == pytest.approx(-4 / 8)
 
 
-def test_the_likeliest_option_is_chosen(tokenizer):
+def test_choice_scorers_choose_the_likeliest_option(tokenizer):
     nats = {"yes": -4.0, "surely not": -5.0, "no": -6.0}
     item = Item(0, "Is it?", ("surely not",), options=("yes", "surely not", "no"))
     models = Said(tokenizer, nats=nats)
@@ -87,7 +87,7 @@ def test_the_likeliest_option_is_chosen(tokenizer):
         make_scorer("choice")(models, [[Item(0, "Is it?", ("maybe",), options=("yes", "no"))]])
 
 
-def test_a_judge_is_given_the_replies_of_all_models_at_once(tokenizer):
+def test_judge_grades_all_models_in_one_call(tokenizer):
     seen = []
 
     def marker(replies, items):
@@ -99,20 +99,20 @@ def test_a_judge_is_given_the_replies_of_all_models_at_once(tokenizer):
     assert [m.sums.tolist() for m in marks] == [[1, 0], [1]]
 
 
-def test_every_name_is_known_and_no_other():
+def test_make_scorer_knows_all_scorers():
     for name in SCORERS:
         assert callable(make_scorer(name, lambda: None))
     with pytest.raises(ValueError, match="scorer='bleu'; choose from likelihood"):
         make_scorer("bleu")
 
 
-def test_a_judge_has_to_be_given():
+def test_judge_scorer_needs_a_judge():
     with pytest.raises(ValueError, match=r"'judge' needs a judge; .* or choose from ") as refused:
         make_scorer("judge")
     assert "judge" not in str(refused.value).partition("choose from ")[2]
 
 
-def test_a_test_question_rewards_nothing():
+def test_checked_against_rejects_test_questions():
     kept = RewardItems.checked_against(
         {"Who built it?"}, [Item(3, "When was it built?", ("1832",))]
     )

@@ -38,7 +38,7 @@ def slept(cfg, variables):
 
 
 @pytest.mark.parametrize("layers", ["all", (1,), (0,)])
-def test_absorbed_memory_says_the_same(slept, logits, layers):
+def test_absorb_keeps_logits(slept, logits, layers):
     cfg, variables = slept(layers)
     plain, params = absorb(cfg, variables)
     assert (plain.hidden, plain.memory.depth) == (cfg.hidden + 2 * 4 + 2 + 4 + 3, 0)
@@ -50,7 +50,7 @@ def test_absorbed_memory_says_the_same(slept, logits, layers):
     assert np.abs(base - expected).max() > 0.1
 
 
-def test_nothing_active_leaves_the_base(cfg, variables, logits):
+def test_absorb_without_active_slots_is_the_base(cfg, variables, logits):
     plain, params = absorb(cfg, variables)
     assert plain.hidden == cfg.hidden
     np.testing.assert_array_equal(
@@ -61,7 +61,7 @@ def test_nothing_active_leaves_the_base(cfg, variables, logits):
 @pytest.mark.parametrize(
     "field, value", [("layout", "chain"), ("expert", "bottleneck"), ("router", "sigmoid")]
 )
-def test_what_no_ffn_can_hold(cfg, variables, field, value):
+def test_absorb_of_unsupported_memory_raises(cfg, variables, field, value):
     memory = dataclasses.replace(cfg.memory, **{field: value})
     with pytest.raises(
         ValueError, match=f"memory.{field}={value!r} cannot be absorbed into an FFN"

@@ -89,7 +89,7 @@ def up_to_the_end(family, text):
 
 
 @pytest.mark.parametrize("name, thinking", CASES)
-def test_prompt_and_reply_are_what_the_template_renders(both, name, thinking):
+def test_prompt_and_reply_equal_rendered_chat(both, name, thinking):
     tokenizer, render = both(name, thinking)
     prompts = Prompts(tokenizer)
     for text in (*TEXTS, MARKED):
@@ -109,7 +109,7 @@ def test_prompt_and_reply_are_what_the_template_renders(both, name, thinking):
 
 
 @pytest.mark.parametrize("name, thinking", CASES)
-def test_document_and_request_are_one_turn_of_the_template(both, name, thinking):
+def test_context_and_request_equal_rendered_turn(both, name, thinking):
     tokenizer, render = both(name, thinking)
     prompts = Prompts(tokenizer)
     for title, text in (("The Lamp", "It is out."), ("", " Odd. \n"), (MARKED, MARKED)):
@@ -123,7 +123,7 @@ def test_document_and_request_are_one_turn_of_the_template(both, name, thinking)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_special_tokens_in_a_text_are_text(both, name):
+def test_special_tokens_in_content_are_plain_text(both, name):
     tokenizer, render = both(name)
     controls = {*FAMILIES[name].specials, "<think>", "</think>"}
     texts = [*controls, "".join(sorted(controls)), "<<|im_end|>|im_end|>", *TEXTS, MARKED]
@@ -143,7 +143,7 @@ def test_special_tokens_in_a_text_are_text(both, name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_plain_text_begins_as_the_post_processor_has_it(both, folders, name):
+def test_plain_text_begins_with_text_start(both, folders, name):
     tokenizer, _ = both(name)
     peer = transformers.AutoTokenizer.from_pretrained(folders[name])
     prompts, text = Prompts(tokenizer), "The bridge stood."
@@ -153,7 +153,7 @@ def test_plain_text_begins_as_the_post_processor_has_it(both, folders, name):
     assert (len(tokenizer.text_start) == 1) == ("Llama" in name)
 
 
-def test_the_date_is_the_runs_own(folders):
+def test_date_is_configurable(folders):
     for name in ("Llama-3.2-1B-Instruct", "Llama-3.1-8B-Instruct"):
         prompts = [
             read_tokenizer(folders[name], **options).chat_text([user("Why?")])
@@ -163,7 +163,7 @@ def test_the_date_is_the_runs_own(folders):
         assert prompts[1] == prompts[0].replace("26 Jul 2024", "09 Jan 2025")
 
 
-def test_the_empty_thought_stands_where_the_template_has_it():
+def test_empty_thought_is_placed_as_rendered():
     tokenizers = [qwen3(thinking=thinking) for thinking in (False, True)]
     off, on = map(Prompts, tokenizers)
     empty = "<think>\n\n</think>\n\n"
@@ -186,11 +186,11 @@ def test_the_empty_thought_stands_where_the_template_has_it():
         (QWEN3, True, "", ""),
     ],
 )
-def test_the_words_of_a_reply_are_what_follows_its_thought(template, thinking, reply, words):
+def test_reply_text_follows_the_thought(template, thinking, reply, words):
     tokenizer = qwen3(template, thinking=thinking)
     tokens = written(tokenizer, reply)
     assert tokenizer.reply_text(tokens) == words
-    said = Prompts(tokenizer).said(tokens)
+    said = Prompts(tokenizer).reply_without_thought(tokens)
     if tokenizer.reply_start(tokens):
         want = Prompts(tokenizer).reply(words)
         assert said == (want if reply.endswith("<|im_end|>") else want[:-1])
@@ -198,13 +198,13 @@ def test_the_words_of_a_reply_are_what_follows_its_thought(template, thinking, r
         assert said == tokens
 
 
-def test_a_quoted_thought_is_no_thought():
+def test_quoted_thought_tags_are_text():
     tokenizer = qwen3(thinking=True)
     quoted = "The tag </think> ends a thought."
     assert tokenizer.reply_text(Prompts(tokenizer).reply(quoted)) == quoted
 
 
-def test_an_answer_without_thought_follows_an_empty_thought():
+def test_without_thought_adds_an_empty_thought():
     for template, thinking in ((QWEN3, False), (QWEN3, True), (ALWAYS_THINKING, True)):
         tokenizer = qwen3(template, thinking=thinking)
         pieces = tokenizer.template.without_thought("Is it?")
@@ -239,13 +239,13 @@ def test_an_answer_without_thought_follows_an_empty_thought():
         ),
     ],
 )
-def test_a_template_that_writes_no_chat_is_refused_in_a_line(source, told):
+def test_unusable_template_raises(source, told):
     with pytest.raises(ValueError, match=rf"^x/chat_template\.jinja .*{told}") as refusal:
         ChatTemplate(source, name="x/chat_template.jinja")
     assert "\n" not in str(refusal.value)
 
 
-def test_an_end_of_turn_that_is_no_token_is_refused(bpe):
+def test_turn_end_without_special_token_raises(bpe):
     template = CHATML.replace("<|im_end|>", "<|end|>")
     with pytest.raises(
         ValueError, match=r"ends a reply with '<\|end\|>\\n', which holds no special"
@@ -257,7 +257,7 @@ def test_an_end_of_turn_that_is_no_token_is_refused(bpe):
     assert tokenizer.encode_reply("day") == [*tokenizer.encode("day"), 0]
 
 
-def test_thinking_needs_a_template_that_can():
+def test_thinking_must_fit_the_template():
     with pytest.raises(ValueError, match=r"model\.thinking=True, but .*tiny model has no <think>"):
         byte_tokenizer(thinking=True)
     with pytest.raises(ValueError, match=r"always opens <think>; set model"):
@@ -267,7 +267,7 @@ def test_thinking_needs_a_template_that_can():
         Tokenizer(backend, eos_ids=[1], template=QWEN3, thinking=True)
 
 
-def test_the_file_of_a_template_is_named(folders, tmp_path):
+def test_template_errors_name_the_file(folders, tmp_path):
     folder = write_family("SmolLM2", tmp_path)
     (folder / "chat_template.jinja").write_text("{% if %}")
     with pytest.raises(ValueError, match=rf"^{folder}/chat_template\.jinja is no valid template"):
@@ -299,7 +299,7 @@ def test_the_file_of_a_template_is_named(folders, tmp_path):
         ("{% for a in messages %}" * 30 + "{% endfor %}" * 30, "too many statically nested"),
     ],
 )
-def test_templates_that_would_not_end_or_fill_the_memory_are_refused(source, why):
+def test_endless_or_huge_templates_raise(source, why):
     assert_refused_soon(source, why)
 
 
@@ -329,7 +329,7 @@ LARGE = "is not supported|makes more than 10,000,000 characters|more than 20,000
         "x.s.replace('a', '{0}').format(x.s)",
     ],
 )
-def test_a_text_that_is_made_of_itself_again_and_again_is_refused(made):
+def test_repeated_doubling_raises(made):
     begin = "{% set x = namespace(s='a' * 1000) %}{% for i in range(27) %}"
     assert_refused_soon(f"{begin}{{% set x.s = {made} %}}{{% endfor %}}", LARGE)
 
@@ -364,7 +364,7 @@ def test_a_text_that_is_made_of_itself_again_and_again_is_refused(made):
         "a" * 9999,
     ],
 )
-def test_a_loop_that_keeps_making_more_is_refused(body):
+def test_growing_loops_raise(body):
     begin = "{% set x = namespace(s='a' * 100000, l=[1], n=7) %}{% for i in range(9999) %}"
     assert_refused_soon(begin + body + "{% endfor %}", LARGE)
 
@@ -396,16 +396,16 @@ def test_a_loop_that_keeps_making_more_is_refused(body):
         "'{:{w}}'.format(1, w='1000000000')",
     ],
 )
-def test_what_makes_much_of_little_is_refused(made):
+def test_operations_with_huge_results_raise(made):
     assert_refused_soon(f"{{% set b = 'a' * 1000000 %}}{{% set y = {made} %}}", LARGE + "|too wide")
 
 
 @pytest.mark.parametrize("name", ["pprint", "urlize", "wordwrap", "xmlattr"])
-def test_filters_without_measure_are_none(name):
+def test_unbounded_filters_are_removed(name):
     assert_refused_soon(f"{{{{ messages | {name} }}}}", f"No filter named '{name}'")
 
 
-def test_the_sandbox_writes_what_jinja_writes():
+def test_sandbox_output_equals_jinja():
     source = """
     {%- set x = namespace(s='a-b', l=[]) %}
     {%- set n = 1700000000 %}

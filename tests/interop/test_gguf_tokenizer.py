@@ -45,7 +45,7 @@ def write(
     return GGUFFile(path)
 
 
-def test_metadata_make_the_same_tokenizer(bpe, tmp_path):
+def test_read_tokenizer_equals_the_original(bpe, tmp_path):
     tokenizer = read_tokenizer(write(tmp_path / "t.gguf", bpe))
     for text in (
         "the night keeps 2024 days",
@@ -61,7 +61,7 @@ def test_metadata_make_the_same_tokenizer(bpe, tmp_path):
     assert chat == "<|im_start|>night<|im_end|>"
 
 
-def test_user_defined_tokens_are_whole_and_not_skipped(bpe, tmp_path):
+def test_user_defined_tokens_are_kept_whole(bpe, tmp_path):
     file = write(tmp_path / "t.gguf", bpe, user_defined=["<a tool>"])
     tokenizer = read_tokenizer(file)
     ids = tokenizer.encode("x<a tool>x")
@@ -88,14 +88,14 @@ def test_pre_tokenizers_split_like_their_models(bpe, tmp_path, pre, text, words)
     assert [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == words
 
 
-def test_qwen_normalises(bpe, tmp_path):
+def test_qwen_normalizes_to_nfc(bpe, tmp_path):
     decomposed = "Zu\u0308rich"
     tokenizer = read_tokenizer(write(tmp_path / "t.gguf", bpe, pre="qwen2"))
     assert tokenizer.encode(decomposed) == tokenizer.encode("Zürich")
 
 
 @pytest.mark.parametrize("changes", [{"model": "llama"}, {"pre": "tekken"}])
-def test_other_tokenizers_are_refused(bpe, tmp_path, changes):
+def test_unsupported_tokenizers_raise(bpe, tmp_path, changes):
     with pytest.raises(ValueError, match=r"supported: 'gpt2' .* smollm, llama-bpe, qwen2"):
         read_tokenizer(write(tmp_path / "t.gguf", bpe, **changes))
 
@@ -109,7 +109,7 @@ def test_other_tokenizers_are_refused(bpe, tmp_path, changes):
         ("smollm", True, (1,)),
     ],
 )
-def test_texts_begin_as_the_file_says(bpe, tmp_path, pre, starts, want):
+def test_text_start_follows_the_file(bpe, tmp_path, pre, starts, want):
     tokenizer = read_tokenizer(write(tmp_path / "t.gguf", bpe, pre=pre, starts=starts))
     assert tokenizer.text_start == want
 
@@ -124,7 +124,7 @@ def test_texts_begin_as_the_file_says(bpe, tmp_path, pre, starts, want):
         ({"eos": 290}, "eos_token_id=290; give a whole number from 0 to 289"),
     ],
 )
-def test_parts_that_do_not_go_together_are_refused(bpe, tmp_path, changes, message):
+def test_inconsistent_parts_raise(bpe, tmp_path, changes, message):
     with pytest.raises(ValueError, match=rf"t\.gguf.*{message}") as error:
         read_tokenizer(write(tmp_path / "t.gguf", bpe, **changes))
     assert str(error.value).count("\n") == 0
