@@ -21,13 +21,13 @@ def articulate(patch: pytest.MonkeyPatch) -> None:
 
 def ask_of_each(cfg, variables, tokenizer, documents, *rest):
     """`ask`, and a question about each document with its first sentence as the answer."""
-    asked, drawn = ask(cfg, variables, tokenizer, documents, *rest)
+    questions_asked, drawn = ask(cfg, variables, tokenizer, documents, *rest)
     first = [sentences(document.text)[0] for document in documents]
-    own = [
+    first_sentence_questions = [
         SelfQuestion(i, sentence, f"What is said about {document.title}?", sentence)
         for i, (document, sentence) in enumerate(zip(documents, first))
     ]
-    return [*own, *asked], drawn
+    return [*first_sentence_questions, *questions_asked], drawn
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What counts as the same text: marks that mean nothing, and marks that mean all."""
+"""Normalisation of answers: symbols that do not matter, and symbols that do."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from sleep_jax.data.answers import (
     words,
 )
 
-# One answer in each row, however it is set.
+# Spellings of one answer in each row.
 ALIKE = [
     [
         "Paris",
@@ -45,7 +45,7 @@ ALIKE = [
     ["U.S. Army", "US army"],
     ["हिन्दी", "हिन्दी।"],
 ]
-# No two of a row.
+# Different answers in each row.
 UNLIKE = [
     ["pH < 7", "pH > 7", "pH 7", "pH ≤ 7"],
     [

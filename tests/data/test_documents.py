@@ -111,7 +111,7 @@ def test_chunk_numbers_parts_and_assigns_questions(tmp_path):
 )
 def test_malformed_line_error_names_file_and_line(tmp_path, line, message):
     path = write_lines(tmp_path / "d.jsonl", {"text": "fine"}, line)
-    if message is None:  # Nothing is asked: no questions.
+    if message is None:  # an empty value counts as absent
         assert read(path)[1].questions == ()
         return
     with pytest.raises(ValueError) as error:
@@ -176,9 +176,7 @@ def test_anchors_and_topics_do_not_overlap_samples():
 
 def test_samples_ranges_and_limits(tmp_path):
     assert read("samples:3") == read("samples")[:3]
-    assert (
-        read("samples:3", limit=60) == read("samples", limit=60)[:3]
-    )  # of parts, once they are cut
+    assert read("samples:3", limit=60) == read("samples", limit=60)[:3]  # of chunks
     assert read("samples:7-10") == read("samples")[6:10]
     assert read("samples:3-3") == read("samples")[2:3]
     wrong_ones = (
@@ -192,7 +190,7 @@ def test_samples_ranges_and_limits(tmp_path):
     for wrong in (*wrong_ones, "samples:0-3", "samples:3-99"):
         with pytest.raises(ValueError, match=rf"='{wrong}': .*give 'samples' for all of the samp"):
             read(wrong)
-    for wrong in ("samples:99", "samples:3-99"):  # which only who cuts them can tell
+    for wrong in ("samples:99", "samples:3-99"):  # known only after chunking
         assert read_source(wrong).documents == read_source("samples").documents
         with pytest.raises(ValueError, match=rf"='{wrong}': the samples have \d+ parts of "):
             read(wrong)
@@ -215,6 +213,6 @@ def test_unparsable_lines_raise_with_file_and_line(tmp_path, line):
 def test_long_titles_are_truncated_in_chunks(tmp_path):
     path = tmp_path / "notes.md"
     path.write_text("# " + "word " * 4000)
-    found = read(path, limit=64)
-    assert len(found) > 60 and all(len(x.title) < 220 for x in found)
-    assert sum(len(x.text) for x in found) < 21_000
+    chunks = read(path, limit=64)
+    assert len(chunks) > 60 and all(len(x.title) < 220 for x in chunks)
+    assert sum(len(x.text) for x in chunks) < 21_000

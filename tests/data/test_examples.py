@@ -1,4 +1,4 @@
-"""Examples: what is scored of which sequence, and where it lies."""
+"""Examples: rows, segments and the mask of scored tokens."""
 
 from sleep_jax.data.examples import make_examples
 

@@ -1,4 +1,4 @@
-"""Files of documents in the forms that people have them in: folders, links, addresses."""
+"""Document files: formats, folders, links, addresses."""
 
 import io
 import sys
@@ -48,8 +48,8 @@ def test_folder_suffixes_are_case_insensitive(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"# About {name}\n\nText.")
     (tmp_path / "sub/more.jsonl").write_text('{"text": "One."}\n{"text": "Two."}\n')
-    found = {d.id: d.title for d in read(tmp_path)}
-    assert found == {
+    titles = {d.id: d.title for d in read(tmp_path)}
+    assert titles == {
         "NOTES.TXT": "NOTES",
         "c.Md": "About c.Md",
         "sub/b.txt": "b",
@@ -79,10 +79,10 @@ def test_skipped_files_are_named_in_one_warning(tmp_path):
     for name in ("1.png", "2.csv", "3", ".hidden.png", "4.doc", "5.zip", "6.rtf", "7.odt"):
         (tmp_path / name).write_text("x")
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as caught:
         assert len(read(tmp_path)) == 1
-    [said] = [str(warning.message) for warning in told]
-    assert "not read: 1.png, 2.csv, 3, 4.doc, 5.zip and 3 more; .txt, .md" in said
+    [error] = [str(warning.message) for warning in caught]
+    assert "not read: 1.png, 2.csv, 3, 4.doc, 5.zip and 3 more; .txt, .md" in error
 
 
 def test_pdf_joins_wrapped_sentences(tmp_path):
@@ -143,9 +143,9 @@ def test_missing_reader_raises_with_remedy(tmp_path, monkeypatch, name, module):
 @pytest.mark.parametrize("name", ["a.pdf", "a.docx"])
 def test_damaged_file_error_names_file_and_reader(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x00\x01 damaged")
-    with pytest.raises(ValueError, match=rf"{name}: \S+ cannot read it") as told:
+    with pytest.raises(ValueError, match=rf"{name}: \S+ cannot read it") as caught:
         read(tmp_path / name)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_file_name_that_is_not_utf8(tmp_path):
@@ -166,43 +166,45 @@ def test_expand_path_expands_home(tmp_path, monkeypatch):
 
 
 class Bucket:
-    """What fsspec asks of a store: files by their address."""
+    """The methods of an fsspec file system that are used, over files in a dict."""
 
-    def __init__(self, held):
-        self.held = held
+    def __init__(self, files):
+        self.files = files
 
     def isdir(self, path):
-        return any(name.startswith(f"{path.rstrip('/')}/") for name in self.held)
+        return any(name.startswith(f"{path.rstrip('/')}/") for name in self.files)
 
     def exists(self, path):
-        return path in self.held or self.isdir(path)
+        return path in self.files or self.isdir(path)
 
     def listdir(self, path, detail):
         start = f"{path.rstrip('/')}/"
-        inside = {x.removeprefix(start).partition("/")[0] for x in self.held if x.startswith(start)}
+        inside = {
+            x.removeprefix(start).partition("/")[0] for x in self.files if x.startswith(start)
+        }
         return [f"{start.removeprefix('gs://')}{name}" for name in sorted(inside)]
 
     def open(self, path, mode):
-        return io.BytesIO(self.held[path])
+        return io.BytesIO(self.files[path])
 
 
 @pytest.fixture
 def bucket(monkeypatch):
-    held = {
+    files = {
         "gs://b/notes/a.txt": b"A.",
         "gs://b/notes/deep/B.MD": b"# The B\n\nText.",
         "gs://b/notes/deep/c.png": b"x",
     }
     backend = type(epath.Path("gs://b")._backend)  # of fsspec
-    monkeypatch.setattr(backend, "_get_filesystem", lambda *_: Bucket(held))
+    monkeypatch.setattr(backend, "_get_filesystem", lambda *_: Bucket(files))
     monkeypatch.setattr(documents, "check_answers", lambda _: None)
-    return held
+    return files
 
 
 def test_address_is_read_like_a_path(bucket):
     with pytest.warns(UserWarning, match=r"not read: deep/c\.png; "):
-        found = read("gs://b/notes")
-    assert [(d.id, d.title, d.text) for d in found] == [
+        bucket_documents = read("gs://b/notes")
+    assert [(d.id, d.title, d.text) for d in bucket_documents] == [
         ("a.txt", "a", "A."),
         ("deep/B.MD", "The B", "# The B\n\nText."),
     ]
@@ -238,7 +240,7 @@ def test_failing_store_exits_with_one_line_and_status(status, store, tmp_path, c
     with cloud_storage.answering(status) as address:
         store(address)
         start = time.monotonic()
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exited:
             run_with_config(
                 lambda *_: read("gs://bucket/notes"),
                 print,
@@ -247,16 +249,16 @@ def test_failing_store_exits_with_one_line_and_status(status, store, tmp_path, c
             )
         assert time.monotonic() - start < 10
     code, words = WORDS[status]
-    said = capfd.readouterr().err
-    assert ended.value.code == code and said.count("\n") == 1
-    assert said.startswith("error: data.documents=gs://bucket/notes") and words in said
+    error = capfd.readouterr().err
+    assert exited.value.code == code and error.count("\n") == 1
+    assert error.startswith("error: data.documents=gs://bucket/notes") and words in error
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", WORDS)
 def test_run_with_failing_store_exits_in_time(status, tmp_path):
     with cloud_storage.answering(status) as address:
-        ended, said, seconds = cloud_storage.command(
+        exited, error, seconds = cloud_storage.command(
             "launch.py",
             "--config=configs/sleep_tiny.py",
             "--config.data.documents=gs://bucket/notes",
@@ -264,5 +266,5 @@ def test_run_with_failing_store_exits_in_time(status, tmp_path):
             STORAGE_EMULATOR_HOST=address,
         )
     code, words = WORDS[status]
-    assert ended == code and said.count("\n") == 1 and words in said
-    assert said.startswith("error: data.documents=gs://bucket/notes") and seconds < 90
+    assert exited == code and error.count("\n") == 1 and words in error
+    assert error.startswith("error: data.documents=gs://bucket/notes") and seconds < 90

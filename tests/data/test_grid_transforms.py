@@ -1,4 +1,4 @@
-"""Transforms by hand, every one undone by its inverse, and what is left out of a task."""
+"""Transforms and their inverses by hand, and augmentation of tasks."""
 
 import numpy as np
 import pytest
@@ -65,13 +65,13 @@ def task(count=3, side=2):
 def test_transforms_of_every_kind_are_invertible():
     counts = {}
     for kind in KINDS:
-        found = transforms(kind, task(), np.random.default_rng(0))
-        counts[kind] = len(found)
-        for transform in found:
+        result = transforms(kind, task(), np.random.default_rng(0))
+        counts[kind] = len(result)
+        for transform in result:
             changed = transform.apply_to_task(task())
             for pair, before in zip(changed.pairs, task().pairs):
                 assert transform.inverse(pair.input) == before.input
-                # Conjugated by the transform, the rule is what it was.
+                # The transformed pairs follow the same rule, conjugated by the transform.
                 assert transform.inverse(pair.output) == before.output
     assert counts == {"basic": 11, "size": 3, "chain": 6, "repeat": 3}
     with pytest.raises(ValueError, match="kind='colour'; choose from basic"):
@@ -89,34 +89,34 @@ def test_shift_is_smaller_than_smallest_side():
 
 def test_leave_out_by_hand():
     a, b, c = task().examples
-    one = leave_out(task(), 1)
-    assert [(x.examples, x.tests) for x in one] == [
+    leave_one = leave_out(task(), 1)
+    assert [(x.examples, x.tests) for x in leave_one] == [
         ((b, c), (a,)),
         ((a, c), (b,)),
         ((a, b), (c,)),
     ]
-    two = leave_out(task(), 2)
-    assert [(x.examples, x.tests) for x in two] == [
+    leave_two = leave_out(task(), 2)
+    assert [(x.examples, x.tests) for x in leave_two] == [
         *[((b,), (a,)), ((c,), (a,))],
         *[((a,), (b,)), ((c,), (b,))],
         *[((a,), (c,)), ((b,), (c,))],
     ]
-    assert leave_out(task(2), 2) == []  # nothing would be left to show
+    assert leave_out(task(2), 2) == []  # no example would be left
 
 
 def test_augment_without_kinds_permutes_examples():
     plain = leave_out(task(), 1) + leave_out(task(), 2)
-    found = augment(task(), (), 0)
-    assert found[:9] == plain and len({*found}) == len(found) <= 12
-    for x in found[9:]:  # an other order of two examples
+    result = augment(task(), (), 0)
+    assert result[:9] == plain and len({*result}) == len(result) <= 12
+    for x in result[9:]:  # two examples in the other order
         assert any({*x.examples} == {*y.examples} and x.tests == y.tests for y in plain[:3])
 
 
 def test_augment_hides_tests_and_respects_limits():
     [test] = task().tests
-    found = augment(task(), KINDS, 0)
-    assert len(found) == 250 and len({*found}) == 250
-    assert found == augment(task(), KINDS, 0) != augment(task(), KINDS, 1)
+    result = augment(task(), KINDS, 0)
+    assert len(result) == 250 and len({*result}) == 250
+    assert result == augment(task(), KINDS, 0) != augment(task(), KINDS, 1)
     inputs = {pair.input for x in augment(task(), (), 0) for pair in x.pairs}
     assert test.input not in inputs
     assert len(augment(task(), KINDS, 0, max_tasks=10**6)) > 250
@@ -126,13 +126,13 @@ def test_augment_hides_tests_and_respects_limits():
 
 def test_augment_permutes_colours_except_0():
     plain = augment(task(), (), 0)
-    found = augment(task(), ("size",), 0, max_tasks=10**6)
-    zeros = {tuple(np.equal(x.tests[0].input, 0).ravel()) for x in found}
+    result = augment(task(), ("size",), 0, max_tasks=10**6)
+    zeros = {tuple(np.equal(x.tests[0].input, 0).ravel()) for x in result}
     first = {tuple(np.equal(t(x.tests[0].input), 0).ravel()) for x in plain for t in SIZES}
     assert zeros == first
     before, after = (
         {cell for x in tasks for row in x.tests[0].input for cell in row}
-        for tasks in (plain, found)
+        for tasks in (plain, result)
     )
     assert 9 not in before and after == {*range(10)}
 

@@ -1,4 +1,4 @@
-"""The language of a text by script and function words."""
+"""Language detection by script and stop words."""
 
 import pytest
 

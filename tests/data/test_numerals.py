@@ -1,4 +1,4 @@
-"""Spellings of one number must meet, and different numbers must not."""
+"""Spellings of one number are normalised to one text, different numbers to different ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Units of measure must meet in any spelling, and different ones must not."""
+"""Spellings of one unit are normalised to one text, different units to different ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Curriculum: recent documents first, then those answered worst, then some others."""
+"""Curriculum: recent documents first, then those answered worst, then random others."""
 
 import pytest
 
@@ -51,13 +51,13 @@ def test_recollected_document_holds_latest_dreams_that_fit():
     document = Document("a", "A title", "The text.")
     dreams = ["one two", "three", "four five"]
 
-    def told(most):
+    def recollected(most):
         return recollected_document(document, dreams, lambda text: len(text.split()), most)
 
-    assert told(5).text == "one two\nthree\nfour five"
-    assert told(4).text == "three\nfour five"
-    assert told(0).text == "four five"
-    assert told(5).title == "A title" and document.text not in told(5).text
+    assert recollected(5).text == "one two\nthree\nfour five"
+    assert recollected(4).text == "three\nfour five"
+    assert recollected(0).text == "four five"
+    assert recollected(5).title == "A title" and document.text not in recollected(5).text
 
 
 @pytest.mark.parametrize(

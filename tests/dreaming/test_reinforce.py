@@ -1,4 +1,4 @@
-"""What the reward of its dreams teaches a writer."""
+"""Training data from rewarded dreams."""
 
 import dataclasses
 
@@ -29,13 +29,13 @@ def test_supervised_exchanges_teach_writing_and_recall():
     prompts = Prompts(tokenizer)
     document = Document("a", "Kettles", "Kettles whistle.")
     dream = Dream(0, "paraphrase", (5, 6, 7), "abc")
-    writing, knowing = supervised_exchanges([dream], [document], prompts, read_templates())
-    assert writing.completion == knowing.completion == dream.tokens
+    writing, recall = supervised_exchanges([dream], [document], prompts, read_templates())
+    assert writing.completion == recall.completion == dream.tokens
     assert writing.student == prompts.context(document) + writing.teacher
     assert "whistle" in tokenizer.decode(writing.student)
-    assert "whistle" not in tokenizer.decode(knowing.student)
-    assert knowing.teacher == writing.teacher
-    assert np.isfinite(knowing.advantage)
+    assert "whistle" not in tokenizer.decode(recall.student)
+    assert recall.teacher == writing.teacher
+    assert np.isfinite(recall.advantage)
 
 
 def test_supervised_exchanges_of_chat_template_have_no_context():
@@ -43,11 +43,11 @@ def test_supervised_exchanges_of_chat_template_have_no_context():
     prompts = Prompts(tokenizer)
     document = Document("a", "Kettles", "Kettles whistle.")
     dream = Dream(0, "rewrite", (5, 6, 7), "abc")
-    writing, knowing = supervised_exchanges([dream], [document], prompts, read_templates())
-    assert writing.document is knowing.document is None
-    assert writing.student == writing.teacher == knowing.teacher
+    writing, recall = supervised_exchanges([dream], [document], prompts, read_templates())
+    assert writing.document is recall.document is None
+    assert writing.student == writing.teacher == recall.teacher
     assert "whistle" in tokenizer.decode(writing.teacher)
-    assert "whistle" not in tokenizer.decode(knowing.student)
+    assert "whistle" not in tokenizer.decode(recall.student)
 
 
 def test_supervised_exchanges_of_recipe_teach_writing_only():
@@ -82,7 +82,7 @@ def test_rewarded_dreams_breaks_ties_by_gain():
     assert rewarded_dreams(tried, [1.0] * 4, cap=1, gains=[0.1] * 4)[0] is tried[0]
 
 
-def as_written(tried, rewards, estimator):
+def policy_gradient(tried, rewards, estimator):
     document = Document("a", "Kettles", "Kettles whistle.")
     choices = {"length": 8} if estimator == "dr_grpo" else {}
     return policy_gradient_exchanges(
@@ -96,29 +96,29 @@ def as_written(tried, rewards, estimator):
 
 
 def test_advantages_compare_dreams_of_one_document():
-    # Document 1 has one dream, those of document 2 are as good as each other.
+    # Document 1 has one dream; those of document 2 have equal rewards.
     tried, rewards = dreams(0, 0, 1, 2, 2), [1.0, 0.0, 1.0, 1.0, 1.0]
     for estimator, unit in (("dr_grpo", 0.5), ("rloo", 1.0), ("grpo", 0.5 / (0.5**0.5 + 1e-4))):
-        one, other = as_written(tried, rewards, estimator)
-        assert (one.completion, other.completion) == (tried[0].tokens, tried[1].tokens)
-        np.testing.assert_allclose([one.advantage, other.advantage], [unit, -unit], rtol=1e-5)
-        assert one.on_policy and one.rewarded and not one.supervised
-        np.testing.assert_array_equal(one.log_probs, tried[0].log_probs)
-        assert len(one.student) > len(one.teacher)  # the document is before the student, too
+        first, second = policy_gradient(tried, rewards, estimator) assert (first.completion,
+        second.completion) == (tried[0].tokens, tried[1].tokens)
+        np.testing.assert_allclose([first.advantage, second.advantage], [unit, -unit], rtol=1e-5)
+        assert first.on_policy and first.rewarded and not first.supervised
+        np.testing.assert_array_equal(first.log_probs, tried[0].log_probs) assert len(first.student)
+        > len(first.teacher)  # the student's prompt contains the document, too
 
 
 def test_batch_baselines_use_every_dream():
     tried, rewards = dreams(0, 1, 2), [1.0, 0.0, 1.0]
-    assert [e.advantage for e in as_written(tried, rewards, "ppo")] == rewards
-    found = [e.advantage for e in as_written(tried, rewards, "reinforce")]
-    np.testing.assert_allclose(found, [1 / 3, -2 / 3, 1 / 3], rtol=1e-5)
+    assert [e.advantage for e in policy_gradient(tried, rewards, "ppo")] == rewards
+    result = [e.advantage for e in policy_gradient(tried, rewards, "reinforce")]
+    np.testing.assert_allclose(result, [1 / 3, -2 / 3, 1 / 3], rtol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", [*ALGORITHMS])
 def test_equal_rewards_give_no_policy_gradient(estimator):
-    for earned in (0.0, 1.0):
-        assert as_written(dreams(0, 0, 1), [earned] * 3, estimator) == []
-    assert as_written(dreams(0), [1.0], estimator) == as_written([], [], estimator) == []
+    for reward in (0.0, 1.0):
+        assert policy_gradient(dreams(0, 0, 1), [reward] * 3, estimator) == []
+    assert policy_gradient(dreams(0), [1.0], estimator) == policy_gradient([], [], estimator) == []
 
 
 def test_ppo_advantage_is_equal_for_all_tokens_of_a_dream():
@@ -126,24 +126,24 @@ def test_ppo_advantage_is_equal_for_all_tokens_of_a_dream():
     config = settings.default()
     config.dreaming.estimator = "ppo"
     policy = settings.read(config).reinforcing.objective.surrogate
-    told = [dataclasses.replace(x, tokens=(5,) * 96) for x in dreams(0, 0, 1)]
+    long_dreams = [dataclasses.replace(x, tokens=(5,) * 96) for x in dreams(0, 0, 1)]
     rollouts = [
         dataclasses.replace(e, old_log_probs=np.zeros(96, np.float32))
-        for e in as_written(told, [1.0, 0.0, 0.0], "ppo")
+        for e in policy_gradient(long_dreams, [1.0, 0.0, 0.0], "ppo")
     ]
     values = apply_value_head(init_value_head(4), np.ones((3, 96, 4)))
-    found = np.stack([e.advantage for e in spread(policy, rollouts, list(values), 96)])
+    result = np.stack([e.advantage for e in spread(policy, rollouts, list(values), 96)])
     deviation = np.std(np.repeat([1.0, 0.0, 0.0], 96), ddof=1)
-    np.testing.assert_allclose(found[0], 2 / 3 / deviation, rtol=1e-5)
-    np.testing.assert_allclose(found[1:], -1 / 3 / deviation, rtol=1e-5)
+    np.testing.assert_allclose(result[0], 2 / 3 / deviation, rtol=1e-5)
+    np.testing.assert_allclose(result[1:], -1 / 3 / deviation, rtol=1e-5)
 
 
 def test_supervised_exchanges_without_writing():
     document = Document("a", "Kettles", "Kettles whistle.")
-    [knowing] = supervised_exchanges(
+    [recall] = supervised_exchanges(
         dreams(0), [document], Prompts(byte_tokenizer()), read_templates(), writes=False
     )
-    assert knowing.kind == "dream" and knowing.supervised
+    assert recall.kind == "dream" and recall.supervised
 
 
 def test_trial_sequences_are_dream_or_lines_and_passage():
@@ -200,8 +200,9 @@ def test_passage_sequences_have_as_many_updates_as_longest_dream(batch, rows):
     tried = [Dream(d, "paraphrase", (5, 6), text) for d, text in ((2, "a"), (0, "b"), (0, "c\nd"))]
     learnt = [trial_sequences(x, documents[x.document], prompts, True) for x in tried]
     trial = TrialConfig(batch_size=batch, split=True)
-    found = passage_sequences(tried, learnt, documents, prompts, trial)
-    assert list(found) == [0, 2]
-    for document, count in rows.items():
-        page = documents[document]
-        assert found[document] == [(prompts.tell_about(page), prompts.reply(page.text))] * count
+    result = passage_sequences(tried, learnt, documents, prompts, trial)
+    assert list(result) == [0, 2]
+    for index, count in rows.items():
+        document = documents[index]
+        passage = (prompts.tell_about(document), prompts.reply(document.text))
+        assert result[index] == [passage] * count

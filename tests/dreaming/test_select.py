@@ -1,4 +1,4 @@
-"""Selection: Top-k and random of every document."""
+"""Selection: Top-k and random dreams of every document."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Templates: what the model is shown, and files that are not as they should be."""
+"""Templates: rendered prompts, and malformed files."""
 
 import pytest
 
@@ -34,9 +34,9 @@ def test_seal_templates_order_instruction_title_passage_cue():
 
 
 def test_with_context_templates_do_not_contain_the_document():
-    beside = [t for t in read_templates().values() if t.needs_context]
-    assert {t.name for t in beside} >= {"facts", "paraphrase", "questions"}
-    assert not any("whistle" in shown(t) for t in beside)
+    with_context = [t for t in read_templates().values() if t.needs_context]
+    assert {t.name for t in with_context} >= {"facts", "paraphrase", "questions"}
+    assert not any("whistle" in shown(t) for t in with_context)
 
 
 def test_recipe_template_names_every_field():
@@ -65,7 +65,7 @@ def test_unknown_template_names_raise():
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"form": "chats"}, "form='chats'; choose from with_context, chat, plain"),
         ({"writes": "poems"}, "writes='poems'"),
@@ -74,8 +74,8 @@ def test_unknown_template_names_raise():
         ({"form": "plain"}, r"needs \{text\}"),
     ],
 )
-def test_invalid_template_raises(fields, said):
-    with pytest.raises(ValueError, match=f"dream template 'mine': .*{said}"):
+def test_invalid_template_raises(fields, message):
+    with pytest.raises(ValueError, match=f"dream template 'mine': .*{message}"):
         Template(**{"name": "mine", "prompt": "Write."} | fields)
 
 
@@ -84,11 +84,11 @@ def test_read_templates_of_a_user_file(tmp_path):
     file.write_text('[sonnet]\nprompt = "{title}, in verse: {text}"\nform = "plain"\n')
     [template] = choose_templates(read_templates(file), ("sonnet",))
     assert shown(template) == f"Kettles, in verse: {DOCUMENT.text}"
-    for content, said in (
+    for content, message in (
         ("[sonnet\n", "not valid TOML"),
         ('[sonnet]\nform = "plain"\n', "'sonnet' has no prompt"),
         ('[sonnet]\nprompt = "{text}"\nforms = "plain"\n', "'forms'; nearest: 'form'"),
     ):
         file.write_text(content)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             read_templates(file)

@@ -1,4 +1,4 @@
-"""Questions that reward are none that test, however they are spelt."""
+"""Questions that reward dreams must not be test questions, in any spelling."""
 
 import pytest
 

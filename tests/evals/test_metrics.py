@@ -1,4 +1,4 @@
-"""Answer scores and perplexity by hand."""
+"""Metrics of answers and perplexity, by hand."""
 
 import collections
 import math
@@ -119,7 +119,7 @@ def test_squad_metrics_match_reference_on_random_texts():
     def text(least=1):
         return " ".join(rng.choice(words, rng.integers(least, 6)))
 
-    seen = set()
+    outcomes = set()
     for _ in range(2000):
         prediction, answers = text(0), [text() + " end" for _ in range(rng.integers(1, 4))]
         if rng.random() < 0.3:
@@ -128,8 +128,8 @@ def test_squad_metrics_match_reference_on_random_texts():
         want = squad(prediction, answers)
         assert squad_exact_match(prediction, answers) == want[0]
         assert squad_f1(prediction, answers) == pytest.approx(want[1])
-        seen.add(want[0])
-    assert seen == {0.0, 1.0}
+        outcomes.add(want[0])
+    assert outcomes == {0.0, 1.0}
 
 
 @pytest.mark.parametrize(

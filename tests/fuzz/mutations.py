@@ -72,15 +72,15 @@ def spoil(rng: random.Random, data: bytes) -> bytes:
 
 def places(tree: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a tree of lists and dicts."""
-    found, waiting = [], [tree]
-    while waiting:
-        node = waiting.pop()
+    nodes, stack = [], [tree]
+    while stack:
+        node = stack.pop()
         keys = node if isinstance(node, dict) else range(len(node))
         for key in keys:
-            found.append((node, key))
+            nodes.append((node, key))
             if isinstance(node[key], dict | list):
-                waiting.append(node[key])
-    return found
+                stack.append(node[key])
+    return nodes
 
 
 def change(rng: random.Random, tree: Any) -> Any:

@@ -120,8 +120,8 @@ def _read_digests(folder: pathlib.Path) -> None:
         (problem or "").encode("utf-8")
     if problem is None:  # then it says of each file what is true
         sealed = json.loads((folder / _DIGESTS).read_bytes())
-        held = {name: _sha((folder / "checkpoints/4" / name).read_bytes()) for name in sealed}
-        assert sealed and held == sealed
+        hashes = {name: _sha((folder / "checkpoints/4" / name).read_bytes()) for name in sealed}
+        assert sealed and hashes == sealed
     assert len(Run(folder).problems) == bool(
         damage(folder / "checkpoints" / "4", is_thorough=False)
     )

@@ -26,13 +26,13 @@ def slept(cfg, variables):
 
     def of(layers):
         memory = MemoryConfig(LEVELS, stride=8, scale=0.5, layers=layers, from_context=False)
-        own = cfg.replace(memory=memory)
-        held, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
-        held = put_wake(noise(held, 1), noise(take_wake(held), 2))
+        cfg_with_memory = cfg.replace(memory=memory)
+        weights, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
+        weights = put_wake(noise(weights, 1), noise(take_wake(weights), 2))
         for level in (1, 1, 3):
             slots, _ = unlock(slots, level)
-        params = split_stacks(own, variables["params"])
-        return own, {"params": params, "memory": held, "slots": slots}
+        params = split_stacks(cfg_with_memory, variables["params"])
+        return cfg_with_memory, {"params": params, "memory": weights, "slots": slots}
 
     return of
 

@@ -55,14 +55,14 @@ def both(folders):
         peer = transformers.AutoTokenizer.from_pretrained(folders[name])
 
         def render(messages, *, prompt=False, tokenize=False):
-            found = peer.apply_chat_template(
+            expected_text = peer.apply_chat_template(
                 messages,
                 tokenize=tokenize,
                 add_generation_prompt=prompt,
                 enable_thinking=thinking,
                 date_string="26 Jul 2024",
             )
-            return found["input_ids"] if tokenize else found
+            return expected_text["input_ids"] if tokenize else expected_text
 
         return read_tokenizer(folders[name], thinking=thinking), render
 
@@ -93,11 +93,11 @@ def test_prompt_and_reply_equal_rendered_chat(both, name, thinking):
     tokenizer, render = both(name, thinking)
     prompts = Prompts(tokenizer)
     for text in (*TEXTS, MARKED):
-        asked = prompts.without_context(text)
-        assert shown(tokenizer, asked) == render([user(text)], prompt=True)
-        for said in (*TEXTS, MARKED):
-            whole = render([user(text), assistant(said)])
-            got = shown(tokenizer, asked + prompts.reply(said))
+        user_prompt = prompts.without_context(text)
+        assert shown(tokenizer, user_prompt) == render([user(text)], prompt=True)
+        for reply_tokens in (*TEXTS, MARKED):
+            whole = render([user(text), assistant(reply_tokens)])
+            got = shown(tokenizer, user_prompt + prompts.reply(reply_tokens))
             assert got == up_to_the_end(name, whole)
     for text in TEXTS:  # and token by token
         assert list(prompts.without_context(text)) == render(
@@ -190,12 +190,12 @@ def test_reply_text_follows_the_thought(template, thinking, reply, words):
     tokenizer = qwen3(template, thinking=thinking)
     tokens = written(tokenizer, reply)
     assert tokenizer.reply_text(tokens) == words
-    said = Prompts(tokenizer).reply_without_thought(tokens)
+    reply_tokens = Prompts(tokenizer).reply_without_thought(tokens)
     if tokenizer.reply_start(tokens):
         want = Prompts(tokenizer).reply(words)
-        assert said == (want if reply.endswith("<|im_end|>") else want[:-1])
+        assert reply_tokens == (want if reply.endswith("<|im_end|>") else want[:-1])
     else:
-        assert said == tokens
+        assert reply_tokens == tokens
 
 
 def test_quoted_thought_tags_are_text():

@@ -14,9 +14,9 @@ PARAMS = {
 
 
 def test_fingerprint_does_not_depend_on_sharding():
-    here = fingerprint(PARAMS)
-    assert len(here) == 16 and fingerprint(jax.tree.map(jnp.asarray, PARAMS)) == here
-    assert fingerprint(jax.tree.map(np.copy, PARAMS)) == here
+    expected = fingerprint(PARAMS)
+    assert len(expected) == 16 and fingerprint(jax.tree.map(jnp.asarray, PARAMS)) == expected
+    assert fingerprint(jax.tree.map(np.copy, PARAMS)) == expected
 
 
 def _one_bit(x):

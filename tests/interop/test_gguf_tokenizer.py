@@ -53,8 +53,8 @@ def test_read_tokenizer_equals_the_original(bpe, tmp_path):
         "<|im_start|>day<|im_end|>",
         "day's  12 345.",
     ):
-        found = tokenizer.backend.encode(text, add_special_tokens=False).ids
-        assert found == bpe.encode(text, add_special_tokens=False).ids
+        token_ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
+        assert token_ids == bpe.encode(text, add_special_tokens=False).ids
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert (tokenizer.eos_ids, tokenizer.pad_id, tokenizer.bos_id) == ((2, 0), 0, 1)
     chat = tokenizer.chat_text([{"role": "user", "content": "night"}])

@@ -111,9 +111,9 @@ def test_smollm2_uses_its_template(smollm2):
     opening = f"<|im_start|>system\n{SMOL_SYSTEM}<|im_end|>\n"
     assert tokenizer.chat_text([ask]) == opening + turn + "<|im_start|>assistant\n"
     assert tokenizer.chat_text([ask], add_generation_prompt=False) == opening + turn
-    own = [{"role": "system", "content": "S"}, ask]
-    said = tokenizer.chat_text(own, add_generation_prompt=False)
-    assert said == "<|im_start|>system\nS<|im_end|>\n" + turn
+    messages = [{"role": "system", "content": "S"}, ask]
+    rendered = tokenizer.chat_text(messages, add_generation_prompt=False)
+    assert rendered == "<|im_start|>system\nS<|im_end|>\n" + turn
     assert tokenizer.chat([ask])[:3] == [1, *tokenizer.encode("system\n")]
 
 

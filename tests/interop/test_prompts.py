@@ -28,9 +28,9 @@ def test_context_and_request_are_one_turn(prompts, tokenizer, text):
 
 
 def test_without_context_is_a_whole_turn(prompts, tokenizer, text):
-    alone = prompts.without_context("Why?")
-    assert text(alone) == tokenizer.chat_text([{"role": "user", "content": "Why?"}])
-    assert prompts.shared_prefix + prompts.with_context("Why?") == alone
+    whole_turn = prompts.without_context("Why?")
+    assert text(whole_turn) == tokenizer.chat_text([{"role": "user", "content": "Why?"}])
+    assert prompts.shared_prefix + prompts.with_context("Why?") == whole_turn
     assert text(prompts.shared_prefix) == "<|im_start|>user\n"
     assert text(prompts.plain("Why?")) == "Why?"
 
@@ -49,10 +49,10 @@ def test_reply_ends_its_turn(prompts, tokenizer, text):
 
 
 def test_question_prompt_ends_with_question_cue(prompts, text):
-    asked = text(prompts.question_prompt("A lamp is out."))
-    assert asked.endswith("Sentence: A lamp is out.\nQuestion:")
-    assert asked.count("Sentence: ") == asked.count("\nQuestion:") == 4
-    assert asked.count("?") == 3
+    prompt = text(prompts.question_prompt("A lamp is out."))
+    assert prompt.endswith("Sentence: A lamp is out.\nQuestion:")
+    assert prompt.count("Sentence: ") == prompt.count("\nQuestion:") == 4
+    assert prompt.count("?") == 3
 
 
 def test_answer_request_names_the_text():

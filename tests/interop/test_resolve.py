@@ -172,10 +172,10 @@ def snapshot(monkeypatch, give):
 
 def test_complete_local_snapshot_is_preferred(tmp_path, monkeypatch):
     monkeypatch.setattr(resolve_module, "PACKAGED", (TINY,))
-    asked = []
+    requests = []
 
     def give(name, *, allow_patterns, local_files_only=False):
-        asked.append((name, local_files_only))
+        requests.append((name, local_files_only))
         return str(tmp_path)
 
     snapshot(monkeypatch, give)
@@ -183,7 +183,7 @@ def test_complete_local_snapshot_is_preferred(tmp_path, monkeypatch):
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / name).touch()
     assert resolve("tiny") == tmp_path
-    assert asked == [("org/tiny", True)] * 2
+    assert requests == [("org/tiny", True)] * 2
 
 
 def test_resolve_of_hub_names(tmp_path, monkeypatch):
@@ -239,13 +239,13 @@ def test_folder_of_a_run_raises(made, tmp_path):
 )
 def test_hub_errors_have_remedies(tmp_path, status, code, raised, words):
     with cloud_storage.answering(status, X_Error_Code=code) as address:
-        ended, said, _ = cloud_storage.command(
+        exit_code, stderr, _ = cloud_storage.command(
             "-c",
             "from sleep_jax.interop.resolve import resolve; resolve('org/model')",
             HF_ENDPOINT=address,
             HF_HOME=str(tmp_path),
             HF_TOKEN="hf_secret",
         )
-    last = said.rstrip().splitlines()[-1]
-    assert ended == 1 and last.startswith(f"{raised}: model 'org/model'") and words in last
-    assert "hf_secret" not in said
+    last = stderr.rstrip().splitlines()[-1]
+    assert exit_code == 1 and last.startswith(f"{raised}: model 'org/model'") and words in last
+    assert "hf_secret" not in stderr

@@ -97,12 +97,14 @@ def test_read_params_has_the_decoder_tree(family, tmp_path):
     tiny(family).save_pretrained(tmp_path)
     cfg, params = load(tmp_path, jnp.dtype(jnp.bfloat16))
     model = Decoder(cfg.replace(dtype=jnp.bfloat16))
-    asked = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    abstract_params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))[
+        "params"
+    ]
 
     def shapes(tree):
         return jax.tree.map(lambda x: (x.shape, jnp.dtype(x.dtype)), tree)
 
-    assert shapes(params) == shapes(asked)
+    assert shapes(params) == shapes(abstract_params)
 
 
 def test_bfloat16_checkpoints_read_exactly(tmp_path):

@@ -90,6 +90,6 @@ def test_tokenizer_without_end_token_raises():
 
 def test_line_end_ids_hold_line_breaks(bpe):
     tokenizer = qwen3()
-    found = [tokenizer.backend.id_to_token(i) for i in tokenizer.line_end_ids]
-    assert sorted(found) == ["?ĊĊ", "Ċ", "ĊĊ"]
+    tokens = [tokenizer.backend.id_to_token(i) for i in tokenizer.line_end_ids]
+    assert sorted(tokens) == ["?ĊĊ", "Ċ", "ĊĊ"]
     assert ours(bpe).line_end_ids == tuple(dict.fromkeys(ours(bpe).encode("\n")))
