@@ -99,12 +99,12 @@ def test_advantages_compare_dreams_of_one_document():
     # Document 1 has one dream; those of document 2 have equal rewards.
     tried, rewards = dreams(0, 0, 1, 2, 2), [1.0, 0.0, 1.0, 1.0, 1.0]
     for estimator, unit in (("dr_grpo", 0.5), ("rloo", 1.0), ("grpo", 0.5 / (0.5**0.5 + 1e-4))):
-        first, second = policy_gradient(tried, rewards, estimator) assert (first.completion,
-        second.completion) == (tried[0].tokens, tried[1].tokens)
+        first, second = policy_gradient(tried, rewards, estimator)
+        assert (first.completion, second.completion) == (tried[0].tokens, tried[1].tokens)
         np.testing.assert_allclose([first.advantage, second.advantage], [unit, -unit], rtol=1e-5)
         assert first.on_policy and first.rewarded and not first.supervised
-        np.testing.assert_array_equal(first.log_probs, tried[0].log_probs) assert len(first.student)
-        > len(first.teacher)  # the student's prompt contains the document, too
+        np.testing.assert_array_equal(first.log_probs, tried[0].log_probs)
+        assert len(first.student) > len(first.teacher)  # the student sees the document, too
 
 
 def test_batch_baselines_use_every_dream():
