@@ -1,7 +1,7 @@
-"""What lets the tiny model dream, whose random bytes are neither language nor questions: all that
-it writes passes for language, and it has asked itself a question about every document.
+"""Patches that let the tiny model dream, although it writes random bytes: no dream is rejected, and
+there is a question about every document.
 
-As a program it is launch.py under these patches: python tests/articulate.py --config=...
+Run as a program, it is launch.py with these patches: python tests/articulate.py --config=...
 """
 
 import runpy

@@ -1,4 +1,4 @@
-"""A few hundred inputs of every format; `python tests/fuzz/fuzz.py` tries as many as it is told."""
+"""A few hundred inputs of every format; `python tests/fuzz/fuzz.py` tries more."""
 
 import random
 
@@ -12,7 +12,7 @@ INPUTS = 300
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", fuzz.FORMATS)
 def test_changed_files_are_read_or_rejected(name, tmp_path):
-    faults = fuzz.tried(fuzz.FORMATS[name], tmp_path, INPUTS)
+    faults = fuzz.try_inputs(fuzz.FORMATS[name], tmp_path, INPUTS)
     assert not faults, "\n".join(f"{kind}: {seen[0]}" for kind, seen in faults.items())
 
 
@@ -20,7 +20,7 @@ def test_changed_files_are_read_or_rejected(name, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", fuzz.FORMATS)
 def test_many_changed_files_are_read_or_rejected(name, tmp_path):
-    faults = fuzz.tried(fuzz.FORMATS[name], tmp_path, 20_000, seed=1)
+    faults = fuzz.try_inputs(fuzz.FORMATS[name], tmp_path, 20_000, seed=1)
     assert not faults, "\n".join(f"{kind}: {seen[0]}" for kind, seen in faults.items())
 
 

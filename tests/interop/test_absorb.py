@@ -21,8 +21,8 @@ def noise(tree, seed):
 
 @pytest.fixture
 def slept(cfg, variables):
-    """layers -> (cfg, variables): wake weights that speak, two slots of level 1 and one of level 3,
-    rubbish in every slot that is not in use."""
+    """layers -> (cfg, variables): nonzero wake weights, two slots of level 1 and one of level 3 in
+    use, random numbers in all other slots."""
 
     def of(layers):
         memory = MemoryConfig(LEVELS, stride=8, scale=0.5, layers=layers, from_context=False)

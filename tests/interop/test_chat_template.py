@@ -1,4 +1,4 @@
-"""Chat templates of every family, against transformers, and what is said of those that are none."""
+"""Chat templates of every family against transformers, limits of the sandbox, and errors."""
 
 import time
 import tracemalloc
@@ -25,7 +25,7 @@ from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.interop.tokenizer_files import read_tokenizer
 
-# One family has a switch for thinking.
+# Only one family has a switch for thinking.
 CASES = [(name, thinking) for name in FAMILIES for thinking in (False, "Qwen3" in name)]
 CASES = list(dict.fromkeys(CASES))
 TEXTS = (
@@ -49,7 +49,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(folders):
-    """(name, thinking) -> our tokenizer, and what transformers renders with the same choices."""
+    """(name, thinking) -> our tokenizer, and a function that renders by transformers alike."""
 
     def of(name, thinking=False):
         peer = transformers.AutoTokenizer.from_pretrained(folders[name])
@@ -83,7 +83,7 @@ def assistant(text):
 
 
 def up_to_the_end(family, text):
-    """Without what a template writes after the end of the last turn."""
+    """A rendered chat without the text after the end of its last turn."""
     end = FAMILIES[family].turn_end
     return text[: text.rindex(end) + len(end)]
 
@@ -99,7 +99,7 @@ def test_prompt_and_reply_equal_rendered_chat(both, name, thinking):
             whole = render([user(text), assistant(reply_tokens)])
             got = shown(tokenizer, user_prompt + prompts.reply(reply_tokens))
             assert got == up_to_the_end(name, whole)
-    for text in TEXTS:  # and token by token
+    for text in TEXTS:  # also as token ids
         assert list(prompts.without_context(text)) == render(
             [user(text)], prompt=True, tokenize=True
         )
@@ -117,7 +117,7 @@ def test_context_and_request_equal_rendered_turn(both, name, thinking):
         for request in (*TEXTS, MARKED):
             turn = f"{title}\n\n{text}\n\n{request}"
             if not request.strip() and "Llama" in name:
-                continue  # such a turn ends in the document, whose white space would be trimmed
+                continue  # a turn that ends with the document, whose white space would be trimmed
             got = shown(tokenizer, prompts.context(document) + prompts.with_context(request))
             assert got == render([user(turn)], prompt=True)
 
@@ -137,7 +137,7 @@ def test_special_tokens_in_content_are_plain_text(both, name):
         assert (
             shown(tokenizer, chat) == tokenizer.chat_text(messages) == render(messages, prompt=True)
         )
-    # As many turns as there are: nothing that was said ends one or starts one.
+    # The number of turns is right: no content begins or ends one.
     end = tokenizer.backend.token_to_id(FAMILIES[name].turn_end)
     assert tokenizer.chat([user(MARKED)]).count(end) == tokenizer.chat([user("Hm.")]).count(end)
 
@@ -251,7 +251,7 @@ def test_turn_end_without_special_token_raises(bpe):
         ValueError, match=r"ends a reply with '<\|end\|>\\n', which holds no special"
     ):
         Tokenizer(bpe, eos_ids=[0], template=template)
-    # Where a template writes no end at all, the model's own is written.
+    # Where the template writes no end, the tokenizer's end token is added.
     open_ended = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     tokenizer = Tokenizer(bpe, eos_ids=[0], template=open_ended)
     assert tokenizer.encode_reply("day") == [*tokenizer.encode("day"), 0]

@@ -1,4 +1,4 @@
-"""The same weights have the same fingerprint, others another."""
+"""Equal weights have equal fingerprints, others differ."""
 
 import jax
 import jax.numpy as jnp

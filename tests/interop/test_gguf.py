@@ -34,13 +34,13 @@ FAMILIES = {
 
 
 def permute(weight, heads):
-    """What llama.cpp's converter does to q and k, from its `LlamaModel.permute`."""
+    """The permutation of q and k by llama.cpp's converter (`LlamaModel.permute`)."""
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
 def random_tensors(cfg):
-    """Tensors as Hugging Face orders them, under their GGUF names."""
+    """Tensors in the order of Hugging Face, by GGUF name."""
     rng = np.random.default_rng(0)
     names = [(name, leaf.shape) for leaf in leaves(cfg) for name in leaf.gguf]
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in names}
@@ -108,7 +108,7 @@ def test_quantized_tensors_are_close(kind, tolerance, tmp_path):
         want = np.stack([tensors[f"blk.{i}.attn_{name}.weight"].T for i in range(CFG.layers)])
         got = params["layers"]["attention"][name]["kernel"]
         np.testing.assert_allclose(got, want, atol=tolerance)
-        assert not np.array_equal(got, want)  # it was indeed stored narrow
+        assert not np.array_equal(got, want)  # it was stored in a smaller type
 
 
 def test_unpermute_by_hand():
@@ -120,7 +120,7 @@ def test_unpermute_by_hand():
 
 
 def divisors(low, high, original, head_dim=8):
-    """How much transformers' llama3 scaling divides each frequency by: what GGUF stores."""
+    """The divisor of each frequency by transformers' llama3 scaling, which GGUF stores."""
     scaling = {"factor": 32.0, "low_freq_factor": low, "high_freq_factor": high}
     config = transformers.LlamaConfig(
         hidden_size=32,
@@ -223,7 +223,7 @@ def test_integer_tensors_raise(tmp_path):
 
 
 def huge(count):
-    """A header of one key: an array that declares `count` numbers and holds none."""
+    """A header with one key, an array that declares `count` numbers and has none."""
     key = b"general.architecture"
     lengths = [(1, "<Q"), (len(key), "<Q")]
     head = b"GGUF" + struct.pack("<IQ", 3, 0) + b"".join(struct.pack(f, n) for n, f in lengths)

@@ -76,7 +76,7 @@ def test_user_defined_tokens_are_kept_whole(bpe, tmp_path):
         ("smollm", "in 2024", ["in", "Ġ", "2", "0", "2", "4"]),
         ("qwen2", "in 2024", ["in", "Ġ", "2", "0", "2", "4"]),
         ("llama-bpe", "in 2024", ["in", "Ġ", "202", "4"]),
-        # Contractions in capitals, and punctuation that leads a word.
+        # Contractions in capitals, and punctuation before a word.
         ("smollm", "I'LL (go)", ["I", "'", "LL", "Ġ(", "go", ")"]),
         ("qwen2", "I'LL (go)", ["I", "'LL", "Ġ(", "go", ")"]),
         ("llama-bpe", "I'LL (go)", ["I", "'LL", "Ġ(", "go", ")"]),
@@ -103,7 +103,7 @@ def test_unsupported_tokenizers_raise(bpe, tmp_path, changes):
 @pytest.mark.parametrize(
     ("pre", "starts", "want"),
     [
-        ("llama-bpe", None, (1,)),  # as llama.cpp has it where the file does not say
+        ("llama-bpe", None, (1,)),  # the default of llama.cpp
         ("llama-bpe", False, ()),
         ("qwen2", None, ()),
         ("smollm", True, (1,)),

@@ -26,7 +26,7 @@ LLAMA3 = {
 
 
 def written(config, architecture, tmp_path):
-    """What transformers itself writes for a config."""
+    """The config.json that transformers writes."""
     config.architectures = [architecture]
     config.save_pretrained(tmp_path)
     return read_config(tmp_path)
@@ -77,7 +77,7 @@ def test_missing_fields_have_family_defaults(config, architecture, differs):
 
 
 def test_qwen25_with_unused_sliding_window_loads():
-    # Qwen 2.5 ships these three fields, and no window in effect.
+    # Qwen 2.5 has these three fields, but no window in effect.
     idle = {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 1}
     cfg = decoder_config(OLD | {"architectures": ["Qwen2ForCausalLM"]} | idle)
     assert cfg.attention_bias

@@ -6,7 +6,7 @@ from sleep_jax.interop.known_models import CONFIGS, describe_model
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder import Decoder
 
-# As the models' own pages state them.
+# As the model cards state.
 PARAMETERS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
     "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,

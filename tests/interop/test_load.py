@@ -145,7 +145,7 @@ def test_smollm2_tokens_equal_transformers(smollm2):
     ):
         want = peer.encode(text, add_special_tokens=False)
         assert tokenizer.encode_pieces([Piece(text, is_content=False)]) == want
-        if "<|" not in text:  # in a text of a user's the names of special tokens are text
+        if "<|" not in text:  # names of special tokens in a user's text are plain text
             assert tokenizer.encode(text) == want
 
 

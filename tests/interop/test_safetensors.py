@@ -33,7 +33,7 @@ FAMILIES = {
 
 
 def tiny(family):
-    """A random Hugging Face model, its norms and biases random too."""
+    """A random Hugging Face model, norms and biases included."""
     config, changes = FAMILIES[family]
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config(**SIZES | changes))
@@ -49,7 +49,7 @@ def load(folder, dtype=np.float32):
 
 
 def expected(model):
-    """Our tree, gathered from the modules of the Hugging Face model."""
+    """Our `params`, from the modules of the Hugging Face model."""
 
     def stack(get):
         return np.stack([get(layer).detach().float().numpy() for layer in model.model.layers])

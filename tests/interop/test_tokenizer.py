@@ -75,7 +75,7 @@ def test_missing_template_raises(bpe):
 
 def test_eos_and_pad_ids(bpe):
     tokenizer = ours(bpe, eos_ids=[7, 2])
-    # The tokenizer's own end first, then the model's list, then the known end tokens it has.
+    # The tokenizer's end first, then the ids of the model's files, then known end tokens.
     assert tokenizer.eos_ids == (2, 7, 0)
     assert (tokenizer.pad_id, tokenizer.bos_id) == (2, 1)
     assert tokenizer.vocab_size == bpe.get_vocab_size() == 290

@@ -1,4 +1,4 @@
-"""The files of a tokenizer: as transformers reads them, and what is said of those that are none."""
+"""Tokenizer files: as transformers reads them, and errors."""
 
 import json
 
@@ -14,7 +14,7 @@ def test_read_tokenizer_of_transformers_folder(bpe, tmp_path):
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 5], "pad_token_id": 0}')
     tokenizer = read_tokenizer(tmp_path)
     assert tokenizer.eos_ids == (2, 5, 0)
-    assert tokenizer.pad_id == 2  # the tokenizer's own pad comes before generation_config's
+    assert tokenizer.pad_id == 2  # the tokenizer's pad has precedence over generation_config's
     again = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.chat_text(TALK) == again.apply_chat_template(
         TALK, tokenize=False, add_generation_prompt=True
