@@ -245,7 +245,7 @@ def test_a_slot_that_starts_from_the_base_learns_its_day_again(
     config.dreaming.restart = "base"
     other = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
     run = with_questions(undreamt, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")])
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.ones(len(gain)))
     dreamt = dream(other, run, tmp_path)
     assert change(dreamt.current.memory) > 0.5 * change(run.current.memory) > 0
 
@@ -253,7 +253,7 @@ def test_a_slot_that_starts_from_the_base_learns_its_day_again(
 def test_where_no_dream_is_rewarded_the_night_stays_and_says_why(
     experiment, undreamt, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.zeros(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.zeros(len(gain)))
     dreamt = dream(experiment, undreamt, tmp_path)
     assert dreamt.record["phases"]["learn"]["skipped"] == "no dream was rewarded"
     assert equal(dreamt.current, undreamt.current)
@@ -264,7 +264,7 @@ def test_where_none_is_rewarded_old_documents_are_rehearsed_all_the_same(
     experiment, undreamt, tmp_path, monkeypatch
 ):
     old = Exchange(None, (5, 6), (5, 6), (7, 8, 9), "rehearse")
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.zeros(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.zeros(len(gain)))
     monkeypatch.setattr(learn, "rehearsed", lambda *_: [old])
     dreamt = dream(experiment, undreamt, tmp_path)
     assert dreamt.record["phases"]["learn"]["learnt"] == 0
@@ -280,7 +280,7 @@ def test_the_writer_is_reinforced_by_all_that_was_tried(
     config.dreaming.estimator = estimator
     other = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
     run = with_questions(undreamt, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")])
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.arange(len(gain)) % 2)
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.arange(len(gain)) % 2)
     dreamt = dream(other, run, tmp_path)
     assert not equal(dreamt.current.memory, run.current.memory)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -298,7 +298,7 @@ def test_where_all_dreams_tie_the_rewarded_are_learnt_and_nothing_is_rolled_out(
     config.dreaming.estimator = estimator
     other = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
     run = with_questions(undreamt, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")])
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.ones(len(gain)))
     monkeypatch.setattr(rollouts, "roll_out", pytest.fail)
     dreamt = dream(other, run, tmp_path)
     phases = dreamt.record["phases"]
@@ -314,7 +314,9 @@ def test_dreams_that_cost_the_anchors_too_much_are_forgotten(
     config.gate.anchors = 0.5
     strict = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
     run = with_questions(undreamt, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")])
-    monkeypatch.setattr(trial, "earned", lambda _, gain, of: np.ones(len(gain)))  # all rewarded
+    monkeypatch.setattr(
+        trial, "compute_rewards", lambda _, gain, of: np.ones(len(gain))
+    )  # all rewarded
     for after, is_kept in ((16.0, False), (15.0, True)):
         measured = iter((10.0, after))
         monkeypatch.setattr(learn, "anchor_perplexity", lambda *_, m=measured: next(m))

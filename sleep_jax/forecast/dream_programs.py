@@ -129,7 +129,7 @@ def _learnt(config, it: Abstract, dreams: int) -> Examples:
 
 
 def _rewarding(config, it: Abstract, documents: int, trials: int) -> list[Program]:
-    """tau of the models that the trials made, as many at a time as `Adapted` puts together; and of
+    """tau of the models that the trials made, as many at a time as `AdaptedModels` batches; and of
     the model as it is, by calls that are no larger."""
     scorer, asked = read(config).dreaming.reward.scorer, config.dreaming.held_out
     question, reply = config.study.max_question_tokens, config.study.max_answer_tokens

@@ -52,7 +52,7 @@ def test_selection_compiles_what_its_measure_runs(measure, monkeypatch):
         return np.ones(len(dreams.tokens))
 
     monkeypatch.setattr(importance, "gram_matrices", gram_matrices)
-    monkeypatch.setattr(importance, "losses", losses)
+    monkeypatch.setattr(importance, "dream_losses", losses)
     dreams, targets = (Examples(*3 * [np.ones(s)]) for s in ((2, 1, 8), (1, 1, 8)))
     those = Candidates([0, 0], ["a b", "c"], dreams, ["a"], targets)
     importance.importance(measure, None, 1, None, None, those, step=1.0, seed=(0, 0))

@@ -108,7 +108,7 @@ def test_rehearsal_is_its_own_teacher_without_a_document(prompts, tokenizer, scr
 
 def test_a_rehearsal_that_continues_a_text_has_no_room_to_think(prompts, tokenizer, script, cfg):
     calls = script([["Hi."], ["Bye."]], [["Blue."]])
-    study = StudyConfig(rehearsals=1, max_answer_tokens=48, thought=1024)
+    study = StudyConfig(rehearsals=1, max_answer_tokens=48, thought_tokens=1024)
     topics = ["Greet me.", "Sky?", "Take leave."]
     out = rehearse(cfg, {}, tokenizer, topics, study, jax.random.key(0))
     assert [tokenizer.decode(e.completion) for e in out] == ["Hi.", "Blue.", "Bye."]
