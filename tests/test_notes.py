@@ -157,7 +157,9 @@ def test_chunks_of_a_note_end_with_a_unit(note):
 
 
 def test_study_of_a_note(note):
-    as_it_is = types.SimpleNamespace(**dict.fromkeys(("alone", "beside", "reply"), lambda t: t))
+    as_it_is = types.SimpleNamespace(
+        **dict.fromkeys(("without_context", "with_context", "reply"), lambda t: t)
+    )
     out = complete([Document("note", "", note.text)], as_it_is, 2, np.random.default_rng(0))
     assert {e.completion for e in out} >= set(note.prose)
     for e in out:
