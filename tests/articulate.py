@@ -1,7 +1,7 @@
-"""What lets the tiny model dream, whose random bytes are neither language nor questions: all that
-it writes passes for language, and it has asked itself a question about every document.
+"""Patches that let the tiny model dream, although it writes random bytes: no dream is rejected, and
+there is a question about every document.
 
-As a program it is launch.py under these patches: python tests/articulate.py --config=...
+Run as a program, it is launch.py with these patches: python tests/articulate.py --config=...
 """
 
 import runpy
@@ -21,13 +21,13 @@ def articulate(patch: pytest.MonkeyPatch) -> None:
 
 def write_with_each(cfg, variables, tokenizer, documents, *rest):
     """`write_questions`, and one about each document with its first sentence as the answer."""
-    asked, drawn = write_questions(cfg, variables, tokenizer, documents, *rest)
+    questions_asked, drawn = write_questions(cfg, variables, tokenizer, documents, *rest)
     first = [sentences(document.text)[0] for document in documents]
-    own = [
+    first_sentence_questions = [
         SelfQuestion(i, sentence, f"What is said about {document.title}?", sentence)
         for i, (document, sentence) in enumerate(zip(documents, first))
     ]
-    return [*own, *asked], drawn
+    return [*first_sentence_questions, *questions_asked], drawn
 
 
 if __name__ == "__main__":

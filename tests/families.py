@@ -1,7 +1,7 @@
-"""Small random models in the formats that the families publish: their config fields, special
-tokens with the parts they play, chat templates and files; the sizes and the ids are small.
+"""Small random models in the published formats of the supported families: config fields, special
+tokens and their roles, chat templates and files, with small sizes and token ids.
 
-The templates are written anew from what the published ones render of chats without tools.
+The templates are rewritten; they render chats without tools as the published ones do.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ CHATML = """\
 
 
 def _with_system(words: str) -> str:
-    """ChatML with a system turn of its own where none is given."""
+    """ChatML with a default system turn where none is given."""
     return (
         "{%- if messages[0].role != 'system' %}\n"
         f"    {{{{- '<|im_start|>system\\n{words}<|im_end|>\\n' }}}}\n"
@@ -40,7 +40,7 @@ def _with_system(words: str) -> str:
     )
 
 
-# A thought before the last reply, empty where none is given; thoughts before earlier replies go.
+# A thought before the last reply, empty where none is given; earlier thoughts are dropped.
 _QWEN3_TURNS = """\
 {%- set ns = namespace(last_query=messages|length - 1) %}
 {%- for message in messages %}
@@ -93,7 +93,7 @@ LLAMA3 = """\
 
 
 def _dated(today: str) -> str:
-    """Llama 3.1's and 3.2's, which tell the date in a system turn."""
+    """The template of Llama 3.1 and 3.2, whose system turn has the date."""
     return (
         "{{- bos_token }}\n"
         "{%- if not date_string is defined %}{% set date_string = " + today + " %}{% endif %}\n"
@@ -107,7 +107,7 @@ def _dated(today: str) -> str:
     )
 
 
-# Of Llama 3 from id 128000 on; 3.1 has <|eom_id|> where 3 has the second one that is reserved.
+# Llama 3's from id 128000 on; 3.1 has <|eom_id|> in place of the second reserved one.
 _LLAMA_TOKENS = (
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -169,18 +169,18 @@ _QWEN3 = _QWEN | {
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What a family's files say.
+    """The contents of a family's files.
 
     Attributes:
-      template: of its chats.
-      config: of config.json; the ids of tokens are added.
-      specials: tokens that are marked as special, in the order of their ids.
-      words: added tokens that are not.
-      roles: of tokenizer_config.json.
+      template: the chat template.
+      config: config.json without token ids, which are added.
+      specials: special tokens, in the order of their ids.
+      words: added tokens that are not marked as special.
+      roles: tokens by role, of tokenizer_config.json.
       ends: the tokens of generation_config.json's `eos_token_id`.
-      turn_end: the token by which its template ends a reply.
-      digits: how many digits stay together.
-      starts: its texts begin with `bos_token`.
+      turn_end: the token with which the template ends a reply.
+      digits: pattern of digits that are kept together.
+      starts: texts begin with `bos_token`.
     """
 
     template: str
@@ -256,15 +256,15 @@ FAMILIES = {
         roles={"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"},
         ends=("<|im_end|>",),
     ),
-    # A base model whose texts end in <|endoftext|>, which was given ChatML.
+    # A base model whose texts end with <|endoftext|>, with a ChatML template added.
     "ChatML on a base": _qwen(CHATML, _LLAMA, eos="<|endoftext|>"),
 }
 
 
 def backend_of(family: Family) -> tokenizers.Tokenizer:
-    """A byte-level tokenizer with the family's way of splitting and its added tokens."""
+    """A byte-level tokenizer with the family's pre-tokenizer and added tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # A few merges, so that what stands beside what matters.
+    # A few merges, so that neighbouring characters matter.
     merges = ("Ċ Ċ", "? ĊĊ", "t h", "th e", "Ġ the", "i n", "Ġ a")
     merges = [tuple(pair.split()) for pair in merges]
     vocab = {token: i for i, token in enumerate([*alphabet, *("".join(m) for m in merges)])}
@@ -296,8 +296,8 @@ def backend_of(family: Family) -> tokenizers.Tokenizer:
 
 
 def write_family(name: str, folder: pathlib.Path, **changes) -> pathlib.Path:
-    """The four files and the weights of a model of that family, in `folder`; `changes` are of its
-    config.json."""
+    """Writes the four files and the weights of a model of a family to `folder`; `changes` are of
+    its config.json."""
     family = FAMILIES[name]
     backend = backend_of(family)
     folder.mkdir(parents=True, exist_ok=True)
@@ -345,5 +345,5 @@ def qwen3(template: str = QWEN3, **options) -> Tokenizer:
 
 
 def written(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Token ids as a model writes them: special tokens are meant."""
+    """Token ids as a model would write the text: special tokens are recognised."""
     return tuple(tokenizer.backend.encode(text, add_special_tokens=False).ids)

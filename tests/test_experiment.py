@@ -91,7 +91,7 @@ def test_invalid_writing_raises_before_loading(monkeypatch, setting, value, mess
         ("model.date", "26 Jul 2024", "='26 Jul 2024'; give a day as YYYY-MM-DD"),
         ("model.thought_tokens", 0, "=0; give a whole number at least 1"),
         ("data.documents", "", "=''; give text that is not empty (a text, PDF"),
-        ("data.documents", "/none.txt", "='/none.txt': nothing there"),
+        ("data.documents", "/none.txt", "='/none.txt' does not exist"),
         ("dreaming.templates", "/none.toml", "='/none.toml': no such file"),
         ("seeding.teacher_weights", (0.7,), "=(0.7,) sum to 0.7; they have to sum to 1"),
         ("seeding.teacher_weights", (0.5, 0.5), "=(0.5, 0.5) has 2 entries, but there are 1"),

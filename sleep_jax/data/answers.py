@@ -1,16 +1,18 @@
-"""What counts as the same text: the one normalisation that grading, rewards and study share.
+"""Normalisation of answers: the only one, shared by grading, rewards and study.
 
-    tidy          one character for each meaning: quotes, hyphens, spaces, digits, widths
-    spell         tidied, and in words what a mark alone would tell apart: O+, C#, <5, Vitamin A
-    fold          without case and accents
-    words         case folded; a character each where a script has no spaces
-    answer_words  what two answers have in common if they are one: quantities in one spelling, no
-                  articles, no punctuation
+    normalize_characters  one character for each of quotes, hyphens, spaces, digits, widths
+    spell_symbols         that, and symbols that tell answers apart as words: O+, C#, <5, Vitamin A
+    fold_accents          without case and accents
+    words                 case-folded words; single characters in scripts without spaces
+    answer_words          the words by which answers are compared: quantities in one spelling, no
+                          articles, no punctuation
+    squad_words           the same by the SQuAD v1.1 evaluation, for published figures; English only
 
 NFKC (Unicode Standard Annex 15) alone would make 10² a 102, 3½ a 31/2 and Acme™ an AcmeTM.
 """
 
 import re
+import string
 import unicodedata
 
 from sleep_jax.data.languages import (
@@ -24,7 +26,7 @@ from sleep_jax.data.languages import (
 )
 from sleep_jax.data.quantities import is_measured, normalize_quantities
 
-_SIGNS = "$¢£¥€₩₹₽"  # currencies that `quantities` knows
+_SIGNS = "$¢£¥€₩₹₽"  # currencies of `quantities`
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _ONE_CHARACTER = str.maketrans(
     {
@@ -52,31 +54,33 @@ _COMPARISON = re.compile(rf"(?<![-=<>])(?:[<>]=?|[≤≥±] ?|(?<=\w )[<>] )(?=-
 _PLUS = re.compile(r"(?<=[^\W_])(\+\+?)(?!\w)")
 _MINUS = re.compile(r"(?<![\w-])(AB|[A-FO]|Rh|Cl|OH)-(?![\w-])")  # blood groups, grades, ions
 _SHARP = re.compile(r"(?<![\w#])([A-G])#(?!\w)")
-# No article: within a sentence in capitals, or where a phrase ends.
+# An A that is not an article: a capital within a sentence, or at the end of a phrase.
 _LETTER = re.compile(
     r"(?<=\w )A(?![\w'-]| [A-Z])|(?<=[\w:,] )[Aa](?=[\"')\]]*(?:[.,;:!?]|\s*$))|\A\W*[Aa]\W*\Z",
     re.MULTILINE,
 )
-# A number behind a name counts nothing, so that 3.10 is not 3.1.
+# A number after a name is a label, not a quantity, so 3.10 is not 3.1.
 _NUMBERED = re.compile(
     r"(\b(?:(?!USD|EUR|GBP|JPY|CHF)[A-Z](?!\w*ly )[\w+#]*"
     r"|version|release|build|section|chapter|figure|table) )(\d+\.\d+)(?![\d.]*\d)"
 )
 _DECIMAL = re.compile(rf"(?<![\w.{_SIGNS}])(?<![{_SIGNS}] )()(\d+\.\d+)(?![\d.]*\d)")
 
-# Scripts whose vowels are marks, which \w lacks.
+# Combining marks of scripts that write vowels with them; \w does not match marks.
 _MARKED = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
 _ACCENT = re.compile("(?<=[A-Za-z\u0370-\u03ff])[\u0300-\u036f]+|[\u0591-\u05bd\u064b-\u065f]")
 _LETTERS = rf"(?:(?![{UNSPACED}])[\w{_MARKED}])+"
 _WORD = re.compile(rf"[{UNSPACED}]|{_LETTERS}")
-_ANSWER_WORD = re.compile(  # katakana spell whole words: "リス" is not in "クリスマス"
+_ANSWER_WORD = re.compile(  # runs of katakana are words: "リス" is not in "クリスマス"
     rf"[{KATAKANA}]+|[{UNSPACED}]|−?{_LETTERS}(?:(?<=\d)[.:](?=\d){_LETTERS})*"
 )
 _ARTICLES = frozenset(("a", "an", "the"))
+_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_characters(text: str) -> str:
-    """One character for each meaning; case, accents and line ends stay."""
+    """One character for each meaning, e.g. one kind of quotes; keeps case, accents and line
+    ends."""
     text = _INVISIBLE.sub("", _THOUSANDS.sub("", text)).translate(_ONE_CHARACTER)
     text = re.sub("[⁻⁰¹²³⁴-⁹]+", lambda m: "^" + m[0].translate(_SUPERSCRIPTS), text)
     text = re.sub("[¼-¾⅐-⅞]", r" \g<0>", text)
@@ -86,7 +90,8 @@ def normalize_characters(text: str) -> str:
 
 
 def _one_character(match: re.Match) -> str:
-    """ASCII digits, and the names of currencies without a sign that is known."""
+    """A digit in ASCII; the name of a currency whose sign is not in `_SIGNS`; else the
+    character."""
     character = match[0]
     if character.isdecimal():
         return str(unicodedata.decimal(character))
@@ -96,14 +101,14 @@ def _one_character(match: re.Match) -> str:
 
 
 def spell_symbols(text: str, *, is_verbatim: bool = False) -> str:
-    """Tidied, and in words what a mark or a capital alone would tell apart.
+    """Normalized characters, with words for symbols and capitals that alone tell answers apart.
 
     "O+" -> "Oplus", "C#" -> "Csharp", "<5" -> "less than 5", "10²" -> "10pow2", "Vitamin A" ->
     "Vitamin LetterA", "Release 3.10" -> "Release v3.10", whose zero counts.
 
     Args:
       text: any.
-      is_verbatim: the zeros of all numbers count which no unit follows: "3.10" -> "v3.10".
+      is_verbatim: trailing zeros count in all numbers without a unit: "3.10" -> "v3.10".
     """
     text = _COMPARISON.sub(lambda m: f"{_COMPARED[m[0].strip()]} ", normalize_characters(text))
     text = _PLUS.sub(lambda m: "plus" * len(m[1]), text)
@@ -121,40 +126,55 @@ def _numbered(match: re.Match) -> str:
 
 
 def fold_accents(text: str) -> str:
-    """Without case, and without accents on Latin and Greek letters: "Zürich" -> "zurich"."""
+    """Case-folded, without accents on Latin and Greek letters: "Zürich" -> "zurich"."""
     text = _ACCENT.sub("", unicodedata.normalize("NFD", text.casefold()))
     return unicodedata.normalize("NFC", text).replace("ё", "е")
 
 
 def split_words(text: str) -> list[str]:
-    """Its words as they are spelt; a character each where a script has no spaces."""
+    """The words of a text, unchanged; single characters in scripts without spaces."""
     return _WORD.findall(text)
 
 
 def words(text: str) -> list[str]:
-    """Its words, tidied and case folded."""
+    """The words of a text with normalized characters, case-folded."""
     return split_words(normalize_characters(text).casefold())
 
 
 def answer_words(text: str, *, is_verbatim: bool = False) -> list[str]:
-    """What is left of an answer for comparison: words without articles, case, accents and
-    punctuation, numbers in digits with their signs, units by name, parts of compounds apart."""
+    """The words by which an answer is compared with another: without articles, case, accents and
+    punctuation; numbers in digits with their signs, units by name, compounds split.
+
+    Args:
+      text: an answer in any script.
+      is_verbatim: as for `spell_symbols`.
+    """
     text = normalize_quantities(spell_symbols(text, is_verbatim=is_verbatim)).casefold()
-    text = re.sub(r"(?<!\w)-(?=\d)", "−", text)  # a sign
+    text = re.sub(r"(?<!\w)-(?=\d)", "−", text)  # a sign, not a hyphen
     text = re.sub(r"'|\.(?!\d)|(?<!\d)\.", "", text.replace("_", " "))
     return [fold_accents(word) for word in _ANSWER_WORD.findall(text) if word not in _ARTICLES]
 
 
 def canonical(text: str) -> str:
-    """One spelling of what is the same question or answer; the text itself where that has no
-    words."""
+    """One spelling for equal questions or answers: `answer_words` joined, or the text itself where
+    it has none."""
     return " ".join(answer_words(text)) or text.strip()
 
 
+def squad_words(text: str) -> list[str]:
+    """The words of an answer by the SQuAD v1.1 evaluation (Rajpurkar et al. 2016, arXiv
+    1606.05250): lower case, without ASCII punctuation and the articles a, an, the. Made for
+    English."""
+    text = text.lower().translate(_ASCII_PUNCTUATION)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
 def content_words(text: str) -> set[str]:
-    """The words that say what a text is about, folded: no stop words of its language, no lone
-    letters. Chinese characters and runs of katakana are words, hiragana none; in scripts like Thai,
-    runs of four characters."""
+    """The content words of a text, folded and stemmed, without stop words and single letters.
+
+    Chinese characters and runs of katakana are words, hiragana is skipped; in scripts without
+    spaces, such as Thai, runs of four characters are words.
+    """
     name = language(text)
     stops = set(map(fold_accents, stop_words(name)))
     text = re.sub(r"'\w{1,2}\b", "", fold_accents(normalize_characters(text)))

@@ -1,4 +1,4 @@
-"""The one place that pads, buckets and packs: ragged token lists in, static shapes out."""
+"""Padding, bucketing and packing: ragged token lists in, static shapes out."""
 
 from collections.abc import Sequence
 
@@ -6,27 +6,44 @@ import numpy as np
 
 
 def bucket(n: int, smallest: int = 16) -> int:
-    """The next of the sizes 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, ... that holds n.
+    """The smallest of the sizes 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, ... that is at least n.
 
     Four sizes an octave: few programs are compiled, and at most a fifth of a row is padding.
+
+    Args:
+      n: a length.
+      smallest: the first size.
     """
     size = smallest
     while size < n:
-        # The step is a quarter of the power of two that the size has reached.
+        # The step is a quarter of the largest power of two that is at most the size.
         size += (1 << (size.bit_length() - 1)) // 4
     return size
 
 
-def equal_batches(n: int, most: int) -> np.ndarray:
-    """Indices of n items in parts of one size, at most `most`, [parts, size]; the last item fills
-    up the last part."""
-    count = -(-n // most)
+def equal_batches(n: int, max_size: int) -> np.ndarray:
+    """Indices of n items in batches of one size, [batches, size].
+
+    Args:
+      n: number of items.
+      max_size: largest size of a batch.
+
+    Returns:
+      int [batches, size]; the last item is repeated to fill the last batch.
+    """
+    count = -(-n // max_size)
     size = -(-n // count)
     return np.minimum(np.arange(count * size), n - 1).reshape(count, size)
 
 
 def pad(rows: Sequence[Sequence[int]], length: int, *, value: int = 0, side: str = "right"):
     """Stacks ragged rows into int32 [rows, length].
+
+    Args:
+      rows: token ids.
+      length: of a padded row.
+      value: of the padding.
+      side: where the padding goes, `right` or `left`.
 
     Returns:
       (tokens, mask): the padded tokens and int32 [rows, length] that is 1 on real tokens.
@@ -52,13 +69,13 @@ def pack(sizes: Sequence[Sequence[int]], capacity: Sequence[int]) -> list[list[i
     Args:
       sizes: per item one size for each capacity, e.g. (tokens, scored tokens); the first one
         orders.
-      capacity: what a row holds of each.
+      capacity: of a row, per kind of size.
 
     Returns:
       Per row the indices of its items.
 
     Raises:
-      ValueError: an item is larger than a row.
+      ValueError: an item is larger than the capacity.
     """
     capacity = np.asarray(capacity)
     sizes = np.asarray(sizes, int).reshape(-1, len(capacity))

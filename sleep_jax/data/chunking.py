@@ -1,7 +1,7 @@
-"""Cuts a text into chunks of at most so many tokens, where a reader would pause.
+"""Cuts a text into chunks of a largest number of tokens, at natural boundaries.
 
-After a paragraph if possible, else after a sentence, else after a word; only a word which is too
-long by itself is cut inside. No chunk is lost: together they hold every word of the text.
+A cut is after a paragraph if possible, else after a sentence, else after a word; only a word that
+is too long for a chunk is cut inside. Together the chunks hold every word of the text.
 """
 
 import itertools
@@ -21,24 +21,24 @@ def _ends_of(pattern: str) -> Ends:
     return lambda text: [match.end() for match in re.finditer(pattern, text)]
 
 
-# Best cut first: after paragraphs, sentences and lines, words. A piece keeps the space behind it,
-# so the pieces of a text always join to it.
+# Preferred cuts first: after paragraphs, sentences and lines, words. A piece keeps the white space
+# after it, so the pieces of a text join to it.
 CUTS: tuple[Ends, ...] = (_ends_of(r"\n\s*\n"), sentence_ends, _ends_of(r"\s+"))
 
 
 def split_text(text: str, limit: int, encode: Encode) -> list[str]:
-    """Chunks of at most `limit` tokens, of like length: no lone sentence is left at the end.
+    """Chunks of at most `limit` tokens and similar length, with no short rest at the end.
 
     Args:
-      text: what to cut.
+      text: the text to cut.
       limit: most tokens of a chunk, as `encode` counts them.
       encode: text to token ids.
 
     Returns:
-      Stripped, non-empty chunks; joined, they are the text but for white space at the cuts.
+      Stripped, non-empty chunks; joined, they are the text except for white space at the cuts.
 
     Raises:
-      ValueError: `limit` is too small for chunks that mean anything.
+      ValueError: `limit` is below `MIN_CHUNK_TOKENS`, or a single character has more tokens.
     """
     if limit < MIN_CHUNK_TOKENS:
         raise ValueError(f"chunks of {limit} tokens; allow at least {MIN_CHUNK_TOKENS}")
@@ -53,9 +53,8 @@ def split_text(text: str, limit: int, encode: Encode) -> list[str]:
 
 
 def _split(text: str, limit: int, encode: Encode, cuts: Sequence[Ends] = CUTS) -> list[str]:
-    """Greedy: every chunk takes pieces until the next would not fit; what is too long is cut finer.
-
-    Chunks are stripped; nothing but white space between them is lost.
+    """Greedy: a chunk takes pieces while they fit; a piece too long for a chunk is cut by the next
+    kind of cut. Chunks are stripped.
     """
     if len(encode(text.strip())) <= limit:
         return [text.strip()] if text.strip() else []
@@ -76,7 +75,7 @@ def _split(text: str, limit: int, encode: Encode, cuts: Sequence[Ends] = CUTS) -
 
 
 def _pieces(text: str, cuts: Sequence[Ends]) -> list[str]:
-    """Pieces that join to `text`: ending at the best kind of cut, or halves of a single word."""
+    """Pieces that join to `text`: cut by the first of `cuts`, or halved where none is left."""
     if not cuts:
         return [text[: len(text) // 2], text[len(text) // 2 :]]
     ends = [0, *cuts[0](text), len(text)]

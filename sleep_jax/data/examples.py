@@ -1,4 +1,4 @@
-"""Token sequences to learn from or to score, as rows of static shape: one set of rows an item."""
+"""Token sequences to learn from or to score, in rows of static shape."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,13 @@ import numpy as np
 
 from sleep_jax.data.batches import bucket, pack
 
-MAX_ROW = 512  # tokens; an item's sequences share rows of at most this length
-PromptCompletion = tuple[
-    tuple[int, ...], tuple[int, ...]
-]  # what is given and what is scored after it
+MAX_PACKED_ROW = 512  # tokens; longest row that several sequences share
+PromptCompletion = tuple[tuple[int, ...], tuple[int, ...]]  # token ids; the completion is scored
 
 
 @flax.struct.dataclass
 class Examples:
-    """Token sequences with the positions that count.
+    """Rows of token sequences, with a mask of the tokens that are scored.
 
     Attributes:
       tokens: int32 [..., rows, time].
@@ -32,18 +30,23 @@ class Examples:
 def make_examples(
     items: Sequence[Sequence[PromptCompletion]], *, is_packed: bool = True
 ) -> Examples:
-    """Every item's sequences in the same number of rows: `Examples` [items, rows, time].
+    """Puts the sequences of every item into the same number of rows.
 
     Args:
-      items: per item its sequences.
-      is_packed: sequences share rows; else each has a row of its own, in order.
+      items: per item its (prompt, completion) pairs.
+      is_packed: several sequences share a row; else each has its own row, in order.
+
+    Returns:
+      `Examples` [items, rows, time].
     """
-    longest = max(len(given) + len(scored) for item in items for given, scored in item)
+    longest = max(len(prompt) + len(completion) for item in items for prompt, completion in item)
     time = bucket(longest)
     if is_packed:
-        whole = bucket(max(sum(len(given) + len(scored) for given, scored in i) for i in items))
-        time = max(min(whole, MAX_ROW), time)
-        packed = [pack([(len(g) + len(s),) for g, s in item], (time,)) for item in items]
+        whole = bucket(
+            max(sum(len(prompt) + len(completion) for prompt, completion in i) for i in items)
+        )
+        time = max(min(whole, MAX_PACKED_ROW), time)
+        packed = [pack([(len(p) + len(c),) for p, c in item], (time,)) for item in items]
     else:
         packed = [[[j] for j in range(len(item))] for item in items]
     shape = (len(items), max(map(len, packed)), time)
@@ -53,10 +56,10 @@ def make_examples(
         for row, members in enumerate(packed[i]):
             t = 0
             for segment, j in enumerate(members, start=1):
-                given, scored = item[j]
-                n = len(given) + len(scored)
-                tokens[i, row, t : t + n] = (*given, *scored)
+                prompt, completion = item[j]
+                n = len(prompt) + len(completion)
+                tokens[i, row, t : t + n] = (*prompt, *completion)
                 segments[i, row, t : t + n] = segment
-                mask[i, row, t + len(given) : t + n] = True
+                mask[i, row, t + len(prompt) : t + n] = True
                 t += n
     return Examples(tokens=tokens, segment_ids=segments, mask=mask)

@@ -1,6 +1,6 @@
-"""Files of documents: which of a folder are read, and the text of one, whatever its form.
+"""Files of documents: which files of a folder are read, and the text of a file of any format.
 
-A path is one of this machine or an address such as `gs://bucket/notes` (through `epath`).
+A path is local or an address such as `gs://bucket/notes` (through `epath`).
 """
 
 import contextlib
@@ -14,51 +14,51 @@ from etils import epath
 from sleep_jax.addresses import in_words, is_remote
 from sleep_jax.data.readers import READERS, SUPPORTED
 
-EXTRA = "pip install -e '.[documents]'"
-# Letters by their category that show nothing: fillers of Hangul and Khmer, the empty braille cell.
+INSTALL = "pip install -e '.[documents]'"
+# Letters by Unicode category that are blank: fillers of Hangul and Khmer, the empty braille cell.
 INVISIBLE = "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 
 
 def expand_path(path: str | os.PathLike[str]) -> epath.Path:
-    """A path as a user gives it; `~` is their home."""
+    """A path as given by a user, with `~` expanded."""
     return epath.Path(os.path.expanduser(os.fspath(path)))
 
 
 def suffix_of(path: epath.Path) -> str:
-    """In lower case: `NOTES.TXT` is a text, too."""
+    """The suffix of a path in lower case, e.g. `.txt`."""
     return path.suffix.lower()
 
 
 def list_files(folder: epath.Path) -> tuple[list[epath.Path], list[epath.Path]]:
-    """The files of a folder and of those below it.
+    """The files of a folder and its subfolders.
 
-    What begins with a dot is passed over. Links are followed, and nothing is read twice: neither
-    what a link leads back to, nor what it shows under another name.
+    Names that begin with a dot are skipped. Links are followed, and no file is listed twice, be it
+    by a loop of links or under another name.
 
     Returns:
-      (read, skipped): files of a kind that is read, and the others, sorted by their path.
+      (supported, others): the files that have a reader, and all others, sorted by path.
     """
-    found, links, seen = [], [], set()
+    files, links, seen = [], [], set()
     folders = [folder]
-    while folders or links:  # what a link leads to comes last, so that its own name counts
-        here = folders.pop() if folders else links.pop(0)
-        if (key := _identity(here)) in seen:
+    while folders or links:  # links last: a file that is also in the folder is listed by that name
+        path = folders.pop() if folders else links.pop(0)
+        if (key := _identity(path)) in seen:
             continue
         seen.add(key)
-        if not here.is_dir():
-            found.append(here)
+        if not path.is_dir():
+            files.append(path)
             continue
-        for entry in sorted(here.iterdir()):
+        for entry in sorted(path.iterdir()):
             if not entry.name.startswith("."):
                 (links if _is_link(entry) else folders).append(entry)
-    found.sort()
-    read = [file for file in found if suffix_of(file) in READERS and file.exists()]
-    return read, [file for file in found if file not in read]
+    files.sort()
+    supported = [file for file in files if suffix_of(file) in READERS and file.exists()]
+    return supported, [file for file in files if file not in supported]
 
 
 @contextlib.contextmanager
 def explain_address_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Says in words what keeps an address from being read; raises as `addresses.in_words`."""
+    """Turns the errors of reading an address into those of `addresses.in_words`, with the field."""
     try:
         with in_words(path):
             yield
@@ -69,16 +69,16 @@ def explain_address_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def read_bytes(path: epath.Path) -> bytes:
-    """What a file holds; raises as `reaching` does."""
+    """The content of a file; raises as `reaching` does."""
     with explain_address_errors(path):
         return path.read_bytes()
 
 
 def read_text(path: epath.Path) -> tuple[str | None, str]:
-    """(its own title, text) of a file.
+    """(title or None, text) of a file.
 
     Raises:
-      ValueError: it is empty, damaged or of another kind, or its reader is not installed; names it.
+      ValueError: it is empty, damaged or of an unsupported kind, or its reader is not installed.
     """
     suffix = suffix_of(path)
     if suffix not in READERS:
@@ -89,18 +89,18 @@ def read_text(path: epath.Path) -> tuple[str | None, str]:
         title, text = read(content)
     except ImportError as error:
         raise ValueError(
-            f"{path}: a {suffix} file is read by {package}, which is not installed; {EXTRA} brings "
-            "it, or save the file as text"
+            f"{path}: a {suffix} file is read by {package}, which is not installed; {INSTALL} "
+            "brings it, or save the file as text"
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text; save it as UTF-8, or remove it") from error
-    except Exception as error:  # such a reader raises whatever it meets in a damaged file
-        said = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
+    except Exception as error:  # on damaged files the readers raise errors of any kind
+        message = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
         raise ValueError(
-            f"{path}: {package} cannot read it ({said}); save it as text, or remove it"
+            f"{path}: {package} cannot read it ({message}); save it as text, or remove it"
         ) from error
     if "\0" in text:
-        raise ValueError(f"{path}: holds zero bytes, so it is no text; remove it")
+        raise ValueError(f"{path}: holds zero bytes, so it is not a text; remove it")
     if not is_visible(text):
         scanned = "; pages that are pictures need OCR first" if suffix == ".pdf" else ""
         raise ValueError(f"{path}: the file is empty{scanned}; fill it, or remove it")
@@ -108,13 +108,13 @@ def read_text(path: epath.Path) -> tuple[str | None, str]:
 
 
 def is_visible(text: str) -> bool:
-    """Whether a reader would see anything of it."""
-    unseen = ("Cc", "Cf", "Cs", "Zs", "Zl", "Zp")
-    return any(unicodedata.category(c) not in unseen and c not in INVISIBLE for c in text)
+    """Whether a text has a visible character."""
+    invisible = ("Cc", "Cf", "Cs", "Zs", "Zl", "Zp")
+    return any(unicodedata.category(c) not in invisible and c not in INVISIBLE for c in text)
 
 
 def _identity(path: epath.Path) -> str:
-    """What two names of one file have in common."""
+    """A key that is equal for two names of one file."""
     return str(path) if is_remote(path) else os.path.realpath(path)
 
 

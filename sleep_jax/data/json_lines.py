@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, and the strings in these; an error names file and line."""
+"""JSON Lines: one object a line, and the strings in it; errors name file and line."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ def objects(name: str, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (`file, line n`, object) for every line that is not blank.
 
     Raises:
-      ValueError: one is no JSON, or no object, or holds half a character.
+      ValueError: a line is not JSON, not an object, or holds a lone surrogate.
     """
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
@@ -27,10 +27,16 @@ def objects(name: str, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def string(item: dict[str, Any], key: str, where: str, default: Any = REQUIRED) -> Any:
-    """A string that shows something; `default` where it is absent or null.
+    """The visible string at a key; `default` where it is absent or null.
+
+    Args:
+      item: the object.
+      key: of the string.
+      where: file and line, for errors.
+      default: `REQUIRED`: there must be one.
 
     Raises:
-      ValueError: it is none, or not there and there is no default.
+      ValueError: the value is not a string, has no visible character, or is missing.
     """
     value = item.get(key)
     if value is None and default is not REQUIRED:
@@ -45,10 +51,10 @@ def string(item: dict[str, Any], key: str, where: str, default: Any = REQUIRED) 
 
 
 def strings(item: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
-    """A list of such strings; none where it is absent or null.
+    """The list of visible strings at a key; empty where it is absent or null.
 
     Raises:
-      ValueError: it is none, or one of them shows nothing.
+      ValueError: the value is not a list of strings, or one has no visible character.
     """
     values = item.get(key) or []
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
@@ -59,10 +65,10 @@ def strings(item: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
 
 
 def check_keys(item: dict[str, Any], known: Sequence[str], where: str) -> None:
-    """Refuses a misspelt key, which would be lost without a word; other keys are the user's.
+    """Checks for misspelt keys, which would silently be ignored; other extra keys are allowed.
 
     Raises:
-      ValueError: there is one; names the nearest.
+      ValueError: a key is close to a known one that is absent; names it.
     """
     for key in item:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)

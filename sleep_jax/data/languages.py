@@ -1,8 +1,8 @@
-"""What is known of languages: which a text is in, words without content, scripts without spaces.
+"""Languages: detection, stop words, negations, and scripts without spaces.
 
-The rule is small: kana are Japanese, other Chinese characters Chinese, a script of one great
-language is that language, and Latin letters are English unless more of the words without content
-are German ones.
+The rule of detection is simple: kana are Japanese, other Chinese characters Chinese, a script with
+one main language is that language, and Latin letters are English unless the text has more German
+stop words than English ones.
 """
 
 import collections
@@ -14,7 +14,7 @@ UNSEGMENTED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, K
 HAN = "\u3005\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
 UNSPACED = f"{UNSEGMENTED}\u3040-\u30ff{HAN}"
-KANA = 0.05  # share of kana among kana and Chinese characters from which on they are Japanese
+MIN_KANA = 0.05  # least share of kana among kana and Chinese characters in Japanese
 _CJK = frozenset(("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"))
 _LANGUAGE_OF = {
     "ARABIC": "ar",
@@ -31,7 +31,7 @@ _LANGUAGE_OF = {
     "THAI": "th",
 }
 
-# Words without content: articles, pronouns, prepositions, conjunctions, auxiliaries and what asks.
+# Stop words: articles, pronouns, prepositions, conjunctions, auxiliaries and question words.
 _STOP_WORDS = {
     "en": """a about after again all also am an and any are as at be because been before being
     between both but by can could did do does doing down each few for from further had has have
@@ -76,36 +76,36 @@ _NEGATIONS = {
 }
 NEGATIONS = {name: re.compile(words, re.IGNORECASE) for name, words in _NEGATIONS.items()}
 STOP_WORDS = {name: frozenset(words.split()) for name, words in _STOP_WORDS.items()}
-CASED = frozenset(("en", "de", "ru", "el", "hy"))  # with capitals, which tell names
-FREE_ORDER = frozenset(("ru",))  # endings say who does what to whom
-# Those of one of the two languages alone, nor of French.
+CASED = frozenset(("en", "de", "ru", "el", "hy"))  # capitals mark names
+FREE_ORDER = frozenset(("ru",))  # case endings mark subject and object
+# Stop words of one of the two languages only, and not French words.
 _ENGLISH = STOP_WORDS["en"] - STOP_WORDS["de"]
 _GERMAN = STOP_WORDS["de"] - STOP_WORDS["en"]
 _GERMAN -= {"bin", "den", "des", "du", "es", "hat", "man", "nun", "war"}
 
 
 def scripts(text: str) -> collections.Counter:
-    """How many letters of each script a text has, by the names that Unicode gives them; kana and
-    Chinese characters are one, CJK."""
+    """The number of letters of each script in a text, by Unicode's names; kana and Chinese
+    characters count as one script, CJK."""
     letters = filter(str.isalpha, unicodedata.normalize("NFKC", text))
     names = (unicodedata.name(letter, "?").split()[0] for letter in letters)
     return collections.Counter("CJK" if name in _CJK else name for name in names)
 
 
 def language(text: str) -> str:
-    """The ISO 639 code of the language of most of a text; "en" where nothing tells."""
+    """The ISO 639 code of a text's main language; "en" where it is not clear."""
     [(script, count)] = scripts(text).most_common(1) or [("LATIN", 0)]
     if script == "CJK":
-        return "ja" if len(re.findall("[\u3041-\u30ff]", text)) > KANA * count else "zh"
+        return "ja" if len(re.findall("[\u3041-\u30ff]", text)) > MIN_KANA * count else "zh"
     if script != "LATIN":
         return _LANGUAGE_OF.get(script, "en")
-    said = re.findall(r"[^\W\d_]+", text.casefold())
-    german, english = (sum(w in listed for w in said) for listed in (_GERMAN, _ENGLISH))
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    german, english = (sum(w in listed for w in words) for listed in (_GERMAN, _ENGLISH))
     return "de" if german > english else "en"
 
 
 def stop_words(name: str) -> frozenset[str]:
-    """The words without content of a language; none where they are not listed."""
+    """The stop words of a language (ISO 639 code); empty where none are listed."""
     return STOP_WORDS.get(name, frozenset())
 
 
@@ -116,5 +116,5 @@ _RUSSIAN_ENDING = re.compile(
 
 
 def stem(word: str, name: str) -> str:
-    """A folded word without the ending of its case, where a language has many: Russian."""
+    """A folded word without its case ending, in Russian; else the word."""
     return _RUSSIAN_ENDING.sub("", word) if name == "ru" else word

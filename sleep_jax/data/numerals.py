@@ -1,8 +1,8 @@
 """One spelling for every number in a text, so that "seven", "7" and "7.0" compare equal.
 
 English cardinals up to trillions, ordinals up to ninety-ninth, thousands separators, decimals of
-any length; Chinese numerals of two characters or before a unit of time, length or money. What has
-two dots or more, 1.20.3, is an address, a date or a version and stays as it is.
+any length; Chinese numerals of two or more characters, or before a unit of time, length or money.
+Numbers with two dots or more, such as 1.20.3, are addresses, dates or versions and are kept.
 """
 
 import decimal
@@ -50,7 +50,7 @@ _ORDINAL = (
     rf"(?:{_any(_TENS)}[ -])?{_any(_UNIT_ORDINALS)}|{_any(_TEEN_ORDINALS)}"
     rf"|{_any(_TENS_ORDINALS)}"
 )
-# A word boundary on both sides; digits bring their own, since they may open with a sign.
+# Word boundaries on both sides; `_DIGITS` has its own, since a number may begin with a sign.
 _NUMBER = re.compile(
     rf"(?P<ordinal>\b(?:{_ORDINAL})\b)|(?P<cardinal>(?:\b|(?=[-−])){_any([_CARDINAL])}(?:\b|(?<=\d)))",
     re.IGNORECASE,
@@ -94,7 +94,7 @@ _HAN_NUMBER = re.compile(
 
 
 def _han_value(match: re.Match) -> str:
-    """In digits: 五十三 is 53, and without scales 一八七一 is 1871."""
+    """A Chinese numeral in digits: 五十三 is 53, and without scales 一八七一 is 1871."""
     if _HAN_SCALES.keys().isdisjoint(match[0]):
         return "".join(str(_HAN_DIGITS[c]) for c in match[0])
     total, section, digit = 0, 0, 0
@@ -113,7 +113,7 @@ def _han_value(match: re.Match) -> str:
 def normalize_numbers(text: str) -> str:
     """Rewrites every number in digits: "Twenty-one of 1,250 (third)" -> "21 of 1250 (3rd)".
 
-    Digits that do not open a word ("H2O") stay as they are.
+    Digits inside a word ("H2O") are kept.
     """
     return _NUMBER.sub(_spell, _HAN_NUMBER.sub(_han_value, text))
 

@@ -1,12 +1,13 @@
-"""Units behind numbers and currencies before them, one spelling for each: "8 km" and "eight
-kilometers" agree, as do "$5" and "5 dollars", and "$5" and "€5" do not.
+"""One spelling for units and currencies of numbers: "8 km" equals "eight kilometers", "$5" equals
+"5 dollars", and "$5" differs from "€5".
 """
 
 import re
 
 from sleep_jax.data.numerals import normalize_numbers
 
-# What is longer stands before what it begins with: km/h before km, °C before °.
+# Name: patterns of its spellings. A longer one comes before its prefix: km/h before km, °C before
+# °.
 _SPELLINGS = {
     "kilometre_an_hour": r"km/h km\s?h-1 kmh kph kilomet(?:re|er)s?\s+(?:per|an)\s+hour",
     "mile_an_hour": r"mph miles?\s+(?:per|an)\s+hour",
@@ -72,13 +73,13 @@ _CURRENCY = re.compile(
 )
 
 
-def _behind(match: re.Match) -> str:
+def _amount_first(match: re.Match) -> str:
     return f"{match['sign'] or ''}{match['amount']} {match['currency'].strip()}"
 
 
-def _spelt(text: str) -> str:
-    """Numbers in digits, currencies behind them."""
-    return normalize_numbers(_CURRENCY.sub(_behind, text))
+def _with_digits(text: str) -> str:
+    """Numbers in digits, currencies after them."""
+    return normalize_numbers(_CURRENCY.sub(_amount_first, text))
 
 
 def _name(match: re.Match) -> str:
@@ -86,18 +87,18 @@ def _name(match: re.Match) -> str:
 
 
 def normalize_quantities(text: str) -> str:
-    """Numbers in digits and the units behind them by name: "8 km long" -> "8 kilometre long"."""
-    return _UNIT.sub(lambda match: f"{match['number']} {_name(match)}", _spelt(text))
+    """Numbers in digits and the units after them by name: "8 km long" -> "8 kilometre long"."""
+    return _UNIT.sub(lambda match: f"{match['number']} {_name(match)}", _with_digits(text))
 
 
 def is_measured(text: str, start: int) -> bool:
-    """Whether the number in digits at an offset of a text has a unit behind it."""
+    """Whether a unit follows the number in digits at offset `start` of a text."""
     return bool(_UNIT.match(text, start))
 
 
 def units(text: str) -> dict[str, set[str]]:
-    """The units that each number of a text has: "8 km, 8 h, 9 cats" -> {"8": {kilometre, hour}}."""
-    found: dict[str, set[str]] = {}
-    for match in _UNIT.finditer(_spelt(text)):
-        found.setdefault(match["number"], set()).add(_name(match))
-    return found
+    """The units of each number of a text: "8 km, 8 h, 9 cats" -> {"8": {kilometre, hour}}."""
+    units_of: dict[str, set[str]] = {}
+    for match in _UNIT.finditer(_with_digits(text)):
+        units_of.setdefault(match["number"], set()).add(_name(match))
+    return units_of

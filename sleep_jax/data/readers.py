@@ -1,4 +1,4 @@
-"""The text of a file of documents, by its kind, from what the file holds.
+"""Readers of document files by suffix: bytes in, (title or None, text) out.
 
 `.txt` and `.md` are read as they are; `.pdf` and `.docx` by pypdf and python-docx, the encoding of
 `.html` is found by Beautiful Soup: the extra `documents` brings all three.
@@ -23,17 +23,17 @@ def _plain(content: bytes) -> tuple[None, str]:
 
 
 def _markdown(content: bytes) -> tuple[str | None, str]:
-    """Titled by its first heading."""
+    """The title is the first heading."""
     _, text = _plain(content)
     heading = re.match(r"\s*#\s+(.+)", text)
     return heading and heading[1].strip(), text
 
 
 def _pdf(content: bytes) -> tuple[str | None, str]:
-    """Page by page; a sentence that goes on in the next line is put together."""
+    """The text of all pages; lines of one sentence and hyphenated words are joined."""
     import pypdf
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what matters is raised
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # errors are raised all the same
 
     text = "\n\n".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(content)).pages)
     text = re.sub(r"(?<=[^\W\d_])-\n(?=[a-z])", "", text)
@@ -57,7 +57,7 @@ def _html(content: bytes) -> tuple[str | None, str]:
 
 
 def _docx(content: bytes) -> tuple[str | None, str]:
-    """Paragraphs and tables in their order."""
+    """Paragraphs and tables in order."""
     import docx
     from docx.table import Table
 

@@ -1,9 +1,7 @@
-"""Units of text: what is asked about, quoted and completed.
+"""Splits text into units: sentences, headings, list items, table rows and lines "key: value".
 
-Sentences as the library `sentencex` finds them; a heading, an item of a list, a row of a table and
-a line "key: value" are units of their own, and so is any line that was ended on purpose. Scores of
-markup (bullets, #, >, fences, rules) belong to no unit, numbers of items do.
-"""
+Sentences are found by the library `sentencex`. A line that was not wrapped but ended on purpose is
+a unit, too. Markup (bullets, #, >, fences, rules) is dropped; numbers of list items are kept."""
 
 import itertools
 import re
@@ -15,7 +13,7 @@ import sentencex
 from sleep_jax.data.languages import UNSPACED, language
 from sleep_jax.fields import writable
 
-NARROWEST = 40  # columns: text wrapped to less is not expected, such lines were ended on purpose
+MIN_WRAP_COLUMNS = 40  # text is not expected to be wrapped at fewer columns
 
 _QUOTED = re.compile(r"\A[ \t]*>[ \t>]*")
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)")
@@ -32,23 +30,24 @@ _ORDINAL = re.compile(r"\b(?:[ia]m|d(?:er|en|es|em|ie|as)|vom|beim|zum|jede[nrs]
 
 
 def sentences(text: str) -> list[str]:
-    """The units of a text in order, stripped, each as it stands there; those without a letter or
-    digit left out."""
+    """The units of a text in order, stripped and otherwise unchanged, without those that have no
+    letter or digit."""
     name = language(text)
     units = (unit for block in _blocks(text) for unit in _units(block, name))
     return [unit for unit in units if any(map(str.isalnum, unit))]
 
 
 def sentence_ends(text: str) -> list[int]:
-    """Where the sentences and lines of a text end, their white space included: increasing offsets,
-    the last of them the text's length."""
+    """The end offsets of the sentences and lines of a text, trailing white space included:
+    increasing, the last one is the text's length."""
     name = language(text)
     parts = (part for line in text.splitlines(keepends=True) for part in _split(line, name))
     return list(itertools.accumulate(map(len, parts)))
 
 
 def word_ends(text: str) -> list[int]:
-    """Where its words end: a character each where a script has no spaces, else at white space."""
+    """The end offsets of the words of a text; in scripts without spaces, each character is a
+    word."""
     return [match.end() for match in re.finditer(rf"[{UNSPACED}]|[^\s{UNSPACED}]+", text)]
 
 
@@ -57,24 +56,24 @@ def _units(block: str, name: str) -> Iterator[str]:
         yield block.strip(" \t|")
         return
     number = _NUMBER.match(block)
-    start = number.end() if number else 0  # its dot ends no sentence
+    start = number.end() if number else 0  # the dot of an item's number is no sentence end
     first, *rest = _split(block[start:], name) or [""]
     yield (block[:start] + first).strip()
     yield from (sentence.strip() for sentence in rest)
 
 
 def _split(text: str, name: str) -> list[str]:
-    """Sentences, with the white space behind them: they join to the text."""
+    """Sentences with their trailing white space; they join to the text."""
     parts: list[str] = []
-    # In one line: an abbreviation at the end of a line is one, too. The library is written in
-    # Rust, whose texts have no lone surrogates.
+    # As one line, so that an abbreviation at a line end is recognised. The library is written in
+    # Rust, whose strings have no lone surrogates.
     line = writable(re.sub(r"\s", " ", text))
     for sentence in _cut(text, map(len, sentencex.segment(name, line))):
         if parts and not _is_end(parts[-1], sentence, name):
             parts[-1] += sentence
         else:
             parts.append(sentence)
-    # Inside brackets the library sees no end.
+    # The library finds no sentence end inside brackets.
     return [part for sentence in parts for part in _AFTER_BRACKET.split(sentence)]
 
 
@@ -84,7 +83,7 @@ def _cut(text: str, lengths: Iterable[int]) -> Iterator[str]:
 
 
 def _is_end(sentence: str, following: str, name: str) -> bool:
-    """Whether there is an end where the library sees one: not in "im 3. Stock", 「…。」と."""
+    """Whether a sentence end found by the library is one: not in "im 3. Stock", 「…。」と."""
     if name == "de" and _ORDINAL.search(sentence):
         return False
     if name == "ja" and sentence[-1] in "」』" and "\u3041" <= following[0] <= "\u309f":
@@ -93,25 +92,25 @@ def _is_end(sentence: str, following: str, name: str) -> bool:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Runs of lines that belong together, without their marks."""
+    """Runs of lines that belong together, without their markup."""
     lines = [_QUOTED.sub("", line, count=1) for line in text.splitlines()]
     for is_blank, group in itertools.groupby(lines, key=lambda line: not line.strip()):
         if is_blank:
             continue
         paragraph = [line for line in group if not _FENCE.match(line)]
-        width = max([NARROWEST, *map(_columns, paragraph)])
+        width = max([MIN_WRAP_COLUMNS, *map(_columns, paragraph)])
         block: list[str] = []
         for line in paragraph:
-            if block and _is_opened(block[-1], line, width):
+            if block and _begins_block(block[-1], line, width):
                 yield _MARK.sub("", "\n".join(block), count=1)
                 block = []
             block.append(line)
         yield _MARK.sub("", "\n".join(block), count=1)
 
 
-def _is_opened(before: str, line: str, width: int) -> bool:
-    """Whether a line is the first of a block: an item, a row, a key, or the line before it was
-    ended on purpose, which is so where the first word would have fitted on it."""
+def _begins_block(before: str, line: str, width: int) -> bool:
+    """Whether a line begins a block: it is an item, a row or a key, or the line before it was ended
+    on purpose, since the first word would still have fitted on it."""
     if _MARK.match(line) or _ROW.fullmatch(line) or _ROW.fullmatch(before):
         return True
     if _KEY.match(line) and _KEY.match(before):
@@ -120,7 +119,7 @@ def _is_opened(before: str, line: str, width: int) -> bool:
         return True
     if before.startswith("#") or not any(map(str.isalnum, before)):
         return True
-    is_inside = _columns(before) >= NARROWEST // 2 or before.rstrip().endswith(",")
+    is_inside = _columns(before) >= MIN_WRAP_COLUMNS // 2 or before.rstrip().endswith(",")
     if line[0].isspace() or (line[0].islower() and is_inside):
         return False
     first = line[: word_ends(line)[0]]
@@ -128,4 +127,5 @@ def _is_opened(before: str, line: str, width: int) -> bool:
 
 
 def _columns(text: str) -> int:
+    """The width of a text in a fixed-width font."""
     return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)

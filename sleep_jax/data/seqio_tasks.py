@@ -1,9 +1,8 @@
-"""Documents from SeqIO (Roberts et al. 2022, arXiv 2203.17189): the examples of a task or mixture
-that is registered under a name, as `seqio:NAME`; `seqio:MODULE:NAME` first imports the module that
-registers it.
+"""Documents from SeqIO (Roberts et al. 2022, arXiv 2203.17189): the examples of a task or mixture,
+`seqio:NAME`; `seqio:MODULE:NAME` first imports the module that registers it.
 
-An example is read as its `text`, else as its targets: the string they were before they were tokens,
-or what the task's vocabulary makes of these. It is titled by its `title`, else by name and number.
+The text of an example is its field `text`, else its targets: the string before tokenization if it
+is kept, or the decoded tokens. The title is its field `title`, else the task's name and a number.
 """
 
 import importlib
@@ -16,20 +15,20 @@ TARGETS = "targets"
 
 
 def read_examples(source: str, limit: int) -> Iterator[tuple[str, str]]:
-    """(title, text) of the examples of a task, in its order and without shuffling.
+    """Yields (title, text) of the examples of a task, in order.
 
     Args:
       source: `seqio:NAME` or `seqio:MODULE:NAME`.
       limit: most examples; 0: all of them.
 
     Raises:
-      ValueError: there is no such module, no such task is registered, an example has neither text
-        nor targets or is blank, or all of a mixture, which has no end, are asked for.
+      ValueError: there is no such module or registered task, an example has neither text nor
+        targets or is blank, or `limit` is 0 for a mixture, which is endless.
     """
-    import seqio  # Here: it brings TensorFlow, which takes many seconds to import.
+    import seqio  # local: it imports TensorFlow, which takes many seconds
     import tensorflow as tf
 
-    tf.config.set_visible_devices([], "GPU")  # the accelerator's memory is not for reading text
+    tf.config.set_visible_devices([], "GPU")  # else TensorFlow would reserve its memory
     module, _, name = source.removeprefix(PREFIX).rpartition(":")
     if module:
         try:
@@ -37,7 +36,7 @@ def read_examples(source: str, limit: int) -> Iterator[tuple[str, str]]:
         except ModuleNotFoundError as error:
             raise ValueError(
                 f"data.documents={source!r}: there is no module {error.name!r}; install it, or "
-                "name its folder in PYTHONPATH"
+                "add its folder to PYTHONPATH"
             ) from None
     known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     if name not in known:
@@ -49,15 +48,16 @@ def read_examples(source: str, limit: int) -> Iterator[tuple[str, str]]:
     task = seqio.get_mixture_or_task(name)
     if isinstance(task, seqio.Mixture) and not limit:
         raise ValueError(
-            f"data.documents={source!r} is a mixture, which has no end; set data.limit"
+            f"data.documents={source!r} is a mixture, which is endless; set data.limit"
         )
     split = "train" if "train" in task.splits else sorted(task.splits)[0]
-    found = task.get_dataset(sequence_length=None, split=split, shuffle=False)
-    for number, example in enumerate(itertools.islice(found.as_numpy_iterator(), limit or None), 1):
+    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
+    examples = itertools.islice(dataset.as_numpy_iterator(), limit or None)
+    for number, example in enumerate(examples, 1):
         title = example.get("title", b"").decode() or f"{name} {number}"
         where = f"{source}, example {number}"
         if not (text := _text(example, task.output_features, where).strip()):
-            raise ValueError(f"{where}: the text is empty; have the task filter such examples out")
+            raise ValueError(f"{where}: the text is empty; let the task filter such examples out")
         yield title, text
 
 

@@ -1,12 +1,12 @@
-"""Curriculum: what a night dreams about, by how badly it is still answered.
+"""Curriculum: the documents that a night dreams about, those answered worst first.
 
-    recent   documents of the day; where that is not all of them, the ones answered worst
-    weak     earlier documents, the ones answered worst: they are dreamt about anew
-    old      others of the earlier ones, at random: what was dreamt about them is rehearsed
+    recent   documents of the day; if not all of them, the ones answered worst
+    weak     earlier documents, the ones answered worst: new dreams are written about them
+    old      other earlier documents, at random: earlier dreams about them are rehearsed
 
-How well a document is answered is tau of the model as it is, over questions of its own that are
-never learnt, with no document in view. An earlier document is not read again: the model recollects
-what it dreamt about it, unless a replay buffer keeps the text.
+How well a document is answered is tau of the current model, closed book, on questions that it wrote
+about the document and never learns. An earlier document is not read again: earlier dreams about it
+stand in for its text, unless a replay buffer keeps that (`source`).
 """
 
 import dataclasses
@@ -24,31 +24,31 @@ SOURCES = ("dreams", "text")
 
 @dataclasses.dataclass(frozen=True)
 class CurriculumConfig(Settings, section="dreaming.curriculum"):
-    """How many documents of each kind a night has.
+    """How many documents of each role a night has.
 
     Raises:
       ValueError: a field has no such value.
     """
 
-    recent: int = setting(0, "documents of the day, those answered worst; 0: all", least=0)
+    recent: int = setting(0, "documents of the day, worst answered first; 0: all", least=0)
     weak: int = setting(
-        1, "earlier documents, those answered worst: dreamt about anew; 0: none", least=0
+        1, "earlier documents, worst answered first, with new dreams; 0: none", least=0
     )
-    old: int = setting(2, "others of earlier days, at random: dreams rehearsed; 0: none", least=0)
+    old: int = setting(2, "other earlier documents, at random, dreams rehearsed; 0: none", least=0)
     source: str = setting(
-        "dreams", "what an earlier document is dreamt from: what was dreamt, or its text kept",
+        "dreams", "what dreams about earlier documents are written from: earlier dreams, or text",
         choices=SOURCES,
     )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class DreamContext:
-    """A document that a night has to do with.
+    """A document that a night dreams about.
 
     Attributes:
-      day, document: index of its day, and its own among those of that day.
+      day, document: index of its day, and its index among the documents of that day.
       role: one of `ROLES`.
-      tau: how well it was answered; None where that was not asked.
+      tau: how well it was answered; None if it was not scored.
     """
 
     day: int
@@ -63,21 +63,21 @@ def draw_contexts(
     today: int,
     seed: int,
 ) -> list[DreamContext]:
-    """The documents of a night, by role.
+    """Draws the documents of a night, in the order of `ROLES`.
 
     Args:
-      config: how many of each.
-      tau: of every (day, document) that may be drawn; None: not asked, which counts as answered.
+      config: how many of each role.
+      tau: of every (day, document) that may be drawn; None: not scored, ranks as best answered.
       today: index of the day.
-      seed: of what is drawn at random, together with the day.
+      seed: of the random draw, together with the day.
     """
 
-    def worst(those):
-        return sorted(those, key=lambda x: math.inf if tau[x] is None else tau[x])
+    def worst_first(documents):
+        return sorted(documents, key=lambda x: math.inf if tau[x] is None else tau[x])
 
     earlier = [x for x in tau if x[0] < today]
-    recent = sorted(worst([x for x in tau if x[0] == today])[: config.recent or None])
-    weak = worst(earlier)[: config.weak]
+    recent = sorted(worst_first([x for x in tau if x[0] == today])[: config.recent or None])
+    weak = worst_first(earlier)[: config.weak]
     rest = [x for x in earlier if x not in weak]
     order = np.random.default_rng((seed, 2, today)).permutation(len(rest))[: config.old]
     chosen = {RECENT: recent, WEAK: weak, OLD: [rest[i] for i in sorted(order)]}
@@ -85,17 +85,17 @@ def draw_contexts(
 
 
 def recollected_document(
-    document: Document, dreams: Sequence[str], length: Callable[[str], int], most: int
+    document: Document, dreams: Sequence[str], length: Callable[[str], int], max_tokens: int
 ) -> Document:
-    """What is left of a document that is not read again: what was last dreamt about it.
+    """A document whose text is replaced by the latest dreams about it.
 
     Args:
-      document: of which the text is not used.
+      document: its text is not used.
       dreams: about it, oldest first; at least one.
-      length: tokens of a text.
-      most: tokens that it may have; one dream is left in any case.
+      length: function from a text to its number of tokens.
+      max_tokens: of the new text; the newest dream is kept in any case.
     """
-    told = list(dreams)
-    while len(told) > 1 and length("\n".join(told)) > most:
-        told.pop(0)
-    return dataclasses.replace(document, text="\n".join(told), questions=())
+    texts = list(dreams)
+    while len(texts) > 1 and length("\n".join(texts)) > max_tokens:
+        texts.pop(0)
+    return dataclasses.replace(document, text="\n".join(texts), questions=())

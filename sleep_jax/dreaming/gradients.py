@@ -1,13 +1,11 @@
-"""Gradients of many dreams in one program, each for itself, as the inner products that selection
-needs.
+"""Per-dream gradients in one program, as the Gram matrices that selection needs.
 
-    g_i = grad_B L_SFT(dream_i)     on the trial adapter W x + (alpha / r) B A x at birth
+    g_i = grad_B L_SFT(dream_i)     of the initial trial adapter W x + (alpha / r) B A x
 
-There B = 0, so A has no gradient and is left out. Copies of B, one a dream, lie side by side
-(`models.linear`), `microbatch` at a time: the gradient of the summed losses is each dream's own.
-The
-gradients of one context are held together until its Gram matrix is made: 4 bytes a dream for every
-number in B (14 MB for rank 32 on the MLPs of a 135M model).
+Initially B = 0, so A has no gradient and is left out. Each dream has its own copy of B, stacked
+(`models.linear`), `microbatch` at a time: the gradient of the summed losses with respect to a copy
+is the gradient of one dream. The gradients of a context stay in memory until its Gram matrix is
+made: 4 bytes a dream for every number in B (14 MB for rank 32 on the MLPs of a 135M model).
 """
 
 import functools
@@ -34,19 +32,20 @@ def gram_matrices(
     targets: Examples,
     is_last_only: bool = False,
 ):
-    """Inner products of the gradients of every context's target and dreams.
+    """Inner products of the gradients of the target and the dreams of every context.
 
     Args:
       cfg: the decoder, in scanned form; static.
       microbatch: dreams differentiated at a time, on a mesh as many on every shard; static.
       variables: the model, without `lora`.
-      lora: the trial adapter at birth.
+      lora: the initial trial adapter.
       dreams: [contexts, dreams, rows, time].
       targets: [contexts, rows, time].
-      is_last_only: of the adapter's last layer alone; nothing is sent back through the others.
+      is_last_only: gradients of the adapter in the last layer only, without backpropagation through
+        the others; static.
 
     Returns:
-      float32 [contexts, 1 + dreams, 1 + dreams]; the target comes first.
+      float32 [contexts, 1 + dreams, 1 + dreams]; index 0 is the target.
     """
     if is_last_only:
         last, unrolled = f"layer_{cfg.layers - 1}", cfg.replace(scan_layers=False)
@@ -65,25 +64,33 @@ def gram_matrices(
             for n in "ab"
         )
         a, b = (flatten_dict(constrain_tree(unflatten_dict(x), "trials")) for x in (a, b))
-        each = jax.grad(loss)(b, a, examples).values()
-        rows = [jnp.moveaxis(g, -3, 0).reshape(count, -1) for g in each]
-        return constrain(jnp.concatenate(rows, axis=1), None, ROWS)
+        grads = jax.grad(loss)(b, a, examples).values()
+        flat = [jnp.moveaxis(g, -3, 0).reshape(count, -1) for g in grads]
+        return constrain(jnp.concatenate(flat, axis=1), None, ROWS)
 
-    def of_context(item):
-        mine, target = item
-        count = len(mine.tokens)
-        own = jax.lax.map(
-            lambda i: gradients(jax.tree.map(lambda x: x[i], mine)),
+    def gram_matrix(item):
+        context_dreams, target = item
+        count = len(context_dreams.tokens)
+        dream_grads = jax.lax.map(
+            lambda i: gradients(jax.tree.map(lambda x: x[i], context_dreams)),
             equal_batches(count, spread_evenly(microbatch)),
         )
-        of_target = gradients(jax.tree.map(lambda x: x[None], target))
-        every = jnp.concatenate([of_target, own.reshape(-1, own.shape[-1])[:count]])
-        return jnp.matmul(every, every.T, precision=jax.lax.Precision.HIGHEST)
+        target_grad = gradients(jax.tree.map(lambda x: x[None], target))
+        flat = dream_grads.reshape(-1, dream_grads.shape[-1])[:count]
+        grads = jnp.concatenate([target_grad, flat])
+        return jnp.matmul(grads, grads.T, precision=jax.lax.Precision.HIGHEST)
 
-    return jax.lax.map(of_context, (dreams, targets))
+    return jax.lax.map(gram_matrix, (dreams, targets))
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "microbatch"))
 def dream_losses(cfg: DecoderConfig, microbatch: int, variables, dreams: Examples):
-    """Mean negative log-likelihood a token of each dream [dreams, rows, time] in nats: [dreams]."""
+    """Mean negative log-likelihood of each dream: float32 [dreams], in nats a token.
+
+    Args:
+      cfg: the decoder; static.
+      microbatch: dreams at a time; static.
+      variables: the model.
+      dreams: [dreams, rows, time].
+    """
     return jax.lax.map(lambda dream: mean_nll(cfg, variables, dream), dreams, batch_size=microbatch)

@@ -1,17 +1,17 @@
-"""Importance: which dreams are worth a trial, by a named measure (paper 4, step 2).
+"""Importance: how much a dream is worth a trial, by a named measure (paper 4, step 2).
 
-With g_i the gradient of dream i (`dreaming.gradients`) and t that of its context, the target:
+With g_i the gradient of dream i (`dreaming.gradients`) and t that of its target, the context:
 
 cosine       <g_i, t> / (|g_i| |t|)
 inner        <g_i, t>
-norm         |g_i|, the paper to the letter; it favours the garbled and the short
-last_layer   the cosine of the adapter's last layer alone
-greats       greedy: <g_i, t> - eta / k * sum over those chosen before of <g_i, g_j>, k to be kept.
-             The gain of an update by the mean of the chosen to second order, with the identity for
-             the Hessian (GREATS; Wang et al. 2024, NeurIPS)
+norm         |g_i|, the paper to the letter; it favours garbled and short dreams
+last_layer   the cosine of the gradients of the adapter's last layer only
+greats       greedy: <g_i, t> - eta / k * sum of <g_i, g_j> over the dreams j chosen before, if k
+             are kept: to second order, with the identity for the Hessian, what an update by the
+             mean of the chosen dreams gains (GREATS; Wang et al. 2024, NeurIPS)
 loss         the dream's mean negative log-likelihood a token
 lexical      bag-of-words F1 of the dream and its context
-random       none
+random       uniform
 
 A target is made of the context itself, never of test questions.
 """
@@ -36,33 +36,36 @@ class Candidates:
 
     Attributes:
       contexts: per dream the index of its context.
-      texts: per dream its words.
-      dreams: what each one is learnt as, [dreams, rows, time].
-      pages: per context its words.
-      targets: what each context is learnt as, [contexts, rows, time].
+      texts: per dream its text.
+      dreams: training examples of each dream, [dreams, rows, time].
+      context_texts: per context its text.
+      targets: training examples of each context, [contexts, rows, time].
     """
 
     contexts: Sequence[int]
     texts: Sequence[str]
     dreams: Examples
-    pages: Sequence[str]
+    context_texts: Sequence[str]
     targets: Examples
 
 
 def cosine(gram: np.ndarray) -> np.ndarray:
-    """Cosines to the target [dreams], from inner products [1 + dreams, 1 + dreams]; 0 where a
-    gradient is 0."""
+    """Cosines with the target, [dreams]; 0 where a gradient is 0.
+
+    Args:
+      gram: inner products [1 + dreams, 1 + dreams], the target first.
+    """
     norms = np.sqrt(np.diag(gram))
     return gram[0, 1:] / np.maximum(norms[0] * norms[1:], 1e-30)
 
 
 def inner(gram: np.ndarray) -> np.ndarray:
-    """Inner products with the target, [dreams]."""
+    """Inner products with the target, [dreams], from a Gram matrix as for `cosine`."""
     return gram[0, 1:]
 
 
 def norm(gram: np.ndarray) -> np.ndarray:
-    """Norms [dreams]."""
+    """Gradient norms, [dreams], from a Gram matrix as for `cosine`."""
     return np.sqrt(np.diag(gram)[1:])
 
 
@@ -70,27 +73,27 @@ def greats(gram: np.ndarray, step: float) -> tuple[np.ndarray, list[int]]:
     """Greedy choice with interactions.
 
     Args:
-      gram: inner products [1 + dreams, 1 + dreams], the target first.
+      gram: as for `cosine`.
       step: eta / k, the factor on interactions.
 
     Returns:
       (gain of each dream when it was chosen [dreams], the dreams in the order of choice).
     """
     gains, order = gram[0, 1:].astype(np.float64), []
-    left = np.ones(len(gains), bool)
-    while left.any():
-        # A gain that is no number is chosen last.
-        best = int(np.argmax(np.where(left, np.nan_to_num(gains, nan=-np.inf), -np.inf)))
-        best = best if left[best] else int(np.argmax(left))
+    remaining = np.ones(len(gains), bool)
+    while remaining.any():
+        # NaN is chosen last.
+        best = int(np.argmax(np.where(remaining, np.nan_to_num(gains, nan=-np.inf), -np.inf)))
+        best = best if remaining[best] else int(np.argmax(remaining))
         order.append(best)
-        left[best] = False
-        gains[left] -= step * gram[1 + best, 1:][left]
+        remaining[best] = False
+        gains[remaining] -= step * gram[1 + best, 1:][remaining]
     return gains, order
 
 
-# Scores [dreams] from a context's inner products.
+# Functions of the Gram matrix of a context; scores [dreams].
 BY_GRADIENT = {"cosine": cosine, "inner": inner, "norm": norm, "last_layer": cosine}
-# From these and `step`: (scores [dreams], the dreams in the order of choice).
+# Functions of the Gram matrix and `step`; (scores [dreams], the dreams in the order of choice).
 GREEDY = {"greats": greats}
 
 
@@ -99,15 +102,15 @@ def _loss(cfg, microbatch, variables, candidates):
 
 
 def _lexical(candidates, seed):
-    pages = (candidates.pages[i] for i in candidates.contexts)
-    return np.asarray([f1(text, page) for text, page in zip(candidates.texts, pages)])
+    contexts = (candidates.context_texts[i] for i in candidates.contexts)
+    return np.asarray([f1(text, context) for text, context in zip(candidates.texts, contexts)])
 
 
 def _random(candidates, seed):
     return np.random.default_rng((seed[0], 1, seed[1])).random(len(candidates.texts))
 
 
-# Scores [dreams] of all dreams at once, by the model or without one.
+# Functions of all candidates, with a model or without; scores [dreams].
 BY_MODEL = {"loss": _loss}
 WITHOUT_MODEL = {"lexical": _lexical, "random": _random}
 MEASURES = (*BY_GRADIENT, *GREEDY, *BY_MODEL, *WITHOUT_MODEL)
@@ -129,15 +132,16 @@ def importance(
     Args:
       measure: one of MEASURES.
       cfg: the decoder.
-      microbatch: dreams in the accelerator at a time.
-      variables: the model as it is now, without `lora`.
-      lora: the trial adapter at birth.
-      candidates: what to rank.
-      step: of `greats`, eta / k.
-      seed: of `random`: of the run, and of the night.
+      microbatch: dreams on the accelerator at a time.
+      variables: the current model, without `lora`.
+      lora: the initial trial adapter.
+      candidates: the dreams to rank.
+      step: for `greats`, eta / k.
+      seed: for `random`: (seed of the run, night).
 
     Returns:
-      (importance [dreams], the dreams of every context best first). What is no number ranks last.
+      (importance [dreams], the dreams of all contexts; those of each context best first). NaN ranks
+      last.
 
     Raises:
       ValueError: there is no such measure.
@@ -169,32 +173,31 @@ def _by_gradient(measure, cfg, microbatch, variables, lora, candidates: Candidat
     is_last_only = measure == "last_layer"
     grams = gram_matrices(cfg, microbatch, variables, lora, dreams, targets, is_last_only)
     scores, chosen = np.zeros(len(candidates.texts)), []
-    for gram, mine in zip(to_host(grams), members):
-        mine = mine[mine >= 0]
-        gram = gram[: 1 + len(mine), : 1 + len(mine)]
+    for gram, indices in zip(to_host(grams), members):
+        indices = indices[indices >= 0]
+        gram = gram[: 1 + len(indices), : 1 + len(indices)]
         if measure in GREEDY:
-            scores[mine], order = GREEDY[measure](gram, step)
-            chosen += mine[order].tolist()
+            scores[indices], order = GREEDY[measure](gram, step)
+            chosen += indices[order].tolist()
         else:
-            scores[mine] = BY_GRADIENT[measure](gram)
+            scores[indices] = BY_GRADIENT[measure](gram)
     return scores, chosen or _ranked(scores)
 
 
 def group_by_context(contexts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The dreams of every context side by side.
+    """Groups dreams by context.
 
     Args:
       contexts: per dream the index of its context.
 
     Returns:
-      (the contexts that have dreams [c], their dreams [c, most] filled up with -1). `most` is a
-      bucket, so that a dream more or less is the same program, and as many for every shard of a
-      mesh.
+      (contexts with dreams [c], indices of their dreams [c, n] padded with -1). n is a bucket, so
+      that one dream more or less compiles no new program, and divides by the shards of a mesh.
     """
     present = np.unique(contexts)
-    rows = [np.flatnonzero(np.asarray(contexts) == context) for context in present]
-    most = spread_evenly(bucket(max(map(len, rows)), smallest=4))
-    members = np.full((len(rows), most), -1)
-    for row, mine in zip(members, rows):
-        row[: len(mine)] = mine
+    groups = [np.flatnonzero(np.asarray(contexts) == context) for context in present]
+    width = spread_evenly(bucket(max(map(len, groups)), smallest=4))
+    members = np.full((len(groups), width), -1)
+    for row, indices in zip(members, groups):
+        row[: len(indices)] = indices
     return present, members

@@ -1,5 +1,5 @@
-"""Recipes: for few-shot grids a dream is no text but a choice of how to train on the examples,
-SEAL's configuration object (Zweiger et al. 2025, arXiv 2506.10943, few-shot learning).
+"""Recipes: dreams about few-shot grids are not texts but configurations of test-time training
+(SEAL's few-shot learning, Zweiger et al. 2025, arXiv 2506.10943).
 
     {"data_generation": {"use_basic_augmentations": true, "use_size_augmentations": false,
                          "use_chain_augmentations": false, "use_repeat_augmentations": true},
@@ -19,7 +19,7 @@ MAX_EPOCHS = 1000
 
 
 class RecipeError(ValueError):
-    """A dream is no recipe; says which field, what it holds and what it may hold."""
+    """A text is not a recipe; names the field, its value and what is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Recipe:
     """How to train on the examples of a task.
 
     Attributes:
-      augmentations: the kinds of copies that are added, in the order of AUGMENTATIONS.
-      loss_on: `all` tokens of an example, or those of its `output` grid.
+      augmentations: kinds of transforms, in the order of AUGMENTATIONS.
+      loss_on: `all` tokens of a sequence, or those of the `output` grid.
       learning_rate: of the trial adapter.
-      epochs: over the examples and their copies.
+      epochs: over the sequences.
     """
 
     augmentations: tuple[str, ...]
@@ -40,7 +40,7 @@ class Recipe:
 
     @property
     def text(self) -> str:
-        """The object that is read as this recipe."""
+        """The JSON object that parses to this recipe."""
         strategies = {scope: name for name, scope in STRATEGIES.items()}
         return json.dumps(
             {
@@ -58,22 +58,22 @@ class Recipe:
 
 
 def parse_recipe(text: str) -> Recipe:
-    """Reads a recipe: one JSON object with every field, of its type, and nothing else.
+    """Parses a recipe: one JSON object with every field, of its type, and nothing else.
 
     Raises:
-      RecipeError: it is not.
+      RecipeError: the text is not that.
     """
     try:
-        held = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        fields = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_reject_constant)
     except RecipeError:
         raise
     except (ValueError, RecursionError) as error:  # ValueError: also a number of 4,300 digits
         raise RecipeError(
             f"not one JSON object and nothing else ({error}): {text[:40]!r}"
         ) from None
-    _check_keys(held, "the recipe", ("data_generation", "training"))
+    _check_keys(fields, "the recipe", ("data_generation", "training"))
     flags = {f"use_{name}_augmentations": name for name in AUGMENTATIONS}
-    generation, training = held["data_generation"], held["training"]
+    generation, training = fields["data_generation"], fields["training"]
     _check_keys(generation, "data_generation", tuple(flags))
     _check_keys(training, "training", ("strategy", "learning_rate", "num_train_epochs"))
     for field, value in generation.items():
@@ -103,28 +103,28 @@ def parse_recipe(text: str) -> Recipe:
     )
 
 
-def _check_keys(held: Any, where: str, wanted: tuple[str, ...]) -> None:
-    if not isinstance(held, dict):
-        raise RecipeError(f"{where} is {held!r}, no object with {', '.join(wanted)}")
-    if unknown := [key for key in held if key not in wanted]:
-        near = difflib.get_close_matches(unknown[0], wanted, n=1)
-        hint = f"nearest: {near[0]!r}" if near else f"choose from {', '.join(wanted)}"
+def _check_keys(fields: Any, where: str, expected: tuple[str, ...]) -> None:
+    if not isinstance(fields, dict):
+        raise RecipeError(f"{where} is {fields!r}, no object with {', '.join(expected)}")
+    if unknown := [key for key in fields if key not in expected]:
+        near = difflib.get_close_matches(unknown[0], expected, n=1)
+        hint = f"nearest: {near[0]!r}" if near else f"choose from {', '.join(expected)}"
         raise RecipeError(
-            f"{where} has an unknown field {unknown[0]!r}={held[unknown[0]]!r}; {hint}"
+            f"{where} has an unknown field {unknown[0]!r}={fields[unknown[0]]!r}; {hint}"
         )
-    if missing := [key for key in wanted if key not in held]:
-        raise RecipeError(f"{where} lacks {missing[0]!r}; give all of {', '.join(wanted)}")
+    if missing := [key for key in expected if key not in fields]:
+        raise RecipeError(f"{where} lacks {missing[0]!r}; give all of {', '.join(expected)}")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys come once: the last of two would win without a word."""
-    held = dict(pairs)
-    if len(held) < len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dict of (key, value) pairs; Python would silently keep the last of two equal keys."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RecipeError(f"{twice!r} is given twice; give it once")
-    return held
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise RecipeError(f"{repeated!r} is given twice; give it once")
+    return fields
 
 
-def _refuse(constant: str) -> float:
+def _reject_constant(constant: str) -> float:
     raise RecipeError(f"{constant} is no number of JSON; give a finite one")

@@ -1,9 +1,9 @@
-"""Practice: what a recipe makes of a grid task, as sequences that a trial learns from (SEAL's
-few-shot learning, Zweiger et al. 2025, arXiv 2506.10943; test-time training, arXiv 2411.07279).
+"""Test-time training of grid tasks by recipes (SEAL's few-shot learning, Zweiger et al. 2025, arXiv
+2506.10943; Akyürek et al. 2024, arXiv 2411.07279).
 
-A dream about grids is a `Recipe`. The task's own examples, some left out and asked for, and their
-transforms are the sequences; the recipe says which transforms, what the loss is of, how fast and
-how long. Each dream trains an adapter of its own, all in one program.
+A dream about a grid task is a `Recipe`. It is tried on sequences made of the task's examples, some
+of them left out as tests, and their transforms; the recipe sets the transforms, the tokens of the
+loss, the learning rate and the epochs. Each dream trains its own adapter, all in one program.
 """
 
 import dataclasses
@@ -20,43 +20,51 @@ from sleep_jax.interop.prompts import Prompts
 
 @dataclasses.dataclass(frozen=True)
 class RecipeTrainingConfig:
-    """What practice may cost; the values are SEAL's.
+    """Limits of a trial; the defaults are SEAL's.
 
     Attributes:
-      most: sequences of a task, a random choice of what its transforms give.
+      max_sequences: of a task, a random choice where its transforms give more.
       max_tokens: of a sequence; longer ones are left out.
       max_updates: of a trial; a recipe that asks for more is not tried.
-      seed: of what is drawn.
+      seed: of the random choice.
 
     Raises:
       ValueError: a field is below 1.
     """
 
-    most: int = 250
+    max_sequences: int = 250
     max_tokens: int = 8192
     max_updates: int = 375
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("most", "max_tokens", "max_updates"):
+        for name in ("max_sequences", "max_tokens", "max_updates"):
             if (value := getattr(self, name)) < 1:
-                raise ValueError(f"practice.{name}={value}; it must be at least 1")
+                raise ValueError(f"RecipeTrainingConfig.{name}={value}; it must be at least 1")
 
 
 def recipe_sequences(
     task: GridTask, recipe: Recipe, form: GridFormat, prompts: Prompts, config: RecipeTrainingConfig
 ) -> list[PromptCompletion]:
-    """What there is to learn, as (given, scored); no test of the task has a part in it."""
+    """The training sequences of a recipe, as (prompt, completion), never from the task's tests.
+
+    Args:
+      task: the task.
+      recipe: its transforms, and which tokens are scored.
+      form: how tasks are written.
+      prompts: of the model.
+      config: limits.
+    """
     out = []
-    for x in augment(task, recipe.augmentations, config.seed, most=config.most):
-        given, reply = (
+    for x in augment(task, recipe.augmentations, config.seed, max_tasks=config.max_sequences):
+        prompt, reply = (
             prompts.without_context(form.question(x)),
             prompts.reply(form.grid(x.tests[0].output)),
         )
-        if recipe.loss_on == "all":  # but for the first token, which nothing predicts
-            given, reply = given[:1], given[1:] + reply
-        out.append((given, reply))
-    return [(given, reply) for given, reply in out if len(given) + len(reply) <= config.max_tokens]
+        if recipe.loss_on == "all":  # except the first token, which has no prediction
+            prompt, reply = prompt[:1], prompt[1:] + reply
+        out.append((prompt, reply))
+    return [(p, reply) for p, reply in out if len(p) + len(reply) <= config.max_tokens]
 
 
 def train_on_recipes(
@@ -68,38 +76,39 @@ def train_on_recipes(
     config: RecipeTrainingConfig,
     rng,
 ) -> tuple[list[int], AdaptedModels | None]:
-    """The model after each dream's practice.
+    """Trains an adapter on each dream for each seed.
 
     Args:
-      base: the model as it is.
-      trial: how an adapter is trained; its rate is each recipe's own, its epochs the most that one
-        may ask for.
-      adapters: one at birth for each seed (`trial.init_adapters`).
-      dreams: tasks and recipes for them.
+      base: the current model.
+      trial: how an adapter is trained; the learning rate is the recipe's, and so are the epochs, of
+        which `trial.epochs` is the maximum.
+      adapters: an initial one for each seed (`trial.init_adapters`).
+      dreams: (task, recipe) pairs.
       form: how tasks are written.
-      config: what practice may cost.
+      config: limits.
       rng: PRNG key of the order of sequences.
 
     Returns:
-      (tried, models): the indices of the dreams that were tried, and the model that each of them
-      and each seed made, the seeds of a dream next to each other. A dream is not tried if it asks
-      for too many epochs or updates, or if no sequence is short enough; None if none was.
+      (tried, models): the indices of the dreams that were tried, and a trained model for each of
+      them and each seed, the seeds of a dream next to each other. A dream is not tried if it asks
+      for too many epochs or updates, or if no sequence is short enough. `models` is None if no
+      dream was tried.
     """
     prompts = Prompts(base.tokenizer)
-    # Recipes differ in their rate more often than in their sequences.
-    laid = {
+    # Many recipes of a task differ only in the learning rate, so they share their sequences.
+    sequences = {
         (task, recipe.augmentations, recipe.loss_on): recipe_sequences(
             task, recipe, form, prompts, config
         )
         for task, recipe in dict.fromkeys(dreams)
     }
-    each = [laid[task, recipe.augmentations, recipe.loss_on] for task, recipe in dreams]
+    per_dream = [sequences[task, recipe.augmentations, recipe.loss_on] for task, recipe in dreams]
     tried = [
         i
-        for i, (own, (_, recipe)) in enumerate(zip(each, dreams))
-        if own
+        for i, (rows, (_, recipe)) in enumerate(zip(per_dream, dreams))
+        if rows
         and recipe.epochs <= trial.epochs
-        and recipe.epochs * -(-len(own) // (trial.batch_size or len(own))) <= config.max_updates
+        and recipe.epochs * -(-len(rows) // (trial.batch_size or len(rows))) <= config.max_updates
     ]
     if not tried:
         return [], None
@@ -109,6 +118,6 @@ def train_on_recipes(
         trial,
         [{"epochs": x.epochs, "learning_rate": x.learning_rate} for x in recipes],
     )
-    learnt = make_examples([each[i] for i in tried], is_packed=False)
-    trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, learnt, hyper, rng)
+    examples = make_examples([per_dream[i] for i in tried], is_packed=False)
+    trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, examples, hyper, rng)
     return tried, base.with_adapters(trained)

@@ -1,10 +1,9 @@
-"""Learn: what the reward of its dreams teaches a writer, and what they say.
+"""Training data from rewarded dreams: to write such dreams, and to know what they say.
 
-rest_em    a dream that earned a reward is learnt by heart (ReST-EM, Singh et al. 2024): to
-           write such dreams with the document in view, and to know what it says without
-others     every dream that was tried moves the writer by the policy gradient of
-           `rl.algorithms`, the dreams of a document compared with each other; what the rewarded
-           ones say is learnt as above
+rest_em    supervised learning of the rewarded dreams (ReST-EM, Singh et al. 2024): to write them
+           with the document in view, and to recall what they say closed book
+others     a policy gradient of `rl.algorithms` over all dreams that were tried, those of a document
+           compared with each other; recall of the rewarded ones is learnt as above
 """
 
 import dataclasses
@@ -26,42 +25,46 @@ from sleep_jax.seeding.sequences import Exchange
 def trial_sequences(
     dream: Dream, document: Document, prompts: Prompts, is_split: bool
 ) -> list[PromptCompletion]:
-    """What a trial of one dream learns, as (prompt, reply): the dream, or where it `is_split` each
-    of its lines, and the passage."""
-    lines = [line for line in dream.text.splitlines() if line.strip()]
-    told = (
-        [prompts.reply(line) for line in lines]
-        if is_split
-        else [prompts.reply_without_thought(dream.tokens)]
-    )
-    return [
-        (prompts.tell_about(document), reply) for reply in (*told, prompts.reply(document.text))
-    ]
+    """What the trial of a dream learns, as (prompt, reply): the dream and its passage.
+
+    Args:
+      dream: the dream.
+      document: its document, the passage.
+      prompts: of the model.
+      is_split: each line of the dream is a reply of its own.
+    """
+    request = prompts.tell_about(document)
+    if is_split:
+        lines = [line for line in dream.text.splitlines() if line.strip()]
+        replies = [prompts.reply(line) for line in lines]
+    else:
+        replies = [prompts.reply_without_thought(dream.tokens)]
+    return [(request, reply) for reply in (*replies, prompts.reply(document.text))]
 
 
 def passage_sequences(
     dreams: Sequence[Dream],
-    learnt: Sequence[Sequence[PromptCompletion]],
+    sequences: Sequence[Sequence[PromptCompletion]],
     documents: Sequence[Document],
     prompts: Prompts,
     trial: TrialConfig,
 ) -> dict[int, list[PromptCompletion]]:
-    """What the trial of each document's passage alone learns, by document: the passage, by as many
-    updates as the longest of its dreams.
+    """What the baseline trial of each document learns, by document: the passage alone, repeated so
+    that it has as many updates as the longest dream about it.
 
     Args:
-      dreams: that are tried.
-      learnt: what the trial of each learns.
+      dreams: the dreams that are tried.
+      sequences: what the trial of each dream learns (`trial_sequences`).
       documents: by index.
       prompts: of the model.
-      trial: how they are tried.
+      trial: how dreams are tried.
     """
     out = {}
-    for document in sorted({x.document for x in dreams}):
-        rows = max(len(own) for x, own in zip(dreams, learnt) if x.document == document)
-        text = documents[document]
-        passage = (prompts.tell_about(text), prompts.reply(text.text))
-        out[document] = [passage] * (rows if trial.batch_size else 1)
+    for index in sorted({x.document for x in dreams}):
+        rows = max(len(rows) for x, rows in zip(dreams, sequences) if x.document == index)
+        document = documents[index]
+        passage = (prompts.tell_about(document), prompts.reply(document.text))
+        out[index] = [passage] * (rows if trial.batch_size else 1)
     return out
 
 
@@ -71,20 +74,19 @@ def rewarded_dreams(
     cap: int = 0,
     gains: Sequence[float] | None = None,
 ) -> list[Dream]:
-    """The dreams that earned something, in their order.
+    """The dreams with a positive reward, in order.
 
     Args:
-      dreams, rewards: all that were tried, and what each earned.
-      cap: how many of a document are left, the best; 0: all.
-      gains: of each over the baseline, which decide between equal rewards; of equals the first is
-        left.
+      dreams, rewards: all dreams that were tried, and their rewards.
+      cap: most dreams of a document, the best ones; 0: all.
+      gains: of each dream over the baseline; they break ties of the reward, then the order does.
     """
     gains = [0.0] * len(dreams) if gains is None else gains
-    left: list[int] = []
+    kept: list[int] = []
     for document in {x.document for x in dreams}:
-        mine = [i for i, x in enumerate(dreams) if x.document == document and rewards[i] > 0]
-        left += sorted(mine, key=lambda i: (-rewards[i], -gains[i]))[: cap or None]
-    return [dreams[i] for i in sorted(left)]
+        earned = [i for i, x in enumerate(dreams) if x.document == document and rewards[i] > 0]
+        kept += sorted(earned, key=lambda i: (-rewards[i], -gains[i]))[: cap or None]
+    return [dreams[i] for i in sorted(kept)]
 
 
 def supervised_exchanges(
@@ -95,19 +97,31 @@ def supervised_exchanges(
     *,
     writes: bool = True,
 ) -> list[Exchange]:
-    """What a rewarded dream teaches: if it `writes`, to write such dreams with the document in
-    view, and, unless it is a recipe, to know what it says without."""
+    """Rewarded dreams as supervised exchanges.
+
+    Args:
+      dreams: the rewarded dreams.
+      documents: by index.
+      prompts: of the model.
+      templates: by name.
+      writes: also learn to write such dreams with the document in view. To recall what a dream says
+        closed book is learnt in any case, unless it is a recipe.
+    """
     out = []
     for dream in dreams:
-        writing = _writing(dream, documents[dream.document], prompts, templates[dream.template])
+        writing = _writing_exchange(
+            dream, documents[dream.document], prompts, templates[dream.template]
+        )
         if writes:
             out.append(writing)
         if not dream.is_recipe:
-            student, said = (
-                prompts.tell_about(documents[dream.document]),
-                prompts.reply_without_thought(dream.tokens),
+            recall = dataclasses.replace(
+                writing,
+                student=prompts.tell_about(documents[dream.document]),
+                completion=prompts.reply_without_thought(dream.tokens),
+                kind="dream",
             )
-            out.append(dataclasses.replace(writing, student=student, completion=said, kind="dream"))
+            out.append(recall)
     return [dataclasses.replace(e, supervised=True) for e in out]
 
 
@@ -119,13 +133,22 @@ def policy_gradient_exchanges(
     templates: Mapping[str, Template],
     surrogate: Surrogate,
 ) -> list[Exchange]:
-    """The dreams that were tried as a policy gradient learns from them, with their advantages.
+    """The dreams that were tried as on-policy exchanges with advantages.
 
-    Dreams of a document are compared with each other; under a surrogate with values, or with the
-    baseline of a batch, all of the night are. Of dreams that were all as good nothing is learnt.
+    Dreams of a document are compared with each other; under a surrogate with values or a baseline
+    over the batch, all dreams of the night are. Groups of equal rewards are left out, since they
+    have no gradient.
+
+    Args:
+      dreams, rewards: all dreams that were tried, and their rewards.
+      documents: by index.
+      prompts: of the model.
+      templates: by name.
+      surrogate: whose advantages are computed.
     """
-    rewards, of = np.asarray(rewards, np.float32), np.array([x.document for x in dreams])
-    groups = [np.flatnonzero(of == document) for document in dict.fromkeys(of)]
+    rewards = np.asarray(rewards, np.float32)
+    document_of = np.array([x.document for x in dreams])
+    groups = [np.flatnonzero(document_of == i) for i in dict.fromkeys(document_of)]
     if surrogate.baseline in ("batch", "none"):
         groups = [np.arange(len(dreams))]
     out: dict[int, Exchange] = {}
@@ -135,7 +158,7 @@ def policy_gradient_exchanges(
         advantages, _ = surrogate.advantages(jnp.asarray(rewards[group])[None])
         for i, advantage in zip(group, np.asarray(advantages)[0]):
             x = dreams[i]
-            exchange = _writing(x, documents[x.document], prompts, templates[x.template])
+            exchange = _writing_exchange(x, documents[x.document], prompts, templates[x.template])
             out[i] = dataclasses.replace(
                 exchange,
                 on_policy=True,
@@ -146,13 +169,16 @@ def policy_gradient_exchanges(
 
 
 def writer_prompt(document: Document, prompts: Prompts, template: Template) -> tuple[int, ...]:
-    """What a student is asked that learns to write, the document in view."""
+    """The prompt by which a student learns to write dreams: its token ids, the document
+    included."""
     prompt = template.tokens(prompts, document)
     return (*prompts.context(document), *prompt) if template.needs_context else prompt
 
 
-def _writing(dream: Dream, document: Document, prompts: Prompts, template: Template) -> Exchange:
-    """The dream as it came about, with the document before the student, too."""
+def _writing_exchange(
+    dream: Dream, document: Document, prompts: Prompts, template: Template
+) -> Exchange:
+    """The dream as it was sampled; the student sees the document, too."""
     student = writer_prompt(document, prompts, template)
     in_view = dream.document if template.needs_context else None
     return Exchange(in_view, student, template.tokens(prompts, document), dream.tokens, "write")

@@ -1,18 +1,21 @@
-"""Reward: a dream earns by how much the model that learnt it answers better (Eq. 5).
+"""Rewards of dreams by how much better a model answers after learning them (Eq. 5).
 
     gain_i = mean over seeds of tau(adapted_i) - tau(baseline), on the same questions
 
-    passage     baseline: a model that learnt the dream's passage alone, from the same start by as
-                many updates. A trial learns the passage, too: what that alone teaches is none of
-                the dream's merit.
-    untrained   baseline: the model as it is (SEAL)
+Baselines:
 
-    binary   1 where gain > margin                                    Eq. 5, with margin 0
-    margin   gain where gain > margin, else 0                         a reward of degree
-    top_1    1 for the best of its document where gain > margin       SEAL, with margin -inf
+    passage     a model that learnt the dream's passage alone, from the same adapter with as many
+                updates. A trial learns the passage, too, so this is the effect of the dream alone.
+    untrained   the current model (SEAL)
 
-A tie with the margin earns 0, and so does a trial that diverged. Where all dreams about a document
-are as good as each other, and no better than the baseline, none is the best.
+Rewards:
+
+    binary   1 if gain > margin                                       Eq. 5, with margin 0
+    margin   gain if gain > margin, else 0                            a graded reward
+    top_1    1 for the best dream of its document if gain > margin    SEAL, with margin -inf
+
+A tie with the margin and a trial that diverged earn 0. If all dreams about a document have the same
+gain, and it is not positive, none is the best.
 """
 
 import dataclasses
@@ -29,26 +32,26 @@ from sleep_jax.evals.scorers import FREE_TEXT_SCORERS, Scorer
 from sleep_jax.settings import Settings, setting
 
 BASELINES = ("passage", "untrained")
-ROUNDING = 1e-6  # what a mean of equal scores may differ by
+ROUNDING = 1e-6  # error of a mean of equal scores
 
 
-def _binary(gain, has_risen, documents):
-    return has_risen
+def _binary(gain, exceeds_margin, documents):
+    return exceeds_margin
 
 
-def _margin(gain, has_risen, documents):
-    return np.where(has_risen, gain, 0.0)
+def _margin(gain, exceeds_margin, documents):
+    return np.where(exceeds_margin, gain, 0.0)
 
 
-def _top_1(gain, has_risen, documents):
-    has_won = has_risen.copy()
+def _top_1(gain, exceeds_margin, documents):
+    is_best = exceeds_margin.copy()
     for document in set(documents.tolist()):
         rivals = np.flatnonzero(documents == document)
         best = rivals[np.argmax(gain[rivals])]
         if len(rivals) > 1 and np.allclose(gain[rivals], gain[best], 0, ROUNDING):
             best = rivals[gain[rivals] > ROUNDING][:1]
-        has_won[np.setdiff1d(rivals, best)] = False
-    return has_won
+        is_best[np.setdiff1d(rivals, best)] = False
+    return is_best
 
 
 # From the gains [dreams], whether each exceeds the margin, and the document of each.
@@ -57,50 +60,49 @@ FORMS = {"binary": _binary, "margin": _margin, "top_1": _top_1}
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig(Settings, section="dreaming"):
-    """What is measured and what it earns.
+    """What is measured, and the reward for it.
 
     Raises:
-      ValueError: a field has no such value, or fields that cannot be together.
+      ValueError: a field has no such value, or fields contradict each other.
     """
 
     scorer: str = setting(
         "likelihood",
-        "tau of the model's own answers; squad_: as published, which knows English alone",
+        "how answers are scored (tau); squad_: SQuAD's published metrics, for English only",
         choices=FREE_TEXT_SCORERS,
     )
-    form: str = setting("binary", "what a rise of tau earns", choices=FORMS, name="reward")
+    form: str = setting("binary", "the reward for a gain of tau", choices=FORMS, name="reward")
     margin: float = setting(
-        0.0, "that a rise has to exceed, in units of the scorer; -inf: any (SEAL)", least=-math.inf
+        0.0, "a gain must exceed it, in units of the scorer; -inf: any (SEAL)", least=-math.inf
     )
     baseline: str = setting(
         "passage",
-        "what tau has to rise above: a trial of the passage alone, or the untrained model (SEAL)",
+        "what a gain is measured from: a trial of the passage alone, or the model as is (SEAL)",
         choices=BASELINES,
     )
 
     def check(self) -> None:
         if self.form == "margin" and not self.margin >= 0:
             raise ValueError(
-                f"dreaming.margin={self.margin} with dreaming.reward='margin' would reward dreams "
-                "that do harm; set dreaming.margin=0 or more, or dreaming.reward='top_1'"
+                f"dreaming.margin={self.margin} with dreaming.reward='margin' would give harmful "
+                "dreams a reward; set dreaming.margin=0 or more, or dreaming.reward='top_1'"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Gains:
-    """By how much tau is higher after the trial of each dream, float32 [dreams, seeds]; NaN where
-    the trial diverged.
+    """Gains of tau by the trials of dreams, float32 [dreams, seeds]; NaN where a trial diverged.
 
     Attributes:
-      untrained: than that of the model as it is.
-      passage: than after a trial of the passage alone; None: there was no such trial.
+      untrained: over the current model.
+      passage: over a trial of the passage alone; None: there was no such trial.
     """
 
     untrained: np.ndarray
     passage: np.ndarray | None = None
 
     def over(self, baseline: str) -> np.ndarray:
-        """The gain over one of `BASELINES`.
+        """The gain over one of `BASELINES`, float32 [dreams, seeds].
 
         Raises:
           ValueError: there is no such baseline, or no passage was tried alone.
@@ -110,14 +112,14 @@ class Gains:
         gain = getattr(self, baseline)
         if gain is None:
             raise ValueError(
-                f"dreaming.baseline={baseline!r}, but no passage was tried alone; give `gains` the "
-                "passages, or choose 'untrained'"
+                f"dreaming.baseline={baseline!r}, but no passage was tried alone; give "
+                "`measure_gains` the passages, or choose 'untrained'"
             )
         return gain
 
     @property
-    def means(self) -> dict[str, list[float]]:
-        """Over the seeds, by the name of the baseline, of every dream."""
+    def seed_means(self) -> dict[str, list[float]]:
+        """Per baseline the gain of every dream, a mean over seeds."""
         gains = {name: getattr(self, name) for name in ("untrained", "passage")}
         return {k: x.mean(axis=1).tolist() for k, x in gains.items() if x is not None}
 
@@ -127,7 +129,7 @@ def measure_gains(
     trial: TrialConfig,
     score: Scorer,
     adapters: Sequence,
-    learnt: Examples,
+    examples: Examples,
     documents: Sequence[int],
     items: RewardItems,
     *,
@@ -135,32 +137,33 @@ def measure_gains(
     hyper: Hyperparameters | None = None,
     rng=None,
 ) -> Gains:
-    """Trains a trial adapter on every dream for every seed, and sees by how much tau rose.
+    """Trains an adapter on every dream for every seed, and measures the gain of tau.
 
     Args:
-      base: the model as it is now.
+      base: the current model.
       trial: how an adapter is trained.
       score: tau.
-      adapters: one at birth for each seed.
-      learnt: what each trial learns from, [trials, rows, time]: first each dream's, then a
-        passage's alone for each of `passages`.
-      documents: each dream's; it has at least one item.
-      items: what tau asks.
-      passages: documents whose passage is learnt alone, for comparison: those of all dreams, once
-        each, or none.
+      adapters: an initial one for each seed.
+      examples: of each trial, [trials, rows, time]: first those of the dreams, then one for each of
+        `passages`.
+      documents: [dreams], the document of each dream; it has at least one item.
+      items: the questions of tau.
+      passages: documents whose passage is tried alone: those of all dreams, once each, or none.
       hyper: of each trial; None: as configured.
       rng: as for `train_adapters`.
     """
-    trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, learnt, hyper, rng)
-    about = {document: items.about(document) for document in sorted(set(documents))}
-    untrained = {d: marks.mean for d, marks in zip(about, score(base, list(about.values())))}
-    asked = [about[document] for document in (*documents, *passages) for _ in adapters]
-    scores = np.array([marks.mean for marks in score(base.with_adapters(trained), asked)])
-    after, passage_scores = np.split(scores.reshape(-1, len(adapters)), [len(documents)])
+    trained, _ = train_adapters(base.cfg, trial, base.variables, adapters, examples, hyper, rng)
+    items_of = {document: items.about(document) for document in sorted(set(documents))}
+    base_scores = score(base, list(items_of.values()))
+    untrained = {document: scores.mean for document, scores in zip(items_of, base_scores)}
+    trial_items = [items_of[document] for document in (*documents, *passages) for _ in adapters]
+    trial_scores = score(base.with_adapters(trained), trial_items)
+    tau = np.array([scores.mean for scores in trial_scores])
+    after, passage_scores = np.split(tau.reshape(-1, len(adapters)), [len(documents)])
     before = np.array([[untrained[d]] for d in documents])
     gain, over_passage = after - before, None
     if passages:
-        # A passage that was not learnt, since its trial diverged, leaves the model as it is.
+        # Where the trial of a passage diverged, the current model is the baseline.
         after_passage = passage_scores[[passages.index(d) for d in documents]]
         after_passage = np.where(np.isnan(after_passage), before, after_passage)
         over_passage = (after - after_passage).astype(np.float32)
@@ -171,11 +174,12 @@ def compute_rewards(config: RewardConfig, gain: np.ndarray, documents: Sequence[
     """The reward of every dream, float32 [dreams].
 
     Args:
-      config: its form.
-      gain: over the baseline, [dreams, seeds]; NaN where the trial diverged.
-      documents: each dream's; those of one document compete in `top_1`, the first of equals wins.
+      config: form and margin.
+      gain: over the baseline, [dreams, seeds]; NaN where a trial diverged.
+      documents: [dreams], the document of each; in `top_1` dreams of one document compete, and the
+        first one wins a tie.
     """
     gain = gain.mean(axis=1, dtype=np.float64)
-    gain = np.where(np.isnan(gain), -np.inf, gain)  # argmax would take it for the best
-    has_risen = gain > config.margin + ROUNDING
-    return FORMS[config.form](gain, has_risen, np.asarray(documents)).astype(np.float32)
+    gain = np.where(np.isnan(gain), -np.inf, gain)  # argmax would choose NaN
+    exceeds_margin = gain > config.margin + ROUNDING
+    return FORMS[config.form](gain, exceeds_margin, np.asarray(documents)).astype(np.float32)

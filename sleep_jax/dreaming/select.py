@@ -1,5 +1,5 @@
-"""Select: of every context the Top-k dreams by importance, and b at random for diversity (paper 4,
-step 2)."""
+"""Selection of dreams: of every context the Top-k by importance, and b at random for diversity
+(paper 4, step 2)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ class SelectionConfig(Settings, section="dreaming"):
       ValueError: a field has no such value, or no dream would be kept.
     """
 
-    measure: str = setting("cosine", "how the importance of a dream is measured", choices=MEASURES)
-    keep_top: int = setting(1, "dreams kept of each document by importance; 0: none", least=0)
-    keep_random: int = setting(1, "dreams kept of the rest at random; 0: none", least=0)
+    measure: str = setting("cosine", "measure of the importance of a dream", choices=MEASURES)
+    keep_top: int = setting(1, "dreams kept per document by importance; 0: none", least=0)
+    keep_random: int = setting(1, "further dreams kept per document at random; 0: none", least=0)
     interaction: float = setting(
-        1.0, "of greats: what a dream loses that says what others say; 0: nothing", least=0
+        1.0, "of greats: penalty of dreams that repeat chosen ones; 0: nothing", least=0
     )
 
     def check(self) -> None:
@@ -33,7 +33,7 @@ class SelectionConfig(Settings, section="dreaming"):
 
     @property
     def step(self) -> float:
-        """What `greats` multiplies interactions by."""
+        """The factor of `greats` on interactions, eta / k."""
         return self.interaction / max(self.keep_top, 1)
 
 
@@ -44,13 +44,16 @@ def select(
     random: int,
     seed: int | tuple[int, ...],
 ) -> list[int]:
-    """Per context the `top` dreams and `random` others drawn uniformly, as sorted indices.
+    """Selects per context the `top` dreams and `random` others, drawn uniformly.
 
     Args:
-      order: the dreams of every context, best first.
+      order: indices of all dreams; those of each context best first.
       contexts: per dream the index of its context.
-      top, random: how many.
+      top, random: numbers of dreams.
       seed: of the draw.
+
+    Returns:
+      Sorted indices of the selected dreams.
     """
     rng = np.random.default_rng(seed)
     order, contexts = np.asarray(order, int), np.asarray(contexts, int)

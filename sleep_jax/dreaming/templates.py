@@ -1,8 +1,8 @@
-"""Templates: what the model is asked for when it dreams about a document.
+"""Prompt templates of dreams.
 
-They are read from a TOML file, so that a run's prompts are data that it can report. A template
-stands beside a document that is already in the context, or holds the document itself, as SEAL's do
-(Zweiger et al. 2025, arXiv 2506.10943).
+They are read from a TOML file, so that a run can report its prompts. A template either follows a
+document that is already in the context, or contains the document, as SEAL's do (Zweiger et al.
+2025, arXiv 2506.10943).
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from sleep_jax.fields import shown
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.settings import Settings, setting
 
-FORMS = ("beside", "chat", "plain")
+FORMS = ("with_context", "chat", "plain")
 WRITES = ("text", "recipe")
-_PLACE = re.compile(r"\{(title|text)\}")
+_PLACEHOLDER = re.compile(r"\{(title|text)\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Template:
     """One way to ask for a dream.
 
     Attributes:
-      name: by which a config chooses it.
-      prompt: its words; `{title}` and `{text}` stand for the document.
-      form: `beside`, after the document that is in the context; `chat`, a whole user's turn;
-        `plain`, text to be continued.
+      name: its name in `dreaming.instructions`.
+      prompt: its text; `{title}` and `{text}` are replaced by those of the document.
+      form: `with_context`, the request after a document in the context; `chat`, a whole user turn
+        with the document in it; `plain`, text to be continued with the document in it.
       writes: `text`, or `recipe`, SEAL's configuration object (`dreaming.recipe`).
 
     Raises:
@@ -41,7 +41,7 @@ class Template:
 
     name: str
     prompt: str
-    form: str = "beside"
+    form: str = "with_context"
     writes: str = "text"
 
     def __post_init__(self):
@@ -52,45 +52,45 @@ class Template:
                     f"{where}: {name}={shown(value)}; choose from {', '.join(choices)}"
                 )
         if not isinstance(self.prompt, str) or not self.prompt.strip():
-            raise ValueError(f"{where}: prompt={shown(self.prompt)}; it has to ask for something")
-        holds = "{text}" in self.prompt
-        if self.needs_context and _PLACE.search(self.prompt):
+            raise ValueError(f"{where}: prompt={shown(self.prompt)}; give a text")
+        has_text = "{text}" in self.prompt
+        if self.needs_context and _PLACEHOLDER.search(self.prompt):
             raise ValueError(
-                f"{where}: form='beside' has the document in its context, but the prompt holds "
-                f"{_PLACE.search(self.prompt)[0]}; remove it, or set form='chat' or 'plain'"
+                f"{where}: form='with_context' has the document in its context, but the prompt has "
+                f"{_PLACEHOLDER.search(self.prompt)[0]}; remove it, or set form='chat' or 'plain'"
             )
-        if not self.needs_context and not holds:
+        if not self.needs_context and not has_text:
             raise ValueError(
-                f"{where}: form={self.form!r} needs {{text}} in its prompt; the model would see no "
-                "document"
+                f"{where}: form={self.form!r} needs {{text}} in its prompt; else the model would "
+                "not see the document"
             )
 
     @property
     def needs_context(self) -> bool:
-        """The document is in the context and not in the prompt."""
-        return self.form == "beside"
+        """Whether the document must be in the context, since the prompt does not contain it."""
+        return self.form == "with_context"
 
     def tokens(self, prompts: Prompts, document: Document) -> tuple[int, ...]:
-        """The prompt about a document; where it is `beside`, what follows the context."""
+        """The prompt about a document; if `needs_context`, its continuation (`Prompts.context`)."""
         fields = {"title": document.title, "text": document.text}
-        words = _PLACE.sub(lambda place: fields[place[1]], self.prompt)
+        text = _PLACEHOLDER.sub(lambda match: fields[match[1]], self.prompt)
         encode = {
-            "beside": prompts.with_context,
+            "with_context": prompts.with_context,
             "chat": prompts.without_context,
             "plain": prompts.plain,
         }
-        return encode[self.form](words)
+        return encode[self.form](text)
 
 
 def read_templates(path: str | os.PathLike[str] = SAMPLES) -> dict[str, Template]:
-    """All templates of a TOML file, by name.
+    """The templates of a TOML file, by name.
 
     Args:
-      path: the file, one table a template; `samples` for those that come with the package.
+      path: the file, with one table per template; `samples` for the packaged ones.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no TOML, or a template of it is not as it should be; says which.
+      ValueError: it is not TOML, or a template is malformed; names it.
     """
     file = pathlib.Path(path).expanduser()
     if str(path) == SAMPLES:
@@ -125,15 +125,15 @@ def _template(name: str, table) -> Template:
 def choose_templates(
     templates: dict[str, Template], names: tuple[str, ...], is_plain: bool = False
 ) -> tuple[Template, ...]:
-    """The templates that a config names, each once.
+    """The named templates, each once.
 
     Args:
       templates: by name.
-      names: those to dream by.
-      is_plain: for a base model: those with form `chat` are text to be continued instead.
+      names: of the templates to use.
+      is_plain: for a base model: form `chat` becomes `plain`.
 
     Raises:
-      ValueError: there is none of such a name.
+      ValueError: there is no template of a name.
     """
     for name in names:
         if name not in templates:
@@ -150,13 +150,13 @@ def choose_templates(
 
 @dataclasses.dataclass(frozen=True)
 class TemplateChoice(Settings, section="dreaming"):
-    """The templates that a night dreams by, as a config names them."""
+    """The templates of a night, as a config names them."""
 
     templates: str = setting(
         SAMPLES, "samples, or a .toml file like data/samples/dream_templates.toml"
     )
     instructions: tuple[str, ...] = setting(("facts", "paraphrase"), "names of templates")
-    is_plain: bool = setting(False, "templates of whole chats outside any chat: for a base model")
+    is_plain: bool = setting(False, "templates of form chat become plain: for a base model")
 
 
 def chosen_templates(**choice: Any) -> tuple[Template, ...]:
@@ -166,14 +166,15 @@ def chosen_templates(**choice: Any) -> tuple[Template, ...]:
       **choice: its fields.
 
     Raises:
-      ValueError, OSError: there is no such template, or it is none that a night can use; the file
-        is not as it should be.
+      ValueError: there is no template of a name, it asks for a recipe, or as `read_templates`.
+      OSError: the file cannot be read.
     """
-    c = TemplateChoice(**choice)
-    templates = choose_templates(read_templates(c.templates), c.instructions, c.is_plain)
+    chosen = TemplateChoice(**choice)
+    all_templates = read_templates(chosen.templates)
+    templates = choose_templates(all_templates, chosen.instructions, chosen.is_plain)
     if recipes := [template.name for template in templates if template.writes == "recipe"]:
         raise ValueError(
-            f"dreaming.instructions names {recipes[0]!r}, which asks how to practise a grid "
-            "task, and a night reads documents; leave it out (experiments/few_shot_grids has grids)"
+            f"dreaming.instructions names {recipes[0]!r}, which asks for a recipe for a grid "
+            "task, but a night reads documents; remove it (experiments/few_shot_grids uses it)"
         )
     return templates

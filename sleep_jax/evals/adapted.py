@@ -1,5 +1,4 @@
-"""Models that differ in an adapter alone, evaluated together: their rows are one batch of one
-program, the base is there once."""
+"""Evaluation of many models that share a base and differ only in a LoRA adapter, in one batch."""
 
 import dataclasses
 import functools
@@ -23,14 +22,14 @@ score_tokens = functools.partial(jax.jit, static_argnames=("cfg",))(log_probs)
 
 @dataclasses.dataclass(frozen=True)
 class AdaptedModels:
-    """Models over one base.
+    """One base model under many adapters.
 
     Attributes:
       cfg, variables: the base, without `lora`.
-      tokenizer: of all.
-      adapters: the `lora` collection of all of them side by side, leaves [L, models, ...]; None:
-        as many models as are asked for, all of them the base.
-      max_new_tokens: longest reply.
+      tokenizer: of the base.
+      adapters: the `lora` collection of all models, stacked: leaves [layers, models, ...]; None:
+        every model is the base, and there are as many as the call has inputs for.
+      max_new_tokens: longest reply, in tokens.
       batch: most rows at a time; bounds memory.
     """
 
@@ -43,15 +42,15 @@ class AdaptedModels:
 
     def blocks(self, models: int, rows: int) -> np.ndarray:
         """Models that are evaluated together, as many as a batch holds: indices [blocks, models],
-        every time the same number of them."""
+        every block of the same size."""
         return equal_batches(models, max(1, self.batch // rows))
 
     def row_blocks(self, models: int, rows: int) -> np.ndarray:
         """Rows of each of `models` that are scored together: indices [blocks, rows]."""
         return equal_batches(rows, max(1, self.batch // models))
 
-    def wearing(self, adapters) -> "AdaptedModels":
-        """The same base under other adapters."""
+    def with_adapters(self, adapters) -> "AdaptedModels":
+        """The same base under other adapters, leaves [layers, models, ...]."""
         return dataclasses.replace(self, adapters=adapters)
 
     def replies(self, prompts: Sequence[Sequence[Sequence[int]]]) -> list[list[str]]:
@@ -61,13 +60,16 @@ class AdaptedModels:
           prompts: per model its token prompts, at least one.
 
         Returns:
-          Per model its replies as text.
+          Per model its replies as text, without thoughts.
+
+        Raises:
+          ValueError: a model has no prompt.
         """
         sampling = SamplingConfig(self.max_new_tokens, self.tokenizer.eos_ids, temperature=0.0)
-        width = bucket(max(len(prompt) for own in prompts for prompt in own))
+        width = bucket(max(len(prompt) for model_prompts in prompts for prompt in model_prompts))
         out: list[list[str]] = [[] for _ in prompts]
-        for models, variables, rows in self._together(prompts):
-            drawn = generate(
+        for models, variables, rows in self._batches(prompts):
+            completions = generate(
                 self.cfg,
                 sampling,
                 variables,
@@ -77,43 +79,46 @@ class AdaptedModels:
                 batch=self.batch,
             )
             for j, i in enumerate(models):
-                own = drawn[j * rows :][: len(prompts[i])]
-                out[i] = [self.tokenizer.reply_text(one.tokens) for [one] in own]
+                groups = completions[j * rows :][: len(prompts[i])]
+                out[i] = [self.tokenizer.reply_text(reply.tokens) for [reply] in groups]
         return out
 
     def log_likelihoods(self, sequences: Sequence[Sequence[PromptCompletion]]) -> list[np.ndarray]:
-        """Log-likelihood of what is scored after what is given.
+        """Log-likelihood of completions after their prompts.
 
         Args:
-          sequences: per model its sequences, at least one.
+          sequences: per model its (prompt, completion) pairs, at least one.
 
         Returns:
-          Per model float32 [sequences, 2]: nats, and tokens they are the sum over.
+          Per model float32 [sequences, 2]: the sum in nats, and the number of tokens in it.
+
+        Raises:
+          ValueError: a model has no sequence.
         """
-        laid = make_examples(sequences, is_packed=False)
-        tokens = np.asarray(laid.mask).sum(-1)
+        examples = make_examples(sequences, is_packed=False)
+        tokens = np.asarray(examples.mask).sum(-1)
         nats = np.zeros(tokens.shape, np.float32)
-        for models, variables, rows in self._together(sequences):
+        for models, variables, rows in self._batches(sequences):
             for block in self.row_blocks(len(models), rows):
-                where = np.ix_(models, block)
-                mine = jax.tree.map(lambda x, where=where: x[where], laid)
-                nats[where] = to_host(score_tokens(self.cfg, variables, mine)).sum(-1)
+                index = np.ix_(models, block)
+                batch = jax.tree.map(lambda x, index=index: x[index], examples)
+                nats[index] = to_host(score_tokens(self.cfg, variables, batch)).sum(-1)
         return [
-            np.stack([nats[i], tokens[i]], axis=-1)[: len(own)] for i, own in enumerate(sequences)
+            np.stack([nats[i], tokens[i]], axis=-1)[: len(pairs)]
+            for i, pairs in enumerate(sequences)
         ]
 
-    def _together(self, asked: Sequence[Sequence]) -> Iterator[tuple[np.ndarray, Any, int]]:
-        """(models, their variables, rows of each): as many models as a batch holds, every time
-        the same number of them and of rows."""
-        if empty := [i for i, own in enumerate(asked) if not own]:
-            raise ValueError(f"model {empty[0]} is asked nothing; leave it out")
-        rows = max(map(len, asked))
-        blocks = self.blocks(len(asked), rows)
+    def _batches(self, inputs: Sequence[Sequence]) -> Iterator[tuple[np.ndarray, Any, int]]:
+        """Yields (indices of models, their variables, rows of each model): batches of one shape."""
+        if empty := [i for i, model_inputs in enumerate(inputs) if not model_inputs]:
+            raise ValueError(f"model {empty[0]} has no input; leave it out")
+        rows = max(map(len, inputs))
+        blocks = self.blocks(len(inputs), rows)
         for models in blocks:
             variables = self.variables
             if self.adapters is not None:
-                taken = self.adapters
+                adapters = self.adapters
                 if len(blocks) > 1:
-                    taken = jax.tree.map(lambda x, models=models: x[:, models], taken)
-                variables = {**variables, "lora": taken}
+                    adapters = jax.tree.map(lambda x, models=models: x[:, models], adapters)
+                variables = {**variables, "lora": adapters}
             yield models, variables, rows

@@ -1,5 +1,5 @@
-"""Grid tasks as questions, and replies to several views of a task put to the vote (Akyürek et al.
-2024, arXiv 2411.07279)."""
+"""Grid tasks as questions, and majority votes over replies to several views of a task (Akyürek et
+al. 2024, arXiv 2411.07279)."""
 
 import collections
 from collections.abc import Sequence
@@ -13,7 +13,12 @@ from sleep_jax.interop.prompts import Prompts
 
 
 def grid_items(tasks: Sequence[GridTask], form: GridFormat) -> list[Item]:
-    """A question for every test of every task; the document is the task."""
+    """A question for every test of every task.
+
+    Args:
+      tasks: each `Item.document` is an index into them.
+      form: how tasks are written.
+    """
     return [
         Item(i, form.question(task, j), (form.grid(test.output),))
         for i, task in enumerate(tasks)
@@ -27,44 +32,46 @@ def majority_votes(
     form: GridFormat,
     views: Sequence[Transform] = (IDENTITY,),
 ) -> list[list[Grid | None]]:
-    """What each model replies to the tests of its task: every test is asked in every view, replies
-    are turned back, the most frequent grid wins, the earlier view of equals.
+    """The prediction of each model for the tests of its task, by a vote over views.
+
+    Every test is asked in every view, the predicted grids are transformed back, and the most
+    frequent one wins; on a tie, that of the earlier view.
 
     Args:
       models: as many as tasks.
-      tasks: of each model.
+      tasks: the task of each model.
       form: how tasks are written.
-      views: transforms of a task, each with an inverse.
+      views: transforms of a task.
 
     Returns:
-      Per model and test a grid; None where no view had one.
+      Per model and test a grid; None where no reply had one.
     """
     prompts = Prompts(models.tokenizer)
-    asked = [
+    questions = [
         [
-            prompts.without_context(form.question(view.of(task), test))
+            prompts.without_context(form.question(view.apply_to_task(task), test))
             for test in range(len(task.tests))
             for view in views
         ]
         for task in tasks
     ]
     out = []
-    for task, replies in zip(tasks, models.replies(asked)):
+    for task, replies in zip(tasks, models.replies(questions)):
         grids = [first_grid(reply) for reply in replies]
-        back = [
+        candidates = [
             grid and view.inverse(grid) for grid, view in zip(grids, list(views) * len(task.tests))
         ]
-        count = len(views)
-        out.append([most_frequent(back[i : i + count]) for i in range(0, len(back), count)])
+        n = len(views)
+        out.append([most_frequent(candidates[i : i + n]) for i in range(0, len(candidates), n)])
     return out
 
 
 def most_frequent(grids: Sequence[Grid | None]) -> Grid | None:
-    """The grid that comes most often, the first of equals; None if there is none."""
-    found = collections.Counter(grid for grid in grids if grid)
-    return found.most_common(1)[0][0] if found else None
+    """The most frequent grid, the first on a tie; None if there is none."""
+    counts = collections.Counter(grid for grid in grids if grid)
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def is_solved(predicted: Sequence[Grid | None], task: GridTask) -> bool:
-    """Whether all tests of a task are right in every cell."""
+    """Whether the predictions for all tests of a task are right in every cell."""
     return list(predicted) == [test.output for test in task.tests]

@@ -1,4 +1,4 @@
-"""Questions that score a model, kept apart from those that test it."""
+"""Questions that score a model, and a guard that they are not test questions."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -8,13 +8,13 @@ from sleep_jax.data.answers import canonical
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A question with what counts as right.
+    """A question with its accepted answers.
 
     Attributes:
       document: index of the document that it asks about.
-      question: its words.
-      answers: those accepted; the first is the one whose likelihood counts.
-      options: of multiple choice, some of them among the answers.
+      question: its text.
+      answers: accepted answers; likelihood scorers use the first.
+      options: of a multiple-choice question, at least one of them an accepted answer.
     """
 
     document: int
@@ -25,32 +25,35 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class RewardItems:
-    """Items that may reward a dream: none of them is a test question (`apart_from`)."""
+    """Items that may reward a dream: none is a test question (`checked_against`)."""
 
     items: tuple[Item, ...]
 
     @classmethod
-    def apart_from(cls, tests: Collection[str], items: Sequence[Item]) -> "RewardItems":
-        """The items, once it is clear that no question of `tests` is among them.
+    def checked_against(cls, tests: Collection[str], items: Sequence[Item]) -> "RewardItems":
+        """The items, after a check that none asks a question of `tests`.
+
+        Args:
+          tests: the test questions.
+          items: that may reward dreams.
 
         Raises:
-          AssertionError: one is, but for case, articles and punctuation: a dream that it rewards
-            would have seen the test.
+          AssertionError: one does, up to `data.answers.canonical`: its reward would leak the test.
         """
-        tested = {canonical(text) for text in tests}
+        test_questions = {canonical(text) for text in tests}
         for item in items:
-            if canonical(item.question) in tested:
+            if canonical(item.question) in test_questions:
                 raise AssertionError(
-                    f"a question that rewards dreams is a test question: {item.question!r}; leave "
-                    "it out of one of the two sets"
+                    f"a question that rewards dreams is a test question: {item.question!r}; remove "
+                    "it from one of the two sets"
                 )
         return cls(tuple(items))
 
     @property
     def documents(self) -> set[int]:
-        """The documents that are asked about."""
+        """The documents with at least one item."""
         return {item.document for item in self.items}
 
     def about(self, document: int) -> list[Item]:
-        """The questions about one document."""
+        """The items of one document."""
         return [item for item in self.items if item.document == document]

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens: what a trial learns by and what likelihood scorers read."""
+"""Log-probabilities of given tokens: the loss of trials and the score of likelihood scorers."""
 
 import jax.numpy as jnp
 
@@ -9,12 +9,12 @@ from sleep_jax.models.head import token_log_probs
 
 
 def log_probs(cfg: DecoderConfig, variables, examples: Examples):
-    """Log-probability of every scored token after what its segment has before it.
+    """Log-probability of every scored token, given the tokens of its segment before it.
 
     Args:
       cfg: the decoder.
-      variables: its collections; where `lora` holds adapters side by side, the leading axis of the
-        examples is theirs.
+      variables: its collections; if `lora` holds stacked adapters, the leading axis of the examples
+        is that of the adapters.
       examples: [..., rows, time].
 
     Returns:
@@ -26,18 +26,25 @@ def log_probs(cfg: DecoderConfig, variables, examples: Examples):
     )
     hidden = Decoder(cfg).apply(variables, tokens, segments)
     scored = mask[:, 1:]
-    found = token_log_probs(
+    result = token_log_probs(
         hidden[:, :-1].reshape(-1, cfg.width),
         tokens[:, 1:].reshape(-1),
         scored.reshape(-1),
         lm_head(cfg, variables["params"]),
     )
-    found = jnp.where(scored, found.reshape(scored.shape), 0.0)
-    return jnp.pad(found, ((0, 0), (1, 0))).reshape(examples.mask.shape)
+    result = jnp.where(scored, result.reshape(scored.shape), 0.0)
+    return jnp.pad(result, ((0, 0), (1, 0))).reshape(examples.mask.shape)
 
 
 def mean_nll(cfg: DecoderConfig, variables, examples: Examples):
-    """Mean negative log-likelihood of the scored tokens in nats, [...] of [..., rows, time]: the
-    SFT loss."""
+    """The SFT loss: mean negative log-likelihood of the scored tokens.
+
+    Args:
+      cfg, variables: as for `log_probs`.
+      examples: [..., rows, time].
+
+    Returns:
+      float32 [...], in nats a token.
+    """
     total = log_probs(cfg, variables, examples).sum((-2, -1))
     return -total / jnp.maximum(examples.mask[..., 1:].sum((-2, -1)), 1)

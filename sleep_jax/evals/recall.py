@@ -1,5 +1,5 @@
-"""Recall: questions about documents, with the document in context or from the weights alone, and
-the retention beside it."""
+"""Recall of documents, with the document in context or closed book, and retention of known
+texts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,17 +27,18 @@ def greedy_replies(
     context=None,
     documents: Sequence[int] | None = None,
 ) -> list[str]:
-    """Greedy replies to token prompts, as text, without the thought before it.
+    """Greedy replies to token prompts, as text without thoughts.
 
     Args:
       cfg, variables: the model.
-      tokenizer: to decode and to know where a reply ends.
+      tokenizer: of the model.
       prompts: token prompts.
-      max_new_tokens: longest reply.
-      context, documents: what was read and which row each prompt continues; None: nothing.
+      max_new_tokens: longest reply, in tokens.
+      context: the cache of what was read, one row a document; None: closed book.
+      documents: per prompt the row of the cache that it continues.
     """
     sampling = SamplingConfig(max_new_tokens, tokenizer.eos_ids, temperature=0.0)
-    drawn = generate(
+    completions = generate(
         cfg,
         sampling,
         variables,
@@ -46,36 +47,48 @@ def greedy_replies(
         context=context,
         documents=documents,
     )
-    return [tokenizer.reply_text(completion.tokens) for [completion] in drawn]
+    return [tokenizer.reply_text(completion.tokens) for [completion] in completions]
 
 
 def answer_accuracy(replies: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
-    """Share of replies that contain one of their answers."""
+    """Share of replies that contain one of their accepted answers (`contains_answer`), in [0,
+    1]."""
     return float(np.mean([contains_answer(r, a) for r, a in zip(replies, answers)]))
 
 
 @dataclasses.dataclass(frozen=True)
 class AnchorSet:
-    """Texts whose perplexity should not move, packed once: int32 [texts, time]."""
+    """Texts whose perplexity should not change, padded.
+
+    Attributes:
+      tokens: int32 [texts, time].
+      mask: int32 [texts, time]; 1 on real tokens.
+    """
 
     tokens: np.ndarray
     mask: np.ndarray
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]]) -> "AnchorSet":
-        """Pads token sequences to one bucket."""
+    def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> "AnchorSet":
+        """Pads token sequences to one length, a `bucket`."""
         return cls(*pad(sequences, bucket(max(map(len, sequences)))))
 
 
 @jax.jit(static_argnames=("cfg",))
 def sum_nll(cfg, variables, tokens, mask):
-    """(sum in nats, tokens) of int32 [texts, time], the mask 1 on real tokens."""
+    """Negative log-likelihood of texts: (sum in nats, number of scored tokens), as arrays.
+
+    Args:
+      cfg, variables: the model.
+      tokens, mask: int32 [texts, time]; the mask is 1 on real tokens.
+    """
     examples = Examples(tokens=tokens, segment_ids=mask, mask=(mask > 0).at[:, 0].set(False))
     return -log_probs(cfg, variables, examples).sum(), examples.mask.sum()
 
 
 def negative_log_likelihood(cfg: DecoderConfig, variables, tokens, mask) -> tuple[float, int]:
-    """(sum in nats, tokens) over texts, each one's first token left out.
+    """Negative log-likelihood of texts, without the first token of each: (sum in nats, number of
+    tokens), on the host.
 
     Args:
       cfg, variables: the model.

@@ -1,8 +1,8 @@
-"""A local judge of answers: the frozen initial model, asked as SEAL asks GPT-4.1 (Zweiger et al.
-2025, arXiv 2506.10943, B.2).
+"""A local judge of answers: the frozen initial model with the rubric that SEAL gives GPT-4.1
+(Zweiger et al. 2025, arXiv 2506.10943, B.2).
 
-An answer is right if it conveys all of the gold answer and contradicts none of it; more may be
-said. The verdict is the likelier of yes and no as the first word of the reply.
+An answer is right if it conveys all of the gold answer and contradicts none of it; it may say more.
+The verdict is the likelier of yes and no as the first word of the judge's reply.
 """
 
 from collections.abc import Sequence
@@ -26,23 +26,29 @@ RUBRIC = (
 
 
 class Rubric:
-    """Scores replies by what the judging model says of them."""
+    """Grades replies by the verdict of a model."""
 
     def __init__(self, cfg: DecoderConfig, params, tokenizer: Tokenizer):
-        """Binds the model; arguments and errors are those of `YesNoModel`."""
-        self._model = YesNoModel(cfg, params, tokenizer)
+        """Binds the model; arguments and errors as of `YesNoModel`."""
+        self._judge = YesNoModel(cfg, params, tokenizer)
 
     def __call__(self, replies: Sequence[str], items: Sequence[Item]) -> np.ndarray:
-        """1 for a right reply, else 0: float32 [n]. A blank one is wrong, whatever is said of it;
-        of several accepted answers one that is conveyed will do."""
+        """The grades of replies: float32 [n], 1 for a right one, else 0.
+
+        A blank reply is wrong, and is not shown to the judge. One accepted answer must be conveyed.
+
+        Args:
+          replies: texts [n].
+          items: the question of each [n].
+        """
         pairs = [
             (i, RUBRIC.format(question=item.question, gold=gold, reply=reply.strip()))
             for i, (reply, item) in enumerate(zip(replies, items, strict=True))
             for gold in item.answers
             if reply.strip()
         ]
-        marks = np.zeros(len(items), np.float32)
-        gaps = self._model.logit_gap([text for _, text in pairs])
+        grades = np.zeros(len(items), np.float32)
+        gaps = self._judge.logit_gap([text for _, text in pairs])
         for (i, _), gap in zip(pairs, gaps):
-            marks[i] = max(marks[i], float(gap > 0))
-        return marks
+            grades[i] = max(grades[i], float(gap > 0))
+        return grades

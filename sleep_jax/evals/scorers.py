@@ -1,18 +1,18 @@
-"""tau: how well models answer. Every scorer is a name and a function of models and items.
+"""tau: how well models answer. A scorer has a name and is a function of models and items.
 
-    scorer            what counts                                          of
+    scorer            score                                                of
     likelihood        log-likelihood of the answer, in nats a token        the answer
-    exact_match       its words are the answer's                           a reply
-    f1                words that it shares with the answer                 a reply
-    squad_...         the same two by SQuAD's normalisation, of English    a reply
-    contains          an answer occurs in it                               a reply
-    integer           its last integer is the answer's                     a reply
-    grid              its grid equals the answer's in every cell (ARC)     a reply
-    judge             a model says that it is right (SEAL's rubric)        a reply
-    choice            the likeliest option is an answer                    the options
-    choice_per_token  the option likeliest by the token is an answer       the options
+    exact_match       1 if it has exactly the words of an answer           a reply
+    f1                bag-of-words F1 with an answer                       a reply
+    squad_...         the same two by SQuAD's normalisation, for English   a reply
+    contains          1 if an answer occurs in it                          a reply
+    integer           1 if its last integer is the answer's                a reply
+    grid              1 if its grid equals the answer's (ARC)              a reply
+    judge             1 if a model judges it right (SEAL's rubric)         a reply
+    choice            1 if the likeliest option is an answer               the options
+    choice_per_token  the same by mean log-likelihood a token              the options
 
-Replies are greedy and, like likelihoods, of the question alone: no document is in view.
+Questions are asked closed book: no document is in view. Replies are greedy.
 """
 
 import dataclasses
@@ -45,30 +45,30 @@ _BY_REPLY = {
 }
 _BY_OPTIONS = ("choice", "choice_per_token")
 SCORERS = ("likelihood", *_BY_REPLY, "judge", *_BY_OPTIONS)
-_WORDS = ("exact_match", "f1", "squad_exact_match", "squad_f1", "contains")
-FREE_TEXT_SCORERS = ("likelihood", *_WORDS, "judge")  # ask for no special answers
+_BY_WORDS = ("exact_match", "f1", "squad_exact_match", "squad_f1", "contains")
+FREE_TEXT_SCORERS = ("likelihood", *_BY_WORDS, "judge")  # for answers of any form
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What one model earned.
+    """The scores of one model.
 
     Attributes:
-      points: of each item, float32 [items]; sums over its parts.
-      parts: what those are sums over, [items]: tokens of a likelihood, else 1.
+      sums: float32 [items], the score of each item summed over its `counts`.
+      counts: [items], what it is a sum over: the tokens of a likelihood, else 1.
     """
 
-    points: np.ndarray
-    parts: np.ndarray
+    sums: np.ndarray
+    counts: np.ndarray
 
     @property
     def mean(self) -> float:
-        """tau."""
-        return float(self.points.sum(dtype=np.float64) / self.parts.sum())
+        """tau: the mean score."""
+        return float(self.sums.sum(dtype=np.float64) / self.counts.sum())
 
 
 class Scorer(Protocol):
-    """Scores models, each on items of its own: [models] of `Scores`."""
+    """Scores every model on its own items: a list [models] of `Scores`."""
 
     def __call__(self, models: AdaptedModels, items: Sequence[Sequence[Item]]) -> list[Scores]: ...
 
@@ -79,14 +79,14 @@ ReplyGrader = Callable[
 
 
 def make_scorer(name: str, judge: Callable[[], ReplyGrader] | None = None) -> Scorer:
-    """The scorer of a name.
+    """The scorer with a name.
 
     Args:
       name: one of `SCORERS`.
-      judge: makes the marker of replies of `judge`; called for that name alone.
+      judge: makes the grader of the scorer `judge`; not called for others.
 
     Raises:
-      ValueError: there is no such scorer, or it lacks its judge.
+      ValueError: there is no such scorer, or `judge` is missing.
     """
     if name == "likelihood":
         return score_by_likelihood
@@ -95,7 +95,7 @@ def make_scorer(name: str, judge: Callable[[], ReplyGrader] | None = None) -> Sc
     if name == "judge":
         if judge is None:
             raise ValueError(
-                "dreaming.scorer='judge' needs a judge; give one, scorer('judge', judge), or "
+                "dreaming.scorer='judge' needs a judge; call make_scorer('judge', judge), or "
                 f"choose from {', '.join(other for other in SCORERS if other != name)}"
             )
         return reply_scorer(judge())
@@ -110,68 +110,79 @@ def make_scorer(name: str, judge: Callable[[], ReplyGrader] | None = None) -> Sc
 
 
 def score_by_likelihood(models: AdaptedModels, items: Sequence[Sequence[Item]]) -> list[Scores]:
-    """Log-likelihood of each item's first answer, its end of turn included."""
+    """Log-likelihood of the first answer of each item, end of turn included, in nats."""
     prompts = Prompts(models.tokenizer)
-    found = models.log_likelihoods(
+    likelihoods = models.log_likelihoods(
         [
-            [(prompts.without_context(q.question), prompts.reply(q.answers[0])) for q in own]
-            for own in items
+            [(prompts.without_context(q.question), prompts.reply(q.answers[0])) for q in questions]
+            for questions in items
         ]
     )
-    return [Scores(own[:, 0], own[:, 1]) for own in found]
+    return [Scores(nats_and_tokens[:, 0], nats_and_tokens[:, 1]) for nats_and_tokens in likelihoods]
 
 
-def reply_scorer(marker: ReplyGrader) -> Scorer:
-    """The scorer that marks replies; the marker is given those of all models at once."""
+def reply_scorer(grader: ReplyGrader) -> Scorer:
+    """A scorer of greedy replies.
+
+    Args:
+      grader: grades the replies of all models in one call.
+    """
 
     def score(models: AdaptedModels, items: Sequence[Sequence[Item]]) -> list[Scores]:
         prompts = Prompts(models.tokenizer)
         replies = models.replies(
-            [[prompts.without_context(q.question) for q in own] for own in items]
+            [[prompts.without_context(q.question) for q in questions] for questions in items]
         )
-        marks = marker([r for own in replies for r in own], [q for own in items for q in own])
-        ends = np.cumsum([len(own) for own in items])[:-1]
-        return [Scores(own, np.ones_like(own)) for own in np.split(marks, ends)]
+        grades = grader(
+            [reply for model_replies in replies for reply in model_replies],
+            [q for questions in items for q in questions],
+        )
+        ends = np.cumsum([len(questions) for questions in items])[:-1]
+        return [Scores(x, np.ones_like(x)) for x in np.split(grades, ends)]
 
     return score
 
 
 def option_scorer(per_token: bool) -> Scorer:
-    """The scorer that has the likeliest option chosen, of all options as replies to the question.
+    """A scorer of multiple choice: the likeliest option, as a reply to the question, is chosen.
 
     Args:
-      per_token: likelihoods are divided by their tokens, so that a long option is not ruled out.
+      per_token: compare log-likelihoods a token, which do not favour short options.
+
+    Raises:
+      ValueError: (when called) an item has no option that is an accepted answer.
     """
 
     def score(models: AdaptedModels, items: Sequence[Sequence[Item]]) -> list[Scores]:
         prompts = Prompts(models.tokenizer)
-        for q in (q for own in items for q in own):
+        for q in (q for questions in items for q in questions):
             if not {*q.options} & {*q.answers}:
                 raise ValueError(
                     f"{q.question!r} has options {q.options}, none of them its answer "
                     f"{q.answers[0]!r}; choose another dreaming.scorer or give such options"
                 )
-        found = models.log_likelihoods(
+        likelihoods = models.log_likelihoods(
             [
                 [
-                    (prompts.without_context(q.question), prompts.reply(o))
-                    for q in own
-                    for o in q.options
+                    (prompts.without_context(q.question), prompts.reply(option))
+                    for q in questions
+                    for option in q.options
                 ]
-                for own in items
+                for questions in items
             ]
         )
-        return [_chosen(own, likelihoods, per_token) for own, likelihoods in zip(items, found)]
+        return [_score_choices(x, y, per_token) for x, y in zip(items, likelihoods)]
 
     return score
 
 
-def _chosen(items: Sequence[Item], likelihoods: np.ndarray, per_token: bool) -> Scores:
+def _score_choices(items: Sequence[Item], likelihoods: np.ndarray, per_token: bool) -> Scores:
+    """From log-likelihoods [options of all items, 2] (`AdaptedModels.log_likelihoods`)."""
     nats, tokens = likelihoods.T
     ends = np.cumsum([len(q.options) for q in items])[:-1]
-    options = np.split(nats / tokens if per_token else nats, ends)
-    right = [  # NaN, as a model that diverged gives, is no choice
-        q.options[int(np.argmax(of))] in q.answers if np.isfinite(of).all() else np.nan
-        for q, of in zip(items, options)
+    option_scores = np.split(nats / tokens if per_token else nats, ends)
+    is_right = [  # NaN where the model diverged
+        q.options[int(np.argmax(scores))] in q.answers if np.isfinite(scores).all() else np.nan
+        for q, scores in zip(items, option_scores)
     ]
-    return Scores(np.array(right, np.float32), np.ones(len(items), np.float32))
+    return Scores(np.array(is_right, np.float32), np.ones(len(items), np.float32))

@@ -1,8 +1,8 @@
-"""A model's chat template: how it writes turns, and what it writes around their words.
+"""A model's chat template: the text of a chat, and the markup that it writes around messages.
 
 Templates are rendered as transformers' `apply_chat_template` renders them, with two choices that a
 run makes once: whether the model thinks before it replies (`enable_thinking`, Qwen 3's switch), and
-what day it is (`strftime_now` and `date_string`, Llama 3's), so that a run that goes on tomorrow
+today's date (`strftime_now` and `date_string`, Llama 3's), so that a run that is resumed tomorrow
 has the same prompts.
 """
 
@@ -19,37 +19,41 @@ import jinja2.ext
 from sleep_jax.fields import reason, shown
 from sleep_jax.interop.sandbox import Sandbox
 
-DATE = "2024-07-26"  # Llama 3's own, where its template is told none
+DATE = "2024-07-26"  # Llama 3's default, where its template is given no date
 THINK, END_OF_THOUGHT = "<think>", "</think>"
-# Stands for the words of a message while a template is rendered: private characters around a
-# number.
-_MARK = re.compile("\ue000(\\d+)\ue001")
-_ORDINARY = "It says: \"x < y & z\",\n\nin {{ 2024 }} 'Zürich'."
+# Placeholder for the content of a message while a template is rendered: a number between private
+# characters.
+_PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")
+_TEST_MESSAGE = "It says: \"x < y & z\",\n\nin {{ 2024 }} 'Zürich'."
 
 
 class Piece(NamedTuple):
-    """A part of a chat: the words of a message, or what the template writes around them."""
+    """A part of a chat: content of a message (text as it is), or markup of the template."""
 
     text: str
-    is_words: bool
+    is_content: bool
 
 
 class TurnMarkup(NamedTuple):
-    """What a template writes around a user's words and a reply: `prompt_start` words `prompt_end`,
-    then `before` reply `after`; `before` is an empty thought where the model may think."""
+    """Markup of one exchange: `user_start` request `user_end` `reply_start` reply `reply_end`.
 
-    prompt_start: str
-    prompt_end: str
-    before: str
-    after: str
+    `user_end` ends with the header of the reply; `reply_start` is an empty thought where the model
+    may think, else empty.
+    """
+
+    user_start: str
+    user_end: str
+    reply_start: str
+    reply_end: str
 
 
 class ChatTemplate:
-    """A template that is known to write a user's turn and a reply to it.
+    """A compiled template, checked to render a user turn and a reply to it.
 
     Attributes:
       name: the file or field that it comes from.
       thinking: the model thinks before it replies.
+      source: Jinja.
     """
 
     def __init__(
@@ -61,18 +65,18 @@ class ChatTemplate:
         thinking: bool = False,
         date: str = DATE,
     ):
-        """Compiles a template and tries it.
+        """Compiles a template and renders a test chat with it.
 
         Args:
           source: Jinja.
-          name: of the file or field, for errors.
-          special_tokens: what it may name: `bos_token`, `eos_token`, ...
-          thinking: what `enable_thinking` is.
-          date: what today is, as YYYY-MM-DD.
+          name: the file or field, for errors.
+          special_tokens: variables that it may use: `bos_token`, `eos_token`, ...
+          thinking: value of `enable_thinking`.
+          date: value of today's date, as YYYY-MM-DD.
 
         Raises:
-          ValueError: it is no Jinja, raises, or leaves out, repeats or changes the words of a
-            message; or the model cannot think, or cannot but think.
+          ValueError: it is not valid Jinja, raises, or omits, repeats or changes the content of a
+            message; or `thinking` does not fit the template.
         """
         self.name, self.thinking, self.source = name, thinking, source
         today = datetime.datetime.fromisoformat(date)
@@ -85,28 +89,28 @@ class ChatTemplate:
         }
         try:
             self._compiled = _environment(today).from_string(source)
-        except Exception as error:  # of Jinja, or of Python, which compiles what Jinja writes
+        except Exception as error:  # Jinja's, or of Python, which compiles the code Jinja generates
             line = getattr(error, "lineno", None)
             raise ValueError(
                 f"{name} is no valid template: {reason(error)}"
                 + (f" (line {line})" if line else "")
             ) from error
-        self.around = functools.lru_cache(maxsize=256)(self._around)
+        self.markup = functools.lru_cache(maxsize=256)(self._markup)
         self._check()
 
     def render(
         self, messages: Sequence[Mapping], *, add_generation_prompt: bool = True, **options
     ) -> str:
-        """A chat as the template writes it.
+        """The text of a chat.
 
         Args:
-          messages: `{"role": ..., "content": ...}` in order. A template may add a system message
-            of its own when none is given, as SmolLM2's does.
+          messages: `{"role": ..., "content": ...}` in order. A template may add a default system
+            message when none is given, as SmolLM2's does.
           add_generation_prompt: end with the header of the assistant's next turn.
-          **options: whatever else the template reads, e.g. `enable_thinking=False`.
+          **options: further variables of the template, e.g. `enable_thinking=False`.
 
         Raises:
-          ValueError: the template refuses these messages.
+          ValueError: the template fails on these messages.
         """
         try:
             return self._compiled.environment.write(
@@ -118,108 +122,110 @@ class ChatTemplate:
                     **options,
                 },
             )
-        except Exception as error:  # a template is someone else's program: anything may happen
+        except Exception as error:  # templates are untrusted programs: they may raise anything
             roles = ", ".join(str(m.get("role")) for m in messages)
             why = f"{type(error).__name__}: {reason(error)}"
             raise ValueError(f"{self.name} cannot write a chat of {roles}: {why}") from error
 
     def pieces(self, messages: Sequence[Mapping], **options) -> list[Piece]:
-        """The same as pieces: what the template writes and, after each, the words of a message.
+        """The same as `render` in pieces: markup and content, alternating.
 
-        Words are kept from the template, but for white space at their ends, which templates trim.
+        The template sees a placeholder in place of the content, between the white space at its
+        ends, which templates trim.
         """
-        marked, words = [], []
+        with_placeholders, contents = [], []
         for message in messages:
             content = message.get("content")
             if isinstance(content, str):
-                lead, core, trail = _edges(content)
-                message = {**message, "content": f"{lead}\ue000{len(words)}\ue001{trail}"}
-                words.append(core)
-            marked.append(message)
-        parts = _MARK.split(self.render(marked, **options))
+                lead, core, trail = _split_white_space(content)
+                message = {**message, "content": f"{lead}\ue000{len(contents)}\ue001{trail}"}
+                contents.append(core)
+            with_placeholders.append(message)
+        parts = _PLACEHOLDER.split(self.render(with_placeholders, **options))
         return [
-            Piece(words[int(part)], True) if i % 2 else Piece(part, False)
+            Piece(contents[int(part)], True) if i % 2 else Piece(part, False)
             for i, part in enumerate(parts)
         ]
 
-    def _around(self, lead: str = "", trail: str = "") -> TurnMarkup:
-        """What stands around words that begin with the white space `lead` and end with `trail`."""
-        words = f"{lead}.{trail}"
-        user = {"role": "user", "content": words}
-        chat = [user, {"role": "assistant", "content": words}]
+    def _markup(self, lead: str = "", trail: str = "") -> TurnMarkup:
+        """The markup around content with the white space `lead` before and `trail` after it."""
+        content = f"{lead}.{trail}"
+        user = {"role": "user", "content": content}
+        chat = [user, {"role": "assistant", "content": content}]
         start, _, end = (piece.text for piece in self.pieces([user]))
         _, _, between, _, after = (x.text for x in self.pieces(chat, add_generation_prompt=False))
         return TurnMarkup(start, end, between.removeprefix(end), after)
 
-    def begun(self, text: str) -> list[Piece]:
-        """A user's turn up to the end of `text`, which is not yet that of the turn."""
-        lead = _edges(text)[0]
-        return [Piece(self.around(lead).prompt_start, False), Piece(text[len(lead) :], True)]
+    def open_user_turn(self, text: str) -> list[Piece]:
+        """A user turn that begins with `text`, without its end."""
+        lead = _split_white_space(text)[0]
+        return [Piece(self.markup(lead).user_start, False), Piece(text[len(lead) :], True)]
 
-    def ended(self, text: str) -> list[Piece]:
-        """The end of a user's turn from `text` on, and the header of the reply."""
-        trail = _edges(text)[2]
-        words = text[: len(text) - len(trail)]
-        return [Piece(words, True), Piece(self.around(trail=trail).prompt_end, False)]
+    def close_user_turn(self, text: str) -> list[Piece]:
+        """The rest of a user turn, which ends with `text`, and the header of the reply."""
+        trail = _split_white_space(text)[2]
+        content = text[: len(text) - len(trail)]
+        return [Piece(content, True), Piece(self.markup(trail=trail).user_end, False)]
 
-    def user(self, text: str) -> list[Piece]:
-        """A user's turn and the header of the reply."""
-        lead, core, trail = _edges(text)
-        around = self.around(lead, trail)
+    def user_turn(self, text: str) -> list[Piece]:
+        """A user turn and the header of the reply."""
+        lead, core, trail = _split_white_space(text)
+        markup = self.markup(lead, trail)
         return [
-            Piece(around.prompt_start, False),
+            Piece(markup.user_start, False),
             Piece(core, True),
-            Piece(around.prompt_end, False),
+            Piece(markup.user_end, False),
         ]
 
     def without_thought(self, text: str) -> list[Piece]:
-        """A user's turn and a reply as far as its words, with no thought before them."""
-        before = self.around().before if self.thinking else ""
-        return [*self.user(text), Piece(before, False)]
+        """A user turn, the header of the reply and an empty thought: the reply follows at once."""
+        empty_thought = self.markup().reply_start if self.thinking else ""
+        return [*self.user_turn(text), Piece(empty_thought, False)]
 
     def reply(self, text: str) -> list[Piece]:
         """A reply and all that the template writes after it."""
-        lead, core, trail = _edges(text)
-        around = self.around(lead, trail)
-        return [Piece(around.before, False), Piece(core, True), Piece(around.after, False)]
+        lead, core, trail = _split_white_space(text)
+        markup = self.markup(lead, trail)
+        return [Piece(markup.reply_start, False), Piece(core, True), Piece(markup.reply_end, False)]
 
     def _check(self) -> None:
-        """Raises what `__init__` says."""
-        user = {"role": "user", "content": _ORDINARY}
-        chat = [user, {"role": "assistant", "content": _ORDINARY}]
-        asked = self.pieces([user])
-        replied = self.pieces(chat, add_generation_prompt=False)
-        for whose, pieces, count in (("a user", asked, 1), ("an assistant", replied, 2)):
-            words = sum(piece.is_words for piece in pieces)
-            if words != count:
-                verb = "repeats" if words > count else "leaves out"
-                raise ValueError(f"{self.name} {verb} the words of {whose}'s turn")
-        written = self.render(chat, add_generation_prompt=False)
-        if "".join(piece.text for piece in replied) != written:
-            said = shown(written)
-            raise ValueError(f"{self.name} changes the words of a turn: it writes {said}")
-        closing, between = asked[-1].text, replied[2].text
-        if replied[0] != asked[0] or not between.startswith(closing):
+        """Raises the ValueErrors of `__init__`."""
+        user = {"role": "user", "content": _TEST_MESSAGE}
+        chat = [user, {"role": "assistant", "content": _TEST_MESSAGE}]
+        prompt = self.pieces([user])
+        exchange = self.pieces(chat, add_generation_prompt=False)
+        for role, pieces, expected in (("user", prompt, 1), ("assistant", exchange, 2)):
+            count = sum(piece.is_content for piece in pieces)
+            if count != expected:
+                verb = "repeats" if count > expected else "omits"
+                raise ValueError(f"{self.name} {verb} the content of the {role} message")
+        rendered = self.render(chat, add_generation_prompt=False)
+        if "".join(piece.text for piece in exchange) != rendered:
             raise ValueError(
-                f"{self.name} ends a prompt with {shown(closing)}, but writes {shown(between)} "
-                "before a reply: what is learnt would not be what is asked for"
+                f"{self.name} changes the content of a message: it writes {shown(rendered)}"
             )
-        self._check_thinking(closing)
+        prompt_end, between = prompt[-1].text, exchange[2].text
+        if exchange[0] != prompt[0] or not between.startswith(prompt_end):
+            raise ValueError(
+                f"{self.name} ends a prompt with {shown(prompt_end)}, but writes {shown(between)} "
+                "before a reply: the prompts of training and sampling would differ"
+            )
+        self._check_thinking(prompt_end)
 
-    def _check_thinking(self, closing: str) -> None:
+    def _check_thinking(self, prompt_end: str) -> None:
         if self.thinking and END_OF_THOUGHT not in self.source:
             raise ValueError(
-                f"model.thinking=True, but {self.name} knows no {THINK}; set model.thinking=False"
+                f"model.thinking=True, but {self.name} has no {THINK}; set model.thinking=False"
             )
-        if not self.thinking and closing.rfind(THINK) > closing.rfind(END_OF_THOUGHT):
+        if not self.thinking and prompt_end.rfind(THINK) > prompt_end.rfind(END_OF_THOUGHT):
             raise ValueError(
-                f"model.thinking=False, but {self.name} opens {THINK} whatever enable_thinking is; "
-                "set model.thinking=True"
+                f"model.thinking=False, but {self.name} always opens {THINK}; set "
+                "model.thinking=True"
             )
 
 
-def _edges(text: str) -> tuple[str, str, str]:
-    """White space, the text between, white space."""
+def _split_white_space(text: str) -> tuple[str, str, str]:
+    """(leading white space, text, trailing white space)."""
     core = text.strip()
     if not core:
         return text, "", ""
@@ -228,7 +234,7 @@ def _edges(text: str) -> tuple[str, str, str]:
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks what the assistant says, for loss masks; in text it is nothing."""
+    """`{% generation %}` marks assistant text for loss masks; it renders as nothing."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -238,7 +244,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 def _environment(today: datetime.datetime) -> jinja2.Environment:
-    """The environment that chat templates are written for (transformers `apply_chat_template`)."""
+    """The Jinja environment of transformers' `apply_chat_template`, in a sandbox."""
 
     def raise_exception(message):
         raise jinja2.TemplateError(message)

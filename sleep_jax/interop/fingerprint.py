@@ -1,7 +1,7 @@
-"""A fingerprint of weights: the same for the same bits, on whatever devices they lie.
+"""A fingerprint of weights: the same for the same bits, however they are sharded.
 
-A number is made of every weight's bits and its place, and all are added up as integers, whose sum
-no order of adding changes: one pass through memory, and no weight leaves its device.
+The bits of every weight are mixed with its index, and the results are added modulo 2^32, a sum that
+does not depend on the order of adding: one pass through memory, and no weight leaves its device.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ BITS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 def fingerprint(params) -> str:
-    """16 hexadecimal digits for a pytree of arrays: names, shapes, dtypes and values."""
+    """16 hexadecimal digits of the names, shapes, dtypes and values of a pytree of arrays, whose
+    numbers have 1, 2 or 4 bytes."""
     lines = [
         f"{jax.tree_util.keystr(path, simple=True, separator='/')} {x.dtype}{list(x.shape)} {total}"
         for (path, x), total in zip(
@@ -27,14 +28,14 @@ def fingerprint(params) -> str:
 
 @jax.jit
 def _sums(leaves):
-    """uint32 [leaves], the sums modulo 2^32."""
+    """A checksum of each leaf: uint32 [leaves]."""
 
     def total(x):
         bits = jax.lax.bitcast_convert_type(x, BITS[x.dtype.itemsize]).astype(jnp.uint32)
-        place = jnp.uint32(0)
+        index = jnp.uint32(0)
         for axis, size in enumerate(x.shape):
-            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        mixed = (bits ^ (place * jnp.uint32(0x9E3779B1))) * jnp.uint32(0x85EBCA6B)
+            index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        mixed = (bits ^ (index * jnp.uint32(0x9E3779B1))) * jnp.uint32(0x85EBCA6B)
         return jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)
 
     return jnp.stack([total(x) for x in leaves])

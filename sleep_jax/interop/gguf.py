@@ -1,4 +1,4 @@
-"""Decoder config and weights from a GGUF file (llama.cpp), dequantized."""
+"""Decoder config and dequantized weights from a GGUF file (llama.cpp)."""
 
 import pathlib
 
@@ -11,9 +11,9 @@ from sleep_jax.interop.huggingface import (
     MAX_LAYERS,
     MAX_VOCAB,
     MAX_WIDTH,
+    MIN_EPS,
     ROTARY_BASE,
     SCALING,
-    SMALLEST_EPS,
 )
 from sleep_jax.models.attention import rope_frequencies
 from sleep_jax.models.decoder_config import DecoderConfig, RopeScaling
@@ -27,7 +27,7 @@ class GGUFFile:
     Attributes:
       path: the file.
       fields: its metadata.
-      architecture: llama.cpp's name of it, one of `ARCHITECTURES`.
+      architecture: llama.cpp's name, one of `ARCHITECTURES`.
     """
 
     naming = "gguf"
@@ -60,11 +60,11 @@ class GGUFFile:
         return set(self._header.tensors)
 
     def file(self, name: str) -> str:
-        """The file of a tensor: there is but one."""
+        """The path of the file; a GGUF model here is one file."""
         return str(self.path)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, which is not read.
+        """The shape of a tensor, without reading it.
 
         Raises:
           ValueError: no such tensor.
@@ -77,7 +77,7 @@ class GGUFFile:
         """A tensor, dequantized to float32, with query and key rows in the order of Hugging Face.
 
         Raises:
-          ValueError: no such tensor, or it is stored in a way that is not read.
+          ValueError: no such tensor, or its storage type is not supported.
         """
         self.shape(name)
         tensor = self._header.tensors[name]
@@ -86,7 +86,7 @@ class GGUFFile:
         except NotImplementedError as error:
             raise ValueError(
                 f"tensor {name!r} in {self.path} is stored as {tensor.kind.name}, which is not "
-                "read; convert the model to F16, BF16 or Q8_0"
+                "supported; convert the model to F16, BF16 or Q8_0"
             ) from error
         if self.architecture == "llama" and ".attn_q." in name:
             return unpermute(array, heads(self)[0])
@@ -96,10 +96,10 @@ class GGUFFile:
 
 
 def heads(file: GGUFFile) -> tuple[int, int]:
-    """How many query heads and key-value heads each layer has.
+    """The numbers of query heads and of key-value heads of a layer.
 
     Raises:
-      ValueError: not every layer has as many.
+      ValueError: layers differ in them, or they are out of range.
     """
     name = f"{file.architecture}.attention.head_count"
     query = file.fields.whole(name, 1, MAX_HEADS)
@@ -125,10 +125,10 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def decoder_config(file: GGUFFile) -> DecoderConfig:
-    """The decoder's shape from the metadata.
+    """The decoder config from the metadata.
 
     Raises:
-      ValueError: a needed key is missing, of another type or out of its range; the model is a
+      ValueError: a needed key is missing, has another type or is out of range; the model is a
         mixture of experts, has sliding windows, or has a rope scaling that is not supported.
     """
     read, arch = file.fields, file.architecture
@@ -137,7 +137,7 @@ def decoder_config(file: GGUFFile) -> DecoderConfig:
     query, key = heads(file)
     head_dim = _head_dim(file, width, query)
     vocab = read.whole(f"{arch}.vocab_size", 1, MAX_VOCAB, default=None)
-    eps = read.number(f"{arch}.attention.layer_norm_rms_epsilon", SMALLEST_EPS, 1)
+    eps = read.number(f"{arch}.attention.layer_norm_rms_epsilon", MIN_EPS, 1)
     fields = {
         "vocab": vocab or len(read.texts("tokenizer.ggml.tokens")),
         "width": width,
@@ -163,7 +163,7 @@ def decoder_config(file: GGUFFile) -> DecoderConfig:
 
 
 def _reject_variants(file: GGUFFile):
-    """Variants that the decoder would compute wrongly without a word."""
+    """Raises a ValueError for variants that the decoder would silently compute wrongly."""
     read, arch = file.fields, file.architecture
     if read.whole(f"{arch}.expert_count", 0, MOST, 0):
         raise ValueError(f"{file.path} is a mixture of experts; only dense models are supported")
@@ -181,7 +181,7 @@ def _reject_variants(file: GGUFFile):
 
 
 def _head_dim(file: GGUFFile, width: int, query: int) -> int:
-    """The width of a head, which keys, values and the rotated part must share."""
+    """The width of a head; keys, values and the rotated part must have the same."""
     read, arch = file.fields, file.architecture
     name = f"{arch}.attention.key_length"
     if name not in read and width % query:
@@ -194,7 +194,8 @@ def _head_dim(file: GGUFFile, width: int, query: int) -> int:
 
 
 def _llama3_scaling(file: GGUFFile, cfg: DecoderConfig) -> RopeScaling:
-    """Llama 3's scaling; GGUF keeps only each frequency's divisor, so its constants are checked."""
+    """Llama 3's scaling. GGUF stores only the divisor of each frequency, so they are compared with
+    those of Llama 3's constants."""
     divisors = file.read("rope_freqs.weight")
     if divisors.shape != (cfg.head_dim // 2,) or not SCALING[0] <= divisors.max() <= SCALING[1]:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""The header of a GGUF file: its metadata, and where each tensor lies.
+"""The header of a GGUF file: its metadata, and the offset of each tensor.
 
-Every length and count that the header declares is held against what is left of the file before
-anything is made of it. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+Every length and count that the header declares is compared with what is left of the file before
+anything is allocated for it. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from sleep_jax.fields import shown
 VERSIONS = (2, 3)
 MOST_DIMENSIONS = 4
 _STRING, _ARRAY = int(gguf.GGUFValueType.STRING), int(gguf.GGUFValueType.ARRAY)
-_SCALARS = {  # by the number of its type: its format
+_SCALARS = {  # number of a type: its `struct` format
     int(kind): code
     for kind, code in zip(
         (
@@ -42,12 +42,12 @@ _SCALARS = {  # by the number of its type: its format
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies.
+    """The location of a tensor.
 
     Attributes:
-      kind: how it is stored.
-      shape: as NumPy has it, the last axis contiguous.
-      start, size: bytes from the beginning of the file, and how many there are.
+      kind: its quantization type.
+      shape: in NumPy's order, the last axis contiguous.
+      start, size: offset from the beginning of the file and length, in bytes.
     """
 
     kind: gguf.GGMLQuantizationType
@@ -57,16 +57,16 @@ class Tensor:
 
 
 class Header:
-    """What a GGUF file says of itself.
+    """The parsed header of a GGUF file.
 
     Attributes:
-      data: uint8 [bytes], the file, mapped.
-      metadata: values by key as Python's own types, decoded when asked for.
-      tensors: by name.
+      data: uint8 [bytes], the memory-mapped file.
+      metadata: values by key as Python types, decoded on access.
+      tensors: locations by name.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: it is truncated, damaged, or no GGUF file; says at which byte.
+      ValueError: it is truncated, damaged, or not a GGUF file; says at which byte.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -77,14 +77,14 @@ class Header:
         version, count, keys = cursor.scalar("I"), cursor.scalar("Q"), cursor.scalar("Q")
         if version not in VERSIONS:
             raise ValueError(f"version {version}; supported: 2, 3, little-endian")
-        found: dict[str, int] = {}
+        starts: dict[str, int] = {}
         for _ in range(keys):
             key = cursor.text()
-            if key in found:
-                raise ValueError(f"key {shown(key)} is there twice")
-            found[key] = cursor.at
+            if key in starts:
+                raise ValueError(f"key {shown(key)} occurs twice")
+            starts[key] = cursor.at
             cursor.skip_value()
-        self.metadata: Mapping[str, Any] = _Metadata(cursor.data, found)
+        self.metadata: Mapping[str, Any] = _Metadata(cursor.data, starts)
         self.tensors = self._tensors(cursor, count)
 
     def _tensors(self, cursor: "_Cursor", count: int) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class Header:
         for _ in range(count):
             name, at = cursor.text(), cursor.at
             if name in listed:
-                raise ValueError(f"tensor {shown(name)} is there twice")
+                raise ValueError(f"tensor {shown(name)} occurs twice")
             dimensions = cursor.scalar("I")
             if dimensions > MOST_DIMENSIONS:
                 raise ValueError(f"a tensor of {dimensions} dimensions at byte {at}")
@@ -102,7 +102,7 @@ class Header:
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"general.alignment={shown(alignment)} is no power of two")
         begin = -(-cursor.at // alignment) * alignment
-        return {name: self._tensor(name, begin, *facts) for name, facts in listed.items()}
+        return {name: self._tensor(name, begin, *entry) for name, entry in listed.items()}
 
     def _tensor(self, name: str, begin: int, shape, kind: int, offset: int) -> Tensor:
         try:
@@ -125,7 +125,7 @@ class Header:
         """A tensor, dequantized to float32.
 
         Raises:
-          NotImplementedError: it is stored in a way that is not read.
+          NotImplementedError: its quantization type is not supported.
         """
         raw = self.data[tensor.start : tensor.start + tensor.size]
         block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
@@ -135,7 +135,7 @@ class Header:
 
 
 class _Metadata(Mapping):
-    """Values that are decoded when asked for: a vocabulary takes many times its bytes in Python."""
+    """Values decoded on access, since a vocabulary takes many times its bytes as Python objects."""
 
     def __init__(self, data: memoryview, starts: Mapping[str, int]):
         self._data = data
@@ -152,14 +152,14 @@ class _Metadata(Mapping):
 
 
 class _Cursor:
-    """Reads on from a byte; never beyond the end."""
+    """A read position in the file; reading beyond the end raises a ValueError."""
 
     def __init__(self, data: memoryview, at: int):
         self.data = data
         self.at = at
 
     def skip(self, size: int) -> int:
-        """Goes on by some bytes; where they begin."""
+        """Advances by `size` bytes; returns the position before."""
         start, end = self.at, self.at + size
         if end > len(self.data):
             raise ValueError(f"{size} bytes are declared at byte {start}, and fewer are left")
@@ -174,11 +174,12 @@ class _Cursor:
         return struct.unpack_from(f"<{code}", self.data, self.skip(struct.calcsize(f"<{code}")))[0]
 
     def text(self) -> str:
-        """Bytes that are not UTF-8 become halves of surrogate pairs: not every text is used."""
+        """A string. Bytes that are not UTF-8 become lone surrogates, since unused texts may hold
+        any."""
         return self.bytes(self.scalar("Q")).decode("utf-8", "surrogateescape")
 
     def skip_value(self) -> None:
-        """Goes past a value, which need not be one that is ever used."""
+        """Advances past a value without decoding it."""
         kind = self.scalar("I")
         if kind == _STRING:
             self.skip(self.scalar("Q"))

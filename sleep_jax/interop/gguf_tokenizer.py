@@ -1,4 +1,4 @@
-"""The tokenizer that a GGUF file carries in its metadata."""
+"""The tokenizer in the metadata of a GGUF file."""
 
 import gguf
 import tokenizers
@@ -18,7 +18,7 @@ from sleep_jax.interop.gguf import GGUFFile
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.interop.tokenizer_files import checked
 
-# How Llama 3 and Qwen 2 split a text into words; they differ in how many digits stay together.
+# How Llama 3 and Qwen 2 split a text into words; they differ in how digits are grouped.
 _BEFORE_DIGITS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _AFTER_DIGITS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -54,8 +54,8 @@ def read_tokenizer(file: GGUFFile, *, thinking: bool = False, date: str = DATE) 
       thinking, date: of the template, as for `ChatTemplate`.
 
     Raises:
-      ValueError: the file carries no tokenizer, one of a kind that is not supported, or one whose
-        parts do not go together; the chat template does not write chats.
+      ValueError: the file has no tokenizer, one of an unsupported kind, or one whose parts
+        contradict each other; or as `ChatTemplate`.
     """
     read = file.fields
     model, pre = read.text("tokenizer.ggml.model"), read.text("tokenizer.ggml.pre", None)
@@ -75,7 +75,7 @@ def read_tokenizer(file: GGUFFile, *, thinking: bool = False, date: str = DATE) 
     if len(kinds) != len(tokens):
         raise ValueError(
             f"{file.path} has {len(tokens)} tokenizer.ggml.tokens and {len(kinds)} "
-            "tokenizer.ggml.token_type; each has one. Convert the model again"
+            "tokenizer.ggml.token_type, but each token needs one; convert the model again"
         )
     for token, kind in zip(tokens, kinds):
         if kind == gguf.TokenType.CONTROL:
@@ -88,9 +88,9 @@ def read_tokenizer(file: GGUFFile, *, thinking: bool = False, date: str = DATE) 
 
     roles = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
     ids = {name: token_id(role) for name, role in roles.items()}
-    # Llama 3's texts begin with a token, whether or not the file says so (as llama.cpp has it).
-    starts, bos = read.flag("tokenizer.ggml.add_bos_token", pre == "llama-bpe"), token_id("bos")
-    if starts and bos is not None:
+    # As in llama.cpp: texts of Llama 3 begin with the bos token even if the file does not say so.
+    adds_bos, bos = read.flag("tokenizer.ggml.add_bos_token", pre == "llama-bpe"), token_id("bos")
+    if adds_bos and bos is not None:
         try:
             backend.post_processor = processors.TemplateProcessing(
                 single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
@@ -110,18 +110,18 @@ def read_tokenizer(file: GGUFFile, *, thinking: bool = False, date: str = DATE) 
 
 
 def _bpe(read: Fields, tokens: list[str], *, ignore_merges: bool) -> models.BPE:
-    """The merges over the vocabulary; each must be of two tokens that make a third."""
+    """A BPE model; each merge must join two tokens of the vocabulary to a third."""
     vocab = {token: i for i, token in enumerate(tokens)}
     if len(vocab) < len(tokens):
         twice = next(token for i, token in enumerate(tokens) if vocab[token] != i)
         raise ValueError(
-            f"{read.where}: tokenizer.ggml.tokens has {shown(twice)} twice; name each once"
+            f"{read.where}: tokenizer.ggml.tokens has {shown(twice)} twice; list each once"
         )
     merges = [tuple(merge.split(" ", 1)) for merge in read.texts("tokenizer.ggml.merges")]
     for i, pair in enumerate(merges):
         if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys():
             raise ValueError(
                 f"{read.where}: tokenizer.ggml.merges[{i}]={shown(' '.join(pair))}; give two "
-                "tokens of the vocabulary that make a third"
+                "tokens of the vocabulary that join to a third"
             )
     return models.BPE(vocab, merges, ignore_merges=ignore_merges)

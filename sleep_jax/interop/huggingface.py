@@ -7,13 +7,13 @@ from typing import Any
 from sleep_jax.fields import Fields, one_of, read_object, shown
 from sleep_jax.models.decoder_config import DecoderConfig, RopeScaling
 
-# The largest shapes that are believed: what is allocated follows from them.
+# Upper bounds of shapes in a config file, since they decide how much memory is allocated.
 MAX_LAYERS, MAX_HEADS, MAX_WIDTH, MAX_VOCAB = 1000, 4096, 2**20, 2**24
-SMALLEST_EPS = 1e-30  # of a norm; beside it float32 keeps its inverse root finite
-ROTARY_BASE = (1.0, 1e15)
+MIN_EPS = 1e-30  # of a norm: its inverse root is still finite in float32
+ROTARY_BASE = (1.0, 1e15)  # (least, most)
 SCALING = (1.0, 1e6)
 
-# What a field means where the file leaves it out: the defaults of each family in transformers.
+# Defaults of the fields that a file may omit, per family, as in transformers.
 _LLAMA = {"num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2048}
 _QWEN2 = {"num_key_value_heads": 32, "head_dim": None, "max_position_embeddings": 32768}
 _QWEN3 = {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768}
@@ -28,8 +28,8 @@ def read_config(folder: pathlib.Path) -> Fields:
     """The fields of the `config.json` of a model folder.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is no JSON object.
+      FileNotFoundError: there is no such file.
+      ValueError: it is not a JSON object.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -40,21 +40,21 @@ def read_config(folder: pathlib.Path) -> Fields:
 
 
 def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
-    """The decoder's shape.
+    """The decoder config of a Hugging Face config.
 
     Args:
       config: the fields of `config.json`, as written by transformers 4 or 5.
 
     Raises:
-      ValueError: the architecture or a variant of it is not supported, a field is missing, of
-        another type or out of its range, or two of them do not go together.
+      ValueError: the architecture or a variant of it is not supported, a field is missing, has
+        another type or is out of range, or two fields contradict each other.
     """
     fields = config if isinstance(config, Fields) else Fields(config, "config.json")
-    named = fields.texts("architectures", None)
-    architecture = named[0] if named and len(named) == 1 else None
+    listed = fields.texts("architectures", None)
+    architecture = listed[0] if listed and len(listed) == 1 else None
     if architecture not in ARCHITECTURES:
         supported = ", ".join(ARCHITECTURES)
-        raise ValueError(f"{fields.where}: architectures={shown(named)}; supported: {supported}")
+        raise ValueError(f"{fields.where}: architectures={shown(listed)}; supported: {supported}")
     _reject_variants(fields, architecture)
 
     family = ARCHITECTURES[architecture]
@@ -77,7 +77,7 @@ def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
         "head_dim": head_dim or width // heads,
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "norm_eps": fields.number("rms_norm_eps", SMALLEST_EPS, 1, 1e-6),
+        "norm_eps": fields.number("rms_norm_eps", MIN_EPS, 1, 1e-6),
         "tie_embeddings": fields.flag("tie_word_embeddings", False),
         "attention_bias": architecture == "Qwen2ForCausalLM",
         "qk_norm": architecture == "Qwen3ForCausalLM",
@@ -92,7 +92,7 @@ def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
 
 
 def _reject_variants(fields: Fields, architecture: str):
-    """Variants that the decoder would compute wrongly without a word."""
+    """Raises a ValueError for variants that the decoder would silently compute wrongly."""
     if fields.get("quantization_config"):
         raise ValueError(
             f"{fields.where}: quantization_config is set; load the unquantized safetensors, or a "
@@ -120,19 +120,19 @@ def _reject_variants(fields: Fields, architecture: str):
 
 
 def _rope(fields: Fields) -> tuple[float, RopeScaling | None]:
-    """Rotary base and scaling: `rope_parameters`, or `rope_theta` with `rope_scaling`."""
+    """(rotary base, scaling), from `rope_parameters`, or from `rope_theta` and `rope_scaling`."""
     name = "rope_scaling" if fields.get("rope_parameters") is None else "rope_parameters"
     rope = fields.section(name, None)
     theta = rope.number("rope_theta", *ROTARY_BASE, fields.number("rope_theta", *ROTARY_BASE, 1e4))
-    for place in (rope, fields):
-        if place.number("partial_rotary_factor", 0, 1, 1.0) != 1.0:
-            place.refuse("partial_rotary_factor", "1.0, the only one supported")
-    named = "rope_type" if "rope_type" in rope else "type"
-    kind = rope.text(named, "default")
+    for section in (rope, fields):
+        if section.number("partial_rotary_factor", 0, 1, 1.0) != 1.0:
+            section.refuse("partial_rotary_factor", "1.0, the only one supported")
+    type_field = "rope_type" if "rope_type" in rope else "type"
+    kind = rope.text(type_field, "default")
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        rope.refuse(named, f"{one_of(('default', 'llama3'))}, the only ones supported")
+        rope.refuse(type_field, f"{one_of(('default', 'llama3'))}, the only ones supported")
     low = rope.number("low_freq_factor", 1e-6, SCALING[1])
     return theta, RopeScaling(
         factor=rope.number("factor", *SCALING),

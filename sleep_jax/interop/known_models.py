@@ -1,4 +1,4 @@
-"""The shape of a model without its weights: for plans and compilations that must not load any."""
+"""Decoder configs of known models without weights, for plans and ahead-of-time compilation."""
 
 import pathlib
 
@@ -43,7 +43,7 @@ def _sizes(width: int, hidden: int, layers: int, **more) -> dict:
     return {"hidden_size": width, "intermediate_size": hidden, "num_hidden_layers": layers} | more
 
 
-# What the decoder reads of each model's config.json.
+# The fields of each model's config.json that the decoder reads.
 CONFIGS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": _LLAMA
     | _sizes(576, 1536, 30, num_attention_heads=9, num_key_value_heads=3, vocab_size=49152)
@@ -59,29 +59,29 @@ CONFIGS = {
 
 
 def describe_model(name: str, *, dtype, **overrides) -> DecoderConfig:
-    """What `load_model` or `tiny_model` says of a model's shape, without reading a weight.
+    """The config that `load_model` or `tiny_model` returns, without reading a weight.
 
     Args:
       name: `tiny`, a name in `CONFIGS` or its last part, a folder or a .gguf file.
       dtype, **overrides: other fields of `DecoderConfig`.
 
     Raises:
-      ValueError: nothing is known of a model of this name; says of which it is.
+      ValueError: no model of this name is known; lists those that are.
     """
     dtype = jnp.dtype(dtype).type
     if name == "tiny":
         return tiny_config(dtype=dtype, **overrides)
-    known = CONFIGS | {full.rpartition("/")[2]: found for full, found in CONFIGS.items()}
+    known = CONFIGS | {full.rpartition("/")[2]: fields for full, fields in CONFIGS.items()}
     if name in known:
         return huggingface.decoder_config(known[name]).replace(dtype=dtype, **overrides)
     path = pathlib.Path(name).expanduser()
     if not path.is_dir() and path.suffix != ".gguf":
         raise ValueError(
-            f"model.name={name!r} is not among the shapes kept here ({', '.join(CONFIGS)}); give "
-            "one of those, or a folder with its config.json: nothing is downloaded for a shape"
+            f"model.name={name!r} is not a known model ({', '.join(CONFIGS)}); give one of those, "
+            "or a folder with its config.json: nothing is downloaded here"
         )
     if path.suffix == ".gguf":
-        # Here, so that the gguf package is needed only for GGUF files.
+        # A local import: the gguf package is needed only for GGUF files.
         from sleep_jax.interop import gguf
 
         cfg = gguf.decoder_config(gguf.GGUFFile(path))

@@ -39,7 +39,7 @@ def load_model(
 
     Raises:
       FileNotFoundError: there is no such model, or it lacks a part.
-      ConnectionError: it is not here and could not be fetched.
+      ConnectionError: it is not on this machine and could not be downloaded.
       ValueError: the model is not supported, a file is damaged or lacks a tensor, or the tokenizer
         has ids beyond the embedding.
     """
@@ -50,7 +50,7 @@ def load_model(
     path = resolve(name, cache_dir=cache_dir)
 
     if path.suffix == ".gguf":
-        # Here, so that the gguf package is needed only for GGUF files.
+        # A local import: the gguf package is needed only for GGUF files.
         from sleep_jax.interop import gguf, gguf_tokenizer
 
         checkpoint = gguf.GGUFFile(path)
@@ -66,34 +66,34 @@ def load_model(
 
 
 def check_token_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path) -> None:
-    """An id beyond the embedding would be read as its last row, without a word.
+    """Checks that every token id has a row of the embedding; others would read its last row.
 
     Args:
-      tokenizer, cfg: of one model.
-      path: of its files.
+      tokenizer, cfg: the tokenizer and the decoder config of one model.
+      path: its folder or file, for errors.
 
     Raises:
-      ValueError: the tokenizer has one.
+      ValueError: an id of the tokenizer is beyond the embedding.
     """
     ids = tokenizer.backend.get_vocab(with_added_tokens=True)
-    most = max(ids.values())
-    if most >= cfg.vocab:
-        token = shown(tokenizer.backend.id_to_token(most))
+    largest = max(ids.values())
+    if largest >= cfg.vocab:
+        token = shown(tokenizer.backend.id_to_token(largest))
         raise ValueError(
-            f"{path}: its tokenizer has {len(ids)} tokens with ids up to {most} ({token}), the "
+            f"{path}: its tokenizer has {len(ids)} tokens with ids up to {largest} ({token}), the "
             f"embedding {cfg.vocab} rows; give the tokenizer of this model, or resize its embedding"
         )
-    for name, most in (("eos", max(tokenizer.eos_ids)), ("pad", tokenizer.pad_id)):
-        if most >= cfg.vocab:
+    for name, token_id in (("eos", max(tokenizer.eos_ids)), ("pad", tokenizer.pad_id)):
+        if token_id >= cfg.vocab:
             field = f"{name}_token_id"
             raise ValueError(
-                f"{_where(path, field, most)}: {field}={most} is beyond the {cfg.vocab} rows of "
-                "the embedding; give the id of one of the tokenizer's tokens"
+                f"{_file_with(path, field, token_id)}: {field}={token_id} is "
+                f"beyond the {cfg.vocab} rows of the embedding; give the id of a token"
             )
 
 
-def _where(path: pathlib.Path, field: str, token: int) -> pathlib.Path:
-    """The file of a model that says so."""
+def _file_with(path: pathlib.Path, field: str, token: int) -> pathlib.Path:
+    """The file in a model folder whose `field` holds an id; the folder where none does."""
     for name in ID_FILES:
         file = path / name
         if file.exists() and token in ids_of(read_object(file), field):
@@ -102,8 +102,7 @@ def _where(path: pathlib.Path, field: str, token: int) -> pathlib.Path:
 
 
 def local_tokenizer(name: str, *, thinking: bool = False, date: str = DATE) -> Tokenizer | None:
-    """The tokenizer of a model, without its weights; None where it is not on this machine: nothing
-    is fetched for it.
+    """The tokenizer of a model, without its weights; None where it is not on this machine.
 
     Args:
       name: as for `load_model`, or `tiny`.
@@ -119,5 +118,5 @@ def local_tokenizer(name: str, *, thinking: bool = False, date: str = DATE) -> T
         from sleep_jax.interop import gguf, gguf_tokenizer
 
         return gguf_tokenizer.read_tokenizer(gguf.GGUFFile(path), thinking=thinking, date=date)
-    is_there = (path / "tokenizer.json").exists()
-    return read_tokenizer(path, thinking=thinking, date=date) if is_there else None
+    is_present = (path / "tokenizer.json").exists()
+    return read_tokenizer(path, thinking=thinking, date=date) if is_present else None

@@ -1,14 +1,14 @@
-"""What teacher and student are asked: one place for every prompt of a night.
+"""Prompts of teacher and student as token ids; every prompt of a run is made here.
 
-A chat turn of the user is split where the document ends. The teacher's context is everything before
-it (the turn's opening, the document), read once while awake; its prompts continue from there. The
-student's prompts are whole turns without the document.
+A chat turn of the user is split where the document ends. The teacher's context is the header of the
+turn and the document, read once while awake; its prompts continue from there (`with_context`). The
+student's prompts are whole turns without the document (`without_context`).
 """
 
 from sleep_jax.data.documents import Document
 from sleep_jax.interop.tokenizer import Tokenizer
 
-# Worked examples that show a base or a small chat model what a question about a sentence is.
+# Few-shot examples that show a base or a small chat model what a question about a sentence is.
 QUESTION_EXAMPLES = (
     (
         "The Marlow Bridge was built in 1832 by the engineer Tierney Clark.",
@@ -24,20 +24,27 @@ QUESTION_EXAMPLES = (
     ),
 )
 
-
 RECITE_REQUEST = "Repeat the text above word for word."
 
 
 def document_text(document: Document) -> str:
-    """The text of a document with its title, as it is read."""
+    """A document with its title, as the model reads it."""
     return f"{document.title}\n\n{document.text}\n\n"
 
 
 class Prompts:
-    """Token prompts over one tokenizer and its chat template: all that is around the words is as
-    the template writes it, and the words themselves are text, whatever they are."""
+    """Token prompts by one tokenizer and its chat template.
+
+    Headers and ends of turns are what the template writes; names of special tokens in documents,
+    questions and replies are encoded as plain text. All methods return tuples of token ids.
+    """
 
     def __init__(self, tokenizer: Tokenizer):
+        """Binds a tokenizer.
+
+        Raises:
+          ValueError: it has no chat template.
+        """
         self._template = tokenizer.template
         self._tokenizer = tokenizer
 
@@ -46,44 +53,45 @@ class Prompts:
 
     @property
     def shared_prefix(self) -> tuple[int, ...]:
-        """What every turn of a user begins with."""
-        return self._encode(self._template.begun(""))
+        """The header that every user turn begins with."""
+        return self._encode(self._template.open_user_turn(""))
 
     def context(self, document: Document) -> tuple[int, ...]:
-        """What is read of a document while awake."""
-        return self._encode(self._template.begun(document_text(document)))
+        """The header of a user turn and a document: what is read of it while awake."""
+        return self._encode(self._template.open_user_turn(document_text(document)))
 
-    def page(self, document: Document) -> tuple[int, ...]:
-        """A document as it stands in the stream."""
+    def plain_document(self, document: Document) -> tuple[int, ...]:
+        """A document outside any chat, as the wake weights learn it."""
         return self.plain(document_text(document))
 
     def plain(self, text: str) -> tuple[int, ...]:
-        """Text to be continued as it stands, outside any chat, begun as the model's texts are."""
+        """Text outside any chat, to be continued, after the start-of-text tokens of the model."""
         return (*self._tokenizer.text_start, *self._tokenizer.encode(text))
 
     def with_context(self, request: str) -> tuple[int, ...]:
-        """A request to the model that has the document in its context."""
-        return self._encode(self._template.ended(request))
+        """A request to the model that has read the document: the rest of the turn `context`."""
+        return self._encode(self._template.close_user_turn(request))
 
     def without_context(self, request: str) -> tuple[int, ...]:
-        """The same request to the model without it."""
-        return self._encode(self._template.user(request))
+        """A request as a whole user turn, with no document in view (closed book)."""
+        return self._encode(self._template.user_turn(request))
 
-    def about(self, document: Document) -> tuple[int, ...]:
-        """The request that a document, or a dream about it, is the reply to when it is learnt."""
+    def tell_about(self, document: Document) -> tuple[int, ...]:
+        """The request to which a document, or a dream about it, is learnt as the reply."""
         return self.without_context(f"Tell me about {document.title}.")
 
-    def question_about(self, sentence: str) -> tuple[int, ...]:
-        """Plain text whose continuation is a question that the sentence answers."""
+    def question_prompt(self, sentence: str) -> tuple[int, ...]:
+        """Plain text whose continuation is a question that the sentence answers (few-shot)."""
         shots = "".join(f"Sentence: {s}\nQuestion: {q}\n\n" for s, q in QUESTION_EXAMPLES)
         return self.plain(f"{shots}Sentence: {sentence}\nQuestion:")
 
     def reply(self, text: str) -> tuple[int, ...]:
-        """A finished reply, an empty thought before it where the model may think."""
+        """A finished reply with its end of turn, an empty thought before it where the model may
+        think."""
         return tuple(self._tokenizer.encode_reply(text))
 
-    def said(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
-        """What a model wrote as a reply, its thought left empty."""
+    def reply_without_thought(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """A sampled reply with its thought emptied; the same tokens where it has none."""
         if not (start := self._tokenizer.reply_start(tokens)):
             return tokens
         words = self.reply(self._tokenizer.reply_text(tokens))
@@ -92,5 +100,5 @@ class Prompts:
 
 
 def answer_request(question: str) -> str:
-    """The request for an answer from the document in view."""
+    """The request to answer a question from the document in view."""
     return f"Using the text above, answer the question: {question}"

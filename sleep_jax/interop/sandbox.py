@@ -1,9 +1,9 @@
-"""Where chat templates run: they come with the weights, so they are someone else's programs.
+"""A Jinja sandbox with limits: chat templates come with the weights, so they are untrusted code.
 
-Jinja's sandbox keeps them from what is not theirs. This one also ends those that would not end, or
-would fill the memory. Loops and calls are counted; so is the text that is made, however it is made:
-what operators, filters, methods, slices, lists and blocks make is spent from one budget, and what
-could make much more than it is given is asked beforehand how much.
+Jinja's own sandbox restricts what a template can access. This one also stops templates that would
+run forever or fill the memory. Loop iterations and calls are counted, and so are the characters
+that operators, filters, methods, slices, lists and blocks produce. Operations whose result can be
+much larger than their arguments are checked beforehand (`template_sizes`).
 """
 
 import functools
@@ -27,17 +27,17 @@ from sleep_jax.interop.template_sizes import (
     formatted,
 )
 
-ENTRY = 32  # characters that an entry of a new list counts as
-GLANCE = 4  # and one that is looked at
-READ = 10**4  # characters that are looked through in a step
-_UNUSED = ("pprint", "urlize", "wordwrap", "xmlattr")  # they make much of little
+NEW_ENTRY = 32  # cost of an entry of a new list, in characters
+READ_ENTRY = 4  # cost of an entry that is read, in characters
+READ_PER_STEP = 10**4  # characters that are read in one step
+_REMOVED = ("pprint", "urlize", "wordwrap", "xmlattr")  # filters whose output can be far larger
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """An environment of Jinja whose templates end.
+    """A Jinja environment whose templates terminate.
 
-    Each of them raises `jinja2.TemplateError` where it needs more than `STEPS`, or makes texts of
-    more than `MOST_CHARACTERS` or a number that is too large.
+    A template raises `jinja2.TemplateError` where it needs more than `MAX_STEPS`, or makes texts of
+    more than `MAX_CHARACTERS` or a number that is too large.
     """
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
@@ -45,8 +45,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, finalize=self._written, **kwargs)
         self._begin()
-        del self.globals["lipsum"]  # much text of little
-        for name in _UNUSED:
+        del self.globals["lipsum"]  # generates text of any length
+        for name in _REMOVED:
             del self.filters[name]
         for name, function in [*self.filters.items()]:
             self.add_filter(name, function)
@@ -56,41 +56,41 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters["joined"] = jinja2.pass_context(lambda context, parts: self._joined(parts))
 
     def add_filter(self, name: str, function: Callable) -> None:
-        """A filter that is held to what templates may make."""
+        """Adds a filter, wrapped with the limits."""
         growth, is_passed = FILTERS.get(name), hasattr(function, "jinja_pass_arg")
 
-        @functools.wraps(function)  # which keeps what Jinja notes on it
+        @functools.wraps(function)  # keeps the attributes that Jinja sets on it
         def checked(*args, **kwargs):
-            passed, own = args[:is_passed], [*args[is_passed:]]
-            if own and isinstance(own[0], Iterator):
-                own[0] = self._each(own[0]) if growth is None else [*self._each(own[0])]
-            self._read((own, kwargs), is_argument=True)
+            passed, given = args[:is_passed], [*args[is_passed:]]
+            if given and isinstance(given[0], Iterator):
+                given[0] = self._each(given[0]) if growth is None else [*self._each(given[0])]
+            self._read((given, kwargs), is_argument=True)
             if growth:
-                check_size(growth(*own, **kwargs))
-            return self._made(function(*passed, *own, **kwargs))
+                check_size(growth(*given, **kwargs))
+            return self._made(function(*passed, *given, **kwargs))
 
         self.filters[name] = checked
 
     def write(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
-        """What a template of this environment writes, with all its steps before it."""
+        """Renders a template of this environment, with a fresh budget of steps and characters."""
         self._begin()
         return "".join(template.generate(variables))
 
     def call(__self, __context, __obj, *args, **kwargs) -> Any:  # named as by Jinja
-        """Calls what a template calls, which costs a step."""
-        own = {k: x for k, x in kwargs.items() if k not in ("_loop_vars", "_block_vars")}
+        """Calls a function for a template, at the cost of a step."""
+        given = {k: x for k, x in kwargs.items() if k not in ("_loop_vars", "_block_vars")}
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", None)
         is_text = isinstance(owner, str | bytes)
         if is_text and name == "join" and args and isinstance(args[0], Iterator):
             args = ([*__self._each(args[0])], *args[1:])
         __self._spend()
-        __self._read((args, own, owner if is_text else ""), is_argument=True)
+        __self._read((args, given, owner if is_text else ""), is_argument=True)
         if is_text and name in METHODS:
-            check_size(METHODS[name](owner, *args, **own))
+            check_size(METHODS[name](owner, *args, **given))
         return __self._made(super().call(__context, __obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Any:
-        """Jinja's own guard of `str.format`, with one for sizes."""
+        """Jinja's sandboxed `str.format`, with a limit of its size."""
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
@@ -104,7 +104,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return checked
 
     def call_binop(self, context, operator: str, left: Any, right: Any) -> Any:
-        """Computes what cannot grow beyond measure."""
+        """Computes a binary operation after its limits are checked."""
         self._read((left, right), is_argument=operator == "**")
         if operator == "**":
             if isinstance(right, int) and right > 64:
@@ -120,7 +120,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self._made(super().call_binop(context, operator, left, right))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Whatever makes a value or a turn of a loop tells the environment."""
+        """Parses a template and inserts the counters."""
         return _Counting(self).visit(super()._parse(source, name, filename))
 
     def _begin(self) -> None:
@@ -132,7 +132,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise jinja2.TemplateError(f"it takes more than {MAX_STEPS:,} steps")
 
     def _counted(self, items: Iterable) -> Iterator | Iterable:
-        if hasattr(items, "__len__"):  # loops ask for the length, and may be refused beforehand
+        if hasattr(items, "__len__"):  # loops need the length, and too long ones fail at once
             self._spend(len(items))
             return items
         return self._each(items)
@@ -143,21 +143,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
             yield item
 
     def _made(self, value: Any) -> Any:
-        """A value that is new, which costs its own size, not that of what it holds."""
+        """Charges for a new value: its own size, not that of its entries."""
         if isinstance(value, str | bytes):
             self._spend_characters(len(value))
         elif isinstance(value, list | tuple | dict | set | frozenset):
             check_size(len(value), value)
-            self._spend_characters(ENTRY * len(value))
+            self._spend_characters(NEW_ENTRY * len(value))
         elif isinstance(value, int):
             check_number(value)
         return value
 
     def _read(self, values: Any, is_argument: bool = False) -> Any:
-        """Values that are looked through, which takes its time."""
+        """Charges for reading through values."""
         size, entries = extent(values, is_argument=is_argument)
-        self._spend(size // READ)
-        self._spend_characters(GLANCE * entries)
+        self._spend(size // READ_PER_STEP)
+        self._spend_characters(READ_ENTRY * entries)
         return values
 
     def _joined(self, parts: Iterable[Any]) -> str:
@@ -165,9 +165,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self._made("".join(map(str, parts)))
 
     def _written(self, value: Any) -> Any:
-        """A value that becomes text, in a block or at the end."""
+        """Charges for a value that becomes text, in a block or in the output."""
         size, entries = extent(value)
-        self._spend_characters(size + GLANCE * entries)
+        self._spend_characters(size + READ_ENTRY * entries)
         return value
 
     def _spend_characters(self, count: int) -> None:
@@ -177,7 +177,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Counting(NodeTransformer):
-    """A template whose loops, texts and lists are counted by filters of its environment."""
+    """Wraps the loops, strings and lists of a template in counting filters of its environment."""
 
     def __init__(self, environment: Sandbox):
         self._environment = environment

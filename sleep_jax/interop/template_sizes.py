@@ -1,4 +1,4 @@
-"""How large a value of a chat template is, and how large what is made of it may get."""
+"""Limits of chat templates: sizes of values, and upper bounds of results before they are made."""
 
 import re
 import string
@@ -8,28 +8,28 @@ from typing import Any
 import jinja2
 from jinja2.utils import Namespace
 
-MAX_STEPS = 20_000  # turns of loops, and calls, while a chat is written; entries of a list
-MAX_CHARACTERS = 10**7  # of all texts that are made while a chat is written
-MAX_NUMBER = 10**5  # that may be an argument: of a width, a count, a power
-MAX_BITS = 10**4  # of a whole number
+MAX_STEPS = 20_000  # loop iterations and calls per rendered chat; entries of a list
+MAX_CHARACTERS = 10**7  # of all strings made per rendered chat
+MAX_NUMBER = 10**5  # as an argument: a width, a count, a power
+MAX_BITS = 10**4  # of an integer
 _WIDTH = re.compile(r"\d{5,}|\*")  # in a format string
 _LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 
 
 def extent(value: Any, entry: int = 0, is_argument: bool = False) -> tuple[int, int]:
-    """The characters of a value as text, or fewer, and the entries of lists in it.
+    """(characters, entries): a lower bound of a value's length as text, entries of all its lists.
 
     Args:
-      value: any; a list that is held many times counts as often.
+      value: any; a list that occurs several times counts as often.
       entry: further characters of each entry, for each list that it is in.
-      is_argument: its numbers are held to `MOST_NUMBER`.
+      is_argument: its numbers are limited to `MAX_NUMBER`.
 
     Raises:
-      jinja2.TemplateError: they are too many. A list that holds itself ends here, too.
+      jinja2.TemplateError: they are too many. This also ends a list that contains itself.
     """
-    left, size, entries = [(value, 1)], 0, 0
-    while left:
-        x, depth = left.pop()
+    stack, size, entries = [(value, 1)], 0, 0
+    while stack:
+        x, depth = stack.pop()
         x = x._Namespace__attrs if isinstance(x, Namespace) else x
         if isinstance(x, str | bytes):
             size += len(x)
@@ -40,7 +40,7 @@ def extent(value: Any, entry: int = 0, is_argument: bool = False) -> tuple[int, 
             entries += len(inner)
             size += depth * entry * len(inner)
             check_size(entries, ())
-            left += [(y, depth + 1) for y in inner]
+            stack += [(y, depth + 1) for y in inner]
         check_size(size)
     return size, entries
 
@@ -50,7 +50,8 @@ def _size(value: Any, entry: int = 0) -> int:
 
 
 def check_number(value: int, is_argument: bool = False) -> None:
-    """Raises a jinja2.TemplateError where a number is too large, for an argument or at all."""
+    """Raises a jinja2.TemplateError if a number has over `MAX_BITS`, or is an argument over
+    `MAX_NUMBER`."""
     if value.bit_length() > MAX_BITS:
         raise jinja2.TemplateError(f"a number of {value.bit_length():,} bits is not supported")
     if is_argument and abs(value) > MAX_NUMBER:
@@ -59,16 +60,17 @@ def check_number(value: int, is_argument: bool = False) -> None:
 
 
 def check_size(size: int, kind: Any = "") -> None:
-    """Raises a jinja2.TemplateError where a text, or a `kind` of list, has too many entries."""
+    """Raises a jinja2.TemplateError if a string has over `MAX_CHARACTERS`, or a collection over
+    `MAX_STEPS` entries; `kind` is an example of its type."""
     if size > (MAX_CHARACTERS if isinstance(kind, str | bytes) else MAX_STEPS):
         raise jinja2.TemplateError(f"a text or list of {size:,} entries is not supported")
 
 
-# How large what a filter or a method makes may get: functions with its own signature.
+# Upper bounds of the size of what a filter or method returns; each has the filter's signature.
 
 
 def formatted(text: str | bytes, values: Any) -> int:
-    """The largest size of `text % values`."""
+    """An upper bound of the length of `text % values`."""
     mark = "%" if isinstance(text, str) else b"%"
     if _WIDTH.search(text if isinstance(text, str) else text.decode("latin-1")):
         raise jinja2.TemplateError(f"the format {text[:40]!r} may be too wide")
@@ -76,7 +78,7 @@ def formatted(text: str | bytes, values: Any) -> int:
 
 
 def filled(text: str, values: Any) -> int:
-    """The largest size of `text.format(values)`."""
+    """An upper bound of the length of `text.format(values)`."""
     specs = [spec or "" for _, _, spec, _ in string.Formatter().parse(text)]
     if any("{" in spec or _WIDTH.search(spec) for spec in specs):
         raise jinja2.TemplateError(f"the format {text[:40]!r} may be too wide")

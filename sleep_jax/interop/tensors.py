@@ -1,4 +1,4 @@
-"""The decoder's `params`, leaf by leaf: its shape, its name in a checkpoint, and how it is filled.
+"""The leaves of the decoder's `params`: shapes, names in a checkpoint, and reading them.
 
 Checkpoints store a linear map as [out, in] and each layer apart; `params` holds [in, out] with the
 layers stacked on axis 0.
@@ -15,7 +15,7 @@ from flax import traverse_util
 from sleep_jax.fields import named
 from sleep_jax.models.decoder_config import DecoderConfig
 
-# Our path, then the tensor in a Hugging Face and in a GGUF checkpoint, less `.weight` or `.bias`.
+# Path in `params`: (Hugging Face name, GGUF name), without the suffix `.weight` or `.bias`.
 _NAMES = {
     "embed/embedding": ("model.embed_tokens", "token_embd"),
     "layers/attention_norm/scale": ("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
@@ -42,9 +42,9 @@ class Leaf:
     """One array of `params` and the checkpoint tensors it comes from.
 
     Attributes:
-      path: where it sits in `params`, e.g. `layers/attention/q/kernel`.
+      path: its path in `params`, e.g. `layers/attention/q/kernel`.
       shape: shape of one checkpoint tensor, e.g. [out, in].
-      layers: how many of them are stacked here; None for a leaf outside the layers.
+      layers: number of checkpoint tensors stacked in it; None for a leaf outside the layers.
       huggingface, gguf: tensor names, one for each layer.
     """
 
@@ -66,7 +66,7 @@ class Leaf:
 
 
 def leaves(cfg: DecoderConfig) -> tuple[Leaf, ...]:
-    """Every leaf of the `params` of a decoder of this shape."""
+    """Every leaf of the `params` of a decoder of this config."""
     d, f, h = cfg.width, cfg.hidden, cfg.head_dim
     query, key = cfg.heads * h, cfg.kv_heads * h
     shapes = {
@@ -102,21 +102,21 @@ def _leaf(path: str, shape: tuple[int, ...], layers: int) -> Leaf:
 
 
 class WeightsFile(Protocol):
-    """What `read_params` asks of a checkpoint, whatever its format."""
+    """The interface of a checkpoint that `read_params` reads, whatever its format."""
 
-    naming: str  # which names of a `Leaf` it uses: "huggingface" or "gguf"
+    naming: str  # the attribute of `Leaf` with its tensor names: "huggingface" or "gguf"
 
     def names(self) -> set[str]:
-        """The tensors it holds."""
+        """The names of its tensors."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, unread; raises ValueError where there is none of this name."""
+        """The shape of a tensor, without reading it; raises ValueError if there is none."""
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in a float dtype; raises ValueError where there is none of this name."""
+        """One tensor, in a float dtype; raises ValueError if there is none."""
 
     def file(self, name: str) -> str:
-        """The file that holds (or should hold) a tensor, for error messages."""
+        """The path of the file that should hold a tensor, for error messages."""
 
 
 def read_params(cfg: DecoderConfig, checkpoint: WeightsFile, dtype) -> dict:
@@ -126,8 +126,8 @@ def read_params(cfg: DecoderConfig, checkpoint: WeightsFile, dtype) -> dict:
     the config's before anything is allocated.
 
     Args:
-      cfg: the decoder's shape.
-      checkpoint: where the tensors are.
+      cfg: the decoder.
+      checkpoint: an open checkpoint.
       dtype: of kernels, biases and embeddings; norm scales are float32.
 
     Returns:
@@ -135,7 +135,7 @@ def read_params(cfg: DecoderConfig, checkpoint: WeightsFile, dtype) -> dict:
 
     Raises:
       ValueError: a tensor is missing, has the wrong shape or a value that is not finite, or the
-        checkpoint holds one that the decoder has no place for.
+        checkpoint holds one that the decoder does not use.
     """
     _check_shapes(cfg, checkpoint)
     params = {}
@@ -146,21 +146,26 @@ def read_params(cfg: DecoderConfig, checkpoint: WeightsFile, dtype) -> dict:
         for i, name in enumerate(getattr(leaf, checkpoint.naming)):
             tensor = checkpoint.read(name)
             target = stacked if leaf.layers is None else stacked[i]
-            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below
                 target[...] = tensor.T if leaf.is_transposed else tensor
             if not _is_finite(target):
                 raise ValueError(
-                    f"tensor {name!r} in {checkpoint.file(name)} holds NaN, infinity or what is "
-                    f"infinite in {target.dtype.name}; download it again, or mend the model"
+                    f"tensor {name!r} in {checkpoint.file(name)} holds NaN, infinity or a value "
+                    f"too large for {target.dtype.name}; download it again, or repair the model"
                 )
         params[leaf.path] = stacked
     return split_stacks(cfg, traverse_util.unflatten_dict(params, sep="/"))
 
 
 def split_stacks(cfg: DecoderConfig, params: dict) -> dict:
-    """The `params` of one stack of layers as those of `cfg.stacks`: views, nothing is copied."""
+    """Splits the stack `params["layers"]` into the stacks of `cfg.stacks`, as views.
+
+    Args:
+      cfg: the decoder.
+      params: with all layers stacked in `layers`, leaves [layers, ...].
+    """
     stacked = params["layers"]
-    rest = {name: held for name, held in params.items() if name != "layers"}
+    rest = {name: leaf for name, leaf in params.items() if name != "layers"}
     return rest | {
         name: jax.tree.map(lambda x, r=layers: x[r.start : r.stop], stacked)
         for name, layers in cfg.stacks.items()
@@ -168,21 +173,25 @@ def split_stacks(cfg: DecoderConfig, params: dict) -> dict:
 
 
 def join_stacks(cfg: DecoderConfig, params: dict) -> dict:
-    """What `split_stacks` has split, in one stack again."""
-    rest = {name: held for name, held in params.items() if name not in cfg.stacks}
+    """The inverse of `split_stacks`; concatenates."""
+    rest = {name: leaf for name, leaf in params.items() if name not in cfg.stacks}
     stacks = [params[name] for name in cfg.stacks]
     return rest | {"layers": jax.tree.map(lambda *x: jnp.concatenate(x), *stacks)}
 
 
 def _check_shapes(cfg: DecoderConfig, checkpoint: WeightsFile):
-    """Holds the tensors that there are against those that the config asks for."""
+    """Compares the shapes in the checkpoint with those of the config.
+
+    Raises:
+      ValueError: one is missing, differs, or is not used by the decoder.
+    """
     used = set()
     for leaf in leaves(cfg):
         for name in getattr(leaf, checkpoint.naming):
             if (shape := checkpoint.shape(name)) != leaf.shape:
                 raise ValueError(
                     f"tensor {name!r} in {checkpoint.file(name)} has shape {list(shape)}, the "
-                    f"config asks for {list(leaf.shape)}; they are of different models"
+                    f"config asks for {list(leaf.shape)}; give the config and weights of one model"
                 )
             used.add(name)
     _reject_unknown(cfg, checkpoint, used)
@@ -191,7 +200,7 @@ def _check_shapes(cfg: DecoderConfig, checkpoint: WeightsFile):
 def _is_finite(array: np.ndarray) -> bool:
     """Whether no entry is NaN or infinite, in one pass and without a copy.
 
-    Max and min carry both on. Those of bfloat16 are slow, so its bits are compared instead: from
+    Max and min propagate both. They are slow in bfloat16, so its bits are compared instead: from
     0x7F80 on, or 0xFF80 with the sign, the exponent is all ones.
     """
     if array.dtype == jnp.bfloat16:
@@ -201,8 +210,8 @@ def _is_finite(array: np.ndarray) -> bool:
 
 
 def _reject_unknown(cfg: DecoderConfig, checkpoint: WeightsFile, used: set[str]):
-    """A tensor left unread would silently make another model of it."""
-    derived = {"rope_freqs.weight"}  # what the config already says
+    """Raises a ValueError for a tensor that the decoder would silently ignore."""
+    derived = {"rope_freqs.weight"}  # follows from the config
     if cfg.tie_embeddings:
         derived |= {"lm_head.weight", "output.weight"}  # a copy of the embedding
     unknown = sorted(
@@ -211,7 +220,7 @@ def _reject_unknown(cfg: DecoderConfig, checkpoint: WeightsFile, used: set[str])
     if unknown:
         first = ", ".join(map(named, unknown[:4])) + (", ..." if len(unknown) > 4 else "")
         raise ValueError(
-            f"{checkpoint.file(unknown[0])} holds {len(unknown)} tensors that this decoder has no "
-            f"place for ({first}); its config says layers={cfg.layers}, "
+            f"{checkpoint.file(unknown[0])} holds {len(unknown)} tensors that this decoder does "
+            f"not use ({first}); its config has layers={cfg.layers}, "
             f"attention_bias={cfg.attention_bias}, qk_norm={cfg.qk_norm}"
         )

@@ -1,5 +1,5 @@
-"""A small random decoder with a byte tokenizer: every phase of a run in a minute or two, nothing
-to fetch."""
+"""A small random decoder with a byte tokenizer, to try every phase of a run in a minute or two
+without a download."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,11 @@ CHATML = (
 
 
 def byte_tokenizer(*, thinking: bool = False, date: str = DATE) -> Tokenizer:
-    """One token a byte, and ChatML's two."""
+    """A tokenizer of one token a byte and ChatML's two special tokens.
+
+    Args:
+      thinking, date: of its chat template, as for `ChatTemplate`.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -35,7 +39,11 @@ def byte_tokenizer(*, thinking: bool = False, date: str = DATE) -> Tokenizer:
 
 
 def tiny_config(*, dtype, **overrides) -> DecoderConfig:
-    """The shape of a model of 0.1M parameters."""
+    """The config of a decoder of 0.1M parameters.
+
+    Args:
+      dtype, **overrides: other fields of `DecoderConfig`.
+    """
     return DecoderConfig(
         vocab=byte_tokenizer().vocab_size,
         width=64,
@@ -51,7 +59,13 @@ def tiny_config(*, dtype, **overrides) -> DecoderConfig:
 
 
 def tiny_model(*, dtype, seed: int = 0, thinking: bool = False, date: str = DATE, **overrides):
-    """What `load_model` returns, for a random model of that shape."""
+    """The tiny model with random weights: (config, `params`, tokenizer), as of `load_model`.
+
+    Args:
+      dtype, **overrides: other fields of `DecoderConfig`.
+      seed: of the weights.
+      thinking, date: of its chat template, as for `ChatTemplate`.
+    """
     cfg = tiny_config(dtype=dtype, **overrides)
     rngs = {"params": jax.random.key(seed), "memory": jax.random.key(seed + 1)}
     params = Decoder(cfg).init(rngs, jnp.zeros((1, 1), jnp.int32))["params"]

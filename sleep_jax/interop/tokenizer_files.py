@@ -1,4 +1,4 @@
-"""The files that a model's tokenizer comes in."""
+"""The tokenizer of a Hugging Face model folder."""
 
 import pathlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from sleep_jax.fields import Fields, read_object, reason
 from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.tokenizer import Tokenizer
 
-ID_FILES = ("generation_config.json", "config.json")  # of a folder, which say ids that end a turn
+ID_FILES = ("generation_config.json", "config.json")  # may hold eos_token_id
 
 
 def read_tokenizer(folder: pathlib.Path, *, thinking: bool = False, date: str = DATE) -> Tokenizer:
@@ -22,7 +22,7 @@ def read_tokenizer(folder: pathlib.Path, *, thinking: bool = False, date: str = 
 
     Raises:
       FileNotFoundError: there is no `tokenizer.json`.
-      ValueError: a file cannot be parsed, or the chat template does not write chats.
+      ValueError: a file cannot be parsed; or as `Tokenizer` and `ChatTemplate`.
     """
     path = folder / "tokenizer.json"
     if not path.exists():
@@ -67,11 +67,11 @@ def read_tokenizer(folder: pathlib.Path, *, thinking: bool = False, date: str = 
 
 
 def checked(path: pathlib.Path, backend: tokenizers.Tokenizer, **parts) -> Tokenizer:
-    """The tokenizer of these parts, once it has been seen to work.
+    """A `Tokenizer` that was tried on plain text.
 
     Args:
       path: the file that the backend was read from.
-      backend, **parts: of `Tokenizer`.
+      backend, **parts: arguments of `Tokenizer`.
 
     Raises:
       ValueError: as `Tokenizer`, naming the file; or plain text cannot be encoded.
@@ -91,14 +91,18 @@ def checked(path: pathlib.Path, backend: tokenizers.Tokenizer, **parts) -> Token
 
 
 def _pass_on(error: BaseException) -> None:
-    """Raises what is no failure of the library, which has bare exceptions and panics of Rust; these
-    have a class that cannot be imported."""
+    """Raises the error again unless the library failed: its failures are plain exceptions, or Rust
+    panics, whose class cannot be imported."""
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
 
 
 def ids_of(read: Fields, name: str) -> list[int]:
-    """The ids of a field: one, a list of them, or none."""
+    """The ids of a field that holds one, a list of them, or none.
+
+    Raises:
+      ValueError: an entry is not a whole number.
+    """
     value = read.get(name)
     entries = value if isinstance(value, list) else [value]
     ids = [Fields({name: entry}, read.where).whole(name, default=None) for entry in entries]
@@ -106,7 +110,7 @@ def ids_of(read: Fields, name: str) -> list[int]:
 
 
 def _template(folder: pathlib.Path, config: Fields) -> tuple[str | None, str]:
-    """The chat template, and where it comes from."""
+    """(chat template or None, the file or field it comes from)."""
     path = folder / "chat_template.jinja"
     if path.exists():
         try:

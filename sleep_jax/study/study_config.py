@@ -11,7 +11,8 @@ class StudyConfig(Settings, section="study"):
     """Settings of self-study.
 
     Attributes:
-      thought_tokens: tokens that a model may think for before it replies; 0: it replies at once.
+      thought_tokens: tokens that a thought may take, beside those of its reply; 0: the model
+        replies at once.
 
     Raises:
       ValueError: a field is out of range.

@@ -1,4 +1,4 @@
-"""What counts as the same text: marks that mean nothing, and marks that mean all."""
+"""Normalisation of answers: symbols that do not matter, and symbols that do."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from sleep_jax.data.answers import (
     words,
 )
 
-# One answer in each row, however it is set.
+# Spellings of one answer in each row.
 ALIKE = [
     [
         "Paris",
@@ -45,7 +45,7 @@ ALIKE = [
     ["U.S. Army", "US army"],
     ["हिन्दी", "हिन्दी।"],
 ]
-# No two of a row.
+# Different answers in each row.
 UNLIKE = [
     ["pH < 7", "pH > 7", "pH 7", "pH ≤ 7"],
     [
@@ -84,24 +84,24 @@ UNLIKE = [
 
 
 @pytest.mark.parametrize("row", ALIKE)
-def test_one_answer_in_all_its_settings(row):
+def test_answer_words_of_equal_answers_are_equal(row):
     assert {tuple(answer_words(text)) for text in row} == {tuple(answer_words(row[0]))}
     assert answer_words(row[0])
 
 
 @pytest.mark.parametrize("row", UNLIKE)
-def test_answers_that_a_mark_tells_apart(row):
+def test_answer_words_of_different_answers_differ(row):
     assert len({tuple(answer_words(text)) for text in row}) == len(row)
 
 
 @pytest.mark.parametrize("row", ALIKE + UNLIKE)
-def test_tidying_twice_changes_nothing(row):
+def test_normalisation_is_idempotent(row):
     for text in row:
         assert normalize_characters(normalize_characters(text)) == normalize_characters(text)
         assert canonical(canonical(text)) == canonical(text)
 
 
-def test_the_letter_a_is_a_letter_where_it_is_no_article():
+def test_answer_words_tell_letter_a_from_article():
     for text in ("A", "(A)", "The answer is A.", "Vitamin A is good", "plan a."):
         assert "lettera" in answer_words(text)
     for text in ("A cat", "a cat", "Once upon a time", "plan a trip", "THIS IS A TEST", "A. Paris"):
@@ -109,7 +109,7 @@ def test_the_letter_a_is_a_letter_where_it_is_no_article():
     assert answer_words("the a an") == []
 
 
-def test_a_number_behind_a_name_keeps_its_zeros():
+def test_spell_symbols_keeps_zeros_of_labels():
     assert spell_symbols("Release 3.10") == "Release v3.10"
     assert (
         spell_symbols("The Tower is 3.50 m high, about 3.50.")
@@ -119,7 +119,7 @@ def test_a_number_behind_a_name_keeps_its_zeros():
     assert spell_symbols("3.50 m", is_verbatim=True) == "3.50 m"
 
 
-def test_words_are_characters_where_a_script_has_no_spaces():
+def test_words_are_characters_in_scripts_without_spaces():
     assert words("It's 灯台 é") == ["it", "s", "灯", "台", "é"]
     assert answer_words("エッフェル塔は") == ["エッフェル", "塔", "は"]
     assert fold_accents("Élan, ΆΛΦΑ") == "elan, αλφα" and fold_accents("ガ") == "ガ"
@@ -141,5 +141,5 @@ def test_content_words(text, want):
     assert content_words(text) == want
 
 
-def test_what_has_no_words_is_itself():
+def test_canonical_of_text_without_words():
     assert canonical(" + ") == "+" and canonical("") == "" and canonical("The Mill!") == "mill"

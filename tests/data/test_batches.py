@@ -15,7 +15,7 @@ def test_bucket_sizes():
         assert n < 16 or size - n < size / 5
 
 
-def test_parts_are_of_one_size():
+def test_equal_batches_by_hand():
     assert equal_batches(5, 8).tolist() == [[0, 1, 2, 3, 4]]
     assert equal_batches(9, 8).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 8]]
     assert equal_batches(4, 2).tolist() == [[0, 1], [2, 3]]
@@ -35,7 +35,7 @@ def test_pad_by_hand(side, tokens, mask):
     assert got[0].dtype == got[1].dtype == np.int32
 
 
-def test_pad_value_and_a_row_too_long():
+def test_pad_value_and_too_long_row():
     np.testing.assert_array_equal(pad([[1]], 2, value=9)[0], [[1, 9]])
     with pytest.raises(ValueError, match="row 1 has 3 tokens, more than length=2; raise"):
         pad([[1], [1, 2, 3]], 2)
@@ -61,12 +61,12 @@ def test_pack_by_hand():
     assert pack([(10, 6)], (10, 6)) == [[0]]
 
 
-def test_an_item_larger_than_a_row_is_named():
+def test_pack_of_too_large_item_raises():
     with pytest.raises(
         ValueError, match=r"sequence 1 needs \(3, 7\) tokens, a row holds \(10, 6\)"
     ):
         pack([(1, 1), (3, 7)], (10, 6))
 
 
-def test_nothing_packs_into_no_rows():
+def test_pack_of_nothing_is_empty():
     assert pack([], (4, 2)) == []

@@ -14,32 +14,32 @@ def sentence(n, length=5):
     return " ".join([f"w{n}"] * (length - 1)) + f" end{n}."
 
 
-def test_a_text_that_fits_is_left_alone():
+def test_split_text_keeps_a_text_that_fits():
     assert split_text("  One short text.\n\nTwo.  ", 8, words) == ["One short text.\n\nTwo."]
 
 
-def test_paragraphs_are_kept_whole_where_they_fit():
+def test_split_text_cuts_between_paragraphs():
     paragraphs = [sentence(n, 6) + " " + sentence(n, 4) for n in range(3)]
     assert split_text("\n\n".join(paragraphs), 12, words) == paragraphs
 
 
-def test_a_long_paragraph_is_cut_behind_a_sentence():
+def test_split_text_cuts_long_paragraphs_after_sentences():
     sentences = [sentence(n) for n in range(6)]
     chunks = split_text(" ".join(sentences), 10, words)
     assert chunks == [f"{a} {b}" for a, b in zip(sentences[::2], sentences[1::2])]
 
 
-def test_a_long_sentence_is_cut_between_words():
+def test_split_text_cuts_long_sentences_between_words():
     chunks = split_text(" ".join(f"w{n}" for n in range(20)), 10, words)
     assert [len(chunk.split()) for chunk in chunks] == [10, 10]
 
 
-def test_chunks_are_of_like_length():
+def test_split_text_chunks_have_similar_lengths():
     chunks = split_text(" ".join(sentence(n) for n in range(11)), 50, words)
     assert [len(chunk.split()) for chunk in chunks] == [30, 25]  # Greedy: 50 and 5.
 
 
-def test_a_script_without_spaces_and_a_word_without_end_are_cut_too():
+def test_split_text_cuts_texts_without_spaces():
     for text in ("昨日の夜、灯台は暗かった。" * 5, "x" * 103):
         chunks = split_text(text, 16, list)
         assert "".join(chunks) == text
@@ -49,7 +49,7 @@ def test_a_script_without_spaces_and_a_word_without_end_are_cut_too():
 
 @pytest.mark.parametrize("limit", [8, 13, 40, 200])
 @pytest.mark.parametrize("encode", [words, lambda text: list(text.encode())])
-def test_nothing_is_lost_and_nothing_is_too_long(limit, encode):
+def test_split_text_is_lossless_and_within_limit(limit, encode):
     text = (
         "# Title\n\nA first paragraph. It has a few sentences! Does it? Yes: (truly.) And more.\n"
         "- a list, item one\n- item two\n\n\n" + "A very long sentence " * 30 + "ends.\n\n"
@@ -63,6 +63,6 @@ def test_nothing_is_lost_and_nothing_is_too_long(limit, encode):
         at = text.index(chunk, at) + len(chunk)
 
 
-def test_a_limit_too_small_to_mean_anything_is_refused():
+def test_split_text_with_too_small_limit_raises():
     with pytest.raises(ValueError, match="chunks of 3 tokens"):
         split_text("one two three four", 3, words)

@@ -20,7 +20,7 @@ def write_lines(path, *items):
     return path
 
 
-def test_a_text_file_is_titled_by_its_name_and_markdown_by_its_heading(tmp_path):
+def test_titles_of_text_and_markdown_files(tmp_path):
     (tmp_path / "my_first-note.txt").write_text("\ufeffHello there.\r\n", encoding="utf-8")
     (tmp_path / "b.md").write_text("# The Lighthouse\n\nIt stands.\n")
     assert read(tmp_path / "my_first-note.txt") == [
@@ -29,14 +29,14 @@ def test_a_text_file_is_titled_by_its_name_and_markdown_by_its_heading(tmp_path)
     assert read(tmp_path / "b.md")[0].title == "The Lighthouse"
 
 
-def test_a_folder_is_read_in_sorted_order_without_hidden_or_other_files(tmp_path):
+def test_folder_is_read_in_sorted_order(tmp_path):
     for name in ("b.txt", "a.md", "sub/c.txt", ".hidden.txt", ".git/x.txt", "image.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"Text of {name}.")
     assert [d.id for d in read(tmp_path)] == ["a.md", "b.txt", "sub/c.txt"]
 
 
-def test_jsonl_gives_documents_with_their_questions(tmp_path):
+def test_jsonl_documents_with_questions(tmp_path):
     path = write_lines(
         tmp_path / "d.jsonl",
         {
@@ -66,7 +66,7 @@ def test_jsonl_gives_documents_with_their_questions(tmp_path):
     assert second == Document("d-3", "d-3", "Bare.")
 
 
-def test_a_long_document_becomes_numbered_parts_each_with_its_questions(tmp_path):
+def test_chunk_numbers_parts_and_assigns_questions(tmp_path):
     paragraphs = [f"Part {n} " + "word " * 6 + f"the answer is {n}{n}." for n in range(3)]
     questions = [{"question": "Which?", "answer": f"{n}{n}"} for n in (2, 0)]
     path = write_lines(
@@ -109,9 +109,9 @@ def test_a_long_document_becomes_numbered_parts_each_with_its_questions(tmp_path
         ),
     ],
 )
-def test_an_ill_formed_line_is_named_by_file_and_number(tmp_path, line, message):
+def test_malformed_line_error_names_file_and_line(tmp_path, line, message):
     path = write_lines(tmp_path / "d.jsonl", {"text": "fine"}, line)
-    if message is None:  # Nothing is asked: no questions.
+    if message is None:  # an empty value counts as absent
         assert read(path)[1].questions == ()
         return
     with pytest.raises(ValueError) as error:
@@ -119,7 +119,7 @@ def test_an_ill_formed_line_is_named_by_file_and_number(tmp_path, line, message)
     assert f"{path}, line 2" in str(error.value) and message in str(error.value)
 
 
-def test_what_is_no_document_is_named_with_the_remedy(tmp_path):
+def test_unreadable_documents_raise(tmp_path):
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     (tmp_path / "zeros.txt").write_bytes(b"ab\0cd")
@@ -143,13 +143,13 @@ def test_what_is_no_document_is_named_with_the_remedy(tmp_path):
         read(tmp_path / "nope")
 
 
-def test_ids_must_tell_documents_apart(tmp_path):
+def test_duplicate_ids_raise(tmp_path):
     path = write_lines(tmp_path / "d.jsonl", {"id": "a", "text": "1"}, {"id": "a", "text": "2"})
     with pytest.raises(ValueError, match="'a' is used twice"):
         read(path)
 
 
-def test_the_samples_ask_what_they_say():
+def test_samples_contain_answers_of_their_questions():
     documents = read("samples")
     assert len(documents) >= 10
     for document in documents:
@@ -166,7 +166,7 @@ def test_chunked_samples_keep_every_question():
     assert all(q.answer.lower() in d.text.lower() for d in parts for q in d.questions)
 
 
-def test_the_anchors_and_topics_are_there_and_apart_from_the_samples():
+def test_anchors_and_topics_do_not_overlap_samples():
     anchors, topics = read_anchors(), read_rehearsal_topics()
     assert len(anchors.texts) >= 10 and len(anchors.questions) >= 10 and len(topics) >= 20
     assert len(set(topics)) == len(topics)
@@ -174,11 +174,9 @@ def test_the_anchors_and_topics_are_there_and_apart_from_the_samples():
     assert not any(title in text.lower() for title in titles for text in anchors.texts)
 
 
-def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
+def test_samples_ranges_and_limits(tmp_path):
     assert read("samples:3") == read("samples")[:3]
-    assert (
-        read("samples:3", limit=60) == read("samples", limit=60)[:3]
-    )  # of parts, once they are cut
+    assert read("samples:3", limit=60) == read("samples", limit=60)[:3]  # of chunks
     assert read("samples:7-10") == read("samples")[6:10]
     assert read("samples:3-3") == read("samples")[2:3]
     wrong_ones = (
@@ -192,7 +190,7 @@ def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
     for wrong in (*wrong_ones, "samples:0-3", "samples:3-99"):
         with pytest.raises(ValueError, match=rf"='{wrong}': .*give 'samples' for all of the samp"):
             read(wrong)
-    for wrong in ("samples:99", "samples:3-99"):  # which only who cuts them can tell
+    for wrong in ("samples:99", "samples:3-99"):  # known only after chunking
         assert read_source(wrong).documents == read_source("samples").documents
         with pytest.raises(ValueError, match=rf"='{wrong}': the samples have \d+ parts of "):
             read(wrong)
@@ -205,16 +203,16 @@ def test_samples_take_a_count_and_a_limit_counts_what_was_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"text": ' + "9" * 5000 + "}"])
-def test_lines_that_python_cannot_hold_are_refused_by_file_and_line(tmp_path, line):
+def test_unparsable_lines_raise_with_file_and_line(tmp_path, line):
     path = tmp_path / "notes.jsonl"
     path.write_text('{"text": "a"}\n' + line)
     with pytest.raises(ValueError, match=r"cannot parse .*notes\.jsonl, line 2: "):
         read_source(path)
 
 
-def test_a_heading_that_is_a_whole_text_is_not_repeated_in_every_part(tmp_path):
+def test_long_titles_are_truncated_in_chunks(tmp_path):
     path = tmp_path / "notes.md"
     path.write_text("# " + "word " * 4000)
-    found = read(path, limit=64)
-    assert len(found) > 60 and all(len(x.title) < 220 for x in found)
-    assert sum(len(x.text) for x in found) < 21_000
+    chunks = read(path, limit=64)
+    assert len(chunks) > 60 and all(len(x.title) < 220 for x in chunks)
+    assert sum(len(x.text) for x in chunks) < 21_000

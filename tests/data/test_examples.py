@@ -1,11 +1,11 @@
-"""Examples: what is scored of which sequence, and where it lies."""
+"""Examples: rows, segments and the mask of scored tokens."""
 
 from sleep_jax.data.examples import make_examples
 
 ITEMS = [[((1, 2), (3, 4)), ((5,), (6,))], [((7,), (8, 9))]]
 
 
-def test_examples_score_only_what_is_scored():
+def test_make_examples_masks_completions():
     got = make_examples(ITEMS)
     assert got.tokens.shape == (2, 1, 16)
     row = slice(0, 6)
@@ -15,7 +15,7 @@ def test_examples_score_only_what_is_scored():
     assert got.mask[1, 0].sum() == 2 and not got.mask[0, 0, 6:].any()
 
 
-def test_unpacked_sequences_have_rows_of_their_own_in_order():
+def test_make_examples_unpacked_has_one_sequence_per_row():
     got = make_examples(ITEMS, is_packed=False)
     assert got.tokens[:, :, :4].tolist() == [
         [[1, 2, 3, 4], [5, 6, 0, 0]],

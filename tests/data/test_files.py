@@ -1,4 +1,4 @@
-"""Files of documents in the forms that people have them in: folders, links, addresses."""
+"""Document files: formats, folders, links, addresses."""
 
 import io
 import sys
@@ -43,13 +43,13 @@ def pdf_of(*lines):
     )
 
 
-def test_a_folder_is_read_whatever_the_case_of_its_suffixes(tmp_path):
+def test_folder_suffixes_are_case_insensitive(tmp_path):
     for name in ("NOTES.TXT", "c.Md", "x.markdown", "sub/b.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"# About {name}\n\nText.")
     (tmp_path / "sub/more.jsonl").write_text('{"text": "One."}\n{"text": "Two."}\n')
-    found = {d.id: d.title for d in read(tmp_path)}
-    assert found == {
+    titles = {d.id: d.title for d in read(tmp_path)}
+    assert titles == {
         "NOTES.TXT": "NOTES",
         "c.Md": "About c.Md",
         "sub/b.txt": "b",
@@ -60,7 +60,7 @@ def test_a_folder_is_read_whatever_the_case_of_its_suffixes(tmp_path):
     assert read(tmp_path / "NOTES.TXT")[0].text.startswith("# About")
 
 
-def test_links_are_followed_once(tmp_path):
+def test_list_files_follows_links_once(tmp_path):
     notes, other = tmp_path / "notes", tmp_path / "other"
     (notes / "deep").mkdir(parents=True)
     other.mkdir()
@@ -74,18 +74,18 @@ def test_links_are_followed_once(tmp_path):
     assert [d.id for d in read(notes)] == ["away/b.txt", "deep/a.txt"]
 
 
-def test_what_a_folder_holds_beside_is_named_in_one_warning(tmp_path):
+def test_skipped_files_are_named_in_one_warning(tmp_path):
     (tmp_path / "a.txt").write_text("A.")
     for name in ("1.png", "2.csv", "3", ".hidden.png", "4.doc", "5.zip", "6.rtf", "7.odt"):
         (tmp_path / name).write_text("x")
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as caught:
         assert len(read(tmp_path)) == 1
-    [said] = [str(warning.message) for warning in told]
-    assert "not read: 1.png, 2.csv, 3, 4.doc, 5.zip and 3 more; .txt, .md" in said
+    [error] = [str(warning.message) for warning in caught]
+    assert "not read: 1.png, 2.csv, 3, 4.doc, 5.zip and 3 more; .txt, .md" in error
 
 
-def test_a_pdf_is_read_with_its_wrapped_sentences_put_together(tmp_path):
+def test_pdf_joins_wrapped_sentences(tmp_path):
     path = tmp_path / "paper.PDF"
     path.write_bytes(
         pdf_of("The kiln of Orlo reaches", "1260 degrees. It was tempe-", "red.", "End")
@@ -95,7 +95,7 @@ def test_a_pdf_is_read_with_its_wrapped_sentences_put_together(tmp_path):
     assert document.text == "The kiln of Orlo reaches\n1260 degrees. It was tempered.\nEnd"
 
 
-def test_a_page_of_html_is_read_as_it_is_shown(tmp_path):
+def test_html_is_read_as_displayed(tmp_path):
     path = tmp_path / "page.html"
     path.write_text(
         "<!doctype html><html><head><title>The  Kiln</title><style>p {}</style></head><body>"
@@ -123,12 +123,12 @@ def test_a_page_of_html_is_read_as_it_is_shown(tmp_path):
         (f"One.<img src='data:{'A' * 2000}'>Two.", "One. Two."),
     ],
 )
-def test_html_whose_tags_are_left_open_is_read(tmp_path, page, text):
+def test_html_with_unclosed_tags(tmp_path, page, text):
     (tmp_path / "page.html").write_text(page, encoding="latin1")
     assert read(tmp_path)[0].text == text
 
 
-def test_a_word_file_is_read_with_its_tables_in_their_place(tmp_path):
+def test_docx_keeps_tables_in_order(tmp_path):
     docx = pytest.importorskip("docx")
     written = docx.Document()
     written.core_properties.title = "The Kiln"
@@ -148,9 +148,7 @@ def test_a_word_file_is_read_with_its_tables_in_their_place(tmp_path):
 @pytest.mark.parametrize(
     ("name", "module"), [("a.pdf", "pypdf"), ("a.html", "bs4"), ("a.docx", "docx")]
 )
-def test_a_form_whose_reader_is_missing_is_refused_with_the_remedy(
-    tmp_path, monkeypatch, name, module
-):
+def test_missing_reader_raises_with_remedy(tmp_path, monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / name).write_text("x")
     for path in (tmp_path / name, tmp_path):
@@ -159,25 +157,25 @@ def test_a_form_whose_reader_is_missing_is_refused_with_the_remedy(
 
 
 @pytest.mark.parametrize("name", ["a.pdf", "a.docx"])
-def test_a_damaged_file_is_named_by_file_and_reader(tmp_path, name):
+def test_damaged_file_error_names_file_and_reader(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x00\x01 damaged")
-    with pytest.raises(ValueError, match=rf"{name}: \S+ cannot read it") as told:
+    with pytest.raises(ValueError, match=rf"{name}: \S+ cannot read it") as caught:
         read(tmp_path / name)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_what_a_reader_says_of_a_damaged_file_is_shortened(tmp_path, monkeypatch):
+def test_reader_error_message_is_shortened(tmp_path, monkeypatch):
     def fails(_):
         raise KeyError("word " * 1000)
 
     monkeypatch.setitem(files.READERS, ".pdf", (fails, "pypdf"))
     (tmp_path / "a.pdf").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"a\.pdf: pypdf cannot read it \('word word") as raised:
+    with pytest.raises(ValueError, match=r"a\.pdf: pypdf cannot read it \('word word") as caught:
         read(tmp_path)
-    assert len(str(raised.value)) < 400 + len(str(tmp_path))
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
 
 
-def test_a_file_name_that_is_no_utf8_is_told_by_its_readable_part(tmp_path):
+def test_file_name_that_is_not_utf8(tmp_path):
     try:
         path = tmp_path / b"caf\xe9.txt".decode("utf-8", "surrogateescape")
         path.write_text("Text.")
@@ -187,7 +185,7 @@ def test_a_file_name_that_is_no_utf8_is_told_by_its_readable_part(tmp_path):
     assert document.id == "caf\ufffd.txt" and document.title == "caf\ufffd"
 
 
-def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+def test_expand_path_expands_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "notes.txt").write_text("Text.")
     assert expand_path("~/notes.txt") == epath.Path(tmp_path / "notes.txt")
@@ -195,52 +193,54 @@ def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
 
 
 class Bucket:
-    """What fsspec asks of a store: files by their address."""
+    """The methods of an fsspec file system that are used, over files in a dict."""
 
-    def __init__(self, held):
-        self.held = held
+    def __init__(self, files):
+        self.files = files
 
     def isdir(self, path):
-        return any(name.startswith(f"{path.rstrip('/')}/") for name in self.held)
+        return any(name.startswith(f"{path.rstrip('/')}/") for name in self.files)
 
     def exists(self, path):
-        return path in self.held or self.isdir(path)
+        return path in self.files or self.isdir(path)
 
     def listdir(self, path, detail):
         start = f"{path.rstrip('/')}/"
-        inside = {x.removeprefix(start).partition("/")[0] for x in self.held if x.startswith(start)}
+        inside = {
+            x.removeprefix(start).partition("/")[0] for x in self.files if x.startswith(start)
+        }
         return [f"{start.removeprefix('gs://')}{name}" for name in sorted(inside)]
 
     def open(self, path, mode):
-        return io.BytesIO(self.held[path])
+        return io.BytesIO(self.files[path])
 
 
 @pytest.fixture
 def bucket(monkeypatch):
-    held = {
+    files = {
         "gs://b/notes/a.txt": b"A.",
         "gs://b/notes/deep/B.MD": b"# The B\n\nText.",
         "gs://b/notes/deep/c.png": b"x",
     }
     backend = type(epath.Path("gs://b")._backend)  # of fsspec
-    monkeypatch.setattr(backend, "_get_filesystem", lambda *_: Bucket(held))
+    monkeypatch.setattr(backend, "_get_filesystem", lambda *_: Bucket(files))
     monkeypatch.setattr(documents, "check_answers", lambda _: None)
-    return held
+    return files
 
 
-def test_an_address_is_read_as_a_path_is(bucket):
+def test_address_is_read_like_a_path(bucket):
     with pytest.warns(UserWarning, match=r"not read: deep/c\.png; "):
-        found = read("gs://b/notes")
-    assert [(d.id, d.title, d.text) for d in found] == [
+        bucket_documents = read("gs://b/notes")
+    assert [(d.id, d.title, d.text) for d in bucket_documents] == [
         ("a.txt", "a", "A."),
         ("deep/B.MD", "The B", "# The B\n\nText."),
     ]
     assert read("gs://b/notes/a.txt")[0].text == "A."
-    with pytest.raises(FileNotFoundError, match="='gs://b/none': nothing there"):
+    with pytest.raises(FileNotFoundError, match="='gs://b/none' does not exist"):
         read("gs://b/none")
 
 
-def test_a_file_of_an_address_that_may_not_be_read_is_told_in_words(bucket, monkeypatch):
+def test_forbidden_address_raises_permission_error(bucket, monkeypatch):
     def refuse(*_, **__):
         raise OSError("Forbidden: https://storage/b/notes/a.txt\nno storage.objects.get")  # gcsfs
 
@@ -252,15 +252,13 @@ def test_a_file_of_an_address_that_may_not_be_read_is_told_in_words(bucket, monk
 
 
 @pytest.mark.parametrize("status", cloud_storage.FAILURES)
-def test_documents_in_a_store_that_fails_end_in_one_line_and_its_status(
-    status, store, tmp_path, capfd
-):
+def test_failing_store_exits_with_one_line_and_status(status, store, tmp_path, capfd):
     config = tmp_path / "a.py"
     config.write_text("import ml_collections\nget_config = ml_collections.ConfigDict\n")
     with cloud_storage.answering(status) as address:
         store(address)
         start = time.monotonic()
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exited:
             run_with_config(
                 lambda *_: read("gs://bucket/notes"),
                 print,
@@ -269,12 +267,12 @@ def test_documents_in_a_store_that_fails_end_in_one_line_and_its_status(
             )
         assert time.monotonic() - start < 10
     stderr, subject = capfd.readouterr().err, "data.documents=gs://bucket/notes"
-    cloud_storage.assert_fails_in_words(status, ended.value.code, stderr, subject)
+    cloud_storage.assert_fails_in_words(status, exited.value.code, stderr, subject)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", cloud_storage.FAILURES)
-def test_a_run_gives_a_store_that_holds_its_documents_half_a_minute(status, tmp_path):
+def test_run_with_failing_store_exits_in_time(status, tmp_path):
     with cloud_storage.answering(status) as address:
         exit_status, stderr, seconds = cloud_storage.command(
             "launch.py",

@@ -1,4 +1,4 @@
-"""Transforms by hand, every one undone by its inverse, and what is left out of a task."""
+"""Transforms and their inverses by hand, and augmentation of tasks."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ GRID = ((1, 2, 3), (4, 5, 6))
         (recolour([0, 2, 3, 1, 4, 5, 9, 7, 8, 6]), ((2, 3, 1), (4, 5, 9))),
     ],
 )
-def test_a_transform_by_hand_and_back(transform, expected):
+def test_transforms_and_inverses_by_hand(transform, expected):
     assert transform(GRID) == expected
     assert transform.inverse(expected) == GRID
 
@@ -62,77 +62,77 @@ def task(count=3, side=2):
     return GridTask("t", pairs[:count], pairs[count:])
 
 
-def test_every_kind_keeps_one_rule_and_can_be_undone():
+def test_transforms_of_every_kind_are_invertible():
     counts = {}
     for kind in KINDS:
-        found = transforms(kind, task(), np.random.default_rng(0))
-        counts[kind] = len(found)
-        for transform in found:
-            changed = transform.of(task())
+        result = transforms(kind, task(), np.random.default_rng(0))
+        counts[kind] = len(result)
+        for transform in result:
+            changed = transform.apply_to_task(task())
             for pair, before in zip(changed.pairs, task().pairs):
                 assert transform.inverse(pair.input) == before.input
-                # Conjugated by the transform, the rule is what it was.
+                # The transformed pairs follow the same rule, conjugated by the transform.
                 assert transform.inverse(pair.output) == before.output
     assert counts == {"basic": 11, "size": 3, "chain": 6, "repeat": 3}
     with pytest.raises(ValueError, match="kind='colour'; choose from basic"):
         transforms("colour", task(), np.random.default_rng(0))
 
 
-def test_the_symmetries_of_a_square_are_eight():
+def test_symmetries_are_eight():
     assert len({transform(((1, 2), (3, 4))) for transform in SYMMETRIES}) == 8
 
 
-def test_a_shift_stays_below_the_least_side():
+def test_shift_is_smaller_than_smallest_side():
     drawn = {transforms("basic", task(), np.random.default_rng(i))[-2].name for i in range(40)}
     assert drawn == {f"shift({i}, {j})" for i in range(2) for j in range(2)}
 
 
-def test_examples_are_left_out_and_asked_for():
+def test_leave_out_by_hand():
     a, b, c = task().examples
-    one = leave_out(task(), 1)
-    assert [(x.examples, x.tests) for x in one] == [
+    leave_one = leave_out(task(), 1)
+    assert [(x.examples, x.tests) for x in leave_one] == [
         ((b, c), (a,)),
         ((a, c), (b,)),
         ((a, b), (c,)),
     ]
-    two = leave_out(task(), 2)
-    assert [(x.examples, x.tests) for x in two] == [
+    leave_two = leave_out(task(), 2)
+    assert [(x.examples, x.tests) for x in leave_two] == [
         *[((b,), (a,)), ((c,), (a,))],
         *[((a,), (b,)), ((c,), (b,))],
         *[((a,), (c,)), ((b,), (c,))],
     ]
-    assert leave_out(task(2), 2) == []  # nothing would be left to show
+    assert leave_out(task(2), 2) == []  # no example would be left
 
 
-def test_augmented_tasks_without_any_kind_are_the_left_out_ones_in_two_orders():
+def test_augment_without_kinds_permutes_examples():
     plain = leave_out(task(), 1) + leave_out(task(), 2)
-    found = augment(task(), (), 0)
-    assert found[:9] == plain and len({*found}) == len(found) <= 12
-    for x in found[9:]:  # an other order of two examples
+    result = augment(task(), (), 0)
+    assert result[:9] == plain and len({*result}) == len(result) <= 12
+    for x in result[9:]:  # two examples in the other order
         assert any({*x.examples} == {*y.examples} and x.tests == y.tests for y in plain[:3])
 
 
-def test_augmented_tasks_never_show_a_test_are_few_enough_and_within_arc():
+def test_augment_hides_tests_and_respects_limits():
     [test] = task().tests
-    found = augment(task(), KINDS, 0)
-    assert len(found) == 250 and len({*found}) == 250
-    assert found == augment(task(), KINDS, 0) != augment(task(), KINDS, 1)
+    result = augment(task(), KINDS, 0)
+    assert len(result) == 250 and len({*result}) == 250
+    assert result == augment(task(), KINDS, 0) != augment(task(), KINDS, 1)
     inputs = {pair.input for x in augment(task(), (), 0) for pair in x.pairs}
     assert test.input not in inputs
-    assert len(augment(task(), KINDS, 0, most=10**6)) > 250
+    assert len(augment(task(), KINDS, 0, max_tasks=10**6)) > 250
     wide = augment(task(side=16), KINDS, 0)
     assert wide and max(len(pair.input) for x in wide for pair in x.pairs) == 16
 
 
-def test_colours_are_permuted_but_black_is_black():
+def test_augment_permutes_colours_except_0():
     plain = augment(task(), (), 0)
-    found = augment(task(), ("size",), 0, most=10**6)
-    zeros = {tuple(np.equal(x.tests[0].input, 0).ravel()) for x in found}
+    result = augment(task(), ("size",), 0, max_tasks=10**6)
+    zeros = {tuple(np.equal(x.tests[0].input, 0).ravel()) for x in result}
     first = {tuple(np.equal(t(x.tests[0].input), 0).ravel()) for x in plain for t in SIZES}
     assert zeros == first
     before, after = (
         {cell for x in tasks for row in x.tests[0].input for cell in row}
-        for tasks in (plain, found)
+        for tasks in (plain, result)
     )
     assert 9 not in before and after == {*range(10)}
 

@@ -1,4 +1,4 @@
-"""The language of a text by script and function words."""
+"""Language detection by script and stop words."""
 
 import pytest
 
@@ -23,15 +23,15 @@ from sleep_jax.data.languages import language, scripts, stem
         ("1871, 53!", "en"),
     ],
 )
-def test_language_of_a_text(text, want):
+def test_language_detection(text, want):
     assert language(text) == want
 
 
-def test_scripts_count_letters_and_join_what_is_written_together():
+def test_scripts_count_letters_and_join_cjk():
     assert scripts("灯台は53 Ａb") == {"CJK": 3, "LATIN": 2}
 
 
-def test_cases_of_a_russian_name_have_one_stem():
+def test_stem_removes_russian_case_endings():
     names = ("баскейл", "баскейла", "баскейлом", "баскейлу")
     assert {stem(name, "ru") for name in names} == {"баскейл"}
     assert stem("башня", "ru") == stem("башню", "ru") == stem("башней", "ru")

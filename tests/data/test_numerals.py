@@ -1,4 +1,4 @@
-"""Spellings of one number must meet, and different numbers must not."""
+"""Spellings of one number are normalised to one text, different numbers to different ones."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_normalize_numbers(text, expected):
     assert normalize_numbers(expected) == expected  # nothing left to rewrite
 
 
-def test_cardinals_up_to_a_hundred_by_word():
+def test_normalize_numbers_of_cardinals_in_words():
     units = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     for tens, word in zip((20, 40, 90), ("twenty", "forty", "ninety")):
         for i, unit in enumerate(units, start=1):

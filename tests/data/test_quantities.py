@@ -1,4 +1,4 @@
-"""Units of measure must meet in any spelling, and different ones must not."""
+"""Spellings of one unit are normalised to one text, different units to different ones."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_normalize_quantities(text, expected):
     assert normalize_quantities(expected) == expected
 
 
-def test_units_of_each_number():
+def test_units_by_number():
     assert units("8 km in 8 hours, 9 cats and 2.50 l") == {
         "8": {"kilometre", "hour"},
         "2.5": {"litre"},

@@ -73,7 +73,7 @@ def test_items_headings_rows_and_keys_are_units(text, want):
     assert sentences(text) == want
 
 
-def test_an_item_is_a_unit_whatever_follows_it():
+def test_list_items_are_units():
     assert sentences("- one\n- two\n- three\n- four") == ["one", "two", "three", "four"]
 
 
@@ -86,18 +86,18 @@ PROSE = [
 
 @pytest.mark.parametrize("text", PROSE)
 @pytest.mark.parametrize("width", [44, 59, 72, 100])
-def test_where_lines_are_wrapped_does_not_matter(text, width):
+def test_sentences_do_not_depend_on_wrapping(text, width):
     wrapped = textwrap.fill(text, width, break_on_hyphens=False)
     assert [" ".join(unit.split()) for unit in sentences(wrapped)] == sentences(text)
 
 
-def test_the_samples_are_one_sentence_for_each_full_stop():
+def test_sentences_of_samples_match_full_stops():
     for document in read_source("samples").documents:
         assert " ".join(sentences(document.text)) == document.text
         assert len(sentences(document.text)) == document.text.count(". ") + 1
 
 
-def test_sentence_ends_cut_a_text_without_loss():
+def test_sentence_ends_are_lossless():
     assert sentence_ends("Mr. Ott. Two\nlines.") == [9, 13, 19]
     assert sentence_ends("灯台は。塔だ。") == [4, 7] and sentence_ends("") == []
     assert sentences("One. \ud83d Two.") == ["One.", "\ud83d Two."]
@@ -111,6 +111,6 @@ def test_sentence_ends_cut_a_text_without_loss():
         assert all(unit in text.replace("\r", "\n") or "\n" in unit for unit in sentences(text))
 
 
-def test_words_end_at_spaces_or_behind_each_character_of_scripts_without():
+def test_word_ends_by_hand():
     assert word_ends(" It is, so.") == [3, 7, 11]
     assert word_ends("塔高53米。") == [1, 2, 4, 5, 6]

@@ -18,7 +18,7 @@ def read(source, limit=0):
 
 @pytest.fixture(scope="module")
 def registered():
-    """`lines` has texts with titles, `replies` tokens alone; `both` mixes them without end."""
+    """`lines` has texts with titles, `replies` only tokens; `both` is an endless mixture."""
     seqio = pytest.importorskip("seqio")
     tf = pytest.importorskip("tensorflow")
 
@@ -33,10 +33,12 @@ def registered():
     titles = [f"On {line.split()[0].lower()}" for line in LINES]
     fields = {"title": titles, "text": list(LINES)}
     seqio.TaskRegistry.add("lines", source(fields), bare, [])
-    told = [seqio.preprocessors.tokenize]
-    seqio.TaskRegistry.add("replies", source({"targets": list(LINES)}), features, told)
+    tokenized = [seqio.preprocessors.tokenize]
+    seqio.TaskRegistry.add("replies", source({"targets": list(LINES)}), features, tokenized)
     tokens = [lambda ds: ds.map(lambda x: {"targets": x["targets"]})]
-    seqio.TaskRegistry.add("tokens", source({"targets": list(LINES)}), features, [*told, *tokens])
+    seqio.TaskRegistry.add(
+        "tokens", source({"targets": list(LINES)}), features, [*tokenized, *tokens]
+    )
     seqio.TaskRegistry.add("nothing", source({"other": list(LINES)}), bare, [])
     seqio.TaskRegistry.add("blank", source({"text": ["A word.", " "]}), bare, [])
     seqio.MixtureRegistry.add("both", [("replies", 1), ("tokens", 1)])
@@ -46,7 +48,7 @@ def registered():
     seqio.MixtureRegistry.remove("both")
 
 
-def test_a_task_is_read_in_its_order(registered):
+def test_task_is_read_in_order(registered):
     assert read("seqio:lines")[0] == Document("lines-1", "On kettles", "Kettles whistle.")
     assert [x.text for x in read("seqio:lines")] == list(LINES)
     assert [x.text for x in read("seqio:lines", limit=2)] == list(LINES[:2])
@@ -56,22 +58,22 @@ def test_a_task_is_read_in_its_order(registered):
         ]
 
 
-def test_of_a_mixture_a_few_are_read(registered):
-    found = read("seqio:both", limit=4)
-    assert len(found) == 4 and {x.text for x in found} <= {*LINES}
-    assert [x.id for x in found] == [f"both-{i}" for i in range(1, 5)]
+def test_mixture_needs_a_limit(registered):
+    mixed = read("seqio:both", limit=4)
+    assert len(mixed) == 4 and {x.text for x in mixed} <= {*LINES}
+    assert [x.id for x in mixed] == [f"both-{i}" for i in range(1, 5)]
     with pytest.raises(ValueError, match=r"'seqio:both' is a mixture, .* set data\.limit"):
         read("seqio:both")
 
 
-def test_a_module_that_registers_it_is_imported(registered, monkeypatch):
+def test_registering_module_is_imported(registered, monkeypatch):
     monkeypatch.setitem(sys.modules, "my_tasks", types.ModuleType("my_tasks"))
     assert len(read("seqio:my_tasks:lines")) == 3
     with pytest.raises(ValueError, match=r"there is no module .no_such_tasks.; install it"):
         read("seqio:no_such_tasks:lines")
 
 
-def test_what_cannot_be_read_is_named(registered):
+def test_unreadable_tasks_raise(registered):
     with pytest.raises(
         ValueError, match=r"no task or mixture 'words'; .* seqio:MODULE:words .*lines"
     ):

@@ -1,4 +1,4 @@
-"""What the dreaming tests share: a small model and random rows."""
+"""A small model and random rows for the tests of dreaming."""
 
 import jax
 import jax.numpy as jnp

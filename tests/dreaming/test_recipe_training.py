@@ -1,4 +1,4 @@
-"""Practice: what a recipe makes of a task, and which recipes are not tried."""
+"""Recipe training: the sequences of a recipe, and recipes over the limits."""
 
 import jax
 import jax.numpy as jnp
@@ -27,22 +27,22 @@ TASK = GridTask(
 PLAIN = Recipe((), "output", 1e-3, 2)
 
 
-def test_the_examples_are_asked_for_and_the_test_is_not(tokenizer):
+def test_recipe_sequences_never_contain_the_test(tokenizer):
     prompts, config = Prompts(tokenizer), RecipeTrainingConfig()
-    # One example shows the other: another order of it there is none, two left out leave none.
+    # Leaving out one of two examples leaves one; leaving out both leaves none.
     got = recipe_sequences(TASK, PLAIN, FORM, prompts, config)
     assert got == [
         (prompts.without_context("4 0\n->\n5 0\n\n1 0\n->\n"), prompts.reply("2 0")),
         (prompts.without_context("1 0\n->\n2 0\n\n4 0\n->\n"), prompts.reply("5 0")),
     ]
-    every = recipe_sequences(TASK, Recipe((), "all", 1e-3, 2), FORM, prompts, config)
-    assert [given + scored for given, scored in every] == [a + b for a, b in got]
-    assert [len(given) for given, _ in every] == [1, 1]
+    all_tokens = recipe_sequences(TASK, Recipe((), "all", 1e-3, 2), FORM, prompts, config)
+    assert [given + scored for given, scored in all_tokens] == [a + b for a, b in got]
+    assert [len(given) for given, _ in all_tokens] == [1, 1]
     size = len(got[0][0]) + len(got[0][1])
     larger = Recipe(("size",), "output", 1e-3, 2)
     shortest = RecipeTrainingConfig(max_tokens=size)
     assert len(recipe_sequences(TASK, larger, FORM, prompts, config)) == 2 * 2 * 4
-    # Of the transforms only colours permuted on the plain ones are as short.
+    # Only the sequences with permuted colours are as short as the plain ones.
     assert len(recipe_sequences(TASK, larger, FORM, prompts, shortest)) == 4
     assert (
         recipe_sequences(TASK, larger, FORM, prompts, RecipeTrainingConfig(max_tokens=size - 1))
@@ -50,12 +50,12 @@ def test_the_examples_are_asked_for_and_the_test_is_not(tokenizer):
     )
 
 
-def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
-    seen = []
+def test_train_on_recipes_skips_recipes_over_the_limits(tokenizer, monkeypatch):
+    calls = []
 
-    def train(cfg, trial, variables, adapters, learnt, hyper, rng):
-        seen.append((learnt, hyper))
-        return {"a": jnp.zeros((1, len(learnt.tokens)))}, None
+    def train(cfg, trial, variables, adapters, examples, hyper, rng):
+        calls.append((examples, hyper))
+        return {"a": jnp.zeros((1, len(examples.tokens)))}, None
 
     monkeypatch.setattr(recipe_training, "train_adapters", train)
     cfg, variables = model()
@@ -72,20 +72,20 @@ def test_recipes_that_ask_for_too_much_are_not_tried(tokenizer, monkeypatch):
         base, trial, [{}], dreams, FORM, RecipeTrainingConfig(max_updates=15), jax.random.key(0)
     )
     assert tried == [0, 3] and models.adapters["a"].shape == (1, 2)
-    [(learnt, hyper)] = seen
+    [(examples, hyper)] = calls
     np.testing.assert_allclose(hyper.learning_rate, [1e-2, 3e-3])
     assert hyper.epochs.tolist() == [3, 5]
-    assert learnt.mask.shape[:2] == (2, 2)
+    assert examples.mask.shape[:2] == (2, 2)
     reply = len(Prompts(tokenizer).reply("2 0"))
-    whole = np.asarray(learnt.segment_ids[1]).sum(-1)
-    assert learnt.mask.sum(-1).tolist() == [[reply] * 2, (whole - 1).tolist()]
-    found = train_on_recipes(
+    whole = np.asarray(examples.segment_ids[1]).sum(-1)
+    assert examples.mask.sum(-1).tolist() == [[reply] * 2, (whole - 1).tolist()]
+    result = train_on_recipes(
         base, trial, [{}], dreams[1:2], FORM, RecipeTrainingConfig(), jax.random.key(0)
     )
-    assert found == ([], None)
-    assert len(seen) == 1
+    assert result == ([], None)
+    assert len(calls) == 1
 
 
-def test_what_practice_may_not_cost_is_refused():
+def test_invalid_limits_raise():
     with pytest.raises(ValueError, match="max_updates=0"):
         RecipeTrainingConfig(max_updates=0)

@@ -1,4 +1,4 @@
-"""What the reward of its dreams teaches a writer."""
+"""Training data from rewarded dreams."""
 
 import dataclasses
 
@@ -24,33 +24,33 @@ from sleep_jax.rl.ppo import apply_value_head, init_value_head
 from sleep_jax.seeding.rollouts import with_token_advantages
 
 
-def test_a_rewarded_dream_teaches_to_write_and_to_know():
+def test_supervised_exchanges_teach_writing_and_recall():
     tokenizer = byte_tokenizer()
     prompts = Prompts(tokenizer)
     document = Document("a", "Kettles", "Kettles whistle.")
     dream = Dream(0, "paraphrase", (5, 6, 7), "abc")
-    writing, knowing = supervised_exchanges([dream], [document], prompts, read_templates())
-    assert writing.completion == knowing.completion == dream.tokens
+    writing, recall = supervised_exchanges([dream], [document], prompts, read_templates())
+    assert writing.completion == recall.completion == dream.tokens
     assert writing.student == prompts.context(document) + writing.teacher
     assert "whistle" in tokenizer.decode(writing.student)
-    assert "whistle" not in tokenizer.decode(knowing.student)
-    assert knowing.teacher == writing.teacher
-    assert np.isfinite(knowing.advantage)
+    assert "whistle" not in tokenizer.decode(recall.student)
+    assert recall.teacher == writing.teacher
+    assert np.isfinite(recall.advantage)
 
 
-def test_a_template_that_holds_its_document_is_taught_without_a_context():
+def test_supervised_exchanges_of_chat_template_have_no_context():
     tokenizer = byte_tokenizer()
     prompts = Prompts(tokenizer)
     document = Document("a", "Kettles", "Kettles whistle.")
     dream = Dream(0, "rewrite", (5, 6, 7), "abc")
-    writing, knowing = supervised_exchanges([dream], [document], prompts, read_templates())
-    assert writing.document is knowing.document is None
-    assert writing.student == writing.teacher == knowing.teacher
+    writing, recall = supervised_exchanges([dream], [document], prompts, read_templates())
+    assert writing.document is recall.document is None
+    assert writing.student == writing.teacher == recall.teacher
     assert "whistle" in tokenizer.decode(writing.teacher)
-    assert "whistle" not in tokenizer.decode(knowing.student)
+    assert "whistle" not in tokenizer.decode(recall.student)
 
 
-def test_a_recipe_teaches_to_write_alone():
+def test_supervised_exchanges_of_recipe_teach_writing_only():
     document = Document("a", "Task", "1 0 -> 0 1")
     dream = Dream(0, "recipe", (5, 6, 7), "{}", is_recipe=True)
     [writing] = supervised_exchanges(
@@ -66,7 +66,7 @@ def dreams(*documents):
     ]
 
 
-def test_of_the_rewarded_ones_the_best_of_a_document_are_left():
+def test_rewarded_dreams_keeps_the_best_per_document():
     tried, rewards = dreams(0, 0, 0, 1, 1), [0.2, 0.5, 0.3, 0.0, 0.1]
     assert rewarded_dreams(tried, rewards) == [tried[i] for i in (0, 1, 2, 4)]
     assert rewarded_dreams(tried, rewards, cap=2) == [tried[i] for i in (1, 2, 4)]
@@ -74,7 +74,7 @@ def test_of_the_rewarded_ones_the_best_of_a_document_are_left():
     assert rewarded_dreams(tried, [0.0, -0.1] * 2 + [0.0]) == []
 
 
-def test_rewarded_of_equal_rewards_leaves_the_larger_gains():
+def test_rewarded_dreams_breaks_ties_by_gain():
     tried, gains = dreams(0, 0, 0, 1), [0.1, 0.3, 0.2, 0.1]
     assert rewarded_dreams(tried, [1.0] * 4, cap=1, gains=gains) == [tried[1], tried[3]]
     assert rewarded_dreams(tried, [1.0] * 4, cap=2, gains=gains) == [tried[1], tried[2], tried[3]]
@@ -82,7 +82,7 @@ def test_rewarded_of_equal_rewards_leaves_the_larger_gains():
     assert rewarded_dreams(tried, [1.0] * 4, cap=1, gains=[0.1] * 4)[0] is tried[0]
 
 
-def as_written(tried, rewards, estimator):
+def policy_gradient(tried, rewards, estimator):
     document = Document("a", "Kettles", "Kettles whistle.")
     choices = {"length": 8} if estimator == "dr_grpo" else {}
     return policy_gradient_exchanges(
@@ -95,60 +95,60 @@ def as_written(tried, rewards, estimator):
     )
 
 
-def test_the_dreams_of_a_document_are_compared_with_each_other():
-    # Document 1 has one dream, those of document 2 are as good as each other.
+def test_advantages_compare_dreams_of_one_document():
+    # Document 1 has one dream; those of document 2 have equal rewards.
     tried, rewards = dreams(0, 0, 1, 2, 2), [1.0, 0.0, 1.0, 1.0, 1.0]
     for estimator, unit in (("dr_grpo", 0.5), ("rloo", 1.0), ("grpo", 0.5 / (0.5**0.5 + 1e-4))):
-        one, other = as_written(tried, rewards, estimator)
-        assert (one.completion, other.completion) == (tried[0].tokens, tried[1].tokens)
-        np.testing.assert_allclose([one.advantage, other.advantage], [unit, -unit], rtol=1e-5)
-        assert one.on_policy and one.rewarded and not one.supervised
-        np.testing.assert_array_equal(one.log_probs, tried[0].log_probs)
-        assert len(one.student) > len(one.teacher)  # the document is before the student, too
+        first, second = policy_gradient(tried, rewards, estimator)
+        assert (first.completion, second.completion) == (tried[0].tokens, tried[1].tokens)
+        np.testing.assert_allclose([first.advantage, second.advantage], [unit, -unit], rtol=1e-5)
+        assert first.on_policy and first.rewarded and not first.supervised
+        np.testing.assert_array_equal(first.log_probs, tried[0].log_probs)
+        assert len(first.student) > len(first.teacher)  # the student sees the document, too
 
 
-def test_with_values_or_one_baseline_for_all_every_dream_teaches():
+def test_batch_baselines_use_every_dream():
     tried, rewards = dreams(0, 1, 2), [1.0, 0.0, 1.0]
-    assert [e.advantage for e in as_written(tried, rewards, "ppo")] == rewards
-    found = [e.advantage for e in as_written(tried, rewards, "reinforce")]
-    np.testing.assert_allclose(found, [1 / 3, -2 / 3, 1 / 3], rtol=1e-5)
+    assert [e.advantage for e in policy_gradient(tried, rewards, "ppo")] == rewards
+    result = [e.advantage for e in policy_gradient(tried, rewards, "reinforce")]
+    np.testing.assert_allclose(result, [1 / 3, -2 / 3, 1 / 3], rtol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", [*ALGORITHMS])
-def test_dreams_that_are_all_as_good_teach_nothing(estimator):
-    for earned in (0.0, 1.0):
-        assert as_written(dreams(0, 0, 1), [earned] * 3, estimator) == []
-    assert as_written(dreams(0), [1.0], estimator) == as_written([], [], estimator) == []
+def test_equal_rewards_give_no_policy_gradient(estimator):
+    for reward in (0.0, 1.0):
+        assert policy_gradient(dreams(0, 0, 1), [reward] * 3, estimator) == []
+    assert policy_gradient(dreams(0), [1.0], estimator) == policy_gradient([], [], estimator) == []
 
 
-def test_ppo_credits_all_tokens_of_a_long_dream_alike():
+def test_ppo_advantage_is_equal_for_all_tokens_of_a_dream():
     """By hand: rewards 1, 0, 0 over 96 tokens each, whitened with n - 1."""
     config = settings.default()
     config.dreaming.estimator = "ppo"
     policy = settings.read(config).reinforcing.objective.surrogate
-    told = [dataclasses.replace(x, tokens=(5,) * 96) for x in dreams(0, 0, 1)]
+    long_dreams = [dataclasses.replace(x, tokens=(5,) * 96) for x in dreams(0, 0, 1)]
     rollouts = [
         dataclasses.replace(e, old_log_probs=np.zeros(96, np.float32))
-        for e in as_written(told, [1.0, 0.0, 0.0], "ppo")
+        for e in policy_gradient(long_dreams, [1.0, 0.0, 0.0], "ppo")
     ]
     values = apply_value_head(init_value_head(4), np.ones((3, 96, 4)))
-    found = np.stack(
+    result = np.stack(
         [e.advantage for e in with_token_advantages(policy, rollouts, list(values), 96)]
     )
     deviation = np.std(np.repeat([1.0, 0.0, 0.0], 96), ddof=1)
-    np.testing.assert_allclose(found[0], 2 / 3 / deviation, rtol=1e-5)
-    np.testing.assert_allclose(found[1:], -1 / 3 / deviation, rtol=1e-5)
+    np.testing.assert_allclose(result[0], 2 / 3 / deviation, rtol=1e-5)
+    np.testing.assert_allclose(result[1:], -1 / 3 / deviation, rtol=1e-5)
 
 
-def test_what_is_said_is_learnt_without_learning_to_write():
+def test_supervised_exchanges_without_writing():
     document = Document("a", "Kettles", "Kettles whistle.")
-    [knowing] = supervised_exchanges(
+    [recall] = supervised_exchanges(
         dreams(0), [document], Prompts(byte_tokenizer()), read_templates(), writes=False
     )
-    assert knowing.kind == "dream" and knowing.supervised
+    assert recall.kind == "dream" and recall.supervised
 
 
-def test_a_trial_learns_the_dream_or_its_lines_and_the_passage():
+def test_trial_sequences_are_dream_or_lines_and_passage():
     prompts = Prompts(byte_tokenizer())
     document = Document("a", "Kettles", "Kettles whistle.")
     dream = Dream(0, "paraphrase", (5, 6, 7), "They whistle.\n\n Loudly.")
@@ -170,21 +170,21 @@ def test_a_trial_learns_the_dream_or_its_lines_and_the_passage():
         ({"restart": "base", "estimator": "ppo"}, r"dreaming\.restart='base'.*'ppo'.*'rest_em'"),
         ({"max_per_document": -1}, r"dreaming\.max_per_document=-1"),
         ({"estimator": "grpo", "alpha": 1.0}, r"dreaming\.alpha=1\.0.*'rest_em'"),
-        ({"estimator": "grpo", "batch": 0}, r"dreaming\.batch_size=0"),
+        ({"estimator": "grpo", "batch_size": 0}, r"dreaming\.batch_size=0"),
         (
             {"estimator": "ppo", "importance_cap": 0.0},
             r"importance_cap=0\.0; .*above 0.*2 is usual",
         ),
     ],
 )
-def test_a_writer_that_could_not_learn_is_refused(changes, words):
+def test_invalid_learning_settings_raise(changes, words):
     config = settings.default()
     config.dreaming.update(changes)
     with pytest.raises(ValueError, match=words):
         settings.read(config)
 
 
-def test_the_slot_that_is_learnt_anew_has_the_updates_of_its_night_and_is_its_own():
+def test_restart_from_base_adds_updates_of_the_night():
     config = settings.default()
     config.dreaming.restart = "base"
     learning, night = settings.read(config).reinforcing, settings.read(config).seeding
@@ -196,14 +196,15 @@ def test_the_slot_that_is_learnt_anew_has_the_updates_of_its_night_and_is_its_ow
 
 
 @pytest.mark.parametrize("batch, rows", [(0, {0: 1, 2: 1}), (1, {0: 3, 2: 2})])
-def test_passage_lessons_are_learnt_by_as_many_updates_as_the_longest_dream(batch, rows):
+def test_passage_sequences_have_as_many_updates_as_longest_dream(batch, rows):
     prompts = Prompts(byte_tokenizer())
     documents = [Document(str(i), f"Kettle {i}", f"Kettle {i} whistles.") for i in range(3)]
     tried = [Dream(d, "paraphrase", (5, 6), text) for d, text in ((2, "a"), (0, "b"), (0, "c\nd"))]
     learnt = [trial_sequences(x, documents[x.document], prompts, True) for x in tried]
     trial = TrialConfig(batch_size=batch, split_lines=True)
-    found = passage_sequences(tried, learnt, documents, prompts, trial)
-    assert list(found) == [0, 2]
-    for document, count in rows.items():
-        page = documents[document]
-        assert found[document] == [(prompts.tell_about(page), prompts.reply(page.text))] * count
+    result = passage_sequences(tried, learnt, documents, prompts, trial)
+    assert list(result) == [0, 2]
+    for index, count in rows.items():
+        document = documents[index]
+        passage = (prompts.tell_about(document), prompts.reply(document.text))
+        assert result[index] == [passage] * count

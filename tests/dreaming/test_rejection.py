@@ -1,4 +1,4 @@
-"""Rejection: loops, fragments, other languages and repetitions are no dreams; paraphrases are."""
+"""Rejection: loops, fragments, other languages and duplicates are rejected, paraphrases are not."""
 
 import pytest
 
@@ -17,23 +17,23 @@ from sleep_jax.dreaming.rejection import (
 
 STANDARD = RejectionConfig()
 DOCUMENT = read_source("samples").documents[0]
-PAGE = f"{DOCUMENT.title} {DOCUMENT.text}"
+CONTEXT = f"{DOCUMENT.title} {DOCUMENT.text}"
 DREAM = "The tower on Gannet Tooth was finished in 1871 by Odrin Bascale, an engineer."
 
 
-def why(text, page=PAGE, earlier=(), rejection=STANDARD):
-    return dream_rejection_reason(text, page, earlier, rejection)
+def reason(text, context=CONTEXT, earlier=(), rejection=STANDARD):
+    return dream_rejection_reason(text, context, earlier, rejection)
 
 
-def test_a_dream_about_its_page_passes():
-    assert why(DREAM) is None
-    assert why("1. Gannet Tooth\n2. Odrin Bascale\n3. Hask") is None  # names alone tell no language
+def test_dream_about_its_context_is_kept():
+    assert reason(DREAM) is None
+    assert reason("1. Gannet Tooth\n2. Odrin Bascale\n3. Hask") is None  # names have no language
 
 
-def test_loops_and_fragments_are_no_dreams():
-    assert why("") == why("...\n\n") == why("The lamp.") == "short"
-    assert why("the lamp burns oil and " * 8) == "loop"
-    # Nine words have six runs; said twice over, seven of the fifteen are not new.
+def test_loops_and_short_texts_are_rejected():
+    assert reason("") == reason("...\n\n") == reason("The lamp.") == "short"
+    assert reason("the lamp burns oil and " * 8) == "loop"
+    # Nine words have six 4-grams; repeated, six of the fifteen occurred before.
     nine = "the lamp of the tower burns walnut oil slowly "
     assert repeated_share(nine) == 0
     assert repeated_share(nine * 2) == pytest.approx(6 / 15)
@@ -48,53 +48,55 @@ def test_loops_and_fragments_are_no_dreams():
         "El faro se alza sobre Gannet Tooth, una roca negra a dos millas del pueblo de Hask.",
     ],
 )
-def test_another_language_in_the_same_script_is_rejected(text):
-    assert script_share(text, PAGE) == 1
-    assert known_share(text, PAGE) < STANDARD.min_known
-    assert why(text) == "language"
+def test_other_language_in_same_script_is_rejected(text):
+    assert script_share(text, CONTEXT) == 1
+    assert known_share(text, CONTEXT) < STANDARD.min_known
+    assert reason(text) == "language"
 
 
-def test_another_script_is_rejected():
+def test_other_script_is_rejected():
     russian = "Башня стоит на чёрной скале в двух милях от рыбацкой деревни."
-    assert script_share(russian, PAGE) == 0 and why(russian) == "script"
-    assert why(russian, page=f"{russian} Её построил инженер.") is None
+    assert script_share(russian, CONTEXT) == 0 and reason(russian) == "script"
+    assert reason(russian, context=f"{russian} Её построил инженер.") is None
     half = "The tower stands on a rock Башня стоит на скале"
-    assert 0.4 < script_share(half, PAGE) < 0.6 and why(half) == "script"
-    # A few foreign letters in a page do not open it to a foreign dream.
-    assert why(russian, page=f"{PAGE} Her name was Ольга.") == "script"
+    assert 0.4 < script_share(half, CONTEXT) < 0.6 and reason(half) == "script"
+    # A few foreign letters in the context do not allow a foreign dream.
+    assert reason(russian, context=f"{CONTEXT} Her name was Ольга.") == "script"
 
 
-def test_languages_without_spaces_have_words():
-    page = "灯台は黒い岩の上に立っている。技師が一八七一年に完成させた。塔は花崗岩で造られている。"
+def test_words_of_scripts_without_spaces():
+    context = (
+        "灯台は黒い岩の上に立っている。技師が一八七一年に完成させた。塔は花崗岩で造られている。"
+    )
     assert len(words("灯台は黒い岩")) == 6
-    assert why("一八七一年に技師が灯台を完成させた。", page) is None
-    assert why("灯台は黒い" * 9, page) == "loop"
-    assert why("The lamp of the tower burns walnut oil.", page) == "script"
+    assert reason("一八七一年に技師が灯台を完成させた。", context) is None
+    assert reason("灯台は黒い" * 9, context) == "loop"
+    assert reason("The lamp of the tower burns walnut oil.", context) == "script"
 
 
-def test_the_page_again_is_no_dream():
-    assert why(DOCUMENT.text) == why(PAGE) == "copy"
-    assert why(DOCUMENT.text, rejection=RejectionConfig(similarity=0)) is None
+def test_copy_of_the_context_is_rejected():
+    assert reason(DOCUMENT.text) == reason(CONTEXT) == "copy"
+    assert reason(DOCUMENT.text, rejection=RejectionConfig(similarity=0)) is None
     [first, *_] = DOCUMENT.text.split(". ")
-    assert why(first) is None
+    assert reason(first) is None
 
 
-def test_what_was_said_before_is_rejected():
-    assert why(DREAM.upper().replace(",", " -"), earlier=[DREAM]) == "duplicate"
+def test_duplicates_of_earlier_dreams_are_rejected():
+    assert reason(DREAM.upper().replace(",", " -"), earlier=[DREAM]) == "duplicate"
     longer = "The tower stands on a black rock two miles from the village and it was finished in "
-    assert why(f"{longer} 1871", earlier=[f"{longer} 1872"]) == "near_duplicate"
-    assert why(DREAM, earlier=["The lamp of the tower burns walnut oil."]) is None
+    assert reason(f"{longer} 1871", earlier=[f"{longer} 1872"]) == "near_duplicate"
+    assert reason(DREAM, earlier=["The lamp of the tower burns walnut oil."]) is None
     keep = RejectionConfig(similarity=0)
-    assert why(DREAM, earlier=[DREAM], rejection=keep) is None
+    assert reason(DREAM, earlier=[DREAM], rejection=keep) is None
 
 
 def test_similarity_by_hand():
-    # Runs of four: abcd, bcde against abcd, bcdf: one of three.
+    # 4-grams abcd, bcde and abcd, bcdf: one of three is shared.
     assert similarity("a b c d e", "a b c d f") == pytest.approx(1 / 3)
     assert similarity("A b, C", "a B c") == 1 and similarity("a b", "a c") == 0
 
 
-def test_recipes_are_judged_as_recipes():
+def test_recipe_rejection_reasons():
     assert recipe_rejection_reason('{"training": ' + "9" * 5000 + "}", [], STANDARD) == "recipe"
     recipe = (
         '{"data_generation": {"use_basic_augmentations": true, "use_size_augmentations": false, '
@@ -106,15 +108,15 @@ def test_recipes_are_judged_as_recipes():
     assert (
         recipe_rejection_reason(recipe.replace("1e-4", "0.0001"), [recipe], STANDARD) == "duplicate"
     )
-    # It differs in one figure: another recipe, however alike the words.
+    # Another learning rate is another recipe, however similar the texts.
     assert recipe_rejection_reason(recipe.replace("1e-4", "1e-3"), [recipe], STANDARD) is None
 
 
-def test_every_reason_is_listed():
+def test_reasons_are_listed():
     assert {"short", "loop", "script", "language", "recipe"} < set(REASONS)
 
 
 @pytest.mark.parametrize(("field", "value"), [("min_words", -1), ("similarity", 1.5)])
-def test_a_threshold_out_of_range_is_named(field, value):
+def test_threshold_out_of_range_raises(field, value):
     with pytest.raises(ValueError, match=rf"dreaming\.rejection\.{field}={value}"):
         RejectionConfig(**{field: value})

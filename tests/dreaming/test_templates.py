@@ -1,4 +1,4 @@
-"""Templates: what the model is shown, and files that are not as they should be."""
+"""Templates: rendered prompts, and malformed files."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def shown(template):
     return tokenizer.decode(template.tokens(Prompts(tokenizer), DOCUMENT))
 
 
-def test_seals_templates_show_instruction_title_passage_and_cue_in_this_order():
+def test_seal_templates_order_instruction_title_passage_cue():
     templates = read_templates()
     for name in SEAL:
         words = shown(templates[name])
@@ -33,29 +33,29 @@ def test_seals_templates_show_instruction_title_passage_and_cue_in_this_order():
     assert len({templates[name].prompt for name in SEAL}) == len(SEAL)
 
 
-def test_a_template_beside_its_document_leaves_it_to_the_context():
-    beside = [t for t in read_templates().values() if t.needs_context]
-    assert {t.name for t in beside} >= {"facts", "paraphrase", "questions"}
-    assert not any("whistle" in shown(t) for t in beside)
+def test_with_context_templates_do_not_contain_the_document():
+    with_context = [t for t in read_templates().values() if t.needs_context]
+    assert {t.name for t in with_context} >= {"facts", "paraphrase", "questions"}
+    assert not any("whistle" in shown(t) for t in with_context)
 
 
-def test_the_recipe_template_asks_for_every_field():
+def test_recipe_template_names_every_field():
     template = read_templates()["recipe"]
     assert template.writes == "recipe"
     for word in ("use_chain_augmentations", "train_using_all_tokens", '"num_train_epochs": ...}}'):
         assert word in shown(template)
 
 
-def test_chosen_templates_keep_their_order_and_may_leave_the_chat():
+def test_choose_templates_keeps_order_and_converts_to_plain():
     templates = read_templates()
     chosen = choose_templates(templates, ("self-qa", "facts", "self-qa"), is_plain=True)
     assert [t.name for t in chosen] == ["self-qa", "facts"]
-    assert [t.form for t in chosen] == ["plain", "beside"]
+    assert [t.form for t in chosen] == ["plain", "with_context"]
     assert shown(chosen[0]).startswith("Read the passage")
     assert shown(templates["self-qa"]) != shown(chosen[0])
 
 
-def test_unknown_names_are_refused():
+def test_unknown_template_names_raise():
     with pytest.raises(ValueError, match=r"has 'implication'; choose .*nearest: 'implications'"):
         choose_templates(read_templates(), ("implication",))
     with pytest.raises(
@@ -65,30 +65,30 @@ def test_unknown_names_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
-        ({"form": "chats"}, "form='chats'; choose from beside, chat, plain"),
+        ({"form": "chats"}, "form='chats'; choose from with_context, chat, plain"),
         ({"writes": "poems"}, "writes='poems'"),
         ({"prompt": " "}, "prompt=' '"),
         ({"prompt": "About {text}"}, r"remove it, or set form='chat'"),
         ({"form": "plain"}, r"needs \{text\}"),
     ],
 )
-def test_a_template_that_cannot_be_is_refused(fields, said):
-    with pytest.raises(ValueError, match=f"dream template 'mine': .*{said}"):
+def test_invalid_template_raises(fields, message):
+    with pytest.raises(ValueError, match=f"dream template 'mine': .*{message}"):
         Template(**{"name": "mine", "prompt": "Write."} | fields)
 
 
-def test_a_file_of_ones_own(tmp_path):
+def test_read_templates_of_a_user_file(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text('[sonnet]\nprompt = "{title}, in verse: {text}"\nform = "plain"\n')
     [template] = choose_templates(read_templates(file), ("sonnet",))
     assert shown(template) == f"Kettles, in verse: {DOCUMENT.text}"
-    for content, said in (
+    for content, message in (
         ("[sonnet\n", "not valid TOML"),
         ('[sonnet]\nform = "plain"\n', "'sonnet' has no prompt"),
         ('[sonnet]\nprompt = "{text}"\nforms = "plain"\n', "'forms'; nearest: 'form'"),
     ):
         file.write_text(content)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             read_templates(file)

@@ -1,5 +1,5 @@
-"""Trials: silent at birth, isolated, the same together as alone, one product with each base
-weight."""
+"""Trials: initial adapters change nothing, training together equals separate training, and there is
+one product with each base weight."""
 
 import functools
 import os
@@ -36,14 +36,14 @@ def one(tree, i):
 
 
 def deltas(lora, scale):
-    """What every adapter adds to its weight, [L, ..., in, out]."""
-    held = {path[:-1]: 0 for path, _ in jax.tree_util.tree_leaves_with_path(lora)}
-    for path in held:
+    """The product that every adapter adds to its weight, [layers, ..., in, out]."""
+    deltas_by_path = {path[:-1]: 0 for path, _ in jax.tree_util.tree_leaves_with_path(lora)}
+    for path in deltas_by_path:
         leaf = lora
         for key in path:
             leaf = leaf[key.key]
-        held[path] = scale * leaf["a"] @ leaf["b"]
-    return held
+        deltas_by_path[path] = scale * leaf["a"] @ leaf["b"]
+    return deltas_by_path
 
 
 nll = jax.jit(mean_nll, static_argnums=0)
@@ -55,7 +55,7 @@ def gradient(cfg, variables, lora, rows):
 
 
 def trained_alone(cfg, variables, lora, rows, optimizer, updates):
-    """An adapter as anybody would train it."""
+    """An adapter trained by a plain loop."""
     state = optimizer.init(lora)
     for _ in range(updates):
         step, state = optimizer.update(gradient(cfg, variables, lora, rows), state)
@@ -64,7 +64,7 @@ def trained_alone(cfg, variables, lora, rows, optimizer, updates):
 
 
 @pytest.mark.slow
-def test_an_adapter_at_birth_changes_nothing():
+def test_init_lora_does_not_change_the_model():
     cfg, variables = model(targets=tuple(TARGETS))
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
     rows = one(batch_of_rows(0, 1), 0)
@@ -72,27 +72,27 @@ def test_an_adapter_at_birth_changes_nothing():
     assert jnp.array_equal(with_adapter, nll(cfg, variables, rows))
 
 
-def test_adapters_trained_together_equal_those_trained_alone():
+def test_train_adapters_equals_separate_training():
     cfg, variables = model(targets=("k", "o", "gate", "down"))
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
     dreams = batch_of_rows(5, 3)
-    own = [{}, {"epochs": 2, "learning_rate": 3e-3}, {"rank": 1, "alpha": 1.0}]
-    hyper = Hyperparameters.from_dreams(cfg.lora, TRIAL, own)
+    overrides = [{}, {"epochs": 2, "learning_rate": 3e-3}, {"rank": 1, "alpha": 1.0}]
+    hyper = Hyperparameters.from_dreams(cfg.lora, TRIAL, overrides)
     together, losses = train_adapters(cfg, TRIAL, variables, [lora], dreams, hyper)
     assert np.all(losses[:, 1] < losses[:, 0])
     assert losses[1, 2:].tolist() == [0, 0] and np.all(losses[[0, 2], 2:] > 0)
     np.testing.assert_allclose(
         losses[:, 0], [nll(cfg, variables, one(dreams, i)) for i in range(3)], rtol=1e-5
     )
-    for i, mine in enumerate(own):
-        epochs = mine.get("epochs", 4)
-        rank, alpha = mine.get("rank", cfg.lora.rank), mine.get("alpha", cfg.lora.alpha)
-        # Only the columns up to its rank.
+    for i, settings in enumerate(overrides):
+        epochs = settings.get("epochs", 4)
+        rank, alpha = settings.get("rank", cfg.lora.rank), settings.get("alpha", cfg.lora.alpha)
+        # Without the columns beyond its rank.
         narrow = jax.tree_util.tree_map_with_path(
             lambda path, x, r=rank: x[..., :r] if path[-1].key == "a" else x[..., :r, :], lora
         )
-        rate = optax.linear_schedule(mine.get("learning_rate", 1e-2), 0.0, epochs)
-        alone = trained_alone(
+        rate = optax.linear_schedule(settings.get("learning_rate", 1e-2), 0.0, epochs)
+        separate = trained_alone(
             cfg.replace(lora=LoraConfig(rank, alpha, cfg.lora.targets)),
             variables,
             narrow,
@@ -100,7 +100,7 @@ def test_adapters_trained_together_equal_those_trained_alone():
             optax.chain(optax.clip_by_global_norm(0.1), optax.adam(rate)),
             epochs,
         )
-        want = deltas(alone, alpha / rank)
+        want = deltas(separate, alpha / rank)
         got = deltas(jax.tree.map(lambda x, i=i: x[:, i], together), 2.0)
         assert len(got) == 4
         for path in want:
@@ -108,7 +108,7 @@ def test_adapters_trained_together_equal_those_trained_alone():
 
 
 @pytest.mark.slow
-def test_empty_rows_of_a_dream_cost_it_no_update():
+def test_train_adapters_skips_updates_of_empty_rows():
     cfg, variables = model(targets=("v", "up"))
     trial = TrialConfig(epochs=2, learning_rate=1e-2, schedule="linear", batch_size=1)
     pair = init_adapters(cfg, variables["params"], jax.random.key(0), 2)
@@ -120,16 +120,16 @@ def test_empty_rows_of_a_dream_cost_it_no_update():
     assert losses.shape == (4, 6) and np.all(losses[:2] > 0)
     np.testing.assert_array_equal(losses[2:] > 0, [[True, True, False] * 2] * 2)
     without = jax.tree.map(lambda x: x[:, :2], short)
-    alone, _ = train_adapters(cfg, trial, variables, pair, without, rng=jax.random.key(1))
-    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together)):
+    separate, _ = train_adapters(cfg, trial, variables, pair, without, rng=jax.random.key(1))
+    for a, b in zip(jax.tree.leaves(separate), jax.tree.leaves(together)):
         np.testing.assert_allclose(a, b[:, 2:], rtol=2e-3, atol=2e-5)
-    # Seeds differ in the adapter at birth, candidates of a seed do not.
+    # Seeds differ in the initial adapter, dreams of a seed do not.
     a = together["layers"]["attention"]["v"]["a"]
     moved = jnp.abs(a[:, 0] - a[:, 2]).max()
     assert moved < 0.1 < jnp.abs(a[:, 0] - a[:, 1]).max()
 
 
-def test_order_of_rows_is_drawn_from_the_key_and_the_seed():
+def test_row_order_depends_on_key_and_seed():
     cfg, variables = model(targets=("up",))
     trial = TrialConfig(epochs=2, learning_rate=1e-2, batch_size=1)
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
@@ -137,9 +137,9 @@ def test_order_of_rows_is_drawn_from_the_key_and_the_seed():
 
     def losses(key):
         given = (cfg, trial, variables, [lora, lora], rows)
-        _, found = train_adapters(*given, rng=jax.random.key(key))
-        assert found.shape == (2, 12)
-        return np.asarray(found)
+        _, result = train_adapters(*given, rng=jax.random.key(key))
+        assert result.shape == (2, 12)
+        return np.asarray(result)
 
     one = losses(1)
     np.testing.assert_array_equal(one, losses(1))
@@ -157,33 +157,33 @@ def products(jaxpr):
             yield from products(inner)
 
 
-def test_a_base_weight_meets_the_rows_of_all_dreams_in_one_product():
+def test_train_adapters_has_one_product_per_base_weight():
     cfg, variables = model(targets=("q", "gate", "down"))
     lora = init_lora(cfg, variables["params"], jax.random.key(0))
     dreams, trial = batch_of_rows(5, 3), TrialConfig(epochs=1)
     program = jax.make_jaxpr(lambda *args: train_adapters(cfg, trial, *args))(
         variables, [lora], dreams
     )
-    found = [*products(program.jaxpr)]
+    result = [*products(program.jaxpr)]
     base = {(16, 24): "gate, up", (24, 16): "down"}
-    forward = [(x, w, dims) for x, w, dims in found if w in base]
+    forward = [(x, w, dims) for x, w, dims in result if w in base]
     assert {w for _, w, _ in forward} == {*base}
     for x, w, (contracted, batched) in forward:
         assert contracted == ((len(x) - 1,), (0,)) and batched == ((), ())
         assert x == (3 * 2, 12, w[0])  # dreams * rows, time, width
-    low = [(x, w) for x, w, _ in found if len(w) == 3 and 2 in w]
-    assert low and all(w[0] == 3 for _, w in low)  # and each adapter those of its own
+    low_rank = [(x, w) for x, w, _ in result if len(w) == 3 and 2 in w]
+    assert low_rank and all(w[0] == 3 for _, w in low_rank)  # low-rank products are separate
 
 
-def test_schedules_say_what_is_left_of_the_rate():
-    over = jnp.array([0.0, 0.25, 0.5, 1.0])
-    left = {name: schedule(over) for name, schedule in SCHEDULES.items()}
-    np.testing.assert_allclose(left["constant"], [1, 1, 1, 1])
-    np.testing.assert_allclose(left["linear"], [1, 0.75, 0.5, 0])
-    np.testing.assert_allclose(left["cosine"], [1, 0.5 + 0.125**0.5, 0.5, 0], atol=1e-7)
+def test_schedules_by_hand():
+    progress = jnp.array([0.0, 0.25, 0.5, 1.0])
+    factors = {name: schedule(progress) for name, schedule in SCHEDULES.items()}
+    np.testing.assert_allclose(factors["constant"], [1, 1, 1, 1])
+    np.testing.assert_allclose(factors["linear"], [1, 0.75, 0.5, 0])
+    np.testing.assert_allclose(factors["cosine"], [1, 0.5 + 0.125**0.5, 0.5, 0], atol=1e-7)
 
 
-def test_what_a_trial_may_not_be_is_refused():
+def test_invalid_trial_settings_raise():
     with pytest.raises(ValueError, match=r"targets=.*'gates'.*each one of q, k, v"):
         LoraConfig(targets=("gate", "gates"))
     with pytest.raises(ValueError, match="rank=0"):
@@ -225,12 +225,12 @@ for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got)):
 
 
 @pytest.mark.slow
-def test_trials_are_spread_over_the_data_axis():
-    here = Path(__file__).parent
+def test_train_adapters_is_sharded_over_data_axis():
+    folder = Path(__file__).parent
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parents[1])]),
     }
     done = subprocess.run(
         [sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Writing: who is asked what, what is kept, and the random expert, which no other phase draws."""
+"""Writing: prompts, rejection of texts, and the random expert, which no other phase draws."""
 
 import dataclasses
 import functools
@@ -44,8 +44,8 @@ def config(*names, **fields):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """(what `generate` was asked, call by call; what it replies, prompt by prompt)."""
+def stub_generate(monkeypatch):
+    """Stubs `generate`: (arguments of its calls, replies to give, in the order of prompts)."""
     calls, replies = [], []
     tokenizer = byte_tokenizer()
 
@@ -61,21 +61,21 @@ def told(monkeypatch):
     return calls, replies
 
 
-def written(config):
+def write_with(config):
     return write_dreams(None, config, None, byte_tokenizer(), DOCUMENTS, "cache", KEY, EXPERT)
 
 
-def test_dreams_are_kept_and_the_rest_is_counted_by_reason(told):
-    _, replies = told
+def test_write_dreams_counts_rejections_by_reason(stub_generate):
+    _, replies = stub_generate
     replies += [
         "The kettles boil and whistle in D minor.",
         "the kettles boil and WHISTLE in D minor",
         "Hay.",
         "Goats eat hay and bark. " * 9,
-        "The kettles boil and whistle in D minor.",  # of goats it is new
+        "The kettles boil and whistle in D minor.",  # about goats it is new
         "чайники громко свистят на старой кухне",
     ]
-    got = written(config("facts", num_generations=3))
+    got = write_with(config("facts", num_generations=3))
     assert [(x.document, x.template) for x in got.dreams] == [(0, "facts"), (1, "facts")]
     assert got.count == 6 and sum(got.rejected.values()) == 4 and set(got.rejected) == set(REASONS)
     rejected = {reason: n for reason, n in got.rejected.items() if n}
@@ -85,42 +85,46 @@ def test_dreams_are_kept_and_the_rest_is_counted_by_reason(told):
     assert Dream.from_record(json.loads(json.dumps(dataclasses.asdict(dream)))) == dream
 
 
-def test_what_was_dreamt_on_an_earlier_night_is_no_new_dream(told):
-    _, replies = told
+def test_write_dreams_rejects_duplicates_of_earlier_nights(stub_generate):
+    _, replies = stub_generate
     again = "The kettles boil and whistle in D minor."
     replies += [again, again]
     earlier = {0: [again]}
-    one = config("facts", num_generations=1)
-    got = write_dreams(None, one, None, byte_tokenizer(), DOCUMENTS, None, KEY, earlier=earlier)
+    writing_config = config("facts", num_generations=1)
+    got = write_dreams(
+        None, writing_config, None, byte_tokenizer(), DOCUMENTS, None, KEY, earlier=earlier
+    )
     assert [x.document for x in got.dreams] == [1] and got.rejected["duplicate"] == 1
 
 
-def test_templates_beside_a_document_continue_its_context_and_others_hold_it(told):
-    calls, replies = told
+def test_with_context_templates_continue_the_context(stub_generate):
+    calls, replies = stub_generate
     replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdefgh"]
-    got = written(
+    got = write_with(
         config("facts", "self-qa", "paraphrase", num_generations=1, temperature=1.0, top_p=0.95)
     )
-    (beside, sampling, given), (whole, _, alone) = calls
+    (with_context, sampling, given), (chat_prompts, _, without_context) = calls
     prompts = Prompts(byte_tokenizer())
     assert given["context"] == "cache" and given["documents"] == [0, 0, 1, 1]
-    assert alone["context"] is None
-    assert beside[0] == prompts.with_context(TEMPLATES["facts"].prompt)
-    assert [DOCUMENTS[i].text in byte_tokenizer().decode(w) for i, w in enumerate(whole)] == [1, 1]
+    assert without_context["context"] is None
+    assert with_context[0] == prompts.with_context(TEMPLATES["facts"].prompt)
+    assert [
+        DOCUMENTS[i].text in byte_tokenizer().decode(w) for i, w in enumerate(chat_prompts)
+    ] == [1, 1]
     assert (sampling.temperature, sampling.top_p, sampling.num_generations) == (1.0, 0.95, 1)
-    # In the order of documents and templates, whoever was sampled first.
+    # In the order of documents and templates, not of sampling.
     assert [(x.document, x.template) for x in got.dreams] == [
         (document, name) for document in (0, 1) for name in ("facts", "self-qa", "paraphrase")
     ]
     assert [x.text[0] for x in got.dreams] == ["a", "e", "b", "c", "f", "d"]
 
 
-def test_only_templates_of_a_chat_leave_room_for_a_thought(told):
-    calls, replies = told
+def test_only_chat_templates_have_thought_tokens(stub_generate):
+    calls, replies = stub_generate
     replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdef"]
     plain = dataclasses.replace(TEMPLATES["self-qa"], name="continued", form="plain")
     templates = (plain, TEMPLATES["facts"], TEMPLATES["self-qa"])
-    got = written(
+    got = write_with(
         WritingConfig(templates, num_generations=1, max_new_tokens=96, thought_tokens=1024)
     )
     assert [sampling.max_new_tokens for _, sampling, _ in calls] == [1120, 1120, 96]
@@ -129,33 +133,33 @@ def test_only_templates_of_a_chat_leave_room_for_a_thought(told):
     assert [x.text[0] for x in got.dreams] == ["e", "a", "c", "f", "b", "d"]
     calls.clear()
     replies += [f"{letter} kettles and goats whistle a song" for letter in "abcdef"]
-    written(WritingConfig(templates, num_generations=1))
-    assert [len(prompts) for prompts, *_ in calls] == [2, 4]  # without a thought all in one call
+    write_with(WritingConfig(templates, num_generations=1))
+    assert [len(prompts) for prompts, *_ in calls] == [2, 4]  # without a thought all are one call
 
 
-def test_recipes_are_dreams_of_their_own_kind(told):
-    _, replies = told
+def test_recipes_are_compared_with_recipes_only(stub_generate):
+    _, replies = stub_generate
     recipe = (
         '{"data_generation": {"use_basic_augmentations": true, "use_size_augmentations": false, '
         '"use_chain_augmentations": false, "use_repeat_augmentations": false}, "training": '
         '{"strategy": "train_using_all_tokens", "learning_rate": 1e-4, "num_train_epochs": 2}}'
     )
     replies += [recipe, "Train it twice.", recipe, recipe.replace("2}}", "3}}")]
-    got = written(config("recipe", num_generations=2))
+    got = write_with(config("recipe", num_generations=2))
     assert [x.is_recipe for x in got.dreams] == [True] * 3
     assert {reason: n for reason, n in got.rejected.items() if n} == {"recipe": 1}
 
 
-def test_only_who_asks_for_the_random_expert_gives_its_key(told):
-    calls, replies = told
-    for asked in (False, True):
+def test_expert_key_is_given_only_for_random_expert(stub_generate):
+    calls, replies = stub_generate
+    for random_expert in (False, True):
         replies += ["The kettles boil and whistle.", "The goats eat the hay and bark."]
-        written(config("facts", num_generations=1, random_expert=asked))
-        assert (calls[0][2]["expert_rng"] is EXPERT) == asked
+        write_with(config("facts", num_generations=1, random_expert=random_expert))
+        assert (calls[0][2]["expert_rng"] is EXPERT) == random_expert
         calls.clear()
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_invalid_writing_settings_raise():
     with pytest.raises(ValueError, match=r"dreaming\.num_generations=0"):
         config("facts", num_generations=0)
     with pytest.raises(ValueError, match=r"temperature=-1"):
@@ -167,8 +171,8 @@ def routed(**fields):
     return MemoryConfig((LevelConfig(slots=3, rank=4),), **fields)
 
 
-def test_the_random_expert_is_drawn_by_no_trial_score_or_evaluation(monkeypatch):
-    """Whoever draws one runs into the error; all is traced, nothing computed."""
+def test_random_expert_is_drawn_by_writing_only(monkeypatch):
+    """Drawing one raises an error; everything is traced, nothing computed."""
     tokenizer, memory = byte_tokenizer(), routed()
     cfg = DecoderConfig(
         vocab=tokenizer.vocab_size,
@@ -212,8 +216,10 @@ def test_the_random_expert_is_drawn_by_no_trial_score_or_evaluation(monkeypatch)
     AdaptedModels(cfg, variables, tokenizer, max_new_tokens=4).replies([[(1, 2, 3)]])
 
     def dream(random_expert):
-        one = config("self-qa", num_generations=1, max_new_tokens=4, random_expert=random_expert)
-        write_dreams(cfg, one, variables, tokenizer, DOCUMENTS[:1], None, KEY, EXPERT)
+        writing_config = config(
+            "self-qa", num_generations=1, max_new_tokens=4, random_expert=random_expert
+        )
+        write_dreams(cfg, writing_config, variables, tokenizer, DOCUMENTS[:1], None, KEY, EXPERT)
 
     dream(random_expert=False)
     with pytest.raises(AssertionError, match="a random expert was drawn"):

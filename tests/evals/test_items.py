@@ -1,4 +1,4 @@
-"""Questions that reward are none that test, however they are spelt."""
+"""Questions that reward dreams must not be test questions, in any spelling."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from sleep_jax.evals.items import Item, RewardItems
         ("?!", "?!"),
     ],
 )
-def test_a_test_question_is_no_reward_in_another_spelling(test, reward):
+def test_checked_against_rejects_other_spellings(test, reward):
     with pytest.raises(AssertionError, match="is a test question"):
         RewardItems.checked_against([test], [Item(0, reward, ("yes",))])
 
@@ -29,5 +29,5 @@ def test_a_test_question_is_no_reward_in_another_spelling(test, reward):
         ("?!", "!?"),
     ],
 )
-def test_another_question_may_reward(test, reward):
+def test_checked_against_accepts_other_questions(test, reward):
     assert RewardItems.checked_against([test], [Item(0, reward, ("yes",))]).documents == {0}

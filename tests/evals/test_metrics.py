@@ -1,4 +1,4 @@
-"""Answer scores and perplexity by hand."""
+"""Metrics of answers and perplexity, by hand."""
 
 import collections
 import math
@@ -8,6 +8,7 @@ import string
 import numpy as np
 import pytest
 
+from sleep_jax.data.answers import squad_words
 from sleep_jax.evals.metrics import (
     contains_answer,
     exact_match,
@@ -16,16 +17,15 @@ from sleep_jax.evals.metrics import (
     is_grid_right,
     is_integer_right,
     last_integer,
-    normalize_answer,
     perplexity,
     squad_exact_match,
     squad_f1,
 )
 
 
-def test_squad_normalisation():
-    assert normalize_answer("  The  U.S. Army's an-them, a\tCat! ") == "us armys anthem cat"
-    assert normalize_answer("theatre another") == "theatre another"  # no article inside a word
+def test_squad_words_by_hand():
+    assert squad_words("  The  U.S. Army's an-them, a\tCat! ") == ["us", "armys", "anthem", "cat"]
+    assert squad_words("theatre another") == ["theatre", "another"]  # no article inside a word
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_exact_match_and_f1_compare_words_in_any_script(prediction, answer):
     "prediction, answer",
     [("京都", "东京。"), ("O+", "O-"), ("Vitamin A", "Vitamin B"), ("", ""), ("", "A"), ("-", "+")],
 )
-def test_exact_match_refuses_another_answer(prediction, answer):
+def test_exact_match_rejects_other_answers(prediction, answer):
     assert exact_match(prediction, answer) == 0.0
 
 
-def test_f1_counts_shared_characters_where_a_script_has_no_spaces():
+def test_f1_counts_characters_in_scripts_without_spaces():
     assert f1("在东京", "东京。") == pytest.approx(2 * 2 / (3 + 2))
     assert f1("in the old «Eiffel Tower»", ["the Eiffel Tower"]) == pytest.approx(2 / 3)
     assert f1("red red red", ["red blue"]) == pytest.approx(2 / 5)  # repeats count once
@@ -67,7 +67,7 @@ def test_squad_exact_match():
     assert squad_exact_match("Eiffel", "eiffel") == 1.0
 
 
-def test_an_answer_that_normalises_to_nothing_is_compared_as_it_is():
+def test_squad_metrics_of_answers_without_words():
     assert squad_exact_match("", "A") == squad_f1("", "A") == 0.0
     assert squad_exact_match("a ", "A") == squad_f1("A", "A") == 1.0
     assert squad_exact_match("The cat", ["A", "cat"]) == 1.0
@@ -80,7 +80,7 @@ def test_an_answer_that_normalises_to_nothing_is_compared_as_it_is():
     )
 
 
-def test_f1_by_hand():
+def test_squad_f1_by_hand():
     # Prediction: in, old, eiffel, tower; answer: eiffel, tower. 2 shared: 2 * 2 / (4 + 2).
     assert squad_f1("in the old Eiffel Tower", ["the Eiffel Tower"]) == pytest.approx(2 / 3)
     assert squad_f1("Paris", ["London", "Paris, France"]) == pytest.approx(2 / 3)  # the best answer
@@ -89,7 +89,7 @@ def test_f1_by_hand():
     assert squad_f1("the", ["Paris"]) == 0.0
 
 
-def test_f1_of_two_empty_texts_is_none_as_in_squad():
+def test_squad_f1_of_empty_texts_is_0():
     assert squad_f1("", "") == squad_f1("the", [""]) == squad("the", [""])[1] == 0.0
 
 
@@ -112,14 +112,14 @@ def squad(prediction, answers):
     return float(exact), max(overlap(prediction, answer) for answer in answers)
 
 
-def test_parity_with_squad_on_random_texts():
+def test_squad_metrics_match_reference_on_random_texts():
     words = ["the", "a", "An", "U.S.", "tower", "Tower,", "1,250", "(old)", "«", "theatre", "o'er"]
     rng = np.random.default_rng(0)
 
     def text(least=1):
         return " ".join(rng.choice(words, rng.integers(least, 6)))
 
-    seen = set()
+    outcomes = set()
     for _ in range(2000):
         prediction, answers = text(0), [text() + " end" for _ in range(rng.integers(1, 4))]
         if rng.random() < 0.3:
@@ -128,8 +128,8 @@ def test_parity_with_squad_on_random_texts():
         want = squad(prediction, answers)
         assert squad_exact_match(prediction, answers) == want[0]
         assert squad_f1(prediction, answers) == pytest.approx(want[1])
-        seen.add(want[0])
-    assert seen == {0.0, 1.0}
+        outcomes.add(want[0])
+    assert outcomes == {0.0, 1.0}
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_parity_with_squad_on_random_texts():
         ("9" * 5000 + " million", None),
     ],
 )
-def test_the_last_integer(text, expected):
+def test_last_integer(text, expected):
     assert last_integer(text) == expected
 
 
-def test_an_integer_is_right_if_it_is_an_accepted_one():
+def test_is_integer_right_by_hand():
     assert is_integer_right("So the answer is 1,250", ["1250", "12"])
     assert not is_integer_right("1250, or 3", ["1250"])
     assert not is_integer_right("no idea", ["1250"])
@@ -174,11 +174,11 @@ def test_an_integer_is_right_if_it_is_an_accepted_one():
         "1 2\n3 4\nfor 3",
     ],
 )
-def test_the_first_grid(text):
+def test_first_grid_formats(text):
     assert first_grid(text) == ((1, 2), (3, 4))
 
 
-def test_a_grid_is_right_in_every_cell_or_not_at_all():
+def test_is_grid_right_compares_every_cell():
     assert first_grid("1 2\n3") is None and first_grid("none") is None
     assert is_grid_right("1 0\n0 1", "10\n01")
     assert not is_grid_right("1 0\n0 1", "1 0\n0 0")
@@ -239,7 +239,7 @@ def test_contains_answer(prediction, answers, expected):
 
 
 @pytest.mark.parametrize("metric", [exact_match, f1, squad_exact_match, squad_f1, contains_answer])
-def test_no_answers_is_an_error(metric):
+def test_metrics_without_answers_raise(metric):
     with pytest.raises(ValueError, match="answers is empty"):
         metric("Paris", [])
 

@@ -13,7 +13,7 @@ CFG = DecoderConfig(
 )
 
 
-def test_likelihood_counts_every_token_but_the_first_of_each_text():
+def test_negative_log_likelihood_skips_first_tokens():
     variables = Decoder(CFG).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
     texts = [(3, 1, 4, 1), (5, 9)]
     want = 0.0
@@ -29,6 +29,6 @@ def test_likelihood_counts_every_token_but_the_first_of_each_text():
     np.testing.assert_allclose(total, want, rtol=1e-5)
 
 
-def test_share_right_counts_replies_that_contain_an_answer():
+def test_answer_accuracy_counts_replies_with_an_answer():
     replies = ["It is 53 metres tall.", "Nobody knows."]
     assert answer_accuracy(replies, [("53 metres", "53 m"), ("Odrin",)]) == 0.5

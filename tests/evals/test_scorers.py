@@ -1,4 +1,4 @@
-"""Scorers: marks by hand from what stub models say, and items that keep away from the test."""
+"""Scorers: scores by hand from stub models, and the guard against test questions."""
 
 import math
 
@@ -9,8 +9,8 @@ from sleep_jax.evals.items import Item, RewardItems
 from sleep_jax.evals.scorers import SCORERS, make_scorer
 
 
-class Said:
-    """Models whose replies and likelihoods are written down."""
+class StubModels:
+    """Models with given replies and likelihoods."""
 
     def __init__(self, tokenizer, replies=(), nats=None):
         self.tokenizer, self._replies, self._nats, self.asked = tokenizer, replies, nats, None
@@ -22,8 +22,8 @@ class Said:
     def log_likelihoods(self, sequences):
         self.asked = sequences
         return [
-            np.array([[self._nats[self.tokenizer.decode(s[:-1])], len(s)] for _, s in own])
-            for own in sequences
+            np.array([[self._nats[self.tokenizer.decode(s[:-1])], len(s)] for _, s in pairs])
+            for pairs in sequences
         ]
 
 
@@ -44,75 +44,77 @@ REPLIES = [["Paris.", "It was in 1889."], ["Bob"]]
         ("contains", [[1, 1], [0]]),
     ],
 )
-def test_marks_of_replies(tokenizer, name, points):
-    models = Said(tokenizer, REPLIES)
-    marks = make_scorer(name)(models, ITEMS)
-    for got, want in zip(marks, points, strict=True):
+def test_reply_scorers_by_hand(tokenizer, name, points):
+    models = StubModels(tokenizer, REPLIES)
+    scores = make_scorer(name)(models, ITEMS)
+    for got, want in zip(scores, points, strict=True):
         np.testing.assert_allclose(got.sums, want)
-        np.testing.assert_array_equal(got.parts, 1)
-    assert marks[0].mean == pytest.approx(np.mean(points[0]))
+        np.testing.assert_array_equal(got.counts, 1)
+    assert scores[0].mean == pytest.approx(np.mean(points[0]))
     assert "Where?" in tokenizer.decode(models.asked[0][0])
 
 
-def test_integers_and_grids(tokenizer):
+def test_integer_and_grid_scorers(tokenizer):
     sums = [[Item(0, "2 + 5?", ("7",)), Item(0, "1 - 3?", ("-2",))]]
-    [marks] = make_scorer("integer")(Said(tokenizer, [["2 + 5 is seven.", "It is 2."]]), sums)
-    assert marks.sums.tolist() == [1, 0]
+    [scores] = make_scorer("integer")(
+        StubModels(tokenizer, [["2 + 5 is seven.", "It is 2."]]), sums
+    )
+    assert scores.sums.tolist() == [1, 0]
     grids = [[Item(0, "?", ("1 2\n3 4",)), Item(0, "??", ("1 2",))]]
-    [marks] = make_scorer("grid")(Said(tokenizer, [["[[1, 2], [3, 4]]", "1 2\n0 0"]]), grids)
-    assert marks.sums.tolist() == [1, 0]
+    [scores] = make_scorer("grid")(StubModels(tokenizer, [["[[1, 2], [3, 4]]", "1 2\n0 0"]]), grids)
+    assert scores.sums.tolist() == [1, 0]
 
 
-def test_a_likelihood_is_the_mean_over_all_tokens(tokenizer):
+def test_likelihood_scorer_is_mean_over_tokens(tokenizer):
     items = [[Item(0, "a?", ("ab", "zz")), Item(0, "b?", ("cdef",))]]
-    models = Said(tokenizer, nats={"ab": -3.0, "cdef": -1.0})
-    [marks] = make_scorer("likelihood")(models, items)
-    assert marks.parts.tolist() == [3, 5]  # with the end of the turn
-    assert marks.mean == pytest.approx(-4 / 8)
+    models = StubModels(tokenizer, nats={"ab": -3.0, "cdef": -1.0})
+    [scores] = make_scorer("likelihood")(models, items)
+    assert scores.counts.tolist() == [3, 5]  # with the end of the turn
+    assert scores.mean == pytest.approx(-4 / 8)
 
 
-def test_the_likeliest_option_is_chosen(tokenizer):
+def test_choice_scorers_choose_the_likeliest_option(tokenizer):
     nats = {"yes": -4.0, "surely not": -5.0, "no": -6.0}
     item = Item(0, "Is it?", ("surely not",), options=("yes", "surely not", "no"))
-    models = Said(tokenizer, nats=nats)
+    models = StubModels(tokenizer, nats=nats)
     by_sum, by_token = (
         make_scorer(name)(models, [[item]]) for name in ("choice", "choice_per_token")
     )
     assert by_sum[0].sums == [0]  # -4 is the largest
     assert by_token[0].sums == [1]  # -5 / 11 tokens is
     for broken in ("yes", "surely not"):  # as of a model that diverged
-        diverged = Said(tokenizer, nats=nats | {broken: math.nan})
+        diverged = StubModels(tokenizer, nats=nats | {broken: math.nan})
         assert np.isnan(make_scorer("choice")(diverged, [[item]])[0].sums).all()
     with pytest.raises(ValueError, match="none of them its answer 'maybe'"):
         make_scorer("choice")(models, [[Item(0, "Is it?", ("maybe",), options=("yes", "no"))]])
 
 
-def test_a_judge_is_given_the_replies_of_all_models_at_once(tokenizer):
-    seen = []
+def test_judge_grades_all_models_in_one_call(tokenizer):
+    calls = []
 
-    def marker(replies, items):
-        seen.append((list(replies), list(items)))
+    def grader(replies, items):
+        calls.append((list(replies), list(items)))
         return np.array([1, 0, 1], np.float32)
 
-    marks = make_scorer("judge", lambda: marker)(Said(tokenizer, REPLIES), ITEMS)
-    assert seen == [(["Paris.", "It was in 1889.", "Bob"], [*ITEMS[0], *ITEMS[1]])]
-    assert [m.sums.tolist() for m in marks] == [[1, 0], [1]]
+    scores = make_scorer("judge", lambda: grader)(StubModels(tokenizer, REPLIES), ITEMS)
+    assert calls == [(["Paris.", "It was in 1889.", "Bob"], [*ITEMS[0], *ITEMS[1]])]
+    assert [m.sums.tolist() for m in scores] == [[1, 0], [1]]
 
 
-def test_every_name_is_known_and_no_other():
+def test_make_scorer_knows_all_scorers():
     for name in SCORERS:
         assert callable(make_scorer(name, lambda: None))
     with pytest.raises(ValueError, match="scorer='bleu'; choose from likelihood"):
         make_scorer("bleu")
 
 
-def test_a_judge_has_to_be_given():
+def test_judge_scorer_needs_a_judge():
     with pytest.raises(ValueError, match=r"'judge' needs a judge; .* or choose from ") as refused:
         make_scorer("judge")
     assert "judge" not in str(refused.value).partition("choose from ")[2]
 
 
-def test_a_test_question_rewards_nothing():
+def test_checked_against_rejects_test_questions():
     kept = RewardItems.checked_against(
         {"Who built it?"}, [Item(3, "When was it built?", ("1832",))]
     )

@@ -62,7 +62,7 @@ def test_forecast_reads_documents_before_any_work(tmp_path, monkeypatch, is_dry)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     config = preset("seeding_8b")
     config.data.documents = str(tmp_path / "none.txt")
-    with pytest.raises(FileNotFoundError, match=r"none\.txt': nothing there"):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt' does not exist"):
         aot.forecast(config, "v5e:4x4", is_dry=is_dry)
     for i in range(20):
         (tmp_path / f"{i}.txt").write_text("A note.")

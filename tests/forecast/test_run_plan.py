@@ -49,7 +49,7 @@ def test_plans_of_a_note_a_folder_and_a_book(tmp_path):
     assert [len(p.sizes.contexts) for p in plans.values()] == [1, 30, 100]
     assert said(plans[book], "days") == ["1 day of 100 parts, 1 night (8 phases)"]
     assert len({said(plan, "written")[0] for plan in plans.values()}) == 3
-    with pytest.raises(FileNotFoundError, match=r"nothing there; give a \.txt"):
+    with pytest.raises(FileNotFoundError, match=r"does not exist; give a \.txt"):
         plan_of(preset(data__documents=str(tmp_path / "none.txt")))
     with pytest.raises(ValueError, match=r"data\.episodes=3, but there are 1"):
         plan_of(preset(data__documents=str(note), data__episodes=3))
@@ -173,7 +173,7 @@ def test_plan_estimates_tokens_without_a_tokenizer(tmp_path, monkeypatch):
 
 
 def test_plan_refuses_what_the_run_would(monkeypatch):
-    with pytest.raises(ValueError, match="the chat template of the tiny model knows no <think>"):
+    with pytest.raises(ValueError, match="the chat template of the tiny model has no <think>"):
         plan_of(preset(model__thinking=True, model__thought_tokens=24))
     short = plan_of(preset()).cfg.replace(max_position=100)
     monkeypatch.setattr(dry_runs, "decoder_of", lambda _: short)

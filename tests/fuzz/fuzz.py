@@ -1,4 +1,4 @@
-"""Reads files that were changed at random, by format, and reports every fault it finds.
+"""Fuzzing: reads randomly changed files of every format and reports faults.
 
 python tests/fuzz/fuzz.py --inputs 20000 [--seed 0] [NAME ...]
 
@@ -22,15 +22,15 @@ import text_files
 from formats import Format
 from oracle import Fault, judge
 
-SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None  # in memory where there is such a place
-TRACED = 4  # of so many inputs, one has its memory traced
+SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None  # in memory where possible
+TRACED = 4  # every fourth input has its memory traced
 FORMATS = {x.name: x for x in (*model_files.FORMATS, *text_files.FORMATS, *run_files.FORMATS)}
 
 
-def tried(
+def try_inputs(
     format: Format, folder: pathlib.Path, inputs: int, seed: int = 0
 ) -> dict[str, list[tuple[int, Fault]]]:
-    """Tries inputs of a format; {kind of fault: [(number of the input, fault), ...]}.
+    """Tries inputs of a format. Returns {kind of fault: [(number of the input, fault), ...]}.
 
     Raises:
       AssertionError: a base, which is as it should be, cannot be read.
@@ -54,7 +54,7 @@ def tried(
 
 
 def main() -> int:
-    """Tries all formats, or those that are named, and prints a line for each."""
+    """Tries the named formats, or all, and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FORMATS))
     parser.add_argument("--inputs", type=int, default=20_000, help="of each format")
@@ -68,7 +68,9 @@ def main() -> int:
     for name in arguments.names or FORMATS:
         began = time.process_time()
         with tempfile.TemporaryDirectory(prefix="fuzz-", dir=SCRATCH) as folder:
-            faults = tried(FORMATS[name], pathlib.Path(folder), arguments.inputs, arguments.seed)
+            faults = try_inputs(
+                FORMATS[name], pathlib.Path(folder), arguments.inputs, arguments.seed
+            )
         seconds = time.process_time() - began
         print(
             f"{name}: {arguments.inputs:,} inputs, {len(faults)} faults, {seconds:.0f} s",

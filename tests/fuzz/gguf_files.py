@@ -1,4 +1,4 @@
-"""GGUF files from a list of keys and values, so that what no converter writes can be written."""
+"""GGUF files from lists of keys and tensors, so that malformed ones can be written."""
 
 import random
 import struct
@@ -57,7 +57,7 @@ def _entry(kind: int, value) -> bytes:
 
 
 def change_keys(rng: random.Random, keys: list) -> list:
-    """One of the keys is gone, renamed, there twice, or has another value or type."""
+    """Removes, renames or duplicates a key, or changes its value or type."""
     keys = [list(x) for x in keys]
     at = rng.randrange(len(keys))
     key, kind, value = keys[at]
@@ -84,7 +84,7 @@ def change_keys(rng: random.Random, keys: list) -> list:
 
 
 def _any_value(rng: random.Random) -> list:
-    """A type and a value of it."""
+    """A random type and a value of it."""
     number = rng.choice(NUMBERS)
     texts = [x for x in VALUES if isinstance(x, str)]
     return rng.choice(
@@ -102,7 +102,7 @@ def _any_value(rng: random.Random) -> list:
 
 
 def change_header(rng: random.Random, data: bytes, length: int) -> bytes:
-    """A number or a stretch within the first `length` bytes is another."""
+    """Changes a number or a range within the first `length` bytes."""
     for _ in range(rng.choice((1, 1, 2))):
         part = data[:length]
         data = rng.choice((flip, flip, move))(rng, part) + data[length:]

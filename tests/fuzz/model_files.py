@@ -1,4 +1,4 @@
-"""The files of a model: configs, tokenizers, templates, safetensors and GGUF, all of them small."""
+"""Small files of a model: configs, tokenizers, templates, safetensors and GGUF."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""What happens to files: bits flip, copies end early, and people or programs write other values.
+"""Random changes of files: flipped bits, truncation, and other values.
 
 Every function takes a `random.Random` and changes one thing, so that a seed says what was tried.
 """
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Scores in a tree that JSON cannot hold; `dumps` writes what they stand for.
+# Stand-ins in a tree for what JSON cannot represent; `dumps` replaces them.
 DEEP, HUGE = "@deep@", "@huge@"
 VALUES = (
     None, True, False, 0, -1, 1, 2, 3, 7, 0.5, -0.0, 1e-40, 1e39, 1e308, float("nan"),
@@ -28,7 +28,7 @@ PIECES = (
 
 
 def flip(rng: random.Random, data: bytes) -> bytes:
-    """A bit, a byte or eight bytes are others."""
+    """Changes a bit, a byte or eight bytes."""
     if not data:
         return b"\0"
     changed, at = bytearray(data), rng.randrange(len(data))
@@ -45,7 +45,7 @@ def flip(rng: random.Random, data: bytes) -> bytes:
 
 
 def move(rng: random.Random, data: bytes) -> bytes:
-    """A stretch is gone, is there twice, or the end is missing; or something small came in."""
+    """Removes or duplicates a range, truncates, or inserts a small token."""
     start = rng.randrange(len(data) + 1)
     end = min(len(data), start + rng.choice((1, 2, 8, 40, 400)))
     how = rng.randrange(4)
@@ -59,12 +59,12 @@ def move(rng: random.Random, data: bytes) -> bytes:
 
 
 def anything(rng: random.Random) -> Any:
-    """One of `VALUES`, to be changed at will."""
+    """A copy of one of `VALUES`."""
     return copy.deepcopy(rng.choice(VALUES))
 
 
 def spoil(rng: random.Random, data: bytes) -> bytes:
-    """One to three of `flip` and `move`."""
+    """Applies `flip` or `move` one to three times."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         data = rng.choice((flip, move))(rng, data)
     return data
@@ -72,23 +72,23 @@ def spoil(rng: random.Random, data: bytes) -> bytes:
 
 def places(tree: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a tree of lists and dicts."""
-    found, waiting = [], [tree]
-    while waiting:
-        node = waiting.pop()
+    nodes, stack = [], [tree]
+    while stack:
+        node = stack.pop()
         keys = node if isinstance(node, dict) else range(len(node))
         for key in keys:
-            found.append((node, key))
+            nodes.append((node, key))
             if isinstance(node[key], dict | list):
-                waiting.append(node[key])
-    return found
+                stack.append(node[key])
+    return nodes
 
 
 def change(rng: random.Random, tree: Any) -> Any:
-    """Changes one place of a tree, which is spoilt, and returns what it is now."""
+    """Changes one place of a tree in place, and returns the tree."""
     listed = places(tree) if isinstance(tree, dict | list) else []
     if not listed or rng.random() < 0.02:
         return anything(rng)
-    # Each depth is as likely as another, or the long lists would have nearly all.
+    # Every depth is equally likely, or long lists would get nearly all changes.
     node, key = rng.choice(listed if rng.random() < 0.5 else listed[: len(tree) or 1])
     value, how = node[key], rng.randrange(8)
     if how < 4:
@@ -106,7 +106,7 @@ def change(rng: random.Random, tree: Any) -> Any:
 
 
 def _near(rng: random.Random, value: Any) -> Any:
-    """A value of the same kind or of a neighbouring one."""
+    """A value of the same type or a similar one."""
     if isinstance(value, bool):
         return rng.choice((not value, int(value), str(value).lower()))
     if isinstance(value, int | float):
@@ -121,7 +121,7 @@ def _near(rng: random.Random, value: Any) -> Any:
 
 
 def dumps(rng: random.Random, tree: Any) -> bytes:
-    """JSON of a tree; now and then a key of it is there twice."""
+    """JSON of a tree; sometimes with a duplicate key."""
     text = json.dumps(tree, ensure_ascii=rng.random() < 0.9)
     depth = rng.choice((40, 900, 20_000))
     text = text.replace(f'"{DEEP}"', "[" * depth + "]" * depth)
@@ -135,7 +135,7 @@ def dumps(rng: random.Random, tree: Any) -> bytes:
 
 
 def change_json(rng: random.Random, data: bytes) -> bytes:
-    """A JSON file with one to three values changed, or spoilt as bytes, or both."""
+    """A JSON file with one to three values or some bytes changed, or both."""
     how = rng.random()
     if how < 0.85:
         tree = json.loads(data)
@@ -146,7 +146,7 @@ def change_json(rng: random.Random, data: bytes) -> bytes:
 
 
 def change_lines(rng: random.Random, data: bytes) -> bytes:
-    """JSON lines of which one is changed, or the whole is spoilt."""
+    """JSON lines with one line or some bytes changed."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
     if rng.random() < 0.8 and lines[at]:
@@ -156,7 +156,7 @@ def change_lines(rng: random.Random, data: bytes) -> bytes:
 
 
 def among(pieces: Sequence[bytes]) -> Callable[[random.Random, bytes], bytes]:
-    """A change that puts one of these pieces somewhere, or in place of another, else spoils."""
+    """A change that inserts one of these pieces, replaces one by another, or changes bytes."""
 
     def changed(rng: random.Random, data: bytes) -> bytes:
         if rng.random() < 0.4:

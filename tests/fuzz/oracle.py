@@ -1,4 +1,4 @@
-"""What may come of reading a file: it is read, or one error of two lines at most that names it.
+"""The allowed outcomes of reading a file: success, or one error of at most two lines that names it.
 
 Anything else is a fault: another exception, silence beyond a time limit, more memory than twice the
 file's size beside a small allowance.
@@ -14,19 +14,19 @@ import traceback
 import tracemalloc
 from collections.abc import Callable
 
-SECONDS = 5.0  # of the processor, for one file
-ALLOWANCE = 8 * 2**20  # bytes of Python objects beside twice the size of the file
-NATIVE = 64 * 2**20  # bytes by which the peak of the process may grow through one file
-LONGEST = 1000  # characters of an error, less the path
+MAX_SECONDS = 5.0  # of CPU time for one file
+ALLOWANCE = 8 * 2**20  # bytes of Python objects, in addition to twice the size of the file
+NATIVE = 64 * 2**20  # bytes by which a file may raise the peak memory of the process
+MAX_ERROR = 1000  # characters of an error, without the path
 
 
 class TooSlow(BaseException):
-    """Raised in the middle of reading, past everything that catches errors."""
+    """Raised by the timer while reading; not caught by `except Exception`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What must not happen.
+    """An outcome that is not allowed.
 
     Attributes:
       kind: the same for the same fault: exception and where it was raised.
@@ -40,7 +40,7 @@ class Fault:
 def judge(
     read: Callable[[pathlib.Path], object], folder: pathlib.Path, size: int, is_traced: bool = True
 ) -> Fault | None:
-    """Reads a folder and says what is wrong with how that went; None: nothing.
+    """Reads a folder; returns the fault, or None.
 
     Args:
       read: of the format.
@@ -60,16 +60,16 @@ def judge(
     if is_traced:
         tracemalloc.start()
     began, used, fault = time.process_time(), 0, None
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
     try:
         read(folder)
     except (ValueError, OSError) as error:
         fault = _of_words(error, folder)
     except TooSlow as error:
-        fault = Fault(f"slow at {_where(error)}", f"more than {SECONDS:g} s")
+        fault = Fault(f"slow at {_where(error)}", f"more than {MAX_SECONDS:g} s")
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a panic of Rust is no Exception
+    except BaseException as error:  # a Rust panic is not an Exception
         fault = Fault(f"{type(error).__name__} at {_where(error)}", _words(error))
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -77,7 +77,7 @@ def judge(
         if is_traced:
             used = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-    if fault is None and time.process_time() - began > SECONDS:
+    if fault is None and time.process_time() - began > MAX_SECONDS:
         fault = Fault("slow outside Python", f"{time.process_time() - began:.1f} s")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024
     if fault is None and (used > 2 * size + ALLOWANCE or grown > 2 * size + NATIVE):
@@ -86,15 +86,15 @@ def judge(
 
 
 def _of_words(error: Exception, folder: pathlib.Path) -> Fault | None:
-    """Whether an error of the right kind says what it should, in a form that any sink writes."""
+    """Whether an error has an allowed type and message, which any terminal can show."""
     words = str(error)
     where = f"{type(error).__name__} at {_where(error)}"
     if str(folder) not in words:
         return Fault(f"names no file: {where}", words)
     if len(words.splitlines()) > 2:
         return Fault(f"more than two lines: {where}", words)
-    if len(words.replace(str(folder), "")) > LONGEST:
-        return Fault(f"more than {LONGEST} characters: {where}", words[:300])
+    if len(words.replace(str(folder), "")) > MAX_ERROR:
+        return Fault(f"more than {MAX_ERROR} characters: {where}", words[:300])
     try:
         words.encode("utf-8")
     except UnicodeEncodeError:
@@ -103,7 +103,7 @@ def _of_words(error: Exception, folder: pathlib.Path) -> Fault | None:
 
 
 def _where(error: BaseException) -> str:
-    """The last place in the project, and the last of all."""
+    """The last place in the project, and the last one."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [
         x for x in frames if re.search(r"/(sleep_jax|experiments)/(?!.*site-packages)", x.filename)

@@ -1,4 +1,4 @@
-"""What a run keeps of itself, as inspection, reports and comparisons read it."""
+"""The files of a run, as inspection, reports and comparisons read them."""
 
 import hashlib
 import json
@@ -118,10 +118,10 @@ def _read_digests(folder: pathlib.Path) -> None:
     for is_thorough in (False, True):
         problem = damage(folder / "checkpoints" / "4", is_thorough=is_thorough)
         (problem or "").encode("utf-8")
-    if problem is None:  # then it says of each file what is true
+    if problem is None:  # then the hash of every file is right
         sealed = json.loads((folder / _DIGESTS).read_bytes())
-        held = {name: _sha((folder / "checkpoints/4" / name).read_bytes()) for name in sealed}
-        assert sealed and held == sealed
+        hashes = {name: _sha((folder / "checkpoints/4" / name).read_bytes()) for name in sealed}
+        assert sealed and hashes == sealed
     assert len(Run(folder).problems) == bool(
         damage(folder / "checkpoints" / "4", is_thorough=False)
     )

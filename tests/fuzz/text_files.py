@@ -1,4 +1,4 @@
-"""What is read to be learnt or asked: documents in every form, SEAL's and ARC's JSON, templates."""
+"""Documents in every format, SEAL's and ARC's JSON, and dream templates."""
 
 import functools
 import io
@@ -104,7 +104,7 @@ def _docx() -> bytes:
 
 
 def _change_docx(rng, data: bytes) -> bytes:
-    """One of the files of the archive is changed, or the archive itself."""
+    """Changes one of the files of an archive, or the archive."""
     if rng.random() < 0.3:
         return spoil(rng, data)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -124,7 +124,7 @@ def _lines(items) -> bytes:
     return "\n".join(json.dumps(x) for x in items).encode()
 
 
-# By suffix: what such a file holds, and how it is changed. A new form of document is a line here.
+# By suffix: valid contents and their change. A new document format is a line here.
 FORMS: dict[str, tuple[bytes, Change]] = {
     ".txt": (NOTES.encode(), among(MARKS)),
     ".md": (NOTES.encode(), among(MARKS)),
@@ -179,7 +179,7 @@ TEMPLATES = {
 
 
 def _toml(tree) -> bytes:
-    """TOML of a dict of dicts, whose inner values are as in JSON; whatever else they may be."""
+    """TOML of a dict of dicts with JSON values."""
     lines = []
     for name, table in tree.items() if isinstance(tree, dict) else [("x", tree)]:
         lines.append(f"[{name}]" if name.isalnum() else f"[{json.dumps(name)}]")

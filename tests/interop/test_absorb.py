@@ -21,24 +21,24 @@ def noise(tree, seed):
 
 @pytest.fixture
 def slept(cfg, variables):
-    """layers -> (cfg, variables): wake weights that speak, two slots of level 1 and one of level 3,
-    rubbish in every slot that is not in use."""
+    """layers -> (cfg, variables): nonzero wake weights, two slots of level 1 and one of level 3 in
+    use, random numbers in all other slots."""
 
     def of(layers):
         memory = MemoryConfig(LEVELS, stride=8, scale=0.5, layers=layers, from_context=False)
-        own = cfg.replace(memory=memory)
-        held, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
-        held = put_wake(noise(held, 1), noise(take_wake(held), 2))
+        cfg_with_memory = cfg.replace(memory=memory)
+        weights, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
+        weights = put_wake(noise(weights, 1), noise(take_wake(weights), 2))
         for level in (1, 1, 3):
             slots, _ = unlock(slots, level)
-        params = split_stacks(own, variables["params"])
-        return own, {"params": params, "memory": held, "slots": slots}
+        params = split_stacks(cfg_with_memory, variables["params"])
+        return cfg_with_memory, {"params": params, "memory": weights, "slots": slots}
 
     return of
 
 
 @pytest.mark.parametrize("layers", ["all", (1,), (0,)])
-def test_absorbed_memory_says_the_same(slept, logits, layers):
+def test_absorb_keeps_logits(slept, logits, layers):
     cfg, variables = slept(layers)
     plain, params = absorb(cfg, variables)
     assert (plain.hidden, plain.memory.depth) == (cfg.hidden + 2 * 4 + 2 + 4 + 3, 0)
@@ -50,7 +50,7 @@ def test_absorbed_memory_says_the_same(slept, logits, layers):
     assert np.abs(base - expected).max() > 0.1
 
 
-def test_nothing_active_leaves_the_base(cfg, variables, logits):
+def test_absorb_without_active_slots_is_the_base(cfg, variables, logits):
     plain, params = absorb(cfg, variables)
     assert plain.hidden == cfg.hidden
     np.testing.assert_array_equal(
@@ -61,7 +61,9 @@ def test_nothing_active_leaves_the_base(cfg, variables, logits):
 @pytest.mark.parametrize(
     "field, value", [("layout", "chain"), ("expert", "bottleneck"), ("router", "sigmoid")]
 )
-def test_what_no_ffn_can_hold(cfg, variables, field, value):
+def test_absorb_of_unsupported_memory_raises(cfg, variables, field, value):
     memory = dataclasses.replace(cfg.memory, **{field: value})
-    with pytest.raises(ValueError, match=f"memory.{field}={value!r} is no part of an ordinary FFN"):
+    with pytest.raises(
+        ValueError, match=f"memory.{field}={value!r} cannot be absorbed into an FFN"
+    ):
         absorb(cfg.replace(memory=memory), variables)

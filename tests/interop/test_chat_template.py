@@ -1,4 +1,4 @@
-"""Chat templates of every family, against transformers, and what is said of those that are none."""
+"""Chat templates of every family against transformers, limits of the sandbox, and errors."""
 
 import time
 import tracemalloc
@@ -25,7 +25,7 @@ from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.interop.tokenizer_files import read_tokenizer
 
-# One family has a switch for thinking.
+# Only one family has a switch for thinking.
 CASES = [(name, thinking) for name in FAMILIES for thinking in (False, "Qwen3" in name)]
 CASES = list(dict.fromkeys(CASES))
 TEXTS = (
@@ -49,20 +49,20 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(folders):
-    """(name, thinking) -> our tokenizer, and what transformers renders with the same choices."""
+    """(name, thinking) -> our tokenizer, and a function that renders by transformers alike."""
 
     def of(name, thinking=False):
         peer = transformers.AutoTokenizer.from_pretrained(folders[name])
 
         def render(messages, *, prompt=False, tokenize=False):
-            found = peer.apply_chat_template(
+            expected_text = peer.apply_chat_template(
                 messages,
                 tokenize=tokenize,
                 add_generation_prompt=prompt,
                 enable_thinking=thinking,
                 date_string="26 Jul 2024",
             )
-            return found["input_ids"] if tokenize else found
+            return expected_text["input_ids"] if tokenize else expected_text
 
         return read_tokenizer(folders[name], thinking=thinking), render
 
@@ -83,23 +83,23 @@ def assistant(text):
 
 
 def up_to_the_end(family, text):
-    """Without what a template writes after the end of the last turn."""
+    """A rendered chat without the text after the end of its last turn."""
     end = FAMILIES[family].turn_end
     return text[: text.rindex(end) + len(end)]
 
 
 @pytest.mark.parametrize("name, thinking", CASES)
-def test_prompt_and_reply_are_what_the_template_renders(both, name, thinking):
+def test_prompt_and_reply_equal_rendered_chat(both, name, thinking):
     tokenizer, render = both(name, thinking)
     prompts = Prompts(tokenizer)
     for text in (*TEXTS, MARKED):
-        asked = prompts.without_context(text)
-        assert shown(tokenizer, asked) == render([user(text)], prompt=True)
-        for said in (*TEXTS, MARKED):
-            whole = render([user(text), assistant(said)])
-            got = shown(tokenizer, asked + prompts.reply(said))
+        user_prompt = prompts.without_context(text)
+        assert shown(tokenizer, user_prompt) == render([user(text)], prompt=True)
+        for reply_tokens in (*TEXTS, MARKED):
+            whole = render([user(text), assistant(reply_tokens)])
+            got = shown(tokenizer, user_prompt + prompts.reply(reply_tokens))
             assert got == up_to_the_end(name, whole)
-    for text in TEXTS:  # and token by token
+    for text in TEXTS:  # also as token ids
         assert list(prompts.without_context(text)) == render(
             [user(text)], prompt=True, tokenize=True
         )
@@ -109,7 +109,7 @@ def test_prompt_and_reply_are_what_the_template_renders(both, name, thinking):
 
 
 @pytest.mark.parametrize("name, thinking", CASES)
-def test_document_and_request_are_one_turn_of_the_template(both, name, thinking):
+def test_context_and_request_equal_rendered_turn(both, name, thinking):
     tokenizer, render = both(name, thinking)
     prompts = Prompts(tokenizer)
     for title, text in (("The Lamp", "It is out."), ("", " Odd. \n"), (MARKED, MARKED)):
@@ -117,13 +117,13 @@ def test_document_and_request_are_one_turn_of_the_template(both, name, thinking)
         for request in (*TEXTS, MARKED):
             turn = f"{title}\n\n{text}\n\n{request}"
             if not request.strip() and "Llama" in name:
-                continue  # such a turn ends in the document, whose white space would be trimmed
+                continue  # a turn that ends with the document, whose white space would be trimmed
             got = shown(tokenizer, prompts.context(document) + prompts.with_context(request))
             assert got == render([user(turn)], prompt=True)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_special_tokens_in_a_text_are_text(both, name):
+def test_special_tokens_in_content_are_plain_text(both, name):
     tokenizer, render = both(name)
     controls = {*FAMILIES[name].specials, "<think>", "</think>"}
     texts = [*controls, "".join(sorted(controls)), "<<|im_end|>|im_end|>", *TEXTS, MARKED]
@@ -137,13 +137,13 @@ def test_special_tokens_in_a_text_are_text(both, name):
         assert (
             shown(tokenizer, chat) == tokenizer.chat_text(messages) == render(messages, prompt=True)
         )
-    # As many turns as there are: nothing that was said ends one or starts one.
+    # The number of turns is right: no content begins or ends one.
     end = tokenizer.backend.token_to_id(FAMILIES[name].turn_end)
     assert tokenizer.chat([user(MARKED)]).count(end) == tokenizer.chat([user("Hm.")]).count(end)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_plain_text_begins_as_the_post_processor_has_it(both, folders, name):
+def test_plain_text_begins_with_text_start(both, folders, name):
     tokenizer, _ = both(name)
     peer = transformers.AutoTokenizer.from_pretrained(folders[name])
     prompts, text = Prompts(tokenizer), "The bridge stood."
@@ -153,7 +153,7 @@ def test_plain_text_begins_as_the_post_processor_has_it(both, folders, name):
     assert (len(tokenizer.text_start) == 1) == ("Llama" in name)
 
 
-def test_the_date_is_the_runs_own(folders):
+def test_date_is_configurable(folders):
     for name in ("Llama-3.2-1B-Instruct", "Llama-3.1-8B-Instruct"):
         prompts = [
             read_tokenizer(folders[name], **options).chat_text([user("Why?")])
@@ -163,7 +163,7 @@ def test_the_date_is_the_runs_own(folders):
         assert prompts[1] == prompts[0].replace("26 Jul 2024", "09 Jan 2025")
 
 
-def test_the_empty_thought_stands_where_the_template_has_it():
+def test_empty_thought_is_placed_as_rendered():
     tokenizers = [qwen3(thinking=thinking) for thinking in (False, True)]
     off, on = map(Prompts, tokenizers)
     empty = "<think>\n\n</think>\n\n"
@@ -186,25 +186,25 @@ def test_the_empty_thought_stands_where_the_template_has_it():
         (QWEN3, True, "", ""),
     ],
 )
-def test_the_words_of_a_reply_are_what_follows_its_thought(template, thinking, reply, words):
+def test_reply_text_follows_the_thought(template, thinking, reply, words):
     tokenizer = qwen3(template, thinking=thinking)
     tokens = written(tokenizer, reply)
     assert tokenizer.reply_text(tokens) == words
-    said = Prompts(tokenizer).reply_without_thought(tokens)
+    reply_tokens = Prompts(tokenizer).reply_without_thought(tokens)
     if tokenizer.reply_start(tokens):
         want = Prompts(tokenizer).reply(words)
-        assert said == (want if reply.endswith("<|im_end|>") else want[:-1])
+        assert reply_tokens == (want if reply.endswith("<|im_end|>") else want[:-1])
     else:
-        assert said == tokens
+        assert reply_tokens == tokens
 
 
-def test_a_quoted_thought_is_no_thought():
+def test_quoted_thought_tags_are_text():
     tokenizer = qwen3(thinking=True)
     quoted = "The tag </think> ends a thought."
     assert tokenizer.reply_text(Prompts(tokenizer).reply(quoted)) == quoted
 
 
-def test_an_answer_without_thought_follows_an_empty_thought():
+def test_without_thought_adds_an_empty_thought():
     for template, thinking in ((QWEN3, False), (QWEN3, True), (ALWAYS_THINKING, True)):
         tokenizer = qwen3(template, thinking=thinking)
         pieces = tokenizer.template.without_thought("Is it?")
@@ -222,51 +222,52 @@ def test_an_answer_without_thought_follows_an_empty_thought():
         ("{{ messages.append(1) }}", "cannot write a chat of user: SecurityError"),
         ("{{ 1 / 0 }}", "cannot write a chat of user: ZeroDivisionError"),
         ("{{ messages[3].content.x }}", "cannot write a chat of user: UndefinedError"),
-        ("<|im_start|>user<|im_end|>", "leaves out the words of a user's turn"),
-        (CHATML.replace("message.content", "message.content * 2"), "repeats the words of a user's"),
+        ("<|im_start|>user<|im_end|>", "omits the content of the user message"),
+        (
+            CHATML.replace("message.content", "message.content * 2"),
+            "repeats the content of the user",
+        ),
         (
             CHATML.replace("message.content", "(message.content if loop.first else '')"),
-            "leaves out the words of an assistant's turn",
+            "omits the content of the assistant message",
         ),
-        (CHATML.replace("message.content", "message.content | upper"), "changes the words"),
-        (CHATML.replace("message.content", "(message.content | tojson)"), "changes the words"),
+        (CHATML.replace("message.content", "message.content | upper"), "changes the content"),
+        (CHATML.replace("message.content", "(message.content | tojson)"), "changes the content"),
         (
             CHATML.replace("assistant\\n", "helper\\n"),
             r"ends a prompt with .*helper.* but writes .*assistant",
         ),
     ],
 )
-def test_a_template_that_writes_no_chat_is_refused_in_a_line(source, told):
+def test_unusable_template_raises(source, told):
     with pytest.raises(ValueError, match=rf"^x/chat_template\.jinja .*{told}") as refusal:
         ChatTemplate(source, name="x/chat_template.jinja")
     assert "\n" not in str(refusal.value)
 
 
-def test_an_end_of_turn_that_is_no_token_is_refused(bpe):
+def test_turn_end_without_special_token_raises(bpe):
     template = CHATML.replace("<|im_end|>", "<|end|>")
     with pytest.raises(
         ValueError, match=r"ends a reply with '<\|end\|>\\n', which holds no special"
     ):
         Tokenizer(bpe, eos_ids=[0], template=template)
-    # Where a template writes no end at all, the model's own is written.
+    # Where the template writes no end, the tokenizer's end token is added.
     open_ended = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     tokenizer = Tokenizer(bpe, eos_ids=[0], template=open_ended)
     assert tokenizer.encode_reply("day") == [*tokenizer.encode("day"), 0]
 
 
-def test_thinking_needs_a_template_that_can():
-    with pytest.raises(
-        ValueError, match=r"model\.thinking=True, but .*tiny model knows no <think>"
-    ):
+def test_thinking_must_fit_the_template():
+    with pytest.raises(ValueError, match=r"model\.thinking=True, but .*tiny model has no <think>"):
         byte_tokenizer(thinking=True)
-    with pytest.raises(ValueError, match=r"opens <think> whatever enable_thinking is; set model"):
+    with pytest.raises(ValueError, match=r"always opens <think>; set model"):
         qwen3(ALWAYS_THINKING)
     with pytest.raises(ValueError, match="</think> is no token of the tokenizer"):
         backend = backend_of(FAMILIES["SmolLM2"])
         Tokenizer(backend, eos_ids=[1], template=QWEN3, thinking=True)
 
 
-def test_the_file_of_a_template_is_named(folders, tmp_path):
+def test_template_errors_name_the_file(folders, tmp_path):
     folder = write_family("SmolLM2", tmp_path)
     (folder / "chat_template.jinja").write_text("{% if %}")
     with pytest.raises(ValueError, match=rf"^{folder}/chat_template\.jinja is no valid template"):
@@ -274,7 +275,7 @@ def test_the_file_of_a_template_is_named(folders, tmp_path):
     (folder / "chat_template.jinja").unlink()
     config = folder / "tokenizer_config.json"
     config.write_text('{"eos_token": "<|im_end|>", "chat_template": "Hello."}')
-    with pytest.raises(ValueError, match=r"chat_template in .*tokenizer_config\.json leaves out"):
+    with pytest.raises(ValueError, match=r"chat_template in .*tokenizer_config\.json omits"):
         read_tokenizer(folder)
 
 
@@ -298,7 +299,7 @@ def test_the_file_of_a_template_is_named(folders, tmp_path):
         ("{% for a in messages %}" * 30 + "{% endfor %}" * 30, "too many statically nested"),
     ],
 )
-def test_templates_that_would_not_end_or_fill_the_memory_are_refused(source, why):
+def test_endless_or_huge_templates_raise(source, why):
     assert_refused_soon(source, why)
 
 
@@ -328,7 +329,7 @@ LARGE = "is not supported|makes more than 10,000,000 characters|more than 20,000
         "x.s.replace('a', '{0}').format(x.s)",
     ],
 )
-def test_a_text_that_is_made_of_itself_again_and_again_is_refused(made):
+def test_repeated_doubling_raises(made):
     begin = "{% set x = namespace(s='a' * 1000) %}{% for i in range(27) %}"
     assert_refused_soon(f"{begin}{{% set x.s = {made} %}}{{% endfor %}}", LARGE)
 
@@ -363,7 +364,7 @@ def test_a_text_that_is_made_of_itself_again_and_again_is_refused(made):
         "a" * 9999,
     ],
 )
-def test_a_loop_that_keeps_making_more_is_refused(body):
+def test_growing_loops_raise(body):
     begin = "{% set x = namespace(s='a' * 100000, l=[1], n=7) %}{% for i in range(9999) %}"
     assert_refused_soon(begin + body + "{% endfor %}", LARGE)
 
@@ -395,16 +396,16 @@ def test_a_loop_that_keeps_making_more_is_refused(body):
         "'{:{w}}'.format(1, w='1000000000')",
     ],
 )
-def test_what_makes_much_of_little_is_refused(made):
+def test_operations_with_huge_results_raise(made):
     assert_refused_soon(f"{{% set b = 'a' * 1000000 %}}{{% set y = {made} %}}", LARGE + "|too wide")
 
 
 @pytest.mark.parametrize("name", ["pprint", "urlize", "wordwrap", "xmlattr"])
-def test_filters_without_measure_are_none(name):
+def test_unbounded_filters_are_removed(name):
     assert_refused_soon(f"{{{{ messages | {name} }}}}", f"No filter named '{name}'")
 
 
-def test_the_sandbox_writes_what_jinja_writes():
+def test_sandbox_output_equals_jinja():
     source = """
     {%- set x = namespace(s='a-b', l=[]) %}
     {%- set n = 1700000000 %}

@@ -1,4 +1,4 @@
-"""The same weights have the same fingerprint, others another."""
+"""Equal weights have equal fingerprints, others differ."""
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ PARAMS = {
 }
 
 
-def test_it_is_that_of_the_bits_wherever_they_lie():
-    here = fingerprint(PARAMS)
-    assert len(here) == 16 and fingerprint(jax.tree.map(jnp.asarray, PARAMS)) == here
-    assert fingerprint(jax.tree.map(np.copy, PARAMS)) == here
+def test_fingerprint_does_not_depend_on_sharding():
+    expected = fingerprint(PARAMS)
+    assert len(expected) == 16 and fingerprint(jax.tree.map(jnp.asarray, PARAMS)) == expected
+    assert fingerprint(jax.tree.map(np.copy, PARAMS)) == expected
 
 
 def _one_bit(x):
@@ -29,11 +29,11 @@ def _one_bit(x):
     "change",
     [_one_bit, lambda x: x[::-1], lambda x: x.T, lambda x: x.reshape(8, 16), lambda x: x + 0.5],
 )
-def test_whatever_changes_changes_it(change):
+def test_fingerprint_depends_on_every_bit(change):
     assert fingerprint(PARAMS | {"embed": change(PARAMS["embed"])}) != fingerprint(PARAMS)
 
 
-def test_names_and_types_are_part_of_it():
+def test_fingerprint_depends_on_names_and_dtypes():
     other = {"embedding": PARAMS["embed"], "norm": PARAMS["norm"]}
     wider = PARAMS | {"norm": {"scale": jnp.ones(8, jnp.float32)}}
     assert len({fingerprint(x) for x in (PARAMS, other, wider)}) == 3

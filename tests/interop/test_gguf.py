@@ -34,13 +34,13 @@ FAMILIES = {
 
 
 def permute(weight, heads):
-    """What llama.cpp's converter does to q and k, from its `LlamaModel.permute`."""
+    """The permutation of q and k by llama.cpp's converter (`LlamaModel.permute`)."""
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
 def random_tensors(cfg):
-    """Tensors as Hugging Face orders them, under their GGUF names."""
+    """Tensors in the order of Hugging Face, by GGUF name."""
     rng = np.random.default_rng(0)
     names = [(name, leaf.shape) for leaf in leaves(cfg) for name in leaf.gguf]
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in names}
@@ -84,7 +84,7 @@ def stacked(tensors, leaf):
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_round_trip(arch, tmp_path):
+def test_read_params_round_trip(arch, tmp_path):
     cfg = FAMILIES[arch]
     tensors = random_tensors(cfg)
     file = GGUFFile(write(tmp_path / "tiny.gguf", arch, cfg, tensors))
@@ -99,7 +99,7 @@ def test_round_trip(arch, tmp_path):
 @pytest.mark.parametrize(
     "kind, tolerance", [("F16", 2e-3), ("BF16", 2e-2), ("Q8_0", 2e-2), ("Q4_1", 0.2)]
 )
-def test_quantized_tensors_come_close(kind, tolerance, tmp_path):
+def test_quantized_tensors_are_close(kind, tolerance, tmp_path):
     tensors = random_tensors(CFG)
     path = tmp_path / "tiny.gguf"
     write(path, "llama", CFG, tensors, kind=gguf.GGMLQuantizationType[kind])
@@ -108,7 +108,7 @@ def test_quantized_tensors_come_close(kind, tolerance, tmp_path):
         want = np.stack([tensors[f"blk.{i}.attn_{name}.weight"].T for i in range(CFG.layers)])
         got = params["layers"]["attention"][name]["kernel"]
         np.testing.assert_allclose(got, want, atol=tolerance)
-        assert not np.array_equal(got, want)  # it was indeed stored narrow
+        assert not np.array_equal(got, want)  # it was stored in a smaller type
 
 
 def test_unpermute_by_hand():
@@ -120,7 +120,7 @@ def test_unpermute_by_hand():
 
 
 def divisors(low, high, original, head_dim=8):
-    """How much transformers' llama3 scaling divides each frequency by: what GGUF stores."""
+    """The divisor of each frequency by transformers' llama3 scaling, which GGUF stores."""
     scaling = {"factor": 32.0, "low_freq_factor": low, "high_freq_factor": high}
     config = transformers.LlamaConfig(
         hidden_size=32,
@@ -159,7 +159,7 @@ def test_llama3_scaling_is_recovered(tmp_path):
         ("llama.rope.scaling.type", "yarn", "rope scaling 'yarn'; supported: none, llama3"),
     ],
 )
-def test_unsupported_variants(key, value, message, tmp_path):
+def test_unsupported_variants_raise(key, value, message, tmp_path):
     path = write(tmp_path / "tiny.gguf", "llama", CFG, {}, extra={key: value})
     with pytest.raises(ValueError, match=message):
         decoder_config(GGUFFile(path))
@@ -184,14 +184,14 @@ def test_unsupported_variants(key, value, message, tmp_path):
         ("split.count", 3, "split.count=3; give the whole file, as `llama-gguf-split --merge`"),
     ],
 )
-def test_decoder_config_holds_every_key_to_its_type_and_range(key, value, message, tmp_path):
+def test_decoder_config_checks_types_and_ranges(key, value, message, tmp_path):
     path = write(tmp_path / "tiny.gguf", "llama", CFG, {}, extra={key: value})
     with pytest.raises(ValueError, match=rf"tiny\.gguf: .*{message}") as error:
         decoder_config(GGUFFile(path))
     assert str(error.value).count("\n") == 0
 
 
-def test_rope_freqs_of_another_shape_are_refused(tmp_path):
+def test_rope_freqs_of_wrong_shape_raise(tmp_path):
     tensors = random_tensors(CFG) | {"rope_freqs.weight": np.ones(3, np.float32)}
     file = GGUFFile(write(tmp_path / "a.gguf", "llama", CFG, tensors))
     with pytest.raises(ValueError, match=r"rope_freqs.*shape \[3\].*each of the 4 frequencies"):
@@ -199,7 +199,7 @@ def test_rope_freqs_of_another_shape_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_weights_that_are_not_finite_are_refused_by_name(bad, tmp_path):
+def test_nonfinite_weights_raise(bad, tmp_path):
     tensors = random_tensors(CFG)
     tensors["blk.1.ffn_up.weight"][3, 5] = bad
     file = GGUFFile(write(tmp_path / "tiny.gguf", "llama", CFG, tensors))
@@ -207,7 +207,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(bad, tmp_path):
         read_params(CFG, file, np.float32)
 
 
-def test_tensors_stored_as_integers_are_refused_by_name(tmp_path):
+def test_integer_tensors_raise(tmp_path):
     tensors = random_tensors(CFG)
     tensors["output_norm.weight"] = np.ones(32, np.int8)
     path = tmp_path / "tiny.gguf"
@@ -223,14 +223,14 @@ def test_tensors_stored_as_integers_are_refused_by_name(tmp_path):
 
 
 def huge(count):
-    """A header of one key: an array that declares `count` numbers and holds none."""
+    """A header with one key, an array that declares `count` numbers and has none."""
     key = b"general.architecture"
     lengths = [(1, "<Q"), (len(key), "<Q")]
     head = b"GGUF" + struct.pack("<IQ", 3, 0) + b"".join(struct.pack(f, n) for n, f in lengths)
     return head + key + struct.pack("<IIQ", 9, 4, count)
 
 
-def test_lengths_that_the_header_declares_allocate_nothing(tmp_path):
+def test_declared_lengths_allocate_nothing(tmp_path):
     path = tmp_path / "huge.gguf"
     path.write_bytes(huge(10**15))
     tracemalloc.start()
@@ -242,7 +242,7 @@ def test_lengths_that_the_header_declares_allocate_nothing(tmp_path):
         tracemalloc.stop()
 
 
-def test_header_reads_what_the_gguf_package_reads(tmp_path):
+def test_header_matches_gguf_package(tmp_path):
     extra = {"a.list": [1, 2, 3], "a.words": ["x", "ü"], "a.flag": True, "a.small": -7, "a.x": 0.5}
     path = write(tmp_path / "t.gguf", "llama", CFG, random_tensors(CFG), extra=extra)
     ours, peer = Header(path), gguf.GGUFReader(path)
@@ -253,7 +253,7 @@ def test_header_reads_what_the_gguf_package_reads(tmp_path):
     }
 
 
-def test_unsupported_architecture(tmp_path):
+def test_unsupported_architecture_raises(tmp_path):
     path = write(tmp_path / "tiny.gguf", "gemma2", CFG, {})
     with pytest.raises(
         ValueError, match=r"general\.architecture='gemma2'; give a model of 'llama' or"
@@ -261,7 +261,7 @@ def test_unsupported_architecture(tmp_path):
         GGUFFile(path)
 
 
-def test_missing_tensor_and_metadata(tmp_path):
+def test_missing_tensor_or_metadata_raises(tmp_path):
     path = tmp_path / "tiny.gguf"
     write(path, "llama", CFG, random_tensors(CFG), skip=("blk.1.ffn_up.weight",))
     file = GGUFFile(path)
@@ -271,7 +271,7 @@ def test_missing_tensor_and_metadata(tmp_path):
         file.fields.whole("llama.nothing")
 
 
-def test_any_truncation_is_found(tmp_path):
+def test_every_truncation_raises(tmp_path):
     path = tmp_path / "tiny.gguf"
     whole = write(path, "llama", CFG, random_tensors(CFG)).read_bytes()
     for keep in (0, 3, 10, 40, 200, 700, len(whole) // 2, len(whole) - 128):

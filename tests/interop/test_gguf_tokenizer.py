@@ -45,7 +45,7 @@ def write(
     return GGUFFile(path)
 
 
-def test_metadata_make_the_same_tokenizer(bpe, tmp_path):
+def test_read_tokenizer_equals_the_original(bpe, tmp_path):
     tokenizer = read_tokenizer(write(tmp_path / "t.gguf", bpe))
     for text in (
         "the night keeps 2024 days",
@@ -53,15 +53,15 @@ def test_metadata_make_the_same_tokenizer(bpe, tmp_path):
         "<|im_start|>day<|im_end|>",
         "day's  12 345.",
     ):
-        found = tokenizer.backend.encode(text, add_special_tokens=False).ids
-        assert found == bpe.encode(text, add_special_tokens=False).ids
+        token_ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
+        assert token_ids == bpe.encode(text, add_special_tokens=False).ids
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert (tokenizer.eos_ids, tokenizer.pad_id, tokenizer.bos_id) == ((2, 0), 0, 1)
     chat = tokenizer.chat_text([{"role": "user", "content": "night"}])
     assert chat == "<|im_start|>night<|im_end|>"
 
 
-def test_user_defined_tokens_are_whole_and_not_skipped(bpe, tmp_path):
+def test_user_defined_tokens_are_kept_whole(bpe, tmp_path):
     file = write(tmp_path / "t.gguf", bpe, user_defined=["<a tool>"])
     tokenizer = read_tokenizer(file)
     ids = tokenizer.encode("x<a tool>x")
@@ -76,7 +76,7 @@ def test_user_defined_tokens_are_whole_and_not_skipped(bpe, tmp_path):
         ("smollm", "in 2024", ["in", "Ġ", "2", "0", "2", "4"]),
         ("qwen2", "in 2024", ["in", "Ġ", "2", "0", "2", "4"]),
         ("llama-bpe", "in 2024", ["in", "Ġ", "202", "4"]),
-        # Contractions in capitals, and punctuation that leads a word.
+        # Contractions in capitals, and punctuation before a word.
         ("smollm", "I'LL (go)", ["I", "'", "LL", "Ġ(", "go", ")"]),
         ("qwen2", "I'LL (go)", ["I", "'LL", "Ġ(", "go", ")"]),
         ("llama-bpe", "I'LL (go)", ["I", "'LL", "Ġ(", "go", ")"]),
@@ -88,14 +88,14 @@ def test_pre_tokenizers_split_like_their_models(bpe, tmp_path, pre, text, words)
     assert [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == words
 
 
-def test_qwen_normalises(bpe, tmp_path):
+def test_qwen_normalizes_to_nfc(bpe, tmp_path):
     decomposed = "Zu\u0308rich"
     tokenizer = read_tokenizer(write(tmp_path / "t.gguf", bpe, pre="qwen2"))
     assert tokenizer.encode(decomposed) == tokenizer.encode("Zürich")
 
 
 @pytest.mark.parametrize("changes", [{"model": "llama"}, {"pre": "tekken"}])
-def test_other_tokenizers_are_refused(bpe, tmp_path, changes):
+def test_unsupported_tokenizers_raise(bpe, tmp_path, changes):
     with pytest.raises(ValueError, match=r"supported: 'gpt2' .* smollm, llama-bpe, qwen2"):
         read_tokenizer(write(tmp_path / "t.gguf", bpe, **changes))
 
@@ -103,13 +103,13 @@ def test_other_tokenizers_are_refused(bpe, tmp_path, changes):
 @pytest.mark.parametrize(
     ("pre", "starts", "want"),
     [
-        ("llama-bpe", None, (1,)),  # as llama.cpp has it where the file does not say
+        ("llama-bpe", None, (1,)),  # the default of llama.cpp
         ("llama-bpe", False, ()),
         ("qwen2", None, ()),
         ("smollm", True, (1,)),
     ],
 )
-def test_texts_begin_as_the_file_says(bpe, tmp_path, pre, starts, want):
+def test_text_start_follows_the_file(bpe, tmp_path, pre, starts, want):
     tokenizer = read_tokenizer(write(tmp_path / "t.gguf", bpe, pre=pre, starts=starts))
     assert tokenizer.text_start == want
 
@@ -119,12 +119,12 @@ def test_texts_begin_as_the_file_says(bpe, tmp_path, pre, starts, want):
     [
         ({"merges": ["nobody knows"]}, r"merges\[\d+\]='nobody knows'; give two tokens"),
         ({"merges": ["alone"]}, r"merges\[\d+\]='alone'"),
-        ({"kinds": 2}, r"290 tokenizer.ggml.tokens and 2 tokenizer.ggml.token_type; each has one"),
+        ({"kinds": 2}, r"290 tokenizer.ggml.tokens and 2 tokenizer.ggml.token_type, but each"),
         ({"user_defined": ["a"]}, "tokenizer.ggml.tokens has 'a' twice"),
         ({"eos": 290}, "eos_token_id=290; give a whole number from 0 to 289"),
     ],
 )
-def test_parts_that_do_not_go_together_are_refused(bpe, tmp_path, changes, message):
+def test_inconsistent_parts_raise(bpe, tmp_path, changes, message):
     with pytest.raises(ValueError, match=rf"t\.gguf.*{message}") as error:
         read_tokenizer(write(tmp_path / "t.gguf", bpe, **changes))
     assert str(error.value).count("\n") == 0

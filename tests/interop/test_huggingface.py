@@ -26,13 +26,13 @@ LLAMA3 = {
 
 
 def written(config, architecture, tmp_path):
-    """What transformers itself writes for a config."""
+    """The config.json that transformers writes."""
     config.architectures = [architecture]
     config.save_pretrained(tmp_path)
     return read_config(tmp_path)
 
 
-def test_llama3_as_transformers_writes_it(tmp_path):
+def test_decoder_config_of_llama3(tmp_path):
     config = transformers.LlamaConfig(
         **SIZES, rope_parameters=LLAMA3 | {"rope_theta": 5e5}, rms_norm_eps=1e-5
     )
@@ -44,7 +44,7 @@ def test_llama3_as_transformers_writes_it(tmp_path):
     assert not (cfg.tie_embeddings or cfg.attention_bias or cfg.qk_norm)
 
 
-def test_old_and_new_rope_fields_mean_the_same():
+def test_old_and_new_rope_fields_agree():
     old = OLD | {"rope_theta": 5e5, "rope_scaling": LLAMA3}
     new = OLD | {"rope_parameters": LLAMA3 | {"rope_theta": 5e5}}
     assert decoder_config(old) == decoder_config(new)
@@ -61,7 +61,7 @@ def test_old_and_new_rope_fields_mean_the_same():
         (transformers.Qwen3Config, "Qwen3ForCausalLM", {"qk_norm": True}),
     ],
 )
-def test_absent_fields_take_the_defaults_of_the_family(config, architecture, differs):
+def test_missing_fields_have_family_defaults(config, architecture, differs):
     given = {"vocab_size": 97, "hidden_size": 256, "intermediate_size": 48, "num_hidden_layers": 2}
     given["num_attention_heads"] = 32
     cfg = decoder_config({"architectures": [architecture], **given})
@@ -76,8 +76,8 @@ def test_absent_fields_take_the_defaults_of_the_family(config, architecture, dif
     assert {name: getattr(cfg, name) for name in variants} == variants
 
 
-def test_qwen25_with_its_idle_sliding_window_loads():
-    # Qwen 2.5 ships these three fields, and no window in effect.
+def test_qwen25_with_unused_sliding_window_loads():
+    # Qwen 2.5 has these three fields, but no window in effect.
     idle = {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 1}
     cfg = decoder_config(OLD | {"architectures": ["Qwen2ForCausalLM"]} | idle)
     assert cfg.attention_bias
@@ -108,7 +108,7 @@ def test_qwen25_with_its_idle_sliding_window_loads():
         ({"hidden_size": None}, "hidden_size=None; give a whole number from 1 to 1048576"),
     ],
 )
-def test_what_is_not_supported_is_named(change, message):
+def test_unsupported_variants_raise(change, message):
     with pytest.raises(ValueError, match=message):
         decoder_config(OLD | change)
 
@@ -151,26 +151,26 @@ def test_what_is_not_supported_is_named(change, message):
         ),
     ],
 )
-def test_decoder_config_holds_every_field_to_its_type_and_range(change, message):
+def test_decoder_config_checks_types_and_ranges(change, message):
     with pytest.raises(ValueError, match=message) as error:
         decoder_config(OLD | change)
     assert str(error.value).count("\n") == 0
 
 
-def test_decoder_config_of_null_is_the_default_where_transformers_writes_null():
+def test_null_fields_have_defaults():
     null = {"head_dim": None, "num_key_value_heads": None, "rope_scaling": None}
     cfg = decoder_config(OLD | null)
     assert (cfg.head_dim, cfg.kv_heads, cfg.rope_scaling) == (8, 4, None)
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "3", '"config"'])
-def test_read_config_wants_an_object(content, tmp_path):
+def test_read_config_of_non_object_raises(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"config\.json holds .*; it must be an object"):
         read_config(tmp_path)
 
 
-def test_read_config_of_deep_nesting(tmp_path):
+def test_read_config_of_deep_nesting_raises(tmp_path):
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"cannot parse .*config\.json"):
         read_config(tmp_path)

@@ -6,7 +6,7 @@ from sleep_jax.interop.known_models import CONFIGS, describe_model
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder import Decoder
 
-# As the models' own pages state them.
+# As the model cards state.
 PARAMETERS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
     "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
@@ -18,7 +18,7 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_known_shape_has_the_parameters_of_the_model(name):
+def test_describe_model_has_known_parameter_counts(name):
     cfg = describe_model(name, dtype="bfloat16")
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     rngs = {"params": jax.random.key(0), "memory": jax.random.key(0)}
@@ -27,11 +27,11 @@ def test_a_known_shape_has_the_parameters_of_the_model(name):
     assert cfg == describe_model(name.partition("/")[2], dtype="bfloat16")
 
 
-def test_the_tiny_shape_is_that_of_the_tiny_model():
+def test_describe_model_of_tiny_matches_tiny_model():
     assert describe_model("tiny", dtype="float32") == tiny_model(dtype="float32")[0]
 
 
-def test_an_unknown_name_is_not_downloaded():
+def test_describe_model_of_unknown_name_raises():
     with pytest.raises(ValueError, match="nothing is downloaded"):
         describe_model("org/some-model", dtype="float32")
     with pytest.raises(FileNotFoundError):

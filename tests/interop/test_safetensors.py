@@ -33,7 +33,7 @@ FAMILIES = {
 
 
 def tiny(family):
-    """A random Hugging Face model, its norms and biases random too."""
+    """A random Hugging Face model, norms and biases included."""
     config, changes = FAMILIES[family]
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config(**SIZES | changes))
@@ -49,7 +49,7 @@ def load(folder, dtype=np.float32):
 
 
 def expected(model):
-    """Our tree, gathered from the modules of the Hugging Face model."""
+    """Our `params`, from the modules of the Hugging Face model."""
 
     def stack(get):
         return np.stack([get(layer).detach().float().numpy() for layer in model.model.layers])
@@ -82,7 +82,7 @@ def expected(model):
 
 @pytest.mark.parametrize("shard", ["5GB", "6KB"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_loads_bit_for_bit(family, shard, tmp_path):
+def test_read_params_is_exact_for_every_family(family, shard, tmp_path):
     model = tiny(family)
     model.save_pretrained(tmp_path, max_shard_size=shard)
     assert len(list(tmp_path.glob("*.safetensors"))) > 1 or shard == "5GB"
@@ -93,16 +93,18 @@ def test_every_family_loads_bit_for_bit(family, shard, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tree_is_the_one_the_decoder_asks_for(family, tmp_path):
+def test_read_params_has_the_decoder_tree(family, tmp_path):
     tiny(family).save_pretrained(tmp_path)
     cfg, params = load(tmp_path, jnp.dtype(jnp.bfloat16))
     model = Decoder(cfg.replace(dtype=jnp.bfloat16))
-    asked = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    abstract_params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))[
+        "params"
+    ]
 
     def shapes(tree):
         return jax.tree.map(lambda x: (x.shape, jnp.dtype(x.dtype)), tree)
 
-    assert shapes(params) == shapes(asked)
+    assert shapes(params) == shapes(abstract_params)
 
 
 def test_bfloat16_checkpoints_read_exactly(tmp_path):
@@ -117,7 +119,7 @@ def test_bfloat16_checkpoints_read_exactly(tmp_path):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.float32(x), y), narrow, want)
 
 
-def test_tied_head_written_all_the_same_is_ignored(tmp_path):
+def test_stored_tied_head_is_ignored(tmp_path):
     tiny("smollm2").save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
@@ -138,7 +140,7 @@ def rewrite(folder, change):
     save_file(tensors, folder / "model.safetensors")
 
 
-def test_missing_tensor(folder):
+def test_missing_tensor_raises(folder):
     rewrite(folder, lambda t: t.pop("model.layers.1.mlp.up_proj.weight"))
     with pytest.raises(
         ValueError, match=r"model\.safetensors has no tensor 'model.layers.1.mlp.up"
@@ -146,21 +148,21 @@ def test_missing_tensor(folder):
         load(folder)
 
 
-def test_wrong_shape(folder):
+def test_wrong_shape_raises(folder):
     name = "model.layers.2.self_attn.k_proj.weight"
     rewrite(folder, lambda t: t.update({name: t[name].T.copy()}))
     with pytest.raises(ValueError, match=r"k_proj.* has shape \[16, 8\].* asks for \[8, 16\]"):
         load(folder)
 
 
-def test_tensor_without_a_place(folder):
+def test_unused_tensor_raises(folder):
     extra = {"model.layers.3.mlp.up_proj.weight": np.zeros(1, np.float32)}
     rewrite(folder, lambda t: t.update(extra))
     with pytest.raises(ValueError, match=r"1 tensors .*layers\.3\.mlp.*layers=3"):
         load(folder)
 
 
-def test_integer_weights(folder):
+def test_integer_weights_raise(folder):
     extra = {"model.norm.weight": np.zeros(16, np.int8)}
     rewrite(folder, lambda t: t.update(extra))
     with pytest.raises(ValueError, match=r"model\.norm\.weight.*stored as I8; supported: F32"):
@@ -168,20 +170,20 @@ def test_integer_weights(folder):
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
-def test_truncated_file(folder, keep):
+def test_truncated_file_raises(folder, keep):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"model\.safetensors .*truncated or damaged"):
         load(folder)
 
 
-def test_no_weights(folder):
+def test_folder_without_weights_raises(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
         load(folder)
 
 
-def test_sharded_errors(tmp_path):
+def test_sharded_checkpoint_errors(tmp_path):
     tiny("llama").save_pretrained(tmp_path, max_shard_size="6KB")
     index = tmp_path / "model.safetensors.index.json"
     whole = index.read_text()
@@ -214,7 +216,7 @@ def test_sharded_errors(tmp_path):
         ('{"weight_map": {"a": "../b.safetensors"}}', "weight_map.a='../b.*the name of a .safete"),
     ],
 )
-def test_index_holds_its_fields_to_their_types(content, message, folder):
+def test_index_fields_are_type_checked(content, message, folder):
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         load(folder)
@@ -222,7 +224,7 @@ def test_index_holds_its_fields_to_their_types(content, message, folder):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-def test_weights_that_are_not_finite_are_refused_by_name(bad, dtype, folder):
+def test_nonfinite_weights_raise(bad, dtype, folder):
     def spoil(tensors):
         tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = bad
 
@@ -233,7 +235,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(bad, dtype, folder):
         load(folder, np.dtype(dtype))
 
 
-def test_weights_beyond_the_dtype_are_refused_and_its_largest_is_not(folder):
+def test_weights_that_overflow_the_dtype_raise(folder):
     largest = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
     for value, is_kept in ((largest, True), (-largest, True), (3.4e38, True), (-1e39, False)):
         wide = np.full(16, value)
@@ -246,5 +248,5 @@ def test_weights_beyond_the_dtype_are_refused_and_its_largest_is_not(folder):
         if is_kept:
             load(folder, np.dtype(np.float32))
         else:
-            with pytest.raises(ValueError, match="infinite in float32"):
+            with pytest.raises(ValueError, match="too large for float32"):
                 load(folder, np.dtype(np.float32))

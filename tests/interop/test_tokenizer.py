@@ -35,7 +35,7 @@ def ours(bpe, template=CHATML, **kwargs):
     return Tokenizer(bpe, special_tokens=specials, template=template, **kwargs)
 
 
-def test_text_survives_the_round_trip_and_specials_do_not(bpe):
+def test_decode_inverts_encode_and_drops_specials(bpe):
     tokenizer = ours(bpe)
     text = "A day, 2024 nights; Zürich: 夜"
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -46,7 +46,7 @@ def test_text_survives_the_round_trip_and_specials_do_not(bpe):
     assert tokenizer.encode("") == [] and tokenizer.decode([]) == ""
 
 
-def test_encode_ignores_the_backends_truncation_and_padding(bpe):
+def test_encode_ignores_backend_truncation_and_padding(bpe):
     long = "the night keeps what the day has learnt"
     want = bpe.encode(long).ids
     bpe.enable_truncation(3)
@@ -56,7 +56,7 @@ def test_encode_ignores_the_backends_truncation_and_padding(bpe):
 
 @pytest.mark.parametrize("prompt", [True, False])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_chats_render_as_in_transformers(bpe, name, prompt):
+def test_chat_text_equals_transformers(bpe, name, prompt):
     template = TEMPLATES[name]
     option = {"enable_thinking": False}
     want = peer(bpe, template).apply_chat_template(
@@ -68,14 +68,14 @@ def test_chats_render_as_in_transformers(bpe, name, prompt):
     assert tokenizer.chat(TALK, add_generation_prompt=prompt, **option) == ids
 
 
-def test_no_template(bpe):
+def test_missing_template_raises(bpe):
     with pytest.raises(ValueError, match="no chat template"):
         ours(bpe, None).chat(TALK)
 
 
-def test_ends_and_pad(bpe):
+def test_eos_and_pad_ids(bpe):
     tokenizer = ours(bpe, eos_ids=[7, 2])
-    # The tokenizer's own end first, then the model's list, then the known end tokens it has.
+    # The tokenizer's end first, then the ids of the model's files, then known end tokens.
     assert tokenizer.eos_ids == (2, 7, 0)
     assert (tokenizer.pad_id, tokenizer.bos_id) == (2, 1)
     assert tokenizer.vocab_size == bpe.get_vocab_size() == 290
@@ -83,13 +83,13 @@ def test_ends_and_pad(bpe):
     assert Tokenizer(bpe, eos_ids=[9]).bos_id is None
 
 
-def test_a_tokenizer_that_never_ends_is_refused():
+def test_tokenizer_without_end_token_raises():
     with pytest.raises(ValueError, match="no end-of-turn token"):
         Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()))
 
 
-def test_line_ends_are_all_tokens_that_hold_a_line_break(bpe):
+def test_line_end_ids_hold_line_breaks(bpe):
     tokenizer = qwen3()
-    found = [tokenizer.backend.id_to_token(i) for i in tokenizer.line_end_ids]
-    assert sorted(found) == ["?ĊĊ", "Ċ", "ĊĊ"]
+    tokens = [tokenizer.backend.id_to_token(i) for i in tokenizer.line_end_ids]
+    assert sorted(tokens) == ["?ĊĊ", "Ċ", "ĊĊ"]
     assert ours(bpe).line_end_ids == tuple(dict.fromkeys(ours(bpe).encode("\n")))

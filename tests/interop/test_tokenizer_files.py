@@ -1,4 +1,4 @@
-"""The files of a tokenizer: as transformers reads them, and what is said of those that are none."""
+"""Tokenizer files: as transformers reads them, and errors."""
 
 import json
 
@@ -9,12 +9,12 @@ from chatml import CHATML, TALK, peer
 from sleep_jax.interop.tokenizer_files import read_tokenizer
 
 
-def test_folder_written_by_transformers(bpe, tmp_path):
+def test_read_tokenizer_of_transformers_folder(bpe, tmp_path):
     peer(bpe).save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 5], "pad_token_id": 0}')
     tokenizer = read_tokenizer(tmp_path)
     assert tokenizer.eos_ids == (2, 5, 0)
-    assert tokenizer.pad_id == 2  # the tokenizer's own pad comes before generation_config's
+    assert tokenizer.pad_id == 2  # the tokenizer's pad has precedence over generation_config's
     again = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.chat_text(TALK) == again.apply_chat_template(
         TALK, tokenize=False, add_generation_prompt=True
@@ -23,7 +23,7 @@ def test_folder_written_by_transformers(bpe, tmp_path):
     assert tokenizer.encode(text) == again.encode(text, add_special_tokens=False)
 
 
-def test_folder_with_old_style_files(bpe, tmp_path):
+def test_read_tokenizer_of_old_style_folder(bpe, tmp_path):
     bpe.save(str(tmp_path / "tokenizer.json"))
     config = {
         "eos_token": {"content": "<|im_end|>", "special": True},
@@ -86,7 +86,7 @@ def test_folder_errors(bpe, tmp_path):
         ("config.json", '{"pad_token_id": 1.5}', "pad_token_id=1.5"),
     ],
 )
-def test_files_of_a_folder_are_held_to_their_types(bpe, tmp_path, name, content, message):
+def test_fields_of_files_are_type_checked(bpe, tmp_path, name, content, message):
     peer(bpe).save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
     (tmp_path / name).write_text(content)
@@ -95,7 +95,7 @@ def test_files_of_a_folder_are_held_to_their_types(bpe, tmp_path, name, content,
     assert str(tmp_path) in str(error.value) and str(error.value).count("\n") == 0
 
 
-def test_pad_of_minus_one_is_none(bpe, tmp_path):
+def test_pad_id_of_minus_one_is_ignored(bpe, tmp_path):
     bpe.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text('{"eos_token_id": 5, "pad_token_id": -1}')
     assert read_tokenizer(tmp_path).pad_id == 5
