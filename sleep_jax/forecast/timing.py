@@ -62,13 +62,13 @@ class TimeEstimate:
         self._sampling: float | None = None  # seconds a FLOP
         self._is_done = False
 
-    def studied(self, seconds: float) -> None:
+    def add_study(self, seconds: float) -> None:
         """A study took these seconds: mostly sampling."""
         work = [p for p in self._programs if p.phase == "study"]
         if flops := sum(p.calls * flops_of(p, self._cfg) for p in work):
             self._sampling = seconds / flops
 
-    def updated(self, day: int, seconds: float) -> None:
+    def add_update(self, day: int, seconds: float) -> None:
         """An update of a night took these seconds; the first one has waited for a compilation."""
         if self._is_done:
             return
