@@ -4,7 +4,7 @@ learnt.
     python launch.py --config=configs/sleep_tiny.py
 
 score   not meaningful: the weights are random
-time    67 s of CPU time, most of it to compile: about a minute on 2 CPU cores
+time    a minute or two on 2 CPU cores: 67 s of CPU time, most of it to compile
 memory  1.2 GiB
 device  2 CPU cores; nothing is downloaded
 """
