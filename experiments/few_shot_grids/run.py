@@ -103,7 +103,7 @@ FULL = Settings(
 )
 SMOKE = dataclasses.replace(
     FULL,
-    small=SmallConfig(width=32, layers=1, steps=2, rows=2, recipes=1, at_once=1),
+    small=SmallConfig(width=32, layers=1, steps=2, rows=2, recipes=1, updates_per_call=1),
     tasks=2,
     dreams=(2, 1),
     practice=PracticeConfig(most=2, max_tokens=96),

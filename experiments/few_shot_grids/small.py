@@ -5,7 +5,6 @@ The recipes that it is shown are drawn uniformly: what it writes before any rewa
 """
 
 import dataclasses
-import functools
 import pathlib
 
 import flax.traverse_util
@@ -17,6 +16,8 @@ import tokenizers
 from rules import draw_task
 from tokenizers import decoders, models, pre_tokenizers
 
+from sleep_jax.baselines.finetune import finetune
+from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.data.batches import pad
 from sleep_jax.data.grids import GridText
 from sleep_jax.dreaming.recipe import AUGMENTATIONS, STRATEGIES, Recipe
@@ -81,7 +82,7 @@ class SmallConfig:
     Attributes:
       width, layers: of the decoder; heads have 32 units, the FFN is three times as wide.
       steps, rows, recipes: updates, and tasks with a solution and with a recipe in each.
-      at_once: updates of one program.
+      updates_per_call: updates in one call of the program.
       learning_rate: Adam's peak.
     """
 
@@ -90,7 +91,7 @@ class SmallConfig:
     steps: int = 4000
     rows: int = 32
     recipes: int = 1
-    at_once: int = 50
+    updates_per_call: int = 50
     learning_rate: float = 3e-3
 
     def decoder(self, vocab: int) -> DecoderConfig:
@@ -158,43 +159,57 @@ def taught(config: SmallConfig, tokenizer: Tokenizer, path: pathlib.Path | None 
 
 
 def teach(config: SmallConfig, cfg: DecoderConfig, tokenizer: Tokenizer):
-    """Next-token loss on replies, Adam, a cosine to zero."""
-    rng = np.random.default_rng(1)
+    """Parameters after training on `reply_loss`: Adam, a cosine to zero."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.steps // 10, config.steps
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    params = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
-    state = (params["params"], optimizer.init(params["params"]))
-
-    def nats(params, tokens, counts):
-        hidden = Decoder(cfg).apply({"params": params}, tokens[:, :-1])
-        each = optax.softmax_cross_entropy_with_integer_labels(
-            lm_logits(cfg, params, hidden), tokens[:, 1:]
-        )
-        return jnp.sum(each * counts[:, 1:])
-
-    def loss(params, batch):
-        return sum(nats(params, *x) for x in batch) / sum(jnp.sum(x[1][:, 1:]) for x in batch)
-
-    def step(state, batch):
-        params, held = state
-        value, gradient = jax.value_and_grad(loss)(params, batch)
-        updates, held = optimizer.update(gradient, held)
-        return (optax.apply_updates(params, updates), held), value
-
-    def draw(kind, rows, length):
-        """`at_once` batches of a kind of text, as (tokens, what counts) [batch, rows, time]."""
-        tokens, _ = pad(
-            [encode(tokenizer, kind(rng)) for _ in range(config.at_once * rows)], length
-        )
-        counts = replies(tokens, tokenizer).astype(np.float32)
-        return tuple(x.reshape(config.at_once, rows, length) for x in (tokens, counts))
-
-    several = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
+    variables = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
     with phase_progress("teach", config.steps) as bar:
-        for _ in range(config.steps // config.at_once):
-            batch = [draw(solution, config.rows, ROOM[0]), draw(advice, config.recipes, ROOM[1])]
-            state, values = several(state, batch)
-            bar.advance(config.at_once, loss=float(values[-1]))
-    return jax.tree.map(np.asarray, state[0])
+        model = finetune(
+            Model(cfg, variables),
+            Leaves("params/.*"),
+            reply_loss,
+            training_batches(config, tokenizer),
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+            steps=config.steps,
+            updates_per_call=config.updates_per_call,
+            log=lambda step, figures: bar.advance(loss=figures["loss"]),
+        )
+    return jax.tree.map(np.asarray, model.variables["params"])
+
+
+def reply_loss(model: Model, batch, rng):
+    """(sum, tokens) of the cross-entropy of replies.
+
+    Args:
+      model: the decoder.
+      batch: pairs (tokens, is a reply), [rows, time] each; pairs differ in shape.
+      rng: not used.
+    """
+
+    def nats(tokens, weights):
+        hidden = Decoder(model.cfg).apply(model.variables, tokens[:, :-1])
+        each = optax.softmax_cross_entropy_with_integer_labels(
+            lm_logits(model.cfg, model.variables["params"], hidden), tokens[:, 1:]
+        )
+        return jnp.sum(each * weights[:, 1:])
+
+    return sum(nats(*x) for x in batch), sum(jnp.sum(weights[:, 1:]) for _, weights in batch)
+
+
+def training_batches(config: SmallConfig, tokenizer: Tokenizer):
+    """Batches for `reply_loss` without end: tasks with their solution, tasks with a recipe."""
+    rng = np.random.default_rng(1)
+
+    def draw(text, rows, length):
+        """The rows of one kind of text for one call, [updates_per_call, rows, time]."""
+        count = config.updates_per_call
+        texts = [encode(tokenizer, text(rng)) for _ in range(count * rows)]
+        tokens, _ = pad(texts, length)
+        weights = replies(tokens, tokenizer).astype(np.float32)
+        return tuple(x.reshape(count, rows, length) for x in (tokens, weights))
+
+    while True:
+        block = [draw(solution, config.rows, ROOM[0]), draw(advice, config.recipes, ROOM[1])]
+        for i in range(config.updates_per_call):
+            yield [(tokens[i], weights[i]) for tokens, weights in block]

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from facts import HELD_OUT, INDEX, SENTENCE, WORDS, Fact, invent, pages
-from writing import learn_to_be_written, page_loss
+from writing import learn_to_be_written, page_terms
 
+from sleep_jax.baselines.finetune import finetune
+from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.models.decoder_config import DecoderConfig
@@ -62,29 +64,35 @@ def base_at(path: pathlib.Path):
         return flax.traverse_util.unflatten_dict(dict(held), sep="/")
 
 
-def pretrain(steps: int, rows: int = 32, at_once: int = 25):
+def pretrain(steps: int, rows: int = 32, updates_per_call: int = 25):
     """Teaches a new base its language: next-token loss on pages, Adam, a cosine to zero."""
-    cfg, rng = CFG.replace(memory=MemoryConfig()), np.random.default_rng(1)
-    params = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
+    cfg = CFG.replace(memory=MemoryConfig())
+    variables = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
     rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 10, steps)
-    optimizer, known = optax.adam(rate), known_facts()
-    state = (params["params"], optimizer.init(params["params"]))
 
-    def step(state, tokens):
-        params, held = state
-        value, gradient = jax.value_and_grad(lambda p: page_loss(cfg, {"params": p}, tokens))(
-            params
-        )
-        updates, held = optimizer.update(gradient, held)
-        return (optax.apply_updates(params, updates), held), value
+    def batches():
+        rng, known = np.random.default_rng(1), known_facts()
+        while True:
+            tokens = pages(rng, known, updates_per_call * rows, PAGE // SENTENCE)
+            yield from tokens.reshape(updates_per_call, rows, PAGE)
 
-    several = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
     with phase_progress("pre-train", steps) as bar:
-        for _ in range(steps // at_once):
-            tokens = pages(rng, known, at_once * rows, PAGE // SENTENCE)
-            state, values = several(state, tokens.reshape(at_once, rows, PAGE))
-            bar.advance(at_once, loss=float(values[-1]))
-    return state[0]
+        model = finetune(
+            Model(cfg, variables),
+            Leaves("params/.*"),
+            next_token_loss,
+            batches(),
+            optax.adam(rate),
+            steps=steps,
+            updates_per_call=updates_per_call,
+            log=lambda step, figures: bar.advance(loss=figures["loss"]),
+        )
+    return model.variables["params"]
+
+
+def next_token_loss(model: Model, tokens, rng):
+    """`page_terms` of a model, as the loss of `finetune`."""
+    return page_terms(model.cfg, model.variables, tokens)
 
 
 def is_recalled(cfg: DecoderConfig, variables, facts: list[Fact]) -> np.ndarray:

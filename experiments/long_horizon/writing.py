@@ -8,6 +8,7 @@ every episode; only the base is learnt.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ import numpy as np
 import optax
 from facts import END, HOMES, INDEX, QUESTIONS, STATEMENTS, Fact, anybody, pages
 
+from sleep_jax.baselines.finetune import finetune
+from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_wake, take_wake
 from sleep_jax.models.decoder import Decoder, lm_logits
@@ -31,15 +34,24 @@ def is_home(tokens):
     return (tokens >= first) & (tokens < first + len(HOMES))
 
 
-def page_loss(cfg: DecoderConfig, variables, tokens, home: float = HOME_WEIGHT, other: float = 1.0):
-    """Next-token loss of pages int32 [rows, time], homes weighed apart from all other words."""
+def page_terms(
+    cfg: DecoderConfig, variables, tokens, home: float = HOME_WEIGHT, other: float = 1.0
+):
+    """(sum, weights) of the next-token loss of pages int32 [rows, time]; homes weigh `home`, all
+    other words `other`."""
     hidden = Decoder(cfg).apply(variables, tokens[:, :-1])
     targets = tokens[:, 1:]
     weight = jnp.where(is_home(targets), home, other)
     nats = optax.softmax_cross_entropy_with_integer_labels(
         lm_logits(cfg, variables["params"], hidden), targets
     )
-    return jnp.sum(weight * nats) / jnp.sum(weight)
+    return jnp.sum(weight * nats), jnp.sum(weight)
+
+
+def page_loss(cfg: DecoderConfig, variables, tokens, *weights: float):
+    """Mean of `page_terms`."""
+    total, weight = page_terms(cfg, variables, tokens, *weights)
+    return total / weight
 
 
 def written_loss(cfg, length: float, params, slots, rng, text, questions, known):
@@ -80,47 +92,52 @@ def learn_to_be_written(
     cfg: DecoderConfig, params, known: list[Fact], length: float, steps: int, learning_rate=1.5e-3
 ):
     """The base after `steps` updates of the loss above."""
-    cfg, rng = only_fast(cfg), np.random.default_rng(2)
+    cfg = only_fast(cfg)
     memory, slots = init_memory(jax.random.key(0), cfg.memory, layers=cfg.layers, width=cfg.width)
     rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 20, steps, 0.0)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-
-    def loss(params, rows, keys, *episodes):
-        plain = page_loss(cfg, {"params": params, "slots": slots, "memory": memory}, rows)
-        each = functools.partial(written_loss, cfg, length, params, slots)
-        return plain + jnp.mean(jax.vmap(each)(keys, *episodes))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state, *batch):
-        value, gradient = jax.value_and_grad(loss)(state[0], *batch)
-        updates, held = optimizer.update(gradient, state[1], state[0])
-        return (optax.apply_updates(state[0], updates), held), value
-
-    state = jax.tree.map(jnp.array, (params, optimizer.init(params)))
     with phase_progress("learn to be written", steps) as bar:
-        for i in range(steps):
-            new = [anybody(rng, FACTS) for _ in range(EPISODES)]
-            text = [[_page(facts, t) for t in STATEMENTS] for facts in new]
-            asked = [[f.tokens(t) for f in facts for t in _some(rng)] for facts in new]
-            about_known = pages(rng, known, 2 * EPISODES, 6).reshape(EPISODES, 2, -1)
-            keys = jax.random.split(jax.random.key(i), EPISODES)
-            state, value = step(
-                state,
-                pages(rng, known, ROWS, 6),
-                keys,
-                np.array(text),
-                np.array(asked),
-                about_known,
-            )
-            bar.advance(loss=float(value))
-    return jax.tree.map(np.asarray, state[0])
+        model = finetune(
+            Model(cfg, {"params": params, "memory": memory, "slots": slots}),
+            Leaves("params/.*"),
+            functools.partial(writable_loss, length),
+            episode_batches(known),
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+            steps=steps,
+            log=lambda step, figures: bar.advance(loss=figures["loss"]),
+        )
+    return jax.tree.map(np.asarray, model.variables["params"])
+
+
+def writable_loss(length: float, model: Model, batch, rng):
+    """The loss above, as that of `finetune`; `batch` is one of `episode_batches`."""
+    rows, keys, *episodes = batch
+    params, slots = model.variables["params"], model.variables["slots"]
+    each = functools.partial(written_loss, model.cfg, length, params, slots)
+    plain = page_loss(model.cfg, model.variables, rows)
+    return plain + jnp.mean(jax.vmap(each)(keys, *episodes)), jnp.ones(())
+
+
+def episode_batches(known: list[Fact]):
+    """Batches without end.
+
+    Yields:
+      pages int32 [ROWS, time]; and for each of EPISODES episodes what `written_loss` takes: the
+      keys of the fast weights, texts, sentences about them, and pages of known facts.
+    """
+    rng = np.random.default_rng(2)
+    for i in itertools.count():
+        new = [anybody(rng, FACTS) for _ in range(EPISODES)]
+        text = [[_page(facts, t) for t in STATEMENTS] for facts in new]
+        questions = [[f.tokens(t) for f in facts for t in _two_wordings(rng)] for facts in new]
+        about_known = pages(rng, known, 2 * EPISODES, 6).reshape(EPISODES, 2, -1)
+        keys = jax.random.split(jax.random.key(i), EPISODES)
+        yield pages(rng, known, ROWS, 6), keys, np.array(text), np.array(questions), about_known
 
 
 def _page(facts: list[Fact], template: str) -> tuple[int, ...]:
     return sum((fact.tokens(template) for fact in facts), ())
 
 
-def _some(rng: np.random.Generator) -> list[str]:
-    """Two wordings."""
+def _two_wordings(rng: np.random.Generator) -> list[str]:
     every = STATEMENTS + QUESTIONS
     return [every[i] for i in rng.integers(len(every), size=2)]
