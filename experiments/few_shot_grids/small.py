@@ -1,7 +1,7 @@
-"""The tiny decoder: a token a cell, a few for the pieces of a recipe; and the minutes that teach it
-grid tasks and what recipes look like.
+"""The tiny decoder: a token a cell, a few for the pieces of a recipe; and its training on tasks and
+recipes, a matter of minutes.
 
-The recipes that it is shown are drawn uniformly: what it writes before any reward is chance.
+Its recipes are drawn uniformly: what it writes before any reward is chance.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from sleep_jax.runtime.progress import phase_progress
 
 FORM = GridText(between="")
 ASK, END = "\nrecipe:\n", "<end>"
-RATES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)  # from one that changes little to one that ruins
+RATES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)  # from too low to far too high
 EPOCHS = (1, 2, 4, 8)
 TEMPLATE = Template("recipe", "{text}" + ASK, form="plain", writes="recipe")
 SIDES, SHOWN = (2, 6), (2, 5)  # cells and pairs, at least and at most, of tasks with a recipe
@@ -38,7 +38,7 @@ ROOM = (48, 448)  # tokens for a task with its solution, for one with a recipe
 
 
 def recipe_pieces() -> list[str]:
-    """What the text of a recipe is made of, but for its digits."""
+    """The strings that the text of a recipe is made of, without its digits."""
     keys = [f'"use_{name}_augmentations": ' for name in AUGMENTATIONS]
     return [
         '{"data_generation": {' + keys[0],
@@ -55,12 +55,12 @@ def recipe_pieces() -> list[str]:
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids of a text of ours, in which `END` is the token."""
+    """Token ids of a text in which `END` stands for the end token."""
     return tokenizer.encode_pieces([Piece(text, False)])
 
 
 def make_tokenizer() -> Tokenizer:
-    """A token a digit, a line's end, a separator and a piece of a recipe; nothing else is text."""
+    """A tokenizer with a token for each digit, line end, separator and piece of a recipe."""
     vocabulary = {character: i for i, character in enumerate("0123456789\n")}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
@@ -77,11 +77,12 @@ def make_tokenizer() -> Tokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class SmallConfig:
-    """The decoder and how it is taught.
+    """The decoder and how it is trained.
 
     Attributes:
       width, layers: of the decoder; heads have 32 units, the FFN is three times as wide.
-      steps, rows, recipes: updates, and tasks with a solution and with a recipe in each.
+      steps: updates.
+      rows, recipes: tasks with a solution and tasks with a recipe in an update.
       updates_per_call: updates in one call of the program.
       learning_rate: Adam's peak.
     """
@@ -109,7 +110,7 @@ class SmallConfig:
         )
 
 
-def any_recipe(rng: np.random.Generator) -> Recipe:
+def random_recipe(rng: np.random.Generator) -> Recipe:
     """A recipe drawn uniformly: every augmentation or not, either loss, one of RATES and EPOCHS."""
     return Recipe(
         augmentations=tuple(name for name in AUGMENTATIONS if rng.random() < 0.5),
@@ -119,24 +120,24 @@ def any_recipe(rng: np.random.Generator) -> Recipe:
     )
 
 
-def solution(rng: np.random.Generator) -> str:
+def task_with_solution(rng: np.random.Generator) -> str:
     """A task and its solution."""
     task = draw_task(rng)
     return f"{FORM.question(task)}{FORM.grid(task.tests[0].output)}{END}"
 
 
-def advice(rng: np.random.Generator) -> str:
-    """A task and a recipe: every other one as large as those that are solved, the rest larger, for
-    a recipe is also asked for about tasks of ARC."""
+def task_with_recipe(rng: np.random.Generator) -> str:
+    """A task and a recipe: every other task is as large as those with a solution, the rest are
+    larger, since recipes are also written about tasks of ARC."""
     sizes = {}
     if rng.random() < 0.5:
         rows, columns, shown = (int(rng.integers(a, b + 1)) for a, b in (SIDES, SIDES, SHOWN))
         sizes = {"shape": (rows, columns), "shown": shown}
-    return f"{FORM.shown(draw_task(rng, **sizes))}{ASK}{any_recipe(rng).text}{END}"
+    return f"{FORM.shown(draw_task(rng, **sizes))}{ASK}{random_recipe(rng).text}{END}"
 
 
-def replies(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """Which tokens [rows, time] are foreseen: outputs and recipes, each with what ends it."""
+def reply_mask(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """Which tokens are labels, bool [rows, time]: outputs and recipes, each with its end."""
     opens, closes = (
         np.isin(tokens, [i for text in texts for i in encode(tokenizer, text)])
         for texts in ((FORM.arrow, ASK), (FORM.gap, END))
@@ -145,26 +146,26 @@ def replies(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     return opened > closed
 
 
-def taught(config: SmallConfig, tokenizer: Tokenizer, path: pathlib.Path | None = None):
-    """(cfg, params) of the decoder; taught now unless `path` holds it."""
+def load_small(config: SmallConfig, tokenizer: Tokenizer, path: pathlib.Path | None = None):
+    """(cfg, params) of the decoder, from `path`; trained and written there if missing."""
     cfg = config.decoder(tokenizer.vocab_size)
     if path is None:
-        return cfg, teach(config, cfg, tokenizer)
+        return cfg, train(config, cfg, tokenizer)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        params = teach(config, cfg, tokenizer)
+        params = train(config, cfg, tokenizer)
         np.savez(path, **flax.traverse_util.flatten_dict(params, sep="/"))
-    with np.load(path) as held:
-        return cfg, flax.traverse_util.unflatten_dict(dict(held), sep="/")
+    with np.load(path) as leaves:
+        return cfg, flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
-def teach(config: SmallConfig, cfg: DecoderConfig, tokenizer: Tokenizer):
+def train(config: SmallConfig, cfg: DecoderConfig, tokenizer: Tokenizer):
     """Parameters after training on `reply_loss`: Adam, a cosine to zero."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.steps // 10, config.steps
     )
     variables = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
-    with phase_progress("teach", config.steps) as bar:
+    with phase_progress("train", config.steps) as bar:
         model = finetune(
             Model(cfg, variables),
             Leaves("params/.*"),
@@ -206,10 +207,13 @@ def training_batches(config: SmallConfig, tokenizer: Tokenizer):
         count = config.updates_per_call
         texts = [encode(tokenizer, text(rng)) for _ in range(count * rows)]
         tokens, _ = pad(texts, length)
-        weights = replies(tokens, tokenizer).astype(np.float32)
+        weights = reply_mask(tokens, tokenizer).astype(np.float32)
         return tuple(x.reshape(count, rows, length) for x in (tokens, weights))
 
     while True:
-        block = [draw(solution, config.rows, ROOM[0]), draw(advice, config.recipes, ROOM[1])]
+        block = [
+            draw(task_with_solution, config.rows, ROOM[0]),
+            draw(task_with_recipe, config.recipes, ROOM[1]),
+        ]
         for i in range(config.updates_per_call):
             yield [(tokens[i], weights[i]) for tokens, weights in block]

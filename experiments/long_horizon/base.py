@@ -1,4 +1,4 @@
-"""The tiny decoder, its memory of k = 3 levels, and the few minutes that teach it its language."""
+"""The tiny decoder, its memory of k = 3 levels, and its pre-training of a few minutes."""
 
 import functools
 import pathlib
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from facts import HELD_OUT, INDEX, SENTENCE, WORDS, Fact, invent, pages
-from writing import learn_to_be_written, page_terms
+from meta_training import meta_train, page_terms
 
 from sleep_jax.baselines.finetune import finetune
 from sleep_jax.baselines.model import Leaves, Model
@@ -20,9 +20,9 @@ from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.wake.stream import WakeConfig
 
 PAGE = 60  # tokens: six sentences
-KNOWN = 100  # facts that the base is taught
-STEPS = (300, 120)  # of pre-training, and of learning to be written
-LENGTH = 16.0  # of the one step of Eq. 2 that writes an episode, in norm
+KNOWN = 100  # facts that the base is pre-trained on
+STEPS = (300, 120)  # of pre-training, and of meta-training
+LENGTH = 16.0  # norm of the one step of Eq. 2 that writes an episode
 # Gradients are always clipped, so the length of an update is `clip` times the learning rate.
 WAKE = WakeConfig(context=PAGE, clip=1e-6)
 MEMORY = MemoryConfig(
@@ -50,18 +50,18 @@ CFG = DecoderConfig(
 
 
 def known_facts() -> list[Fact]:
-    """What the base is taught; the anchors of every later day."""
+    """The facts that the base is pre-trained on; the anchors of every later day."""
     return invent(np.random.default_rng(0), KNOWN)
 
 
-def base_at(path: pathlib.Path):
-    """The parameters of the pre-trained base; taught now unless `path` holds them."""
+def load_base(path: pathlib.Path):
+    """The parameters of the pre-trained base, from `path`; trained and written there if missing."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        params = learn_to_be_written(CFG, pretrain(STEPS[0]), known_facts(), LENGTH, STEPS[1])
+        params = meta_train(CFG, pretrain(STEPS[0]), known_facts(), LENGTH, STEPS[1])
         np.savez(path, **flax.traverse_util.flatten_dict(params, sep="/"))
-    with np.load(path) as held:
-        return flax.traverse_util.unflatten_dict(dict(held), sep="/")
+    with np.load(path) as leaves:
+        return flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
 def pretrain(steps: int, rows: int = 32, updates_per_call: int = 25):
@@ -96,7 +96,7 @@ def next_token_loss(model: Model, tokens, rng):
 
 
 def is_recalled(cfg: DecoderConfig, variables, facts: list[Fact]) -> np.ndarray:
-    """Which homes the model names when asked, greedily and without any context: bool [facts]."""
+    """Which facts' homes the model names, greedily and without any context: bool [facts]."""
     prompts = np.asarray([fact.prompt(HELD_OUT) for fact in facts], np.int32)
     homes = np.asarray([INDEX[fact.home] for fact in facts])
     return np.asarray(_next_token(cfg, variables, prompts)) == homes

@@ -1,10 +1,10 @@
-"""A base that can be written to: one update of Eq. 2 has to do for an episode, so the base learns
-to be updated (Nested Learning meta-learns the initial state of its fast levels in the same way).
+"""A base that one update can write to: an episode has a single update of Eq. 2, so the base is
+meta-trained for it (as Nested Learning meta-learns the initial state of its fast levels).
 
     minimise   L(base; pages) + L(homes | base + one step on new facts) + L(known pages | the same)
 
 The gradient goes through the step. The fast weights are those of `init_memory`, drawn anew for
-every episode; only the base is learnt.
+every episode; only the base is trained.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from facts import END, HOMES, INDEX, QUESTIONS, STATEMENTS, Fact, anybody, pages
+from facts import END, HOMES, INDEX, QUESTIONS, STATEMENTS, Fact, pages, random_facts
 
 from sleep_jax.baselines.finetune import finetune
 from sleep_jax.baselines.model import Leaves, Model
@@ -25,7 +25,7 @@ from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.runtime.progress import phase_progress
 
 EPISODES, FACTS, ROWS = 6, 6, 12  # of an update: episodes, new facts in each, pages without any
-HOME_WEIGHT = 5.0  # of a home in the loss; most other words cannot be foreseen
+HOME_WEIGHT = 5.0  # of a home in the loss; most other words are unpredictable
 
 
 def is_home(tokens):
@@ -54,17 +54,17 @@ def page_loss(cfg: DecoderConfig, variables, tokens, *weights: float):
     return total / weight
 
 
-def written_loss(cfg, length: float, params, slots, rng, text, questions, known):
-    """What a base is worth once an episode has been written to its level 1.
+def loss_after_writing(cfg, length: float, params, slots, rng, text, questions, known):
+    """The loss of a base after an episode was written to its level 1.
 
     Args:
       cfg: with the memory of `only_fast`.
-      length: of the step, in norm.
-      params, slots: the base and its silent slots.
+      length: norm of the step.
+      params, slots: the base and its inactive slots.
       rng: PRNG key of the fast weights.
-      text: int32 [pages, time], read.
-      questions: int32 [n, time], sentences about it; only homes count.
-      known: int32 [rows, time], pages that have to be as likely as before.
+      text: int32 [pages, time], the episode.
+      questions: int32 [n, time], sentences about it; the loss is of homes alone.
+      known: int32 [rows, time], pages of known facts, to stay likely.
     """
     memory, _ = init_memory(rng, cfg.memory, layers=cfg.layers, width=cfg.width)
     before = jnp.concatenate([jnp.full_like(text[:, :1], END), text], axis=1)
@@ -88,18 +88,18 @@ def only_fast(cfg: DecoderConfig) -> DecoderConfig:
     )
 
 
-def learn_to_be_written(
+def meta_train(
     cfg: DecoderConfig, params, known: list[Fact], length: float, steps: int, learning_rate=1.5e-3
 ):
     """The base after `steps` updates of the loss above."""
     cfg = only_fast(cfg)
     memory, slots = init_memory(jax.random.key(0), cfg.memory, layers=cfg.layers, width=cfg.width)
     rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 20, steps, 0.0)
-    with phase_progress("learn to be written", steps) as bar:
+    with phase_progress("meta-train", steps) as bar:
         model = finetune(
             Model(cfg, {"params": params, "memory": memory, "slots": slots}),
             Leaves("params/.*"),
-            functools.partial(writable_loss, length),
+            functools.partial(meta_loss, length),
             episode_batches(known),
             optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
             steps=steps,
@@ -108,11 +108,11 @@ def learn_to_be_written(
     return jax.tree.map(np.asarray, model.variables["params"])
 
 
-def writable_loss(length: float, model: Model, batch, rng):
+def meta_loss(length: float, model: Model, batch, rng):
     """The loss above, as that of `finetune`; `batch` is one of `episode_batches`."""
     rows, keys, *episodes = batch
     params, slots = model.variables["params"], model.variables["slots"]
-    each = functools.partial(written_loss, model.cfg, length, params, slots)
+    each = functools.partial(loss_after_writing, model.cfg, length, params, slots)
     plain = page_loss(model.cfg, model.variables, rows)
     return plain + jnp.mean(jax.vmap(each)(keys, *episodes)), jnp.ones(())
 
@@ -121,12 +121,12 @@ def episode_batches(known: list[Fact]):
     """Batches without end.
 
     Yields:
-      pages int32 [ROWS, time]; and for each of EPISODES episodes what `written_loss` takes: the
+      pages int32 [ROWS, time]; and for each of EPISODES episodes what `loss_after_writing` takes:
       keys of the fast weights, texts, sentences about them, and pages of known facts.
     """
     rng = np.random.default_rng(2)
     for i in itertools.count():
-        new = [anybody(rng, FACTS) for _ in range(EPISODES)]
+        new = [random_facts(rng, FACTS) for _ in range(EPISODES)]
         text = [[_page(facts, t) for t in STATEMENTS] for facts in new]
         questions = [[f.tokens(t) for f in facts for t in _two_wordings(rng)] for facts in new]
         about_known = pages(rng, known, 2 * EPISODES, 6).reshape(EPISODES, 2, -1)
