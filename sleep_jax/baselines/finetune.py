@@ -87,8 +87,9 @@ def finetune(
         function: define it at the top of a module, not in a loop.
       batches: one for each update, pytrees of arrays of the same shapes; from the same beginning
         where `checkpoint` may hold a state. Or a function of the number of the update and the model
-        as it is then, for what the model itself writes; with `updates_per_call` above 1 it sees the
-        model before the first update of the call.
+        before it, for what the model itself writes; with `updates_per_call` above 1 that is the
+        model before the first update of the call. It must not keep that model, whose arrays the
+        update writes over.
       optimizer: give the same object for the same settings, or all is compiled anew.
       steps: updates.
       rng: PRNG key; the loss gets `fold_in(rng, step)`. None: key 0.
@@ -113,41 +114,28 @@ def finetune(
     frozen = Model(model.cfg, variables)
     # A copy, since the program writes over its argument.
     state = init_state(optimizer, trainable, jax.tree.map(jnp.array, trained))
-    logged: list[tuple[int, dict[str, float]]] = []
-    if checkpoint is not None and (found := checkpoint.find(state)):
-        done, state, facts = found
-        logged = [(step, figures) for step, figures in facts["logged"]]
-    else:
-        done = 0
-    for step, figures in logged:
-        log(step, figures)
+    figures_log, done = _FiguresLog(log), 0
+    if checkpoint is not None and (kept := checkpoint.find(state)):
+        done, state, facts = kept
+        figures_log.repeat(facts["logged"])
 
-    def model_now():
+    def current_model() -> Model:
         return model.replace(variables=trainable.merge(state.trained, variables))
 
-    def tell(first: int, metrics):
-        for step, figures in enumerate(_figures(first, metrics), first):
-            logged.append((step, figures))
-            log(step, figures)
-
-    draw = _drawer(batches, done, steps, model_now)
-    under_way = None  # logged while the next call is computed
+    draw = _drawer(batches, done, steps, current_model)
     while done < steps:
         count = min(updates_per_call, steps - done)
         stacked = _stack([draw(step) for step in range(done, done + count)])
         state, metrics = finetune_steps(
             optimizer, accumulate, state, trainable, frozen, loss, stacked, rng
         )
-        if under_way is not None:
-            tell(*under_way)
-        under_way, done = (done, metrics), done + count
+        figures_log.add(done, metrics)
+        done += count
         if checkpoint is not None and done < steps and checkpoint.is_due(done):
-            tell(*under_way)
-            under_way = None
-            checkpoint.keep(done, state, {"logged": logged})
-    if under_way is not None:
-        tell(*under_way)
-    return model_now()
+            figures_log.flush()
+            checkpoint.keep(done, state, {"logged": figures_log.logged})
+    figures_log.flush()
+    return current_model()
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer",))
@@ -241,10 +229,10 @@ def _constrain(trainable: Trainable, state: FinetuneState) -> FinetuneState:
     )
 
 
-def _drawer(batches, done: int, steps: int, model_now) -> Callable[[int], Batch]:
-    """What gives the batch of an update, from the update `done` on."""
+def _drawer(batches, done: int, steps: int, current_model) -> Callable[[int], Batch]:
+    """A function that gives the batch of an update; the first is update `done`."""
     if callable(batches):
-        return lambda step: batches(step, model_now())
+        return lambda step: batches(step, current_model())
     stream = itertools.islice(batches, done, None)
 
     def draw(step: int):
@@ -265,18 +253,45 @@ def _stack(batches: Sequence[Batch]) -> Batch:
     return jax.tree.map(stack, *batches)
 
 
-def _figures(first: int, metrics) -> list[dict[str, float]]:
-    """The metrics of each update of a call, the first of which is `first`, as numbers.
+class _FiguresLog:
+    """Logs the figures of a call of the program while the next one is computed.
 
-    Raises:
-      FloatingPointError: one of loss and gradient norm is not finite.
+    Attributes:
+      logged: what was logged, (step, figures) of every update.
     """
-    columns = {name: np.asarray(values) for name, values in metrics.items()}
-    rows = [dict(zip(columns, map(float, row))) for row in zip(*columns.values())]
-    for step, row in enumerate(rows, first):
-        if not np.isfinite([row["loss"], row["gradient_norm"]]).all():
-            raise FloatingPointError(
-                f"update {step}: loss {row['loss']}, gradient norm {row['gradient_norm']}; "
-                "lower the learning rate, clip gradients, or use float32"
-            )
-    return rows
+
+    def __init__(self, log: Log):
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self._log = log
+        self._pending = None
+
+    def repeat(self, logged: Iterable[tuple[int, dict[str, float]]]) -> None:
+        """Logs again what was logged before a stop."""
+        for step, figures in logged:
+            self.logged.append((step, figures))
+            self._log(step, figures)
+
+    def add(self, first: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a call that may still be running, whose first update is `first`."""
+        self.flush()
+        self._pending = first, metrics
+
+    def flush(self) -> None:
+        """Waits for the last call and logs its figures.
+
+        Raises:
+          FloatingPointError: a loss or gradient norm is not finite.
+        """
+        if self._pending is None:
+            return
+        (first, metrics), self._pending = self._pending, None
+        columns = {name: np.asarray(values) for name, values in metrics.items()}
+        for i in range(len(columns["loss"])):
+            step, figures = first + i, {name: float(x[i]) for name, x in columns.items()}
+            if not np.isfinite([figures["loss"], figures["gradient_norm"]]).all():
+                raise FloatingPointError(
+                    f"update {step}: loss {figures['loss']}, gradient norm "
+                    f"{figures['gradient_norm']}; lower the learning rate, clip gradients, or use "
+                    "float32"
+                )
+            self.repeat([(step, figures)])
