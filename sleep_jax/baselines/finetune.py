@@ -117,7 +117,8 @@ def finetune(
     figures_log, done = _FiguresLog(log), 0
     if checkpoint is not None and (kept := checkpoint.find(state)):
         done, state, facts = kept
-        figures_log.repeat(facts["logged"])
+        for entry in facts["logged"]:
+            figures_log.write(*entry)
 
     def current_model() -> Model:
         return model.replace(variables=trainable.merge(state.trained, variables))
@@ -265,11 +266,10 @@ class _FiguresLog:
         self._log = log
         self._pending = None
 
-    def repeat(self, logged: Iterable[tuple[int, dict[str, float]]]) -> None:
-        """Logs again what was logged before a stop."""
-        for step, figures in logged:
-            self.logged.append((step, figures))
-            self._log(step, figures)
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Logs an update."""
+        self.logged.append((step, figures))
+        self._log(step, figures)
 
     def add(self, first: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of a call that may still be running, whose first update is `first`."""
@@ -294,4 +294,4 @@ class _FiguresLog:
                     f"{figures['gradient_norm']}; lower the learning rate, clip gradients, or use "
                     "float32"
                 )
-            self.repeat([(step, figures)])
+            self.write(step, figures)
