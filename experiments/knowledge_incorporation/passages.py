@@ -40,7 +40,7 @@ def read_passages(file: pathlib.Path, count: int, fits: Callable[[str], bool]) -
     items = Fields({"passages": read_json(file)}, str(file)).objects("passages")
     chosen = [(i, item) for i, item in enumerate(items) if fits(item.text("context"))][:count]
     if len(chosen) < count:
-        raise ValueError(f"{file}: {len(chosen)} of its passages fit, {count} are asked for")
+        raise ValueError(f"{file}: {len(chosen)} passages fit, fewer than the {count} requested")
     return [
         Document(
             id=f"{file.stem}-{i}",
@@ -55,13 +55,13 @@ def read_passages(file: pathlib.Path, count: int, fits: Callable[[str], bool]) -
     ]
 
 
-def reward_items(asked: Sequence[Document], rewarded: Sequence[Document]) -> RewardItems:
+def reward_items(tested: Sequence[Document], rewarded: Sequence[Document]) -> RewardItems:
     """The questions about `rewarded`, by which a writer is rewarded.
 
     Raises:
-      AssertionError: one of them is also a test question about `asked`.
+      AssertionError: one of them is also a test question, about `tested`.
     """
-    tests = {q.question for passage in asked for q in passage.questions}
+    tests = {q.question for passage in tested for q in passage.questions}
     items = [
         Item(i, q.question, (q.answer,))
         for i, passage in enumerate(rewarded)

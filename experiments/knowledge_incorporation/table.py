@@ -31,7 +31,7 @@ def read_rows(workdir: pathlib.Path) -> list[dict]:
 
 
 def score(row: dict, scorer: str) -> float:
-    """Score of one question, the mean over the models that were asked it."""
+    """Score of one question, the mean over an arm's models."""
     return statistics.fmean(float(SCORERS[scorer](r, row["answer"])) for r in row["replies"])
 
 
@@ -41,7 +41,7 @@ def mean_score(rows: Sequence[dict], scorer: str) -> float:
 
 
 def difference(rows: Sequence[dict], peers: Sequence[dict]) -> tuple[float, float, float]:
-    """Mean difference to a peer over the questions that both were asked, and its 95 % interval:
+    """Mean difference to a peer over the questions of both, and its 95 % interval:
     percentile bootstrap over passages, the questions of a passage (and its seeds) staying together.
     """
     pairs: dict[tuple, list[float]] = {}

@@ -154,6 +154,21 @@ def test_finetune_loss_with_arrays_is_penalised_and_compiled_once():
     assert finetune_steps._cache_size() == before + 1
 
 
+def distance_to(teacher, model, batch, rng):
+    """Squared distance to what a teacher predicts."""
+    x = batch
+    target, output = (x @ m.variables["params"]["w"] for m in (teacher, model))
+    return jnp.sum((output - target) ** 2), len(x)
+
+
+def test_finetune_loss_with_a_teacher_model_moves_towards_it():
+    x = np.eye(2, dtype=np.float32)
+    loss = jax.tree_util.Partial(distance_to, linear(w=(3.0, 2.0)))
+    model = finetune(linear(), Leaves("params/w"), loss, [x], SGD, steps=1)
+    # w_0 goes by 0.1 * 2 * (3 - 1) / 2 rows, w_1 is the teacher's.
+    np.testing.assert_allclose(model.variables["params"]["w"], [1.2, 2.0], rtol=1e-6)
+
+
 def test_finetune_batch_function_sees_the_model_before_its_update():
     seen = []
 

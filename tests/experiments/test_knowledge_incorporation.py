@@ -29,7 +29,7 @@ def test_read_passages_keeps_the_order_and_round_trips_as_documents(lab, tmp_pat
     lines = tmp_path / "passages.jsonl"
     lines.write_text("".join(f"{lab.passages.as_line(p)}\n" for p in passages))
     assert list(read_source(lines).cut(64, str.split).documents) == passages
-    with pytest.raises(ValueError, match="2 of its passages fit, 3 are asked for"):
+    with pytest.raises(ValueError, match="2 passages fit, fewer than the 3 requested"):
         lab.passages.read_passages(file, 3, lab.passages.is_short)
     with pytest.raises(FileNotFoundError, match="--data"):
         lab.passages.read_passages(tmp_path / "none.json", 1, lab.passages.is_short)
