@@ -104,7 +104,8 @@ def finetune(
       The model after training.
 
     Raises:
-      ValueError: there are fewer batches than steps, or nothing to train.
+      ValueError: there are fewer batches than steps, nothing to train, or rows that `accumulate`
+        does not divide.
       FloatingPointError: a loss or gradient is not finite.
     """
     if jax.tree_util.all_leaves([loss]):
@@ -200,6 +201,9 @@ def _gradient(trainable, frozen: Model, loss: Loss, trained, batch, rng, parts: 
     grad = jax.grad(share, has_aux=True)
     if parts == 1:
         return grad(trained, batch, None)
+    rows = {x.shape[0] for x in jax.tree.leaves(batch)}
+    if any(count % parts for count in rows):
+        raise ValueError(f"accumulate={parts} has to divide the rows of a batch, {sorted(rows)}")
     # A part has rows of every shard of a mesh.
     cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
     # The denominators alone: the compiler leaves out the rest.

@@ -41,7 +41,7 @@ class SFTConfig(Settings, section="sft"):
     )
 
     def steps(self, pairs: int) -> int:
-        """Updates over so many pairs."""
+        """Updates of a run over this number of pairs."""
         return self.epochs * -(-pairs // (self.batch_size or pairs))
 
 

@@ -274,13 +274,23 @@ def test_finetune_trains_one_memory_slot_and_slots_share_a_program(cfg, variable
 
 
 def test_finetune_errors_say_what_to_do():
-    def run(pattern="params/.*", batches=(), rate=0.1, steps=2):
-        finetune(linear(), Leaves(pattern), squared_error, batches, optax.sgd(rate), steps=steps)
+    def run(pattern="params/.*", batches=(), accumulate=1):
+        finetune(
+            linear(),
+            Leaves(pattern),
+            squared_error,
+            batches,
+            SGD,
+            steps=2,
+            accumulate=accumulate,
+        )
 
     with pytest.raises(ValueError, match=r"no variable matches 'lora/\.\*'; the paths begin with"):
         run("lora/.*")
     with pytest.raises(ValueError, match="batches end after 1 of steps=2; give more"):
         run(batches=random_batches(1))
+    with pytest.raises(ValueError, match=r"accumulate=3 has to divide the rows of a batch, \[4\]"):
+        run(batches=random_batches(2), accumulate=3)
     bad = np.ones((1, 2), np.float32), np.float32([np.nan]), np.float32([1])
     with pytest.raises(FloatingPointError, match=r"update 1: loss nan.*lower the learning rate"):
         run(batches=[*random_batches(1, rows=1), bad])
