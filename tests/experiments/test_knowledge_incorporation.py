@@ -123,7 +123,7 @@ def test_after_a_passage_arms_share_dreams_and_study(lab, experiment, tmp_path, 
     records = []
     for run in ("full", "random"):
         with PhaseCheckpoints(tmp_path / run / "checkpoints") as saved:
-            records.append(saved.record(saved.latest()[0])["night"])
+            records.append(saved.record(saved.latest()[0])["run"])
     full, other = (record["days"][0] for record in records)
     assert full["dreams"] == other["dreams"] and full["study"] == other["study"]
 
@@ -149,7 +149,7 @@ def test_after_many_passages_arms_share_the_phases_before_they_differ(lab, tmp_p
         replies = lab.sleep_arms.after_many_passages(experiment, arm, passages, 3, 0, tmp_path)
         assert [len(x) for x in replies] == [len(p.questions) for p in passages]
         with PhaseCheckpoints(tmp_path / arm.replace(" ", "_") / "checkpoints") as saved:
-            days[arm] = saved.record(saved.latest()[0])["night"]["days"]
+            days[arm] = saved.record(saved.latest()[0])["run"]["days"]
     full = days[configs.FULL]
     assert days[configs.NO_EXPERT][:2] == full[:2]
     assert days[configs.NO_EXPERT][2]["study"] == full[2]["study"]
