@@ -7,7 +7,7 @@ Peers, on as many rows, prompt and new tokens: TRL's DistillationTrainer (a teac
 context), its SDFTTrainer (the context beside the prompt) and its GRPOTrainer, and Tunix's GRPO
 learner, the last two with a KL to their reference, which is scored where our teacher is. All train
 a low-rank adapter of the same rank over the FFN. The paths are interpreters of environments that
-have them; what is not given is left out. Prints a JSON line each for time and peak memory;
+have them; peers without one are left out. Prints a JSON line each for time and peak memory;
 `ratio` is ours over theirs.
 """
 
@@ -17,8 +17,8 @@ import sys
 from processes import compare
 from shapes import dtype_flag, shape_flags, shape_spec
 
-# Task, runner, and completions of a prompt; ours are in twos against a trainer that writes one,
-# since a reward is compared with others.
+# Task, runner, and completions of a prompt; ours has two against a trainer that has one, since an
+# advantage needs a group.
 PEERS = {
     "trl distillation": ("distillation", "trl_runner.py", 2),
     "trl sdft": ("sdft", "trl_runner.py", 8),
@@ -48,8 +48,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     pythons = {"trl_runner.py": args.trl_python, "tunix_runner.py": args.tunix_python}
-    asked = ("rows", "prompt", "new", "document", "rank", "slots", "kl", "remat", "checkpointing")
-    spec = shape_spec(args) | {name: getattr(args, name) for name in asked}
+    fields = ("rows", "prompt", "new", "document", "rank", "slots", "kl", "remat", "checkpointing")
+    spec = shape_spec(args) | {name: getattr(args, name) for name in fields}
     for name in args.peers:
         task, script, group = PEERS[name]
         if not pythons[script]:

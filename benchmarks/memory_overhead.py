@@ -54,8 +54,8 @@ def main():
         memory, active = init_memory(jax.random.key(1), cfg.memory, layers=30, width=576)
         for level in range(1, args.levels + 1):
             active, _ = unlock(active, level)
-        held = {"params": split_stacks(cfg, params), "memory": memory, "slots": active}
-        return cfg, held
+        variables = {"params": split_stacks(cfg, params), "memory": memory, "slots": active}
+        return cfg, variables
 
     tokens = np.random.default_rng(0).integers(0, 49152, (8, 256)).astype(np.int32)
     bare = (SMOLLM2, {"params": params})
@@ -78,9 +78,9 @@ def main():
         prompts = tokens[:batch, :16]
         mask = np.ones_like(prompts)
 
-        def draw(cfg, held, prompts=prompts, mask=mask):
+        def draw(cfg, variables, prompts=prompts, mask=mask):
             unrolled = cfg.replace(scan_layers=False)
-            return sample(unrolled, sampling, held, prompts, mask, jax.random.key(0)).tokens
+            return sample(unrolled, sampling, variables, prompts, mask, jax.random.key(0)).tokens
 
         seconds = interleaved(
             {n: functools.partial(draw, *m) for n, m in contestants.items()}, args.rounds
@@ -89,19 +89,21 @@ def main():
             report(f"decode at batch {batch} with memory", seconds, name, "bare", **setting)
 
     for layers in ("all", "last_quarter"):
-        cfg, held = model(args.slots, layers)
+        cfg, variables = model(args.slots, layers)
         cfg = cfg.replace(remat="full")  # as in the presets
         wake = WakeConfig(context=1024)
-        state = init_wake(cfg, wake, held["memory"])
+        state = init_wake(cfg, wake, variables["memory"])
         strides = np.stack([tokens[:4], np.ones((4, 256), np.int32)], axis=1)
         ticks = np.full(4, 256, np.int32)
 
-        def learn(cfg=cfg, held=held, state=state, strides=strides, ticks=ticks, wake=wake):
-            return read_strides(cfg, wake, held, state, strides, ticks)[1]
+        def learn(
+            cfg=cfg, variables=variables, state=state, strides=strides, ticks=ticks, wake=wake
+        ):
+            return read_strides(cfg, wake, variables, state, strides, ticks)[1]
 
-        def only_read(cfg=cfg, held=held):
+        def only_read(cfg=cfg, variables=variables):
             row = tokens[:4].reshape(1, -1)  # the same tokens, which see as much
-            return negative_log_likelihood(cfg, held, row, np.ones_like(row))
+            return negative_log_likelihood(cfg, variables, row, np.ones_like(row))
 
         seconds = interleaved({"wake": learn, "loss alone": only_read}, args.rounds)
         report(f"wake, 1024 tokens, layers {layers}", seconds, "wake", "loss alone", **setting)

@@ -1,7 +1,7 @@
-"""Contestants that cannot live in one process: each in an environment of its own, in turns.
+"""Compares programs that need environments of their own: a process each, in turns.
 
-What `timing.interleaved` is for functions, this is for runners (peers/). The same allocator
-settings hold for all of them, and two at a time are alive: theirs and ours.
+What `timing.interleaved` is for functions, this is for runners (peers/). All have the same
+allocator settings, and two at a time are running: ours and a peer's.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes sha
 
 
 class RunnerFailed(RuntimeError):
-    """A runner ended before its time; the message has the end of what it printed."""
+    """A runner ended early; the message has the end of its output."""
 
 
 class Runner:
-    """A process that does one step whenever it is asked to."""
+    """A process that does one step on request."""
 
     def __init__(self, python: str, script: str, spec: dict, errors):
-        """Starts `script` of peers/ under the interpreter `python`; `errors` takes what it says."""
+        """Starts `script` of peers/ under the interpreter `python`; stderr goes to `errors`."""
         self._errors = errors
-        # Worth up to twice the speed on either side.
+        # Makes either side up to twice as fast.
         environment = os.environ | {"GLIBC_TUNABLES": MALLOC, "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
             [python, str(PEERS / script), json.dumps(spec)],
@@ -44,7 +44,7 @@ class Runner:
         )
 
     def step(self) -> dict:
-        """Does one step: its seconds, phases, peak_bytes and versions.
+        """Does one step; returns its seconds, phases, peak_bytes and versions.
 
         Raises:
           RunnerFailed: it ended instead.
@@ -71,7 +71,7 @@ class Runner:
 
 @contextlib.contextmanager
 def runner(python: str, script: str, spec: dict) -> Iterator[Runner]:
-    """A runner that is ended with the block."""
+    """A runner that ends with the block."""
     with tempfile.TemporaryFile("w+") as errors:
         running = Runner(python, script, spec, errors)
         try:
@@ -84,8 +84,8 @@ def in_turns(runners: dict[str, Runner], rounds: int) -> dict[str, dict]:
     """Steps of all runners, one after the other, round by round.
 
     Returns:
-      By name: `first`, the seconds of the first step (compilation, warm-up), which is not counted
-      elsewhere; `seconds` of each round and its `phases`; `peak_bytes` and `versions`.
+      By name: `first`, the seconds of the first step (compilation, warm-up), which is in no other
+      figure; `seconds` of each round and its `phases`; `peak_bytes` and `versions`.
     """
     firsts = {name: running.step() for name, running in runners.items()}
     rest = {name: [] for name in runners}
@@ -105,7 +105,7 @@ def in_turns(runners: dict[str, Runner], rounds: int) -> dict[str, dict]:
 
 
 def _medians(rounds: Sequence[dict[str, float]], seconds: Sequence[float]) -> dict[str, float]:
-    """Median seconds of each phase, and of what is in none."""
+    """Median seconds of each phase, and of the rest."""
     each = [p | {"rest": total - sum(p.values())} for p, total in zip(rounds, seconds)]
     return {name: round(statistics.median(p[name] for p in each), 3) for name in each[0]}
 
@@ -119,30 +119,30 @@ def compare(
     rounds: int,
     **setting,
 ) -> None:
-    """Runs two contestants in turns and prints a line for time and one for memory.
+    """Runs two runners in turns and prints a line for time and one for memory.
 
     Args:
-      title: what is done.
+      title: what is measured.
       ours, peer: (interpreter, runner's script, spec) of each.
-      name: the peer's.
-      rounds: steps of each that count; one more comes before.
-      setting: goes with the lines.
+      name: of the peer.
+      rounds: measured steps of each, after one for warm-up.
+      setting: further fields of the lines.
     """
     try:
         with runner(*ours) as a, runner(*peer) as b:
-            found = in_turns({"sleep_jax": a, name: b}, rounds)
+            measured = in_turns({"sleep_jax": a, name: b}, rounds)
     except (OSError, RunnerFailed) as failure:
         print(f"{title} against {name}: not measured\n{failure}", file=sys.stderr)
         return
-    seconds = {k: v["seconds"] for k, v in found.items()}
+    seconds = {k: v["seconds"] for k, v in measured.items()}
     setting |= {
-        "first": {k: round(v["first"], 2) for k, v in found.items()},
-        "phases": {k: _medians(v["phases"], v["seconds"]) for k, v in found.items()},
-        "versions": {k: v["versions"] for k, v in found.items()},
+        "first": {k: round(v["first"], 2) for k, v in measured.items()},
+        "phases": {k: _medians(v["phases"], v["seconds"]) for k, v in measured.items()},
+        "versions": {k: v["versions"] for k, v in measured.items()},
         "spec": ours[2],
         "differs": {k: v for k, v in peer[2].items() if ours[2].get(k) != v},
         "rounds": rounds,
     }
     report(f"{title}, time", seconds, "sleep_jax", name, **setting)
-    peak = {k: [v["peak_bytes"]] for k, v in found.items()}
+    peak = {k: [v["peak_bytes"]] for k, v in measured.items()}
     report(f"{title}, peak bytes", peak, "sleep_jax", name, **setting)

@@ -34,11 +34,13 @@ def main():
         peers["tunix"] = (args.tunix_python, "tunix_runner.py", args.tunix_dtypes)
     else:
         print("no --tunix-python: Tunix is not compared", file=sys.stderr)
-    asked = {"prompt": args.prompt, "new": args.new, "temperature": args.temperature}
+    settings = {"prompt": args.prompt, "new": args.new, "temperature": args.temperature}
     for batch in args.batches:
         for name, (python, script, dtypes) in peers.items():
             for dtype in dtypes:
-                spec = shape_spec(args) | asked | {"task": "sampler", "rows": batch, "dtype": dtype}
+                spec = (
+                    shape_spec(args) | settings | {"task": "sampler", "rows": batch, "dtype": dtype}
+                )
                 compare(
                     f"sampler, batch {batch}, {dtype}",
                     (sys.executable, "sleep_jax_runner.py", spec),

@@ -56,7 +56,7 @@ def sft_step(cfg, optimizer, state, params, batch):
 
 
 def exchanges_of(args, rng) -> list[Exchange]:
-    """One exchange fills a row; every other one is the student's own."""
+    """One exchange fills a row; every other one was written by the student."""
     prompt = args.time - args.scored + 1
     return [
         Exchange(
@@ -74,11 +74,11 @@ def exchanges_of(args, rng) -> list[Exchange]:
 
 
 def repeated(step, state):
-    """A step that is called again and again: its state, which it donates, is kept here."""
-    held = [state]
+    """A function without arguments that does a step; it keeps the state, which steps donate."""
 
     def run():
-        held[0], value = step(held[0])
+        nonlocal state
+        state, value = step(state)
         return value
 
     return run
@@ -92,9 +92,7 @@ def main():
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--time", type=int, default=512, help="tokens of a row")
     parser.add_argument("--scored", type=int, default=256, help="tokens of a row that are scored")
-    parser.add_argument(
-        "--document", type=int, default=256, help="tokens that the teacher has read"
-    )
+    parser.add_argument("--document", type=int, default=256, help="tokens of the teacher's context")
     parser.add_argument("--rank", type=int, default=16, help="of the slot and of the adapter")
     parser.add_argument("--slots", type=int, default=5, help="preallocated; one is active")
     parser.add_argument("--alpha", type=float, default=0.5, help="1 distils, 0 imitates alone")
@@ -109,12 +107,12 @@ def main():
     levels = (LevelConfig(slots=args.slots, rank=args.rank),)
     cfg = bare.replace(memory=MemoryConfig(levels, layers=args.memory_layers))
     memory, slots = init_memory(jax.random.key(1), cfg.memory, layers=cfg.layers, width=cfg.width)
-    teacher_self = {"params": split_stacks(cfg, params), "memory": memory, "slots": slots}
-    student = teacher_self | {"slots": unlock(slots, 1)[0]}
+    teacher = {"params": split_stacks(cfg, params), "memory": memory, "slots": slots}
+    student = teacher | {"slots": unlock(slots, 1)[0]}
 
     document = rng.integers(0, args.vocab, (1, args.document)).astype(np.int32)
-    context, _ = prefill(cfg, teacher_self, document, np.ones_like(document))
-    teachers = [Teacher(cfg, teacher_self, context)]
+    context, _ = prefill(cfg, teacher, document, np.ones_like(document))
+    teachers = [Teacher(cfg, teacher, context)]
     exchanges = exchanges_of(args, rng)
     shape = BatchShape(args.rows, args.time, args.scored)
 

@@ -1,4 +1,4 @@
-"""The shape that is measured: SmolLM2-135M with random weights, smaller or wider by flags."""
+"""The measured shape: SmolLM2-135M with random weights; flags change layers and vocabulary."""
 
 import argparse
 
@@ -24,7 +24,7 @@ SMOLLM2 = DecoderConfig(
 
 
 def shape_flags(parser: argparse.ArgumentParser, **defaults) -> None:
-    """Adds what may differ from SmolLM2: --layers and --vocab."""
+    """Adds the flags --layers and --vocab; the rest is SmolLM2's."""
     for name in ("layers", "vocab"):
         default = defaults.get(name, getattr(SMOLLM2, name))
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -36,7 +36,7 @@ def dtype_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def shape_spec(args: argparse.Namespace) -> dict:
-    """The shape as what a runner in another environment is told."""
+    """The shape as fields of a runner's spec."""
     fixed = ("width", "hidden", "heads", "kv_heads", "head_dim", "rope_theta")
     return {name: getattr(SMOLLM2, name) for name in fixed} | {
         "layers": args.layers,
@@ -45,13 +45,13 @@ def shape_spec(args: argparse.Namespace) -> dict:
 
 
 def shaped(args: argparse.Namespace, **changes) -> DecoderConfig:
-    """The decoder that the flags ask for."""
+    """The decoder that the flags describe."""
     dtype = jnp.dtype(args.dtype)
     return SMOLLM2.replace(layers=args.layers, vocab=args.vocab, dtype=dtype, **changes)
 
 
 def random_params(cfg: DecoderConfig):
-    """Weights as at birth, in scanned form; the same for all that differ in memory alone."""
+    """Initial weights, in scanned form; memory does not change them."""
     return Decoder(cfg).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
 
 

@@ -1,4 +1,4 @@
-"""Side by side: contestants take turns, so that whatever else the machine does hits them alike."""
+"""Timing in turns, so that other load on the machine affects all contestants alike."""
 
 import json
 import statistics
@@ -14,7 +14,7 @@ def interleaved(
     """Seconds of every call, in turns; the first call of each (compilation) is not counted.
 
     Args:
-      contestants: by name, what to time; its result is waited for.
+      contestants: functions by name; their results are waited for.
       rounds: calls of each.
     """
     for run in contestants.values():

@@ -31,23 +31,23 @@ from sleep_jax.models.decoder_config import TARGETS, LoraConfig
 
 
 def bytes_of_one_more(args: argparse.Namespace, spec: dict, count: int) -> None:
-    """Prints what a trial adds to the program that trains `count` of them, as its compiler assigns
-    memory, over what its adapter, gradient and Adam's two moments hold in float32."""
+    """Prints the bytes that a further trial adds to the program that trains `count` of them, over
+    the bytes of its adapter, gradient and Adam's two moments in float32."""
     lora = LoraConfig(args.rank, 2.0 * args.rank, tuple(args.targets))
     cfg = shaped(args, lora=lora).replace(remat="full")
     params = jax.eval_shape(lambda: random_params(cfg))
     adapter = jax.eval_shape(lambda: init_lora(cfg, random_params(cfg), jax.random.key(0)))
     trial = TrialConfig(epochs=args.epochs, microbatch=count)
 
-    def held(trials: int) -> int:
+    def bytes_of(trials: int) -> int:
         shape = (trials, 1, args.time)
         tokens, mask = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, bool))
         rows = Examples(tokens=tokens, segment_ids=tokens, mask=mask)
         return compiled_bytes(train_adapters, cfg, trial, {"params": params}, [adapter], rows)
 
-    more = (held(count) - held(1)) / (count - 1)
-    bare = 4 * sum(4 * leaf.size for leaf in jax.tree.leaves(adapter))
-    both = {"a trial": [more], "its adapter": [bare]}
+    more = (bytes_of(count) - bytes_of(1)) / (count - 1)
+    adapter_bytes = 4 * sum(4 * leaf.size for leaf in jax.tree.leaves(adapter))
+    both = {"a trial": [more], "its adapter": [adapter_bytes]}
     report("bytes of one more trial", both, "a trial", "its adapter", spec=spec)
 
 
@@ -70,8 +70,8 @@ def main():
     args = parser.parse_args()
     if not args.peft_python:
         print("no --peft-python: PEFT is not compared", file=sys.stderr)
-    asked = ("epochs", "time", "questions", "prompt", "new", "rank", "targets", "dtype")
-    spec = shape_spec(args) | {name: getattr(args, name) for name in asked} | {"task": "trials"}
+    fields = ("epochs", "time", "questions", "prompt", "new", "rank", "targets", "dtype")
+    spec = shape_spec(args) | {name: getattr(args, name) for name in fields} | {"task": "trials"}
     ours = (sys.executable, "sleep_jax_runner.py")
     for count in args.trials:
         many = spec | {"trials": count, "at_a_time": count, "chunk": args.chunk or count}

@@ -1,5 +1,5 @@
 """Trials by PEFT and `transformers` (PyTorch), one after the other: a fresh LoRA adapter learns a
-dream and answers, then it is taken off the base again."""
+dream and answers, then it is unloaded."""
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -10,7 +10,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def computed(result):
-    """What is returned, once the device is done with it."""
+    """The result, once the device has computed it."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     return result
@@ -46,10 +46,10 @@ def main():
         return model.eval()
 
     @torch.inference_mode()
-    def answer(model, asked):
+    def answer(model, prompt):
         return model.generate(
-            input_ids=asked,
-            attention_mask=torch.ones_like(asked),
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
             max_new_tokens=spec.new,
             min_new_tokens=spec.new,
             do_sample=False,
@@ -59,9 +59,9 @@ def main():
 
     def step():
         count = spec.trials if turns.is_warm else 1
-        for dream, asked in zip(dreams[:count], prompts[:count]):
+        for dream, prompt in zip(dreams[:count], prompts[:count]):
             model = train(dream)
-            assert answer(model, asked).shape == (spec.questions, spec.prompt + spec.new)
+            assert answer(model, prompt).shape == (spec.questions, spec.prompt + spec.new)
             model.unload()
 
     turns.serve(step)

@@ -24,7 +24,7 @@ from sleep_jax.seeding.trunk import precompute
 
 
 class NoTokenizer:
-    """Tokens stay numbers and none of them ends a turn."""
+    """A tokenizer without text, in which no token ends a turn."""
 
     eos_ids = (-1,)
 
@@ -64,7 +64,7 @@ def sampler(turns: Turns):
     key, count = jax.random.key(0), iter(range(1 << 30))
 
     def step():
-        # What is drawn is handed over as lists, so it is computed by then.
+        # Returns lists, so it has finished.
         generate(
             cfg,
             sampling,
@@ -78,8 +78,8 @@ def sampler(turns: Turns):
 
 
 def seeding(turns: Turns):
-    """One update on rollouts alone, as `seed_slot` does it; half of each prompt is the teacher's
-    beginning that the student goes on with."""
+    """One update on rollouts alone, as `seed_slot` does it; half of each prompt is a prefix
+    by the teacher that the student continues."""
     spec, rng = turns.spec, np.random.default_rng(0)
     cfg, params = decoder_of(spec)
     memory = MemoryConfig((LevelConfig(slots=spec.slots, rank=spec.rank),))
@@ -92,13 +92,13 @@ def seeding(turns: Turns):
     context, _ = prefill(cfg, before, document, np.ones_like(document))
     teachers = [Teacher(cfg, before, context)]
 
-    begun = spec.prompt // 2
-    prompts = [tokens_of(rng, spec, spec.prompt - begun) for _ in range(spec.rows // spec.group)]
+    prefix = spec.prompt // 2
+    prompts = [tokens_of(rng, spec, spec.prompt - prefix) for _ in range(spec.rows // spec.group)]
     dreams = [
-        Exchange(0, prompt, prompt, tokens_of(rng, spec, begun + spec.new), "quote")
+        Exchange(0, prompt, prompt, tokens_of(rng, spec, prefix + spec.new), "quote")
         for prompt in prompts
     ]
-    share = begun / (begun + spec.new)
+    share = prefix / (prefix + spec.new)
     imitation = ImitationConfig(
         num_generations=spec.group, cut=(share, share), max_new_tokens=spec.new
     )
@@ -143,7 +143,7 @@ def seeding(turns: Turns):
 
 
 def trials(turns: Turns):
-    """Trains an adapter on each dream and has it answer, `at_a_time` of them together."""
+    """Trains an adapter on each dream and samples its replies, `at_a_time` of them together."""
     spec, rng = turns.spec, np.random.default_rng(0)
     cfg, params = decoder_of(spec)
     cfg = cfg.replace(lora=LoraConfig(spec.rank, 2.0 * spec.rank, tuple(spec.targets)))
@@ -162,11 +162,11 @@ def trials(turns: Turns):
         batch=spec.at_a_time * spec.questions,
     )
 
-    def train(mine):
-        return train_adapters(cfg, trial, base.variables, [lora], mine)[0]
+    def train(rows):
+        return train_adapters(cfg, trial, base.variables, [lora], rows)[0]
 
-    def answer(adapters, asked):
-        return base.with_adapters(adapters).replies(asked)
+    def answer(adapters, prompts):
+        return base.with_adapters(adapters).replies(prompts)
 
     train = turns.timed("train", train, jax.block_until_ready)
     answer = turns.timed("answer", answer)
@@ -174,14 +174,14 @@ def trials(turns: Turns):
     def step():
         count = spec.trials if turns.is_warm else spec.at_a_time
         for start in range(0, count, spec.at_a_time):
-            mine = slice(start, start + spec.at_a_time)
-            answer(train(jax.tree.map(lambda x, mine=mine: x[mine], dreams)), prompts[mine])
+            part = slice(start, start + spec.at_a_time)
+            answer(train(jax.tree.map(lambda x, part=part: x[part], dreams)), prompts[part])
 
     return step
 
 
 def device_peak() -> int:
-    """Most bytes that the accelerator has held."""
+    """Peak bytes in use on the accelerator."""
     return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
 
 

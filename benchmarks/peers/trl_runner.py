@@ -37,7 +37,7 @@ def texts(spec, length: int) -> list[str]:
 
 
 def reward(completion_ids, **_) -> list[float]:
-    """Of no cost: the parity of the first token."""
+    """A reward without cost: the parity of the first token."""
     return [float(ids[0] % 2) for ids in completion_ids]
 
 

@@ -44,7 +44,7 @@ class Words:
 
 
 def llama(spec) -> Llama3:
-    """The shape of the spec with random weights. (Its rotary base is fixed, whatever is asked.)"""
+    """The shape of the spec with random weights; Tunix fixes the rotary base."""
     config = ModelConfig(
         num_layers=spec.layers,
         vocab_size=spec.vocab,

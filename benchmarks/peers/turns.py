@@ -1,4 +1,4 @@
-"""A runner's end of a comparison: it does one step whenever it is asked to, and times it.
+"""A runner's end of a comparison: it does one step on request, and times it.
 
 A runner is a process of its own, in the environment of what it measures. It is given a spec, JSON
 in its only argument; each line on its standard input asks for one step, each line of JSON on its
@@ -16,20 +16,20 @@ from types import SimpleNamespace
 
 
 def resident() -> int:
-    """Most bytes of this process that were in memory."""
+    """Peak resident bytes of this process."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Turns:
-    """Waits for its turn, and times what is done in it.
+    """Waits for requests, and times each step.
 
-    Whatever else is printed goes to standard error: standard output is for the answers. `is_warm`
-    says that a step was done; the first one does not count and need only compile.
+    All other output goes to standard error: standard output is for the answers. `is_warm`
+    says that a step was done; the first one is not measured and need only compile.
     """
 
     def __init__(self, *packages: str, peak: Callable[[], int] | None = None):
-        """`packages`: whose versions go with the answers; `peak`: most bytes that a device has held
-        so far, where it has a memory of its own; None: what was resident."""
+        """`packages`: whose versions go into the answers; `peak`: gives the peak bytes of a device
+        with a memory of its own; None: those of the process."""
         self.spec = SimpleNamespace(**json.loads(sys.argv[1]))
         self._versions = {name: importlib.metadata.version(name) for name in packages}
         self._peak = peak or resident
@@ -40,7 +40,7 @@ class Turns:
         self.is_warm = False
 
     def next(self) -> bool:
-        """Ends the step under way, if there is one, and waits for the next; False: no more."""
+        """Ends the current step, if there is one, and waits for the next request; False: none."""
         if self._begun is not None:
             answer = {
                 "seconds": time.perf_counter() - self._begun,
@@ -50,12 +50,12 @@ class Turns:
             }
             print(json.dumps(answer), file=self._answers, flush=True)
             self.is_warm = True
-        should_stop = bool(sys.stdin.readline())
+        is_requested = bool(sys.stdin.readline())
         self._phases, self._begun = {}, time.perf_counter()
-        return should_stop
+        return is_requested
 
     def serve(self, step) -> None:
-        """Does `step`, a function without arguments, as often as asked."""
+        """Does `step`, a function without arguments, at each request."""
         while self.next():
             step()
 

@@ -7,7 +7,7 @@ import numpy as np
 from sleep_jax.data.grid_transforms import chain, flip, rotate, transpose
 from sleep_jax.data.grids import COLOURS, GridTask, parse_task
 
-SHAPE = (2, 2)  # cells: what a decoder learns to turn and mirror in minutes
+SHAPE = (2, 2)  # cells: small enough for a tiny decoder to learn rotations in minutes
 EXAMPLES = 3
 PALETTE = 5  # colours of a task
 Rule = Callable[[np.ndarray], np.ndarray]
@@ -52,10 +52,10 @@ def draw_task(
     """A task of a random family; its rule changes every grid that is shown.
 
     Args:
-      rng: what it is drawn with.
-      name: what follows the family's in its name.
-      shape: of its grids, rows and columns, each at least 2.
-      shown: pairs that it shows.
+      rng: random generator.
+      name: suffix of its name, after that of the family.
+      shape: rows and columns of its grids, each at least 2.
+      shown: example pairs.
     """
     family = str(rng.choice(list(FAMILIES)))
     palette = rng.choice(COLOURS, PALETTE, replace=False)

@@ -1,11 +1,10 @@
-"""The tiny decoder: a token a cell, a few for the pieces of a recipe; and the minutes that teach it
-grid tasks and what recipes look like.
+"""The tiny decoder: a token a cell, a few for the pieces of a recipe; and its training on tasks and
+recipes, a matter of minutes.
 
-The recipes that it is shown are drawn uniformly: what it writes before any reward is chance.
+Its recipes are drawn uniformly: what it writes before any reward is chance.
 """
 
 import dataclasses
-import functools
 import pathlib
 
 import flax.traverse_util
@@ -17,6 +16,8 @@ import tokenizers
 from rules import draw_task
 from tokenizers import decoders, models, pre_tokenizers
 
+from sleep_jax.baselines.finetune import finetune
+from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.data.batches import pad
 from sleep_jax.data.grids import GridFormat
 from sleep_jax.dreaming.recipe import AUGMENTATIONS, STRATEGIES, Recipe
@@ -29,7 +30,7 @@ from sleep_jax.runtime.progress import phase_progress
 
 FORM = GridFormat(cell_separator="")
 ASK, END = "\nrecipe:\n", "<end>"
-RATES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)  # from one that changes little to one that ruins
+RATES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)  # from too low to far too high
 EPOCHS = (1, 2, 4, 8)
 TEMPLATE = Template("recipe", "{text}" + ASK, form="plain", writes="recipe")
 SIDES, SHOWN = (2, 6), (2, 5)  # cells and pairs, at least and at most, of tasks with a recipe
@@ -37,7 +38,7 @@ ROOM = (48, 448)  # tokens for a task with its solution, for one with a recipe
 
 
 def recipe_pieces() -> list[str]:
-    """What the text of a recipe is made of, but for its digits."""
+    """The strings that the text of a recipe is made of, without its digits."""
     keys = [f'"use_{name}_augmentations": ' for name in AUGMENTATIONS]
     return [
         '{"data_generation": {' + keys[0],
@@ -54,12 +55,12 @@ def recipe_pieces() -> list[str]:
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids of a text of ours, in which `END` is the token."""
+    """Token ids of a text in which `END` stands for the end token."""
     return tokenizer.encode_pieces([Piece(text, False)])
 
 
 def make_tokenizer() -> Tokenizer:
-    """A token a digit, a line's end, a separator and a piece of a recipe; nothing else is text."""
+    """A tokenizer with a token for each digit, line end, separator and piece of a recipe."""
     vocabulary = {character: i for i, character in enumerate("0123456789\n")}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
@@ -76,12 +77,13 @@ def make_tokenizer() -> Tokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class SmallConfig:
-    """The decoder and how it is taught.
+    """The decoder and how it is trained.
 
     Attributes:
       width, layers: of the decoder; heads have 32 units, the FFN is three times as wide.
-      steps, rows, recipes: updates, and tasks with a solution and with a recipe in each.
-      at_once: updates of one program.
+      steps: updates.
+      rows, recipes: tasks with a solution and tasks with a recipe in an update.
+      updates_per_call: updates in one call of the program.
       learning_rate: Adam's peak.
     """
 
@@ -90,7 +92,7 @@ class SmallConfig:
     steps: int = 4000
     rows: int = 32
     recipes: int = 1
-    at_once: int = 50
+    updates_per_call: int = 50
     learning_rate: float = 3e-3
 
     def decoder(self, vocab: int) -> DecoderConfig:
@@ -108,7 +110,7 @@ class SmallConfig:
         )
 
 
-def any_recipe(rng: np.random.Generator) -> Recipe:
+def random_recipe(rng: np.random.Generator) -> Recipe:
     """A recipe drawn uniformly: every augmentation or not, either loss, one of RATES and EPOCHS."""
     return Recipe(
         augmentations=tuple(name for name in AUGMENTATIONS if rng.random() < 0.5),
@@ -118,24 +120,24 @@ def any_recipe(rng: np.random.Generator) -> Recipe:
     )
 
 
-def solution(rng: np.random.Generator) -> str:
+def task_with_solution(rng: np.random.Generator) -> str:
     """A task and its solution."""
     task = draw_task(rng)
     return f"{FORM.question(task)}{FORM.grid(task.tests[0].output)}{END}"
 
 
-def advice(rng: np.random.Generator) -> str:
-    """A task and a recipe: every other one as large as those that are solved, the rest larger, for
-    a recipe is also asked for about tasks of ARC."""
+def task_with_recipe(rng: np.random.Generator) -> str:
+    """A task and a recipe: every other task is as large as those with a solution, the rest are
+    larger, since recipes are also written about tasks of ARC."""
     sizes = {}
     if rng.random() < 0.5:
         rows, columns, shown = (int(rng.integers(a, b + 1)) for a, b in (SIDES, SIDES, SHOWN))
         sizes = {"shape": (rows, columns), "shown": shown}
-    return f"{FORM.examples(draw_task(rng, **sizes))}{ASK}{any_recipe(rng).text}{END}"
+    return f"{FORM.examples(draw_task(rng, **sizes))}{ASK}{random_recipe(rng).text}{END}"
 
 
-def replies(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """Which tokens [rows, time] are foreseen: outputs and recipes, each with what ends it."""
+def reply_mask(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """Which tokens are labels, bool [rows, time]: outputs and recipes, each with its end."""
     opens, closes = (
         np.isin(tokens, [i for text in texts for i in encode(tokenizer, text)])
         for texts in ((FORM.arrow, ASK), (FORM.pair_separator, END))
@@ -144,57 +146,74 @@ def replies(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     return opened > closed
 
 
-def taught(config: SmallConfig, tokenizer: Tokenizer, path: pathlib.Path | None = None):
-    """(cfg, params) of the decoder; taught now unless `path` holds it."""
+def load_small(config: SmallConfig, tokenizer: Tokenizer, path: pathlib.Path | None = None):
+    """(cfg, params) of the decoder, from `path`; trained and written there if missing."""
     cfg = config.decoder(tokenizer.vocab_size)
     if path is None:
-        return cfg, teach(config, cfg, tokenizer)
+        return cfg, train(config, cfg, tokenizer)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        params = teach(config, cfg, tokenizer)
+        params = train(config, cfg, tokenizer)
         np.savez(path, **flax.traverse_util.flatten_dict(params, sep="/"))
-    with np.load(path) as held:
-        return cfg, flax.traverse_util.unflatten_dict(dict(held), sep="/")
+    with np.load(path) as leaves:
+        return cfg, flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
-def teach(config: SmallConfig, cfg: DecoderConfig, tokenizer: Tokenizer):
-    """Next-token loss on replies, Adam, a cosine to zero."""
-    rng = np.random.default_rng(1)
+def train(config: SmallConfig, cfg: DecoderConfig, tokenizer: Tokenizer):
+    """Parameters after training on `reply_loss`: Adam, a cosine to zero."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.steps // 10, config.steps
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    params = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
-    state = (params["params"], optimizer.init(params["params"]))
+    variables = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
+    with phase_progress("train", config.steps) as bar:
+        model = finetune(
+            Model(cfg, variables),
+            Leaves("params/.*"),
+            reply_loss,
+            training_batches(config, tokenizer),
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+            steps=config.steps,
+            updates_per_call=config.updates_per_call,
+            log=lambda step, figures: bar.advance(loss=figures["loss"]),
+        )
+    return jax.tree.map(np.asarray, model.variables["params"])
 
-    def nats(params, tokens, counts):
-        hidden = Decoder(cfg).apply({"params": params}, tokens[:, :-1])
+
+def reply_loss(model: Model, batch, rng):
+    """(sum, tokens) of the cross-entropy of replies.
+
+    Args:
+      model: the decoder.
+      batch: pairs (tokens, is a reply), [rows, time] each; pairs differ in shape.
+      rng: not used.
+    """
+
+    def nats(tokens, weights):
+        hidden = Decoder(model.cfg).apply(model.variables, tokens[:, :-1])
         each = optax.softmax_cross_entropy_with_integer_labels(
-            lm_logits(cfg, params, hidden), tokens[:, 1:]
+            lm_logits(model.cfg, model.variables["params"], hidden), tokens[:, 1:]
         )
-        return jnp.sum(each * counts[:, 1:])
+        return jnp.sum(each * weights[:, 1:])
 
-    def loss(params, batch):
-        return sum(nats(params, *x) for x in batch) / sum(jnp.sum(x[1][:, 1:]) for x in batch)
+    return sum(nats(*x) for x in batch), sum(jnp.sum(weights[:, 1:]) for _, weights in batch)
 
-    def step(state, batch):
-        params, held = state
-        value, gradient = jax.value_and_grad(loss)(params, batch)
-        updates, held = optimizer.update(gradient, held)
-        return (optax.apply_updates(params, updates), held), value
 
-    def draw(kind, rows, length):
-        """`at_once` batches of a kind of text, as (tokens, what counts) [batch, rows, time]."""
-        tokens, _ = pad(
-            [encode(tokenizer, kind(rng)) for _ in range(config.at_once * rows)], length
-        )
-        counts = replies(tokens, tokenizer).astype(np.float32)
-        return tuple(x.reshape(config.at_once, rows, length) for x in (tokens, counts))
+def training_batches(config: SmallConfig, tokenizer: Tokenizer):
+    """Batches for `reply_loss` without end: tasks with their solution, tasks with a recipe."""
+    rng = np.random.default_rng(1)
 
-    several = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
-    with phase_progress("teach", config.steps) as bar:
-        for _ in range(config.steps // config.at_once):
-            batch = [draw(solution, config.rows, ROOM[0]), draw(advice, config.recipes, ROOM[1])]
-            state, values = several(state, batch)
-            bar.advance(config.at_once, loss=float(values[-1]))
-    return jax.tree.map(np.asarray, state[0])
+    def draw(text, rows, length):
+        """The rows of one kind of text for one call, [updates_per_call, rows, time]."""
+        count = config.updates_per_call
+        texts = [encode(tokenizer, text(rng)) for _ in range(count * rows)]
+        tokens, _ = pad(texts, length)
+        weights = reply_mask(tokens, tokenizer).astype(np.float32)
+        return tuple(x.reshape(count, rows, length) for x in (tokens, weights))
+
+    while True:
+        block = [
+            draw(task_with_solution, config.rows, ROOM[0]),
+            draw(task_with_recipe, config.recipes, ROOM[1]),
+        ]
+        for i in range(config.updates_per_call):
+            yield [(tokens[i], weights[i]) for tokens, weights in block]

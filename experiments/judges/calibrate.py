@@ -4,7 +4,8 @@ python experiments/judges/calibrate.py [--model SmolLM2-135M-Instruct] [--workdi
 
 Thresholds come from the calibration half, all figures from the test half. Writes results.json and
 the ROC figure into the workdir; with --publish beside this file, where it rewrites the tables of
-the README as well. With --judges cosine,agreement the others keep what results.json has of them.
+the README as well. With --judges cosine,agreement only these are measured; the rest stays as in
+results.json.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def yes_no(model: str) -> YesNoScore:
 
 
 def judges(model: str) -> dict:
-    """What makes each judge's score, by name."""
+    """Functions that make each judge's score, by name."""
     cosine = functools.cache(lambda: CosineScore(load_encoder(resolve("all-MiniLM-L6-v2"))))
     return {
         "embedding": lambda: GatedScore(cosine()),
@@ -52,7 +53,7 @@ def judges(model: str) -> dict:
 
 
 def interval(measure, scores: np.ndarray, same: np.ndarray) -> list[float]:
-    """95 % bootstrap interval of a measure; pairs are drawn anew within either label."""
+    """95 % bootstrap interval of a measure; pairs are resampled within each label."""
     rng = np.random.default_rng(0)
     labels = [np.flatnonzero(same == label) for label in (True, False)]
     drawn = []
@@ -66,10 +67,10 @@ def measure(name: str, score, halves) -> dict:
     """The figures of one judge.
 
     Returns:
-      `threshold`; `true`, `false` (share of the pairs that say the same and of the others that
-      pass) and `area` with `interval`s, on the test half; `calibration`, the same two shares on the
-      other half; `kinds`: passed and all of each kind, and the area of each that differs against
-      all that say the same; `scores`, of the test half.
+      `threshold`; `true` and `false`, the true and false positive rates, and `area` with
+      `interval`s, on the test half; `calibration`, the same two rates on the other half; `kinds`:
+      pairs accepted and in all of each kind, and for kinds that differ the area against all pairs
+      that say the same; `scores`, of the test half.
     """
     scores, same = score_pairs(score, halves[0])
     threshold = 0.5 if name in RULES else round(choose_threshold(scores, same), 3)
@@ -132,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="SmolLM2-135M-Instruct", help="the yes/no judge")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/judges"))
-    parser.add_argument("--judges", default="", help="those to measure, with commas; all")
+    parser.add_argument("--judges", default="", help="judges to measure, with commas; all")
     parser.add_argument("--publish", action="store_true")
     arguments = parser.parse_args()
     halves, makers = read_probe(), judges(arguments.model)

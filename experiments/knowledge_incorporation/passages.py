@@ -3,7 +3,7 @@ passages CC BY-SA 4.0): a JSON list of {title, context, questions: [{question, a
 
 python experiments/knowledge_incorporation/passages.py FOLDER > passages.jsonl
 
-writes those that are asked about as documents that `--config.data.documents` reads.
+writes the passages that are asked about as documents that `--config.data.documents` reads.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from sleep_jax.evals.items import Item, RewardItems
 from sleep_jax.fields import Fields, read_json
 
 ASKED = "cpt200_base_val.json"  # SEAL's 200 passages with 974 questions
-REWARDED = "iter0_train.json"  # those of its first round of reinforcement
-MOST_WORDS = 150  # of a passage: with its request it fits a row of a night
+REWARDED = "iter0_train.json"  # the passages of its first round of reinforcement
+MOST_WORDS = 150  # of a passage: with its prompt it fits a row of a batch
 
 
 def read_passages(file: pathlib.Path, count: int, fits: Callable[[str], bool]) -> list[Document]:
@@ -25,22 +25,22 @@ def read_passages(file: pathlib.Path, count: int, fits: Callable[[str], bool]) -
 
     Args:
       file: one of SEAL's.
-      count: how many.
-      fits: whether a text does.
+      count: of passages.
+      fits: whether to take a passage with this text.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: fewer of them fit, or a field is missing or no text.
+      ValueError: fewer passages fit, or a field is missing or no text.
     """
     if not file.exists():
         raise FileNotFoundError(
-            f"{file}: not there; give --data the folder knowledge-incorporation/data of SEAL's "
+            f"{file}: no such file; give --data the folder knowledge-incorporation/data of SEAL's "
             "repository, or wherever its files lie"
         )
     items = Fields({"passages": read_json(file)}, str(file)).objects("passages")
     chosen = [(i, item) for i, item in enumerate(items) if fits(item.text("context"))][:count]
     if len(chosen) < count:
-        raise ValueError(f"{file}: {len(chosen)} of its passages fit, {count} are asked for")
+        raise ValueError(f"{file}: {len(chosen)} passages fit, fewer than the {count} requested")
     return [
         Document(
             id=f"{file.stem}-{i}",
@@ -55,13 +55,13 @@ def read_passages(file: pathlib.Path, count: int, fits: Callable[[str], bool]) -
     ]
 
 
-def reward_items(asked: Sequence[Document], rewarded: Sequence[Document]) -> RewardItems:
-    """The questions about the latter, which reward a writer.
+def reward_items(tested: Sequence[Document], rewarded: Sequence[Document]) -> RewardItems:
+    """The questions about `rewarded`, by which a writer is rewarded.
 
     Raises:
-      AssertionError: one does.
+      AssertionError: one of them is also a test question, about `tested`.
     """
-    tests = {q.question for passage in asked for q in passage.questions}
+    tests = {q.question for passage in tested for q in passage.questions}
     items = [
         Item(i, q.question, (q.answer,))
         for i, passage in enumerate(rewarded)
@@ -71,7 +71,7 @@ def reward_items(asked: Sequence[Document], rewarded: Sequence[Document]) -> Rew
 
 
 def is_short(text: str) -> bool:
-    """At most `MOST_WORDS` words."""
+    """Whether a text has at most `MOST_WORDS` words."""
     return len(text.split()) <= MOST_WORDS
 
 

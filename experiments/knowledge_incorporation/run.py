@@ -1,11 +1,11 @@
-"""SmolLM2 learns SQuAD passages, by fine-tuning, by SEAL and by sleep, and is asked about them.
+"""SmolLM2 learns SQuAD passages, by fine-tuning, by SEAL and by sleep, and answers questions.
 
 python experiments/knowledge_incorporation/run.py --data FOLDER             # a model a passage
-python experiments/knowledge_incorporation/run.py --data FOLDER --stream    # one model reads all
+python experiments/knowledge_incorporation/run.py --data FOLDER --stream    # one model for all
 
-FOLDER has SEAL's `cpt200_base_val.json` and `iter0_train.json`. What is finished is kept in the
-workdir, and a second call goes on from there; `--passages 4` takes a few minutes. At the end it
-prints the table; with --publish it also rewrites that of the README.
+FOLDER holds SEAL's `cpt200_base_val.json` and `iter0_train.json`. Finished arms are kept in the
+workdir, and a second call continues after them; `--passages 4` takes a few minutes. At the end it
+prints the table; with --publish it also rewrites the one in the README.
 """
 
 import argparse
@@ -14,10 +14,10 @@ import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 
-import adapters
+import adapter_arms
 import jax
-import lives
-from night import (
+import sleep_arms
+from arm_configs import (
     FEWEST_DAYS,
     FULL,
     NO_DREAMS,
@@ -26,7 +26,7 @@ from night import (
     NO_SELECTION,
     after_a_passage,
     after_many,
-    undivided,
+    single_day,
 )
 from passages import ASKED, REWARDED, is_short, read_passages, reward_items
 from table import report
@@ -41,11 +41,11 @@ from sleep_jax.runtime.workdir import claim
 PASSAGE, SEAL, SEAL_ROUND = "fine-tuned on the passage", "SEAL, no reinforcement", "SEAL, one round"
 
 
-def keep(path: pathlib.Path, arm: str, seed: int, passage: Document, said: list[list[str]]):
-    """Appends what the models of an arm said about a passage; of several models for it, of each."""
+def append(path: pathlib.Path, arm: str, seed: int, passage: Document, replies: list[list[str]]):
+    """Appends a line a question about a passage: the reply of each of an arm's models for it."""
     lines = [
         {"arm": arm, "seed": seed, "passage": passage.id, "question": q.question}
-        | {"answer": q.answer, "replies": [own[i] for own in said]}
+        | {"answer": q.answer, "replies": [of_model[i] for of_model in replies]}
         for i, q in enumerate(passage.questions)
     ]
     with path.open("a", encoding="utf-8") as file:
@@ -53,7 +53,7 @@ def keep(path: pathlib.Path, arm: str, seed: int, passage: Document, said: list[
 
 
 def once(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Has a file written in one move, unless it is there."""
+    """Writes a file atomically, unless it exists."""
     if not path.exists():
         draft = path.with_suffix(".new")
         draft.unlink(missing_ok=True)
@@ -61,78 +61,79 @@ def once(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
         draft.replace(path)
 
 
-def by_adapters(
+def run_adapter_arms(
     experiment: Experiment, passages, rewarded, seed: int, workdir: pathlib.Path
 ) -> None:
     """The arms that fine-tune an adapter a passage, or a dream; `rewarded` has the passages of
     SEAL's round and the questions about them."""
-    model = adapters.Model.of(experiment)
+    model, count = adapter_arms.SealModel.from_experiment(experiment), adapter_arms.DREAMS
 
-    def written(arm: str, said: Callable[[], list[list[list[str]]]]):
+    def run_arm(arm: str, replies: Callable[[], list[list[list[str]]]]):
         def write(draft):
             with phase_progress(f"{arm}, seed {seed}", 1, "arm") as bar:
-                for passage, of in zip(passages, said()):
-                    keep(draft, arm, seed, passage, of)
+                for passage, of_models in zip(passages, replies()):
+                    append(draft, arm, seed, passage, of_models)
                 bar.advance(1)
 
         once(workdir / f"{arm.replace(' ', '_')}-{seed}.jsonl", write)
 
-    written(PASSAGE, lambda: [[of] for of in adapters.on_passages(model, passages, seed)])
-    written(SEAL, lambda: adapters.on_dreams(model, passages, adapters.DREAMS, seed))
+    run_arm(PASSAGE, lambda: [[x] for x in adapter_arms.on_passages(model, passages, seed)])
+    run_arm(SEAL, lambda: adapter_arms.on_dreams(model, passages, count, seed))
     if rewarded[0]:
 
         def after_a_round():
-            writer = model.reinforced(*rewarded, adapters.DREAMS, seed)
-            return adapters.on_dreams(writer, passages, adapters.DREAMS, seed)
+            writer = model.reinforced(*rewarded, count, seed)
+            return adapter_arms.on_dreams(writer, passages, count, seed)
 
-        written(SEAL_ROUND, after_a_round)
+        run_arm(SEAL_ROUND, after_a_round)
 
 
-def by_sleep(
+def run_sleep_arms(
     experiment: Experiment, passages: Sequence[Document], seed: int, workdir: pathlib.Path
 ):
-    """The arms that sleep after every passage, each as if it were the only one."""
+    """The arms that sleep, each after a single passage."""
     config = after_a_passage()
     config.seed = seed
     with phase_progress(f"sleep, seed {seed}", len(passages), "passage") as bar:
         for passage in passages:
-            life = workdir / "lives" / f"{passage.id}-{seed}"
+            runs = workdir / "runs" / f"{passage.id}-{seed}"
 
-            def write(draft, passage=passage, life=life):
-                said = lives.after_a_passage(experiment, config, passage, life)
-                for arm, replies in said.items():
-                    keep(draft, arm, seed, passage, [replies])
+            def write(draft, passage=passage, runs=runs):
+                by_arm = sleep_arms.after_a_passage(experiment, config, passage, runs)
+                for arm, replies in by_arm.items():
+                    append(draft, arm, seed, passage, [replies])
 
             once(workdir / f"sleep-{passage.id}-{seed}.jsonl", write)
-            shutil.rmtree(life, ignore_errors=True)
-            jax.clear_caches()  # its programs; a process has room for so many
+            shutil.rmtree(runs, ignore_errors=True)
+            jax.clear_caches()  # or compiled programs fill the memory
             bar.advance(1)
 
 
-def by_stream(
+def run_stream_arms(
     experiment: Experiment, passages, days: int, seed: int, workdir: pathlib.Path
 ) -> None:
     """The arms of one model that learns all passages."""
-    model = adapters.Model.of(experiment)
+    model = adapter_arms.SealModel.from_experiment(experiment)
 
-    def written(arm: str, said: Callable[[], list[list[str]]]):
+    def run_arm(arm: str, replies: Callable[[], list[list[str]]]):
         def write(draft):
-            for passage, of in zip(passages, said()):
-                keep(draft, arm, seed, passage, [of])
+            for passage, of_passage in zip(passages, replies()):
+                append(draft, arm, seed, passage, [of_passage])
 
         once(workdir / f"{arm.replace(' ', '_')}-{seed}.jsonl", write)
 
-    written(
-        lives.BASE, lambda: lives.replies_about(experiment, init_run_state(experiment), passages)
+    run_arm(
+        sleep_arms.BASE,
+        lambda: sleep_arms.replies_about(experiment, init_run_state(experiment), passages),
     )
-    for arm, count in ((PASSAGE, 0), (SEAL, adapters.DREAMS)):
-        written(arm, lambda count=count: adapters.continued(model, passages, count, seed))
-    of_seed = workdir / "lives" / str(seed)
+    for arm, count in ((PASSAGE, 0), (SEAL, adapter_arms.DREAMS)):
+        run_arm(arm, lambda count=count: adapter_arms.continued(model, passages, count, seed))
+    runs = workdir / "runs" / str(seed)
     for arm in (FULL, NO_DREAMS, NO_SELECTION, NO_EXPERT, NO_ROUTER):
-        written(
+        run_arm(
             arm,
-            lambda arm=arm: lives.after_many_passages(
-                experiment, arm, passages, days, seed, of_seed
+            lambda arm=arm: sleep_arms.after_many_passages(
+                experiment, arm, passages, days, seed, runs
             ),
         )
 
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=20)
     parser.add_argument("--rewarded", type=int, default=8, help="passages of SEAL's round; 0: none")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--stream", action="store_true", help="one model reads all passages")
+    parser.add_argument("--stream", action="store_true", help="one model learns all passages")
     parser.add_argument(
         "--days", type=int, default=FEWEST_DAYS, help=f"of the stream, at least {FEWEST_DAYS}"
     )
@@ -170,15 +171,15 @@ def main() -> None:
     rewarded = read_passages(arguments.data / REWARDED, arguments.rewarded, is_short)
     items = reward_items(passages, rewarded)
     config = after_many(arguments.days) if arguments.stream else after_a_passage()
-    asked = {"passages": [p.id for p in passages], "rewarded": [p.id for p in rewarded]}
-    claim(workdir, asked | {"night": config.to_dict(), "adapters": adapters.settings()})
-    experiment = load_experiment(undivided(config))
+    ids = {"passages": [p.id for p in passages], "rewarded": [p.id for p in rewarded]}
+    claim(workdir, ids | {"night": config.to_dict(), "adapters": adapter_arms.settings()})
+    experiment = load_experiment(single_day(config))
     for seed in range(arguments.seeds):
         if arguments.stream:
-            by_stream(experiment, passages, arguments.days, seed, workdir)
+            run_stream_arms(experiment, passages, arguments.days, seed, workdir)
         else:
-            by_adapters(experiment, passages, (rewarded, items), seed, workdir)
-            by_sleep(experiment, passages, seed, workdir)
+            run_adapter_arms(experiment, passages, (rewarded, items), seed, workdir)
+            run_sleep_arms(experiment, passages, seed, workdir)
         jax.clear_caches()
     print(report(workdir, kind, is_published=arguments.publish))
 

@@ -1,4 +1,4 @@
-"""What the arms answered: the tables of the README, with paired bootstrap intervals.
+"""The tables of the README, with paired bootstrap intervals.
 
 python experiments/knowledge_incorporation/table.py runs/knowledge_incorporation/single
 """
@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-from night import FULL
+from arm_configs import FULL
 from scipy import stats
 
 from sleep_jax.evals.metrics import contains_answer, squad_exact_match, squad_f1
@@ -18,11 +18,11 @@ from sleep_jax.report.publish import publish
 
 README = pathlib.Path(__file__).with_name("README.md")
 SCORERS = {"contains": contains_answer, "F1": squad_f1, "exact": squad_exact_match}
-LEAD = "contains"  # the scorer that differences are taken of
+MAIN_SCORER = "contains"  # differences are of this one
 RESAMPLES = 10_000
 
 
-def rows_of(workdir: pathlib.Path) -> list[dict]:
+def read_rows(workdir: pathlib.Path) -> list[dict]:
     """Every question of every arm and seed, in the order of the files' names."""
     files = sorted(workdir.glob("*.jsonl"))
     if not files:
@@ -30,39 +30,39 @@ def rows_of(workdir: pathlib.Path) -> list[dict]:
     return [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
 
 
-def mark(row: dict, scorer: str) -> float:
-    """Of one question: the mean over the models that were asked it."""
+def score(row: dict, scorer: str) -> float:
+    """Score of one question, the mean over an arm's models."""
     return statistics.fmean(float(SCORERS[scorer](r, row["answer"])) for r in row["replies"])
 
 
-def share(rows: Sequence[dict], scorer: str) -> float:
-    """Mean over questions."""
-    return statistics.fmean(mark(row, scorer) for row in rows)
+def mean_score(rows: Sequence[dict], scorer: str) -> float:
+    """Mean score over questions."""
+    return statistics.fmean(score(row, scorer) for row in rows)
 
 
 def difference(rows: Sequence[dict], peers: Sequence[dict]) -> tuple[float, float, float]:
-    """Mean difference to a peer over the questions that both were asked, and its 95 % interval:
+    """Mean difference to a peer over the questions of both, and its 95 % interval:
     percentile bootstrap over passages, the questions of a passage (and its seeds) staying together.
     """
-    marks: dict[tuple, list[float]] = {}
-    for side, those in enumerate((rows, peers)):
-        for row in those:
+    pairs: dict[tuple, list[float]] = {}
+    for side, arm_rows in enumerate((rows, peers)):
+        for row in arm_rows:
             key = (row["passage"], row["seed"], row["question"])
-            marks.setdefault(key, [np.nan, np.nan])[side] = mark(row, LEAD)
+            pairs.setdefault(key, [np.nan, np.nan])[side] = score(row, MAIN_SCORER)
     passages: dict[str, list[float]] = {}
-    for (passage, *_), (mine, other) in marks.items():
-        if not np.isnan(mine - other):
-            passages.setdefault(passage, []).append(mine - other)
+    for (passage, *_), (ours, theirs) in pairs.items():
+        if not np.isnan(ours - theirs):
+            passages.setdefault(passage, []).append(ours - theirs)
     sums = np.array([sum(x) for x in passages.values()])
     counts = np.array([len(x) for x in passages.values()])
 
     def mean(sums, counts, axis):
         return sums.sum(axis) / counts.sum(axis)
 
-    found = stats.bootstrap(
+    bootstrap = stats.bootstrap(
         (sums, counts), mean, paired=True, method="percentile", n_resamples=RESAMPLES, rng=0
     )
-    low, high = found.confidence_interval
+    low, high = bootstrap.confidence_interval
     return float(mean(sums, counts, 0)), float(low), float(high)
 
 
@@ -71,14 +71,14 @@ def table(rows: Sequence[dict]) -> str:
     arms: dict[str, list[dict]] = {}
     for row in rows:
         arms.setdefault(row["arm"], []).append(row)
-    order = sorted(arms, key=lambda arm: share(arms[arm], LEAD))
+    order = sorted(arms, key=lambda arm: mean_score(arms[arm], MAIN_SCORER))
     lines = [
         f"| arm | seeds | {' | '.join(SCORERS)} | over the base | over sleep |",
         "|---" * (len(SCORERS) + 4) + "|",
     ]
     for arm in order:
         seeds = len({row["seed"] for row in arms[arm]})
-        cells = [f"{100 * share(arms[arm], name):.1f}" for name in SCORERS]
+        cells = [f"{100 * mean_score(arms[arm], name):.1f}" for name in SCORERS]
         for peer in ("base", FULL):
             if arm == peer or peer not in arms:
                 cells.append("")
@@ -86,14 +86,14 @@ def table(rows: Sequence[dict]) -> str:
             mean, low, high = (100 * x for x in difference(arms[arm], arms[peer]))
             cells.append(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]")
         lines.append(f"| {arm} | {seeds} | {' | '.join(cells)} |")
-    asked = {(row["passage"], row["question"]) for row in rows}
+    questions = {(row["passage"], row["question"]) for row in rows}
     passages = {row["passage"] for row in rows}
-    return "\n".join([*lines, "", f"{len(passages)} passages, {len(asked)} questions."])
+    return "\n".join([*lines, "", f"{len(passages)} passages, {len(questions)} questions."])
 
 
 def report(workdir: pathlib.Path, kind: str, *, is_published: bool = False) -> str:
-    """The table of a workdir; where `is_published`, the README has it, too, as that of its kind."""
-    text = table(rows_of(workdir))
+    """The table of a workdir; where `is_published`, it is also written into the README."""
+    text = table(read_rows(workdir))
     if is_published:
         publish(README, (f"<!-- {kind}: written by run.py -->", f"<!-- end of {kind} -->"), text)
     return text
@@ -103,7 +103,7 @@ def main() -> None:
     """Prints the table of a workdir."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("workdir", type=pathlib.Path)
-    print(table(rows_of(parser.parse_args().workdir)))
+    print(table(read_rows(parser.parse_args().workdir)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tiny decoder, its memory of k = 3 levels, and the few minutes that teach it its language."""
+"""The tiny decoder, its memory of k = 3 levels, and its pre-training of a few minutes."""
 
 import functools
 import pathlib
@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from facts import HELD_OUT, INDEX, SENTENCE, WORDS, Fact, invent, pages
-from writing import learn_to_be_written, page_loss
+from meta_training import meta_train, page_terms
 
+from sleep_jax.baselines.finetune import finetune
+from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.models.decoder_config import DecoderConfig
@@ -18,9 +20,9 @@ from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.wake.stream import WakeConfig
 
 PAGE = 60  # tokens: six sentences
-KNOWN = 100  # facts that the base is taught
-STEPS = (300, 120)  # of pre-training, and of learning to be written
-LENGTH = 16.0  # of the one step of Eq. 2 that writes an episode, in norm
+KNOWN = 100  # facts that the base is pre-trained on
+STEPS = (300, 120)  # of pre-training, and of meta-training
+LENGTH = 16.0  # norm of the one step of Eq. 2 that writes an episode
 # Gradients are always clipped, so the length of an update is `clip` times the learning rate.
 WAKE = WakeConfig(context=PAGE, clip=1e-6)
 MEMORY = MemoryConfig(
@@ -48,47 +50,53 @@ CFG = DecoderConfig(
 
 
 def known_facts() -> list[Fact]:
-    """What the base is taught; the anchors of every later day."""
+    """The facts that the base is pre-trained on; the anchors of every later day."""
     return invent(np.random.default_rng(0), KNOWN)
 
 
-def base_at(path: pathlib.Path):
-    """The parameters of the pre-trained base; taught now unless `path` holds them."""
+def load_base(path: pathlib.Path):
+    """The parameters of the pre-trained base, from `path`; trained and written there if missing."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        params = learn_to_be_written(CFG, pretrain(STEPS[0]), known_facts(), LENGTH, STEPS[1])
+        params = meta_train(CFG, pretrain(STEPS[0]), known_facts(), LENGTH, STEPS[1])
         np.savez(path, **flax.traverse_util.flatten_dict(params, sep="/"))
-    with np.load(path) as held:
-        return flax.traverse_util.unflatten_dict(dict(held), sep="/")
+    with np.load(path) as leaves:
+        return flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
-def pretrain(steps: int, rows: int = 32, at_once: int = 25):
+def pretrain(steps: int, rows: int = 32, updates_per_call: int = 25):
     """Teaches a new base its language: next-token loss on pages, Adam, a cosine to zero."""
-    cfg, rng = CFG.replace(memory=MemoryConfig()), np.random.default_rng(1)
-    params = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
+    cfg = CFG.replace(memory=MemoryConfig())
+    variables = Decoder(cfg).init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
     rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 10, steps)
-    optimizer, known = optax.adam(rate), known_facts()
-    state = (params["params"], optimizer.init(params["params"]))
 
-    def step(state, tokens):
-        params, held = state
-        value, gradient = jax.value_and_grad(lambda p: page_loss(cfg, {"params": p}, tokens))(
-            params
-        )
-        updates, held = optimizer.update(gradient, held)
-        return (optax.apply_updates(params, updates), held), value
+    def batches():
+        rng, known = np.random.default_rng(1), known_facts()
+        while True:
+            tokens = pages(rng, known, updates_per_call * rows, PAGE // SENTENCE)
+            yield from tokens.reshape(updates_per_call, rows, PAGE)
 
-    several = jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
     with phase_progress("pre-train", steps) as bar:
-        for _ in range(steps // at_once):
-            tokens = pages(rng, known, at_once * rows, PAGE // SENTENCE)
-            state, values = several(state, tokens.reshape(at_once, rows, PAGE))
-            bar.advance(at_once, loss=float(values[-1]))
-    return state[0]
+        model = finetune(
+            Model(cfg, variables),
+            Leaves("params/.*"),
+            next_token_loss,
+            batches(),
+            optax.adam(rate),
+            steps=steps,
+            updates_per_call=updates_per_call,
+            log=lambda step, figures: bar.advance(loss=figures["loss"]),
+        )
+    return model.variables["params"]
+
+
+def next_token_loss(model: Model, tokens, rng):
+    """`page_terms` of a model, as the loss of `finetune`."""
+    return page_terms(model.cfg, model.variables, tokens)
 
 
 def is_recalled(cfg: DecoderConfig, variables, facts: list[Fact]) -> np.ndarray:
-    """Which homes the model names when asked, greedily and without any context: bool [facts]."""
+    """Which facts' homes the model names, greedily and without any context: bool [facts]."""
     prompts = np.asarray([fact.prompt(HELD_OUT) for fact in facts], np.int32)
     homes = np.asarray([INDEX[fact.home] for fact in facts])
     return np.asarray(_next_token(cfg, variables, prompts)) == homes

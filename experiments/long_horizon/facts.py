@@ -1,4 +1,4 @@
-"""Invented facts, who lives where, and the few sentences that state them or ask for them.
+"""Invented facts, who lives where, and the sentences that state them or ask for them.
 
 A name is two syllables, a home one word of forty: chance is 2.5 %. Words are tokens.
 """
@@ -29,7 +29,7 @@ QUESTIONS = (
     "<start> in which place is {name} ? {home} .",
 )
 SENTENCE = 10  # tokens of each
-ASKED, HELD_OUT = QUESTIONS[:2], QUESTIONS[2]  # What a night may ask; what only recall asks.
+ASKED, HELD_OUT = QUESTIONS[:2], QUESTIONS[2]  # trained on at night; only for measuring recall
 WORDS = ["<pad>", *SYLLABLES, *HOMES]
 WORDS += sorted({w for t in STATEMENTS + QUESTIONS for w in t.split() if "{" not in w})
 INDEX = {word: i for i, word in enumerate(WORDS)}
@@ -38,17 +38,17 @@ START, END = INDEX["<start>"], INDEX["."]
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """Somebody, and where they live."""
+    """A name, and where that person lives."""
 
     name: str
     home: str
 
     def tokens(self, template: str) -> tuple[int, ...]:
-        """A sentence about it."""
+        """Tokens of a sentence that states the fact."""
         return encode(template.format(name=self.name, home=self.home))
 
     def prompt(self, question: str) -> tuple[int, ...]:
-        """A question up to its answer."""
+        """Tokens of a question up to its answer."""
         return encode(question.split("{home}")[0].format(name=self.name))
 
 
@@ -58,7 +58,7 @@ def encode(text: str) -> tuple[int, ...]:
 
 
 def invent(rng: np.random.Generator, count: int, taken: Iterable[Fact] = ()) -> list[Fact]:
-    """Facts about people that none of `taken` is about."""
+    """Facts about new people, whose names are not among `taken`."""
     names = {fact.name for fact in taken}
     every = [f"{a} {b}" for a, b in itertools.product(SYLLABLES, SYLLABLES) if a != b]
     free = [name for name in every if name not in names]
@@ -69,23 +69,23 @@ def invent(rng: np.random.Generator, count: int, taken: Iterable[Fact] = ()) -> 
 def pages(rng: np.random.Generator, known: Sequence[Fact], count: int, length: int) -> np.ndarray:
     """Pages of `length` sentences, int32 [count, length * SENTENCE].
 
-    Half of them are about the known facts. The others are about people invented for that one page,
-    whom it mentions again and again: that a name may be new is part of the language.
+    Half of them are about the known facts. The others are about three people each, invented for
+    that one page: so the model learns to pick up new names from a page.
     """
     table = np.asarray([[f.tokens(t) for t in STATEMENTS + QUESTIONS] for f in known])
     out = table[
         rng.integers(len(known), size=(count, length)), rng.integers(6, size=(count, length))
     ]
     for page in out[: count // 2]:
-        people = anybody(rng, 3)
+        people = random_facts(rng, 3)
         for line in page:
             fact = people[rng.integers(len(people))]
             line[:] = fact.tokens((STATEMENTS + QUESTIONS)[rng.integers(6)])
     return rng.permutation(out).reshape(count, -1)
 
 
-def anybody(rng: np.random.Generator, count: int) -> list[Fact]:
-    """Facts about whomever, known or not."""
+def random_facts(rng: np.random.Generator, count: int) -> list[Fact]:
+    """Facts about random people, who may be known ones."""
     a, b = rng.integers(len(SYLLABLES), size=(2, count))
     homes = rng.integers(len(HOMES), size=count)
     return [Fact(f"{SYLLABLES[i]} {SYLLABLES[j]}", HOMES[k]) for i, j, k in zip(a, b, homes)]

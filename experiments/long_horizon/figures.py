@@ -1,4 +1,4 @@
-"""What the lives add up to: retention matrices, curves, and the table of the README."""
+"""The results of all runs: retention matrices, curves, and the table of the README."""
 
 import json
 import pathlib
@@ -23,40 +23,40 @@ COLUMNS = (
 )
 
 
-def matrix(life: dict) -> np.ndarray:
-    """Recall of episode j after night i, [nights, episodes]; NaN where j is yet to come."""
-    return np.asarray(life["retention"], float)
+def retention_matrix(run: dict) -> np.ndarray:
+    """Recall of episode j after night i, [nights, episodes]; NaN for j > i."""
+    return np.asarray(run["retention"], float)
 
 
-def figures_of(life: dict) -> dict[str, float]:
-    """The figures of one life that the table has columns for."""
-    retention = matrix(life)
+def summarise(run: dict) -> dict[str, float]:
+    """The figures of one run, by column of the table."""
+    retention = retention_matrix(run)
     last = retention[-1]
     return {
-        "read": np.mean(life["awake"]),
+        "read": np.mean(run["awake"]),
         "newest": np.mean(np.diag(retention)),
         "five": np.mean(last[-5:]),
         "oldest": np.mean(last[:5]),
         "all": np.mean(last),
-        "anchors": life["anchors"][-1],
+        "anchors": run["anchors"][-1],
     }
 
 
-def by_arm(lives: list[dict]) -> dict[str, list[dict]]:
-    """The lives of each arm, in the order in which arms first come."""
+def by_arm(runs: list[dict]) -> dict[str, list[dict]]:
+    """The runs of each arm, in the order of the arms' first runs."""
     arms: dict[str, list[dict]] = {}
-    for life in lives:
-        arms.setdefault(life["arm"], []).append(life)
+    for run in runs:
+        arms.setdefault(run["arm"], []).append(run)
     return arms
 
 
-def table(lives: list[dict]) -> str:
+def table(runs: list[dict]) -> str:
     """Mean and, of several seeds, standard deviation of every figure, per cent, as Markdown."""
     titles = ["seeds", *(title for _, title in COLUMNS)]
     lines = ["| arm | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
-    for arm, same in by_arm(lives).items():
-        figures = [figures_of(life) for life in same]
-        cells = [str(len(same))]
+    for arm, arm_runs in by_arm(runs).items():
+        figures = [summarise(run) for run in arm_runs]
+        cells = [str(len(arm_runs))]
         for name, _ in COLUMNS:
             values = 100 * np.asarray([f[name] for f in figures])
             spread = f" ± {np.std(values, ddof=1):.0f}" if len(values) > 1 else ""
@@ -65,14 +65,14 @@ def table(lives: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def draw_retention(lives: list[dict], path: pathlib.Path) -> None:
+def draw_retention(runs: list[dict], path: pathlib.Path) -> None:
     """One panel an arm: rows are nights, columns episodes, colour the mean recall over seeds."""
-    arms = by_arm(lives)
+    arms = by_arm(runs)
     figure, panels = plt.subplots(
         1, len(arms), figsize=(2.6 * len(arms) + 0.8, 3.1), layout="constrained", squeeze=False
     )
-    for axes, (arm, same) in zip(panels[0], arms.items()):
-        mean = np.mean([matrix(life) for life in same], axis=0)
+    for axes, (arm, arm_runs) in zip(panels[0], arms.items()):
+        mean = np.mean([retention_matrix(run) for run in arm_runs], axis=0)
         edge = len(mean) + 0.5
         image = axes.imshow(
             mean, vmin=0, vmax=1, cmap="viridis", extent=(0.5, edge, edge, 0.5), aspect="equal"
@@ -86,14 +86,14 @@ def draw_retention(lives: list[dict], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def draw_curves(lives: list[dict], path: pathlib.Path) -> None:
+def draw_curves(runs: list[dict], path: pathlib.Path) -> None:
     """Mean recall of all episodes so far, and of the anchors, after each night; band: one standard
     deviation over seeds."""
     figure, (new, old) = plt.subplots(1, 2, figsize=(9.6, 3.3), layout="constrained", sharey=True)
-    for arm, same in by_arm(lives).items():
+    for arm, arm_runs in by_arm(runs).items():
         for axes, curves in (
-            (new, [np.nanmean(matrix(life), axis=1) for life in same]),
-            (old, [life["anchors"] for life in same]),
+            (new, [np.nanmean(retention_matrix(run), axis=1) for run in arm_runs]),
+            (old, [run["anchors"] for run in arm_runs]),
         ):
             mean, spread = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=len(curves) > 1)
             nights = np.arange(1, len(mean) + 1)
@@ -113,17 +113,17 @@ def draw_curves(lives: list[dict], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def report(folder: pathlib.Path, lives: list[dict], readme: pathlib.Path | None = None) -> str:
+def report(folder: pathlib.Path, runs: list[dict], readme: pathlib.Path | None = None) -> str:
     """Writes results.json and the figures into a folder, and the table into a README.
 
     Returns:
       The table.
     """
-    text = table(lives)
+    text = table(runs)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(lives))
-    draw_retention(lives, folder / "retention")
-    draw_curves(lives, folder / "curves")
+    (folder / "results.json").write_text(json.dumps(runs))
+    draw_retention(runs, folder / "retention")
+    draw_curves(runs, folder / "curves")
     if readme is not None:
         publish(readme, MARKS, text)
     return text

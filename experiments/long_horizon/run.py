@@ -2,8 +2,8 @@
 
 python experiments/long_horizon/run.py --workdir runs/long_horizon
 
-Every finished life (an arm and a seed) is a JSON file in the workdir; a second call goes on from
-there. At the end it draws the figures there; with --publish also beside this file, where it
+Every finished run (an arm and a seed) is a JSON file in the workdir; a second call continues after
+them. At the end it draws the figures there; with --publish also beside this file, where it
 rewrites the table of the README as well.
 """
 
@@ -14,57 +14,59 @@ import pathlib
 import time
 
 import numpy as np
-from arms import ARMS, Life
-from base import CFG, base_at, is_recalled, known_facts
+from arms import ARMS, Learner
+from base import CFG, is_recalled, known_facts, load_base
+from consolidation import NightConfig
 from facts import Fact, invent
 from figures import README, report
-from night import NightConfig
 
 from sleep_jax.fields import read_json
 from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.runtime.workdir import claim
 
-FACTS = 6  # new ones an episode
+FACTS = 6  # new facts of an episode
 
 
 def episodes_of(seed: int, count: int) -> list[list[Fact]]:
-    """The new facts of every episode; no name comes twice or is known to the base."""
+    """The new facts of every episode; no name occurs twice or is known to the base."""
     new = invent(np.random.default_rng(1000 + seed), count * FACTS, known_facts())
     return [new[start : start + FACTS] for start in range(0, len(new), FACTS)]
 
 
-def live(arm: str, params, night: NightConfig, seed: int, episodes: int, advance) -> dict:
-    """One life.
+def run_arm(arm: str, params, night: NightConfig, seed: int, count: int, advance) -> dict:
+    """One arm with one seed over `count` episodes.
 
     Returns:
       `retention` [episodes, episodes]: recall of episode j after night i, None for j > i; `awake`
       [episodes]: recall of the newest episode once read, before the night; `anchors` [episodes]:
-      recall of what the base knew, after each night; `nights`: a line a consolidation; `seconds`.
+      recall of what the base knew, after each night; `nights`: figures of each consolidation;
+      `seconds`.
     """
     began = time.perf_counter()
-    past, known = episodes_of(seed, episodes), known_facts()
-    everyone = sum(past, known)
-    subject = Life.born(arm, params, night, seed)
+    episodes, known = episodes_of(seed, count), known_facts()
+    facts = sum(episodes, known)
+    learner = Learner.create(arm, params, night, seed)
     out = {"arm": arm, "seed": seed, "retention": [], "awake": [], "anchors": []}
 
-    for number, episode in enumerate(past):
-        awake = subject.read(episode)
-        out["awake"].append(_shares(awake, everyone, len(known))[1][number])
-        subject.sleep()
-        anchors, shares = _shares(subject.variables, everyone, len(known))
+    for number, episode in enumerate(episodes):
+        awake = learner.read(episode)
+        out["awake"].append(_recall(awake, facts, len(known))[1][number])
+        learner.sleep()
+        anchors, recall = _recall(learner.variables, facts, len(known))
         out["anchors"].append(anchors)
-        out["retention"].append(shares[: number + 1] + [None] * (episodes - number - 1))
-        advance(recall=float(np.mean(shares[: number + 1])), anchors=anchors)
-    return out | {"nights": subject.log, "seconds": time.perf_counter() - began}
+        out["retention"].append(recall[: number + 1] + [None] * (count - number - 1))
+        advance(recall=float(np.mean(recall[: number + 1])), anchors=anchors)
+    return out | {"nights": learner.log, "seconds": time.perf_counter() - began}
 
 
-def _shares(variables, everyone, known: int):
-    right = is_recalled(CFG, variables, everyone)
-    return float(right[:known].mean()), right[known:].reshape(-1, FACTS).mean(1).tolist()
+def _recall(variables, facts, known: int) -> tuple[float, list[float]]:
+    """Recall of the first `known` facts, and of the others episode by episode."""
+    is_right = is_recalled(CFG, variables, facts)
+    return float(is_right[:known].mean()), is_right[known:].reshape(-1, FACTS).mean(1).tolist()
 
 
 def main() -> None:
-    """All lives, then what they add up to."""
+    """All arms and seeds, then the figures and the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/long_horizon"))
     parser.add_argument("--seeds", type=int, default=5)
@@ -75,14 +77,14 @@ def main() -> None:
     workdir, night = arguments.workdir, NightConfig()
     began = time.perf_counter()
     claim(workdir, {"episodes": arguments.episodes, "night": dataclasses.asdict(night)})
-    params = base_at(workdir / "base.npz")
-    lives = []
+    params = load_base(workdir / "base.npz")
+    runs = []
     for seed in range(arguments.seeds):
         for arm in arguments.arms:
             path = workdir / f"{arm.replace(' ', '_')}-{seed}.json"
             if not path.exists():
                 with phase_progress(f"{arm}, seed {seed}", arguments.episodes, "night") as bar:
-                    life = live(
+                    result = run_arm(
                         arm,
                         params,
                         night,
@@ -90,12 +92,12 @@ def main() -> None:
                         arguments.episodes,
                         lambda bar=bar, **figures: bar.advance(**figures),
                     )
-                path.write_text(json.dumps(life))
-            lives.append(read_json(path))
-    print(f"all lives: {time.perf_counter() - began:.0f} s in this call")
-    print(report(workdir, lives))
+                path.write_text(json.dumps(result))
+            runs.append(read_json(path))
+    print(f"all runs: {time.perf_counter() - began:.0f} s in this call")
+    print(report(workdir, runs))
     if arguments.publish:
-        report(README.parent, lives, README)
+        report(README.parent, runs, README)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-import dataclasses
+"""Long horizon: its facts, arms, nights and report, on a random base."""
+
 import json
 
 import jax
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 
 EXPERIMENT = "long_horizon"
-MODULES = ("facts", "writing", "base", "night", "arms", "figures", "run")
+MODULES = ("facts", "meta_training", "base", "consolidation", "arms", "figures", "run")
 
 
-def test_sentences_are_of_one_length_and_prompts_end_before_the_home(lab):
+def test_fact_sentences_have_one_length_and_prompts_end_before_the_home(lab):
     facts = lab.facts
     [fact] = facts.invent(np.random.default_rng(0), 1)
     for template in facts.STATEMENTS + facts.QUESTIONS:
@@ -22,7 +23,7 @@ def test_sentences_are_of_one_length_and_prompts_end_before_the_home(lab):
     assert facts.HELD_OUT not in facts.ASKED + facts.STATEMENTS
 
 
-def test_no_name_comes_twice(lab):
+def test_episodes_repeat_no_name(lab):
     episodes = lab.run.episodes_of(3, 20)
     names = [fact.name for fact in sum(episodes, lab.base.known_facts())]
     assert len(set(names)) == len(names)
@@ -38,37 +39,37 @@ def params(lab):
     return jax.tree.map(lambda x: jnp.asarray(0.1 * rng.normal(size=x.shape), x.dtype), shapes)
 
 
-def test_one_slot_is_the_first_one_every_night(lab, params):
-    night = lab.night.NightConfig()
-    life = lab.arms.Life.born(lab.arms.ONE_SLOT, params, night, 0)
+def test_one_slot_arm_seeds_the_first_slot_every_night(lab, params):
+    night = lab.consolidation.NightConfig()
+    learner = lab.arms.Learner.create(lab.arms.ONE_SLOT, params, night, 0)
     for expected in (0, 1):  # slots in use before the night
-        assert lab.arms.used(life.self.slots, 2) == expected
+        assert lab.arms.used(learner.state.slots, 2) == expected
         transaction = lab.arms.begin_consolidation(
-            lab.base.CFG, lab.base.WAKE, life.self, 1, "commit_then_clear", jax.random.key(1)
+            lab.base.CFG, lab.base.WAKE, learner.state, 1, "commit_then_clear", jax.random.key(1)
         )
         transaction = lab.arms.into_first_slot(transaction)
         assert transaction.index == 0
         assert lab.arms.used(transaction.student.slots, 2) == 1
-        life.self = transaction.commit(transaction.student.memory)
+        learner.state = transaction.commit(transaction.student.memory)
 
 
 @pytest.mark.slow
-def test_updates_wait_for_the_night_and_sleep_clears_the_sender(lab, params):
-    config = dataclasses.replace(lab.night.NightConfig(), steps=(10, 20), rows=2, rehearsal=6)
-    life = lab.arms.Life.born("commit_then_clear", params, config, 0)
+def test_learner_updates_stay_pending_until_night_which_clears_the_sender(lab, params):
+    config = lab.consolidation.NightConfig(steps=(10, 20), batch_size=2, rehearsal=6)
+    learner = lab.arms.Learner.create("commit_then_clear", params, config, 0)
     [episode] = lab.run.episodes_of(0, 1)
-    awake = life.read(episode)["memory"]["layers"]["level_1"]["wake"]["down"]
+    awake = learner.read(episode)["memory"]["layers"]["level_1"]["wake"]["down"]
     assert jnp.any(awake != 0)
-    assert not jnp.any(life.variables["memory"]["layers"]["level_1"]["wake"]["down"])
-    life.sleep()
-    assert not jnp.any(life.variables["memory"]["layers"]["level_1"]["wake"]["down"])
-    assert lab.arms.used(life.self.slots, 2) == 1
-    [line] = life.log
-    assert line["after"] < line["before"]
+    assert not jnp.any(learner.variables["memory"]["layers"]["level_1"]["wake"]["down"])
+    learner.sleep()
+    assert not jnp.any(learner.variables["memory"]["layers"]["level_1"]["wake"]["down"])
+    assert lab.arms.used(learner.state.slots, 2) == 1
+    [night] = learner.log
+    assert night["after"] < night["before"]
 
 
-def test_a_report_has_the_means_of_its_lives(lab, tmp_path):
-    lives = [
+def test_report_has_the_means_of_its_runs(lab, tmp_path):
+    runs = [
         {
             "arm": "paper",
             "seed": seed,
@@ -82,14 +83,14 @@ def test_a_report_has_the_means_of_its_lives(lab, tmp_path):
     ]
     readme = tmp_path / "README.md"
     readme.write_text("before\n{}\nold\n{}\nafter\n".format(*lab.figures.MARKS))
-    lab.figures.report(tmp_path, lives, readme)
+    lab.figures.report(tmp_path, runs, readme)
     assert "| paper | 2 | 100 ± 0 | 75 ± 7 | 50 ± 14 |" in readme.read_text()
     assert readme.read_text().startswith("before") and readme.read_text().endswith("after\n")
-    assert json.loads((tmp_path / "results.json").read_text()) == lives
+    assert json.loads((tmp_path / "results.json").read_text()) == runs
     assert (tmp_path / "retention.svg").exists() and (tmp_path / "curves.png").exists()
 
 
-def test_a_level_holds_what_came_after_it_was_cleared(lab):
+def test_window_length_includes_the_episode_of_the_last_sleep(lab):
     """Level 2 got the fifth episode on the night in which it had handed on the first five."""
-    assert [lab.arms.held_by(1, clock) for clock in (1, 7)] == [1, 1]
-    assert [lab.arms.held_by(2, clock) for clock in (5, 10)] == [5, 6]
+    assert [lab.arms.window_length(1, clock) for clock in (1, 7)] == [1, 1]
+    assert [lab.arms.window_length(2, clock) for clock in (5, 10)] == [5, 6]

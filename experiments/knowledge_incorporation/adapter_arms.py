@@ -1,7 +1,9 @@
 """The arms that train an adapter on text: the passage alone, and SEAL (Zweiger et al. 2025).
 
 SEAL's inner loop is `dreaming.trial`, its outer loop ReST-EM over `dreaming.write`; both come from
-the library, with its templates. Every adapter of an arm is trained in one program.
+the library, with its templates. Every adapter of an arm is trained in one program. The arms of a
+single adapter do what `baselines.sft` does, up to rounding; they train as the others, as they did
+when the published numbers were made.
 """
 
 import dataclasses
@@ -11,6 +13,7 @@ from typing import Any
 
 import jax
 
+from sleep_jax.baselines.sft import document_pairs
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import PromptCompletion, make_examples
 from sleep_jax.dreaming.reinforce import rewarded_dreams, trial_sequences
@@ -27,9 +30,9 @@ from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
 
-EVERYWHERE = ("q", "k", "v", "o", "gate", "up", "down")
-INNER = LoraConfig(rank=32, alpha=64.0, targets=EVERYWHERE)
-OUTER = LoraConfig(rank=64, alpha=128.0, targets=EVERYWHERE)
+ALL_LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+INNER = LoraConfig(rank=32, alpha=64.0, targets=ALL_LINEARS)
+OUTER = LoraConfig(rank=64, alpha=128.0, targets=ALL_LINEARS)
 TRIAL = TrialConfig(epochs=10, learning_rate=1e-3, schedule="linear", microbatch=4)
 CONTINUED = TrialConfig(
     epochs=10, learning_rate=1e-3, schedule="linear", batch_size=8, microbatch=8
@@ -38,23 +41,28 @@ REINFORCING = TrialConfig(
     epochs=2, learning_rate=3e-4, schedule="linear", batch_size=2, microbatch=8
 )
 # As in configs/seal.py.
-EARNS = RewardConfig(scorer="contains", form="top_1", margin=-math.inf, baseline="untrained")
+REWARD = RewardConfig(scorer="contains", form="top_1", margin=-math.inf, baseline="untrained")
 TEMPLATE = "implications"
 DREAMS = 3  # about a passage
 
 
 def settings() -> dict[str, Any]:
     """What these arms' results depend on."""
-    each = {"inner": INNER, "outer": OUTER, "trial": TRIAL}
-    each |= {"continued": CONTINUED, "reinforcing": REINFORCING}
-    each |= {"earns": EARNS}
-    named = {name: dataclasses.asdict(x) for name, x in each.items()}
-    return named | {"template": TEMPLATE, "dreams": DREAMS}
+    configs = {"inner": INNER, "outer": OUTER, "trial": TRIAL}
+    configs |= {"continued": CONTINUED, "reinforcing": REINFORCING}
+    configs |= {"earns": REWARD}
+    fields = {name: dataclasses.asdict(config) for name, config in configs.items()}
+    return fields | {"template": TEMPLATE, "dreams": DREAMS}
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """The base; `writer` is the adapter of the one who writes, None for the base itself."""
+class SealModel:
+    """A base model and the adapter it writes dreams with.
+
+    Attributes:
+      cfg, params, tokenizer: the base.
+      writer: `lora` collection; None: the base itself writes.
+    """
 
     cfg: DecoderConfig
     params: Any
@@ -62,18 +70,18 @@ class Model:
     writer: Any = None
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Model":
-        """That of an experiment, which has no memory here."""
+    def from_experiment(cls, experiment: Experiment) -> "SealModel":
+        """The base model of an experiment, without its memory."""
         cfg = experiment.cfg.replace(memory=MemoryConfig())
         return cls(cfg, experiment.params, experiment.tokenizer)
 
     @property
     def prompts(self) -> Prompts:
-        """Its prompts."""
+        """Prompts of its tokenizer."""
         return Prompts(self.tokenizer)
 
     def dreams(self, passages: Sequence[Document], count: int, seed: int) -> list[Dream]:
-        """`count` dreams about each passage, less those that are none."""
+        """Up to `count` dreams about each passage; texts that are no dream are left out."""
         templates = choose_templates(read_templates(), (TEMPLATE,))
         config = WritingConfig(templates, count, temperature=1.0, max_new_tokens=128)
         lora = {} if self.writer is None else {"lora": self.writer}
@@ -86,95 +94,98 @@ class Model:
     def trained(
         self, items: Sequence[Sequence[PromptCompletion]], seed: int, trial: TrialConfig = TRIAL
     ) -> AdaptedModels:
-        """A model for each item, which has learnt its (prompt, reply) pairs."""
-        base = self._bare()
+        """A model for each item, fine-tuned on the item's (prompt, reply) pairs."""
+        base = self._base()
         key = jax.random.key(seed)
         initial = init_adapters(base.cfg, self.params, key, trial.seeds)
-        learnt = make_examples(items, is_packed=not trial.batch_size)
-        adapters, _ = train_adapters(base.cfg, trial, base.variables, initial, learnt, rng=key)
+        rows = make_examples(items, is_packed=not trial.batch_size)
+        adapters, _ = train_adapters(base.cfg, trial, base.variables, initial, rows, rng=key)
         return base.with_adapters(adapters)
 
     def replies(self, models: AdaptedModels, passages: Sequence[Document]) -> list[list[str]]:
-        """What each model says to the questions about its passage."""
-        asked = [[self.prompts.without_context(q.question) for q in p.questions] for p in passages]
-        return models.replies(asked)
+        """The reply of each model to every question about its passage."""
+        prompts = [
+            [self.prompts.without_context(q.question) for q in p.questions] for p in passages
+        ]
+        return models.replies(prompts)
 
-    def asked(self, model: AdaptedModels, passages: Sequence[Document]) -> list[str]:
-        """What one model says to the questions about all passages."""
-        [said] = model.replies(
+    def replies_of_one(self, model: AdaptedModels, passages: Sequence[Document]) -> list[str]:
+        """The reply of one model to every question about all passages."""
+        [replies] = model.replies(
             [[self.prompts.without_context(q.question) for p in passages for q in p.questions]]
         )
-        return said
+        return replies
 
     def reinforced(
-        self, passages: Sequence[Document], asked: RewardItems, count: int, seed: int
-    ) -> "Model":
+        self, passages: Sequence[Document], items: RewardItems, count: int, seed: int
+    ) -> "SealModel":
         """One round of ReST-EM: of `count` dreams about each passage the writer learns the one that
-        taught a model most, by the questions that are `asked`."""
-        dreams, prompts, base = self.dreams(passages, count, seed), self.prompts, self._bare()
-        learnt = [
+        taught a model most, as measured by the questions of `items`."""
+        dreams, prompts, base = self.dreams(passages, count, seed), self.prompts, self._base()
+        pairs = [
             trial_sequences(x, passages[x.document], prompts, TRIAL.split_lines) for x in dreams
         ]
-        of = [x.document for x in dreams]
+        documents = [x.document for x in dreams]
         gain = measure_gains(
             base,
             TRIAL,
-            make_scorer(EARNS.scorer),
+            make_scorer(REWARD.scorer),
             init_adapters(base.cfg, self.params, jax.random.key(seed), TRIAL.seeds),
-            make_examples(learnt, is_packed=not TRIAL.batch_size),
-            of,
-            asked,
+            make_examples(pairs, is_packed=not TRIAL.batch_size),
+            documents,
+            items,
             rng=jax.random.key(seed),
-        ).over(EARNS.baseline)
+        ).over(REWARD.baseline)
         template = read_templates()[TEMPLATE]
-        pairs = [
+        lessons = [
             (template.tokens(prompts, passages[x.document]), x.tokens)
-            for x in rewarded_dreams(dreams, compute_rewards(EARNS, gain, of))
+            for x in rewarded_dreams(dreams, compute_rewards(REWARD, gain, documents))
         ]
         cfg = dataclasses.replace(self.cfg, lora=OUTER)
         key = jax.random.key(seed)
         initial = init_adapters(cfg, self.params, key, 1)
-        kept = make_examples([pairs], is_packed=False)
-        writer, _ = train_adapters(cfg, REINFORCING, base.variables, initial, kept, rng=key)
+        rows = make_examples([lessons], is_packed=False)
+        writer, _ = train_adapters(cfg, REINFORCING, base.variables, initial, rows, rng=key)
         return dataclasses.replace(self, writer=writer)
 
-    def _bare(self) -> AdaptedModels:
-        """The base, which adapters of a trial fit."""
+    def _base(self) -> AdaptedModels:
+        """The base, with the shape of a trial's adapters."""
         cfg = dataclasses.replace(self.cfg, lora=INNER)
         return AdaptedModels(cfg, {"params": self.params}, self.tokenizer, batch=32)
 
 
-def on_passages(model: Model, passages: Sequence[Document], seed: int) -> list[list[str]]:
+def on_passages(model: SealModel, passages: Sequence[Document], seed: int) -> list[list[str]]:
     """Replies, per passage, of a model that was fine-tuned on it."""
-    prompts = model.prompts
-    items = [[(prompts.tell_about(p), prompts.reply(p.text))] for p in passages]
+    items = [document_pairs(model.prompts, [passage]) for passage in passages]
     return model.replies(model.trained(items, seed), passages)
 
 
 def on_dreams(
-    model: Model, passages: Sequence[Document], count: int, seed: int
+    model: SealModel, passages: Sequence[Document], count: int, seed: int
 ) -> list[list[list[str]]]:
     """Replies, per passage and dream, of a model that was fine-tuned on that dream and the passage;
     on the passage alone where no dream is left."""
     dreams = model.dreams(passages, count, seed)
-    prompts = model.prompts
-    items = [trial_sequences(x, passages[x.document], prompts, False) for x in dreams]
-    of = [x.document for x in dreams]
-    for i in sorted({*range(len(passages))} - {*of}):
-        items.append([(prompts.tell_about(passages[i]), prompts.reply(passages[i].text))])
-        of.append(i)
-    said = model.replies(model.trained(items, seed), [passages[i] for i in of])
-    return [[r for r, j in zip(said, of) if j == i] for i in range(len(passages))]
+    items = [trial_sequences(x, passages[x.document], model.prompts, False) for x in dreams]
+    documents = [x.document for x in dreams]
+    for i in sorted({*range(len(passages))} - {*documents}):
+        items.append(document_pairs(model.prompts, [passages[i]]))
+        documents.append(i)
+    replies = model.replies(model.trained(items, seed), [passages[i] for i in documents])
+    return [[r for r, j in zip(replies, documents) if j == i] for i in range(len(passages))]
 
 
-def continued(model: Model, passages: Sequence[Document], count: int, seed: int) -> list[list[str]]:
+def continued(
+    model: SealModel, passages: Sequence[Document], count: int, seed: int
+) -> list[list[str]]:
     """Replies, per passage, of one model that was fine-tuned on all passages and, of each, on
     `count` dreams."""
     prompts = model.prompts
-    pairs = [(prompts.tell_about(p), prompts.reply(p.text)) for p in passages]
+    pairs = document_pairs(prompts, passages)
     for x in model.dreams(passages, count, seed) if count else ():
         pairs.append(
             (prompts.tell_about(passages[x.document]), prompts.reply_without_thought(x.tokens))
         )
-    said = iter(model.asked(model.trained([pairs], seed, CONTINUED), passages))
-    return [[next(said) for _ in passage.questions] for passage in passages]
+    trained = model.trained([pairs], seed, CONTINUED)
+    replies = iter(model.replies_of_one(trained, passages))
+    return [[next(replies) for _ in passage.questions] for passage in passages]

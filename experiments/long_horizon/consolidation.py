@@ -1,7 +1,12 @@
-"""One night of a level: what its teacher writes about the window, and how the new slot learns it.
+"""One consolidation of a level: what its teacher writes about the window, and how the new slot
+learns it.
 
 The sequences are the window's text, the teacher's answers to questions about the people in it, and
-rehearsal: sentences that the teacher says unprompted. Nothing from before the window is stored.
+rehearsal: sentences that the teacher writes unprompted. Nothing from before the window is stored.
+
+The phases of a run (`sleep_jax.phases`) are not used: they read documents through a chat template,
+keep a day's context as level 0, and draw sequences from one shuffled stream. Here tokens are words,
+level 1 is the fast weights alone, half of every update is rehearsal, and a night is one program.
 """
 
 import dataclasses
@@ -39,23 +44,23 @@ class NightConfig:
 
     Attributes:
       steps: updates of a night of level 1, of level 2, whose window is longer.
-      rows: pages of an update; half of them are about the window, half rehearsal.
-      rehearsal: sentences that the teacher says unprompted.
+      batch_size: pages of an update; half of them are about the window, half rehearsal.
+      rehearsal: sentences that the teacher writes unprompted.
       learning_rate: Adam's peak; it decays along a cosine to a tenth.
       tuning_rate: the peak rate of plain fine-tuning.
       objective: distillation on teacher-written sequences alone: no rollouts, no imitation.
     """
 
     steps: tuple[int, int] = (40, 80)
-    rows: int = 6
+    batch_size: int = 6
     rehearsal: int = 144
     learning_rate: float = 2e-3
     tuning_rate: float = 2e-4
     objective: Objective = OBJECTIVE
 
 
-@functools.lru_cache  # One object a setting: jit compiles anew for every other.
-def optimizer_of(learning_rate: float, steps: int) -> optax.GradientTransformation:
+@functools.cache  # one object a setting: for any other, all is compiled anew
+def optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
     """Adam behind a clipped gradient."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, steps // 10, steps, learning_rate / 10
@@ -63,7 +68,7 @@ def optimizer_of(learning_rate: float, steps: int) -> optax.GradientTransformati
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
-def generator_of(rng) -> np.random.Generator:
+def numpy_generator(rng) -> np.random.Generator:
     """The same randomness for what is drawn on the host."""
     return np.random.default_rng(np.asarray(jax.random.key_data(rng)))
 
@@ -73,7 +78,7 @@ def statements(window: Sequence[Fact]) -> list[tuple[int, ...]]:
     return [fact.tokens(template) for template in STATEMENTS for fact in window]
 
 
-def study(cfg, teacher, window: Sequence[Fact], rehearsal: int, rng) -> list[Exchange]:
+def write_exchanges(cfg, teacher, window: Sequence[Fact], rehearsal: int, rng) -> list[Exchange]:
     """The night's sequences, written by the teacher where they are not the window's own text.
 
     Args:
@@ -82,13 +87,15 @@ def study(cfg, teacher, window: Sequence[Fact], rehearsal: int, rng) -> list[Exc
       rehearsal: how many unprompted sentences.
       rng: PRNG key.
     """
-    replay = [((START,), sentence[1:]) for sentence in statements(window)]
-    asked = [fact.prompt(question) for question in ASKED for fact in window]
-    answers = _write(cfg, teacher, asked, 2, 0.0, rng)
-    said = _write(cfg, teacher, [(START,)] * rehearsal, SENTENCE - 1, 1.0, rng)
-    dreams = replay + list(zip(asked, answers)) + [((START,), words) for words in said]
-    kinds = ["recite"] * len(replay) + ["answer"] * len(asked) + ["rehearse"] * len(said)
-    return [Exchange(None, p, p, c, kind) for (p, c), kind in zip(dreams, kinds)]
+    recitations = [((START,), sentence[1:]) for sentence in statements(window)]
+    questions = [fact.prompt(question) for question in ASKED for fact in window]
+    answers = _write(cfg, teacher, questions, 2, 0.0, rng)
+    unprompted = _write(cfg, teacher, [(START,)] * rehearsal, SENTENCE - 1, 1.0, rng)
+    pairs = recitations + list(zip(questions, answers))
+    pairs += [((START,), words) for words in unprompted]
+    kinds = ["recite"] * len(recitations) + ["answer"] * len(questions)
+    kinds += ["rehearse"] * len(unprompted)
+    return [Exchange(None, p, p, c, kind) for (p, c), kind in zip(pairs, kinds)]
 
 
 def _write(cfg, variables, prompts, new: int, temperature: float, rng):
@@ -97,8 +104,9 @@ def _write(cfg, variables, prompts, new: int, temperature: float, rng):
     return [completion.tokens for [completion] in drawn]
 
 
-def seed(cfg, night: NightConfig, transaction, params, exchanges: Sequence[Exchange], rng):
-    """Seeds the slot of a transaction: `seed_slot` without rollouts, all steps in one program.
+def seed_slot(cfg, night: NightConfig, transaction, params, exchanges: Sequence[Exchange], rng):
+    """Seeds the slot of a transaction as `sleep_jax.seeding.consolidate.seed_slot` without rollouts
+    does, half of every update being rehearsal, all updates in one program.
 
     Returns:
       (memory, (before, after)): the student's, and KL(teacher || student) in nats a token on the
@@ -113,16 +121,24 @@ def seed(cfg, night: NightConfig, transaction, params, exchanges: Sequence[Excha
     rows = pack_exchanges(exchanges, shape)
     batch = make_batch(exchanges, list(map(HiddenStates, hidden)), rows, shape)
     steps = night.steps[level - 2]
-    optimizer = optimizer_of(night.learning_rate, steps)
-    state = init_state(take_slot(student["memory"], level, index), optimizer)
+    adam = optimizer(night.learning_rate, steps)
+    state = init_state(take_slot(student["memory"], level, index), adam)
     # Sentences are packed in order: first those about the window, then rehearsal.
     about = [row for row, items in enumerate(rows) if exchanges[items[0]].kind != "rehearse"]
-    other = sorted(set(range(len(rows))) - set(about))
-    draw, half = generator_of(rng), (steps, night.rows // 2)
-    order = np.concatenate([draw.choice(about, half), draw.choice(other, half)], axis=1)
+    rehearsed = sorted(set(range(len(rows))) - set(about))
+    generator, half = numpy_generator(rng), (steps, night.batch_size // 2)
+    order = [generator.choice(about, half), generator.choice(rehearsed, half)]
     before = _divergence(cfg, night.objective, student, batch)
     state = _seed(
-        cfg, night.objective, optimizer, level, jnp.int32(index), state, student, batch, order
+        cfg,
+        night.objective,
+        adam,
+        level,
+        jnp.int32(index),
+        state,
+        student,
+        batch,
+        np.concatenate(order, axis=1),
     )
     memory = put_slot(student["memory"], level, index, state.slot)
     after = _divergence(cfg, night.objective, student | {"memory": memory}, batch)

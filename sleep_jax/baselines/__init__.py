@@ -1,0 +1,1 @@
+"""Methods that sleep is compared with, all of them on one loop (`finetune`)."""

@@ -1,0 +1,105 @@
+"""Supervised fine-tuning: the order of its rows, and its adapter beside that of a trial."""
+
+import jax
+import numpy as np
+import pytest
+
+from sleep_jax.baselines.model import Leaves, Model
+from sleep_jax.baselines.sft import SFTConfig, document_pairs, epochs, sft, with_lora
+from sleep_jax.data.documents import Document
+from sleep_jax.data.examples import make_examples
+from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
+from sleep_jax.interop.prompts import Prompts
+from sleep_jax.interop.tiny import tiny_model
+from sleep_jax.models.decoder_config import LoraConfig
+
+LORA = LoraConfig(rank=2, alpha=4.0, targets=("q", "down"))
+
+
+def random_pairs(count):
+    rng = np.random.default_rng(0)
+    return [
+        (tuple(rng.integers(0, 200, 3).tolist()), tuple(rng.integers(0, 200, 2 + n).tolist()))
+        for n in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model(*_tiny())
+
+
+def _tiny():
+    cfg, params, tokenizer = tiny_model(dtype="float32", remat="none")
+    return cfg, {"params": params}, tokenizer
+
+
+@pytest.mark.parametrize("batch_size", [2, 0])
+def test_sft_trains_an_adapter_as_a_trial_does(model, batch_size):
+    pairs, key = random_pairs(5), jax.random.key(3)
+    shared = {"epochs": 3, "learning_rate": 1e-2, "schedule": "linear"}
+    losses = []
+    trained = sft(
+        with_lora(model, LORA, key),
+        Leaves("lora/.*"),
+        pairs,
+        SFTConfig(**shared, batch_size=batch_size),
+        rng=key,
+        log=lambda step, figures: losses.append(figures["loss"]),
+    )
+    assert len(losses) == 3 * (3 if batch_size else 1)
+    trial = TrialConfig(**shared, batch_size=batch_size or 5)
+    adapters, trial_losses = train_adapters(
+        trained.cfg,
+        trial,
+        model.variables,
+        init_adapters(trained.cfg, model.variables["params"], key, 1),
+        make_examples([pairs], is_packed=False),
+        rng=key,
+    )
+    np.testing.assert_allclose(losses, trial_losses[0], rtol=1e-5)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y[:, 0], rtol=1e-3, atol=1e-5),
+        trained.variables["lora"],
+        adapters,
+    )
+    for x, y in zip(
+        *map(jax.tree.leaves, (trained.variables["params"], model.variables["params"]))
+    ):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_with_lora_changes_nothing_yet(model):
+    adapted = with_lora(model, LORA, jax.random.key(0))
+    assert adapted.cfg.lora == LORA and model.cfg.lora != LORA
+    assert not any(np.any(x["b"]) for group in adapted.variables["lora"]["layers"].values()
+                   for x in group.values())  # fmt: skip
+
+
+def test_document_pairs_ask_for_the_title_and_answer_with_the_text(model):
+    tokenizer = model.tokenizer
+    [(prompt, reply)] = document_pairs(
+        Prompts(tokenizer), [Document("d", "The kiln", "It is hot.")]
+    )
+    assert "Tell me about The kiln." in tokenizer.decode(prompt)
+    assert tokenizer.reply_text(reply) == "It is hot."
+
+
+def test_epochs_have_every_row_once_each_time_in_another_order():
+    rows = jax.tree.map(lambda x: x[0], make_examples([random_pairs(5)], is_packed=False))
+    batches = list(epochs(rows, 3, 2, jax.random.key(0)))
+    assert len(batches) == 9 and all(len(batch.tokens) == 2 for batch in batches)
+    orders = []
+    for epoch in (batches[:3], batches[3:6], batches[6:]):
+        lengths = [int(n) for batch in epoch for n in batch.mask.sum(-1)]
+        assert lengths[-1] == 0  # fills up the last batch
+        assert sorted(lengths[:-1]) == [2, 3, 4, 5, 6]
+        orders.append(lengths)
+    assert orders[0] != orders[1] != orders[2]
+    [whole] = epochs(rows, 1, 8, jax.random.key(0))
+    assert whole.mask.sum(-1).tolist() == [2, 3, 4, 5, 6, 0, 0, 0]
+
+
+def test_sft_without_a_reply_is_refused(model):
+    with pytest.raises(ValueError, match="no pair to learn from has a reply"):
+        sft(model, Leaves("params/.*"), [((1, 2), ())], SFTConfig(), rng=jax.random.key(0))
