@@ -68,7 +68,9 @@ def test_completion_cues_are_the_first_words_and_never_all(prompts, tokenizer):
 
 
 def test_cues_of_a_script_without_spaces_are_characters():
-    as_it_is = types.SimpleNamespace(**dict.fromkeys(("alone", "beside", "reply"), lambda t: t))
+    as_it_is = types.SimpleNamespace(
+        **dict.fromkeys(("without_context", "with_context", "reply"), lambda t: t)
+    )
     document = Document("tower", "塔", "灯塔高五十三米。")
     out = complete([document], as_it_is, 20, np.random.default_rng(0))
     cues = {e.student.removeprefix("Complete the sentence: ") for e in out}
