@@ -97,14 +97,16 @@ def first_different_phase(experiment: Experiment, arm: str) -> str:
         return "select"
     # Until more slots are filled than the router picks, the writer has no expert to draw.
     day = experiment.config.memory.top_k + 1
-    return next(step.label for step in experiment.steps if (step.phase, step.day) == ("write", day))
+    return next(
+        step.label for step in experiment.schedule if (step.phase, step.day) == ("write", day)
+    )
 
 
 def copy_shared_phases(
     experiment: Experiment, arm: str, full_dir: pathlib.Path, run_dir: pathlib.Path
 ) -> None:
     """Copies the checkpoints of the phases that an arm shares with the full run."""
-    labels = [step.label for step in experiment.steps]
+    labels = [step.label for step in experiment.schedule]
     for index in range(labels.index(first_different_phase(experiment, arm))):
         target, draft = run_dir / "checkpoints" / str(index), run_dir / "draft"
         if not target.exists():

@@ -15,7 +15,7 @@ from sleep_jax.programs.abstract import collections_of, decoder_of
 from sleep_jax.programs.sizes import expected_sizes
 from sleep_jax.seeding.sequences import BatchShape, Exchange, HiddenStates, make_batch
 
-PRESETS = sorted(p.stem for p in pathlib.Path("configs").glob("*.py"))
+PRESETS = sorted(p.stem for p in pathlib.Path("configs").glob("[!_]*.py"))
 
 
 def abstract(data=1, fsdp=4, tensor=2):
