@@ -8,6 +8,7 @@ when the published numbers were made.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,7 +121,8 @@ class SealModel:
         self, passages: Sequence[Document], items: RewardItems, count: int, seed: int
     ) -> "SealModel":
         """One round of ReST-EM: of `count` dreams about each passage the writer learns the one that
-        taught a model most, as measured by the questions of `items`."""
+        taught a model most, as measured by the questions of `items`; where none taught it anything
+        the writer stays as it was."""
         dreams, prompts, base = self.dreams(passages, count, seed), self.prompts, self._base()
         pairs = [
             trial_sequences(x, passages[x.document], prompts, TRIAL.split_lines) for x in dreams
@@ -141,6 +143,9 @@ class SealModel:
             (template.tokens(prompts, passages[x.document]), x.tokens)
             for x in rewarded_dreams(dreams, compute_rewards(REWARD, gain, documents))
         ]
+        if not lessons:
+            warnings.warn("no dream was rewarded: the writer stays as it was", stacklevel=2)
+            return self
         cfg = dataclasses.replace(self.cfg, lora=OUTER)
         key = jax.random.key(seed)
         initial = init_adapters(cfg, self.params, key, 1)

@@ -177,6 +177,14 @@ def test_seal_round_trains_the_writer_and_every_dream_has_replies(lab, experimen
     model = lab.adapter_arms.SealModel.from_experiment(experiment)
     passages = experiment.documents
     items = lab.passages.reward_items([], passages)
+    monkeypatch.setattr(
+        lab.adapter_arms, "compute_rewards", lambda _, gain, documents: np.zeros(len(documents))
+    )
+    with pytest.warns(UserWarning, match="no dream was rewarded"):
+        assert model.reinforced(passages, items, 2, seed=0) is model
+    monkeypatch.setattr(
+        lab.adapter_arms, "compute_rewards", lambda _, gain, documents: np.ones(len(documents))
+    )
     writer = model.reinforced(passages, items, 2, seed=0)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(writer.writer))
     replies_to_dreams = lab.adapter_arms.on_dreams(writer, passages, 2, seed=0)
