@@ -112,11 +112,11 @@ class Hyperparameters:
 
 
 def init_lora(cfg: DecoderConfig, params, rng):
-    """One adapter: `lora` collection, per stack of layers {attention, mlp}/target/{a [L, in, r], b
-    [L, r, out]}."""
+    """One adapter, a `lora` collection: per stack of layers {mixer's name, mlp}/target/{a [L, in, r],
+    b [L, r, out]}."""
     lora: dict = {}
     for i, (stack, target) in enumerate(itertools.product(cfg.stacks, cfg.lora.targets)):
-        group = TARGETS[target]
+        group = cfg.mixer if TARGETS[target] == "mixer" else TARGETS[target]
         layers, width, out = params[stack][group][target]["kernel"].shape
         a_shape, b_shape = (layers, width, cfg.lora.rank), (layers, cfg.lora.rank, out)
         bound = width**-0.5

@@ -11,6 +11,7 @@ import math
 
 from sleep_jax.forecast.counts import Counts
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.mixer import get_mixer
 
 GIB = 2**30
 # What Google Cloud calls a slice of a chip: its name, and what it counts of each chip.
@@ -118,10 +119,8 @@ def model_flops(
       layers: how many they pass through; None: all.
     """
     layers = cfg.layers if layers is None else layers
-    d, h = cfg.width, cfg.head_dim
-    attention = d * h * (2 * cfg.heads + 2 * cfg.kv_heads) + 2 * keys * cfg.heads * h
-    layer = 2 * (attention + 3 * d * cfg.hidden)
-    return passes * tokens * layers * layer + scored * 2 * d * cfg.vocab
+    layer = get_mixer(cfg.mixer).flops(cfg, keys) + 6 * cfg.width * cfg.hidden
+    return passes * tokens * layers * layer + scored * 2 * cfg.width * cfg.vocab
 
 
 def chip_of(topology: str) -> tuple[Chip, int]:

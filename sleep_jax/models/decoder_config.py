@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.models.mixer import get_mixer
 from sleep_jax.settings import Settings, setting
 
 
@@ -21,9 +22,9 @@ class RopeScaling:
 
 DTYPES = ("bfloat16", "float32")  # that a model computes in
 REMATS = ("full", "none")
-# Linears of a layer that may carry an adapter, by the module that they are part of.
+# Linears of a layer that may carry an adapter, by the part of the layer that they belong to.
 TARGETS = {
-    **dict.fromkeys(("q", "k", "v", "o"), "attention"),
+    **dict.fromkeys(("q", "k", "v", "o"), "mixer"),
     **dict.fromkeys(("gate", "up", "down"), "mlp"),
 }
 
@@ -57,8 +58,9 @@ class DecoderConfig:
       qk_norm: RMSNorm over each head of q and k (Qwen 3).
       max_position: longest sequence the base was trained on.
       dtype: operand dtype of every matmul; products are accumulated and kept in float32.
-      remat: `full` recomputes each layer in the backward pass, all but what attention returned;
-        `none` keeps everything.
+      mixer: name of what mixes tokens in every layer (`models/mixer.py`).
+      remat: `full` recomputes each layer in the backward pass, all but what the mixer saves; `none`
+        keeps everything.
       scan_layers: one stacked, scanned layer (training) or unrolled layers (CPU decode).
       memory: the memory beside each FFN.
       lora: the trial adapter read from the `lora` collection when it is given.
@@ -79,6 +81,7 @@ class DecoderConfig:
     qk_norm: bool = False
     max_position: int = 2048
     dtype: Any = jnp.float32
+    mixer: str = "attention"
     remat: str = "full"
     scan_layers: bool = True
     memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
@@ -94,6 +97,7 @@ class DecoderConfig:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary embedding needs pairs")
         if self.remat not in REMATS:
             raise ValueError(f"remat={self.remat!r}; choose from {', '.join(REMATS)}")
+        get_mixer(self.mixer)
         self.memory.carriers(self.layers)
 
     @property

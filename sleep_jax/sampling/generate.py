@@ -84,7 +84,7 @@ def generate(
         rows = count if "lora" in variables else spread_evenly(count)
         filled = chosen + [chosen[0]] * (rows - len(chosen))
         tokens, mask = pad([prompts[i] for i in filled], width, side="left")
-        cache = None if context is None else take_rows(context, [documents[i] for i in filled])
+        cache = None if context is None else take_rows(cfg, context, [documents[i] for i in filled])
         keys = [key if key is None else jax.random.fold_in(key, start) for key in (rng, expert_rng)]
         samples = sample(cfg, sampling, variables, tokens, mask, keys[0], cache, keys[1])
         here = to_host(samples)

@@ -158,7 +158,7 @@ def prefill(cfg: DecoderConfig, variables, tokens, mask, cache=None):
     Returns:
       (cache, hidden): the grown cache and the hidden states [batch, time, d] of the tokens.
     """
-    cache = init_cache(cfg, *tokens.shape) if cache is None else grow(cache, tokens.shape[1])
+    cache = init_cache(cfg, *tokens.shape) if cache is None else grow(cfg, cache, tokens.shape[1])
     cache = constrain_tree(cache, "cache")
     hidden, grown = Decoder(cfg).apply(
         {**variables, "cache": cache}, tokens, mask, mutable=["cache"]
@@ -196,7 +196,8 @@ def sample(
     """
     scanned = cfg.replace(scan_layers=True)
     cache, hidden = prefill(scanned, variables, prompts, mask, cache)
-    cache = constrain_tree(grow(cache, config.max_new_tokens, config.num_generations), "cache")
+    cache = grow(scanned, cache, config.max_new_tokens, config.num_generations)
+    cache = constrain_tree(cache, "cache")
     hidden = jnp.repeat(hidden[:, -1], config.num_generations, axis=0)
     params, eos = variables["params"], jnp.array(config.eos_ids, jnp.int32)
     if not cfg.scan_layers:

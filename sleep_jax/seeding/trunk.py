@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from sleep_jax.models.decoder import SHARED_PREFIX, run_trunk
+from sleep_jax.models.decoder import run_trunk
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.mixer import SHARED_PREFIX
 from sleep_jax.models.sharding import to_host
 from sleep_jax.seeding.objective import SeedingBatch, scored_hidden
 from sleep_jax.seeding.sequences import (

@@ -27,6 +27,7 @@ from sleep_jax.models.cache import init_cache
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.head import masked_sum, token_log_probs
+from sleep_jax.models.mixer import get_mixer
 from sleep_jax.models.sharding import constrain_tree, to_host
 from sleep_jax.settings import Settings, setting
 
@@ -153,6 +154,7 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
       (state, (nats, scored)): float32 [n] each: the loss of every stride, summed over its scored
       tokens, and their number.
     """
+    mixer = get_mixer(cfg.mixer)
 
     def loss(weights, context, inputs, targets, mask):
         memory = put_wake(base["memory"], weights)
@@ -169,12 +171,9 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
         inputs = jnp.concatenate([state.last[:, None], stride[:, :-1]], axis=1)
         targets, episodes = stride
         mask = (inputs[1] == episodes) & (episodes > 0)
-        is_new = (episodes[0] != state.last[1]) | (
-            state.context["index"] + stride.shape[1] > wake.context
-        )
-        context = state.context | {
-            name: jnp.where(is_new, 0, state.context[name]) for name in ("index", "segment_ids")
-        }
+        progress = {name: state.context[name] for name in mixer.progress_axes}
+        is_new = (episodes[0] != state.last[1]) | mixer.is_full(progress, stride.shape[1])
+        context = state.context | mixer.reset(progress, is_new)
         (nats, (scored, context)), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.wake, context, inputs, targets, mask
         )
