@@ -112,8 +112,11 @@ class Hyperparameters:
 
 
 def init_lora(cfg: DecoderConfig, params, rng):
-    """One adapter, a `lora` collection: per stack of layers {mixer's name, mlp}/target/{a [L, in, r],
-    b [L, r, out]}."""
+    """One adapter, a `lora` collection.
+
+    Returns:
+      Per stack of layers {cfg.mixer, mlp}/target/{a [L, in, r], b [L, r, out]}.
+    """
     lora: dict = {}
     for i, (stack, target) in enumerate(itertools.product(cfg.stacks, cfg.lora.targets)):
         group = cfg.mixer if TARGETS[target] == "mixer" else TARGETS[target]
