@@ -46,7 +46,7 @@ class Sleep:
     slots: int
 
     @property
-    def is_too_much(self) -> bool:
+    def exceeds_slots(self) -> bool:
         """The receiver has no slot for it."""
         return self.used > self.slots
 
@@ -93,7 +93,7 @@ def describe(memory: MemoryConfig, length: int, sleeps: list[Sleep]) -> list[str
             f"{name} -> level {sender + 1}: {len(mine)} times, first at {mine[0].clock} "
             f"{memory.unit}; at most {min(peak, slots)} of {slots} slots in use"
         )
-        if full := next((s for s in mine if s.is_too_much), None):
+        if full := next((s for s in mine if s.exceeds_slots), None):
             line += f"; FULL at {full.clock} (memory.on_full={memory.on_full!r})"
         elif peak >= NEARLY_FULL * slots and sender + 1 == memory.depth:
             line += "; nearly full"

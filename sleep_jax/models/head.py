@@ -56,14 +56,14 @@ def map_chunks(function, arrays, mask, chunk: int):
     return jax.tree.map(join, out)
 
 
-def both_ways(head):
+def head_and_transpose(head):
     """The head [d, vocab] and its transpose, laid out for products with either; what `fsdp` cuts is
     gathered once for all chunks."""
     head = constrain(head, None, "tensor")
     return transposed(head.T), transposed(head)
 
 
-def through_head(slope, table, targets):
+def grad_of_hidden(slope, table, targets):
     """Gradients with respect to hidden states, slope @ table, float32 [tokens, d].
 
     Logits may be shifted together without changing anything, so every row of a slope sums to 0.
@@ -82,7 +82,7 @@ def through_head(slope, table, targets):
     return matmul(slope, table) - left * table[targets].astype(jnp.float32)
 
 
-def target_slope(p, targets):
+def grad_of_log_prob(p, targets):
     """d log p(y) / d logits = 1_y - p of distributions p, float32 [tokens, vocab]."""
     return (jnp.arange(p.shape[-1]) == targets[:, None]) - p
 
@@ -91,7 +91,7 @@ def _log_probs(hidden, targets, head, table):
     """Log-probabilities of one chunk and their gradients with respect to `hidden`."""
     log_p = jax.nn.log_softmax(matmul(hidden, head), axis=-1)
     chosen = jnp.take_along_axis(log_p, targets[:, None], -1)[:, 0]
-    return chosen, through_head(target_slope(jnp.exp(log_p), targets), table, targets)
+    return chosen, grad_of_hidden(grad_of_log_prob(jnp.exp(log_p), targets), table, targets)
 
 
 def token_log_probs(hidden, targets, mask, head, logit_chunk: int = 128):
@@ -104,7 +104,7 @@ def token_log_probs(hidden, targets, mask, head, logit_chunk: int = 128):
       head: the frozen LM head [d, vocab], its dtype the operand dtype.
       logit_chunk: tokens whose logits exist at a time.
     """
-    return _token_log_probs(hidden, targets, mask, *both_ways(head), logit_chunk)
+    return _token_log_probs(hidden, targets, mask, *head_and_transpose(head), logit_chunk)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))

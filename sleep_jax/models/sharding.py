@@ -43,7 +43,7 @@ RULES = (
     (r"(memory|learner)/(.*/)?(key|bias)", ()),  # of the router, or a value head's
     (r"learner/(.*/)?(kernel|count|step)", ()),
     (r"wake/(scored|is_due|updates)/level_\d+", ()),
-    (r"wake/(clock|episode|last|rest|held)", ()),
+    (r"wake/(clock|episode|last|waiting|num_waiting)", ()),
     (r"slots/.*/(active|carries)", ()),
     # lora: a trial adapter.
     (r"lora/.*/(q|k|v|gate|up)/a", ("fsdp", None)),

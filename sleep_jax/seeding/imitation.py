@@ -21,7 +21,7 @@ from sleep_jax.rewards.judge import Judge
 from sleep_jax.rewards.levenshtein import similarity
 from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.sampling.generate import generate
-from sleep_jax.sampling.sampler import COLDEST, SamplingConfig
+from sleep_jax.sampling.sampler import MIN_TEMPERATURE, SamplingConfig
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.seeding.update_log import NO_TIMER, Figures, StepTimer
 from sleep_jax.settings import Settings, part, setting
@@ -56,7 +56,7 @@ class ImitationConfig(Settings, section="seeding"):
     temperature: float = setting(
         1.0,
         "temperature of rollouts; a group needs chance",
-        least=COLDEST,
+        least=MIN_TEMPERATURE,
         name="rollout_temperature",
     )
     top_p: float = setting(

@@ -40,7 +40,7 @@ from sleep_jax.seeding.sequences import (
     batches,
     packs,
 )
-from sleep_jax.seeding.trunk import precompute, trunks_of, untaught
+from sleep_jax.seeding.trunk import precompute, trunk_states, states_without_teacher
 from sleep_jax.seeding.update_log import NO_TIMER, Figures, StepTimer
 
 
@@ -172,7 +172,7 @@ def play(
     trunks: list[np.ndarray | None] = []
 
     def reference(rollouts):
-        trunks.extend(trunks_of(cfg, initial, rollouts, shape))
+        trunks.extend(trunk_states(cfg, initial, rollouts, shape))
         return score(cfg, initial, rollouts, shape, trunks=trunks)[0]
 
     rollouts, metrics = list(written), {}
@@ -189,7 +189,7 @@ def play(
             reference=reference if surrogate.needs_reference else None,
             timer=timer,
         )
-    trunks = trunks or trunks_of(cfg, student, rollouts, shape)
+    trunks = trunks or trunk_states(cfg, student, rollouts, shape)
     log_probs, values = score(cfg, student, rollouts, shape, value_head, trunks)
     rollouts = [dataclasses.replace(e, old_log_probs=x) for e, x in zip(rollouts, log_probs)]
     if value_head is not None:
@@ -213,7 +213,7 @@ def score(
     """What a student gives every token of the completions: (log-probabilities, values), a list of
     float32 [completion] each; values are 0 without a value head."""
     out: list[np.ndarray] = [None] * len(exchanges)
-    states = untaught(exchanges, trunks or [None] * len(exchanges))
+    states = states_without_teacher(exchanges, trunks or [None] * len(exchanges))
     for packed, batch in batches(exchanges, states, shape):
         scores = to_host(score_rows(cfg, variables, batch, value_head))
         for i, piece in along(exchanges, packed, scores):

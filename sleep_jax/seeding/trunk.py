@@ -29,12 +29,14 @@ from sleep_jax.seeding.sequences import (
 )
 
 
-def untaught(exchanges: Sequence[Exchange], trunks: Sequence[np.ndarray | None]) -> list[States]:
+def states_without_teacher(
+    exchanges: Sequence[Exchange], trunks: Sequence[np.ndarray | None]
+) -> list[States]:
     """States without a teacher, for a pass that needs none."""
     return [States(np.zeros((len(e.completion), 0)), trunk) for e, trunk in zip(exchanges, trunks)]
 
 
-def trunks_of(
+def trunk_states(
     cfg: DecoderConfig, variables, exchanges: Sequence[Exchange], shape: BatchShape
 ) -> list[np.ndarray | None]:
     """`States.trunk` of every exchange.
@@ -47,7 +49,7 @@ def trunks_of(
     out: list[np.ndarray | None] = [None] * len(exchanges)
     if "trunk" not in cfg.stacks:
         return out
-    for packed, batch in batches(exchanges, untaught(exchanges, out), shape):
+    for packed, batch in batches(exchanges, states_without_teacher(exchanges, out), shape):
         residual = to_host(run_trunk(cfg, variables, batch.tokens, batch.segment_ids))
         for states, segments, items in zip(residual, to_host(batch.segment_ids), packed):
             for segment, i in enumerate(items, start=1):
@@ -83,7 +85,7 @@ def precompute(
     if len({t.cfg.vocab for t in teachers}) > 1:
         sizes = ", ".join(str(t.cfg.vocab) for t in teachers)
         raise ValueError(f"teachers with vocabularies of {sizes} tokens; they must share one")
-    trunks = trunks_of(cfg, student, exchanges, shape) if trunks is None else trunks
+    trunks = trunk_states(cfg, student, exchanges, shape) if trunks is None else trunks
     agree = "trunk" in cfg.stacks and all(e.is_closed_book for e in exchanges)
 
     def hidden(teacher: Teacher) -> list[np.ndarray]:
@@ -101,7 +103,7 @@ def precompute(
 def _from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:
     """A teacher's hidden states along each completion, from the trunk on."""
     out: list[np.ndarray] = [None] * len(exchanges)
-    for packed, batch in batches(exchanges, untaught(exchanges, trunks), shape):
+    for packed, batch in batches(exchanges, states_without_teacher(exchanges, trunks), shape):
         hidden = to_host(_hidden(cfg, variables, batch))
         for i, states in along(exchanges, packed, hidden.reshape(*batch.mask.shape, -1)):
             out[i] = states

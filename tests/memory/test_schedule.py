@@ -137,15 +137,15 @@ def test_nothing_climbs_two_levels_in_one_night(name):
 def test_only_the_slowest_level_can_run_out():
     """A bank between two levels has the slots that its config was checked for."""
     for config, length, episodes in PLANS.values():
-        full = [s for s in plan(config, length, episodes) if s.is_too_much]
+        full = [s for s in plan(config, length, episodes) if s.exceeds_slots]
         if config.unit != "updates":  # there episodes may end as often as they like
             assert {s.sender + 1 for s in full} <= {config.depth}
 
 
 def test_a_sleep_without_a_slot_is_too_much():
     planned = plan(memory((2, 0), (0, 2)), 8)
-    assert [s.is_too_much for s in planned] == [False, False, True, True]
-    assert not Sleep(clock=1, sender=0, used=5, slots=5).is_too_much
+    assert [s.exceeds_slots for s in planned] == [False, False, True, True]
+    assert not Sleep(clock=1, sender=0, used=5, slots=5).exceeds_slots
 
 
 def test_describe_says_how_often_and_when_it_is_full():

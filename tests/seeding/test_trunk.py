@@ -19,7 +19,7 @@ from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, batch_of, packs
 from sleep_jax.seeding.sequences import teacher_hidden as hidden_of
 from sleep_jax.seeding.step import init_state, seeding_step
-from sleep_jax.seeding.trunk import precompute, trunks_of
+from sleep_jax.seeding.trunk import precompute, trunk_states
 from sleep_jax.wake.context import read
 
 RNG = np.random.default_rng(0)
@@ -86,12 +86,12 @@ def student(deep, teacher):
 
 
 def test_a_trunk_is_that_of_each_sequence_alone(deep, student):
-    got = trunks_of(deep, student, READ, SHAPE)
+    got = trunk_states(deep, student, READ, SHAPE)
     for e, states in zip(READ, got):
         sequence = np.array([e.student + e.completion[:-1]])
         want = run_trunk(deep, student, sequence, np.ones_like(sequence))[0]
         np.testing.assert_allclose(states, want, rtol=0, atol=1e-5)
-    assert trunks_of(deep.replace(memory=MemoryConfig()), student, READ, SHAPE) == [None] * 6
+    assert trunk_states(deep.replace(memory=MemoryConfig()), student, READ, SHAPE) == [None] * 6
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_a_night_from_the_trunk_is_the_night(deep, student, teacher, tokenizer, 
 
     from_trunk = night()
     for module in (trunk, rollouts):
-        monkeypatch.setattr(module, "trunks_of", lambda *given: [None] * len(given[2]))
+        monkeypatch.setattr(module, "trunk_states", lambda *given: [None] * len(given[2]))
     monkeypatch.setattr(
         Exchange, "is_closed_book", property(lambda self: False)
     )  # the teacher reads again
