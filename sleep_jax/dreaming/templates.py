@@ -74,7 +74,11 @@ class Template:
         """The prompt about a document; where it is `beside`, what follows the context."""
         fields = {"title": document.title, "text": document.text}
         words = _PLACE.sub(lambda place: fields[place[1]], self.prompt)
-        encode = {"beside": prompts.beside, "chat": prompts.alone, "plain": prompts.plain}
+        encode = {
+            "beside": prompts.with_context,
+            "chat": prompts.without_context,
+            "plain": prompts.plain,
+        }
         return encode[self.form](words)
 
 

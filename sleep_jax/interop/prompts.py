@@ -45,7 +45,7 @@ class Prompts:
         return tuple(self._tokenizer.encode_pieces(pieces))
 
     @property
-    def opening(self) -> tuple[int, ...]:
+    def shared_prefix(self) -> tuple[int, ...]:
         """What every turn of a user begins with."""
         return self._encode(self._template.begun(""))
 
@@ -61,11 +61,11 @@ class Prompts:
         """Text to be continued as it stands, outside any chat, begun as the model's texts are."""
         return (*self._tokenizer.text_start, *self._tokenizer.encode(text))
 
-    def beside(self, request: str) -> tuple[int, ...]:
+    def with_context(self, request: str) -> tuple[int, ...]:
         """A request to the model that has the document in its context."""
         return self._encode(self._template.ended(request))
 
-    def alone(self, request: str) -> tuple[int, ...]:
+    def without_context(self, request: str) -> tuple[int, ...]:
         """The same request to the model without it."""
         return self._encode(self._template.user(request))
 

@@ -117,7 +117,9 @@ class SeedingConfig(Settings, section="seeding"):
 
     def with_shared_prefix(self, tokens: tuple[int, ...]) -> "SeedingConfig":
         """The same where all prompts begin with some tokens (`BatchShape.shared_prefix`)."""
-        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, opening=tokens))
+        return dataclasses.replace(
+            self, shape=dataclasses.replace(self.shape, shared_prefix=tokens)
+        )
 
     def objective_at(self, step: int) -> Objective:
         """What an update optimises."""

@@ -174,7 +174,7 @@ def rehearse(
     if not topics or not study.rehearsals:
         return []
     prompts = Prompts(tokenizer)
-    asked = [(prompts.plain if i % 2 else prompts.alone)(t) for i, t in enumerate(topics)]
+    asked = [(prompts.plain if i % 2 else prompts.without_context)(t) for i, t in enumerate(topics)]
     calls = [(slice(None), study.max_answer_tokens, rng)]
     if study.thought:  # a text that is continued has none
         calls = [

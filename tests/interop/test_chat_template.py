@@ -167,9 +167,9 @@ def test_the_empty_thought_stands_where_the_template_has_it():
     tokenizers = [qwen3(thinking=thinking) for thinking in (False, True)]
     off, on = map(Prompts, tokenizers)
     empty = "<think>\n\n</think>\n\n"
-    assert shown(tokenizers[0], off.alone("Why?")).endswith(f"assistant\n{empty}")
+    assert shown(tokenizers[0], off.without_context("Why?")).endswith(f"assistant\n{empty}")
     assert shown(tokenizers[0], off.reply("So.")) == "So.<|im_end|>"
-    assert shown(tokenizers[1], on.alone("Why?")).endswith("assistant\n")
+    assert shown(tokenizers[1], on.without_context("Why?")).endswith("assistant\n")
     assert shown(tokenizers[1], on.reply("So.")) == f"{empty}So.<|im_end|>"
 
 
