@@ -2,7 +2,7 @@
 
 The variable collections are the memory system: `params` is the frozen base, `memory` and `slots`
 the levels beside each FFN, `cache` the context (level 0), `lora` a trial adapter. The decoder
-returns hidden states; the LM head is a function of its own, so that losses can fuse it
+returns hidden states; the LM head is a separate function, so that losses can fuse it
 (`sleep_jax.seeding.divergence`).
 """
 

@@ -1,4 +1,4 @@
-"""The shape of a decoder and of its memory: what a Hugging Face `config.json` and a run say."""
+"""The shape of a decoder and of its memory: of a Hugging Face `config.json` and a run's config."""
 
 import dataclasses
 from typing import Any
@@ -20,9 +20,9 @@ class RopeScaling:
     original_max_position: int
 
 
-DTYPES = ("bfloat16", "float32")  # that a model computes in
+DTYPES = ("bfloat16", "float32")  # that a model can compute in
 REMATS = ("full", "none")
-# Linears of a layer that may carry an adapter, by the part of the layer that they belong to.
+# Linears of a layer that may have an adapter, and the part of the layer that each belongs to.
 TARGETS = {
     **dict.fromkeys(("q", "k", "v", "o"), "mixer"),
     **dict.fromkeys(("gate", "up", "down"), "mlp"),
@@ -34,7 +34,7 @@ class LoraConfig(Settings, section="dreaming.trial"):
     """A trial adapter.
 
     Raises:
-      ValueError: a field has no such value.
+      ValueError: a field is out of range.
     """
 
     rank: int = setting(32, "rank of a trial adapter", least=1)
@@ -46,7 +46,7 @@ class LoraConfig(Settings, section="dreaming.trial"):
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """A Llama-shaped decoder: Llama 3, Qwen 2.5, Qwen 3 and SmolLM2 differ only in these fields.
+    """A Llama-shaped decoder; Llama 3, Qwen 2.5, Qwen 3 and SmolLM2 differ only in these fields.
 
     Attributes:
       vocab, width, hidden, layers: v, d, FFN width f and depth.
@@ -63,7 +63,10 @@ class DecoderConfig:
         keeps everything.
       scan_layers: one stacked, scanned layer (training) or unrolled layers (CPU decode).
       memory: the memory beside each FFN.
-      lora: the trial adapter read from the `lora` collection when it is given.
+      lora: the trial adapter, used where there is a `lora` collection.
+
+    Raises:
+      ValueError: fields do not fit together, or no mixer of that name is registered.
     """
 
     vocab: int

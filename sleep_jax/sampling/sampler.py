@@ -51,7 +51,8 @@ class SamplingConfig:
                 raise ValueError(f"sampling.{name}={value}; it must lie in [{low}, {high}]")
         if 0 < self.temperature < MIN_TEMPERATURE:
             raise ValueError(
-                f"sampling.temperature={self.temperature}; give 0 (greedy) or at least {MIN_TEMPERATURE}"
+                f"sampling.temperature={self.temperature}; give 0 (greedy) or at least "
+                f"{MIN_TEMPERATURE}"
             )
 
 
@@ -88,8 +89,8 @@ def truncate(logits, config: SamplingConfig):
 
 
 def _keep_likeliest(logits, count, least):
-    """Logits without all but the `count` [batch, 1] largest, the last of which is `least` [batch, 1];
-    of several equal to it the first are kept."""
+    """Logits with -inf for all but the `count` [batch, 1] largest, the smallest of which is `least`
+    [batch, 1]; where several equal it, the first ones are kept."""
     is_kept = logits >= least
     is_equal = logits == least
 

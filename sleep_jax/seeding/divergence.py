@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from sleep_jax.models.head import head_and_transpose, map_chunks, grad_of_log_prob, grad_of_hidden
+from sleep_jax.models.head import grad_of_hidden, grad_of_log_prob, head_and_transpose, map_chunks
 from sleep_jax.models.linear import matmul
 from sleep_jax.models.sharding import ROWS, VOCAB, mesh_axes
 from sleep_jax.sampling.sampler import MIN_TEMPERATURE

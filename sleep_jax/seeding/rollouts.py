@@ -40,7 +40,7 @@ from sleep_jax.seeding.sequences import (
     batches,
     packs,
 )
-from sleep_jax.seeding.trunk import precompute, trunk_states, states_without_teacher
+from sleep_jax.seeding.trunk import precompute, states_without_teacher, trunk_states
 from sleep_jax.seeding.update_log import NO_TIMER, Figures, StepTimer
 
 

@@ -74,7 +74,7 @@ def added(cfg, number, variables, h):
     return nn.apply(add, MemoryLevel(cfg, number))(variables, h)
 
 
-def test_the_formula(cfg, trained):
+def test_memory_level_equals_its_formula(cfg, trained):
     h = np.random.default_rng(1).normal(size=(2, 5, 32)).astype(np.float32)
     bank = jax.tree.map(lambda x: np.asarray(x[0]), trained["memory"]["layers"]["level_1"])
     bank = bank["experts"]
@@ -90,7 +90,7 @@ def test_the_formula(cfg, trained):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_wake_weights_and_gated_bottlenecks(cfg):
+def test_memory_level_with_wake_weights_and_gated_bottlenecks(cfg):
     levels = (LevelConfig(period=1, slots=2, rank=3), LevelConfig(slots=1, rank=2))
     memory = MemoryConfig(levels, unit="episodes", expert="bottleneck", router="sigmoid")
     h = np.random.default_rng(1).normal(size=(2, 5, 32)).astype(np.float32)
@@ -106,7 +106,7 @@ def test_wake_weights_and_gated_bottlenecks(cfg):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_the_router_keeps_the_best_of_those_that_speak():
+def test_route_keeps_the_top_k_of_nonzero_slots():
     h = jnp.ones((1, 1, 4))
     bias = jnp.array([1.0, 3.0, 2.0, 9.0])
     active, silent = jnp.array([1, 1, 1, 0], bool), jnp.zeros(4, bool)
@@ -122,7 +122,7 @@ def test_the_router_keeps_the_best_of_those_that_speak():
     np.testing.assert_allclose(gates(new, 1), [0, on[1], on[2], 0], rtol=1e-6)
 
 
-def test_the_random_expert_is_one_of_the_unselected_drawn_uniformly():
+def test_random_expert_is_uniform_over_unselected_slots():
     candidates = jnp.array([[1, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]], bool)
     tokens = 3000
     drawn = random_expert(jax.random.key(0), jnp.broadcast_to(candidates, (tokens, 3, 4)))
@@ -132,7 +132,7 @@ def test_the_random_expert_is_one_of_the_unselected_drawn_uniformly():
     assert (np.asarray(drawn)[:, 0].sum(-1) == 1).all()
 
 
-def test_the_random_expert_comes_with_its_own_gate_beside_the_selected():
+def test_route_adds_the_random_expert_with_its_gate():
     h = jnp.ones((8, 64, 4))
     bias = jnp.array([1.0, 3.0, 2.0, -1.0, 9.0])
     active, silent = jnp.array([1, 1, 1, 1, 0], bool), jnp.zeros(5, bool)
@@ -148,7 +148,7 @@ def test_the_random_expert_comes_with_its_own_gate_beside_the_selected():
     np.testing.assert_array_equal(route(*given, 4, jax.random.key(0)), route(*given, 4))
 
 
-def test_layers_draw_random_experts_of_their_own(cfg, variables):
+def test_random_experts_differ_between_layers(cfg, variables):
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), router="sigmoid", top_k=1)
     cfg = cfg.replace(memory=memory)
     held, slots = init_memory(jax.random.key(0), memory, layers=2, width=32)
@@ -173,7 +173,7 @@ def test_layers_draw_random_experts_of_their_own(cfg, variables):
     assert all(0 < layer[:, 1].sum() < 48 for layer in drawn)  # per token
 
 
-def test_the_layouts(cfg, variables):
+def test_parallel_and_chain_layouts(cfg, variables):
     x = np.random.default_rng(1).normal(size=(1, 3, 32)).astype(np.float32)
     memory = KINDS["parallel-swiglu-none"]
     held, slots = init_memory(jax.random.key(0), memory, layers=1, width=32)
@@ -215,7 +215,7 @@ def test_the_layouts(cfg, variables):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_memory_at_birth_is_the_base_model_bitwise(kind, logits, dtype):
+def test_initial_memory_gives_the_base_model_bitwise(kind, logits, dtype):
     cfg, held = kind[0].replace(dtype=dtype), as_dtype(kind[1], dtype)
     bare = logits(cfg.replace(memory=MemoryConfig()), {"params": held["params"]}, TOKENS)
     memory, slots = init_memory(jax.random.key(3), cfg.memory, layers=2, width=32)
@@ -226,7 +226,7 @@ def test_a_memory_at_birth_is_the_base_model_bitwise(kind, logits, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_unlocking_a_slot_of_a_trained_memory_changes_no_bit(kind, logits, dtype):
+def test_unlock_on_a_trained_memory_changes_no_bit(kind, logits, dtype):
     cfg, held = kind[0].replace(dtype=dtype), as_dtype(kind[1], dtype)
     before = logits(cfg, held, TOKENS)
     for level in (1, 2, 3):
@@ -237,7 +237,7 @@ def test_unlocking_a_slot_of_a_trained_memory_changes_no_bit(kind, logits, dtype
         assert (logits(cfg, held | {"slots": slots, "memory": memory}, TOKENS) != before).any()
 
 
-def test_nothing_leaks_from_an_inactive_slot(kind, logits):
+def test_inactive_slots_do_not_leak_nan(kind, logits):
     cfg, held = kind
     clean = held["memory"]
     dirty = clean
@@ -260,7 +260,7 @@ def test_nothing_leaks_from_an_inactive_slot(kind, logits):
     assert not any(np.any(g) for g in jax.tree.leaves(take_slot(gradient(dirty), 2, 2)))
 
 
-def test_a_silent_slot_can_learn(kind):
+def test_zero_slot_has_a_gradient(kind):
     """At birth the gradient of B is not zero, that of A is."""
     cfg, held = kind
     slots, index = unlock(held["slots"], 2)
@@ -276,7 +276,7 @@ def test_a_silent_slot_can_learn(kind):
 
 
 @pytest.mark.parametrize("layers", [(0,), (1,), "last_quarter"])
-def test_layers_without_memory_are_those_of_the_base(cfg, variables, logits, layers):
+def test_layers_without_memory_equal_the_base(cfg, variables, logits, layers):
     """A memory in every layer that speaks in some is the same as one in those alone."""
     memory = MemoryConfig(LEVELS, unit="episodes")
     everywhere = cfg.replace(memory=memory)
