@@ -74,7 +74,7 @@ def variables(cfg):
 
 @pytest.fixture(scope="session")
 def trained(variables):
-    """The same with slots 0 and 1 in use and far from silent; slot 2 is as at birth."""
+    """The same with slots 0 and 1 active and far from zero; slot 2 has its initial form."""
     bank = variables["memory"]["layers"]["level_1"]["experts"]
     down = np.random.default_rng(1).normal(size=bank["down"].shape).astype(np.float32)
     down[:, 2] = 0
@@ -98,14 +98,14 @@ def logits():
 def log_probs(cfg):
     """(variables, tokens) -> next-token log-probabilities [time, vocab] of one sequence."""
 
-    def of(variables, tokens):
+    def log_probs(variables, tokens):
         n = len(tokens)
         padded = np.zeros((1, 64), np.int32)  # one shape, so one program
         padded[0, :n] = tokens
         mask = (np.arange(64) < n).astype(np.int32)[None]
         return np.asarray(jax.nn.log_softmax(_logits(cfg, variables, padded, mask)))[0, :n]
 
-    return of
+    return log_probs
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
     S_t = a_t S_{t-1} + k_t v_t^T,    y_t = q_t S_t,    S_0 a parameter
 
-per head, with a_t = sigmoid of a linear of x_t (Yang et al. 2024, arXiv 2312.06635, but one decay
+per head, with a_t = sigmoid(SLOW + w x_t) (Yang et al. 2024, arXiv 2312.06635, but one decay
 for a head). Its state does not grow with the context.
 """
 
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from sleep_jax.models.linear import Linear
 from sleep_jax.models.mixer import HEADS, MIXERS, ROWS, SHARED_PREFIX, Axes, Mixer, register_mixer
+
+SLOW = 5.0  # a = 0.993, so that a document is still there after the prompt that follows it
 
 
 class RecurrencePlan(NamedTuple):
@@ -45,7 +47,7 @@ class Recurrence(Mixer):
             Linear(cfg, heads * h, name=name)(x).reshape(b, t, heads, h) for name in ("q", "k", "v")
         )
         k = k / jnp.linalg.norm(k, axis=-1, keepdims=True)
-        decay = jax.nn.sigmoid(Linear(cfg, heads, name="gate")(x))
+        decay = jax.nn.sigmoid(SLOW + Linear(cfg, heads, name="gate")(x))
         initial = self.param("initial", nn.initializers.normal(0.1), (heads, h, h))
 
         def step(state, token):

@@ -120,18 +120,20 @@ def test_plan_moves_nothing_up_two_levels_in_one_night(name):
     """What was read in each unit, followed from level to level."""
     config, length, episodes = PLANS[name]
     fastest = 0 if config.from_context else 1
-    held, moved = {n: set() for n in range(config.depth + 1)}, {}
+    units_of, moved = {n: set() for n in range(config.depth + 1)}, {}
     schedule = plan(config, length, episodes)
     assert len({s.clock for s in schedule}) < len(schedule) or config.depth == 2  # they coincide
     for clock in range(1, length + 1):
-        held[fastest].add(clock)
+        units_of[fastest].add(clock)
         for sleep in (s for s in schedule if s.clock == clock):
-            for unit in held[sleep.sender]:
+            for unit in units_of[sleep.sender]:
                 assert moved.get(unit) != clock
                 moved[unit] = clock
-            held[sleep.sender + 1] |= held[sleep.sender]
-            held[sleep.sender] = set()
-    assert sorted(unit for units in held.values() for unit in units) == list(range(1, length + 1))
+            units_of[sleep.sender + 1] |= units_of[sleep.sender]
+            units_of[sleep.sender] = set()
+    assert sorted(unit for units in units_of.values() for unit in units) == list(
+        range(1, length + 1)
+    )
 
 
 def test_plan_exceeds_slots_of_the_slowest_level_only():

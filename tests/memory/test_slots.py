@@ -102,7 +102,7 @@ def test_put_slot_and_take_slot_touch_one_slot(initial, index):
 
 @pytest.fixture(params=itertools.product(SHAPES, ROUTING), ids="-".join, scope="module")
 def used_memory(request):
-    """(config, memory, slots) of three levels, nothing of them as at birth."""
+    """(config, memory, slots) of three levels, nothing of them in its initial form."""
     expert, router = request.param
     levels = (
         LevelConfig(period=2, slots=3, rank=5),
@@ -125,8 +125,8 @@ def same(tree, other):
     jax.tree.map(np.testing.assert_array_equal, tree, other)
 
 
-def is_at_birth(weights, before):
-    """Silent, and drawn anew from N(0, 1 / d); `before` is what was drawn then, plus 1."""
+def assert_initial(weights, before):
+    """down = 0, the rest drawn anew from N(0, 1 / d); `before` is the first draw plus 1."""
     assert not np.any(weights["down"])
     assert np.all(weights.get("key", 0) == 0) and np.all(weights.get("bias", 3) == 3)
     parts = [part for part in ("gate", "up") if part in weights]
@@ -157,8 +157,8 @@ def test_put_wake_and_take_wake_touch_nothing_else(used_memory):
     new = jax.tree.map(lambda x: -x, take_wake(memory))
     after = put_wake(memory, {"level_2": new["level_2"]})
     same(take_wake(after), {"level_1": take_wake(memory)["level_1"], "level_2": new["level_2"]})
-    for name, held in memory["layers"].items():
-        same(after["layers"][name]["experts"], held["experts"])
+    for name, level in memory["layers"].items():
+        same(after["layers"][name]["experts"], level["experts"])
     same(put_wake(memory, new), put_wake(after, {"level_1": new["level_1"]}))
     same(put_wake(memory, take_wake(memory)), memory)
     same(put_wake(memory, {}), memory)
@@ -173,7 +173,7 @@ def test_clear_experts_restores_the_initial_form(used_memory, level):
     same((memory, slots), before)
     bank, old = after["layers"][name]["experts"], memory["layers"][name]["experts"]
     assert shapes(bank) == shapes(old)
-    is_at_birth(bank, old)
+    assert_initial(bank, old)
     assert used(cleared, level) == 0 and unlock(cleared, level)[1] == 0
     # All else is bit-identical: other levels, this one's wake weights, which layers carry.
     same(after, {"layers": memory["layers"] | {name: memory["layers"][name] | {"experts": bank}}})
@@ -190,7 +190,7 @@ def test_clear_wake_restores_the_initial_form(used_memory, level):
     after = clear_wake(jax.random.key(9), config, memory, level)
     wake, old = after["layers"][name]["wake"], memory["layers"][name]["wake"]
     assert shapes(wake) == shapes(old)
-    is_at_birth(wake, old)
+    assert_initial(wake, old)
     same(after, put_wake(memory, {name: wake}))
 
 

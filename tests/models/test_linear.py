@@ -70,8 +70,8 @@ def test_linear_applies_stacked_adapters_to_their_rows(cfg):
     got = layer.apply({"params": params, "lora": {"a": a, "b": b}}, x)
     for i in range(3):
         rows = slice(2 * i, 2 * i + 2)
-        own = {"params": params, "lora": {"a": a[i], "b": b[i]}}
-        np.testing.assert_allclose(got[rows], layer.apply(own, x[rows]), rtol=1e-5, atol=1e-5)
+        variables = {"params": params, "lora": {"a": a[i], "b": b[i]}}
+        np.testing.assert_allclose(got[rows], layer.apply(variables, x[rows]), rtol=1e-5, atol=1e-5)
 
 
 def test_rms_norm_by_hand():

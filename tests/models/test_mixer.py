@@ -37,8 +37,8 @@ def mixed(request, cfg):
     rngs = {"params": KEY, "memory": KEY}
     params = jax.jit(Decoder(cfg).init)(rngs, TOKENS)["params"]
     params = jax.tree.map(lambda x: x + 0.2 * RNG.normal(size=x.shape).astype(x.dtype), params)
-    held, slots = init_memory(KEY, cfg.memory, layers=cfg.layers, width=cfg.width)
-    return cfg, {"params": params, "memory": held, "slots": slots}
+    weights, slots = init_memory(KEY, cfg.memory, layers=cfg.layers, width=cfg.width)
+    return cfg, {"params": params, "memory": weights, "slots": slots}
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -62,8 +62,8 @@ def test_packed_segments_equal_separate_sequences(mixed):
     segments = np.repeat([[1, 2, -2, 0]], (5, 3, 3, 1), axis=1)
     packed = hidden_of(*mixed, TOKENS[:1], segments)
     for segment in (1, 2, -2):
-        own = segments[0] == segment
-        close(packed[:, own], hidden_of(*mixed, TOKENS[:1, own]))
+        of_segment = segments[0] == segment
+        close(packed[:, of_segment], hidden_of(*mixed, TOKENS[:1, of_segment]))
 
 
 def test_segments_above_0_continue_the_shared_prefix(mixed):
@@ -71,11 +71,11 @@ def test_segments_above_0_continue_the_shared_prefix(mixed):
     packed = hidden_of(*mixed, TOKENS[:1], segments)
     prefix = TOKENS[:1, segments[0] == SHARED_PREFIX]
     for segment in (1, 2, 3, -2):
-        own = segments[0] == segment
-        sequence = TOKENS[:1, own]
+        of_segment = segments[0] == segment
+        sequence = TOKENS[:1, of_segment]
         if segment > 0:
             sequence = np.concatenate([prefix, sequence], axis=1)
-        close(packed[:, own], hidden_of(*mixed, sequence)[:, -own.sum() :])
+        close(packed[:, of_segment], hidden_of(*mixed, sequence)[:, -of_segment.sum() :])
 
 
 def test_output_depends_on_earlier_tokens_of_its_segment_only(mixed):

@@ -51,25 +51,27 @@ def test_rules_match_a_router_and_a_critic():
     config.memory.router, config.seeding.estimator = "sigmoid", "ppo"
     config.memory.learning_rates = (0.1, 0.1, 0.0)
     cfg = decoder_of(config)
-    found = collections_of(config, cfg)
-    assert found["learner"].critic is not None and "key" in found["learner"].slot
+    collections = collections_of(config, cfg)
+    assert collections["learner"].critic is not None and "key" in collections["learner"].slot
     for name in ("memory", "learner", "wake"):
-        sharding.shardings(found[name], name, abstract())
+        sharding.shardings(collections[name], name, abstract())
 
 
 def test_shardings_split_weights_over_fsdp_and_tensor():
     config = preset("seeding_8b")
-    held = collections_of(config, decoder_of(config))
-    params = sharding.shardings(held["params"], "params", abstract())
+    collections = collections_of(config, decoder_of(config))
+    params = sharding.shardings(collections["params"], "params", abstract())
     layer = params["layers"]
     assert layer["mlp"]["up"]["kernel"].spec == PartitionSpec(None, "fsdp", "tensor")
     assert layer["attention"]["o"]["kernel"].spec == PartitionSpec(None, "tensor", "fsdp")
     assert layer["mlp_norm"]["scale"].spec == PartitionSpec()
     assert params["embed"]["embedding"].spec == PartitionSpec("tensor", "fsdp")
-    bank = sharding.shardings(held["memory"], "memory", abstract())["layers"]["level_1"]["experts"]
+    bank = sharding.shardings(collections["memory"], "memory", abstract())["layers"]["level_1"][
+        "experts"
+    ]
     assert bank["gate"].spec == PartitionSpec(None, None, "fsdp")
     assert bank["down"].spec == PartitionSpec(None, None, None, "fsdp")
-    learner = sharding.shardings(held["learner"], "learner", abstract())
+    learner = sharding.shardings(collections["learner"], "learner", abstract())
     assert learner.opt_state[1][0].mu["down"].spec == learner.slot["down"].spec
     assert learner.slot["down"].spec == PartitionSpec(None, None, "fsdp")
 

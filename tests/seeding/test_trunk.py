@@ -63,7 +63,7 @@ def deep(cfg):
 
 @pytest.fixture(scope="module")
 def teacher(deep):
-    """One whose slot 0 speaks, with a document of 6 tokens read."""
+    """With a nonzero slot 0, and a document of 6 tokens read."""
     rngs = {"params": jax.random.key(0), "memory": jax.random.key(1)}
     params = jax.jit(Decoder(deep).init)(rngs, np.zeros((1, 2), np.int32))["params"]
     memory, slots = init_memory(jax.random.key(2), deep.memory, layers=TRUNK + 1, width=32)
@@ -80,7 +80,7 @@ def teacher(deep):
 
 @pytest.fixture(scope="module")
 def student(deep, teacher):
-    """The same base with slot 0 as at birth."""
+    """The same base with slot 0 in its initial form."""
     fresh, _ = init_memory(jax.random.key(5), deep.memory, layers=TRUNK + 1, width=32)
     return teacher.variables | {"memory": fresh}
 

@@ -56,23 +56,23 @@ def noise(tree, seed, scale=0.3):
 
 @pytest.fixture(scope="module")
 def setting(cfg, variables):
-    """memory config -> (cfg, base) in use: wake weights that speak and a sealed slot of level 2."""
+    """memory config -> (cfg, base): nonzero wake weights and a sealed slot of level 2."""
 
-    def of(memory):
-        own = cfg.replace(memory=memory, remat="none")
-        held, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
-        held = put_wake(held, noise(take_wake(held), 2))
+    def make(memory):
+        changed = cfg.replace(memory=memory, remat="none")
+        weights, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
+        weights = put_wake(weights, noise(take_wake(weights), 2))
         if memory.depth > 1:
             slots, index = unlock(slots, 2)
-            held = put_slot(held, 2, index, noise(take_slot(held, 2, index), 3))
+            weights = put_slot(weights, 2, index, noise(take_slot(weights, 2, index), 3))
         params = dict(variables["params"])
         stacked = params.pop("layers")
-        for name, layers in own.stacks.items():
+        for name, layers in changed.stacks.items():
             part = slice(layers.start, layers.stop)
             params[name] = jax.tree.map(lambda x, part=part: x[part], stacked)
-        return own, {"params": params, "memory": held, "slots": slots}
+        return changed, {"params": params, "memory": weights, "slots": slots}
 
-    return functools.cache(of)
+    return functools.cache(make)
 
 
 def strides_of(tokens, ticks=STRIDE):
@@ -235,15 +235,17 @@ def test_read_uses_and_changes_the_weights_of_the_state_only(setting):
     unread = jax.tree.map(lambda x: x * jnp.nan, take_wake(base["memory"]))
     other = base | {"memory": put_wake(base["memory"], unread)}
     same(read_episode(cfg, WAKE, other, initial, TOKENS[:40]), want)
-    mute = base | {"slots": jax.tree.map(jnp.zeros_like, base["slots"])}
-    assert differ(read_episode(cfg, WAKE, mute, initial, TOKENS[:40])[0].wake, want[0].wake)
+    without_slots = base | {"slots": jax.tree.map(jnp.zeros_like, base["slots"])}
+    assert differ(
+        read_episode(cfg, WAKE, without_slots, initial, TOKENS[:40])[0].wake, want[0].wake
+    )
 
 
 def test_accumulators_are_float32_for_a_bfloat16_base(setting):
     cfg, base = setting(three_levels())
     cfg = cfg.replace(dtype=jnp.bfloat16)
-    held = put_wake(base["memory"], jax.tree.map(jnp.bfloat16, take_wake(base["memory"])))
-    initial = init_wake(cfg, WAKE, held)
+    weights = put_wake(base["memory"], jax.tree.map(jnp.bfloat16, take_wake(base["memory"])))
+    initial = init_wake(cfg, WAKE, weights)
     state, _ = jax.eval_shape(
         functools.partial(read_strides, cfg, WAKE), base, initial, *strides_of(TOKENS[:16])
     )
@@ -399,12 +401,12 @@ def test_strides_of_padding_change_nothing(setting):
 
 @pytest.mark.slow
 def test_sessions_learn_independently(setting):
-    """Three sessions in one batch, each with weights, a clock and a context of its own."""
+    """Three sessions in one batch, each with its weights, clock and context."""
     cfg, base = setting(three_levels())
     sessions, strides, ticks = [], [], []
     for i in range(3):
-        own = put_wake(base["memory"], noise(take_wake(base["memory"]), 20 + i))
-        state = init_wake(cfg, WAKE, own)
+        memory = put_wake(base["memory"], noise(take_wake(base["memory"]), 20 + i))
+        state = init_wake(cfg, WAKE, memory)
         part, tick = strides_of(TOKENS[100 * i : 100 * i + 32])
         for j in range(4 - i, 4):  # a session that is done waits
             part[j], tick[j] = 0, 0
