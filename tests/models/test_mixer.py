@@ -1,12 +1,17 @@
 """What a mixer must satisfy (`models/mixer.py`), of attention and of a recurrence."""
 
 import functools
+import json
+import os
+import subprocess
+import sys
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sharded_recurrence
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from recurrence import Recurrence
 
@@ -262,3 +267,21 @@ def test_recurrent_state_does_not_grow(cfg):
     shapes = jax.eval_shape(lambda: (init_cache(cfg, 2, 16), init_cache(cfg, 2, 1024)))
     assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
     assert jnp.asarray(Recurrence.is_full({}, 10**9)).item() is False
+
+
+def test_recurrence_on_8_devices_equals_one_device():
+    devices = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, sharded_recurrence.__file__],
+        env=os.environ | devices,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    out = json.loads(done.stdout)
+    assert max(out["difference"]) < 1e-4
+    assert out["spec"] == "PartitionSpec(None, ('data', 'fsdp'), 'tensor')"
