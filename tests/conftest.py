@@ -1,4 +1,4 @@
-"""What many tests share: a tiny decoder with memory, its logits, and a tokenizer that fits it."""
+"""Shared fixtures: a tiny decoder with memory, its logits, and a tokenizer for its vocabulary."""
 
 import functools
 import string
@@ -31,8 +31,8 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Programs of one file do not outlive it: a process may hold only so many (vm.max_map_count),
-    and beyond that the compiler crashes."""
+    """Drops the compiled programs after each file: beyond a number that vm.max_map_count limits, the
+    compiler crashes."""
     yield
     jax.clear_caches()
 
@@ -122,7 +122,7 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def operations():
-    """(function, *arguments) -> every operation of its jaxpr, those of inner jaxprs too."""
+    """(function, *arguments) -> every operation of its jaxpr and of inner jaxprs."""
 
     def inside(jaxpr):
         for operation in jaxpr.eqns:

@@ -19,8 +19,14 @@ SLOW = 5.0  # a = 0.993, so that a document is still there after the prompt that
 
 
 class RecurrencePlan(NamedTuple):
-    """Of every token, bool [batch, time]: it is not padding; it is the first of its segment; this
-    segment continues the prefix; it is part of the prefix."""
+    """What all layers need to know of each token, bool [batch, time].
+
+    Attributes:
+      is_token: not padding.
+      is_first: the first token of its segment.
+      continues: its segment continues a shared prefix.
+      is_prefix: part of the shared prefix.
+    """
 
     is_token: jax.Array
     is_first: jax.Array
@@ -29,8 +35,8 @@ class RecurrencePlan(NamedTuple):
 
 
 class Recurrence(Mixer):
-    """Progress: the segment that was read last, and whether there was a prefix. State: S, and S as
-    it was at the end of the prefix."""
+    """Progress: the segment read last, and whether there was a prefix. State: S, and S at the end of
+    the prefix."""
 
     progress_axes: ClassVar[Axes] = {"segment": (ROWS,), "has_prefix": (ROWS,)}
     state_axes: ClassVar[Axes] = {

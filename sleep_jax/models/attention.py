@@ -2,7 +2,7 @@
 
 Its state holds keys as [batch, kv, head_dim, capacity] and values as [batch, kv, capacity,
 head_dim], so both products of a decode step are plain batched matrix products; its progress holds
-the segment of every token whose key is there and how many those are.
+the segment of every cached token, and their number.
 """
 
 import math
@@ -97,8 +97,8 @@ class Attention(Mixer):
         return Linear(cfg, cfg.width, name="o")(out)
 
     def _with_cached(self, key, value, index):
-        """All keys and values of the state, into which those of this call are written; without a
-        cache those of this call."""
+        """The keys and values that queries see: with a cache, all of its state after those of this
+        call were written into it."""
         if not self.has_variable("cache", "key"):
             return key, value
         keys, values = self.variable("cache", "key"), self.variable("cache", "value")
@@ -127,8 +127,8 @@ class Attention(Mixer):
 
     @staticmethod
     def plan(cfg: DecoderConfig, segment_ids, progress: dict | None):
-        """Which keys each token sees: those of its segment and of the prefix that this continues,
-        up to its own. A token's position is how many it sees before itself."""
+        """A token sees the keys of its segment, and of the prefix if its segment continues it, up to
+        its own. Its position is the number of keys it sees before its own."""
         start, keys = 0, segment_ids
         if progress is not None:
             start = progress["index"]
@@ -148,7 +148,7 @@ class Attention(Mixer):
 
     @staticmethod
     def is_full(progress: dict, tokens: int):
-        """Whether so many keys more do not fit."""
+        """Whether `tokens` more keys do not fit."""
         return progress["index"] + tokens > progress["segment_ids"].shape[1]
 
     @staticmethod

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.data.batches import pad
-from sleep_jax.sampling.sampler import SamplingConfig, _inverse, draw, prefill, sample, truncate
+from sleep_jax.sampling.sampler import SamplingConfig, _invert_cdf, draw, prefill, sample, truncate
 
 RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(0, 97, n).tolist() for n in (3, 5, 8)]
@@ -236,7 +236,7 @@ def test_draw_never_takes_a_removed_token(seed):
     for uniform in (0.0, 2**-24, largest, borders, rng.random(rows)):
         at = jnp.broadcast_to(jnp.asarray(uniform, jnp.float32), (rows,))[:, None]
         at = jnp.minimum(at, largest)
-        tokens = np.asarray(_inverse(at, log_p, block))
+        tokens = np.asarray(_invert_cdf(at, log_p, block))
         assert (p[np.arange(rows), tokens] > 0).all()
-    ends = np.asarray(_inverse(jnp.zeros((rows, 1)), log_p, block))
+    ends = np.asarray(_invert_cdf(jnp.zeros((rows, 1)), log_p, block))
     np.testing.assert_array_equal(ends, (p > 0).argmax(1))
