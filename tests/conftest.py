@@ -31,7 +31,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Drops the compiled programs after each file: beyond a number that vm.max_map_count limits, the
+    """Drops the compiled programs after each file: with more than vm.max_map_count allows, the
     compiler crashes."""
     yield
     jax.clear_caches()

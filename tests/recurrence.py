@@ -35,8 +35,10 @@ class RecurrencePlan(NamedTuple):
 
 
 class Recurrence(Mixer):
-    """Progress: the segment read last, and whether there was a prefix. State: S, and S at the end of
-    the prefix."""
+    """Progress: the segment read last, and whether there was a prefix.
+
+    State: S, and S at the end of the prefix.
+    """
 
     progress_axes: ClassVar[Axes] = {"segment": (ROWS,), "has_prefix": (ROWS,)}
     state_axes: ClassVar[Axes] = {

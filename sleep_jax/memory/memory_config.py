@@ -91,8 +91,8 @@ class MemoryConfig(Settings, section="memory"):
         is_slowest = number == self.depth
         if number == 1 and self.from_context and not level.slots:
             raise ValueError(
-                f"{slots}, but the context is consolidated into level 1; give it one slot for "
-                "each episode of its period, or set memory.from_context=False"
+                f"{slots}, but the context is consolidated into level 1; give it a slot for "
+                "every episode of its period, or set memory.from_context=False"
             )
         if is_slowest:
             if level.period:

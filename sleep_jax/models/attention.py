@@ -127,8 +127,8 @@ class Attention(Mixer):
 
     @staticmethod
     def plan(cfg: DecoderConfig, segment_ids, progress: dict | None):
-        """A token sees the keys of its segment, and of the prefix if its segment continues it, up to
-        its own. Its position is the number of keys it sees before its own."""
+        """The plan: a token sees the keys of its segment, and of the prefix where its segment
+        continues it, up to its own; its position is the number of keys before its own."""
         start, keys = 0, segment_ids
         if progress is not None:
             start = progress["index"]

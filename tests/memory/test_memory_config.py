@@ -119,7 +119,7 @@ def test_memory_config_accepts_limits():
 def test_level_counts_from_one_and_only_the_slowest_has_no_wake():
     memory = MemoryConfig(**ladder(1))
     assert memory.depth == 4 and MemoryConfig().depth == 0
-    assert [memory.level(n).chunk for n in (1, 2, 3, 4)] == [1000, 5000, 10000, 0]
+    assert [memory.level(n).period for n in (1, 2, 3, 4)] == [1000, 5000, 10000, 0]
     assert [memory.has_wake(n) for n in (1, 2, 3, 4)] == [True, True, True, False]
     assert not MemoryConfig((LevelConfig(),)).has_wake(1)
 
