@@ -1,4 +1,4 @@
-"""What many tests share: a tiny decoder with memory, its logits, and a tokenizer that fits it."""
+"""Shared fixtures: a tiny decoder with memory, its logits, and a tokenizer for its vocabulary."""
 
 import functools
 import pathlib
@@ -70,8 +70,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Programs of one file do not outlive it: a process may hold only so many (vm.max_map_count),
-    and beyond that the compiler crashes."""
+    """Drops the compiled programs after each file: with more than vm.max_map_count allows, the
+    compiler crashes."""
     yield
     jax.clear_caches()
 
@@ -113,7 +113,7 @@ def variables(cfg):
 
 @pytest.fixture(scope="session")
 def trained(variables):
-    """The same with slots 0 and 1 in use and far from silent; slot 2 is as at birth."""
+    """The same with slots 0 and 1 active and far from zero; slot 2 has its initial form."""
     bank = variables["memory"]["layers"]["level_1"]["experts"]
     down = np.random.default_rng(1).normal(size=bank["down"].shape).astype(np.float32)
     down[:, 2] = 0
@@ -137,14 +137,14 @@ def logits():
 def log_probs(cfg):
     """(variables, tokens) -> next-token log-probabilities [time, vocab] of one sequence."""
 
-    def of(variables, tokens):
+    def log_probs(variables, tokens):
         n = len(tokens)
         padded = np.zeros((1, 64), np.int32)  # one shape, so one program
         padded[0, :n] = tokens
         mask = (np.arange(64) < n).astype(np.int32)[None]
         return np.asarray(jax.nn.log_softmax(_logits(cfg, variables, padded, mask)))[0, :n]
 
-    return of
+    return log_probs
 
 
 @pytest.fixture(scope="session")
@@ -161,7 +161,7 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def operations():
-    """(function, *arguments) -> every operation of its jaxpr, those of inner jaxprs too."""
+    """(function, *arguments) -> every operation of its jaxpr and of inner jaxprs."""
 
     def inside(jaxpr):
         for operation in jaxpr.eqns:

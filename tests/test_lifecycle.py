@@ -492,7 +492,7 @@ def test_presets_change_only_known_settings(name):
     memory = settings.read(config).memory
     if config.memory.unit == "episodes":
         assert run_schedule(memory, [300] * config.data.episodes)
-        assert not any(s.is_too_much for s in plan(memory, config.data.episodes))
+        assert not any(s.exceeds_slots for s in plan(memory, config.data.episodes))
 
 
 @pytest.mark.slow

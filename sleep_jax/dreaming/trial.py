@@ -125,12 +125,20 @@ def init_lora(cfg: DecoderConfig, params, rng):
       rng: PRNG key of A.
 
     Returns:
-      The `lora` collection: per stack of layers {attention, mlp}/target/{a: float32 [layers, in,
+      The `lora` collection: per stack of layers {cfg.mixer, mlp}/target/{a: float32 [layers, in,
       rank], b: float32 [layers, rank, out]}, b zero.
+
+    Raises:
+      ValueError: the mixer has no such target.
     """
     lora: dict = {}
     for i, (stack, target) in enumerate(itertools.product(cfg.stacks, cfg.lora.targets)):
-        group = TARGETS[target]
+        group = cfg.mixer if TARGETS[target] == "mixer" else TARGETS[target]
+        if target not in params[stack][group]:
+            raise ValueError(
+                f"dreaming.trial.targets={cfg.lora.targets}: the mixer {cfg.mixer!r} has no "
+                f"{target!r}; choose from {', '.join(params[stack][group])} and gate, up, down"
+            )
         layers, width, out = params[stack][group][target]["kernel"].shape
         a_shape, b_shape = (layers, width, cfg.lora.rank), (layers, cfg.lora.rank, out)
         bound = width**-0.5

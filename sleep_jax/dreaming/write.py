@@ -22,7 +22,7 @@ from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.sampling.generate import generate
-from sleep_jax.sampling.sampler import COLDEST, SamplingConfig
+from sleep_jax.sampling.sampler import MIN_TEMPERATURE, SamplingConfig
 from sleep_jax.settings import Settings, part, setting
 
 
@@ -41,7 +41,9 @@ class WritingConfig(Settings, section="dreaming"):
 
     templates: tuple[Template, ...] = part(TemplateChoice, chosen_templates)
     num_generations: int = setting(2, "dreams per document and template", least=1)
-    temperature: float = setting(0.8, "temperature of dreams; 0: greedy", least=COLDEST, also=(0,))
+    temperature: float = setting(
+        0.8, "temperature of dreams; 0: greedy", least=MIN_TEMPERATURE, also=(0,)
+    )
     top_p: float = setting(
         1.0, "nucleus sampling: probability mass of the tokens drawn from", least=1e-6, most=1
     )

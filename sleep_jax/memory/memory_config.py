@@ -1,5 +1,4 @@
-"""The continuum memory of a run: its levels, how they are laid out, and what cannot be (paper
-2)."""
+"""The config of the continuum memory: its levels, their layout, and its checks (paper 2)."""
 
 import dataclasses
 
@@ -14,7 +13,7 @@ LAYERS = ("all", "last_quarter")
 
 
 def read_layers(text: str) -> str | tuple[int, ...]:
-    """`LAYERS` by name, or the indices of a text such as `20, 21, 25`."""
+    """One of the names `LAYERS`, or the indices in a text such as `20, 21, 25`."""
     name = text.strip()
     return name if name in LAYERS else tuple(map(int, name.removesuffix(",").split(",")))
 
@@ -25,19 +24,17 @@ class LevelConfig(Settings, section="memory"):
     with one entry a level, or one for all of them.
 
     Raises:
-      ValueError: a field has no such value.
+      ValueError: a field is out of range.
     """
 
     period: int = setting(
         0, "C^(l), period of a level's update and consolidation; 0: never, of the slowest alone",
         least=0, name="periods",
     )  # fmt: skip
-    slots: int = setting(
-        5, "expert slots of a level, for what the one below hands up; 0: none", least=0
-    )
+    slots: int = setting(5, "expert slots of a level, filled by the level below; 0: none", least=0)
     rank: int = setting(16, "width r of an expert and of the wake weights", least=1, name="ranks")
     learning_rate: float = setting(
-        0.0, "eta^(l) of Eq. 2; 0: the wake weights stay as they were born",
+        0.0, "eta^(l) of Eq. 2; 0: the wake weights keep their initial values",
         least=0, name="learning_rates",
     )  # fmt: skip
 
@@ -49,25 +46,24 @@ class MemoryConfig(Settings, section="memory"):
     Attributes:
       levels: fastest first; empty is the bare base model.
 
-    What the choices are:
+    The choices:
       unit: `tokens` of the stream, `updates` (gradients of `stride` tokens each) or `episodes`.
       layout: `parallel` adds all levels to the FFN's output; `chain` runs them one after the other.
       expert: `swiglu`, (silu(h G) * (h U)) D, or `bottleneck`, silu(h A) B.
-      router: `none`, every active slot is on, or `sigmoid`, each at its own gate.
+      router: `none`, every active slot is on, or `sigmoid`, each is scaled by its gate.
       on_full: `error`, `skip` (keep the fast memory), `merge` (seed the sealed slots into one) or
-        `reuse` (go on with the last slot, over what it holds; with a single slot this is sleep
-        without expansion).
+        `reuse` (train the last slot further; with a single slot this is sleep without expansion).
 
     Raises:
-      ValueError: a field has no such value, or the chain cannot work; says which and what would.
+      ValueError: a field is out of range, or levels do not fit together; says which and what would.
     """
 
     levels: tuple[LevelConfig, ...] = columns(LevelConfig)
     unit: str = setting("episodes", "what periods count", choices=UNITS)
     stride: int = setting(256, "tokens of the stream that one gradient is taken over", least=1)
-    layout: str = setting("parallel", "how levels lie beside an FFN", choices=LAYOUTS)
-    expert: str = setting("swiglu", "what a slot computes", choices=EXPERTS)
-    router: str = setting("none", "which slots are on", choices=ROUTERS)
+    layout: str = setting("parallel", "how levels and FFN are combined", choices=LAYOUTS)
+    expert: str = setting("swiglu", "the form of an expert", choices=EXPERTS)
+    router: str = setting("none", "how slots are selected for a token", choices=ROUTERS)
     top_k: int = setting(0, "slots of a level that the sigmoid router keeps on; 0: all", least=0)
     layers: str | tuple[int, ...] = setting(
         "all", "layers with memory: all, last_quarter, or indices such as 20,21,25",
@@ -76,7 +72,7 @@ class MemoryConfig(Settings, section="memory"):
     scale: float = setting(1.0, "factor on every memory output", above=0)
     from_context: bool = setting(True, "consolidate the context into level 1 after an episode")
     on_full: str = setting(
-        "error", "what a night does whose receiver has no free slot", choices=POLICIES
+        "error", "what a consolidation does when the receiver has no free slot", choices=POLICIES
     )
 
     def check(self) -> None:
@@ -89,25 +85,24 @@ class MemoryConfig(Settings, section="memory"):
             self._check(number, level)
 
     def _check(self, number: int, level: LevelConfig):
-        """What one level and its neighbours have to satisfy."""
+        """Checks a level against its neighbours."""
         period = f"memory.periods={level.period} of level {number}"
         slots = f"memory.slots={level.slots} of level {number}"
-        last = number == self.depth
+        is_slowest = number == self.depth
         if number == 1 and self.from_context and not level.slots:
             raise ValueError(
                 f"{slots}, but the context is consolidated into level 1; give it a slot for "
                 "every episode of its period, or set memory.from_context=False"
             )
-        if last:
+        if is_slowest:
             if level.period:
                 raise ValueError(
-                    f"{period}, but the slowest level never updates: there is "
-                    "none for it to consolidate into; set 0"
+                    f"{period}, but the slowest level has no level to consolidate into; set 0"
                 )
             if self.on_full == "merge" and level.slots < 3:
                 raise ValueError(
-                    f"{slots}, but memory.on_full='merge' makes one of at least "
-                    "two slots with the help of a free one; raise it to 3"
+                    f"{slots}, but memory.on_full='merge' seeds at least two slots into a free "
+                    "one; raise it to 3"
                 )
             return
         if level.period < 1:
@@ -117,7 +112,7 @@ class MemoryConfig(Settings, section="memory"):
         if not self.levels[number].slots:
             raise ValueError(
                 f"memory.slots=0 of level {number + 1}, but level {number} consolidates into it; "
-                "it needs one slot a night"
+                "give it one slot for each consolidation"
             )
         if number > 1:
             below = self.levels[number - 2].period
@@ -133,8 +128,8 @@ class MemoryConfig(Settings, section="memory"):
         needed = level.period // below
         if level.slots < needed and self.on_full != "reuse":
             raise ValueError(
-                f"{slots}, but level {number - 1} hands up {needed} times in "
-                f"its period of {level.period}; raise it to {needed} or shorten the period"
+                f"{slots}, but level {number - 1} consolidates into it {needed} times in its "
+                f"period of {level.period}; raise it to {needed} or shorten the period"
             )
 
     @property
@@ -147,7 +142,7 @@ class MemoryConfig(Settings, section="memory"):
         return self.levels[number - 1]
 
     def has_wake(self, number: int) -> bool:
-        """Whether a level learns by day; the slowest one is the base."""
+        """Whether a level has wake weights; the slowest one has none, it is the base."""
         return number < self.depth
 
     def carriers(self, layers: int) -> tuple[int, ...]:

@@ -3,9 +3,10 @@
 
 `memory["layers"]["level_l"]` holds experts/{gate, up [layers, S, d, r], down [layers, S, r, d]}
 and, above the slowest level, wake/{gate, up [layers, d, r], down [layers, r, d]};
-`slots["layers"]["level_l"]` holds carries, bool [layers], and, where the level has slots, active,
-bool [layers, S]: no array is empty, for Orbax keeps none of size zero. A slot is the pytree of one
-entry of the bank in every layer: what one sleep unlocks, and all that it trains.
+`slots["layers"]["level_l"]` holds carries, bool [layers]: which layers have memory, and, where the
+level has slots, active, bool [layers, S]; no array is empty, since Orbax stores none of size zero.
+A slot is the pytree of one entry of the bank in every layer: what one consolidation unlocks, and
+all that it trains.
 """
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from sleep_jax.errors import UnrecoverableError
 from sleep_jax.memory.memory_config import MemoryConfig
 
-INITIAL_BIAS = 3.0  # of a router gate: sigmoid(3) = 0.95
+INITIAL_BIAS = 3.0  # of a router's gate: sigmoid(3) = 0.95
 ROUTING = ("key", "bias")
 
 
@@ -23,25 +24,26 @@ class SlotsExhausted(UnrecoverableError):
     """A level has no free slot left. Raised before any compute; nothing was changed.
 
     Attributes:
-      level, capacity: which level, and its slots, all of them in use.
+      level: of the memory.
+      capacity: its slots, all of them in use.
     """
 
     def __init__(self, level: int, capacity: int):
         super().__init__(
             f"memory.levels[{level}].slots={capacity} are all in use; set memory.on_full to 'skip' "
-            "or 'reuse' and this run goes on, or start a new one with more slots or with 'merge', "
-            "which needs a slot that is free"
+            "or 'reuse' to continue this run, or start a new one with more slots or with 'merge', "
+            "which needs a free slot"
         )
         self.level, self.capacity = level, capacity
 
 
 def init_expert(rng, memory: MemoryConfig, level: int, width: int, stack=(), routed=False):
-    """Low-rank weights that change nothing yet: A ~ N(0, 1/d), B = 0.
+    """Initial low-rank weights, which add nothing: A ~ N(0, 1/d), B = 0.
 
     Args:
       rng: PRNG key.
-      memory: of the model.
-      level: whose expert.
+      memory: config of the model's memory.
+      level: that the expert belongs to.
       width: d.
       stack: leading axes, e.g. (layers, S).
       routed: with the router's key [*stack, d] and bias [*stack].
@@ -56,7 +58,7 @@ def init_expert(rng, memory: MemoryConfig, level: int, width: int, stack=(), rou
 
 
 def init_level(rng, memory: MemoryConfig, level: int, width: int, stack=()):
-    """One level of the `memory` collection: its bank and, unless it is the slowest, wake weights.
+    """One level of the `memory` collection: its bank, and wake weights unless it is the slowest.
 
     Args:
       rng, memory, level, width: as for `init_expert`.
@@ -72,11 +74,11 @@ def init_level(rng, memory: MemoryConfig, level: int, width: int, stack=()):
 
 
 def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
-    """Memory at birth: it changes nothing and nothing of it is active.
+    """The initial memory, which changes no output: no slot is active.
 
     Args:
       rng: PRNG key.
-      memory: its levels.
+      memory: its config.
       layers: depth of the decoder; layers from the first carrier on are stacked.
       width: d.
 
@@ -87,7 +89,7 @@ def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
     stack = layers - carriers[0]
     carries = np.isin(np.arange(carriers[0], layers), carriers)
     levels = range(1, memory.depth + 1)
-    held = {
+    weights = {
         f"level_{n}": init_level(jax.random.fold_in(rng, n - 1), memory, n, width, (stack,))
         for n in levels
     }
@@ -95,7 +97,7 @@ def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
     for n in levels:
         if count := memory.level(n).slots:
             slots[f"level_{n}"]["active"] = jnp.zeros((stack, count), bool)
-    return {"layers": held}, {"layers": slots}
+    return {"layers": weights}, {"layers": slots}
 
 
 def level_of(name: str) -> int:
@@ -104,10 +106,10 @@ def level_of(name: str) -> int:
 
 
 def used(slots, level: int) -> int:
-    """How many slots of a level are in use; they fill in order, so this is also the next one's
-    index."""
-    held = slots["layers"][f"level_{level}"]
-    return int(np.asarray(held["active"]).any(axis=0).sum()) if "active" in held else 0
+    """How many slots of a level are in use; they fill in order, so this is also the index of the
+    next one."""
+    masks = slots["layers"][f"level_{level}"]
+    return int(np.asarray(masks["active"]).any(axis=0).sum()) if "active" in masks else 0
 
 
 def unlock(slots, level: int):
@@ -120,13 +122,13 @@ def unlock(slots, level: int):
       SlotsExhausted: every slot is in use.
     """
     name = f"level_{level}"
-    held = slots["layers"][name]
+    masks = slots["layers"][name]
     index = used(slots, level)
-    if "active" not in held or index == held["active"].shape[1]:
+    if "active" not in masks or index == masks["active"].shape[1]:
         raise SlotsExhausted(level, index)
-    # An index in an array, so that the next slot does not take another program.
-    active = held["active"].at[:, jnp.asarray(index)].set(held["carries"])
-    return {"layers": slots["layers"] | {name: held | {"active": active}}}, index
+    # The index is an array, so that all slots share one program.
+    active = masks["active"].at[:, jnp.asarray(index)].set(masks["carries"])
+    return {"layers": slots["layers"] | {name: masks | {"active": active}}}, index
 
 
 def take_slot(memory, level: int, index):
@@ -149,40 +151,39 @@ def zeroed(slot):
 
 def take_wake(memory):
     """The wake weights of all levels that have some: {level_l: {gate, up, down}}."""
-    return {name: held["wake"] for name, held in memory["layers"].items() if "wake" in held}
+    return {name: level["wake"] for name, level in memory["layers"].items() if "wake" in level}
 
 
 def put_wake(memory, wake):
     """The memory with the wake weights of the levels in `wake` replaced."""
-    held = {name: memory["layers"][name] | {"wake": weights} for name, weights in wake.items()}
-    return {"layers": memory["layers"] | held}
+    levels = {name: memory["layers"][name] | {"wake": weights} for name, weights in wake.items()}
+    return {"layers": memory["layers"] | levels}
 
 
 def clear_experts(rng, config: MemoryConfig, memory, slots, level: int):
-    """A level whose bank is as at birth again: A redrawn, B = 0, nothing active.
+    """A level with its bank initialised again: A redrawn, B = 0, no slot active.
 
     Returns:
       (memory, slots).
     """
-    held = memory["layers"][f"level_{level}"]
-    if "experts" in held:
-        stack, width = held["experts"]["down"].shape[:2], held["experts"]["down"].shape[-1]
+    if bank := memory["layers"][f"level_{level}"].get("experts"):
+        stack, width = bank["down"].shape[:2], bank["down"].shape[-1]
         bank = init_expert(rng, config, level, width, stack, True)
         memory = _with(memory, level, experts=bank)
     return memory, without_slots(slots, level)
 
 
 def without_slots(slots, level: int):
-    """The masks with no slot of a level active."""
+    """The `slots` collection with no slot of a level active."""
     name = f"level_{level}"
-    held = slots["layers"][name]
-    if "active" in held:
-        held = held | {"active": jnp.zeros_like(held["active"])}
-    return {"layers": slots["layers"] | {name: held}}
+    masks = slots["layers"][name]
+    if "active" in masks:
+        masks = masks | {"active": jnp.zeros_like(masks["active"])}
+    return {"layers": slots["layers"] | {name: masks}}
 
 
 def clear_wake(rng, config: MemoryConfig, memory, level: int):
-    """A level whose wake weights are as at birth again: A redrawn, B = 0."""
+    """A level with its wake weights initialised again: A redrawn, B = 0."""
     down = memory["layers"][f"level_{level}"]["wake"]["down"]
     wake = init_expert(rng, config, level, down.shape[-1], down.shape[:1])
     return put_wake(memory, {f"level_{level}": wake})

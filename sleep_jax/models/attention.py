@@ -1,24 +1,21 @@
-"""Grouped-query attention with rotary positions, over packed segments or over a KV cache.
+"""The attention mixer: grouped-query attention with rotary positions over a KV cache.
 
-Keys are kept as [batch, kv, head_dim, time] and values as [batch, kv, time, head_dim], so both
-products of a decode step are plain batched matrix products.
+Its state holds keys as [batch, kv, head_dim, capacity] and values as [batch, kv, capacity,
+head_dim], so both products of a decode step are plain batched matrix products; its progress holds
+the segment of every cached token, and their number.
 """
 
-import functools
 import math
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
+from sleep_jax.models.attend import ATTENDED, attend
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.models.linear import Linear, RMSNorm, product
-from sleep_jax.models.sharding import row_shards
-
-MASKED = -1e30  # finite, so a row that may attend to nothing stays free of NaN
-MAPPED = 64  # queries from which on a CPU attends row by row
-ATTENDED = "attended"  # checkpoint name of what the backward pass of attention needs
+from sleep_jax.models.linear import Linear, RMSNorm
+from sleep_jax.models.mixer import CAPACITY, HEADS, ROWS, SHARED_PREFIX, Axes, Mixer
 
 
 def rope_frequencies(cfg: DecoderConfig):
@@ -47,112 +44,33 @@ def rotate(x, positions, frequencies):
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
 
 
-@jax.custom_vjp
-def attend(q, key, value, mask, start=0):
-    """softmax(q key) value, over the keys that the mask shows.
+class AttentionPlan(NamedTuple):
+    """What all layers need to know of a call.
 
-    The backward pass computes the weights anew from the largest score and the normaliser of each
-    query: nothing of [time, keys] outlives the call (Dao et al. 2022, arXiv 2205.14135). Only the
-    queries' own keys and values get a gradient; those cached before them are constants.
-
-    Args:
-      q: scaled queries [batch, kv, group * time, h].
-      key: [batch, kv, h, keys]; its dtype is the operand dtype.
-      value: [batch, kv, keys, h].
-      mask: bool [batch, time, keys].
-      start: which of the keys is the first query's own.
-
-    Returns:
-      float32 [batch, kv, group * time, h].
+    Attributes:
+      positions: rotary positions of the tokens, int32 [batch, time].
+      mask: which keys a query sees, bool [batch, time, keys].
+      index: where in the state this call's keys go, int32 []; 0 without a cache.
     """
-    return _attend_forward(q, key, value, mask, start)[0]
+
+    positions: jax.Array
+    mask: jax.Array
+    index: jax.Array | int
 
 
-def _unnormalised(q, key, mask, peak=None):
-    """exp(scores - peak) float32 [batch, kv, group * time, keys] and the peak, each query's largest
-    score."""
-    b, k, rows, _ = q.shape
-    scores = product(q, key).reshape(b, k, -1, *mask.shape[1:])
-    scores = jnp.where(mask[:, None, None], scores, MASKED).reshape(b, k, rows, -1)
-    peak = scores.max(-1, keepdims=True) if peak is None else peak
-    return jnp.exp(scores - peak), peak
+class Attention(Mixer):
+    """Causal self-attention; see `Mixer` for the interface."""
 
-
-def _forward_rows(q, key, value, mask):
-    weights, peak = _unnormalised(q, key, mask)
-    total = weights.sum(-1, keepdims=True)
-    return product(weights.astype(value.dtype), value) / total, peak, total
-
-
-def _backward_rows(q, key, value, mask, out, peak, total, g, *, start):
-    def own(x):
-        return jax.lax.dynamic_slice_in_dim(x, start, mask.shape[1], -1)
-
-    def among(x, own, axis):
-        return jax.lax.dynamic_update_slice_in_dim(jnp.zeros_like(x), own, start, axis)
-
-    weights = _unnormalised(q, key, mask, peak)[0] / total
-    g = g.astype(value.dtype)
-    # Of the rounded cotangent: a query that sees one key alone has exactly no gradient.
-    along = (g.astype(jnp.float32) * out).sum(-1, keepdims=True)
-    d_scores = (weights * (product(g, value.swapaxes(-1, -2)) - along)).astype(key.dtype)
-    d_value = product(own(weights).astype(key.dtype).swapaxes(-1, -2), g).astype(value.dtype)
-    d_key = product(q.swapaxes(-1, -2), own(d_scores)).astype(key.dtype)
-    d_q = product(d_scores, key.swapaxes(-1, -2))
-    return d_q, among(key, d_key, -1), among(value, d_value, -2)
-
-
-def _by_rows(function, *arrays):
-    """`function` of a whole batch, or on a single CPU, whose caches do not hold that much, row by
-    row."""
-
-    def mapped(*arrays):
-        def row(arrays):
-            return jax.tree.map(lambda x: x[0], function(*(a[None] for a in arrays)))
-
-        return jax.lax.map(row, arrays)
-
-    q, mask = arrays[0], arrays[3]
-    if mask.shape[1] < MAPPED or q.shape[0] == 1 or row_shards() > 1:
-        return function(*arrays)
-    return jax.lax.platform_dependent(*arrays, cpu=mapped, default=function)
-
-
-def _attend_forward(q, key, value, mask, start):
-    q = q.astype(key.dtype)
-    out, peak, total = (
-        checkpoint_name(x, ATTENDED) for x in _by_rows(_forward_rows, q, key, value, mask)
-    )
-    return out, ((q, key, value, mask, out, peak, total), start)
-
-
-def _attend_backward(residuals, g):
-    rows, start = residuals
-    backward = functools.partial(_backward_rows, start=start)
-    return *_by_rows(backward, *rows, g), None, None
-
-
-attend.defvjp(_attend_forward, _attend_backward)
-
-
-class Attention(nn.Module):
-    """Causal self-attention; level 0 of the memory, wiped when the context ends."""
-
-    cfg: DecoderConfig
+    progress_axes: ClassVar[Axes] = {"index": (), "segment_ids": (ROWS, CAPACITY)}
+    state_axes: ClassVar[Axes] = {
+        "key": (ROWS, HEADS, None, CAPACITY),
+        "value": (ROWS, HEADS, CAPACITY, None),
+    }
+    saved_names = (ATTENDED,)
 
     @nn.compact
-    def __call__(self, x, positions, mask, index):
-        """Attends.
-
-        Args:
-          x: normalised hidden states [batch, time, d].
-          positions: rotary positions [batch, time].
-          mask: which keys a query sees, bool [batch, time, keys].
-          index: where in the cache this call's keys go (scalar); unused without a cache.
-
-        Returns:
-          float32 [batch, time, d].
-        """
+    def __call__(self, x, plan: AttentionPlan):
+        """Attends: [batch, time, d] to float32 [batch, time, d]."""
         cfg = self.cfg
         b, t, _ = x.shape
         h, k = cfg.head_dim, cfg.kv_heads
@@ -167,18 +85,74 @@ class Attention(nn.Module):
             q = RMSNorm(cfg.norm_eps, name="q_norm")(q)
             key = RMSNorm(cfg.norm_eps, name="k_norm")(key)
         frequencies = rope_frequencies(cfg)
-        q = rotate(q, positions, frequencies) / math.sqrt(h)
-        key = rotate(key, positions, frequencies).transpose(0, 2, 3, 1).astype(cfg.dtype)
+        q = rotate(q, plan.positions, frequencies) / math.sqrt(h)
+        key = rotate(key, plan.positions, frequencies).transpose(0, 2, 3, 1).astype(cfg.dtype)
         value = value.transpose(0, 2, 1, 3).astype(cfg.dtype)
-
-        if self.has_variable("cache", "key"):
-            keys, values = self.variable("cache", "key"), self.variable("cache", "value")
-            keys.value = jax.lax.dynamic_update_slice(keys.value, key, (0, 0, 0, index))
-            values.value = jax.lax.dynamic_update_slice(values.value, value, (0, 0, index, 0))
-            key, value = keys.value, values.value
+        key, value = self._with_cached(key, value, plan.index)
 
         # The query heads of a group share their keys: fold them into the time axis.
         q = q.reshape(b, t, k, group, h).transpose(0, 2, 3, 1, 4).reshape(b, k, group * t, h)
-        out = attend(q, key, value, mask, index).reshape(b, k, group, t, h)
+        out = attend(q, key, value, plan.mask, plan.index).reshape(b, k, group, t, h)
         out = out.transpose(0, 3, 1, 2, 4).reshape(b, t, cfg.heads * h)
         return Linear(cfg, cfg.width, name="o")(out)
+
+    def _with_cached(self, key, value, index):
+        """The keys and values that queries see: with a cache, all of its state after those of this
+        call were written into it."""
+        if not self.has_variable("cache", "key"):
+            return key, value
+        keys, values = self.variable("cache", "key"), self.variable("cache", "value")
+        keys.value = jax.lax.dynamic_update_slice(keys.value, key, (0, 0, 0, index))
+        values.value = jax.lax.dynamic_update_slice(values.value, value, (0, 0, index, 0))
+        return keys.value, values.value
+
+    @staticmethod
+    def init_progress(cfg: DecoderConfig, rows: int, capacity: int) -> dict:
+        """No token yet."""
+        return {
+            "index": jnp.zeros((), jnp.int32),
+            "segment_ids": jnp.zeros((rows, capacity), jnp.int32),
+        }
+
+    @staticmethod
+    def init_state(
+        cfg: DecoderConfig, rows: int, capacity: int, stack: tuple[int, ...] = ()
+    ) -> dict:
+        """Room for the keys and values of `capacity` tokens."""
+        shape = (*stack, rows, cfg.kv_heads)
+        return {
+            "key": jnp.zeros((*shape, cfg.head_dim, capacity), cfg.dtype),
+            "value": jnp.zeros((*shape, capacity, cfg.head_dim), cfg.dtype),
+        }
+
+    @staticmethod
+    def plan(cfg: DecoderConfig, segment_ids, progress: dict | None):
+        """The plan: a token sees the keys of its segment, and of the prefix where its segment
+        continues it, up to its own; its position is the number of keys before its own."""
+        start, keys = 0, segment_ids
+        if progress is not None:
+            start = progress["index"]
+            end = start + segment_ids.shape[1]
+            keys = jax.lax.dynamic_update_slice(progress["segment_ids"], segment_ids, (0, start))
+            progress = {"index": end, "segment_ids": keys}
+        query, key = segment_ids[:, :, None], keys[:, None]
+        related = (key == query) | ((key == SHARED_PREFIX) & (query > 0))
+        time = start + jnp.arange(segment_ids.shape[1])
+        visible = related & (jnp.arange(keys.shape[1]) <= time[:, None])
+        return AttentionPlan(visible.sum(-1) - 1, visible, start), progress
+
+    @staticmethod
+    def reset(progress: dict, is_new) -> dict:
+        """Segment 0 everywhere hides the old keys; the next call writes over them."""
+        return {name: jnp.where(is_new, 0, x) for name, x in progress.items()}
+
+    @staticmethod
+    def is_full(progress: dict, tokens: int):
+        """Whether `tokens` more keys do not fit."""
+        return progress["index"] + tokens > progress["segment_ids"].shape[1]
+
+    @staticmethod
+    def flops(cfg: DecoderConfig, context: float) -> float:
+        """Of the four projections, the scores and the weighted values."""
+        projections = cfg.width * cfg.head_dim * (2 * cfg.heads + 2 * cfg.kv_heads)
+        return 2 * (projections + 2 * context * cfg.heads * cfg.head_dim)

@@ -1,6 +1,11 @@
-"""The KV cache: level 0 of the memory, the context, as a pytree that is made, grown and picked
-from."""
+"""The `cache` collection: level 0 of the memory, the context, as a pytree that is made, grown and
+picked from, whatever the mixer keeps in it.
 
+It holds the mixer's progress and its state of every stack of layers, or of every layer where these
+are unrolled: {progress..., "layers": {MIXER: {state...}}}.
+"""
+
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -8,59 +13,59 @@ import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.mixer import CAPACITY, ROWS, get_mixer
 from sleep_jax.models.sharding import constrain_tree
-
-_BATCH = {"key": -4, "value": -4, "segment_ids": -2}  # the axis of the rows
 
 
 def init_cache(cfg: DecoderConfig, batch: int, capacity: int):
-    """An empty KV cache: the `cache` collection for `batch` rows of at most `capacity` tokens."""
-    shape = (batch, cfg.kv_heads, cfg.head_dim, capacity)
+    """An empty cache of `batch` rows with room for `capacity` tokens."""
+    mixer = get_mixer(cfg.mixer)
 
-    def layer(stack=()):
-        return {
-            "attention": {
-                "key": jnp.zeros(stack + shape, cfg.dtype),
-                "value": jnp.zeros(stack + (*shape[:2], capacity, cfg.head_dim), cfg.dtype),
-            }
-        }
+    def layer(*stack):
+        return {cfg.mixer: mixer.init_state(cfg, batch, capacity, stack)}
 
-    stacked = {name: layer((len(layers),)) for name, layers in cfg.stacks.items()}
-    unrolled = {f"layer_{i}": layer() for i in range(cfg.layers)}
-    return {
-        "index": jnp.zeros((), jnp.int32),
-        "segment_ids": jnp.zeros((batch, capacity), jnp.int32),
-        **(stacked if cfg.scan_layers else unrolled),
-    }
+    if cfg.scan_layers:
+        layers = {name: layer(len(layers)) for name, layers in cfg.stacks.items()}
+    else:
+        layers = {f"layer_{i}": layer() for i in range(cfg.layers)}
+    return {**mixer.init_progress(cfg, batch, capacity), **layers}
 
 
-def grow(cache, more: int, repeats: int = 1):
+def grow(cfg: DecoderConfig, cache, more: int, repeats: int = 1):
     """A cache with room for `more` tokens and each row repeated, members of a group next to each
     other."""
 
-    def widen(path, x):
-        name = path[-1].key
-        if name == "index":
+    def widen(x, rows, capacity):
+        x = jnp.pad(x, [(0, more if axis == capacity else 0) for axis in range(x.ndim)])
+        return jnp.repeat(x, repeats, axis=rows)
+
+    return _map_arrays(cfg.mixer, widen, cache)
+
+
+def take_rows(cfg: DecoderConfig, cache, index: Sequence[int]):
+    """The rows of a cache at these indices, in any order and as often as they occur."""
+    return _take_rows(cfg.mixer, cache, np.asarray(index))
+
+
+@functools.partial(jax.jit, static_argnames="mixer")
+def _take_rows(mixer: str, cache, index):
+    def take(x, rows, _):
+        return x[(slice(None),) * rows + (index,)]
+
+    return constrain_tree(_map_arrays(mixer, take, cache), "cache")
+
+
+def _map_arrays(mixer: str, function, cache):
+    """`function(x, rows, capacity)` of every array with rows: the indices of the axis of its rows
+    and of its capacity, None where it has none. Arrays without rows stay as they are."""
+    axes = {**get_mixer(mixer).progress_axes, **get_mixer(mixer).state_axes}
+
+    def apply(path, x):
+        names = axes[path[-1].key]
+        if ROWS not in names:
             return x
-        axis = {"key": -1, "value": -2, "segment_ids": -1}[name] % x.ndim
-        batch = _BATCH[name] % x.ndim
-        x = jnp.pad(x, [(0, more if a == axis else 0) for a in range(x.ndim)])
-        return jnp.repeat(x, repeats, axis=batch)
+        first = x.ndim - len(names)  # after the stack of layers
+        capacity = first + names.index(CAPACITY) if CAPACITY in names else None
+        return function(x, first + names.index(ROWS), capacity)
 
-    return jax.tree_util.tree_map_with_path(widen, cache)
-
-
-def take_rows(cache, index: Sequence[int]):
-    """The context rows of some documents, in any order and as often as asked."""
-    return _taken(cache, np.asarray(index))
-
-
-@jax.jit
-def _taken(cache, index):
-    def take(path, x):
-        if path[-1].key == "index":
-            return x
-        batch = _BATCH[path[-1].key] % x.ndim
-        return x[(slice(None),) * batch + (index,)]
-
-    return constrain_tree(jax.tree_util.tree_map_with_path(take, cache), "cache")
+    return jax.tree_util.tree_map_with_path(apply, cache)

@@ -2,7 +2,7 @@
 
 The variable collections are the memory system: `params` is the frozen base, `memory` and `slots`
 the levels beside each FFN, `cache` the context (level 0), `lora` a trial adapter. The decoder
-returns hidden states; the LM head is a function of its own, so that losses can fuse it
+returns hidden states; the LM head is a separate function, so that losses can fuse it
 (`sleep_jax.seeding.divergence`).
 """
 
@@ -12,13 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.models.attention import ATTENDED, Attention
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.experts import RANDOM_EXPERT, MemoryLevel, contribution
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
+from sleep_jax.models.mixer import get_mixer
 from sleep_jax.models.sharding import ROWS, constrain
 
-SHARED_PREFIX = -1  # segment id of a row's prefix that its segments above 0 continue
 COLLECTIONS = ("params", "memory", "slots", "lora", "cache", "intermediates")
 
 
@@ -36,7 +35,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the FFN with its memory, in one of two layouts.
+    """The mixer (`models/mixer.py`), then the FFN with its memory, in one of two layouts.
 
     parallel   x <- x + F(Nx) + sum over levels M_l(Nx)
     chain      x <- x + M_1(Nx); ...; x <- x + M_{k-1}(Nx); x <- x + F(Nx) + M_k(Nx)     (Eq. 1)
@@ -50,11 +49,14 @@ class Block(nn.Module):
     has_memory: bool = True
 
     @nn.compact
-    def __call__(self, x, positions, mask, index):
-        """Maps the residual stream [batch, time, d]; returns (x, None), the carry of a scan."""
+    def __call__(self, x, plan):
+        """Maps the residual stream [batch, time, d]; returns (x, None), the carry of a scan.
+
+        `plan` is the mixer's, the same for all layers.
+        """
         cfg, x = self.cfg, on_mesh(x)
-        h = RMSNorm(cfg.norm_eps, name="attention_norm")(x)
-        x = x + Attention(cfg, name="attention")(h, positions, mask, index)
+        h = RMSNorm(cfg.norm_eps, name=f"{cfg.mixer}_norm")(x)
+        x = x + get_mixer(cfg.mixer)(cfg, name=cfg.mixer)(h, plan)
         levels = [
             MemoryLevel(cfg, number, name=f"level_{number}")
             for number in range(1, cfg.memory.depth + 1)
@@ -73,10 +75,10 @@ class Block(nn.Module):
 
 
 def on_mesh(x):
-    """The residual stream [batch, time, d] as a mesh shall hold it.
+    """The residual stream [batch, time, d], sharded for what follows.
 
-    Rows are spread and weights gathered, unless there is but one token a row: then the weights, far
-    larger, stay where they are and what every token carries travels.
+    Rows are spread and weights gathered. With one token a row the weights, which are far larger,
+    stay sharded and the activations are gathered instead.
     """
     return constrain(x, "data", None, "fsdp") if x.shape[1] == 1 else constrain(x, ROWS, None, None)
 
@@ -92,13 +94,11 @@ class Decoder(nn.Module):
 
         Args:
           tokens: int32 [batch, time].
-          segment_ids: int32 [batch, time]; tokens attend within their segment, 0 is padding.
-            SHARED_PREFIX is a prefix at the row's start that segments above 0 continue; those below
-            it stand alone. Default: all one segment. With a cache the same ids continue the
-            segments
-              that it holds.
-          trunk: what `run_trunk` gave for the same tokens and segments; these layers are then not
-            run. Only without a cache, which would lack their keys.
+          segment_ids: int32 [batch, time], the sequences packed into a row, as `models/mixer.py`
+            defines them; 0 is padding. Default: all one segment. With a cache the same ids continue
+            the segments that it holds.
+          trunk: what `run_trunk` returned for the same tokens and segments; its layers are then not
+            run. Only without a cache, which would lack their state.
 
         Returns:
           Normalised hidden states, float32 [batch, time, d]; `lm_logits` turns them into logits.
@@ -108,15 +108,16 @@ class Decoder(nn.Module):
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
         embedding = self._table("embed", "embedding", (cfg.vocab, cfg.width))
-        # Looked up where the table is, then moved: the compiler would gather the table.
-        found = constrain(embedding[tokens].astype(jnp.float32), "data", None, "fsdp")
-        x = found if trunk is None else trunk
-        positions, mask, index = self._visibility(segment_ids)
+        # Looked up in the sharded table: without the constraint the compiler gathers the table.
+        embedded = constrain(embedding[tokens].astype(jnp.float32), "data", None, "fsdp")
+        x = embedded if trunk is None else trunk
+        plan, has_cache = self._plan(segment_ids)
 
         block = Block
-        if cfg.remat == "full" and not self.has_variable("cache", "index"):
-            keep = jax.checkpoint_policies.save_only_these_names(ATTENDED)
-            block = nn.remat(Block, prevent_cse=not cfg.scan_layers, policy=keep)
+        if cfg.remat == "full" and not has_cache:
+            saved = get_mixer(cfg.mixer).saved_names
+            policy = jax.checkpoint_policies.save_only_these_names(*saved)
+            block = nn.remat(Block, prevent_cse=not cfg.scan_layers, policy=policy)
         for name, layers in cfg.stacks.items():
             has_memory = name != "trunk"
             if not has_memory and trunk is not None:
@@ -126,12 +127,12 @@ class Decoder(nn.Module):
                     block,
                     variable_axes=dict.fromkeys(COLLECTIONS, 0),
                     split_rngs={"params": True, "memory": True, RANDOM_EXPERT: True},
-                    in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+                    in_axes=nn.broadcast,
                     length=len(layers),
-                )(cfg, has_memory, name=name)(x, positions, mask, index)
+                )(cfg, has_memory, name=name)(x, plan)
             else:
                 for i in layers:
-                    x, _ = block(cfg, has_memory, name=f"layer_{i}")(x, positions, mask, index)
+                    x, _ = block(cfg, has_memory, name=f"layer_{i}")(x, plan)
             if not has_memory:
                 self.sow("intermediates", "residual", x)
         x = RMSNorm(cfg.norm_eps, name="final_norm")(x)
@@ -144,35 +145,32 @@ class Decoder(nn.Module):
         init = nn.initializers.normal(0.02)
         return self.param(group, lambda rng: {name: init(rng, shape, self.cfg.dtype)})[name]
 
-    def _visibility(self, segment_ids):
-        """Rotary positions [b, t], visible keys [b, t, keys] and the cache's write index."""
-        start, keys = 0, segment_ids
-        if self.has_variable("cache", "index"):
-            index, held = self.variable("cache", "index"), self.variable("cache", "segment_ids")
-            start = index.value
-            index.value = start + segment_ids.shape[1]
-            held.value = jax.lax.dynamic_update_slice(held.value, segment_ids, (0, start))
-            keys = held.value
-        query, key = segment_ids[:, :, None], keys[:, None]
-        related = (key == query) | ((key == SHARED_PREFIX) & (query > 0))
-        time = start + jnp.arange(segment_ids.shape[1])
-        visible = related & (jnp.arange(keys.shape[1]) <= time[:, None])
-        # A token's position is how much it sees before itself.
-        return visible.sum(-1) - 1, visible, start
+    def _plan(self, segment_ids):
+        """The mixer's plan of a call, and whether there is a cache, whose progress is moved on."""
+        mixer = get_mixer(self.cfg.mixer)
+        has_cache = all(self.has_variable("cache", name) for name in mixer.progress_axes)
+        if not has_cache:
+            return mixer.plan(self.cfg, segment_ids, None)[0], False
+        progress = {name: self.variable("cache", name) for name in mixer.progress_axes}
+        before = {name: variable.value for name, variable in progress.items()}
+        plan, after = mixer.plan(self.cfg, segment_ids, before)
+        for name, variable in progress.items():
+            variable.value = after[name]
+        return plan, True
 
 
 @functools.partial(jax.jit, static_argnames=("cfg",))
 def run_trunk(cfg: DecoderConfig, variables, tokens, segment_ids):
-    """The residual stream after the layers that carry no memory, float32 [batch, time, d]: the same
-    for all models that differ in memory alone.
+    """The residual stream after the layers without memory, float32 [batch, time, d]: the same for
+    all models that differ in memory alone.
 
     Args:
       cfg: a decoder with a trunk (`DecoderConfig.stacks`).
       variables: its collections.
       tokens, segment_ids: as for `Decoder`.
     """
-    _, seen = Decoder(cfg).apply(variables, tokens, segment_ids, mutable=["intermediates"])
-    [residual] = seen["intermediates"]["residual"]  # what follows it is dead code
+    _, sown = Decoder(cfg).apply(variables, tokens, segment_ids, mutable=["intermediates"])
+    [residual] = sown["intermediates"]["residual"]  # the layers above it are dead code
     return residual
 
 
@@ -180,7 +178,7 @@ def unstack_layers(cfg: DecoderConfig, variables):
     """Variables of a scanned decoder as those of the same decoder with `scan_layers=False`."""
 
     def unstack(collection):
-        rest = {name: held for name, held in collection.items() if name not in cfg.stacks}
+        rest = {name: tree for name, tree in collection.items() if name not in cfg.stacks}
         layers = {
             f"layer_{i}": jax.tree.map(lambda x, j=j: x[j], collection.get(name, {}))
             for name, stack in cfg.stacks.items()

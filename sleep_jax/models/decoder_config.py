@@ -1,4 +1,4 @@
-"""The shape of a decoder and of its memory: what a Hugging Face `config.json` and a run say."""
+"""The shape of a decoder and of its memory: of a Hugging Face `config.json` and a run's config."""
 
 import dataclasses
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.models.mixer import get_mixer
 from sleep_jax.settings import Settings, setting
 
 
@@ -19,11 +20,11 @@ class RopeScaling:
     original_max_position: int
 
 
-DTYPES = ("bfloat16", "float32")  # that a model computes in
+DTYPES = ("bfloat16", "float32")  # that a model can compute in
 REMATS = ("full", "none")
-# Linears of a layer that may carry an adapter, by the module that they are part of.
+# Linears of a layer that may have an adapter, and the part of the layer that each belongs to.
 TARGETS = {
-    **dict.fromkeys(("q", "k", "v", "o"), "attention"),
+    **dict.fromkeys(("q", "k", "v", "o"), "mixer"),
     **dict.fromkeys(("gate", "up", "down"), "mlp"),
 }
 
@@ -33,7 +34,7 @@ class LoraConfig(Settings, section="dreaming.trial"):
     """A trial adapter.
 
     Raises:
-      ValueError: a field has no such value.
+      ValueError: a field is out of range.
     """
 
     rank: int = setting(32, "rank of a trial adapter", least=1)
@@ -45,7 +46,7 @@ class LoraConfig(Settings, section="dreaming.trial"):
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """A Llama-shaped decoder: Llama 3, Qwen 2.5, Qwen 3 and SmolLM2 differ only in these fields.
+    """A Llama-shaped decoder; Llama 3, Qwen 2.5, Qwen 3 and SmolLM2 differ only in these fields.
 
     Attributes:
       vocab, width, hidden, layers: v, d, FFN width f and depth.
@@ -57,11 +58,15 @@ class DecoderConfig:
       qk_norm: RMSNorm over each head of q and k (Qwen 3).
       max_position: longest sequence the base was trained on.
       dtype: operand dtype of every matmul; products are accumulated and kept in float32.
-      remat: `full` recomputes each layer in the backward pass, all but what attention returned;
-        `none` keeps everything.
+      mixer: name of what mixes tokens in every layer (`models/mixer.py`).
+      remat: `full` recomputes each layer in the backward pass, all but what the mixer saves; `none`
+        keeps everything.
       scan_layers: one stacked, scanned layer (training) or unrolled layers (CPU decode).
       memory: the memory beside each FFN.
-      lora: the trial adapter read from the `lora` collection when it is given.
+      lora: the trial adapter, used where there is a `lora` collection.
+
+    Raises:
+      ValueError: fields do not fit together, or no mixer of that name is registered.
     """
 
     vocab: int
@@ -79,6 +84,7 @@ class DecoderConfig:
     qk_norm: bool = False
     max_position: int = 2048
     dtype: Any = jnp.float32
+    mixer: str = "attention"
     remat: str = "full"
     scan_layers: bool = True
     memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
@@ -94,6 +100,7 @@ class DecoderConfig:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary embedding needs pairs")
         if self.remat not in REMATS:
             raise ValueError(f"remat={self.remat!r}; choose from {', '.join(REMATS)}")
+        get_mixer(self.mixer)
         self.memory.carriers(self.layers)
 
     @property

@@ -61,7 +61,7 @@ def embed(params: dict, ids: jax.Array, mask: jax.Array, *, heads: int, eps: flo
 
         q, k, v = split("query"), split("key"), split("value")
         scores = jnp.einsum("bthd,bshd->bhts", q, k, precision=lax.Precision.HIGHEST)
-        # Finite, so that a row of padding alone stays free of NaN.
+        # Finite, so that a row of padding alone gives no NaN.
         scores = jnp.where(mask[:, None, None, :], scores / np.sqrt(head_dim), -1e30)
         mixed = jnp.einsum(
             "bhts,bshd->bthd", jax.nn.softmax(scores), v, precision=lax.Precision.HIGHEST
@@ -83,7 +83,7 @@ def _bucket(size: int, sizes: Sequence[int]) -> int:
 
 
 class SentenceEncoder:
-    """Text in, unit vectors out; compiles once for each (batch, length) bucket it meets."""
+    """Texts to unit vectors; compiles once for each (batch, length) bucket that occurs."""
 
     def __init__(self, params: dict, tokenizer: Tokenizer, *, heads: int, eps: float, limit: int):
         """Args: see `embed`; `limit` is the number of word pieces a text is truncated to."""
@@ -112,7 +112,7 @@ class SentenceEncoder:
 
 
 def load_encoder(path: str | Path) -> SentenceEncoder:
-    """Reads a BERT sentence encoder from a folder in Hugging Face's layout.
+    """Loads a BERT sentence encoder from a folder in Hugging Face's layout.
 
     Args:
       path: folder with `config.json`, `model.safetensors`, `tokenizer.json`. An optional
@@ -143,8 +143,8 @@ def load_encoder(path: str | Path) -> SentenceEncoder:
     first = "encoder.layer.0."
     names = [name.removeprefix(first) for name in weights if name.startswith(first)]
     depth = range(config.whole("num_hidden_layers", 1, 1000))
-    wanted = [f"encoder.layer.{i}.{n}" for n in names for i in depth]
-    if missing := [name for name in wanted if name not in weights]:
+    expected = [f"encoder.layer.{i}.{n}" for n in names for i in depth]
+    if missing := [name for name in expected if name not in weights]:
         raise ValueError(f"{path / 'model.safetensors'} has no tensor {missing[0]!r}")
     layers = {n: np.stack([weights[f"encoder.layer.{i}.{n}"] for i in depth]) for n in names}
     return SentenceEncoder(
@@ -164,7 +164,7 @@ def _weights(file: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{file} is truncated or damaged ({reason(error)}); download it again"
         ) from error
-    kept = {name: x for name, x in tensors.items() if name.endswith((".weight", ".bias"))}
-    if bad := [name for name, x in kept.items() if not np.isfinite(x).all()]:
+    weights = {name: x for name, x in tensors.items() if name.endswith((".weight", ".bias"))}
+    if bad := [name for name, x in weights.items() if not np.isfinite(x).all()]:
         raise ValueError(f"tensor {bad[0]!r} in {file} holds NaN or infinity; download it again")
-    return {name: x.astype(np.float32) for name, x in kept.items()}
+    return {name: x.astype(np.float32) for name, x in weights.items()}

@@ -4,8 +4,8 @@
     M(h) = scale * (wake(h) + sum over active slots s of gate_s(h) * expert_s(h))
     expert(h) = (silu(h G) * (h U)) D     or, as a bottleneck,     silu(h G) D
 
-Given a PRNG key named RANDOM_EXPERT, every routed bank adds one more of its slots for every token
-(paper 4, step 1). Only who writes dreams gives one.
+With a PRNG key named RANDOM_EXPERT, which only the writing of dreams passes, every routed bank adds
+one more of its slots for every token (paper 4, step 1).
 """
 
 import flax.linen as nn
@@ -21,7 +21,7 @@ RANDOM_EXPERT = "random_expert"
 
 
 def expert(h, weights, gates=None):
-    """One SwiGLU or bottleneck expert, or several side by side as one of their joint width.
+    """One SwiGLU or bottleneck expert, or several concatenated into one of their joint width.
 
     Args:
       h: [batch, time, d].
@@ -43,7 +43,7 @@ def expert(h, weights, gates=None):
 
 
 def side_by_side(experts):
-    """Several experts as one of their joint width, which sums them.
+    """Several experts concatenated into one of their joint width, which computes their sum.
 
     Args:
       experts: list of (weights, gates or None), as for `expert`; all with gates or none.
@@ -55,7 +55,7 @@ def side_by_side(experts):
 
 
 def random_expert(rng, candidates):
-    """One of the candidates of each token, drawn uniformly; none where there is none.
+    """One of the candidates of each token, drawn uniformly; none where a token has no candidate.
 
     Args:
       rng: PRNG key.
@@ -64,8 +64,8 @@ def random_expert(rng, candidates):
     Returns:
       bool [batch, time, S].
     """
-    lot = jnp.where(candidates, jax.random.uniform(rng, candidates.shape), -1.0)
-    drawn = jax.nn.one_hot(jnp.argmax(lot, axis=-1), lot.shape[-1], dtype=bool)
+    number = jnp.where(candidates, jax.random.uniform(rng, candidates.shape), -1.0)
+    drawn = jax.nn.one_hot(jnp.argmax(number, axis=-1), number.shape[-1], dtype=bool)
     return drawn & candidates
 
 
@@ -76,11 +76,11 @@ def route(h, key, bias, active, is_zero, top_k: int, rng=None):
       h: [batch, time, d].
       key, bias: [S, d] and [S].
       active: bool [S].
-      is_zero: bool [S], down = 0: such a slot takes no seat among the `top_k`, so that unlocking
-        it displaces none.
+      is_zero: bool [S], down = 0: such a slot does not count among the `top_k`, so unlocking it
+        displaces none.
       top_k: slots that stay on; 0 keeps all active ones.
-      rng: PRNG key of one more slot a token, drawn from the active ones that are not on; it comes
-        with its own gate. None: no such slot.
+      rng: PRNG key of one more slot a token, drawn from the active ones that are off, with its
+        sigmoid gate. None: no such slot.
 
     Returns:
       float32 [batch, time, S]; 0 for what is off.
@@ -101,9 +101,9 @@ class MemoryLevel(nn.Module):
     """One memory level of one layer.
 
     Variables: those of `init_level`, in `memory`; in `slots` carries, bool []: this layer has
-    memory, and, where the level has slots, active, bool [S]. With down = 0 at birth, unlocking a
-    slot changes no output. What is inactive is masked by `where`, so nothing in it can leak, not
-    even NaN.
+    memory, and, where the level has slots, active, bool [S]. Initially down = 0, so unlocking a
+    slot changes no output. Inactive slots are masked by `where`, so nothing in them leaks, not even
+    NaN.
 
     Attributes:
       cfg: the decoder.
@@ -131,16 +131,16 @@ class MemoryLevel(nn.Module):
         carries = self.variable("slots", "carries", jnp.ones, (), bool).value
         wake = slots = None
         if memory.has_wake(self.number):
-            held = self.variable("memory", "wake", init, "wake").value
-            wake = self._masked(held, carries), None
+            weights = self.variable("memory", "wake", init, "wake").value
+            wake = self._masked(weights, carries), None
         if count:
             active = self.variable("slots", "active", jnp.zeros, (count,), bool).value
-            held = self.variable("memory", "experts", init, "experts").value
-            slots = self._bank(h, held, active)
+            bank = self.variable("memory", "experts", init, "experts").value
+            slots = self._bank(h, bank, active)
         return wake, slots
 
     def _masked(self, weights, on):
-        """Weights as operands, zero where they are off; `on` has their leading axes."""
+        """Weights in the compute dtype, zero where `on`, bool of their leading axes, is false."""
         return {
             leaf: jnp.where(on.reshape(on.shape + (1,) * (w.ndim - on.ndim)), w, 0).astype(
                 self.cfg.dtype
@@ -149,7 +149,7 @@ class MemoryLevel(nn.Module):
         }
 
     def _bank(self, h, bank, active):
-        """All slots side by side and the gates of their units."""
+        """All slots concatenated into one expert, and the gates of its units."""
         memory, d = self.cfg.memory, self.cfg.width
         units = self._masked({k: w for k, w in bank.items() if k not in ROUTING}, active)
         wide = {
@@ -168,10 +168,10 @@ class MemoryLevel(nn.Module):
 
 
 def contribution(memory: MemoryConfig, levels, h):
-    """The sum of what levels add to h: all their wake weights are one expert, all slots another.
+    """The sum of what levels add for h: all their wake weights are one expert, all slots another.
 
     Args:
-      memory: which they are levels of.
+      memory: the config that they are levels of.
       levels: modules `MemoryLevel`.
       h: normalised hidden states [batch, time, d].
 

@@ -1,8 +1,8 @@
 """The LM head applied a chunk of tokens at a time: log-probabilities without a [batch, time, vocab]
 array.
 
-Under a mesh (`jax.set_mesh`) tokens stay where they are and a head that `tensor` cuts along the
-vocabulary is never put together: what passes between devices are sums over the vocabulary.
+Under a mesh (`jax.set_mesh`) tokens are not moved, and a head that `tensor` splits along the
+vocabulary is never gathered: devices exchange sums over the vocabulary only.
 """
 
 import functools
@@ -22,67 +22,66 @@ def map_chunks(function, arrays, mask, chunk: int):
       function: takes one chunk of each array, returns a pytree of arrays [chunk, ...].
       arrays: tuple of [tokens, ...].
       mask: bool [tokens].
-      chunk: tokens in a chunk, of every shard of a mesh; the last one is filled up.
+      chunk: tokens of a chunk on every shard of a mesh; the last one is padded.
 
     Returns:
-      What `function` returns for all tokens, [tokens, ...]; zeros for chunks that were left out.
+      What `function` returns for all tokens, [tokens, ...]; zeros for skipped chunks.
     """
     n = mask.shape[0]
-    ways = 1 if n % row_shards() else row_shards()
-    chunk = min(chunk, n // ways)
+    shards = 1 if n % row_shards() else row_shards()
+    chunk = min(chunk, n // shards)
 
     def split(a):
-        # A chunk has tokens of every shard: none waits for the chunks of another.
-        a = a.reshape(ways, -1, *a.shape[1:])
+        # A chunk has tokens of every shard, so no shard is idle.
+        a = a.reshape(shards, -1, *a.shape[1:])
         a = jnp.pad(a, [(0, 0), (0, -a.shape[1] % chunk)] + [(0, 0)] * (a.ndim - 2))
-        a = a.reshape(ways, -1, chunk, *a.shape[2:]).swapaxes(0, 1)
-        a = a.reshape(-1, ways * chunk, *a.shape[3:])
+        a = a.reshape(shards, -1, chunk, *a.shape[2:]).swapaxes(0, 1)
+        a = a.reshape(-1, shards * chunk, *a.shape[3:])
         return constrain(a, None, ROWS, *[None] * (a.ndim - 2))
 
     def join(a):
-        a = a.reshape(-1, ways, chunk, *a.shape[2:]).swapaxes(0, 1)
-        return a.reshape(ways, -1, *a.shape[3:])[:, : n // ways].reshape(n, *a.shape[3:])
+        a = a.reshape(-1, shards, chunk, *a.shape[2:]).swapaxes(0, 1)
+        return a.reshape(shards, -1, *a.shape[3:])[:, : n // shards].reshape(n, *a.shape[3:])
 
     def compute(parts):
         return function(*parts)
 
-    def leave_out(parts):
+    def skip(parts):
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute, parts))
 
     parts, masks = jax.tree.map(split, arrays), split(mask)
     out = jax.lax.map(
-        lambda item: jax.lax.cond(jnp.any(item[1]), compute, leave_out, item[0]), (parts, masks)
+        lambda item: jax.lax.cond(jnp.any(item[1]), compute, skip, item[0]), (parts, masks)
     )
     return jax.tree.map(join, out)
 
 
-def both_ways(head):
-    """The head [d, vocab] and its transpose, laid out for products with either; what `fsdp` cuts is
-    gathered once for all chunks."""
+def head_and_transpose(head):
+    """The head [d, vocab] and its transpose, each in the layout for its products; shards of `fsdp`
+    are gathered once for all chunks."""
     head = constrain(head, None, "tensor")
     return transposed(head.T), transposed(head)
 
 
-def through_head(slope, table, targets):
-    """Gradients with respect to hidden states, slope @ table, float32 [tokens, d].
+def grad_of_hidden(d_logits, table, targets):
+    """Gradients with respect to hidden states, d_logits @ table, float32 [tokens, d].
 
-    Logits may be shifted together without changing anything, so every row of a slope sums to 0.
-    Where the probability of the target is near 1, its entry is a difference of two numbers near 1:
-    what rounding has left of the sum is taken off there, which makes that entry the sum of the
-    others, as precise as they are.
+    A shift of all logits changes nothing, so every row of d_logits sums to 0. Where the probability
+    of the target is near 1, its entry is a difference of two numbers near 1: the rounding error of
+    the sum is subtracted there, which makes that entry as precise as the sum of the others.
 
     Args:
-      slope: with respect to logits, float32 [tokens, vocab].
+      d_logits: gradients with respect to logits, float32 [tokens, vocab].
       table: the head, transposed, [vocab, d].
       targets: int32 [tokens].
     """
-    slope = slope.astype(table.dtype)
-    # A product, not a sum, which would be made of a copy in float32.
-    left = matmul(slope, jnp.ones((slope.shape[-1], 1), slope.dtype))
-    return matmul(slope, table) - left * table[targets].astype(jnp.float32)
+    d_logits = d_logits.astype(table.dtype)
+    # A product, not a sum, which would copy to float32 first.
+    error = matmul(d_logits, jnp.ones((d_logits.shape[-1], 1), d_logits.dtype))
+    return matmul(d_logits, table) - error * table[targets].astype(jnp.float32)
 
 
-def target_slope(p, targets):
+def grad_of_log_prob(p, targets):
     """d log p(y) / d logits = 1_y - p of distributions p, float32 [tokens, vocab]."""
     return (jnp.arange(p.shape[-1]) == targets[:, None]) - p
 
@@ -91,20 +90,20 @@ def _log_probs(hidden, targets, head, table):
     """Log-probabilities of one chunk and their gradients with respect to `hidden`."""
     log_p = jax.nn.log_softmax(matmul(hidden, head), axis=-1)
     chosen = jnp.take_along_axis(log_p, targets[:, None], -1)[:, 0]
-    return chosen, through_head(target_slope(jnp.exp(log_p), targets), table, targets)
+    return chosen, grad_of_hidden(grad_of_log_prob(jnp.exp(log_p), targets), table, targets)
 
 
 def token_log_probs(hidden, targets, mask, head, logit_chunk: int = 128):
-    """Log-probability of each target token, float32 [tokens]; only `hidden` receives a gradient.
+    """Log-probability of each target token, float32 [tokens]; only `hidden` gets a gradient.
 
     Args:
       hidden: hidden states that predict the targets, [tokens, d].
       targets: int32 [tokens].
-      mask: bool [tokens]; what stands elsewhere may be left out (0).
+      mask: bool [tokens]; entries outside it may be 0 instead.
       head: the frozen LM head [d, vocab], its dtype the operand dtype.
       logit_chunk: tokens whose logits exist at a time.
     """
-    return _token_log_probs(hidden, targets, mask, *both_ways(head), logit_chunk)
+    return _token_log_probs(hidden, targets, mask, *head_and_transpose(head), logit_chunk)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -128,6 +127,5 @@ _token_log_probs.defvjp(_forward, _backward)
 
 
 def masked_sum(values, mask):
-    """(sum over the mask, number of masked-in entries); masked-out values may be anything, NaN
-    too."""
+    """(sum over the mask, number of its entries); values outside it may be anything, even NaN."""
     return jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.float32)

@@ -1,9 +1,9 @@
-"""Matrix products with narrow operands and float32 results, forward and backward, and the linears
-on them.
+"""Matrix products of narrow operands with float32 results, forward and backward, and the linear
+and norm modules on them.
 
 A product of bfloat16 operands that is accumulated and kept in float32 is the fast path of TPUs,
-GPUs and CPUs with matrix units. Autodiff alone would leave it: the cotangent is float32, so the
-backward products would mix dtypes.
+GPUs and CPUs with matrix units. Plain autodiff leaves it: the cotangent is float32, so the backward
+products would mix dtypes.
 """
 
 import flax.linen as nn
@@ -13,20 +13,20 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from sleep_jax.models.decoder_config import DecoderConfig
 
-RELAID = 128  # rows and columns from which on a transpose is worth its copy
+MIN_TRANSPOSED = 128  # rows and columns from which a transposed copy pays
 
 
 def product(x, y):
-    """x @ y of operands of one dtype, kept in float32; `matmul` is for what is differentiated."""
+    """x @ y of operands of one dtype, in float32; use `matmul` where gradients are taken."""
     return jnp.matmul(x, y, preferred_element_type=jnp.float32)
 
 
 def transposed(w):
     """w^T, float [n, k], of a matrix [k, n].
 
-    On a CPU it is laid out anew: a product with the transpose as a mere view of bfloat16 would be
-    made in float32, four times as slow. Not under a mesh of several devices, where that would put
-    the pieces of a matrix together.
+    On a CPU it is copied into a new layout: a product with a transposed view of bfloat16 would be
+    computed in float32, four times as slow. Not under a mesh of several devices, where the copy
+    would gather the shards of the matrix.
     """
     if jax.sharding.get_abstract_mesh().size > 1:
         return w.T
@@ -59,7 +59,7 @@ def _matmul_forward(x, w):
 def _matmul_backward(residuals, g):
     x, w, like_x = residuals
     g = g.astype(w.dtype)
-    is_large = w.ndim == 2 and min(w.shape) >= RELAID
+    is_large = w.ndim == 2 and min(w.shape) >= MIN_TRANSPOSED
     dx = product(g, transposed(w) if is_large else jnp.swapaxes(w, -1, -2))
     if w.ndim == 2:
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
@@ -71,11 +71,11 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Linear(nn.Module):
-    """y = x W (+ bias) (+ alpha / rank * (x A) B where the `lora` collection holds A and B for it).
+    """y = x W (+ bias) (+ alpha / rank * (x A) B if the `lora` collection holds A and B).
 
     A [in, r] and B [r, out] are one adapter for all rows. With a leading axis, [n, in, r] and
-    [n, r, out], they are n adapters side by side and the rows of x are n runs of equal length, each
-    run under its own: x W stays one product of all rows.
+    [n, r, out], they are n stacked adapters and the rows of x are n groups of equal size, one for
+    each adapter; x W remains one product of all rows.
 
     Attributes:
       cfg: the decoder it is part of.
@@ -100,8 +100,8 @@ class Linear(nn.Module):
         if self.has_variable("lora", "a"):
             a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
             scale = self.cfg.lora.alpha / self.cfg.lora.rank
-            runs = x.reshape(*a.shape[:-2], -1, x.shape[-1])
-            low = matmul(runs, a.astype(dtype))
+            groups = x.reshape(*a.shape[:-2], -1, x.shape[-1])
+            low = matmul(groups, a.astype(dtype))
             y = y + scale * matmul(low, b.astype(dtype)).reshape(y.shape)
         return y
 

@@ -1,13 +1,13 @@
-"""Where arrays live on a mesh of devices: one table of rules, and what pure functions need of it.
+"""Where arrays live on a mesh of devices: one table of rules, and functions that apply it.
 
     data      splits the rows of a batch
     fsdp      splits them too, and one axis of every weight, which is gathered where it is used
     tensor    splits heads, FFN units and the vocabulary
 
-Computation follows the data (GSPMD); a constraint stands only where the compiler would choose
-badly. What an axis does not divide is kept whole on every device: right everywhere, at worst slow.
-Functions take the mesh of the context (`jax.set_mesh`); without one, or with one of a single
-device, they do nothing.
+Computation follows the data (GSPMD); there is a constraint only where the compiler would choose
+badly. A dimension that its mesh axis does not divide is replicated: always correct, at worst slow.
+Functions use the mesh of the context (`jax.set_mesh`); without one, or with one of a single device,
+they do nothing.
 """
 
 import math
@@ -18,11 +18,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from sleep_jax.models import mixer
+from sleep_jax.models.mixer import MIXERS
+
 AXES = ("data", "fsdp", "tensor")
 ROWS, VOCAB = ("data", "fsdp"), ("tensor",)  # the axes that split each of them
+# The same for the axes of a mixer's state.
+STATE = {mixer.ROWS: ROWS, mixer.HEADS: "tensor", mixer.CAPACITY: None, None: None}
 
 # A path, from the collection's name on, and the axes of an array's last dimensions; those before
-# (stacked layers, slots) are whole. Every leaf of every collection matches exactly one rule.
+# (stacked layers, slots) are not split. Every leaf of every collection matches exactly one rule,
+# of these or of a mixer's (`mixer_rules`).
 RULES = (
     # params: the base.
     (r"params/embed/embedding", ("tensor", "fsdp")),
@@ -31,35 +37,45 @@ RULES = (
     (r"params/.*/(o|down)/kernel", ("tensor", "fsdp")),
     (r"params/.*/(q|k|v)/bias", ("tensor",)),
     (r"params/(.*/)?\w+_norm/scale", ()),
-    # memory, and whatever has its form: a slot, moments, what reading adds up.
+    # memory, and all trees of its form: a slot, moments, summed gradients.
     (r"(memory|learner|wake)/(.*/)?(gate|up)", ("fsdp", None)),
     (r"(memory|learner|wake)/(.*/)?down", (None, "fsdp")),
     (r"(memory|learner)/(.*/)?(key|bias)", ()),  # of the router, or a value head's
     (r"learner/(.*/)?(kernel|count|step)", ()),
     (r"wake/(scored|is_due|updates)/level_\d+", ()),
-    (r"wake/(clock|episode|last|rest|held)", ()),
+    (r"wake/(clock|episode|last|waiting|num_waiting)", ()),
     (r"slots/.*/(active|carries)", ()),
     # lora: a trial adapter.
     (r"lora/.*/(q|k|v|gate|up)/a", ("fsdp", None)),
     (r"lora/.*/(q|k|v|gate|up)/b", (None, "tensor")),
     (r"lora/.*/(o|down)/a", ("tensor", None)),
     (r"lora/.*/(o|down)/b", (None, "fsdp")),
-    # cache: the context, also the one row that a stream reads through.
-    (r"(cache|wake/context)/.*/attention/(key|value)", (ROWS, "tensor", None, None)),
-    (r"(cache|wake/context)/segment_ids", (ROWS, None)),
-    (r"(cache|wake/context)/index", ()),
-    # batch: rows of a seeding batch; what comes in as tokens alone is spread within the programs.
+    # batch: rows of a seeding batch; bare tokens are spread within the programs.
     (r"batch/(teacher|trunk)", (ROWS, None, None)),
     (r"batch/(?!teacher|trunk)\w+", (ROWS, None)),
     (r"tokens/\w+", ()),
-    # trials: adapters side by side, one a dream.
+    # trials: the adapters of several dreams, stacked.
     (r"trials/.*/[ab]", (ROWS, None, None)),
 )
 
 
+def mixer_rules() -> list[tuple]:
+    """The rules of registered mixers: of the cache, also of the one row that a stream reads
+    through, and of parameters of their own."""
+    rules = {}
+    for name, kind in MIXERS.items():
+        rules |= dict(kind.sharding_rules)
+        for array, axes in kind.progress_axes.items():
+            rules[rf"(cache|wake/context)/{array}"] = tuple(map(STATE.get, axes))
+        for array, axes in kind.state_axes.items():
+            rules[rf"(cache|wake/context)/.*/{name}/{array}"] = tuple(map(STATE.get, axes))
+    return [*rules.items()]
+
+
 def rules_of(path: str) -> list[tuple]:
     """The axes of every rule that matches a path such as `params/layers/mlp/up/kernel`."""
-    return [axes for pattern, axes in RULES if re.fullmatch(pattern, path)]
+    rules = (*RULES, *mixer_rules())
+    return [axes for pattern, axes in rules if re.fullmatch(pattern, path)]
 
 
 def spec_of(path: str, shape: tuple[int, ...], mesh) -> PartitionSpec:
@@ -67,28 +83,29 @@ def spec_of(path: str, shape: tuple[int, ...], mesh) -> PartitionSpec:
 
     Args:
       path: from its collection on, e.g. `params/layers/mlp/up/kernel`.
-      shape: its own.
+      shape: of the array.
       mesh: a mesh, abstract or not, with `AXES`.
 
     Raises:
       ValueError: no rule, or more than one, matches the path.
     """
-    found = rules_of(path)
-    if len(found) != 1:
+    matches = rules_of(path)
+    if len(matches) != 1:
         raise ValueError(
-            f"{path}: {len(found)} sharding rules match, there must be one; see RULES in "
-            "sleep_jax/models/sharding.py"
+            f"{path}: {len(matches)} sharding rules match, there must be one; see RULES in "
+            "sleep_jax/models/sharding.py, or Mixer.sharding_rules for a mixer's own parameters"
         )
-    return _fitted((None,) * (len(shape) - len(found[0])) + found[0], shape, mesh)
+    [axes] = matches
+    return _fitted((None,) * (len(shape) - len(axes)) + axes, shape, mesh)
 
 
 def shardings(tree, name: str, mesh):
     """The sharding of every leaf of a collection called `name`."""
 
-    def of(path, x):
+    def sharding(path, x):
         return NamedSharding(mesh, spec_of(path_of(name, path), np.shape(x), mesh))
 
-    return jax.tree_util.tree_map_with_path(of, tree)
+    return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 def path_of(name: str, path) -> str:
@@ -97,13 +114,13 @@ def path_of(name: str, path) -> str:
 
 
 def mesh_axes(length: int, names: tuple[str, ...], mesh=None) -> tuple[str, ...]:
-    """Those of the axes along which a mesh cuts a dimension of this length; none where the parts
-    would not be equal.
+    """The axes among `names` along which a mesh splits a dimension of this length; none where the
+    parts would not be equal.
 
     Args:
       length: of the dimension.
       names: of axes.
-      mesh: None: that of the context, less the axes that a `jax.shard_map` has taken.
+      mesh: None: that of the context, without the axes that are manual in a `jax.shard_map`.
     """
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     free = {n for n, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto}
@@ -112,13 +129,13 @@ def mesh_axes(length: int, names: tuple[str, ...], mesh=None) -> tuple[str, ...]
 
 
 def row_shards() -> int:
-    """Over how many shards the mesh of the context spreads rows; 1 without one."""
+    """The number of shards that the mesh of the context spreads rows over; 1 without a mesh."""
     sizes = jax.sharding.get_abstract_mesh().shape
     return math.prod(sizes[name] for name in mesh_axes(0, ROWS))
 
 
 def spread_evenly(count: int) -> int:
-    """The next count of rows from `count` on that every shard has as many of."""
+    """`count` rounded up to a number of rows that the shards divide evenly."""
     return -(-count // row_shards()) * row_shards()
 
 
@@ -127,7 +144,7 @@ def place(tree, name: str):
 
     Args:
       tree: arrays of the host, the same in all processes, or of any device.
-      name: of the collection, as the rules have it.
+      name: of the collection, as in the rules.
     """
     mesh = jax.sharding.get_mesh()
     if mesh.empty or mesh.size == 1:
@@ -144,7 +161,7 @@ def place(tree, name: str):
 
 
 def constrain(x, *axes):
-    """Inside a program: the array split so, one entry a dimension."""
+    """Inside a program: the array, split over these axes, one entry a dimension."""
     if not mesh_axes(0, AXES):
         return x
     spec = _fitted(axes, x.shape, jax.sharding.get_abstract_mesh())
@@ -152,30 +169,30 @@ def constrain(x, *axes):
 
 
 def constrain_tree(tree, name: str):
-    """Inside a program: every leaf of a collection as its rule has it."""
+    """Inside a program: every leaf of a collection, split by its rule."""
     if not mesh_axes(0, AXES):
         return tree
     mesh = jax.sharding.get_abstract_mesh()
 
-    def of(path, x):
+    def split(path, x):
         spec = spec_of(path_of(name, path), x.shape, mesh)
         return jax.lax.with_sharding_constraint(x, spec)
 
-    return jax.tree_util.tree_map_with_path(of, tree)
+    return jax.tree_util.tree_map_with_path(split, tree)
 
 
 def to_host(tree):
-    """A pytree as numpy arrays, whole in every process."""
+    """A pytree as numpy arrays, complete in every process."""
 
     def fetch(x):
-        is_here = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
-        return np.asarray(x if is_here else multihost_utils.process_allgather(x, tiled=True))
+        is_local = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+        return np.asarray(x if is_local else multihost_utils.process_allgather(x, tiled=True))
 
     return jax.tree.map(fetch, tree)
 
 
 def _fitted(axes, shape, mesh) -> PartitionSpec:
-    """Axes that divide their dimension, less those of size 1, in the form that programs return."""
+    """The axes that divide their dimension, without those of size 1, as programs return them."""
 
     def entry(axis, size):
         names = mesh_axes(size, axis if isinstance(axis, tuple) else (axis,), mesh)

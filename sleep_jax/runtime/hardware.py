@@ -9,6 +9,7 @@ import dataclasses
 import math
 
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.mixer import get_mixer
 
 GIB = 2**30
 # The name of a chip in Google Cloud's slice names, and how many units of such a name are one chip.
@@ -74,10 +75,8 @@ def model_flops(
       layers: how many layers the tokens pass through; None: all.
     """
     layers = cfg.layers if layers is None else layers
-    d, h = cfg.width, cfg.head_dim
-    attention = d * h * (2 * cfg.heads + 2 * cfg.kv_heads) + 2 * keys * cfg.heads * h
-    layer = 2 * (attention + 3 * d * cfg.hidden)
-    return passes * tokens * layers * layer + scored * 2 * d * cfg.vocab
+    layer = get_mixer(cfg.mixer).flops(cfg, keys) + 6 * cfg.width * cfg.hidden
+    return passes * tokens * layers * layer + scored * 2 * cfg.width * cfg.vocab
 
 
 def chip_of(topology: str) -> tuple[Chip, int]:

@@ -1,4 +1,4 @@
-"""Completions of many prompts of any length: the sampler behind one call, a few static shapes."""
+"""Completions of many prompts of any length, sampled in batches of a few static shapes."""
 
 import dataclasses
 import math
@@ -16,12 +16,12 @@ from sleep_jax.sampling.sampler import SamplingConfig, sample
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """What was written after a prompt.
+    """A sampled continuation of a prompt.
 
     Attributes:
       tokens: the completion; ends in an EOS token if it is finished.
       log_probs: float32 [tokens], of each token when it was drawn.
-      finished: it ended by itself, within the limit.
+      finished: it ended with an EOS token, within the limit.
     """
 
     tokens: tuple[int, ...]
@@ -75,15 +75,15 @@ def generate(
       variables: its collections, without `cache`.
       prompts: token lists.
       rng: PRNG key.
-      context: what was read, a cache with one row a document, or None.
+      context: a cache with one row a document, which prompts continue, or None.
       documents: per prompt the row of `context` that it continues.
-      width: tokens that prompts are padded to; None: the bucket of the longest. A loop gives it, so
-        that all of its calls are one program.
-      batch: most completions sampled at a time; prompts are dealt evenly over as few batches as
-        that allows.
+      width: tokens that prompts are padded to; None: the bucket of the longest. With the same width
+        the calls of a loop share one program.
+      batch: completions sampled at a time, at most; prompts are spread evenly over as few batches
+        as that allows.
       expert_rng: PRNG key of the random expert, as for `sample`.
-      drawn: completions of the first prompts, from an earlier call that got as far as this after
-        one of its batches; those of the other prompts are appended to it.
+      drawn: completions of the first prompts, as an interrupted call left them after one of its
+        batches; those of the other prompts are appended.
       on_batch: called after every batch.
 
     Returns:
@@ -100,13 +100,13 @@ def generate(
         chosen = list(range(start, min(start + count, len(prompts))))
         filled = chosen + [chosen[0]] * (rows - len(chosen))
         tokens, mask = pad([prompts[i] for i in filled], width, side="left")
-        cache = None if context is None else take_rows(context, [documents[i] for i in filled])
+        cache = None if context is None else take_rows(cfg, context, [documents[i] for i in filled])
         keys = [key if key is None else jax.random.fold_in(key, start) for key in (rng, expert_rng)]
         samples = sample(cfg, sampling, variables, tokens, mask, keys[0], cache, keys[1])
-        here = to_host(samples)
+        samples = to_host(samples)
         for row in range(len(chosen)):
             group = range(row * sampling.num_generations, (row + 1) * sampling.num_generations)
-            out.append([_completion(here, i, sampling.eos_ids) for i in group])
+            out.append([_completion(samples, i, sampling.eos_ids) for i in group])
         on_batch()
     return out
 

@@ -15,7 +15,7 @@ from sleep_jax.models.experts import RANDOM_EXPERT
 from sleep_jax.models.linear import matmul, transposed
 from sleep_jax.models.sharding import constrain_tree
 
-COLDEST = 1e-6  # temperature above 0: logits divided by much less overflow, and draws are NaN
+MIN_TEMPERATURE = 1e-6  # logits divided by much less overflow, and draws are NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,9 @@ class SamplingConfig:
       max_new_tokens: longest completion, EOS included.
       eos_ids: tokens that end a completion; the one that ends it is part of it.
       temperature: 0 is greedy.
-      top_k: keep the k likeliest tokens, of equals the first; 0 keeps all.
-      top_p: keep the smallest set of likeliest tokens whose mass reaches p, of equals the first; 1
-        keeps all.
+      top_k: keep the k likeliest tokens, the first ones where several are equal; 0 keeps all.
+      top_p: keep the smallest set of likeliest tokens whose mass reaches p, the first ones where
+        several are equal; 1 keeps all.
       num_generations: completions per prompt; they share its prefill.
     """
 
@@ -49,9 +49,10 @@ class SamplingConfig:
         ):
             if not low <= value <= high:
                 raise ValueError(f"sampling.{name}={value}; it must lie in [{low}, {high}]")
-        if 0 < self.temperature < COLDEST:
+        if 0 < self.temperature < MIN_TEMPERATURE:
             raise ValueError(
-                f"sampling.temperature={self.temperature}; give 0 (greedy) or at least {COLDEST}"
+                f"sampling.temperature={self.temperature}; give 0 (greedy) or at least "
+                f"{MIN_TEMPERATURE}"
             )
 
 
@@ -77,29 +78,29 @@ def truncate(logits, config: SamplingConfig):
         logits = logits / config.temperature
     if config.top_k:
         count = min(config.top_k, logits.shape[-1])
-        logits = _likeliest(logits, count, jax.lax.top_k(logits, count)[0][:, -1:])
+        logits = _keep_likeliest(logits, count, jax.lax.top_k(logits, count)[0][:, -1:])
     if config.top_p < 1:
         ordered = jnp.sort(logits, axis=-1, descending=True)
         p = jax.nn.softmax(ordered, axis=-1)
         # A token stays if the mass before it is below p; the likeliest always does.
         last = jnp.sum(jnp.cumsum(p, axis=-1) - p < config.top_p, -1, keepdims=True) - 1
-        logits = _likeliest(logits, last + 1, jnp.take_along_axis(ordered, last, -1))
+        logits = _keep_likeliest(logits, last + 1, jnp.take_along_axis(ordered, last, -1))
     return logits
 
 
-def _likeliest(logits, count, least):
-    """The `count` [batch, 1] largest logits, the last of which is `least` [batch, 1]; of its equals
-    the first."""
+def _keep_likeliest(logits, count, least):
+    """Logits with -inf for all but the `count` [batch, 1] largest, the smallest of which is `least`
+    [batch, 1]; where several equal it, the first ones are kept."""
     is_kept = logits >= least
     is_equal = logits == least
 
-    def without_later_equals():
+    def first_of_equals():
         left = count - jnp.sum(logits > least, -1, keepdims=True)
         return is_kept & (~is_equal | (jnp.cumsum(is_equal, -1) <= left))
 
-    # Seldom needed, and it costs as much as the cumulative mass.
+    # Rarely needed, and as expensive as the cumulative mass.
     is_too_many = jnp.any(jnp.sum(is_kept, -1, keepdims=True) > count)
-    is_kept = jax.lax.cond(is_too_many, without_later_equals, lambda: is_kept)
+    is_kept = jax.lax.cond(is_too_many, first_of_equals, lambda: is_kept)
     return jnp.where(is_kept, logits, -jnp.inf)
 
 
@@ -117,26 +118,26 @@ def draw(rng, log_probs, block: int = 256):
     Returns:
       int32 [batch], tokens whose probability is above 0.
     """
-    return _inverse(jax.random.uniform(rng, (len(log_probs), 1)), log_probs, block)
+    return _invert_cdf(jax.random.uniform(rng, (len(log_probs), 1)), log_probs, block)
 
 
-def _inverse(uniform, log_probs, block: int):
-    """The tokens at shares [batch, 1] in [0, 1) of the cumulative distributions."""
+def _invert_cdf(uniform, log_probs, block: int):
+    """The tokens where the cumulative distributions exceed `uniform` [batch, 1] in [0, 1)."""
     b, v = log_probs.shape
     mass = jnp.pad(jnp.exp(log_probs), ((0, 0), (0, -v % block))).reshape(b, -1, block)
-    of_blocks = mass.sum(-1)
-    blocks = jnp.cumsum(of_blocks, -1)
-    target = uniform * blocks[:, -1:]
-    i = _reached(blocks, target, of_blocks)
+    block_mass = mass.sum(-1)
+    block_sums = jnp.cumsum(block_mass, -1)
+    target = uniform * block_sums[:, -1:]
+    i = _first_above(block_sums, target, block_mass)
     inside = jnp.take_along_axis(mass, i[..., None], 1)[:, 0]
-    before = jnp.take_along_axis(blocks, i, 1) - inside.sum(-1, keepdims=True)
-    j = _reached(jnp.cumsum(inside, -1), target - before, inside)
+    before = jnp.take_along_axis(block_sums, i, 1) - inside.sum(-1, keepdims=True)
+    j = _first_above(jnp.cumsum(inside, -1), target - before, inside)
     return (i * block + j)[:, 0].astype(jnp.int32)
 
 
-def _reached(cumulative, target, mass):
-    """Where a cumulative sum first exceeds its target [batch, 1], among entries with mass; the last
-    of these where rounding has carried the target past all of them."""
+def _first_above(cumulative, target, mass):
+    """Index of the first entry with mass whose cumulative sum exceeds the target [batch, 1]; the
+    last entry with mass where, by rounding, none does."""
     has_mass = mass > 0
     last = has_mass.shape[-1] - 1 - jnp.argmax(has_mass[:, ::-1], -1, keepdims=True)
     exceeds = has_mass & (cumulative > target)
@@ -146,7 +147,7 @@ def _reached(cumulative, target, mass):
 
 @functools.partial(jax.jit, static_argnames=("cfg",))
 def prefill(cfg: DecoderConfig, variables, tokens, mask, cache=None):
-    """Reads tokens into a cache: what the context holds, level 0 of the memory.
+    """Reads tokens into a cache, the context: level 0 of the memory.
 
     Args:
       cfg: the decoder.
@@ -158,7 +159,7 @@ def prefill(cfg: DecoderConfig, variables, tokens, mask, cache=None):
     Returns:
       (cache, hidden): the grown cache and the hidden states [batch, time, d] of the tokens.
     """
-    cache = init_cache(cfg, *tokens.shape) if cache is None else grow(cache, tokens.shape[1])
+    cache = init_cache(cfg, *tokens.shape) if cache is None else grow(cfg, cache, tokens.shape[1])
     cache = constrain_tree(cache, "cache")
     hidden, grown = Decoder(cfg).apply(
         {**variables, "cache": cache}, tokens, mask, mutable=["cache"]
@@ -180,33 +181,33 @@ def sample(
     """Completes prompts.
 
     Args:
-      cfg: the decoder; `scan_layers=False` here unrolls the decode step, which is the fast form on
-        CPU.
+      cfg: the decoder; `scan_layers=False` unrolls the decode step, which is faster on CPU.
       config: how to sample.
       variables: the decoder's collections in the scanned form, without `cache`.
       prompts: int32 [prompts, time], padded on the left.
       mask: int32 [prompts, time], 1 on real tokens.
       rng: PRNG key.
       cache: context already read, one row a prompt, from `prefill` of the scanned decoder.
-      expert_rng: PRNG key of the random expert that routers add for every token written; None: they
-        add none. Prompts are read without.
+      expert_rng: PRNG key of the random expert that routers add for every sampled token, but not
+        for those of the prompt; None: they add none.
 
     Returns:
       `Samples` of prompts * num_generations rows.
     """
     scanned = cfg.replace(scan_layers=True)
     cache, hidden = prefill(scanned, variables, prompts, mask, cache)
-    cache = constrain_tree(grow(cache, config.max_new_tokens, config.num_generations), "cache")
+    cache = grow(scanned, cache, config.max_new_tokens, config.num_generations)
+    cache = constrain_tree(cache, "cache")
     hidden = jnp.repeat(hidden[:, -1], config.num_generations, axis=0)
     params, eos = variables["params"], jnp.array(config.eos_ids, jnp.int32)
     if not cfg.scan_layers:
         variables = unstack_layers(cfg, variables)
         cache = unstack_layers(cfg, {"cache": cache})["cache"]
     rows, head = hidden.shape[0], lm_head(cfg, params)
-    if rows > 1:  # laid out once; for a single row it would only be more to read
+    if rows > 1:  # a new layout, made once; for a single row it would not pay
         head = transposed(head.T)
 
-    def pick(step, hidden):
+    def sample_token(step, hidden):
         logits = truncate(matmul(hidden, head), config)
         log_probs = jax.nn.log_softmax(logits, axis=-1)
         if config.temperature == 0:
@@ -215,9 +216,10 @@ def sample(
             token = draw(jax.random.fold_in(rng, step), log_probs)
         return token, jnp.take_along_axis(log_probs, token[:, None], -1)[:, 0]
 
-    def experts_of(step):
-        drawn = expert_rng is not None
-        return {RANDOM_EXPERT: jax.random.fold_in(expert_rng, step)} if drawn else {}
+    def expert_rngs(step):
+        if expert_rng is None:
+            return {}
+        return {RANDOM_EXPERT: jax.random.fold_in(expert_rng, step)}
 
     def unfinished(state):
         step, _, _, done, _ = state
@@ -225,7 +227,7 @@ def sample(
 
     def advance(state):
         step, cache, hidden, done, out = state
-        token, log_prob = pick(step, hidden)
+        token, log_prob = sample_token(step, hidden)
         token = jnp.where(done, 0, token)
         out = Samples(
             tokens=out.tokens.at[:, step].set(token),
@@ -237,7 +239,7 @@ def sample(
             {**variables, "cache": cache},
             token[:, None],
             mutable=["cache"],
-            rngs=experts_of(step),
+            rngs=expert_rngs(step),
         )
         return step + 1, grown["cache"], hidden[:, 0], done, out
 

@@ -19,7 +19,7 @@ while a chunk's logits exist, and only scaled in the backward pass: dD/du W^T / 
 (1_y - S) W^T for log S(y) and, if requested, - S (log S + H) W^T for the entropy H. The head is
 applied once a model forward and once a gradient; nothing is recomputed. What is multiplied by W^T
 is formed in float32, rounded to the head's dtype, and sums to 0 over the vocabulary
-(`through_head`). Several teachers (general Knowledge Seeding) add up, each with its weight.
+(`grad_of_hidden`). Several teachers (general Knowledge Seeding) add up, each with its weight.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from sleep_jax.models.head import both_ways, map_chunks, target_slope, through_head
+from sleep_jax.models.head import grad_of_hidden, grad_of_log_prob, head_and_transpose, map_chunks
 from sleep_jax.models.linear import matmul
 from sleep_jax.models.sharding import ROWS, VOCAB, mesh_axes
-from sleep_jax.sampling.sampler import COLDEST
+from sleep_jax.sampling.sampler import MIN_TEMPERATURE
 from sleep_jax.settings import Settings, setting
 
 KINDS = ("forward", "reverse", "jsd", "top_k", "sampled")
@@ -67,7 +67,7 @@ class Divergence(Settings, section="seeding"):
     )  # fmt: skip
     temperature: float = setting(
         1.0, "temperature of the divergence: divides both models' logits",
-        least=COLDEST, name="divergence_temperature",
+        least=MIN_TEMPERATURE, name="divergence_temperature",
     )  # fmt: skip
     cap: float | None = setting(
         None, "nats that a token's divergence counts at most; 0: no cap",
@@ -159,7 +159,7 @@ def _top_k(log_s, log_t, k: int):
 
 def _sampled(log_s, log_t, target):
     gap = jnp.take_along_axis(log_s - log_t, target[:, None], -1)
-    return gap, gap * target_slope(jnp.exp(log_s), target)
+    return gap, gap * grad_of_log_prob(jnp.exp(log_s), target)
 
 
 def _value_and_grad(divergence: Divergence, log_s, log_t, target):
@@ -196,15 +196,15 @@ def _score(student, teacher, target, head, table, heads, weights, divergence, ha
     log_prob, p = jnp.take_along_axis(log_p, target[:, None], -1)[:, 0], jnp.exp(log_p)
     scores, grads = TokenScores(kl[:, 0], log_prob), TokenScores(None, None)
     if "kl" in learnt:
-        grads = grads.replace(kl=through_head(kl_grad / temperature, table, target))
+        grads = grads.replace(kl=grad_of_hidden(kl_grad / temperature, table, target))
     if "log_prob" in learnt:
-        grads = grads.replace(log_prob=through_head(target_slope(p, target), table, target))
+        grads = grads.replace(log_prob=grad_of_hidden(grad_of_log_prob(p, target), table, target))
     if has_entropy:
         entropy = -_expected(p, log_p)
         scores = scores.replace(entropy=entropy[:, 0])
         if "entropy" in learnt:
             entropy_grad = jnp.where(p == 0, 0.0, -p * (log_p + entropy))
-            grads = grads.replace(entropy=through_head(entropy_grad, table, target))
+            grads = grads.replace(entropy=grad_of_hidden(entropy_grad, table, target))
     return scores, grads
 
 
@@ -275,8 +275,10 @@ def scores_and_grads(
 def _laid_out(head, heads, weights):
     """(head, its transpose, the teachers' heads, weights), laid out once for all chunks."""
     weights = tuple(weights)
-    head, table = both_ways(head)
-    heads = (head,) * len(weights) if heads is None else tuple(both_ways(h)[0] for h in heads)
+    head, table = head_and_transpose(head)
+    heads = (
+        (head,) * len(weights) if heads is None else tuple(head_and_transpose(h)[0] for h in heads)
+    )
     return head, table, heads, weights
 
 

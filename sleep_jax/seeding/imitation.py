@@ -18,7 +18,7 @@ from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.rewards.levenshtein import similarity
 from sleep_jax.rl.algorithms import Surrogate, surrogate
-from sleep_jax.sampling.sampler import COLDEST
+from sleep_jax.sampling.sampler import MIN_TEMPERATURE
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.settings import Settings, part, setting
 
@@ -52,7 +52,7 @@ class ImitationConfig(Settings, section="seeding"):
     temperature: float = setting(
         1.0,
         "temperature of rollouts; above 0, since rollouts of a group must differ",
-        least=COLDEST,
+        least=MIN_TEMPERATURE,
         name="rollout_temperature",
     )
     top_p: float = setting(

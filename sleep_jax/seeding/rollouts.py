@@ -45,7 +45,7 @@ from sleep_jax.seeding.sequences import (
     batches,
     split_by_exchange,
 )
-from sleep_jax.seeding.trunk import precompute, trunks_of, untaught
+from sleep_jax.seeding.trunk import precompute, states_without_teacher, trunk_states
 from sleep_jax.services import NO_TIMER, Figures, StepTimer
 
 # Log-probabilities of completions under a reference policy, float32 [completion] each.
@@ -99,7 +99,7 @@ def collect_rollouts(
     trunks: list[np.ndarray | None] = []
 
     def reference(rollouts):
-        trunks.extend(trunks_of(cfg, initial, rollouts, shape))
+        trunks.extend(trunk_states(cfg, initial, rollouts, shape))
         return score_completions(cfg, initial, rollouts, shape, trunks=trunks)[0]
 
     rollouts, metrics = list(written), {}
@@ -116,7 +116,7 @@ def collect_rollouts(
             reference=reference if surrogate.needs_reference else None,
             timer=timer,
         )
-    trunks = trunks or trunks_of(cfg, student, rollouts, shape)
+    trunks = trunks or trunk_states(cfg, student, rollouts, shape)
     log_probs, values = score_completions(cfg, student, rollouts, shape, value_head, trunks)
     rollouts = [dataclasses.replace(e, old_log_probs=x) for e, x in zip(rollouts, log_probs)]
     if value_head is not None:
@@ -294,7 +294,7 @@ def score_completions(
       (log_probs, values): lists with a float32 [completion] for each exchange.
     """
     scores: list[np.ndarray] = [None] * len(exchanges)
-    states = untaught(exchanges, trunks or [None] * len(exchanges))
+    states = states_without_teacher(exchanges, trunks or [None] * len(exchanges))
     for packed, batch in batches(exchanges, states, shape):
         rows = to_host(score_rows(cfg, variables, batch, value_head))
         for i, tokens in split_by_exchange(exchanges, packed, rows):

@@ -10,8 +10,9 @@ import numpy as np
 
 from sleep_jax.data.batches import bucket, pack, pad
 from sleep_jax.models.cache import take_rows
-from sleep_jax.models.decoder import SHARED_PREFIX, lm_head
+from sleep_jax.models.decoder import lm_head
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.mixer import SHARED_PREFIX
 from sleep_jax.models.sharding import place, row_shards, spread_evenly, to_host
 from sleep_jax.sampling.sampler import prefill
 from sleep_jax.seeding.objective import SeedingBatch
@@ -156,7 +157,7 @@ def teacher_hidden(
         batch = [exchanges[i] for i in chosen]
         batch += [batch[0]] * (rows - len(batch))
         tokens, mask = pad([e.teacher + e.completion[:-1] for e in batch], columns)
-        context = take_rows(cache, [-1 if e.document is None else e.document for e in batch])
+        context = take_rows(cfg, cache, [-1 if e.document is None else e.document for e in batch])
         hidden = to_host(prefill(cfg, variables, tokens, mask, context)[1])
         for row, i in enumerate(chosen):
             first = len(exchanges[i].teacher) - 1

@@ -1,11 +1,10 @@
-"""What no update of a night changes, computed once: how the teachers continue every exchange, and
-what the student's trunk makes of it.
+"""States that no update of a night changes, computed once: the teachers' hidden states along every
+exchange, and the student's residual stream after its trunk.
 
-The trunk, the layers below the first that carries memory, is base alone: no gradient goes through
-it, and all models that differ in memory alone share it. So it is run once a sequence, and what goes
-on from there is every update, every score of a rollout, and a teacher over the student's base whose
-context agrees with the student's: one without a document, asked in the same words. What it made of
-a token is kept on the host, 4 d bytes.
+The trunk, the layers below the first with memory, belongs to the base: no gradient goes through it,
+and all models that differ in memory alone share it. So it runs once for each sequence. Every update
+and every scoring of rollouts continue from there, and so does a teacher over the student's base
+that sees the same prompt and no document. Its output is kept on the host, 4 d bytes a token.
 """
 
 from collections.abc import Sequence
@@ -13,8 +12,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from sleep_jax.models.decoder import SHARED_PREFIX, run_trunk
+from sleep_jax.models.decoder import run_trunk
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.mixer import SHARED_PREFIX
 from sleep_jax.models.sharding import to_host
 from sleep_jax.seeding.objective import SeedingBatch, scored_hidden
 from sleep_jax.seeding.sequences import (
@@ -28,35 +28,35 @@ from sleep_jax.seeding.sequences import (
 )
 
 
-def untaught(
+def states_without_teacher(
     exchanges: Sequence[Exchange], trunks: Sequence[np.ndarray | None]
 ) -> list[HiddenStates]:
-    """States without a teacher, for a pass that needs none."""
+    """States without a teacher's part, for passes that do not use it."""
     return [
         HiddenStates(np.zeros((len(e.completion), 0)), trunk) for e, trunk in zip(exchanges, trunks)
     ]
 
 
-def trunks_of(
+def trunk_states(
     cfg: DecoderConfig, variables, exchanges: Sequence[Exchange], shape: BatchShape
 ) -> list[np.ndarray | None]:
     """`HiddenStates.trunk` of every exchange.
 
     Args:
       cfg, variables: the student.
-      exchanges: in its view.
-      shape: of the batches in which they are run.
+      exchanges: of which the student's prompts and completions are read.
+      shape: of the batches that they are run in.
     """
     out: list[np.ndarray | None] = [None] * len(exchanges)
     if "trunk" not in cfg.stacks:
         return out
-    for packed, batch in batches(exchanges, untaught(exchanges, out), shape):
+    for packed, batch in batches(exchanges, states_without_teacher(exchanges, out), shape):
         residual = to_host(run_trunk(cfg, variables, batch.tokens, batch.segment_ids))
         for states, segments, items in zip(residual, to_host(batch.segment_ids), packed):
             for segment, i in enumerate(items, start=1):
                 continues = bool(shape.shared_length(exchanges[i]))
-                own = (SHARED_PREFIX, segment) if continues else (SHARED_PREFIX - segment,)
-                out[i] = states[np.isin(segments, own)]
+                ids = (SHARED_PREFIX, segment) if continues else (SHARED_PREFIX - segment,)
+                out[i] = states[np.isin(segments, ids)]
     return out
 
 
@@ -74,11 +74,11 @@ def precompute(
 
     Args:
       cfg, student: the student and its collections.
-      teachers: who teach.
-      exchanges: what is learnt from.
+      teachers: whose hidden states are computed.
+      exchanges: the training data.
       shape: of the batches.
       width: tokens that a teacher's rows are padded to; None: buckets.
-      trunks: of the exchanges, where they are known.
+      trunks: `trunk_states` of the exchanges; None: computed here.
 
     Raises:
       ValueError: a teacher has another vocabulary.
@@ -86,27 +86,28 @@ def precompute(
     if len({t.cfg.vocab for t in teachers}) > 1:
         sizes = ", ".join(str(t.cfg.vocab) for t in teachers)
         raise ValueError(f"teachers with vocabularies of {sizes} tokens; they must share one")
-    trunks = trunks_of(cfg, student, exchanges, shape) if trunks is None else trunks
-    agree = "trunk" in cfg.stacks and all(e.is_closed_book for e in exchanges)
+    trunks = trunk_states(cfg, student, exchanges, shape) if trunks is None else trunks
+    is_shared = "trunk" in cfg.stacks and all(e.is_closed_book for e in exchanges)
 
     def hidden(teacher: Teacher) -> list[np.ndarray]:
         has_base = teacher.cfg == cfg and teacher.variables["params"] is student["params"]
-        if agree and has_base:
-            return _from_trunk(cfg, teacher.variables, exchanges, trunks, shape)
+        if is_shared and has_base:
+            return _hidden_from_trunk(cfg, teacher.variables, exchanges, trunks, shape)
         return teacher_hidden(
             teacher.cfg, teacher.variables, teacher.context, exchanges, width=width
         )
 
-    each = zip(*map(hidden, teachers))
+    by_exchange = zip(*map(hidden, teachers))
     return [
-        HiddenStates(np.concatenate(parts, axis=-1), trunk) for parts, trunk in zip(each, trunks)
+        HiddenStates(np.concatenate(parts, axis=-1), trunk)
+        for parts, trunk in zip(by_exchange, trunks)
     ]
 
 
-def _from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:
-    """A teacher's hidden states along each completion, from the trunk on."""
+def _hidden_from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:
+    """A teacher's hidden states along each completion, computed from the trunk's output."""
     out: list[np.ndarray] = [None] * len(exchanges)
-    for packed, batch in batches(exchanges, untaught(exchanges, trunks), shape):
+    for packed, batch in batches(exchanges, states_without_teacher(exchanges, trunks), shape):
         hidden = to_host(_hidden(cfg, variables, batch))
         for i, states in split_by_exchange(
             exchanges, packed, hidden.reshape(*batch.mask.shape, -1)

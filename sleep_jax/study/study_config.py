@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from sleep_jax.sampling.sampler import COLDEST
+from sleep_jax.sampling.sampler import MIN_TEMPERATURE
 from sleep_jax.settings import Settings, setting
 
 
@@ -27,7 +27,7 @@ class StudyConfig(Settings, section="study"):
     temperature: float = setting(
         0.8,
         "temperature of questions and rehearsals; 0: greedy, as answers are",
-        least=COLDEST,
+        least=MIN_TEMPERATURE,
         also=(0,),
     )
     max_question_tokens: int = setting(24, "longest question, in tokens", least=1)

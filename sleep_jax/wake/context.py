@@ -1,8 +1,7 @@
-"""Reading: documents into the context, the fastest memory (level 0).
+"""Reading documents into the context, the fastest memory (level 0).
 
-What a model has read is a KV cache with one row a document. Whoever holds that cache is the model
-*awake*, with the document in
-its context: the teacher of the coming night. The student is the same model without it.
+The result is a cache with one row a document. The model that continues it is *awake*, with the
+document in its context: the teacher of the coming night. The student is the same model without it.
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ def read(cfg: DecoderConfig, variables, contexts: Sequence[Sequence[int]]):
     Returns:
       (cache, hidden, mask): the `cache` collection with one row a context, padded on the left; the
       hidden states [contexts, time, d] and int32 mask [contexts, time] of the tokens read. On a
-      mesh, empty contexts follow until every shard has as many rows.
+      mesh, empty contexts are appended until the shards divide the rows evenly.
     """
     rows, width = read_shape([*map(len, contexts)])
     tokens, mask = pad([*contexts, *[()] * (rows - len(contexts))], width, side="left")

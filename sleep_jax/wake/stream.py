@@ -1,11 +1,11 @@
-"""The stream in, Eq. 2 out: while awake, the wake weights of every level learn at its own period.
+"""Learning while awake (Eq. 2): every level's wake weights learn from the stream, at its period.
 
     theta_l <- theta_l - eta_l * clip(mean gradient over the window (i - C, i])   at i = 0 mod C^(l)
 
-The stream is cut into strides. One gradient is taken of each, of the next-token loss, through the
-keys and values of that stride alone: what earlier strides left in the context was written by the
-weights of its time. An update that has come due is applied when the next stride begins, so that a
-night in between finds it pending. Only wake weights change; nothing else even has a gradient.
+The stream is cut into strides. Each gives one gradient of the next-token loss, through the tokens
+of that stride alone: what earlier strides left in the context is a constant, written by the weights
+of that time. An update that is due is applied when the next stride begins, so a night in between
+finds it pending. Only wake weights change; nothing else has a gradient.
 """
 
 import dataclasses
@@ -27,21 +27,23 @@ from sleep_jax.models.cache import init_cache
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.head import masked_sum, token_log_probs
+from sleep_jax.models.mixer import get_mixer
 from sleep_jax.models.sharding import constrain_tree, to_host
 from sleep_jax.settings import Settings, setting
 
-MAX_STRIDES = 32  # of one program; a longer stream takes several
+MAX_STRIDES = 32  # that one program reads; a longer stream takes several calls
 
 
 @dataclasses.dataclass(frozen=True)
 class WakeConfig(Settings, section="wake"):
-    """How a stream is read, where a level learns by day.
+    """How a stream is read where a level learns by day.
 
-    The context is wiped when the next stride would not fit, and where an episode begins with a
-    stride; one that begins within a stride never sees the one before, but shares its room.
+    The context is reset when the next stride does not fit, and where a stride begins with a new
+    episode. An episode that begins within a stride does not see the one before, but takes of the
+    same room.
     """
 
-    context: int = setting(1024, "tokens that the stream sees of itself at most", least=1)
+    context: int = setting(1024, "most tokens of the stream that are in its context", least=1)
     max_grad_norm: float = setting(
         1.0, "largest global norm of a level's mean gradient; inf: any", above=0, most=math.inf
     )
@@ -49,20 +51,20 @@ class WakeConfig(Settings, section="wake"):
 
 @flax.struct.dataclass
 class WakeState:
-    """All that reading changes.
+    """The state of the stream: everything that reading changes.
 
     Attributes:
       wake: the wake weights, {level_l: {gate, up, down}}, float32.
       gradient: their gradient summed over the window.
-      scored: per level the tokens that the window's gradient is of, int32.
-      is_due: per level, its period is over and the update is pending, bool.
+      scored: per level the tokens in the loss of the window, int32.
+      is_due: per level, whether its period is over and the update pending, bool.
       updates: per level the updates so far, int32.
-      clock: units since birth, int32.
+      clock: units of the memory since the start, int32.
       episode: number of the current episode, from 1, int32.
       context: the `cache` collection of one row.
       last: the token read last and its episode, int32 [2]; 0, 0 at the start.
-      rest: tokens that do not yet fill a stride, int32 [stride], and their episodes.
-      held: how many those are, int32.
+      waiting: tokens that do not yet fill a stride and their episodes, int32 [2, stride].
+      num_waiting: how many there are, int32.
     """
 
     wake: dict
@@ -74,8 +76,8 @@ class WakeState:
     episode: jax.Array
     context: dict
     last: jax.Array
-    rest: jax.Array
-    held: jax.Array
+    waiting: jax.Array
+    num_waiting: jax.Array
 
 
 def init_wake(cfg: DecoderConfig, wake: WakeConfig, memory) -> WakeState:
@@ -91,31 +93,31 @@ def init_wake(cfg: DecoderConfig, wake: WakeConfig, memory) -> WakeState:
     stride = cfg.memory.stride
     if stride > wake.context:
         raise ValueError(
-            f"wake.context={wake.context} holds less than memory.stride={stride} tokens; raise the "
-            "one or lower the other"
+            f"wake.context={wake.context} holds less than memory.stride={stride} tokens; raise "
+            "wake.context or lower memory.stride"
         )
     weights = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), take_wake(memory))
 
-    def each(value, dtype):
+    def per_level(value, dtype):
         return {name: jnp.full((), value, dtype) for name in weights}
 
     return WakeState(
         wake=weights,
         gradient=jax.tree.map(jnp.zeros_like, weights),
-        scored=each(0, jnp.int32),
-        is_due=each(False, bool),
-        updates=each(0, jnp.int32),
+        scored=per_level(0, jnp.int32),
+        is_due=per_level(False, bool),
+        updates=per_level(0, jnp.int32),
         clock=jnp.zeros((), jnp.int32),
         episode=jnp.ones((), jnp.int32),
         context=init_cache(cfg, 1, wake.context),
         last=jnp.zeros((2,), jnp.int32),
-        rest=jnp.zeros((2, stride), jnp.int32),
-        held=jnp.zeros((), jnp.int32),
+        waiting=jnp.zeros((2, stride), jnp.int32),
+        num_waiting=jnp.zeros((), jnp.int32),
     )
 
 
 def apply_due(memory: MemoryConfig, wake: WakeConfig, state: WakeState) -> WakeState:
-    """Applies every update that has come due (Eq. 2) and opens those levels' next windows."""
+    """Applies every update that is due (Eq. 2) and begins the next window of its level."""
 
     def update(level, due, weights, gradient, scored):
         mean = jax.tree.map(lambda g: g / jnp.maximum(scored, 1), gradient)
@@ -144,15 +146,16 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
     Args:
       cfg, wake: static.
       base: collections params, memory and slots; its wake weights are not read.
-      state: of the reader; its `rest` is passed on.
-      strides: int32 [n, 2, stride], tokens and their episodes; 0 is padding. A stride of nothing
-        but padding changes nothing.
+      state: of the stream; `waiting` is passed through.
+      strides: int32 [n, 2, stride], tokens and their episodes; 0 is padding. A stride of padding
+        alone changes nothing.
       ticks: int32 [n], units of the clock that end with each stride.
 
     Returns:
       (state, (nats, scored)): float32 [n] each: the loss of every stride, summed over its scored
       tokens, and their number.
     """
+    mixer = get_mixer(cfg.mixer)
 
     def loss(weights, context, inputs, targets, mask):
         memory = put_wake(base["memory"], weights)
@@ -169,12 +172,9 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
         inputs = jnp.concatenate([state.last[:, None], stride[:, :-1]], axis=1)
         targets, episodes = stride
         mask = (inputs[1] == episodes) & (episodes > 0)
-        is_new = (episodes[0] != state.last[1]) | (
-            state.context["index"] + stride.shape[1] > wake.context
-        )
-        context = state.context | {
-            name: jnp.where(is_new, 0, state.context[name]) for name in ("index", "segment_ids")
-        }
+        progress = {name: state.context[name] for name in mixer.progress_axes}
+        is_new = (episodes[0] != state.last[1]) | mixer.is_full(progress, stride.shape[1])
+        context = state.context | mixer.reset(progress, is_new)
         (nats, (scored, context)), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.wake, context, inputs, targets, mask
         )
@@ -193,8 +193,8 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
         )
         return state, (nats, scored)
 
-    # Those with tokens are read, one after the other. A branch around each instead would keep what
-    # is the same for all, such as weights in another layout, from being made once.
+    # Strides with tokens come first, and the loop ends with them. A branch around each stride would
+    # instead repeat what is the same for all, such as weights in another layout.
     is_filled = jnp.any(strides[:, 1] > 0, axis=-1)
     order = jnp.argsort(~is_filled, stable=True)
 
@@ -203,14 +203,14 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
         state, new = read(state, ticks[order[i]], strides[order[i]])
         return state, jax.tree.map(lambda a, x: a.at[order[i]].set(x), out, new)
 
-    nothing = (jnp.zeros(len(strides), jnp.float32),) * 2
-    state, losses = jax.lax.fori_loop(0, is_filled.sum(), step, (state, nothing))
+    zeros = (jnp.zeros(len(strides), jnp.float32),) * 2
+    state, losses = jax.lax.fori_loop(0, is_filled.sum(), step, (state, zeros))
     return constrain_tree(state, "wake"), losses
 
 
 def read_sessions(cfg: DecoderConfig, wake: WakeConfig, base, states: WakeState, strides, ticks):
-    """`read_strides` of several sessions over one base, each with wake weights and a context of its
-    own: states, strides and ticks have a leading axis [sessions], and so has what is returned."""
+    """`read_strides` of several sessions over one base, each with its wake weights and context:
+    states, strides, ticks and the result have a leading axis [sessions]."""
     return jax.vmap(functools.partial(read_strides, cfg, wake, base))(states, strides, ticks)
 
 
@@ -228,7 +228,7 @@ def read_episode(
     *,
     is_end: bool = True,
 ) -> tuple[WakeState, np.ndarray]:
-    """Reads the next tokens of the current episode; any segmentation gives the same updates.
+    """Reads the next tokens of the current episode; how they are cut into calls changes nothing.
 
     Tokens that do not fill a stride wait in the state for those that follow. Where periods count
     episodes, the end of an episode fills its last stride with padding instead.
@@ -241,17 +241,16 @@ def read_episode(
     Returns:
       (state, losses): the loss of every stride read, nats a token, float32 [strides].
     """
-    memory, held = cfg.memory, int(state.held)
-    number = int(state.episode)
+    memory, number = cfg.memory, int(state.episode)
     new = np.stack([np.asarray(tokens, np.int32), np.full(len(tokens), number, np.int32)])
-    waiting = np.concatenate([np.asarray(state.rest)[:, :held], new], axis=1)
+    waiting = np.concatenate([np.asarray(state.waiting)[:, : int(state.num_waiting)], new], axis=1)
     n = waiting.shape[1] // memory.stride
     if memory.unit == "episodes":
         if is_end and not waiting.size:
             raise ValueError(f"episode {number} ends without a token; it needs at least one")
         if is_end:
             waiting = np.pad(waiting, ((0, 0), (0, -waiting.shape[1] % memory.stride)))
-        # The end may yet come without a token: the stride that ticks waits for it.
+        # The end may still come without a token, so the stride that ticks waits for it.
         n = -(-waiting.shape[1] // memory.stride) - (not is_end)
         n = max(n, 0)
     whole, rest = np.split(waiting, [n * memory.stride], axis=1)
@@ -268,18 +267,18 @@ def read_episode(
         state, (nats, scored) = read_strides(cfg, wake, base, state, part, tick)
         losses.append(to_host(nats / jnp.maximum(scored, 1))[: len(part) - fill])
     state = state.replace(
-        rest=jnp.asarray(np.pad(rest, ((0, 0), (0, memory.stride - rest.shape[1])))),
-        held=jnp.asarray(rest.shape[1], jnp.int32),
+        waiting=jnp.asarray(np.pad(rest, ((0, 0), (0, memory.stride - rest.shape[1])))),
+        num_waiting=jnp.asarray(rest.shape[1], jnp.int32),
         episode=jnp.asarray(number + is_end, jnp.int32),
     )
     return state, np.concatenate([*losses, np.zeros(0, np.float32)])
 
 
 def check_updates(memory: MemoryConfig, state: WakeState) -> dict[str, int]:
-    """Updates of each level so far, pending ones included.
+    """The number of updates of each level so far, pending ones included.
 
     Raises:
-      UnrecoverableError: a level that should learn has not had a single one.
+      UnrecoverableError: a level with a learning rate has had none.
     """
     counts = {name: int(n) + int(state.is_due[name]) for name, n in state.updates.items()}
     for name, count in counts.items():

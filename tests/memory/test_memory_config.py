@@ -39,11 +39,11 @@ def ladder(number, **changes):
         ),
         (
             ladder(4, period=20000),
-            "memory.periods=20000 of level 4, but the slowest level never updates: .*; set 0",
+            "memory.periods=20000 of level 4, but the slowest level has no level to .*; set 0",
         ),
         (
             ladder(4, slots=2) | {"on_full": "merge"},
-            "memory.slots=2 of level 4, but memory.on_full='merge' makes one of at least two",
+            "memory.slots=2 of level 4, but memory.on_full='merge' seeds at least two",
         ),
         (ladder(2, period=0), "memory.periods=0 of level 2; every level but the slowest needs a"),
         (
@@ -52,7 +52,7 @@ def ladder(number, **changes):
         ),
         (
             ladder(4, slots=0),
-            "memory.slots=0 of level 4, but level 3 consolidates into it; it needs one slot a",
+            "memory.slots=0 of level 4, but level 3 consolidates into it; give it one slot",
         ),
         (
             ladder(3, period=12000),
@@ -68,17 +68,21 @@ def ladder(number, **changes):
         ),
         (
             ladder(2, slots=4),
-            "memory.slots=4 of level 2, but level 1 hands up 5 times in its period of 5000; raise "
-            "it to 5 or shorten the period",
+            "memory.slots=4 of level 2, but level 1 consolidates into it 5 times in its period of "
+            "5000; raise it to 5 or shorten the period",
         ),
-        (ladder(3, slots=1), "memory.slots=1 of level 3, but level 2 hands up 2 times .* to 2 or"),
+        (
+            ladder(3, slots=1),
+            "memory.slots=1 of level 3, but level 2 consolidates into it 2 times .* to 2 or",
+        ),
         (
             {"levels": (LevelConfig(period=4, slots=3), LevelConfig()), "unit": "episodes"},
-            "memory.slots=3 of level 1, but level 0 hands up 4 times in its period of 4; raise it",
+            "memory.slots=3 of level 1, but level 0 consolidates into it 4 times in its period of "
+            "4; raise it",
         ),
     ],
 )
-def test_what_cannot_work(fields, says):
+def test_memory_config_rejects_levels_that_do_not_fit(fields, says):
     with pytest.raises(ValueError, match=re.escape(says).replace(r"\.\*", ".*")):
         MemoryConfig(**fields)
 
@@ -90,15 +94,15 @@ def test_what_cannot_work(fields, says):
         ({"slots": -1}, "memory.slots=-1; give a whole number at least 0"),
         ({"slots": 2.0}, "memory.slots=2.0; give a whole number at least 0"),
         ({"learning_rate": -0.1}, "memory.learning_rates=-0.1; give a number at least 0"),
-        ({"chunk": -4}, "memory.periods=-4; give a whole number at least 0"),
+        ({"period": -4}, "memory.periods=-4; give a whole number at least 0"),
     ],
 )
-def test_level_is_held_to_its_ranges(fields, says):
+def test_level_config_rejects_values_out_of_range(fields, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         LevelConfig(**fields)
 
 
-def test_what_just_works():
+def test_memory_config_accepts_limits():
     """The same fields, one step from the errors above."""
     MemoryConfig(**ladder(1))
     MemoryConfig(LADDER, unit="tokens", stride=250, from_context=False)
@@ -112,10 +116,10 @@ def test_what_just_works():
     MemoryConfig(alone, unit="episodes", from_context=False)
 
 
-def test_levels_count_from_one_and_all_but_the_slowest_have_wake_weights():
+def test_level_counts_from_one_and_only_the_slowest_has_no_wake():
     memory = MemoryConfig(**ladder(1))
     assert memory.depth == 4 and MemoryConfig().depth == 0
-    assert [memory.level(n).chunk for n in (1, 2, 3, 4)] == [1000, 5000, 10000, 0]
+    assert [memory.level(n).period for n in (1, 2, 3, 4)] == [1000, 5000, 10000, 0]
     assert [memory.has_wake(n) for n in (1, 2, 3, 4)] == [True, True, True, False]
     assert not MemoryConfig((LevelConfig(),)).has_wake(1)
 
@@ -143,7 +147,7 @@ def test_carriers(layers, depth, carriers):
         ((-1, 2), "memory.layers=(-1, 2); the decoder has layers 0 to 3"),
     ],
 )
-def test_layers_that_the_decoder_does_not_have(layers, says, cfg):
+def test_carriers_rejects_layers_that_the_decoder_does_not_have(layers, says, cfg):
     memory = MemoryConfig(layers=layers)
     with pytest.raises(ValueError, match=re.escape(says)):
         memory.carriers(4)
@@ -151,13 +155,13 @@ def test_layers_that_the_decoder_does_not_have(layers, says, cfg):
         cfg.replace(memory=memory)
 
 
-def test_the_default_of_a_run_is_one_level_that_only_receives():
+def test_default_config_is_one_level_that_only_receives():
     assert read(default()).memory == MemoryConfig(
         (LevelConfig(period=0, slots=5, rank=16, learning_rate=0.0),), unit="episodes"
     )
 
 
-def test_a_single_entry_counts_for_all_levels():
+def test_single_entry_is_used_for_all_levels():
     c = default()
     c.memory.periods, c.memory.slots = (512, 1024, 0), (3, 2, 7)
     c.memory.unit, c.memory.learning_rates = "tokens", (0.1,)
@@ -174,7 +178,7 @@ def test_a_single_entry_counts_for_all_levels():
     )
 
 
-def test_layers_may_be_given_as_indices():
+def test_layers_are_read_from_indices():
     c = default()
     for given, want in (
         ("1", (1,)),
@@ -188,14 +192,14 @@ def test_layers_may_be_given_as_indices():
 
 
 @pytest.mark.parametrize("unit", ["tokens", "updates", "episodes"])
-def test_a_context_that_is_handed_on_needs_a_slot(unit):
+def test_from_context_needs_a_slot_of_level_1(unit):
     says = "memory.slots=0 of level 1, but the context is consolidated into level 1; give it a slot"
     with pytest.raises(ValueError, match=re.escape(says)):
         MemoryConfig((LevelConfig(256, slots=0), LevelConfig()), unit=unit)
 
 
 @pytest.mark.parametrize("values", [(5, 5), (5, 5, 5, 5)])
-def test_a_table_of_the_wrong_length(values):
+def test_columns_of_different_lengths_are_rejected(values):
     c = default()
     c.memory.periods, c.memory.slots = (512, 1024, 0), values
     says = f"memory.slots={values} has {len(values)} entries, memory.periods has 3; give one for"

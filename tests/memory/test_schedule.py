@@ -27,7 +27,7 @@ PLANS = {
 }
 
 
-def test_the_slowest_are_due_first_and_the_context_last():
+def test_due_lists_the_slowest_first_and_the_context_last():
     ladder = memory((2, 2), (4, 2), (8, 2), (0, 9), unit="episodes", from_context=True)
     assert [due(ladder, clock) for clock in (1, 2, 3, 4, 6, 8, 16)] == [
         (),
@@ -42,7 +42,7 @@ def test_the_slowest_are_due_first_and_the_context_last():
     assert due(ladder, 7, ends_episode=True) == (0,)
 
 
-def test_nothing_is_due_at_birth_or_without_a_level():
+def test_due_is_empty_at_the_start_and_without_levels():
     assert due(LADDER, 0) == ()
     assert due(LADDER, 1000, ends_episode=True) == (1,)  # its context is not consolidated
     assert due(MemoryConfig(), 256, ends_episode=True) == ()
@@ -54,12 +54,12 @@ def sleeps(config, length, episodes=()):
     return [(s.clock, s.sender, s.used) for s in plan(config, length, episodes)]
 
 
-def test_a_plan_of_two_levels():
+def test_plan_of_two_levels():
     assert sleeps(memory((2, 0), (0, 2)), 7) == [(2, 1, 1), (4, 1, 2), (6, 1, 3)]
     assert sleeps(memory((2, 0), (0, 2)), 1) == []
 
 
-def test_a_plan_of_three_levels():
+def test_plan_of_three_levels():
     assert sleeps(memory((2, 0), (4, 2), (0, 9)), 8) == [
         (2, 1, 1),
         (4, 2, 1),
@@ -70,7 +70,7 @@ def test_a_plan_of_three_levels():
     ]
 
 
-def test_a_plan_of_four_levels():
+def test_plan_of_four_levels():
     thousands = [(clock / 1000, sender, used) for clock, sender, used in sleeps(LADDER, 20000)]
     first = [(clock, 1, clock) for clock in (1, 2, 3, 4)]
     assert thousands == [
@@ -91,7 +91,7 @@ def test_a_plan_of_four_levels():
     ]
 
 
-def test_a_plan_with_the_context():
+def test_plan_with_the_context():
     episodes = memory((2, 2), (0, 9), unit="episodes", from_context=True)
     nights = [(1, 0, 1), (2, 1, 1), (2, 0, 1), (3, 0, 2), (4, 1, 2), (4, 0, 1)]
     assert sleeps(episodes, 4) == nights
@@ -102,7 +102,7 @@ def test_a_plan_with_the_context():
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_a_plan_is_what_the_clock_does(name):
+def test_plan_equals_due_at_every_tick(name):
     config, length, episodes = PLANS[name]
     banks, nights = dict.fromkeys(range(config.depth + 1), 0), []
     for clock in range(1, length + 1):
@@ -116,39 +116,41 @@ def test_a_plan_is_what_the_clock_does(name):
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_nothing_climbs_two_levels_in_one_night(name):
+def test_plan_moves_nothing_up_two_levels_in_one_night(name):
     """What was read in each unit, followed from level to level."""
     config, length, episodes = PLANS[name]
     fastest = 0 if config.from_context else 1
-    held, moved = {n: set() for n in range(config.depth + 1)}, {}
+    units_of, moved = {n: set() for n in range(config.depth + 1)}, {}
     schedule = plan(config, length, episodes)
     assert len({s.clock for s in schedule}) < len(schedule) or config.depth == 2  # they coincide
     for clock in range(1, length + 1):
-        held[fastest].add(clock)
+        units_of[fastest].add(clock)
         for sleep in (s for s in schedule if s.clock == clock):
-            for unit in held[sleep.sender]:
+            for unit in units_of[sleep.sender]:
                 assert moved.get(unit) != clock
                 moved[unit] = clock
-            held[sleep.sender + 1] |= held[sleep.sender]
-            held[sleep.sender] = set()
-    assert sorted(unit for units in held.values() for unit in units) == list(range(1, length + 1))
+            units_of[sleep.sender + 1] |= units_of[sleep.sender]
+            units_of[sleep.sender] = set()
+    assert sorted(unit for units in units_of.values() for unit in units) == list(
+        range(1, length + 1)
+    )
 
 
-def test_only_the_slowest_level_can_run_out():
+def test_plan_exceeds_slots_of_the_slowest_level_only():
     """A bank between two levels has the slots that its config was checked for."""
     for config, length, episodes in PLANS.values():
-        full = [s for s in plan(config, length, episodes) if s.is_too_much]
+        full = [s for s in plan(config, length, episodes) if s.exceeds_slots]
         if config.unit != "updates":  # there episodes may end as often as they like
             assert {s.sender + 1 for s in full} <= {config.depth}
 
 
-def test_a_sleep_without_a_slot_is_too_much():
+def test_sleep_without_a_slot_exceeds_slots():
     planned = plan(memory((2, 0), (0, 2)), 8)
-    assert [s.is_too_much for s in planned] == [False, False, True, True]
-    assert not Sleep(clock=1, sender=0, used=5, slots=5).is_too_much
+    assert [s.exceeds_slots for s in planned] == [False, False, True, True]
+    assert not Sleep(clock=1, sender=0, used=5, slots=5).exceeds_slots
 
 
-def test_describe_says_how_often_and_when_it_is_full():
+def test_describe_says_how_often_and_when_the_receiver_is_full():
     assert describe(LADDER, 100000, plan(LADDER, 100000)) == [
         "context -> level 1: never in 100000 tokens",
         "level 1 -> level 2: 100 times, first at 1000 tokens; at most 5 of 5 slots in use",

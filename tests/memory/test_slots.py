@@ -29,13 +29,13 @@ ROUTING = {"none": {}, "sigmoid": {"key": (64,), "bias": ()}}
 
 
 @pytest.fixture
-def born():
+def initial():
     levels = (LevelConfig(period=2, slots=3, rank=5), LevelConfig(slots=3, rank=5))
     return init_memory(jax.random.key(0), MemoryConfig(levels, unit="episodes"), layers=2, width=64)
 
 
-def test_at_birth(born):
-    memory, slots = born
+def test_init_memory_has_zero_outputs_and_no_active_slot(initial):
+    memory, slots = initial
     for level in ("level_1", "level_2"):
         bank, active = memory["layers"][level]["experts"], slots["layers"][level]["active"]
         assert bank["gate"].shape == bank["up"].shape == (2, 3, 64, 5)
@@ -47,8 +47,8 @@ def test_at_birth(born):
     assert len({float(w.sum()) for w in weights}) == 4
 
 
-def test_slots_unlock_in_order_and_levels_apart(born):
-    _, slots = born
+def test_unlock_takes_slots_in_order_for_each_level(initial):
+    _, slots = initial
     for expected in range(3):
         assert (used(slots, 1), used(slots, 2)) == (expected, 0)
         slots, index = unlock(slots, 1)
@@ -58,14 +58,14 @@ def test_slots_unlock_in_order_and_levels_apart(born):
     assert not slots["layers"]["level_2"]["active"].any()
 
 
-def test_unlock_returns_a_new_collection(born):
-    _, slots = born
+def test_unlock_returns_a_new_collection(initial):
+    _, slots = initial
     unlock(slots, 1)
     assert used(slots, 1) == 0
 
 
-def test_exhaustion_is_an_error_that_changes_nothing(born):
-    _, slots = born
+def test_unlock_of_a_full_level_raises_and_changes_nothing(initial):
+    _, slots = initial
     for _ in range(3):
         slots, _ = unlock(slots, 2)
     before = jax.tree.map(np.array, slots)
@@ -77,8 +77,8 @@ def test_exhaustion_is_an_error_that_changes_nothing(born):
 
 
 @pytest.mark.parametrize("index", [1, np.int32(1)])
-def test_put_and_take_touch_one_slot(born, index):
-    memory, _ = born
+def test_put_slot_and_take_slot_touch_one_slot(initial, index):
+    memory, _ = initial
     slot = jax.tree.map(lambda x: x + 1, take_slot(memory, 2, index))
     assert {k: v.shape for k, v in slot.items()} == {
         "gate": (2, 64, 5),
@@ -101,8 +101,8 @@ def test_put_and_take_touch_one_slot(born, index):
 
 
 @pytest.fixture(params=itertools.product(SHAPES, ROUTING), ids="-".join, scope="module")
-def lived(request):
-    """(config, memory, slots) of three levels, nothing of them as at birth."""
+def used_memory(request):
+    """(config, memory, slots) of three levels, nothing of them in its initial form."""
     expert, router = request.param
     levels = (
         LevelConfig(period=2, slots=3, rank=5),
@@ -125,8 +125,8 @@ def same(tree, other):
     jax.tree.map(np.testing.assert_array_equal, tree, other)
 
 
-def is_at_birth(weights, before):
-    """Silent, and drawn anew from N(0, 1 / d); `before` is what was drawn then, plus 1."""
+def assert_initial(weights, before):
+    """down = 0, the rest drawn anew from N(0, 1 / d); `before` is the first draw plus 1."""
     assert not np.any(weights["down"])
     assert np.all(weights.get("key", 0) == 0) and np.all(weights.get("bias", 3) == 3)
     parts = [part for part in ("gate", "up") if part in weights]
@@ -138,8 +138,8 @@ def is_at_birth(weights, before):
     assert len(np.unique(numbers)) > 0.99 * len(numbers)  # no two slots or layers alike
 
 
-def test_the_leaves_of_a_kind(lived):
-    config, memory, _ = lived
+def test_init_memory_leaves_of_each_expert_and_router(used_memory):
+    config, memory, _ = used_memory
     unit, routing = SHAPES[config.expert], ROUTING[config.router]
     slot = {name: (2, *shape) for name, shape in (unit | routing).items()}
     for level in (1, 2, 3):
@@ -152,28 +152,28 @@ def test_the_leaves_of_a_kind(lived):
     }
 
 
-def test_put_and_take_wake_touch_nothing_else(lived):
-    _, memory, _ = lived
+def test_put_wake_and_take_wake_touch_nothing_else(used_memory):
+    _, memory, _ = used_memory
     new = jax.tree.map(lambda x: -x, take_wake(memory))
     after = put_wake(memory, {"level_2": new["level_2"]})
     same(take_wake(after), {"level_1": take_wake(memory)["level_1"], "level_2": new["level_2"]})
-    for name, held in memory["layers"].items():
-        same(after["layers"][name]["experts"], held["experts"])
+    for name, level in memory["layers"].items():
+        same(after["layers"][name]["experts"], level["experts"])
     same(put_wake(memory, new), put_wake(after, {"level_1": new["level_1"]}))
     same(put_wake(memory, take_wake(memory)), memory)
     same(put_wake(memory, {}), memory)
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_cleared_experts_are_as_at_birth(lived, level):
-    config, memory, slots = lived
+def test_clear_experts_restores_the_initial_form(used_memory, level):
+    config, memory, slots = used_memory
     name, key = f"level_{level}", jax.random.key(9)
     before = jax.tree.map(np.array, (memory, slots))
     after, cleared = clear_experts(key, config, memory, slots, level)
     same((memory, slots), before)
     bank, old = after["layers"][name]["experts"], memory["layers"][name]["experts"]
     assert shapes(bank) == shapes(old)
-    is_at_birth(bank, old)
+    assert_initial(bank, old)
     assert used(cleared, level) == 0 and unlock(cleared, level)[1] == 0
     # All else is bit-identical: other levels, this one's wake weights, which layers carry.
     same(after, {"layers": memory["layers"] | {name: memory["layers"][name] | {"experts": bank}}})
@@ -184,17 +184,17 @@ def test_cleared_experts_are_as_at_birth(lived, level):
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_cleared_wake_weights_are_as_at_birth(lived, level):
-    config, memory, _ = lived
+def test_clear_wake_restores_the_initial_form(used_memory, level):
+    config, memory, _ = used_memory
     name = f"level_{level}"
     after = clear_wake(jax.random.key(9), config, memory, level)
     wake, old = after["layers"][name]["wake"], memory["layers"][name]["wake"]
     assert shapes(wake) == shapes(old)
-    is_at_birth(wake, old)
+    assert_initial(wake, old)
     same(after, put_wake(memory, {name: wake}))
 
 
-def test_a_level_without_a_bank_clears_to_itself():
+def test_clear_experts_of_a_level_without_slots_changes_nothing():
     levels = (LevelConfig(period=2, slots=0, rank=5), LevelConfig(slots=3, rank=5))
     config = MemoryConfig(levels, unit="episodes", from_context=False)
     memory, slots = init_memory(jax.random.key(0), config, layers=2, width=64)
@@ -214,7 +214,7 @@ def test_a_level_without_a_bank_clears_to_itself():
         ((4, 2), 5, [True, False, True]),
     ],
 )
-def test_only_layers_that_carry_memory_get_a_slot(layers, depth, carries):
+def test_unlock_activates_layers_with_memory_only(layers, depth, carries):
     levels = (LevelConfig(period=2, slots=3, rank=5), LevelConfig(slots=3, rank=5))
     config = MemoryConfig(levels, unit="episodes", layers=layers)
     memory, slots = init_memory(jax.random.key(0), config, layers=depth, width=64)
@@ -229,7 +229,7 @@ def test_only_layers_that_carry_memory_get_a_slot(layers, depth, carries):
     np.testing.assert_array_equal(active[:, 0], carries)
 
 
-def test_a_level_without_slots_has_no_mask_and_no_room():
+def test_level_without_slots_has_no_mask_and_raises():
     levels = (LevelConfig(period=2, slots=0), LevelConfig(slots=3))
     config = MemoryConfig(levels, unit="episodes", from_context=False)
     memory, slots = init_memory(jax.random.key(0), config, layers=2, width=64)

@@ -1,4 +1,4 @@
-"""Reading in pieces is reading at once: the KV cache against a full forward pass."""
+"""The KV cache against a full forward pass: reading in pieces equals reading at once."""
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ def left_padded(rows, width):
     return tokens, mask
 
 
-def test_pieces_with_left_padding_equal_the_whole(in_pieces, trained, log_probs):
+def test_prefill_in_left_padded_pieces_equals_the_whole(in_pieces, trained, log_probs):
     lengths = [(4, 6, 2), (6, 1, 6), (1, 5, 0)]  # per row the tokens of each piece
     rows = [[RNG.integers(0, 97, n) for n in row] for row in lengths]
     pieces = [left_padded(column, 6) for column in zip(*rows)]
@@ -44,7 +44,7 @@ def test_pieces_with_left_padding_equal_the_whole(in_pieces, trained, log_probs)
         np.testing.assert_allclose(real, want, rtol=0, atol=5e-5)
 
 
-def test_a_cache_continues_the_segments_it_holds(in_pieces, trained, log_probs):
+def test_prefill_continues_the_segments_of_the_cache(in_pieces, trained, log_probs):
     a, b = RNG.integers(0, 97, (2, 6)).astype(np.int32)
     first = np.concatenate([a[:2], b[:4]])[None], np.array([[1, 1, 2, 2, 2, 2]], np.int32)
     second = np.concatenate([b[4:5], a[2:], b[5:]])[None], np.array([[2, 1, 1, 1, 1, 2]], np.int32)
@@ -53,7 +53,7 @@ def test_a_cache_continues_the_segments_it_holds(in_pieces, trained, log_probs):
     np.testing.assert_allclose(got[1][0, [0, 5]], log_probs(trained, b)[4:], rtol=0, atol=5e-5)
 
 
-def test_unrolled_layers_read_the_same(cfg, trained):
+def test_unrolled_layers_leave_the_same_cache(cfg, trained):
     tokens = RNG.integers(0, 97, (3, 6)).astype(np.int32)
     mask = np.ones_like(tokens)
     cache, want = prefill(cfg, trained, tokens, mask)
@@ -69,9 +69,9 @@ def test_unrolled_layers_read_the_same(cfg, trained):
     )
 
 
-def test_grow_repeats_rows_next_to_each_other_and_adds_empty_room(cfg):
+def test_grow_adds_empty_room_and_puts_repeats_side_by_side(cfg):
     cache = jax.tree.map(lambda x: RNG.normal(size=x.shape).astype(x.dtype), init_cache(cfg, 2, 3))
-    grown = grow(cache, 4, repeats=2)
+    grown = grow(cfg, cache, 4, repeats=2)
     assert grown["index"] == cache["index"]
     np.testing.assert_array_equal(grown["segment_ids"][:, :3], cache["segment_ids"][[0, 0, 1, 1]])
     old, new = cache["layers"]["attention"], grown["layers"]["attention"]
@@ -83,10 +83,11 @@ def test_grow_repeats_rows_next_to_each_other_and_adds_empty_room(cfg):
 
 
 @pytest.mark.parametrize("scan", [True, False])
-def test_take_rows_in_any_order_and_as_often_as_asked(cfg, scan):
-    empty = init_cache(cfg.replace(scan_layers=scan), 3, 2)
+def test_take_rows_in_any_order_and_repeatedly(cfg, scan):
+    cfg = cfg.replace(scan_layers=scan)
+    empty = init_cache(cfg, 3, 2)
     cache = jax.tree.map(lambda x: RNG.normal(size=x.shape).astype(x.dtype), empty)
-    taken = take_rows(cache, [2, 0, 0, -1])
+    taken = take_rows(cfg, cache, [2, 0, 0, -1])
     assert taken["index"] == cache["index"]
     rows = [2, 0, 0, 2]
     np.testing.assert_array_equal(taken["segment_ids"], cache["segment_ids"][rows])
@@ -97,12 +98,12 @@ def test_take_rows_in_any_order_and_as_often_as_asked(cfg, scan):
                 np.testing.assert_array_equal(new, old[:, rows] if scan else old[rows])
 
 
-def test_rows_that_were_taken_go_on_as_before(in_pieces, cfg, trained, log_probs):
+def test_take_rows_continue_as_in_the_whole_cache(in_pieces, cfg, trained, log_probs):
     documents = [RNG.integers(0, 97, 6) for _ in range(3)]
     requests = [RNG.integers(0, 97, 6) for _ in range(3)]
     cache, _ = in_pieces([left_padded(documents, 6)])
     picked = [2, 0, 2]
-    _, (got,) = in_pieces([left_padded(requests, 6)], take_rows(cache, picked))
+    _, (got,) = in_pieces([left_padded(requests, 6)], take_rows(cfg, cache, picked))
     for row, document in enumerate(picked):
         want = log_probs(trained, np.concatenate([documents[document], requests[row]]))[6:]
         np.testing.assert_allclose(got[row], want, rtol=0, atol=5e-5)

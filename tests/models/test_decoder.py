@@ -10,20 +10,20 @@ import pytest
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory
 from sleep_jax.models.decoder import (
-    SHARED_PREFIX,
     Decoder,
     lm_head,
     lm_logits,
     run_trunk,
     unstack_layers,
 )
+from sleep_jax.models.mixer import SHARED_PREFIX
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 97, (2, 12)).astype(np.int32)
 
 
 @pytest.mark.parametrize("layers", ["all", (1,)])
-def test_init_makes_the_collections_that_init_memory_makes(cfg, layers):
+def test_init_makes_the_collections_of_init_memory(cfg, layers):
     levels = (LevelConfig(period=2, slots=2, rank=3), LevelConfig(slots=4, rank=5))
     memory = MemoryConfig(levels, unit="episodes", router="sigmoid", layers=layers)
     cfg = cfg.replace(memory=memory)
@@ -37,7 +37,7 @@ def test_init_makes_the_collections_that_init_memory_makes(cfg, layers):
     assert jax.tree.leaves(got) == jax.tree.leaves(want)
 
 
-def test_packed_segments_are_as_if_alone(cfg, trained, logits):
+def test_packed_segments_equal_separate_sequences(cfg, trained, logits):
     lengths = (5, 3, 4)
     segments = np.repeat([1, 2, 3], lengths)[None]
     packed = logits(cfg, trained, TOKENS[:1], segments)
@@ -47,7 +47,7 @@ def test_packed_segments_are_as_if_alone(cfg, trained, logits):
         np.testing.assert_allclose(packed[:, start:end], alone, rtol=0, atol=2e-5)
 
 
-def test_a_segment_cannot_see_the_others(cfg, trained, logits):
+def test_segments_do_not_see_each_other(cfg, trained, logits):
     segments = np.repeat([1, 2, 3], (5, 3, 4))[None]
     other = TOKENS[:1].copy()
     other[:, 5:8] = (other[:, 5:8] + 1) % 97
@@ -57,7 +57,7 @@ def test_a_segment_cannot_see_the_others(cfg, trained, logits):
     assert (a[:, 5:8] != b[:, 5:8]).any(axis=-1).all()
 
 
-def test_segments_may_share_a_prefix(cfg, trained, logits):
+def test_segments_share_a_prefix(cfg, trained, logits):
     # Prefix of 3; segments 1 and 2 continue it, -2 stands alone, 0 is padding.
     parts = {1: TOKENS[:1, 3:6], -2: TOKENS[:1, 6:8], 2: TOKENS[:1, 8:11]}
     segments = np.array([[SHARED_PREFIX] * 3 + [1] * 3 + [-2] * 2 + [2] * 3 + [0]])
@@ -86,7 +86,7 @@ def test_padding_changes_nothing(cfg, trained, logits, side):
     assert np.isfinite(padded).all()
 
 
-def test_it_is_causal(cfg, trained, logits):
+def test_decoder_is_causal(cfg, trained, logits):
     other = TOKENS.copy()
     other[:, 7:] = (other[:, 7:] + 1) % 97
     a, b = (np.asarray(logits(cfg, trained, t)) for t in (TOKENS, other))
@@ -94,7 +94,7 @@ def test_it_is_causal(cfg, trained, logits):
     assert (a[:, 7:] != b[:, 7:]).any(axis=-1).all()
 
 
-def test_every_form_has_the_same_loss_and_gradients(cfg, trained):
+def test_scanned_unrolled_and_remat_have_the_same_loss_and_gradients(cfg, trained):
     @functools.partial(jax.jit, static_argnames="cfg")
     def run(cfg, memory):
         def loss(memory):
@@ -115,8 +115,8 @@ def test_every_form_has_the_same_loss_and_gradients(cfg, trained):
 
 
 @pytest.mark.parametrize("scan", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_what_goes_on_from_the_trunk_is_the_whole(cfg, scan):
-    """And the one part reads nothing of the other."""
+def test_decoder_from_the_trunk_equals_the_whole(cfg, scan):
+    """Each part is run with the other's parameters set to NaN."""
     memory = MemoryConfig((LevelConfig(slots=2, rank=3),), layers=(2, 3))
     cfg = cfg.replace(layers=4, memory=memory, scan_layers=True)
     rngs = {"params": jax.random.key(0), "memory": jax.random.key(1)}
@@ -124,8 +124,8 @@ def test_what_goes_on_from_the_trunk_is_the_whole(cfg, scan):
     segments = np.repeat([[SHARED_PREFIX, 1, 2, 0]], (3, 4, 3, 2), axis=1).repeat(2, axis=0)
 
     def without(*names):
-        nothing = {k: jax.tree.map(lambda x: x * np.nan, whole["params"][k]) for k in names}
-        out = whole | {"params": whole["params"] | nothing}
+        nan = {k: jax.tree.map(lambda x: x * np.nan, whole["params"][k]) for k in names}
+        out = whole | {"params": whole["params"] | nan}
         return out if scan else unstack_layers(cfg, out)
 
     form = cfg.replace(scan_layers=scan)

@@ -9,7 +9,7 @@ import pytest
         ({"remat": "half"}, "remat='half'; choose from full, none"),
     ],
 )
-def test_shapes_that_cannot_work_are_rejected(cfg, change, message):
+def test_decoder_config_rejects_shapes_that_do_not_fit(cfg, change, message):
     with pytest.raises(ValueError, match=message):
         cfg.replace(**change)
 

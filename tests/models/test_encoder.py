@@ -79,7 +79,7 @@ def reference(path, texts, limit):
     return np.stack(out)
 
 
-def test_parity_with_a_tiny_random_bert(tiny):
+def test_encoder_matches_a_tiny_random_bert(tiny):
     encoder = load_encoder(tiny)
     got = encoder.encode(TEXTS)
     assert got.shape == (len(TEXTS), 24) and got.dtype == np.float32
@@ -87,7 +87,7 @@ def test_parity_with_a_tiny_random_bert(tiny):
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1.0, atol=1e-6)
 
 
-def test_embedding_does_not_depend_on_its_batch(tiny):
+def test_encode_does_not_depend_on_the_batch(tiny):
     encoder = load_encoder(tiny)
     together = encoder.encode(TEXTS)
     for i in (0, 2, 3, 20):
@@ -95,7 +95,7 @@ def test_embedding_does_not_depend_on_its_batch(tiny):
     assert encoder.encode([]).shape == (0, 24)
 
 
-def test_compiles_once_a_bucket(tiny):
+def test_encode_compiles_once_a_bucket(tiny):
     import jax
 
     encoder, compiled = load_encoder(tiny), []
@@ -118,7 +118,7 @@ def test_compiles_once_a_bucket(tiny):
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_sentence_config_limits_the_length(tiny, tmp_path):
+def test_load_encoder_reads_the_length_limit(tiny, tmp_path):
     for file in tiny.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 10}')
@@ -126,7 +126,7 @@ def test_sentence_config_limits_the_length(tiny, tmp_path):
     np.testing.assert_allclose(got, reference(tiny, TEXTS, limit=10), atol=1e-5)
 
 
-def test_another_activation_is_rejected(tiny, tmp_path):
+def test_load_encoder_rejects_another_activation(tiny, tmp_path):
     config = json.loads((tiny / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
     with pytest.raises(ValueError, match="hidden_act='relu'"):
@@ -134,7 +134,7 @@ def test_another_activation_is_rejected(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_parity_with_the_real_weights():
+def test_encoder_matches_the_real_weights():
     from pathlib import Path
 
     pytest.importorskip("transformers")

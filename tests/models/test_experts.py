@@ -1,4 +1,4 @@
-"""The memory beside an FFN: its formulas, its silence at birth, no leak from an inactive slot."""
+"""The memory beside an FFN: its formulas, its initial form, no leak from an inactive slot."""
 
 import dataclasses
 import itertools
@@ -12,6 +12,7 @@ import pytest
 from sleep_jax.interop.tensors import split_stacks
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, put_wake, take_slot, take_wake, unlock
+from sleep_jax.models.attention import AttentionPlan
 from sleep_jax.models.decoder import Block, Decoder
 from sleep_jax.models.experts import RANDOM_EXPERT, MemoryLevel, contribution, random_expert, route
 
@@ -74,55 +75,55 @@ def added(cfg, number, variables, h):
     return nn.apply(add, MemoryLevel(cfg, number))(variables, h)
 
 
-def test_the_formula(cfg, trained):
+def test_memory_level_equals_its_formula(cfg, trained):
     h = np.random.default_rng(1).normal(size=(2, 5, 32)).astype(np.float32)
     bank = jax.tree.map(lambda x: np.asarray(x[0]), trained["memory"]["layers"]["level_1"])
     bank = bank["experts"]
     memory = dataclasses.replace(cfg.memory, scale=0.5)
     active = jnp.array([True, False, True])
-    bank["down"] = bank["down"] + 1.0  # slot 2 speaks too
+    bank["down"] = bank["down"] + 1.0  # slot 2 is not zero either
     slots = {"active": active, "carries": jnp.array(True)}
-    held = {"memory": {"experts": bank}, "slots": slots}
-    got = added(cfg.replace(memory=memory), 1, held, h)
+    weights = {"memory": {"experts": bank}, "slots": slots}
+    got = added(cfg.replace(memory=memory), 1, weights, h)
     want = 0.0
     for s in (0, 2):
         want = want + 0.5 * (silu(h @ bank["gate"][s]) * (h @ bank["up"][s])) @ bank["down"][s]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_wake_weights_and_gated_bottlenecks(cfg):
+def test_memory_level_with_wake_weights_and_gated_bottlenecks(cfg):
     levels = (LevelConfig(period=1, slots=2, rank=3), LevelConfig(slots=1, rank=2))
     memory = MemoryConfig(levels, unit="episodes", expert="bottleneck", router="sigmoid")
     h = np.random.default_rng(1).normal(size=(2, 5, 32)).astype(np.float32)
-    held, _ = init_memory(jax.random.key(0), memory, layers=1, width=32)
-    held = jax.tree.map(lambda x: np.asarray(x[0]), noise(held, 2)["layers"]["level_1"])
+    weights, _ = init_memory(jax.random.key(0), memory, layers=1, width=32)
+    weights = jax.tree.map(lambda x: np.asarray(x[0]), noise(weights, 2)["layers"]["level_1"])
     active = jnp.array([False, True])
     slots = {"active": active, "carries": jnp.array(True)}
-    got = added(cfg.replace(memory=memory), 1, {"memory": held, "slots": slots}, h)
-    bank, wake = held["experts"], held["wake"]
+    got = added(cfg.replace(memory=memory), 1, {"memory": weights, "slots": slots}, h)
+    bank, wake = weights["experts"], weights["wake"]
     gate = 1 / (1 + np.exp(-(h @ bank["key"][1] / np.sqrt(32) + bank["bias"][1])))
     want = gate[..., None] * (silu(h @ bank["gate"][1]) @ bank["down"][1])
     want = want + silu(h @ wake["gate"]) @ wake["down"]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_the_router_keeps_the_best_of_those_that_speak():
+def test_route_keeps_the_top_k_of_nonzero_slots():
     h = jnp.ones((1, 1, 4))
     bias = jnp.array([1.0, 3.0, 2.0, 9.0])
-    active, silent = jnp.array([1, 1, 1, 0], bool), jnp.zeros(4, bool)
+    active, nonzero = jnp.array([1, 1, 1, 0], bool), jnp.zeros(4, bool)
 
-    def gates(is_silent, top_k):
-        return np.asarray(route(h, jnp.zeros((4, 4)), bias, active, is_silent, top_k))[0, 0]
+    def gates(is_zero, top_k):
+        return np.asarray(route(h, jnp.zeros((4, 4)), bias, active, is_zero, top_k))[0, 0]
 
     on = 1 / (1 + np.exp(-np.asarray(bias)))
-    np.testing.assert_allclose(gates(silent, 0), [*on[:3], 0], rtol=1e-6)
-    np.testing.assert_allclose(gates(silent, 2), [0, on[1], on[2], 0], rtol=1e-6)
-    # Slot 1 is new: it is on and takes no seat.
+    np.testing.assert_allclose(gates(nonzero, 0), [*on[:3], 0], rtol=1e-6)
+    np.testing.assert_allclose(gates(nonzero, 2), [0, on[1], on[2], 0], rtol=1e-6)
+    # Slot 1 is new: it is on and does not count.
     new = jnp.array([0, 1, 0, 0], bool)
     np.testing.assert_allclose(gates(new, 1), [0, on[1], on[2], 0], rtol=1e-6)
 
 
-def test_the_random_expert_is_one_of_the_unselected_drawn_uniformly():
+def test_random_expert_is_uniform_over_unselected_slots():
     candidates = jnp.array([[1, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]], bool)
     tokens = 3000
     drawn = random_expert(jax.random.key(0), jnp.broadcast_to(candidates, (tokens, 3, 4)))
@@ -132,11 +133,11 @@ def test_the_random_expert_is_one_of_the_unselected_drawn_uniformly():
     assert (np.asarray(drawn)[:, 0].sum(-1) == 1).all()
 
 
-def test_the_random_expert_comes_with_its_own_gate_beside_the_selected():
+def test_route_adds_the_random_expert_with_its_gate():
     h = jnp.ones((8, 64, 4))
     bias = jnp.array([1.0, 3.0, 2.0, -1.0, 9.0])
-    active, silent = jnp.array([1, 1, 1, 1, 0], bool), jnp.zeros(5, bool)
-    given = (h, jnp.zeros((5, 4)), bias, active, silent)
+    active, nonzero = jnp.array([1, 1, 1, 1, 0], bool), jnp.zeros(5, bool)
+    given = (h, jnp.zeros((5, 4)), bias, active, nonzero)
     gates = np.asarray(route(*given, 1, jax.random.key(0)))
     on = 1 / (1 + np.exp(-np.asarray(bias)))
     is_on = gates > 0
@@ -148,22 +149,22 @@ def test_the_random_expert_comes_with_its_own_gate_beside_the_selected():
     np.testing.assert_array_equal(route(*given, 4, jax.random.key(0)), route(*given, 4))
 
 
-def test_layers_draw_random_experts_of_their_own(cfg, variables):
+def test_random_experts_differ_between_layers(cfg, variables):
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), router="sigmoid", top_k=1)
     cfg = cfg.replace(memory=memory)
-    held, slots = init_memory(jax.random.key(0), memory, layers=2, width=32)
+    weights, slots = init_memory(jax.random.key(0), memory, layers=2, width=32)
     for _ in range(3):
         slots, _ = unlock(slots, 1)
-    held = noise(held, 2)
-    bank = held["layers"]["level_1"]["experts"]
+    weights = noise(weights, 2)
+    bank = weights["layers"]["level_1"]["experts"]
     bank["bias"] = jnp.broadcast_to(jnp.array([9.0, 0.0, 0.0]), (2, 3))
     bank["key"] = jnp.zeros_like(bank["key"])
-    mine = {**variables, "memory": held, "slots": slots}
+    routed = {**variables, "memory": weights, "slots": slots}
 
     @jax.jit
     def gates(key):
         tokens, rngs = jnp.ones((1, 48), jnp.int32), {RANDOM_EXPERT: key}
-        _, seen = Decoder(cfg).apply(mine, tokens, rngs=rngs, mutable=["intermediates"])
+        _, seen = Decoder(cfg).apply(routed, tokens, rngs=rngs, mutable=["intermediates"])
         [gates] = seen["intermediates"]["layers"]["level_1"]["gates"]
         return gates[:, 0] > 0
 
@@ -173,36 +174,34 @@ def test_layers_draw_random_experts_of_their_own(cfg, variables):
     assert all(0 < layer[:, 1].sum() < 48 for layer in drawn)  # per token
 
 
-def test_the_layouts(cfg, variables):
+def test_parallel_and_chain_layouts(cfg, variables):
     x = np.random.default_rng(1).normal(size=(1, 3, 32)).astype(np.float32)
     memory = KINDS["parallel-swiglu-none"]
-    held, slots = init_memory(jax.random.key(0), memory, layers=1, width=32)
-    held = noise(held, 2)
+    weights, slots = init_memory(jax.random.key(0), memory, layers=1, width=32)
+    weights = noise(weights, 2)
     parts = {
         "params": variables["params"]["layers"],
-        "memory": held["layers"],
+        "memory": weights["layers"],
         "slots": slots["layers"],
     }
     one = jax.tree.map(lambda leaf: leaf[0], parts)
-    mask, positions = jnp.ones((1, 3, 3), bool), jnp.zeros((1, 3), jnp.int32)
+    plan = AttentionPlan(jnp.zeros((1, 3), jnp.int32), jnp.ones((1, 3, 3), bool), 0)
 
     def block(layout, levels=LEVELS):
         m = dataclasses.replace(memory, layout=layout, levels=levels)
-        return Block(cfg.replace(memory=m)).apply(one, x, positions, mask, 0)[0]
+        return Block(cfg.replace(memory=m)).apply(one, x, plan)[0]
 
     def level(number, x):
         scale = one["params"]["mlp_norm"]["scale"]
         h = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + cfg.norm_eps) * scale
-        own = {part: one[part][f"level_{number}"] for part in ("memory", "slots")}
-        return np.asarray(added(cfg.replace(memory=memory), number, own, h))
+        of_level = {part: one[part][f"level_{number}"] for part in ("memory", "slots")}
+        return np.asarray(added(cfg.replace(memory=memory), number, of_level, h))
 
-    bare = np.asarray(
-        Block(cfg.replace(memory=MemoryConfig())).apply(one, x, positions, mask, 0)[0]
-    )
+    bare = np.asarray(Block(cfg.replace(memory=MemoryConfig())).apply(one, x, plan)[0])
     no_mlp = jax.tree.map(jnp.zeros_like, one["params"]["mlp"])
     one_bare = one | {"params": one["params"] | {"mlp": no_mlp}}
     after_attention = np.asarray(
-        Block(cfg.replace(memory=MemoryConfig())).apply(one_bare, x, positions, mask, 0)[0]
+        Block(cfg.replace(memory=MemoryConfig())).apply(one_bare, x, plan)[0]
     )
     want = bare + sum(level(n, after_attention) for n in (1, 2, 3))
     np.testing.assert_allclose(block("parallel"), want, rtol=1e-3, atol=1e-3)
@@ -215,42 +214,42 @@ def test_the_layouts(cfg, variables):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_memory_at_birth_is_the_base_model_bitwise(kind, logits, dtype):
-    cfg, held = kind[0].replace(dtype=dtype), as_dtype(kind[1], dtype)
-    bare = logits(cfg.replace(memory=MemoryConfig()), {"params": held["params"]}, TOKENS)
+def test_initial_memory_gives_the_base_model_bitwise(kind, logits, dtype):
+    cfg, variables = kind[0].replace(dtype=dtype), as_dtype(kind[1], dtype)
+    bare = logits(cfg.replace(memory=MemoryConfig()), {"params": variables["params"]}, TOKENS)
     memory, slots = init_memory(jax.random.key(3), cfg.memory, layers=2, width=32)
     np.testing.assert_array_equal(
-        logits(cfg, held | {"memory": memory, "slots": slots}, TOKENS), bare
+        logits(cfg, variables | {"memory": memory, "slots": slots}, TOKENS), bare
     )
-    assert (logits(cfg, held, TOKENS) != bare).any()
+    assert (logits(cfg, variables, TOKENS) != bare).any()
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_unlocking_a_slot_of_a_trained_memory_changes_no_bit(kind, logits, dtype):
-    cfg, held = kind[0].replace(dtype=dtype), as_dtype(kind[1], dtype)
-    before = logits(cfg, held, TOKENS)
+def test_unlock_on_a_trained_memory_changes_no_bit(kind, logits, dtype):
+    cfg, variables = kind[0].replace(dtype=dtype), as_dtype(kind[1], dtype)
+    before = logits(cfg, variables, TOKENS)
     for level in (1, 2, 3):
-        slots, index = unlock(held["slots"], level)
-        np.testing.assert_array_equal(logits(cfg, held | {"slots": slots}, TOKENS), before)
-        slot = take_slot(held["memory"], level, index)
-        memory = put_slot(held["memory"], level, index, noise(slot, 7))
-        assert (logits(cfg, held | {"slots": slots, "memory": memory}, TOKENS) != before).any()
+        slots, index = unlock(variables["slots"], level)
+        np.testing.assert_array_equal(logits(cfg, variables | {"slots": slots}, TOKENS), before)
+        slot = take_slot(variables["memory"], level, index)
+        memory = put_slot(variables["memory"], level, index, noise(slot, 7))
+        assert (logits(cfg, variables | {"slots": slots, "memory": memory}, TOKENS) != before).any()
 
 
-def test_nothing_leaks_from_an_inactive_slot(kind, logits):
-    cfg, held = kind
-    clean = held["memory"]
+def test_inactive_slots_do_not_leak_nan(kind, logits):
+    cfg, variables = kind
+    clean = variables["memory"]
     dirty = clean
     for level, index in ((1, 0), (2, 2), (3, 2), (3, 3)):
         nan = jax.tree.map(lambda x: x * jnp.nan, take_slot(clean, level, index))
         dirty = put_slot(dirty, level, index, nan)
-    want = logits(cfg, held, TOKENS)
-    np.testing.assert_array_equal(logits(cfg, held | {"memory": dirty}, TOKENS), want)
+    want = logits(cfg, variables, TOKENS)
+    np.testing.assert_array_equal(logits(cfg, variables | {"memory": dirty}, TOKENS), want)
 
     @jax.jit
     @jax.grad
     def gradient(memory):
-        return (Decoder(cfg).apply(held | {"memory": memory}, TOKENS) ** 2).sum()
+        return (Decoder(cfg).apply(variables | {"memory": memory}, TOKENS) ** 2).sum()
 
     jax.tree.map(np.testing.assert_array_equal, gradient(dirty), gradient(clean))
     for level, index in ((2, 0), (3, 1)):
@@ -260,38 +259,39 @@ def test_nothing_leaks_from_an_inactive_slot(kind, logits):
     assert not any(np.any(g) for g in jax.tree.leaves(take_slot(gradient(dirty), 2, 2)))
 
 
-def test_a_silent_slot_can_learn(kind):
-    """At birth the gradient of B is not zero, that of A is."""
-    cfg, held = kind
-    slots, index = unlock(held["slots"], 2)
+def test_zero_slot_has_a_gradient(kind):
+    """Initially the gradient of B is not zero, that of A is."""
+    cfg, variables = kind
+    slots, index = unlock(variables["slots"], 2)
 
     @jax.jit
     @jax.grad
     def gradient(memory):
-        variables = held | {"memory": memory, "slots": slots}
-        return (Decoder(cfg).apply(variables, TOKENS) ** 2).sum()
+        return (
+            Decoder(cfg).apply(variables | {"memory": memory, "slots": slots}, TOKENS) ** 2
+        ).sum()
 
-    slot = take_slot(gradient(held["memory"]), 2, index)
+    slot = take_slot(gradient(variables["memory"]), 2, index)
     assert np.any(slot["down"]) and not np.any(slot["gate"])
 
 
 @pytest.mark.parametrize("layers", [(0,), (1,), "last_quarter"])
-def test_layers_without_memory_are_those_of_the_base(cfg, variables, logits, layers):
-    """A memory in every layer that speaks in some is the same as one in those alone."""
+def test_layers_without_memory_equal_the_base(cfg, variables, logits, layers):
+    """A memory in every layer, active in some, equals one in those layers alone."""
     memory = MemoryConfig(LEVELS, unit="episodes")
     everywhere = cfg.replace(memory=memory)
     some = cfg.replace(memory=dataclasses.replace(memory, layers=layers))
     chosen = some.memory.carriers(2)
-    held, _ = init_memory(jax.random.key(0), memory, layers=2, width=32)
-    held = noise(held, 5)
+    weights, _ = init_memory(jax.random.key(0), memory, layers=2, width=32)
+    weights = noise(weights, 5)
     _, slots = init_memory(jax.random.key(0), some.memory, layers=2, width=32)
     for level in (1, 2, 3):
         slots, _ = unlock(slots, level)
     whole = jax.tree.map(lambda x: x, slots)
     if chosen[0]:  # the trunk has no entry
         whole = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x), x]), slots)
-    want = logits(everywhere, {**variables, "memory": held, "slots": whole}, TOKENS)
+    want = logits(everywhere, {**variables, "memory": weights, "slots": whole}, TOKENS)
     params = split_stacks(some, variables["params"])
-    held = jax.tree.map(lambda x: x[chosen[0] :], held)
-    got = logits(some, {"params": params, "memory": held, "slots": slots}, TOKENS)
+    weights = jax.tree.map(lambda x: x[chosen[0] :], weights)
+    got = logits(some, {"params": params, "memory": weights, "slots": slots}, TOKENS)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-4)

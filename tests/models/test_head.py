@@ -22,7 +22,7 @@ def naive(hidden):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4, 11, 64])
-def test_values_and_gradients_are_the_naive_ones(chunk):
+def test_token_log_probs_equal_log_softmax_with_gradients(chunk):
     def fused(hidden):
         return token_log_probs(hidden, TARGETS, EVERY, HEAD, chunk)
 
@@ -32,7 +32,7 @@ def test_values_and_gradients_are_the_naive_ones(chunk):
     np.testing.assert_allclose(pull(WEIGHTS)[0], pull_want(WEIGHTS)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_by_hand():
+def test_token_log_probs_by_hand():
     # Two tokens, three words: p = (1/2, 1/4, 1/4) and (1/6, 2/6, 3/6).
     hidden = jnp.log(jnp.array([[2.0, 1.0, 1.0], [1.0, 2.0, 3.0]]))
     got = token_log_probs(hidden, jnp.array([0, 2]), jnp.ones(2, bool), jnp.eye(3))
@@ -45,7 +45,7 @@ def test_by_hand():
     )
 
 
-def test_masked_out_tokens_may_hold_anything():
+def test_token_log_probs_ignore_values_outside_the_mask():
     mask = jnp.asarray([1, 1, 0, 1, 0, 0, 0, 0, 1, 1, 0], bool)  # chunks 0 and 2 of three are mixed
     dirty = jnp.where(mask[:, None], HIDDEN, jnp.nan)
 
@@ -60,7 +60,7 @@ def test_masked_out_tokens_may_hold_anything():
     np.testing.assert_allclose(gradient[mask], want_gradient[mask], rtol=1e-4, atol=1e-5)
 
 
-def test_a_chunk_outside_the_mask_is_left_out():
+def test_map_chunks_skips_chunks_outside_the_mask():
     mask = jnp.arange(11) >= 8
     got = np.asarray(token_log_probs(HIDDEN, TARGETS, mask, HEAD, 4))
     assert not got[:8].any() and (got[8:] < 0).all()
@@ -85,7 +85,7 @@ def test_masked_sum_by_hand():
 
 
 @pytest.mark.parametrize("p", [0.9, 0.986, 0.998, 0.99999])
-def test_log_prob_gradient_is_precise_near_certainty(p):
+def test_token_log_probs_gradient_is_precise_near_certainty(p):
     """Of a bfloat16 head, against float64."""
     hidden, head = near_certain(p)
     target, every = jnp.array([CERTAIN]), jnp.ones(1, bool)

@@ -18,7 +18,7 @@ def normal(*shape, dtype=jnp.float32):
 @pytest.mark.parametrize(
     "x_shape, w_shape", [((5, 3), (3, 4)), ((2, 5, 3), (3, 4)), ((2, 6, 5, 3), (2, 6, 3, 4))]
 )
-def test_gradients_are_autodiffs_own(x_shape, w_shape):
+def test_matmul_gradients_equal_autodiff(x_shape, w_shape):
     x, w = normal(*x_shape), normal(*w_shape)
     y, pull = jax.vjp(matmul, x, w)
     want, pull_want = jax.vjp(jnp.matmul, x, w)
@@ -28,20 +28,20 @@ def test_gradients_are_autodiffs_own(x_shape, w_shape):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_narrow_operands_give_float32_results():
+def test_matmul_of_narrow_operands_is_float32():
     # 257 needs nine bits: a bfloat16 accumulator or result would be 256.
     ones = jnp.ones((1, 257), jnp.bfloat16)
     y = matmul(ones, ones.T)
     assert y.dtype == jnp.float32 and y[0, 0] == 257
 
 
-def test_x_is_rounded_to_the_operand_dtype():
+def test_matmul_rounds_x_to_the_operand_dtype():
     x = jnp.full((1, 1), 1 + 2**-10)
     assert matmul(x, jnp.ones((1, 1), jnp.bfloat16))[0, 0] == 1
     assert matmul(x, jnp.ones((1, 1)))[0, 0] == 1 + 2**-10
 
 
-def test_gradients_come_back_in_the_dtypes_of_the_operands():
+def test_matmul_gradients_have_the_dtypes_of_the_operands():
     x, w = normal(4, 8), normal(8, 3, dtype=jnp.bfloat16)
     dx, dw = jax.grad(lambda x, w: (matmul(x, w) ** 2).sum(), argnums=(0, 1))(x, w)
     assert (dx.dtype, dw.dtype) == (jnp.float32, jnp.bfloat16)
@@ -63,15 +63,15 @@ def test_linear_adds_bias_and_adapter(cfg):
     np.testing.assert_allclose(adapted - plain, 3 * (x @ a @ b), rtol=1e-4, atol=1e-5)
 
 
-def test_adapters_side_by_side_each_have_a_run_of_rows(cfg):
+def test_linear_applies_stacked_adapters_to_their_rows(cfg):
     cfg = cfg.replace(lora=LoraConfig(rank=2, alpha=6.0))
     x, kernel, a, b = normal(6, 5, 3), normal(3, 4), normal(3, 3, 2), normal(3, 2, 4)
     layer, params = Linear(cfg, 4), {"kernel": kernel}
     got = layer.apply({"params": params, "lora": {"a": a, "b": b}}, x)
     for i in range(3):
         rows = slice(2 * i, 2 * i + 2)
-        own = {"params": params, "lora": {"a": a[i], "b": b[i]}}
-        np.testing.assert_allclose(got[rows], layer.apply(own, x[rows]), rtol=1e-5, atol=1e-5)
+        variables = {"params": params, "lora": {"a": a[i], "b": b[i]}}
+        np.testing.assert_allclose(got[rows], layer.apply(variables, x[rows]), rtol=1e-5, atol=1e-5)
 
 
 def test_rms_norm_by_hand():

@@ -27,7 +27,7 @@ def preset(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_leaf_of_every_preset_has_exactly_one_rule(name):
+def test_rules_match_every_leaf_of_every_preset_once(name):
     config = preset(name)
     cfg = decoder_of(config)
     trees = collections_of(config, cfg)
@@ -47,35 +47,37 @@ def test_every_leaf_of_every_preset_has_exactly_one_rule(name):
             assert len(sharding.rules_of(path)) == 1, path
 
 
-def test_a_router_and_a_critic_have_rules_too():
+def test_rules_match_a_router_and_a_critic():
     config = preset("levels_tiny")
     config.memory.router, config.seeding.estimator = "sigmoid", "ppo"
     config.memory.learning_rates = (0.1, 0.1, 0.0)
     cfg = decoder_of(config)
-    found = collections_of(config, cfg)
-    assert found["learner"].critic is not None and "key" in found["learner"].slot
+    collections = collections_of(config, cfg)
+    assert collections["learner"].critic is not None and "key" in collections["learner"].slot
     for name in ("memory", "learner", "wake"):
-        sharding.shardings(found[name], name, abstract())
+        sharding.shardings(collections[name], name, abstract())
 
 
-def test_weights_are_split_over_fsdp_and_tensor():
+def test_shardings_split_weights_over_fsdp_and_tensor():
     config = preset("seeding_8b")
-    held = collections_of(config, decoder_of(config))
-    params = sharding.shardings(held["params"], "params", abstract())
+    collections = collections_of(config, decoder_of(config))
+    params = sharding.shardings(collections["params"], "params", abstract())
     layer = params["layers"]
     assert layer["mlp"]["up"]["kernel"].spec == PartitionSpec(None, "fsdp", "tensor")
     assert layer["attention"]["o"]["kernel"].spec == PartitionSpec(None, "tensor", "fsdp")
     assert layer["mlp_norm"]["scale"].spec == PartitionSpec()
     assert params["embed"]["embedding"].spec == PartitionSpec("tensor", "fsdp")
-    bank = sharding.shardings(held["memory"], "memory", abstract())["layers"]["level_1"]["experts"]
+    bank = sharding.shardings(collections["memory"], "memory", abstract())["layers"]["level_1"][
+        "experts"
+    ]
     assert bank["gate"].spec == PartitionSpec(None, None, "fsdp")
     assert bank["down"].spec == PartitionSpec(None, None, None, "fsdp")
-    learner = sharding.shardings(held["learner"], "learner", abstract())
+    learner = sharding.shardings(collections["learner"], "learner", abstract())
     assert learner.opt_state[1][0].mu["down"].spec == learner.slot["down"].spec
     assert learner.slot["down"].spec == PartitionSpec(None, None, "fsdp")
 
 
-def test_what_an_axis_does_not_divide_stays_whole():
+def test_spec_replicates_what_an_axis_does_not_divide():
     mesh = abstract(data=2, fsdp=4, tensor=3)
     spec = sharding.spec_of("params/layers/mlp/up/kernel", (2, 64, 128), mesh)
     assert spec == PartitionSpec(None, "fsdp")
@@ -85,12 +87,12 @@ def test_what_an_axis_does_not_divide_stays_whole():
     assert sharding.spec_of("batch/tokens", (16, 5), abstract()) == PartitionSpec("fsdp")
 
 
-def test_a_leaf_without_a_rule_is_an_error():
+def test_spec_of_a_leaf_without_a_rule_raises():
     with pytest.raises(ValueError, match=r"params/layers/mlp/side/kernel: 0 sharding rules"):
         sharding.spec_of("params/layers/mlp/side/kernel", (2, 2), abstract())
 
 
-def test_without_a_mesh_nothing_happens():
+def test_place_and_constrain_without_a_mesh_change_nothing():
     x = np.arange(6.0).reshape(2, 3)
     assert sharding.place({"tokens": x}, "batch")["tokens"] is x
     assert sharding.constrain(x, "data", None) is x

@@ -29,7 +29,9 @@ def greedy(trained, log_probs):
     return complete
 
 
-def test_prompts_of_any_length_come_back_in_order(cfg, trained, greedy, log_probs, compilations):
+def test_generate_returns_prompts_of_any_length_in_order(
+    cfg, trained, greedy, log_probs, compilations
+):
     ends = (greedy(PROMPTS[1])[1],)
     config = SamplingConfig(4, ends, temperature=0.0, num_generations=2)
     # Two prompts at a time: the last batch is filled up.
@@ -50,7 +52,7 @@ def test_prompts_of_any_length_come_back_in_order(cfg, trained, greedy, log_prob
     assert not compilations
 
 
-def test_after_a_context_it_is_as_if_the_document_stood_in_the_prompt(cfg, trained, greedy):
+def test_generate_from_a_context_equals_the_document_in_the_prompt(cfg, trained, greedy):
     context, _, _ = read(cfg, trained, [*DOCUMENTS, []])
     config = SamplingConfig(6, (), temperature=0.0)
     documents = [1, 0, 2]
@@ -62,7 +64,7 @@ def test_after_a_context_it_is_as_if_the_document_stood_in_the_prompt(cfg, train
         assert not completion.finished
 
 
-def test_batches_draw_different_numbers(cfg, trained):
+def test_generate_uses_different_keys_for_batches(cfg, trained):
     config = SamplingConfig(6, (), temperature=1.0, num_generations=4)
     out = generate(cfg, config, trained, [PROMPTS[0]] * 6, KEY, batch=12)
     drawn = [c.tokens for group in out for c in group]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.data.batches import pad
-from sleep_jax.sampling.sampler import SamplingConfig, _inverse, draw, prefill, sample, truncate
+from sleep_jax.sampling.sampler import SamplingConfig, _invert_cdf, draw, prefill, sample, truncate
 
 RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(0, 97, n).tolist() for n in (3, 5, 8)]
@@ -41,7 +41,7 @@ def along(log_probs, variables, prompt, completion):
     return log_probs(variables, [*prompt, *completion])[len(prompt) - 1 : -1]
 
 
-def test_greedy_is_step_by_step_argmax(cfg, trained, step_by_step, log_probs):
+def test_greedy_sample_equals_step_by_step_argmax(cfg, trained, step_by_step, log_probs):
     out = sample(cfg, GREEDY, trained, *pad(PROMPTS, 16, side="left"), KEY, None)
     np.testing.assert_array_equal(out.tokens, step_by_step)
     assert out.mask.all()
@@ -51,7 +51,7 @@ def test_greedy_is_step_by_step_argmax(cfg, trained, step_by_step, log_probs):
         np.testing.assert_allclose(out.log_probs[i], chosen, rtol=0, atol=5e-5)
 
 
-def test_an_end_of_turn_stops_a_row_and_is_part_of_it(decode_cfg, trained, step_by_step):
+def test_sample_stops_a_row_after_its_eos(decode_cfg, trained, step_by_step):
     first = step_by_step[0]
     latest = max(j for j, token in enumerate(first) if token not in first[:j])
     ends = first[latest], step_by_step[1][0]
@@ -69,7 +69,9 @@ def test_an_end_of_turn_stops_a_row_and_is_part_of_it(decode_cfg, trained, step_
     assert latest > 0
 
 
-def test_context_in_the_cache_is_context_in_the_prompt(cfg, decode_cfg, trained, step_by_step):
+def test_sample_from_a_cache_equals_the_context_in_the_prompt(
+    cfg, decode_cfg, trained, step_by_step
+):
     # The last tokens of each prompt after a cache that holds the first ones.
     first, last = [p[:-2] for p in PROMPTS], [p[-2:] for p in PROMPTS]
     cache, _ = prefill(cfg, trained, *pad(first, 16, side="left"))
@@ -78,9 +80,7 @@ def test_context_in_the_cache_is_context_in_the_prompt(cfg, decode_cfg, trained,
     np.testing.assert_array_equal(out.tokens, step_by_step)
 
 
-def test_drawn_tokens_carry_their_log_probs_and_group_members_differ(
-    decode_cfg, trained, log_probs
-):
+def test_sample_returns_log_probs_and_members_of_a_group_differ(decode_cfg, trained, log_probs):
     config = SamplingConfig(NEW, (), temperature=1.0, num_generations=4)
     tokens, mask = pad(PROMPTS, 16, side="left")
     out = jax.tree.map(np.asarray, sample(decode_cfg, config, trained, tokens, mask, KEY, None))
@@ -98,7 +98,7 @@ def test_drawn_tokens_carry_their_log_probs_and_group_members_differ(
     assert (np.asarray(other.tokens) != out.tokens).any()
 
 
-def test_the_likeliest_token_alone_is_certain():
+def test_top_k_of_one_has_log_prob_zero():
     logits = jnp.asarray(RNG.normal(size=(64, 97)), jnp.float32)
     for options in ({"top_k": 1, "temperature": 5.0}, {"top_p": 1e-6, "temperature": 5.0}):
         log_probs = jax.nn.log_softmax(truncate(logits, SamplingConfig(1, (), **options)))
@@ -106,7 +106,7 @@ def test_the_likeliest_token_alone_is_certain():
         np.testing.assert_allclose(log_probs.max(-1), 0, atol=1e-6)
 
 
-def test_truncation_by_hand():
+def test_truncate_by_hand():
     p = jnp.array([[0.5, 0.125, 0.25, 0.125], [0.1, 0.2, 0.3, 0.4]])
 
     def kept(**options):
@@ -123,7 +123,7 @@ def test_truncation_by_hand():
 
 
 @pytest.mark.parametrize("top_p", [0.2, 0.5, 0.9, 0.999])
-def test_top_p_keeps_the_smallest_set_that_reaches_p(top_p):
+def test_truncate_top_p_keeps_the_smallest_set(top_p):
     logits = jnp.asarray(RNG.normal(size=(16, 97)) * 2, jnp.float32)
     p = np.asarray(jax.nn.softmax(logits), np.float64)
     kept = np.isfinite(np.asarray(truncate(logits, SamplingConfig(1, (), top_p=top_p))))
@@ -134,7 +134,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(top_p):
 
 
 @pytest.mark.parametrize("vocab", [97, 256, 600])
-def test_draws_follow_the_probabilities(vocab):
+def test_draw_follows_the_probabilities(vocab):
     p = RNG.dirichlet(np.full(vocab, 0.5))
     p[RNG.integers(0, vocab, vocab // 4)] = 0
     p /= p.sum()
@@ -148,14 +148,14 @@ def test_draws_follow_the_probabilities(vocab):
     assert abs(chi2 - freedom) < 4 * np.sqrt(2 * freedom)
 
 
-def test_the_only_possible_token_is_always_drawn():
+def test_draw_takes_the_only_possible_token():
     only = jnp.array([0, 255, 256, 511, 512, 599])
     log_probs = jnp.full((6, 600), -jnp.inf).at[jnp.arange(6), only].set(0.0)
     for seed in range(5):
         np.testing.assert_array_equal(draw(jax.random.key(seed), log_probs), only)
 
 
-def test_rounding_never_carries_a_draw_past_the_last_token(monkeypatch):
+def test_draw_stays_within_the_vocabulary_despite_rounding(monkeypatch):
     # The largest uniform number there is, against sums in float32 that miss the true mass.
     monkeypatch.setattr(
         jax.random, "uniform", lambda key, shape: jnp.full(shape, jnp.nextafter(1.0, 0.0))
@@ -181,13 +181,13 @@ def test_rounding_never_carries_a_draw_past_the_last_token(monkeypatch):
         ({"num_generations": 0}, "sampling.num_generations=0"),
     ],
 )
-def test_settings_that_make_no_sense_are_rejected(options, message):
+def test_sampling_config_rejects_values_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         SamplingConfig(**({"max_new_tokens": 4, "eos_ids": ()} | options))
 
 
 @pytest.mark.slow
-def test_a_random_expert_changes_what_is_written(cfg, trained):
+def test_sample_with_a_random_expert_differs(cfg, trained):
     bank = trained["memory"]["layers"]["level_1"]["experts"]
     keys = {"key": jnp.zeros((2, 3, 32)), "bias": jnp.zeros((2, 3)).at[:, 0].set(3.0)}
     routed = trained | {"memory": {"layers": {"level_1": {"experts": bank | keys}}}}
@@ -201,7 +201,7 @@ def test_a_random_expert_changes_what_is_written(cfg, trained):
     assert not jnp.array_equal(plain.log_probs[:, 1:], extra.log_probs[:, 1:])
 
 
-def test_truncate_keeps_exactly_k_of_equals_the_first():
+def test_truncate_top_k_keeps_the_first_of_equals():
     logits = jnp.array([[1.0, 3.0, 2.0, 3.0, 3.0, 2.0], [0.0] * 6, [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]])
     for k, kept in ((2, [[1, 3], [0, 1], [0, 1]]), (4, [[1, 2, 3, 4], [0, 1, 2, 3], [0, 1, 2, 3]])):
         left = truncate(logits, SamplingConfig(1, (), top_k=k))
@@ -210,7 +210,7 @@ def test_truncate_keeps_exactly_k_of_equals_the_first():
     np.testing.assert_array_equal(whole, logits)
 
 
-def test_truncate_keeps_the_smallest_set_that_reaches_p():
+def test_truncate_top_p_keeps_the_first_of_equals():
     logits = jnp.log(jnp.array([[0.125, 0.25, 0.25, 0.25, 0.125]]))
     for p, kept in ((0.2, [1]), (0.5, [1, 2]), (0.51, [1, 2, 3]), (0.8, [0, 1, 2, 3])):
         left = truncate(logits, SamplingConfig(1, (), top_p=p))
@@ -221,7 +221,7 @@ def test_truncate_keeps_the_smallest_set_that_reaches_p():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_draw_never_takes_a_token_that_was_removed(seed):
+def test_draw_never_takes_a_removed_token(seed):
     """At both ends of the uniform numbers, at the borders of blocks, and at random; most tokens are
     removed, among them the first and the last of every block."""
     rng, rows, block = np.random.default_rng(seed), 512, 16
@@ -236,7 +236,7 @@ def test_draw_never_takes_a_token_that_was_removed(seed):
     for uniform in (0.0, 2**-24, largest, borders, rng.random(rows)):
         at = jnp.broadcast_to(jnp.asarray(uniform, jnp.float32), (rows,))[:, None]
         at = jnp.minimum(at, largest)
-        tokens = np.asarray(_inverse(at, log_p, block))
+        tokens = np.asarray(_invert_cdf(at, log_p, block))
         assert (p[np.arange(rows), tokens] > 0).all()
-    ends = np.asarray(_inverse(jnp.zeros((rows, 1)), log_p, block))
+    ends = np.asarray(_invert_cdf(jnp.zeros((rows, 1)), log_p, block))
     np.testing.assert_array_equal(ends, (p > 0).argmax(1))

@@ -19,12 +19,12 @@ from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, make_batch, pack_exchanges
 from sleep_jax.seeding.sequences import teacher_hidden as hidden_of
 from sleep_jax.seeding.step import init_state, seeding_step
-from sleep_jax.seeding.trunk import precompute, trunks_of
+from sleep_jax.seeding.trunk import precompute, trunk_states
 from sleep_jax.wake.context import read
 
 RNG = np.random.default_rng(0)
-OPENING, TRUNK = (3, 1), 5  # tokens that prompts begin with; layers without memory
-SHAPE = BatchShape(batch_size=2, max_length=24, max_target_length=16, shared_prefix=OPENING)
+PREFIX, TRUNK = (3, 1), 5  # tokens that prompts begin with; layers without memory
+SHAPE = BatchShape(batch_size=2, max_length=24, max_target_length=16, shared_prefix=PREFIX)
 SGD = optax.sgd(1.0)
 
 
@@ -36,11 +36,11 @@ def exchange(prompt, n, kind="answer", **facts):
     return Exchange(None, prompt, prompt, tokens(n), kind, **facts)
 
 
-BY_HEART = [
-    exchange((*OPENING, *tokens(2)), 6),
+CLOSED_BOOK = [
+    exchange((*PREFIX, *tokens(2)), 6),
     exchange(tokens(4), 1),
-    exchange((*OPENING, *tokens(1)), 7),
-    exchange(OPENING, 5),
+    exchange((*PREFIX, *tokens(1)), 7),
+    exchange(PREFIX, 5),
     exchange(
         tokens(3),
         4,
@@ -51,7 +51,7 @@ BY_HEART = [
         old_log_probs=np.full(4, -4.0),
     ),
 ]
-READ = [*BY_HEART, Exchange(0, tokens(3), tokens(4), tokens(5), "answer")]
+EXCHANGES = [*CLOSED_BOOK, Exchange(0, tokens(3), tokens(4), tokens(5), "answer")]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def deep(cfg):
 
 @pytest.fixture(scope="module")
 def teacher(deep):
-    """One whose slot 0 speaks, with a document of 6 tokens read."""
+    """With a nonzero slot 0, and a document of 6 tokens read."""
     rngs = {"params": jax.random.key(0), "memory": jax.random.key(1)}
     params = jax.jit(Decoder(deep).init)(rngs, np.zeros((1, 2), np.int32))["params"]
     memory, slots = init_memory(jax.random.key(2), deep.memory, layers=TRUNK + 1, width=32)
@@ -80,23 +80,25 @@ def teacher(deep):
 
 @pytest.fixture(scope="module")
 def student(deep, teacher):
-    """The same base with slot 0 as at birth."""
+    """The same base with slot 0 in its initial form."""
     fresh, _ = init_memory(jax.random.key(5), deep.memory, layers=TRUNK + 1, width=32)
     return teacher.variables | {"memory": fresh}
 
 
-def test_a_trunk_is_that_of_each_sequence_alone(deep, student):
-    got = trunks_of(deep, student, READ, SHAPE)
-    for e, states in zip(READ, got):
+def test_trunk_states_equal_those_of_each_sequence_alone(deep, student):
+    got = trunk_states(deep, student, EXCHANGES, SHAPE)
+    for e, states in zip(EXCHANGES, got):
         sequence = np.array([e.student + e.completion[:-1]])
         want = run_trunk(deep, student, sequence, np.ones_like(sequence))[0]
         np.testing.assert_allclose(states, want, rtol=0, atol=1e-5)
-    assert trunks_of(deep.replace(memory=MemoryConfig()), student, READ, SHAPE) == [None] * 6
+    assert (
+        trunk_states(deep.replace(memory=MemoryConfig()), student, EXCHANGES, SHAPE) == [None] * 6
+    )
 
 
 @pytest.fixture(scope="module")
 def batch(deep, student, teacher):
-    chosen = READ[:2] + READ[4:]
+    chosen = EXCHANGES[:2] + EXCHANGES[4:]
     states = precompute(deep, student, [teacher], chosen, SHAPE)
     return make_batch(chosen, states, pack_exchanges(chosen, SHAPE), SHAPE)
 
@@ -114,25 +116,25 @@ def run(deep):
     return step
 
 
-def test_an_update_from_the_trunk_is_the_update(student, batch, run):
+def test_seeding_step_from_the_trunk_equals_the_whole(student, batch, run):
     slot, metrics = run(student, batch)
     same, whole = run(student, batch.replace(trunk=None))
     assert metrics.keys() == whole.keys() and metrics["kl_off"] > 0.01 and metrics["kl_on"] > 0.01
     for name, value in whole.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
-    born = take_slot(student["memory"], 1, 0)
+    initial = take_slot(student["memory"], 1, 0)
     for name in slot:
-        gradient, want = born[name] - slot[name], born[name] - same[name]
+        gradient, want = initial[name] - slot[name], initial[name] - same[name]
         np.testing.assert_allclose(gradient, want, rtol=1e-3, atol=1e-6)
-    assert np.abs(born["down"] - slot["down"]).max() > 1e-3
+    assert np.abs(initial["down"] - slot["down"]).max() > 1e-3
 
     # Nothing of the layers below the memory is read.
-    nothing = jax.tree.map(lambda x: x * np.nan, student["params"]["trunk"])
-    again, figures = run(student | {"params": student["params"] | {"trunk": nothing}}, batch)
+    nan = jax.tree.map(lambda x: x * np.nan, student["params"]["trunk"])
+    again, figures = run(student | {"params": student["params"] | {"trunk": nan}}, batch)
     jax.tree.map(np.testing.assert_array_equal, (again, figures), (slot, metrics))
 
 
-def test_the_trunk_is_run_once_and_never_backward(deep, student, batch, operations):
+def test_seeding_step_runs_the_trunk_once_and_never_backward(deep, student, batch, operations):
     """Its layers are scanned: a scan of their number is a pass through it."""
     state = init_state(take_slot(student["memory"], 1, 0), SGD)
 
@@ -150,7 +152,7 @@ def test_the_trunk_is_run_once_and_never_backward(deep, student, batch, operatio
     assert sorted(passes(batch.replace(trunk=None))) == sorted([*upper, (TRUNK, False)])
 
 
-def test_a_teacher_that_agrees_goes_on_from_the_trunk(deep, student, teacher, monkeypatch):
+def test_precompute_reuses_the_trunk_for_closed_book_exchanges(deep, student, teacher, monkeypatch):
     read_again = []
 
     def hidden(*given, **options):
@@ -170,17 +172,17 @@ def test_a_teacher_that_agrees_goes_on_from_the_trunk(deep, student, teacher, mo
         return bool(read_again)
 
     other = dataclasses.replace(teacher, variables=student)
-    assert not differs([teacher], BY_HEART) and not differs([teacher, other], BY_HEART)
-    assert differs([teacher], READ)
+    assert not differs([teacher], CLOSED_BOOK) and not differs([teacher, other], CLOSED_BOOK)
+    assert differs([teacher], EXCHANGES)
     # Asked otherwise, or over another base.
-    asked = dataclasses.replace(BY_HEART[0], teacher=tokens(4))
-    assert differs([teacher], [asked, *BY_HEART[1:]])
+    asked = dataclasses.replace(CLOSED_BOOK[0], teacher=tokens(4))
+    assert differs([teacher], [asked, *CLOSED_BOOK[1:]])
     copied = jax.tree.map(jnp.array, student["params"])
-    assert differs([teacher], BY_HEART, student | {"params": copied})
+    assert differs([teacher], CLOSED_BOOK, student | {"params": copied})
 
 
 @pytest.mark.slow
-def test_a_night_from_the_trunk_is_the_night(deep, student, teacher, tokenizer, monkeypatch):
+def test_seed_slot_from_the_trunk_equals_the_whole(deep, student, teacher, tokenizer, monkeypatch):
     """With rollouts that are scored by the student as it is and as it was, twice used."""
     policy = surrogate("group", kl_estimator="k2", kl_coef=0.1, importance_cap=2.0)
     seeding = SeedingConfig(
@@ -207,7 +209,7 @@ def test_a_night_from_the_trunk_is_the_night(deep, student, teacher, tokenizer, 
             teachers=[teacher],
             level=1,
             index=0,
-            exchanges=BY_HEART[:4],
+            exchanges=CLOSED_BOOK[:4],
             rng=jax.random.key(0),
             log=lambda _, figures: log.append(figures),
         )
@@ -215,7 +217,7 @@ def test_a_night_from_the_trunk_is_the_night(deep, student, teacher, tokenizer, 
 
     from_trunk = night()
     for module in (trunk, rollouts):
-        monkeypatch.setattr(module, "trunks_of", lambda *given: [None] * len(given[2]))
+        monkeypatch.setattr(module, "trunk_states", lambda *given: [None] * len(given[2]))
     monkeypatch.setattr(
         Exchange, "is_closed_book", property(lambda self: False)
     )  # the teacher reads again

@@ -12,8 +12,8 @@ from sleep_jax.models.decoder import Decoder, lm_logits
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def _surprise(cfg, base, wake, tokens):
-    held = base | {"memory": put_wake(base["memory"], wake)}
-    logits = lm_logits(cfg, base["params"], Decoder(cfg).apply(held, tokens[None]))[0, :-1]
+    variables = base | {"memory": put_wake(base["memory"], wake)}
+    logits = lm_logits(cfg, base["params"], Decoder(cfg).apply(variables, tokens[None]))[0, :-1]
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[1:, None], 1)[:, 0]
 
 

@@ -9,7 +9,7 @@ from sleep_jax.wake.context import read
 RNG = np.random.default_rng(0)
 
 
-def test_one_row_a_document_padded_on_the_left(cfg, trained, log_probs):
+def test_read_has_one_left_padded_row_a_document(cfg, trained, log_probs):
     documents = [RNG.integers(0, 97, n).tolist() for n in (14, 5)]
     cache, hidden, mask = read(cfg, trained, documents)
     np.testing.assert_array_equal(mask, np.arange(16) >= np.array([[2], [11]]))

@@ -56,23 +56,23 @@ def noise(tree, seed, scale=0.3):
 
 @pytest.fixture(scope="module")
 def setting(cfg, variables):
-    """memory config -> (cfg, base) in use: wake weights that speak and a sealed slot of level 2."""
+    """memory config -> (cfg, base): nonzero wake weights and a sealed slot of level 2."""
 
-    def of(memory):
-        own = cfg.replace(memory=memory, remat="none")
-        held, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
-        held = put_wake(held, noise(take_wake(held), 2))
+    def make(memory):
+        changed = cfg.replace(memory=memory, remat="none")
+        weights, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
+        weights = put_wake(weights, noise(take_wake(weights), 2))
         if memory.depth > 1:
             slots, index = unlock(slots, 2)
-            held = put_slot(held, 2, index, noise(take_slot(held, 2, index), 3))
+            weights = put_slot(weights, 2, index, noise(take_slot(weights, 2, index), 3))
         params = dict(variables["params"])
         stacked = params.pop("layers")
-        for name, layers in own.stacks.items():
+        for name, layers in changed.stacks.items():
             part = slice(layers.start, layers.stop)
             params[name] = jax.tree.map(lambda x, part=part: x[part], stacked)
-        return own, {"params": params, "memory": held, "slots": slots}
+        return changed, {"params": params, "memory": weights, "slots": slots}
 
-    return functools.cache(of)
+    return functools.cache(make)
 
 
 def strides_of(tokens, ticks=STRIDE):
@@ -83,7 +83,7 @@ def strides_of(tokens, ticks=STRIDE):
 
 
 @pytest.mark.parametrize("unit", PERIODS)
-def test_every_level_updates_at_its_own_period_and_never_between(setting, unit):
+def test_levels_update_at_their_period_and_never_between(setting, unit):
     cfg, base = setting(three_levels(unit))
     state = init_wake(cfg, WAKE, base["memory"])
     seen = {"level_1": [], "level_2": []}
@@ -111,39 +111,37 @@ def test_every_level_updates_at_its_own_period_and_never_between(setting, unit):
     ("clip", "is_active", "layers"), [(0.7, True, "all"), (np.inf, False, (1,))]
 )
 @pytest.mark.slow
-def test_the_first_update_is_a_clipped_step_down_the_mean_gradient(
-    setting, clip, is_active, layers
-):
+def test_first_update_is_a_clipped_step_along_the_mean_gradient(setting, clip, is_active, layers):
     cfg, base = setting(three_levels(periods=(8, 32), layers=layers))
     wake = WakeConfig(context=STRIDE, max_grad_norm=clip)
-    born = init_wake(cfg, wake, base["memory"])
+    initial = init_wake(cfg, wake, base["memory"])
     # Layers below the first that carries memory have no weights here.
     depth = {"all": 2, (1,): 1}[layers]
-    assert {x.shape[0] for x in jax.tree.leaves((born.wake, born.gradient))} == {depth}
-    state, _ = read_episode(cfg, wake, base, born, TOKENS[:16])
+    assert {x.shape[0] for x in jax.tree.leaves((initial.wake, initial.gradient))} == {depth}
+    state, _ = read_episode(cfg, wake, base, initial, TOKENS[:16])
     gradient = gradient_by_hand(cfg, base, take_wake(base["memory"]), TOKENS[:8])
     want, is_clipped = updated_by_hand(
-        born.wake["level_1"], gradient["level_1"], scored=7, rate=0.02, clip=clip
+        initial.wake["level_1"], gradient["level_1"], scored=7, rate=0.02, clip=clip
     )
     assert is_clipped == is_active
     step, moved = (
-        jax.tree.map(lambda a, b: a - b, after, born.wake["level_1"])
+        jax.tree.map(lambda a, b: a - b, after, initial.wake["level_1"])
         for after in (want, state.wake["level_1"])
     )
     close(moved, step, rtol=1e-2, atol=1e-6)
     assert state.updates == {"level_1": 1, "level_2": 0}
-    same(state.wake["level_2"], born.wake["level_2"])
+    same(state.wake["level_2"], initial.wake["level_2"])
 
 
-def test_a_window_sums_the_gradients_of_its_strides(setting):
+def test_window_sums_the_gradients_of_its_strides(setting):
     cfg, base = setting(three_levels(periods=(8, 32)))
     wake = WakeConfig(context=STRIDE, max_grad_norm=0.7)  # every stride is its own context
-    born = init_wake(cfg, wake, base["memory"])
-    first, _ = read_episode(cfg, wake, base, born, TOKENS[:8], is_end=False)
+    initial = init_wake(cfg, wake, base["memory"])
+    first, _ = read_episode(cfg, wake, base, initial, TOKENS[:8], is_end=False)
     state, losses = read_episode(cfg, wake, base, first, TOKENS[8:16])
     # Of the second stride every token is scored: the last of the first is its first input.
     weights = apply_due(cfg.memory, wake, first).wake  # level 1 has learnt in between
-    one = gradient_by_hand(cfg, base, born.wake, TOKENS[:8])
+    one = gradient_by_hand(cfg, base, initial.wake, TOKENS[:8])
     other = gradient_by_hand(cfg, base, weights, TOKENS[7:16])
     total = jax.tree.map(jnp.add, one, other)
     close(state.gradient["level_2"], total["level_2"], rtol=1e-3, atol=1e-3)
@@ -153,7 +151,7 @@ def test_a_window_sums_the_gradients_of_its_strides(setting):
     np.testing.assert_allclose(losses, [want], rtol=1e-4)
 
 
-def test_a_day_by_hand(setting):
+def test_nine_strides_by_hand(setting):
     """Both levels over nine strides: eight updates of the fast one, two of the slow one."""
     cfg, base = setting(three_levels(periods=(8, 32)))
     wake = WakeConfig(context=STRIDE, max_grad_norm=0.7)
@@ -179,12 +177,12 @@ def test_a_day_by_hand(setting):
     assert state.updates == {"level_1": 8, "level_2": 2}
 
 
-def test_with_a_context_the_gradient_is_that_of_the_stride_alone(setting):
+def test_gradient_flows_through_the_stride_and_not_its_context(setting):
     """Against differences of the loss, with the keys and values of the first stride fixed."""
     cfg, base = setting(three_levels())
-    born = init_wake(cfg, WAKE, base["memory"])
+    initial = init_wake(cfg, WAKE, base["memory"])
     read = functools.partial(read_episode, cfg, WAKE, base, is_end=False)
-    first, _ = read(born, TOKENS[:8])
+    first, _ = read(initial, TOKENS[:8])
     second, _ = read(first, TOKENS[8:16])
     gradient = jax.tree.map(jnp.subtract, second.gradient, first.gradient)
     for seed in range(3):
@@ -199,27 +197,27 @@ def test_with_a_context_the_gradient_is_that_of_the_stride_alone(setting):
 
 
 @pytest.mark.slow
-def test_without_learning_the_losses_are_those_of_a_plain_pass_over_the_context(setting):
+def test_losses_without_learning_equal_a_plain_pass(setting):
     """A context of 44 tokens holds five strides and is wiped before the sixth."""
     cfg, base = setting(three_levels(rate=0.0))
     wake = WakeConfig(context=44)
-    born = init_wake(cfg, wake, base["memory"])
-    state, losses = read_episode(cfg, wake, base, born, TOKENS[:64])
-    one = surprise(cfg, base, born.wake, TOKENS[:40])
-    other = surprise(cfg, base, born.wake, TOKENS[39:64])  # the last token is read again
+    initial = init_wake(cfg, wake, base["memory"])
+    state, losses = read_episode(cfg, wake, base, initial, TOKENS[:64])
+    one = surprise(cfg, base, initial.wake, TOKENS[:40])
+    other = surprise(cfg, base, initial.wake, TOKENS[39:64])  # the last token is read again
     want = [one[:7].mean(), *one[7:].reshape(4, 8).mean(1), *other.reshape(3, 8).mean(1)]
     np.testing.assert_allclose(losses, want, rtol=1e-4)
     assert state.context["index"] == 24
     # A rate of zero counts updates but changes nothing.
-    same(state.wake, born.wake)
+    same(state.wake, initial.wake)
     assert state.updates == {"level_1": 3, "level_2": 1}
 
 
-def test_a_single_level_reads_and_learns_nothing(setting):
+def test_single_level_reads_and_learns_nothing(setting):
     memory = MemoryConfig((LevelConfig(slots=1, rank=2),), "tokens", STRIDE)
     cfg, base = setting(memory)
-    born = init_wake(cfg, WAKE, base["memory"])
-    state, losses = read_episode(cfg, WAKE, base, born, TOKENS[:35])
+    initial = init_wake(cfg, WAKE, base["memory"])
+    state, losses = read_episode(cfg, WAKE, base, initial, TOKENS[:35])
     want = surprise(cfg, base, {}, TOKENS[:32])
     want = [want[:7].mean(), *want[7:].reshape(3, 8).mean(1)]
     np.testing.assert_allclose(losses, want, rtol=1e-4)
@@ -227,32 +225,34 @@ def test_a_single_level_reads_and_learns_nothing(setting):
     assert check_updates(cfg.memory, state) == {}
 
 
-def test_only_the_weights_of_the_state_are_read_and_changed(setting):
+def test_read_uses_and_changes_the_weights_of_the_state_only(setting):
     """The wake weights of the base are not looked at; the base is as it was."""
     cfg, base = setting(three_levels())
     before = jax.tree.map(np.array, base)
-    born = init_wake(cfg, WAKE, base["memory"])
-    want = read_episode(cfg, WAKE, base, born, TOKENS[:40])
+    initial = init_wake(cfg, WAKE, base["memory"])
+    want = read_episode(cfg, WAKE, base, initial, TOKENS[:40])
     same(base, before)
     unread = jax.tree.map(lambda x: x * jnp.nan, take_wake(base["memory"]))
     other = base | {"memory": put_wake(base["memory"], unread)}
-    same(read_episode(cfg, WAKE, other, born, TOKENS[:40]), want)
-    mute = base | {"slots": jax.tree.map(jnp.zeros_like, base["slots"])}
-    assert differ(read_episode(cfg, WAKE, mute, born, TOKENS[:40])[0].wake, want[0].wake)
+    same(read_episode(cfg, WAKE, other, initial, TOKENS[:40]), want)
+    without_slots = base | {"slots": jax.tree.map(jnp.zeros_like, base["slots"])}
+    assert differ(
+        read_episode(cfg, WAKE, without_slots, initial, TOKENS[:40])[0].wake, want[0].wake
+    )
 
 
-def test_accumulators_are_float32_whatever_the_base_computes_in(setting):
+def test_accumulators_are_float32_for_a_bfloat16_base(setting):
     cfg, base = setting(three_levels())
     cfg = cfg.replace(dtype=jnp.bfloat16)
-    held = put_wake(base["memory"], jax.tree.map(jnp.bfloat16, take_wake(base["memory"])))
-    born = init_wake(cfg, WAKE, held)
+    weights = put_wake(base["memory"], jax.tree.map(jnp.bfloat16, take_wake(base["memory"])))
+    initial = init_wake(cfg, WAKE, weights)
     state, _ = jax.eval_shape(
-        functools.partial(read_strides, cfg, WAKE), base, born, *strides_of(TOKENS[:16])
+        functools.partial(read_strides, cfg, WAKE), base, initial, *strides_of(TOKENS[:16])
     )
-    for tree in (born, state):
+    for tree in (initial, state):
         leaves = jax.tree.leaves((tree.wake, tree.gradient))
         assert all(x.dtype == jnp.float32 for x in leaves)
-    assert born.context["layers"]["attention"]["key"].dtype == jnp.bfloat16
+    assert initial.context["layers"]["attention"]["key"].dtype == jnp.bfloat16
 
 
 EPISODES = (19, 37, 8, 30, 5)  # tokens each
@@ -269,12 +269,12 @@ def read_in_pieces(cfg, base, cuts, wake=WAKE):
     state, losses, start = init_wake(cfg, wake, base["memory"]), [], 0
     for n in EPISODES:
         tokens = TOKENS[start : start + n]
-        edges, mine = [0, *cuts(n), n], []
+        edges, of_episode = [0, *cuts(n), n], []
         for i, (left, right) in enumerate(itertools.pairwise(edges)):
             is_end = i == len(edges) - 2
             state, new = read_episode(cfg, wake, base, state, tokens[left:right], is_end=is_end)
-            mine.append(new)
-        losses.append(np.concatenate(mine))
+            of_episode.append(new)
+        losses.append(np.concatenate(of_episode))
         start += n
     return state, losses
 
@@ -287,20 +287,20 @@ def at_once(request, setting):
 
 
 @pytest.mark.parametrize("cuts", CUTS)
-def test_any_segmentation_gives_the_same_updates_bitwise(at_once, cuts):
+def test_segmentation_does_not_change_updates_bitwise(at_once, cuts):
     cfg, base, want = at_once
     assert all(n > 0 for n in want[0].updates.values())
     same(read_in_pieces(cfg, base, CUTS[cuts]), want)
 
 
-def test_an_end_that_comes_alone_is_the_same_end(at_once):
+def test_end_of_an_episode_may_come_without_a_token(at_once):
     """The last tokens are read before it is known that they are the last."""
     cfg, base, want = at_once
     same(read_in_pieces(cfg, base, lambda n: (n,)), want)
 
 
 @pytest.mark.slow
-def test_a_stream_of_several_programs_is_read_as_by_one(setting, monkeypatch):
+def test_number_of_strides_a_program_does_not_change_the_result(setting, monkeypatch):
     cfg, base = setting(three_levels())
     want = read_in_pieces(cfg, base, lambda n: ())
     monkeypatch.setattr(stream, "MAX_STRIDES", 32)  # the longest episode is five strides
@@ -308,13 +308,13 @@ def test_a_stream_of_several_programs_is_read_as_by_one(setting, monkeypatch):
 
 
 @pytest.mark.parametrize("token", [3, 16, 31])
-def test_later_tokens_change_and_earlier_ones_do_not(setting, token):
+def test_token_changes_later_losses_only(setting, token):
     cfg, base = setting(three_levels())
-    born = init_wake(cfg, WAKE, base["memory"])
+    initial = init_wake(cfg, WAKE, base["memory"])
     other = TOKENS[:72].copy()
     other[token] = (other[token] + 1) % 97
-    want_state, want = read_episode(cfg, WAKE, base, born, TOKENS[:72])
-    got_state, got = read_episode(cfg, WAKE, base, born, other)
+    want_state, want = read_episode(cfg, WAKE, base, initial, TOKENS[:72])
+    got_state, got = read_episode(cfg, WAKE, base, initial, other)
     first = token // STRIDE
     np.testing.assert_array_equal(got[:first], want[:first])
     # Strides beyond the context (four strides) see it through the weights alone.
@@ -331,10 +331,10 @@ def test_episodes_do_not_see_each_other(setting, unit):
     cfg, base = setting(memory)
     wake = WakeConfig(context=context)
     first, other, episode = TOKENS[:12], TOKENS[100:112], TOKENS[200:220]
-    born = init_wake(cfg, wake, base["memory"])
+    initial = init_wake(cfg, wake, base["memory"])
     read = functools.partial(read_episode, cfg, wake, base)
-    (_, one), (_, two) = (read(read(born, before)[0], episode) for before in (first, other))
-    alone = surprise(cfg, base, born.wake, episode)
+    (_, one), (_, two) = (read(read(initial, before)[0], episode) for before in (first, other))
+    alone = surprise(cfg, base, initial.wake, episode)
     if unit == "episodes":
         want = [alone[:7], alone[7:15], alone[15:]]
     else:  # the first stride also holds what was left of the episode before
@@ -343,32 +343,32 @@ def test_episodes_do_not_see_each_other(setting, unit):
     np.testing.assert_allclose(one, [nats.mean() for nats in want], rtol=1e-4)
 
 
-def test_the_first_token_of_an_episode_is_not_scored(setting):
+def test_first_token_of_an_episode_is_not_scored(setting):
     cfg, base = setting(three_levels(rate=0.0))
     wake = WakeConfig(context=44)
-    born = init_wake(cfg, wake, base["memory"])
+    initial = init_wake(cfg, wake, base["memory"])
     strides, ticks = strides_of(TOKENS[:32])
     strides[1, 1, 4:] = strides[2, 1] = 2  # the second episode begins inside a stride,
     strides[3, 1] = 3  # the third with one
-    _, (nats, scored) = read_strides(cfg, wake, base, born, strides, ticks)
+    _, (nats, scored) = read_strides(cfg, wake, base, initial, strides, ticks)
     np.testing.assert_array_equal(scored, [7, 7, 8, 7])
     one, two, three = (
-        surprise(cfg, base, born.wake, TOKENS[left:right])
+        surprise(cfg, base, initial.wake, TOKENS[left:right])
         for left, right in ((0, 12), (12, 24), (24, 32))
     )
     want = [one[:7].sum(), one[7:].sum() + two[:3].sum(), two[3:].sum(), three.sum()]
     np.testing.assert_allclose(nats, want, rtol=1e-4)
 
 
-def test_a_pending_update_waits_for_the_next_stride(setting):
+def test_pending_update_is_applied_with_the_next_stride(setting):
     cfg, base = setting(three_levels())
-    born = init_wake(cfg, WAKE, base["memory"])
+    initial = init_wake(cfg, WAKE, base["memory"])
     read = functools.partial(read_episode, cfg, WAKE, base, is_end=False)
-    pending, _ = read(born, TOKENS[:16])
+    pending, _ = read(initial, TOKENS[:16])
     pending, _ = read(pending, TOKENS[16:23])  # no stride yet
     assert pending.is_due == {"level_1": True, "level_2": False}
     assert pending.updates == {"level_1": 0, "level_2": 0}
-    same(pending.wake, born.wake)
+    same(pending.wake, initial.wake)
     after, _ = read(pending, TOKENS[23:24])
     assert after.is_due == {"level_1": False, "level_2": False}
     assert after.updates == {"level_1": 1, "level_2": 0}
@@ -388,25 +388,25 @@ def test_a_pending_update_waits_for_the_next_stride(setting):
 
 def test_strides_of_padding_change_nothing(setting):
     cfg, base = setting(three_levels())
-    born = init_wake(cfg, WAKE, base["memory"])
+    initial = init_wake(cfg, WAKE, base["memory"])
     strides, ticks = strides_of(TOKENS[:32])
-    want, (nats, scored) = read_strides(cfg, WAKE, base, born, strides, ticks)
+    want, (nats, scored) = read_strides(cfg, WAKE, base, initial, strides, ticks)
     for where in (0, 2, 4):  # at 2 an update is pending
         padded, late = (np.insert(x, where, 0, axis=0) for x in (strides, ticks))
-        got, (more, count) = read_strides(cfg, WAKE, base, born, padded, late)
+        got, (more, count) = read_strides(cfg, WAKE, base, initial, padded, late)
         same(got, want)
         same((more, count), (np.insert(nats, where, 0), np.insert(scored, where, 0)))
     same(read_strides(cfg, WAKE, base, got, strides * 0, ticks * 0)[0], got)
 
 
 @pytest.mark.slow
-def test_sessions_learn_apart(setting):
-    """Three sessions in one batch, each with weights, a clock and a context of its own."""
+def test_sessions_learn_independently(setting):
+    """Three sessions in one batch, each with its weights, clock and context."""
     cfg, base = setting(three_levels())
     sessions, strides, ticks = [], [], []
     for i in range(3):
-        own = put_wake(base["memory"], noise(take_wake(base["memory"]), 20 + i))
-        state = init_wake(cfg, WAKE, own)
+        memory = put_wake(base["memory"], noise(take_wake(base["memory"]), 20 + i))
+        state = init_wake(cfg, WAKE, memory)
         part, tick = strides_of(TOKENS[100 * i : 100 * i + 32])
         for j in range(4 - i, 4):  # a session that is done waits
             part[j], tick[j] = 0, 0
@@ -419,12 +419,12 @@ def test_sessions_learn_apart(setting):
     got = together(strides)
     for i in range(3):
         alone = read_strides(cfg, WAKE, base, sessions[i], strides[i], ticks[i])
-        mine = jax.tree.map(lambda x, i=i: x[i], got)
-        close(mine[0].wake, alone[0].wake, rtol=1e-5, atol=1e-6)
-        close(mine[1], alone[1], rtol=1e-5)
+        of_episode = jax.tree.map(lambda x, i=i: x[i], got)
+        close(of_episode[0].wake, alone[0].wake, rtol=1e-5, atol=1e-6)
+        close(of_episode[1], alone[1], rtol=1e-5)
         for count in ("scored", "is_due", "updates", "clock", "last"):
-            same(getattr(mine[0], count), getattr(alone[0], count))
-        assert mine[0].clock == STRIDE * (4 - i)
+            same(getattr(of_episode[0], count), getattr(alone[0], count))
+        assert of_episode[0].clock == STRIDE * (4 - i)
     other = [part.copy() for part in strides]
     other[1][0, 0] = (other[1][0, 0] + 1) % 97
     changed = together(other)
@@ -435,7 +435,7 @@ def test_sessions_learn_apart(setting):
     assert differ(before[1][0].wake["level_1"], after[1][0].wake["level_1"])
 
 
-def test_a_level_that_never_learnt_is_an_error(setting):
+def test_check_updates_raises_for_a_level_that_never_learnt(setting):
     cfg, base = setting(three_levels())
     state = init_wake(cfg, WAKE, base["memory"])
     state, _ = read_episode(cfg, WAKE, base, state, TOKENS[:26])
@@ -452,22 +452,22 @@ def test_a_level_that_never_learnt_is_an_error(setting):
     assert check_updates(cfg.memory, state) == {"level_1": 2, "level_2": 1}
 
 
-def test_an_episode_without_a_token_is_an_error_where_episodes_count(setting):
+def test_empty_episode_raises_where_periods_count_episodes(setting):
     cfg, base = setting(three_levels("episodes"))
-    born = init_wake(cfg, WAKE, base["memory"])
+    initial = init_wake(cfg, WAKE, base["memory"])
     with pytest.raises(ValueError, match="episode 1 ends without a token"):
-        read_episode(cfg, WAKE, base, born, [])
-    same(read_episode(cfg, WAKE, base, born, [], is_end=False)[0], born)
+        read_episode(cfg, WAKE, base, initial, [])
+    same(read_episode(cfg, WAKE, base, initial, [], is_end=False)[0], initial)
 
 
-def test_a_stride_longer_than_the_context_is_an_error(setting):
+def test_init_wake_raises_for_a_stride_longer_than_the_context(setting):
     cfg, base = setting(three_levels())
     with pytest.raises(ValueError, match=r"wake\.context=7 holds less than memory\.stride=8"):
         init_wake(cfg, WakeConfig(context=7), base["memory"])
 
 
 @pytest.mark.parametrize("unit", PERIODS)
-def test_episodes_of_one_length_compile_once(setting, compilations, unit):
+def test_read_episode_compiles_once_for_one_length(setting, compilations, unit):
     cfg, base = setting(three_levels(unit))
     state = init_wake(cfg, WAKE, base["memory"])
     read = functools.partial(read_episode, cfg, WAKE, base)

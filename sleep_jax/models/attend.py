@@ -1,0 +1,101 @@
+"""softmax(q k) v of grouped queries, whose backward pass keeps nothing of [time, keys]."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from sleep_jax.models.linear import product
+from sleep_jax.models.sharding import row_shards
+
+MASKED = -1e30  # finite, so a row that may attend to nothing stays free of NaN
+BY_ROWS = 64  # queries from which on a CPU attends row by row
+ATTENDED = "attended"  # checkpoint name of what the backward pass of attention needs
+
+
+@jax.custom_vjp
+def attend(q, key, value, mask, start=0):
+    """softmax(q key) value, over the keys that the mask shows.
+
+    The backward pass recomputes the weights from the largest score and the normaliser of each
+    query: no array [time, keys] is kept between the passes (Dao et al. 2022, arXiv 2205.14135).
+    Only the keys and values of the queries' own tokens get a gradient; earlier ones are constants.
+
+    Args:
+      q: scaled queries [batch, kv, group * time, h].
+      key: [batch, kv, h, keys]; its dtype is the operand dtype.
+      value: [batch, kv, keys, h].
+      mask: bool [batch, time, keys].
+      start: index of the first query's token among the keys.
+
+    Returns:
+      float32 [batch, kv, group * time, h].
+    """
+    return _attend_forward(q, key, value, mask, start)[0]
+
+
+def _unnormalised(q, key, mask, peak=None):
+    """exp(scores - peak) float32 [batch, kv, group * time, keys] and the peak, each query's largest
+    score."""
+    b, k, rows, _ = q.shape
+    scores = product(q, key).reshape(b, k, -1, *mask.shape[1:])
+    scores = jnp.where(mask[:, None, None], scores, MASKED).reshape(b, k, rows, -1)
+    peak = scores.max(-1, keepdims=True) if peak is None else peak
+    return jnp.exp(scores - peak), peak
+
+
+def _forward_rows(q, key, value, mask):
+    weights, peak = _unnormalised(q, key, mask)
+    total = weights.sum(-1, keepdims=True)
+    return product(weights.astype(value.dtype), value) / total, peak, total
+
+
+def _backward_rows(q, key, value, mask, out, peak, total, g, *, start):
+    def of_call(x):
+        return jax.lax.dynamic_slice_in_dim(x, start, mask.shape[1], -1)
+
+    def padded(x, like, axis):
+        return jax.lax.dynamic_update_slice_in_dim(jnp.zeros_like(like), x, start, axis)
+
+    weights = _unnormalised(q, key, mask, peak)[0] / total
+    g = g.astype(value.dtype)
+    # Of the rounded cotangent: a query that sees one key alone has exactly no gradient.
+    mean = (g.astype(jnp.float32) * out).sum(-1, keepdims=True)
+    d_scores = (weights * (product(g, value.swapaxes(-1, -2)) - mean)).astype(key.dtype)
+    d_value = product(of_call(weights).astype(key.dtype).swapaxes(-1, -2), g).astype(value.dtype)
+    d_key = product(q.swapaxes(-1, -2), of_call(d_scores)).astype(key.dtype)
+    d_q = product(d_scores, key.swapaxes(-1, -2))
+    return d_q, padded(d_key, key, -1), padded(d_value, value, -2)
+
+
+def _by_rows(function, *arrays):
+    """`function` of a whole batch; on a single CPU, whose caches are small, row by row."""
+
+    def mapped(*arrays):
+        def row(arrays):
+            return jax.tree.map(lambda x: x[0], function(*(a[None] for a in arrays)))
+
+        return jax.lax.map(row, arrays)
+
+    q, mask = arrays[0], arrays[3]
+    if mask.shape[1] < BY_ROWS or q.shape[0] == 1 or row_shards() > 1:
+        return function(*arrays)
+    return jax.lax.platform_dependent(*arrays, cpu=mapped, default=function)
+
+
+def _attend_forward(q, key, value, mask, start):
+    q = q.astype(key.dtype)
+    out, peak, total = (
+        checkpoint_name(x, ATTENDED) for x in _by_rows(_forward_rows, q, key, value, mask)
+    )
+    return out, ((q, key, value, mask, out, peak, total), start)
+
+
+def _attend_backward(residuals, g):
+    rows, start = residuals
+    backward = functools.partial(_backward_rows, start=start)
+    return *_by_rows(backward, *rows, g), None, None
+
+
+attend.defvjp(_attend_forward, _attend_backward)
