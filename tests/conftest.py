@@ -29,7 +29,7 @@ TESTS = pathlib.Path(__file__).parent
 # `.ci/run` runs them after all others.
 CYCLE = {
     *("experiments", "forecast", "fuzz", "inspect", "models", "phases", "sampling", "wake"),
-    "dreaming/test_importance.py",
+    "dreaming/test_dream_importance.py",
     "dreaming/test_reward.py",
     "dreaming/test_trial.py",
     "dreaming/test_write.py",
@@ -47,6 +47,7 @@ CYCLE = {
     "test_families.py",
     "test_faults.py",
     "test_lifecycle.py",
+    "test_recurrent_night.py",
     "test_seal.py",
 }
 

@@ -59,7 +59,7 @@ def test_invalid_reward_raises_before_loading(monkeypatch, field, value, message
     [
         ("study.questions", -1, "study.questions=-1; give a whole number at least 0"),
         ("study.max_answer_tokens", 0, "study.max_answer_tokens=0; give a whole number at least 1"),
-        ("dreaming.held_out", 0, "dreaming.held_out=0 leaves no question that could reward"),
+        ("dreaming.held_out", 0, "dreaming.held_out=0 leaves no question to reward"),
         ("dreaming.instructions", ("recipe",), "dreaming.instructions names 'recipe'"),
     ],
 )
@@ -90,7 +90,7 @@ def test_invalid_writing_raises_before_loading(monkeypatch, setting, value, mess
         ("model.name", "", "=''; give text that is not empty (a folder"),
         ("model.date", "26 Jul 2024", "='26 Jul 2024'; give a day as YYYY-MM-DD"),
         ("model.thought_tokens", 0, "=0; give a whole number at least 1"),
-        ("data.documents", "", "=''; give text that is not empty (a text, PDF"),
+        ("data.documents", "", "=''; give text that is not empty (text, PDF"),
         ("data.documents", "/none.txt", "='/none.txt' does not exist"),
         ("dreaming.templates", "/none.toml", "='/none.toml': no such file"),
         ("seeding.teacher_weights", (0.7,), "=(0.7,) sum to 0.7; they have to sum to 1"),

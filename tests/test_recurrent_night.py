@@ -40,7 +40,7 @@ def test_recurrent_model_lives_a_whole_night(experiment, after):
     assert get_mixer(experiment.cfg.mixer) is Recurrence
     assert "attention" not in experiment.params["layers"]
     phases = after.record["phases"]
-    assert list(phases) == [step.label for step in experiment.steps]
+    assert list(phases) == [scheduled.label for scheduled in experiment.schedule]
     assert not [x for x in phases.values() if "skipped" in x and x.get("levels") != "1 -> 2"]
     [day] = after.record["days"]
     assert list(day["scores"]) == list(STAGES)

@@ -15,7 +15,7 @@ What a method adds is a loss and where its batches come from:
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import flax.struct
 import jax
@@ -24,23 +24,11 @@ import numpy as np
 import optax
 
 from sleep_jax.baselines.model import Model, Trainable
+from sleep_jax.services import MidPhaseCheckpoint
 
 Batch = Any  # a pytree of arrays
 Loss = Callable[[Model, Batch, jax.Array], tuple]
 Log = Callable[[int, dict[str, float]], None]
-
-
-class Checkpoint(Protocol):
-    """Keeps the state of a loop that was stopped (`runtime.mid_phase.MidPhaseCheckpoint`)."""
-
-    def find(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """(updates done, state, facts) as they were kept, if they were."""
-
-    def is_due(self, done: int) -> bool:
-        """Whether to keep the state after `done` updates."""
-
-    def keep(self, done: int, state: Any, facts: dict[str, Any]) -> None:
-        """Keeps it; may end the run."""
 
 
 @flax.struct.dataclass
@@ -70,7 +58,7 @@ def finetune(
     accumulate: int = 1,
     updates_per_call: int = 1,
     log: Log = lambda step, figures: None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: MidPhaseCheckpoint | None = None,
 ) -> Model:
     """Trains a part of a model.
 

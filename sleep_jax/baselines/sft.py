@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sleep_jax.baselines.finetune import Checkpoint, Log, finetune
+from sleep_jax.baselines.finetune import Log, finetune
 from sleep_jax.baselines.model import Model, Trainable
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import Examples, PromptCompletion, make_examples
@@ -24,6 +24,7 @@ from sleep_jax.dreaming.trial import SCHEDULES, init_lora
 from sleep_jax.evals.likelihood import log_probs
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.models.decoder_config import LoraConfig
+from sleep_jax.services import MidPhaseCheckpoint
 from sleep_jax.settings import Settings, setting
 
 
@@ -35,7 +36,7 @@ class SFTConfig(Settings, section="sft"):
     learning_rate: float = setting(1e-3, "Adam's first rate", above=0)
     schedule: str = setting("linear", "how that rate goes on; others fall to 0", choices=SCHEDULES)
     batch_size: int = setting(8, "pairs of an update, in random order; 0: all", least=0)
-    clip: float = setting(0.0, "largest norm of the gradient; 0: any", least=0)
+    max_grad_norm: float = setting(0.0, "largest norm of the gradient; 0: any", least=0)
     accumulate: int = setting(
         1, "parts of an update; the activations of one exist at a time", least=1
     )
@@ -65,7 +66,7 @@ def sft(
     *,
     rng: jax.Array,
     log: Log = lambda step, figures: None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: MidPhaseCheckpoint | None = None,
 ) -> Model:
     """Fine-tunes a part of a model on (prompt, reply) pairs, a row of a batch each.
 
@@ -138,5 +139,5 @@ def _optimizer(config: SFTConfig, steps: int) -> optax.GradientTransformation:
     def rate(step):
         return config.learning_rate * SCHEDULES[config.schedule](step / steps)
 
-    clipping = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    clipping = [optax.clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm else []
     return optax.chain(*clipping, optax.adam(rate))
