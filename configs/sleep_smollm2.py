@@ -5,8 +5,8 @@
 
 score   closed book: 24 questions 0 % -> 54 %, held-out wordings 0 % -> 17 %; with the document in
         context 79 % and 38 %. One seed, a standard error of about 10 points, and the documents that
-        the preset was chosen on; on four others (samples:7-10) 29 % and 21 %
-time    13 to 18 minutes on 2 CPU cores that do nothing else (measured at an earlier commit)
+        the preset was chosen on; on others 29 % and 21 % (samples:7-10), 58 % and 25 % (11-14)
+time    20 minutes on 2 CPU cores that do nothing else
 memory  under 7 GiB
 device  2 CPU cores; the model is downloaded
 """
