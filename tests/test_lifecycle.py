@@ -554,6 +554,6 @@ def test_time_estimate_ignores_a_skipped_study(experiment, tmp_path, monkeypatch
     skipping = {n: dataclasses.replace(x, function=phase) for n, x in PHASES.items()}
     monkeypatch.setattr(lifecycle, "PHASES", skipping)
     recorded = []
-    time_estimate = types.SimpleNamespace(studied=recorded.append)
+    time_estimate = types.SimpleNamespace(add_study=recorded.append)
     lifecycle.run(experiment, str(tmp_path), quiet=True, time_estimate=time_estimate)
     assert len(recorded) == (not facts)

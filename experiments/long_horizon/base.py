@@ -24,7 +24,7 @@ KNOWN = 100  # facts that the base is pre-trained on
 STEPS = (300, 120)  # of pre-training, and of meta-training
 LENGTH = 16.0  # norm of the one step of Eq. 2 that writes an episode
 # Gradients are always clipped, so the length of an update is `clip` times the learning rate.
-WAKE = WakeConfig(context=PAGE, clip=1e-6)
+WAKE = WakeConfig(context=PAGE, max_grad_norm=1e-6)
 MEMORY = MemoryConfig(
     levels=(
         LevelConfig(period=1, slots=0, rank=128, learning_rate=1e6 * LENGTH),

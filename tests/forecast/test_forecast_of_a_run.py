@@ -24,7 +24,7 @@ from sleep_jax.study import questions
 
 # Jitted functions of a run that no phase lists, and why.
 NOT_LISTED = {
-    "_taken": "copies rows of a context; no product",
+    "_take_rows": "copies rows of a context; no product",
     "_sums": "the fingerprint of the weights, once a run",
     "similarity": "the edit distances of Eq. 4, small beside a decoder",
 }

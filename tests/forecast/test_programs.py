@@ -43,16 +43,16 @@ def programs(preset="sleep_tiny", **changes):
 def test_select_lists_the_function_of_its_measure(measure, monkeypatch):
     ran = []
 
-    def gram_matrices(cfg, chunk, variables, lora, dreams, targets, is_last_only):
+    def gram_matrices(cfg, microbatch, variables, lora, dreams, targets, is_last_only):
         ran.append(("gram_matrices", is_last_only))
         return np.ones((len(targets.tokens), *2 * (1 + dreams.tokens.shape[1],)))
 
-    def losses(cfg, chunk, variables, dreams):
-        ran.append(("losses", None))
+    def dream_losses(cfg, microbatch, variables, dreams):
+        ran.append(("dream_losses", None))
         return np.ones(len(dreams.tokens))
 
     monkeypatch.setattr(importance, "gram_matrices", gram_matrices)
-    monkeypatch.setattr(importance, "dream_losses", losses)
+    monkeypatch.setattr(importance, "dream_losses", dream_losses)
     dreams, targets = (Examples(*3 * [np.ones(s)]) for s in ((2, 1, 8), (1, 1, 8)))
     candidates = Candidates([0, 0], ["a b", "c"], dreams, ["a"], targets)
     importance.importance(measure, None, 1, None, None, candidates, step=1.0, seed=(0, 0))

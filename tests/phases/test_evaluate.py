@@ -26,7 +26,9 @@ def test_bar_ends_with_closed_book_scores_and_the_ceiling(tmp_path, monkeypatch,
     monkeypatch.setattr(module, "anchor_perplexity", lambda *_: 35.0)
     reader = types.SimpleNamespace(variables="open", context="documents")
     monkeypatch.setattr(module, "awake", lambda *_: reader)
-    selves = [types.SimpleNamespace(on=lambda _, n=n: n) for n in ("now", "before", "consolidated")]
+    selves = [
+        types.SimpleNamespace(variables=lambda _, n=n: n) for n in ("now", "before", "consolidated")
+    ]
     document = types.SimpleNamespace(title="A kiln")
     days = [Day([document], asked(name)) for name in ("first", "second")]
     experiment = types.SimpleNamespace(

@@ -29,7 +29,7 @@ def test_skim_shows_the_mean_surprise_of_documents_read(monkeypatch):
     bar, recorded = Bar(), []
     logger = types.SimpleNamespace(bar=lambda *_: bar, scalars=lambda i, x: recorded.append(x))
     experiment = types.SimpleNamespace(cfg=None, params=None)
-    run = types.SimpleNamespace(current=types.SimpleNamespace(on=lambda _: None))
+    run = types.SimpleNamespace(current=types.SimpleNamespace(variables=lambda _: None))
     mean = module._skim(experiment, run, logger, [(1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3)])
     assert [x["surprise"] for x in bar.figures] == pytest.approx([1.0, 2.0, 2.0])
     assert mean == pytest.approx(2.0)
