@@ -13,7 +13,7 @@ from sleep_jax.config import default
 
 
 def get_config():
-    """Two short documents, two updates a phase."""
+    """Two short documents, four updates of a consolidation, two on dreams."""
     c = default()
     c.model.name = "tiny"
     c.model.dtype = "float32"

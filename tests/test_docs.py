@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 
 from sleep_jax.config import RunConfig, default
+from sleep_jax.seeding.transaction import MemoryState
 from sleep_jax.settings import every
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -139,6 +140,8 @@ def test_flags_exist(name):
 def test_python_of_the_front_page_can_be_imported():
     [source] = re.findall(r"^```python\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL)
     settings, names = default(), {}
+    for method in re.findall(r"state\.current\.(\w+)", source):
+        assert hasattr(MemoryState, method), method
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
