@@ -49,9 +49,9 @@ class Counts:
         """Adds what another does `times` times."""
         self.flops += times * other.flops
         self.bytes += times * other.bytes
-        for mine, theirs in ((self.sent, other.sent), (self.times, other.times)):
-            for kind, value in theirs.items():
-                mine[kind] += times * value
+        for totals, added in ((self.sent, other.sent), (self.times, other.times)):
+            for kind, value in added.items():
+                totals[kind] += times * value
 
 
 def count(text: str, trips: int = 1) -> Counts:
@@ -108,8 +108,8 @@ class _Counter:
         goes through HBM."""
         [inside] = i.called("calls")
         known = self.module.known(inside)
-        mine = [c for c in self._collectives(inside) if self._counts_here(c, inside)]
-        size = sum(_plain_bytes(c, known) for c in mine)
+        collectives = [c for c in self._collectives(inside) if self._counts_here(c, inside)]
+        size = sum(_plain_bytes(c, known) for c in collectives)
         for number, operand in enumerate(i.operands):
             if operand in outer and any(not a.is_near for a in outer[operand].arrays):
                 full = sum(a.far_bytes for a in outer[operand].arrays)

@@ -47,7 +47,7 @@ def test_changes_of_unlocking_a_slot(finished):
     run = Run(finished)
     moved = {x.name: x for x in changes(run["wake"], run["consolidate"]) if x.kind != "identical"}
     assert set(moved) == {"memory.layers.level_1.experts.down", "slots.layers.level_1.active"}
-    assert moved["memory.layers.level_1.experts.down"].relative == np.inf  # B = 0 at birth
+    assert moved["memory.layers.level_1.experts.down"].relative == np.inf  # B = 0 initially
     mask = moved["slots.layers.level_1.active"]
     assert (mask.entries, mask.relative) == (3, None)
 

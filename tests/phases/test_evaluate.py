@@ -26,7 +26,7 @@ def test_bar_ends_with_closed_book_scores_and_the_ceiling(tmp_path, monkeypatch,
     monkeypatch.setattr(module, "anchor_perplexity", lambda *_: 35.0)
     reader = types.SimpleNamespace(variables="open", context="documents")
     monkeypatch.setattr(module, "awake", lambda *_: reader)
-    selves = [
+    states = [
         types.SimpleNamespace(variables=lambda _, n=n: n) for n in ("now", "before", "consolidated")
     ]
     document = types.SimpleNamespace(title="A kiln")
@@ -40,7 +40,7 @@ def test_bar_ends_with_closed_book_scores_and_the_ceiling(tmp_path, monkeypatch,
             evaluation=types.SimpleNamespace(report_samples=1),
         ),
     )
-    run = RunState(*selves, {"phases": {}, "days": [{}, {}]})
+    run = RunState(*states, {"phases": {}, "days": [{}, {}]})
     with MetricWriter(tmp_path) as writer:
         scheduled = ScheduledPhase("evaluate-2", "evaluate", day=1, rng_stream=5)
         run = evaluate(experiment, run, PhaseLogger(writer, "evaluate-2"), scheduled)
