@@ -47,7 +47,6 @@ CYCLE = {
     "test_families.py",
     "test_faults.py",
     "test_lifecycle.py",
-    "test_recurrent_night.py",
     "test_seal.py",
 }
 

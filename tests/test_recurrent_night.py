@@ -15,6 +15,8 @@ from sleep_jax.models.decoder import Decoder
 from sleep_jax.models.mixer import get_mixer
 from sleep_jax.phases.evaluate import STAGES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def experiment():

@@ -38,6 +38,7 @@ def test_notebook_shows_a_run(finished, tmp_path):
     assert figures == 4 and "\x1b" not in text
 
 
+@pytest.mark.slow
 def test_notebook_makes_a_run_if_there_is_none(tmp_path):
     text, figures = text_and_figures(execute("", tmp_path))
     assert "runs/tiny: finished, 8 phases" in text and figures == 4

@@ -269,6 +269,7 @@ def test_recurrent_state_does_not_grow(cfg):
     assert jnp.asarray(Recurrence.is_full({}, 10**9)).item() is False
 
 
+@pytest.mark.slow
 def test_recurrence_on_8_devices_equals_one_device():
     devices = {
         "JAX_PLATFORMS": "cpu",
