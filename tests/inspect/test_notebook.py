@@ -3,6 +3,7 @@ import pathlib
 
 import nbclient
 import nbformat
+import pytest
 
 NOTEBOOK = pathlib.Path(__file__).parents[2] / "notebooks" / "inspect_checkpoint.ipynb"
 
