@@ -57,7 +57,8 @@ def random_params(cfg: DecoderConfig):
 
 def compiled_bytes(jitted, *args) -> int:
     """Bytes that a program holds at its peak: arguments, temporaries and results that share no
-    buffer with an argument, as its compiler assigns them."""
+    buffer with an argument, as its compiler assigns them.
+    """
     m = jitted.lower(*args).compile().memory_analysis()
     results = m.output_size_in_bytes - m.alias_size_in_bytes
     return m.argument_size_in_bytes + m.temp_size_in_bytes + results

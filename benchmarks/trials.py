@@ -32,7 +32,8 @@ from sleep_jax.models.decoder_config import TARGETS, LoraConfig
 
 def bytes_of_one_more(args: argparse.Namespace, spec: dict, count: int) -> None:
     """Prints the bytes that a further trial adds to the program that trains `count` of them, over
-    the bytes of its adapter, gradient and Adam's two moments in float32."""
+    the bytes of its adapter, gradient and Adam's two moments in float32.
+    """
     lora = LoraConfig(args.rank, 2.0 * args.rank, tuple(args.targets))
     cfg = shaped(args, lora=lora).replace(remat="full")
     params = jax.eval_shape(lambda: random_params(cfg))

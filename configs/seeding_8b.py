@@ -26,7 +26,8 @@ from sleep_jax.config import default
 
 def get_config():
     """Sizes for an accelerator; the paper gives no alpha, lambda, gamma or z0: those are the
-    defaults."""
+    defaults.
+    """
     c = default()
     c.model.name = "Qwen/Qwen3-8B"
     c.model.dtype = "bfloat16"

@@ -67,7 +67,8 @@ def in_words(address: str | os.PathLike[str]) -> Iterator[None]:
 def fault(error: Exception, address: str | os.PathLike[str]) -> Exception | None:
     """An error of a client of a store (gcsfs, TensorStore, Google's libraries) as one of the errors
     of `check_answers`; None for any other error, for one of these already, and for a path on
-    disk."""
+    disk.
+    """
     address = os.fspath(address)
     if not is_remote(address) or str(error).startswith(address):
         return None

@@ -1,5 +1,6 @@
 """An experiment: a model, what it is given to read, and how it will be asked; all that stays the
-same through a run."""
+same through a run.
+"""
 
 import collections
 import dataclasses
@@ -139,7 +140,8 @@ class Experiment:
 
     def pages(self, scheduled: ScheduledPhase) -> list[tuple[int, ...]]:
         """The tokens that were read between a level's last sleep and this one, document by
-        document."""
+        document.
+        """
         out = []
         for day in range(scheduled.since, scheduled.day + 1):
             start = scheduled.start if day == scheduled.since else 0
@@ -160,7 +162,8 @@ class Experiment:
     @functools.cached_property
     def base(self) -> dict[str, dict[str, str]]:
         """The models whose weights it does not change, by the field that names each: name and
-        fingerprint of the weights. A checkpoint holds these in place of a copy."""
+        fingerprint of the weights. A checkpoint holds these in place of a copy.
+        """
         c = self.config
         models = {"model.name": (c.model.name, self.params)} | {
             f"seeding.teachers[{i}]": (name, params)
@@ -223,7 +226,8 @@ def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
 
 def _check_random_expert(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> None:
     """Warns where the random expert would add nothing: dreams are written by the model as their day
-    ended, and no router leaves out a slot that was filled by then."""
+    ended, and no router leaves out a slot that was filled by then.
+    """
     in_use, most = collections.Counter(), 0
     for scheduled in schedule:
         if scheduled.phase == "wake" and scheduled.is_end:
@@ -280,7 +284,8 @@ def template_options(config) -> dict[str, Any]:
 
 def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer, lengths: Sequence[Lengths]):
     """The further teachers, (config, params) each; they need the student's tokenizer and room for
-    what it reads."""
+    what it reads.
+    """
     for i, name in enumerate(config.seeding.teachers):
         remat, template = config.model.remat, template_options(config)
         other, params, teacher_tokenizer = load_model(

@@ -43,7 +43,8 @@ def reason(error: BaseException) -> str:
 
 def writable(text: str) -> str:
     """A text with U+FFFD for lone surrogates, which no encoding has; Python makes them from file
-    names that are not UTF-8, for example."""
+    names that are not UTF-8, for example.
+    """
     return re.sub(f"[{HALVES}]", "\ufffd", text)
 
 

@@ -1,5 +1,6 @@
 """Lengths of what a run reads and writes, in tokens: each has to fit a row of a batch and the
-positions that the model was trained on."""
+positions that the model was trained on.
+"""
 
 import dataclasses
 import warnings
@@ -38,7 +39,8 @@ class Lengths:
 
 def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]) -> list[Lengths]:
     """The lengths of some documents. Each is encoded once, and once more for every template that
-    holds its text."""
+    holds its text.
+    """
     dreaming, curriculum = settings.dreaming, settings.dreaming.curriculum
     templates = dreaming.writing.templates if dreaming.learning.steps else ()
     recollects = settings.data.episodes > 1 and curriculum.weak and curriculum.source == "dreams"

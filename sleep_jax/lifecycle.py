@@ -16,7 +16,8 @@ evaluate     what it knows now without the documents, and what that cost elsewhe
 Each phase (`phases.phase.Phase`) is a function from what the phases before it left (`RunState`) to
 what it leaves. Their order is known beforehand (`run_schedule`). A checkpoint follows each one,
 written while the next begins; phases that learn or write keep a mid-phase checkpoint besides. A run
-that was stopped goes on from the last of them."""
+that was stopped goes on from the last of them.
+"""
 
 import contextlib
 import dataclasses

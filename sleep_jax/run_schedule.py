@@ -100,7 +100,8 @@ def run_schedule(
 
 def _cuts(memory: MemoryConfig, day: int, read: int, length: int) -> list[tuple[int, int]]:
     """Where a day's reading pauses: (tokens into the day, clock then); the clock is 0 where no
-    period ends."""
+    period ends.
+    """
     if memory.unit == "episodes" or memory.depth < 2:
         return [(length, day + 1 if memory.unit == "episodes" else 0)]
     tokens = 1 if memory.unit == "tokens" else memory.stride

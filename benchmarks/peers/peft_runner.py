@@ -1,5 +1,6 @@
 """Trials by PEFT and `transformers` (PyTorch), one after the other: a fresh LoRA adapter learns a
-dream and answers, then it is unloaded."""
+dream and answers, then it is unloaded.
+"""
 
 import torch
 from peft import LoraConfig, get_peft_model

@@ -1,5 +1,6 @@
 """Our side: the sampler, one on-policy seeding update (rollout, teacher's scoring, update), or
-trials of dreams."""
+trials of dreams.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,8 @@ def sampler(turns: Turns):
 
 def seeding(turns: Turns):
     """One update on rollouts alone, as `seed_slot` does it; half of each prompt is a prefix
-    by the teacher that the student continues."""
+    by the teacher that the student continues.
+    """
     spec, rng = turns.spec, np.random.default_rng(0)
     cfg, params = decoder_of(spec)
     memory = MemoryConfig((LevelConfig(slots=spec.slots, rank=spec.rank),))

@@ -29,7 +29,8 @@ class Turns:
 
     def __init__(self, *packages: str, peak: Callable[[], int] | None = None):
         """`packages`: whose versions go into the answers; `peak`: gives the peak bytes of a device
-        with a memory of its own; None: those of the process."""
+        with a memory of its own; None: those of the process.
+        """
         self.spec = SimpleNamespace(**json.loads(sys.argv[1]))
         self._versions = {name: importlib.metadata.version(name) for name in packages}
         self._peak = peak or resident
@@ -61,7 +62,8 @@ class Turns:
 
     def timed(self, phase: str, function, wait=lambda result: result):
         """`function`, its calls counted into a phase; `wait` is given what it returns and comes
-        back when that is computed."""
+        back when that is computed.
+        """
 
         def run(*args, **kwargs):
             start = time.perf_counter()

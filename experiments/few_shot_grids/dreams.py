@@ -1,5 +1,6 @@
 """Dreams about grid tasks: a model writes recipes, another one tries each, and the writer learns
-those that solved their task (ReST-EM)."""
+those that solved their task (ReST-EM).
+"""
 
 import dataclasses
 from collections.abc import Sequence

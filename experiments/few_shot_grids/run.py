@@ -213,7 +213,8 @@ def dream_about(
     rng,
 ) -> dict:
     """`count` recipes about each task: `dreams`, and which of them solve their task, `earned`; and
-    counts: `asked` dreams, `tasks`, and `hit`, the tasks that a dream solves."""
+    counts: `asked` dreams, `tasks`, and `hit`, the tasks that a dream solves.
+    """
     dreams = write_recipes(*writer, learner, tasks, count, rng)
     indices = [dream.document for dream in dreams]
     earned = try_all(learner, pairs_of(dreams, tasks), indices, items).tolist()
@@ -231,7 +232,8 @@ def baselines(
     learner: Learner, tasks: Sequence[GridTask], items: RewardItems, best: Recipe
 ) -> dict:
     """No training, and test-time training, with and without a vote: tasks solved by arm (`arms`),
-    and the number of `tasks`."""
+    and the number of `tasks`.
+    """
     readable = [i for i, task in enumerate(tasks) if learner.can_read(task)]
     questions = [items.about(i) for i in range(len(tasks))]
     arms = {

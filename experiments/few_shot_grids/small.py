@@ -128,7 +128,8 @@ def task_with_solution(rng: np.random.Generator) -> str:
 
 def task_with_recipe(rng: np.random.Generator) -> str:
     """A task and a recipe: every other task is as large as those with a solution, the rest are
-    larger, since recipes are also written about tasks of ARC."""
+    larger, since recipes are also written about tasks of ARC.
+    """
     sizes = {}
     if rng.random() < 0.5:
         rows, columns, shown = (int(rng.integers(a, b + 1)) for a, b in (SIDES, SIDES, SHOWN))

@@ -28,7 +28,8 @@ def rates(scores: np.ndarray, same: np.ndarray, threshold: float) -> tuple[float
 
 def area(scores: np.ndarray, same: np.ndarray) -> float:
     """Area under the ROC curve: the share of (same, different) pairs of pairs in which the first
-    scores higher; ties count half."""
+    scores higher; ties count half.
+    """
     alike, other = scores[same][:, None], scores[~same][None]
     return float(np.mean((alike > other) + 0.5 * (alike == other)))
 

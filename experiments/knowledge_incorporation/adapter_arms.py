@@ -122,7 +122,8 @@ class SealModel:
     ) -> "SealModel":
         """One round of ReST-EM: of `count` dreams about each passage the writer learns the one that
         taught a model most, as measured by the questions of `items`; where none taught it anything
-        the writer stays as it was."""
+        the writer stays as it was.
+        """
         dreams, prompts, base = self.dreams(passages, count, seed), self.prompts, self._base()
         pairs = [
             trial_sequences(x, passages[x.document], prompts, TRIAL.split_lines) for x in dreams
@@ -169,7 +170,8 @@ def on_dreams(
     model: SealModel, passages: Sequence[Document], count: int, seed: int
 ) -> list[list[list[str]]]:
     """Replies, per passage and dream, of a model that was fine-tuned on that dream and the passage;
-    on the passage alone where no dream is left."""
+    on the passage alone where no dream is left.
+    """
     dreams = model.dreams(passages, count, seed)
     items = [trial_sequences(x, passages[x.document], model.prompts, False) for x in dreams]
     documents = [x.document for x in dreams]
@@ -184,7 +186,8 @@ def continued(
     model: SealModel, passages: Sequence[Document], count: int, seed: int
 ) -> list[list[str]]:
     """Replies, per passage, of one model that was fine-tuned on all passages and, of each, on
-    `count` dreams."""
+    `count` dreams.
+    """
     prompts = model.prompts
     pairs = document_pairs(prompts, passages)
     for x in model.dreams(passages, count, seed) if count else ():

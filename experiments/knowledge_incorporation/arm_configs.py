@@ -1,5 +1,6 @@
 """The run configs of the arms that sleep: `configs/sleep_smollm2.py`, shortened, with five dreams a
-passage, of which three are tried."""
+passage, of which three are tried.
+"""
 
 import pathlib
 import runpy
@@ -36,7 +37,8 @@ def after_a_passage() -> ml_collections.ConfigDict:
 
 def after_many(days: int) -> ml_collections.ConfigDict:
     """The config of a night after each of several days; the router picks two slots, and from the
-    fourth day on there are other filled ones, from which the writer's random expert is drawn."""
+    fourth day on there are other filled ones, from which the writer's random expert is drawn.
+    """
     c = after_a_passage()
     c.data.episodes = days
     c.data.chunk_tokens = 200  # a passage, and as many of the dreams about it

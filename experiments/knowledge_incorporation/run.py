@@ -65,7 +65,8 @@ def run_adapter_arms(
     experiment: Experiment, passages, rewarded, seed: int, workdir: pathlib.Path
 ) -> None:
     """The arms that fine-tune an adapter a passage, or a dream; `rewarded` has the passages of
-    SEAL's round and the questions about them."""
+    SEAL's round and the questions about them.
+    """
     model, count = adapter_arms.SealModel.from_experiment(experiment), adapter_arms.DREAMS
 
     def run_arm(arm: str, replies: Callable[[], list[list[list[str]]]]):

@@ -135,7 +135,8 @@ def into_first_slot(transaction: Transaction) -> Transaction:
 
 def fine_tune(model: Model, night: NightConfig, steps: int, window: list[Fact], rng) -> Model:
     """The model whose FFN weights learnt the window's own text by as many updates, of as many
-    tokens, as a night has. Its memory is as initialised and changes nothing."""
+    tokens, as a night has. Its memory is as initialised and changes nothing.
+    """
     sentences = np.asarray(statements(window), np.int32)
     shape = (steps, night.batch_size * PAGE // SENTENCE)
     order = numpy_generator(rng).integers(len(sentences), size=shape)

@@ -88,7 +88,8 @@ def draw_retention(runs: list[dict], path: pathlib.Path) -> None:
 
 def draw_curves(runs: list[dict], path: pathlib.Path) -> None:
     """Mean recall of all episodes so far, and of the anchors, after each night; band: one standard
-    deviation over seeds."""
+    deviation over seeds.
+    """
     figure, (new, old) = plt.subplots(1, 2, figsize=(9.6, 3.3), layout="constrained", sharey=True)
     for arm, arm_runs in by_arm(runs).items():
         for axes, curves in (

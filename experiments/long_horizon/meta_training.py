@@ -38,7 +38,8 @@ def page_terms(
     cfg: DecoderConfig, variables, tokens, home: float = HOME_WEIGHT, other: float = 1.0
 ):
     """(sum, weights) of the next-token loss of pages int32 [rows, time]; homes weigh `home`, all
-    other words `other`."""
+    other words `other`.
+    """
     hidden = Decoder(cfg).apply(variables, tokens[:, :-1])
     targets = tokens[:, 1:]
     weight = jnp.where(is_home(targets), home, other)

@@ -98,13 +98,15 @@ def _prepared(prepare, about, examples, argv: list[str], is_debug: bool, setting
 
 def exit_status(error: Exception) -> int:
     """1 for an error that may be temporary (a network, a disk), so that another start makes sense;
-    2 for one that the user has to fix."""
+    2 for one that the user has to fix.
+    """
     return 1 if isinstance(error, OSError) and not isinstance(error, PERMANENT) else 2
 
 
 def _in_one_line(showwarning: Callable[..., None]) -> Callable[..., None]:
     """`warnings.showwarning` that prints a UserWarning once and without its line of code; other
-    warnings go to the given one."""
+    warnings go to the given one.
+    """
     shown: set[str] = set()
 
     def show(message, category, *where, **more):

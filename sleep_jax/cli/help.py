@@ -75,7 +75,8 @@ def help_text(
 
 def _describe(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> str:
     """Every field of a config as a flag, with its meaning and range; a blank line between sections,
-    `*` where the value is not the default."""
+    `*` where the value is not the default.
+    """
     sections: dict[str, list[str]] = {}
     for name in sorted(values, key=[*settings, *values].index):
         lines = sections.setdefault(name.rpartition(".")[0], [])

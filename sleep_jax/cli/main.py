@@ -171,7 +171,8 @@ def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
 
 def check_workdir(config, workdir: str, is_under_way: bool = True) -> dict[str, Any]:
     """Checks that a run can be written there, or resumed, and returns its record; {} of a new one.
-    `is_under_way` as for `check_same_config`."""
+    `is_under_way` as for `check_same_config`.
+    """
     check_writable(workdir)
     if not (checkpoints := epath.Path(workdir) / "checkpoints").exists():
         return {}  # Orbax would make it, though the run may yet be refused
@@ -242,7 +243,8 @@ def answering_store(workdir: str) -> Iterator[None]:
 
 def show_run_plan(experiment: Experiment, workdir: str) -> TimeEstimate | None:
     """Says what the run will do, and warns of what may surprise. How long it will take is said
-    later, by the estimate that this returns; None where no night learns anything."""
+    later, by the estimate that this returns; None where no night learns anything.
+    """
     plan = RunPlan.of(
         experiment.config,
         experiment.cfg,

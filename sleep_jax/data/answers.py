@@ -80,7 +80,8 @@ _ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def normalize_characters(text: str) -> str:
     """One character for each meaning, e.g. one kind of quotes; keeps case, accents and line
-    ends."""
+    ends.
+    """
     text = _INVISIBLE.sub("", _THOUSANDS.sub("", text)).translate(_ONE_CHARACTER)
     text = re.sub("[⁻⁰¹²³⁴-⁹]+", lambda m: "^" + m[0].translate(_SUPERSCRIPTS), text)
     text = re.sub("[¼-¾⅐-⅞]", r" \g<0>", text)
@@ -91,7 +92,8 @@ def normalize_characters(text: str) -> str:
 
 def _one_character(match: re.Match) -> str:
     """A digit in ASCII; the name of a currency whose sign is not in `_SIGNS`; else the
-    character."""
+    character.
+    """
     character = match[0]
     if character.isdecimal():
         return str(unicodedata.decimal(character))
@@ -157,14 +159,16 @@ def answer_words(text: str, *, is_verbatim: bool = False) -> list[str]:
 
 def canonical(text: str) -> str:
     """One spelling for equal questions or answers: `answer_words` joined, or the text itself where
-    it has none."""
+    it has none.
+    """
     return " ".join(answer_words(text)) or text.strip()
 
 
 def squad_words(text: str) -> list[str]:
     """The words of an answer by the SQuAD v1.1 evaluation (Rajpurkar et al. 2016, arXiv
     1606.05250): lower case, without ASCII punctuation and the articles a, an, the. Made for
-    English."""
+    English.
+    """
     text = text.lower().translate(_ASCII_PUNCTUATION)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 

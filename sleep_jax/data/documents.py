@@ -217,7 +217,8 @@ _KNOWN = (
 
 def _sample_range(name: str, count: int | None = None) -> tuple[int, int]:
     """The first and the last requested chunk of the samples, from 1; `count` is how many there are,
-    None where they are not cut yet."""
+    None where they are not cut yet.
+    """
     if name == SAMPLES:
         return 1, count or 1
     match = re.fullmatch(r"(?:([0-9]{1,9})-)?([0-9]{1,9})", name.partition(":")[2])

@@ -171,7 +171,8 @@ def transforms(kind: str, task: GridTask, rng: np.random.Generator) -> list[Tran
 
 def leave_out(task: GridTask, count: int) -> list[GridTask]:
     """Leave-`count`-out tasks: one example becomes the test, `count` - 1 more are dropped, the rest
-    are the examples; tasks without an example are left out."""
+    are the examples; tasks without an example are left out.
+    """
     out = []
     for i, test in enumerate(task.examples):
         others = task.examples[:i] + task.examples[i + 1 :]

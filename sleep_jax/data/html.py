@@ -1,5 +1,6 @@
 """The text that a page of HTML shows, read tag by tag: no tree is built, so a page takes time and
-memory in proportion to its length, however deep it nests."""
+memory in proportion to its length, however deep it nests.
+"""
 
 import re
 from html.parser import HTMLParser

@@ -86,7 +86,8 @@ _GERMAN -= {"bin", "den", "des", "du", "es", "hat", "man", "nun", "war"}
 
 def scripts(text: str) -> collections.Counter:
     """The number of letters of each script in a text, by Unicode's names; kana and Chinese
-    characters count as one script, CJK."""
+    characters count as one script, CJK.
+    """
     letters = filter(str.isalpha, unicodedata.normalize("NFKC", text))
     names = (unicodedata.name(letter, "?").split()[0] for letter in letters)
     return collections.Counter("CJK" if name in _CJK else name for name in names)

@@ -1,7 +1,8 @@
 """Splits text into units: sentences, headings, list items, table rows and lines "key: value".
 
 Sentences are found by the library `sentencex`. A line that was not wrapped but ended on purpose is
-a unit, too. Markup (bullets, #, >, fences, rules) is dropped; numbers of list items are kept."""
+a unit, too. Markup (bullets, #, >, fences, rules) is dropped; numbers of list items are kept.
+"""
 
 import itertools
 import re
@@ -31,7 +32,8 @@ _ORDINAL = re.compile(r"\b(?:[ia]m|d(?:er|en|es|em|ie|as)|vom|beim|zum|jede[nrs]
 
 def sentences(text: str) -> list[str]:
     """The units of a text in order, stripped and otherwise unchanged, without those that have no
-    letter or digit."""
+    letter or digit.
+    """
     name = language(text)
     units = (unit for block in _blocks(text) for unit in _units(block, name))
     return [unit for unit in units if any(map(str.isalnum, unit))]
@@ -39,7 +41,8 @@ def sentences(text: str) -> list[str]:
 
 def sentence_ends(text: str) -> list[int]:
     """The end offsets of the sentences and lines of a text, trailing white space included:
-    increasing, the last one is the text's length."""
+    increasing, the last one is the text's length.
+    """
     name = language(text)
     parts = (part for line in text.splitlines(keepends=True) for part in _split(line, name))
     return list(itertools.accumulate(map(len, parts)))
@@ -47,7 +50,8 @@ def sentence_ends(text: str) -> list[int]:
 
 def word_ends(text: str) -> list[int]:
     """The end offsets of the words of a text; in scripts without spaces, each character is a
-    word."""
+    word.
+    """
     return [match.end() for match in re.finditer(rf"[{UNSPACED}]|[^\s{UNSPACED}]+", text)]
 
 
@@ -110,7 +114,8 @@ def _blocks(text: str) -> Iterator[str]:
 
 def _begins_block(before: str, line: str, width: int) -> bool:
     """Whether a line begins a block: it is an item, a row or a key, or the line before it was ended
-    on purpose, since the first word would still have fitted on it."""
+    on purpose, since the first word would still have fitted on it.
+    """
     if _MARK.match(line) or _ROW.fullmatch(line) or _ROW.fullmatch(before):
         return True
     if _KEY.match(line) and _KEY.match(before):

@@ -42,7 +42,8 @@ class AdaptedModels:
 
     def blocks(self, models: int, rows: int) -> np.ndarray:
         """Models that are evaluated together, as many as a batch holds: indices [blocks, models],
-        every block of the same size."""
+        every block of the same size.
+        """
         return equal_batches(models, max(1, self.batch // rows))
 
     def row_blocks(self, models: int, rows: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Grid tasks as questions, and majority votes over replies to several views of a task (Akyürek et
-al. 2024, arXiv 2411.07279)."""
+al. 2024, arXiv 2411.07279).
+"""
 
 import collections
 from collections.abc import Sequence

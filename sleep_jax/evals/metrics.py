@@ -40,7 +40,8 @@ def _raw(text: str) -> list[str]:
 
 def _views(answer: str) -> list[bool]:
     """The values of `is_verbatim` by which an answer is compared: where it may be a version, also
-    the one in which trailing zeros count, so that "3.10" equals "Release 3.10"."""
+    the one in which trailing zeros count, so that "3.10" equals "Release 3.10".
+    """
     return [False, True] if "." in answer else [False]
 
 
@@ -72,25 +73,29 @@ def _f1(prediction: list[str], answer: list[str]) -> float:
 
 def exact_match(prediction: str, answers: str | Sequence[str]) -> float:
     """1.0 if the prediction has exactly the words of an accepted answer (`answer_words`), else 0.0;
-    an empty prediction equals no answer."""
+    an empty prediction equals no answer.
+    """
     return _is_match(_pairs(prediction, answers))
 
 
 def f1(prediction: str, answers: str | Sequence[str]) -> float:
     """Best bag-of-words F1 with any accepted answer (`answer_words`), in [0, 1]; 0 where no word is
-    shared, also for two empty texts."""
+    shared, also for two empty texts.
+    """
     return _best_f1(_pairs(prediction, answers))
 
 
 def squad_exact_match(prediction: str, answers: str | Sequence[str]) -> float:
     """1.0 if the prediction equals an accepted answer after SQuAD's normalisation, else 0.0; an
-    empty prediction equals no answer."""
+    empty prediction equals no answer.
+    """
     return _is_match(_squad_pairs(prediction, answers))
 
 
 def squad_f1(prediction: str, answers: str | Sequence[str]) -> float:
     """Best bag-of-words F1 with any accepted answer after SQuAD's normalisation, in [0, 1]; 0 where
-    no word is shared, also for two empty texts."""
+    no word is shared, also for two empty texts.
+    """
     return _best_f1(_squad_pairs(prediction, answers))
 
 
@@ -123,7 +128,8 @@ _MAX_DIGITS = 1000  # Python parses at most 4,300
 
 def last_integer(text: str) -> int | None:
     """The last integer of a text, also in words ("seven") or with separators ("1,250"). None if
-    there is none, or it has more than 1,000 digits. The 5 of 3.5 is not an integer."""
+    there is none, or it has more than 1,000 digits. The 5 of 3.5 is not an integer.
+    """
     integers = _INTEGER.findall(normalize_numbers(text))
     if not integers or len(integers[-1]) > _MAX_DIGITS:
         return None
@@ -145,7 +151,8 @@ def is_integer_right(prediction: str, answers: str | Sequence[str]) -> bool:
 def first_grid(text: str) -> tuple[tuple[int, ...], ...] | None:
     """The first grid of a text: lines with the same number of digits, separated by spaces, commas
     or brackets (ARC, Chollet 2019, arXiv 1911.01547). None if there is none, or its rows differ in
-    length."""
+    length.
+    """
     rows: list[tuple[int, ...]] = []
     for line in re.sub(r"\]\s*,?\s*\[", "\n", text).splitlines():
         if re.fullmatch(r"[\s\[\],\d]*\d[\s\[\],]*", line):

@@ -1,5 +1,6 @@
 """Recall of documents, with the document in context or closed book, and retention of known
-texts."""
+texts.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -52,7 +53,8 @@ def greedy_replies(
 
 def answer_accuracy(replies: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
     """Share of replies that contain one of their accepted answers (`contains_answer`), in [0,
-    1]."""
+    1].
+    """
     return float(np.mean([contains_answer(r, a) for r, a in zip(replies, answers)]))
 
 

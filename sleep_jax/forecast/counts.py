@@ -105,7 +105,8 @@ class _Counter:
 
     def _fusion(self, i: Instruction, outer: dict) -> Counts:
         """A fusion reads its operands and writes its outputs; within it, only what collectives move
-        goes through HBM."""
+        goes through HBM.
+        """
         [inside] = i.called("calls")
         known = self.module.known(inside)
         collectives = [c for c in self._collectives(inside) if self._counts_here(c, inside)]

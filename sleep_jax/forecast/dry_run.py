@@ -1,5 +1,6 @@
 """What a run holds and does (`--dry_run`): its documents are read, and shapes and schedule follow
-from them and from the config; no weights are read. On the local devices a few steps are timed."""
+from them and from the config; no weights are read. On the local devices a few steps are timed.
+"""
 
 import math
 from collections.abc import Iterator

@@ -102,7 +102,8 @@ class Module:
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop runs at most: its counter goes from 0, in the steps of the body, to the
-        largest constant of the condition; 0 where there is none."""
+        largest constant of the condition; 0 where there is none.
+        """
         [condition], [body] = loop.called("condition"), loop.called("body")
         counters = [i for i in self.computations[condition] if i.opcode == "get-tuple-element"]
         steps = [self._step(body, int(i.attribute("index"))) for i in counters]

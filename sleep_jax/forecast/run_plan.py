@@ -1,5 +1,6 @@
 """What a run will do, from its config and its documents, before anything is computed: days and
-nights, slots and when they are full, updates, tokens to be written, memory and disk."""
+nights, slots and when they are full, updates, tokens to be written, memory and disk.
+"""
 
 import dataclasses
 import functools
@@ -167,7 +168,8 @@ class RunPlan:
 
     def _room(self) -> tuple[int, int, float]:
         """Of the longest day: the learnt tokens that the updates of its night hold, the tokens
-        that its recitations and completed sentences have, and its parts."""
+        that its recitations and completed sentences have, and its parts.
+        """
         s, study = self.config.seeding, read(self.config).study
         day = max(self.tokens, key=sum)
         written = (study.recitations + study.completions) * sum(day)
@@ -204,7 +206,8 @@ class RunPlan:
 
     def _pages(self, day: int) -> int:
         """What the night of a day dreams about, at most: documents of the day, and weak ones of the
-        days before it."""
+        days before it.
+        """
         curriculum, parts = self.config.dreaming.curriculum, len(self.tokens[day])
         earlier = sum(map(len, self.tokens[:day]))
         return min(curriculum.recent or parts, parts) + min(curriculum.weak, earlier)
@@ -248,7 +251,8 @@ class RunPlan:
 
     def _trials(self) -> float:
         """Bytes of the adapters that a night's dreams train, all of which are kept until they are
-        compared."""
+        compared.
+        """
         tried_on = [
             self._pages(scheduled.day) for scheduled in self.schedule if scheduled.phase == "try"
         ]
@@ -262,7 +266,8 @@ class RunPlan:
 
     def _bytes(self) -> float:
         """Of the checkpoints that are kept: each holds the memory as it is, as the day ended, and
-        as it was before the last dreams."""
+        as it was before the last dreams.
+        """
         run = collections_of(self.config, self.cfg)
         once = {name: _size(run[name]) for name in ("memory", "slots", "wake") if name in run}
         each = 3 * (once["memory"] + once["slots"]) + once.get("wake", 0)

@@ -1,5 +1,6 @@
 """Which slots a run will have in use, and when a level has none left: from its schedule, if no
-night is rolled back."""
+night is rolled back.
+"""
 
 import collections
 import dataclasses

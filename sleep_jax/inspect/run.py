@@ -131,7 +131,8 @@ class Run:
 
     def timeline(self) -> list[dict[str, Any]]:
         """The finished phases (`run_record.timeline`), each with `slots` {level: (in use, slots)}
-        at its end; {} if its checkpoint was removed."""
+        at its end; {} if its checkpoint was removed.
+        """
         by_index = {x.index: x for x in self.checkpoints}
         rows = run_record.timeline(self.record)
         for row in rows:

@@ -50,7 +50,8 @@ def absorb(cfg: DecoderConfig, variables) -> tuple[DecoderConfig, dict]:
 
 def _units(cfg: DecoderConfig, variables):
     """The hidden units of all active memory, from the first layer with memory on, concatenated:
-    gate, up [layers, d, R] and down [layers, R, d], `memory.scale` included in down."""
+    gate, up [layers, d, R] and down [layers, R, d], `memory.scale` included in down.
+    """
     first, d = cfg.memory.carriers(cfg.layers)[0], cfg.width
     empty = jnp.zeros((cfg.layers - first, d, 0))
     parts = [{"gate": empty, "up": empty, "down": empty.swapaxes(1, 2)}]

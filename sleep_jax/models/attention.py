@@ -20,7 +20,8 @@ from sleep_jax.models.mixer import CAPACITY, HEADS, ROWS, SHARED_PREFIX, Axes, M
 
 def rope_frequencies(cfg: DecoderConfig):
     """Inverse frequencies [head_dim / 2] of the rotary embedding, with Llama 3 scaling where
-    set."""
+    set.
+    """
     exponent = jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim
     inverse = 1.0 / cfg.rope_theta**exponent
     if cfg.rope_scaling is None:
@@ -37,7 +38,8 @@ def rope_frequencies(cfg: DecoderConfig):
 
 def rotate(x, positions, frequencies):
     """Rotary embedding: rotates the pairs (x_i, x_{i + h/2}) of [batch, time, heads, h] by
-    position."""
+    position.
+    """
     angle = positions[:, :, None, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     low, high = jnp.split(x, 2, axis=-1)
@@ -98,7 +100,8 @@ class Attention(Mixer):
 
     def _with_cached(self, key, value, index):
         """The keys and values that queries see: with a cache, all of its state after those of this
-        call were written into it."""
+        call were written into it.
+        """
         if not self.has_variable("cache", "key"):
             return key, value
         keys, values = self.variable("cache", "key"), self.variable("cache", "value")
@@ -128,7 +131,8 @@ class Attention(Mixer):
     @staticmethod
     def plan(cfg: DecoderConfig, segment_ids, progress: dict | None):
         """The plan: a token sees the keys of its segment, and of the prefix where its segment
-        continues it, up to its own; its position is the number of keys before its own."""
+        continues it, up to its own; its position is the number of keys before its own.
+        """
         start, keys = 0, segment_ids
         if progress is not None:
             start = progress["index"]

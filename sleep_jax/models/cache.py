@@ -33,7 +33,8 @@ def init_cache(cfg: DecoderConfig, batch: int, capacity: int):
 
 def grow(cfg: DecoderConfig, cache, more: int, repeats: int = 1):
     """A cache with room for `more` tokens and each row repeated, members of a group next to each
-    other."""
+    other.
+    """
 
     def widen(x, rows, capacity):
         x = jnp.pad(x, [(0, more if axis == capacity else 0) for axis in range(x.ndim)])
@@ -57,7 +58,8 @@ def _take_rows(mixer: str, cache, index):
 
 def _map_arrays(mixer: str, function, cache):
     """`function(x, rows, capacity)` of every array with rows: the indices of the axis of its rows
-    and of its capacity, None where it has none. Arrays without rows stay as they are."""
+    and of its capacity, None where it has none. Arrays without rows stay as they are.
+    """
     axes = {**get_mixer(mixer).progress_axes, **get_mixer(mixer).state_axes}
 
     def apply(path, x):

@@ -58,7 +58,8 @@ def map_chunks(function, arrays, mask, chunk: int):
 
 def head_and_transpose(head):
     """The head [d, vocab] and its transpose, each in the layout for its products; shards of `fsdp`
-    are gathered once for all chunks."""
+    are gathered once for all chunks.
+    """
     head = constrain(head, None, "tensor")
     return transposed(head.T), transposed(head)
 

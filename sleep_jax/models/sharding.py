@@ -61,7 +61,8 @@ RULES = (
 
 def mixer_rules() -> list[tuple]:
     """The rules of registered mixers: of the cache, also of the one row that a stream reads
-    through, and of parameters of their own."""
+    through, and of parameters of their own.
+    """
     rules = {}
     for name, kind in MIXERS.items():
         rules |= dict(kind.sharding_rules)

@@ -37,7 +37,8 @@ def decoder_of(config) -> DecoderConfig:
 
 def collections_of(config, cfg: DecoderConfig) -> dict[str, Any]:
     """Every collection of a run, abstract: params, memory, slots, lora, and where they are used the
-    state of the reader (`wake`) and what a night updates (`learner`)."""
+    state of the reader (`wake`) and what a night updates (`learner`).
+    """
     settings = read(config)
 
     def init():

@@ -1,5 +1,6 @@
 """Programs that several phases call: the sampler, reading into a context, losses of texts, and the
-judge."""
+judge.
+"""
 
 import dataclasses
 import math

@@ -16,7 +16,8 @@ KNOBS = ("dreaming.trial.microbatch", "dreaming.trial.rank")
 
 def shape_of(lay_out: Callable[..., Examples], sequences) -> tuple[int, ...]:
     """The shape that a function lays sequences out in, of which only the lengths are known: any
-    nesting of (tokens given, tokens scored)."""
+    nesting of (tokens given, tokens scored).
+    """
 
     def stand_in(x):
         if isinstance(x[0], int):

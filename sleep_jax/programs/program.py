@@ -49,7 +49,8 @@ class Program:
 
 def signature(function: Callable, *args, **named) -> Hashable:
     """What a call of a jitted function is compiled for: its name, path, shape and dtype of every
-    array, and the static arguments themselves."""
+    array, and the static arguments themselves.
+    """
     bound = inspect.signature(function).bind(*args, **named)
     bound.apply_defaults()
     leaves = jax.tree_util.tree_leaves_with_path(bound.arguments)
@@ -65,7 +66,8 @@ def _kind(x) -> Hashable:
 
 def by_shape(name: str, shapes: Iterable[tuple[int, int]]) -> Iterator[tuple[str, int, int, int]]:
     """(name, rows, width, calls) of each program among calls of these shapes (rows, width): where
-    there are several, their names say the width, or the shape."""
+    there are several, their names say the width, or the shape.
+    """
     calls = collections.Counter(shapes)
     widths = collections.Counter(width for _, width in calls)
     for (rows, width), count in calls.items():

@@ -68,7 +68,8 @@ def precomputed(
     batches: int = 0,
 ) -> list[Program]:
     """What no update changes, computed once for each group of exchanges (`trunk.precompute`);
-    `batches` more are run through the trunk."""
+    `batches` more are run through the trunk.
+    """
     lengths = [[*map(teacher_length, exchanges)] for exchanges in groups]
     out = taught(run, f"{phase}: teach", lengths, context)
     batches += sum(batch_count(exchanges, shape) for exchanges in groups)

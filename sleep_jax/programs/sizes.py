@@ -1,5 +1,6 @@
 """What data and model alone decide of a day and its night: how many sequences there are and how
-long, in tokens."""
+long, in tokens.
+"""
 
 import dataclasses
 import math
@@ -165,7 +166,8 @@ def _dreams(settings: RunConfig, documents: int) -> tuple[list[int], list[int]]:
 
 def _trial(settings: RunConfig) -> tuple[tuple[Lengths, ...], tuple[Lengths, ...]]:
     """The sequences of a trial: the lines of a dream, or all of it, and its passage; and those of a
-    passage alone."""
+    passage alone.
+    """
     new, trial = settings.dreaming.writing.max_new_tokens, settings.dreaming.trial
     lines = math.ceil(new / SENTENCE) if trial.split_lines else 1
     passage = (PROMPT, settings.data.chunk_tokens)
@@ -190,7 +192,8 @@ def _lessons(
 def _updates_to_learn(settings: RunConfig, kept: int, documents: int) -> int:
     """Updates until every dream that was tried, if all are rewarded, was drawn as often as
     `mixture.updates_to_draw` has it: in turn with what was studied, by which a row is filled as
-    well."""
+    well.
+    """
     learning, shape = settings.dreaming.learning, settings.seeding.shape
     dreams = min(kept, learning.max_per_document * documents) if learning.max_per_document else kept
     dreams *= EPOCHS * (1 + (learning.estimator == "rest_em"))  # to write it, and to know it

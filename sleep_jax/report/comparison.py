@@ -191,7 +191,8 @@ def nights(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def cell(name: str, values: Sequence[float], has_spread: bool = False) -> str:
     """The mean and, where values differ, every value in brackets; `has_spread` adds their standard
-    deviation; "" without values."""
+    deviation; "" without values.
+    """
     if not values:
         return ""
     unit, factor, digits = unit_of(name)

@@ -106,7 +106,8 @@ def detail(facts: Mapping[str, Any]) -> str:
 
 def recall(record: Mapping[str, Any]) -> list[list[float]]:
     """Share of each day's questions answered right after each night, [nights][days so far]; empty
-    for a single day or without questions."""
+    for a single day or without questions.
+    """
     days = [[row.get("questions") for row in day.get("recall", [])] for day in record["days"]]
     days = [day for day in days if day]
     return days if len(days) > 1 and all(None not in day for day in days) else []
@@ -152,7 +153,8 @@ def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
 def verdict(record: Mapping[str, Any]) -> str:
     """Outcome of the last complete night: `kept`, or `rolled back: ...` or `skipped: ...` with the
     reason; `kept, but for its dreams: ...` if only the dreams were rolled back; "" before it. With
-    several consolidations a night, it is that of the last one, from the context."""
+    several consolidations a night, it is that of the last one, from the context.
+    """
     outcome = ""
     for label, facts in record["phases"].items():
         kind = label.partition("-")[0]

@@ -54,7 +54,8 @@ def notes(experiment: Experiment) -> list[str]:
 
 def samples(experiment: Experiment, run: RunState) -> list[dict[str, Any]]:
     """Questions of the last day with the replies before and after the night, one for each document,
-    learnt ones first."""
+    learnt ones first.
+    """
     chosen: dict[str, dict[str, Any]] = {}
     for row in run_record.samples(run.record["days"][-1]):
         chosen.setdefault(row["document"], row)

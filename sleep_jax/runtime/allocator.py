@@ -1,5 +1,6 @@
 """Memory on CPUs: freed memory is kept for the next arrays, since page faults would cost about a
-third of a night; compiled programs are dropped when a process can hardly map more of them."""
+third of a night; compiled programs are dropped when a process can hardly map more of them.
+"""
 
 import os
 import pathlib

@@ -31,7 +31,8 @@ UNFINISHED = "it was never finished"
 
 class _Manager(ocp.CheckpointManager):
     """A manager that does not poll for preemption: `preemption.Watch` does. JAX answers at one poll
-    count only, and Orbax would poll with its own checkpoint steps."""
+    count only, and Orbax would poll with its own checkpoint steps.
+    """
 
     def reached_preemption(self, step: int) -> bool:
         return False
@@ -259,7 +260,8 @@ def _without_scalars(tree: Any) -> Any:
 
 def _chunks_by_slot(state: Any) -> Any:
     """Save options by leaf: expert banks are stored in one chunk a slot (axis 1), so that a single
-    slot can be read."""
+    slot can be read.
+    """
 
     def save_args(path, _):
         names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")

@@ -97,7 +97,8 @@ def chip_of(topology: str) -> tuple[Chip, int]:
 
 def slice_of(name: str) -> str:
     """A slice by its name in Google Cloud (`ACCELERATOR_TYPE` of `launch/tpu_vm.sh`), `v5e:4x4` for
-    `v5litepod-16`; any other text as it is."""
+    `v5litepod-16`; any other text as it is.
+    """
     kind, _, count = name.rpartition("-")
     chips = {cloud: (chip, cores) for chip, (cloud, cores) in ACCELERATORS.items()}
     if kind not in chips or not count.isdigit():

@@ -1,5 +1,6 @@
 """The device mesh of a run, with axes data, fsdp and tensor (models/sharding.py says what each
-splits)."""
+splits).
+"""
 
 import math
 from collections.abc import Sequence

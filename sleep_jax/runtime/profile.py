@@ -60,7 +60,8 @@ class Profile:
 
     def check_phase(self, labels: Collection[str]) -> None:
         """Raises a ValueError if the phase to trace is not among the labels of a run's phases with
-        updates."""
+        updates.
+        """
         if self._label not in labels:
             raise ValueError(_no_such_phase(self._label, labels))
 

@@ -60,7 +60,8 @@ class PhaseBar:
     def seconds_left(self) -> float | None:
         """Estimate of the remaining seconds; None until two units are done.
 
-        The first one is left out of the estimate: most of it is compilation."""
+        The first one is left out of the estimate: most of it is compilation.
+        """
         if self.total is None or self._first_advance is None:
             return None
         first_time, first_done = self._first_advance
@@ -167,7 +168,8 @@ def table(
     quiet: bool | None = None,
 ) -> None:
     """Prints a table with numbers right-aligned. No cell is cut: a log is as wide as needed, a
-    terminal wraps long columns, and short ones only where they do not all fit."""
+    terminal wraps long columns, and short ones only where they do not all fit.
+    """
     if _is_quiet(quiet):
         return
     # A notebook is no terminal either: with colours it would show a blank beside the text.
@@ -205,7 +207,8 @@ def say(*lines: str, quiet: bool | None = None) -> None:
 
 def printable(text: str) -> str:
     """A text with U+FFFD for control characters, which a terminal would interpret, and for lone
-    surrogates, which no encoding has; a model may write either."""
+    surrogates, which no encoding has; a model may write either.
+    """
     return _UNPRINTABLE.sub("\ufffd", text)
 
 

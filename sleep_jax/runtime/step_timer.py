@@ -118,7 +118,8 @@ class Compilations:
 
 def memory() -> dict[str, float]:
     """GiB in use and the peak so far, as {memory, memory_peak}: of the fullest device of this
-    process, or of the process itself where devices do not report them."""
+    process, or of the process itself where devices do not report them.
+    """
     all_stats = [stats for x in jax.local_devices() if (stats := x.memory_stats())]
     if all_stats:
         names = {"memory": "bytes_in_use", "memory_peak": "peak_bytes_in_use"}

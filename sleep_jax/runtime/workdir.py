@@ -1,5 +1,6 @@
 """Checks of a work directory: it is writable, and a run in it has the same config, base and
-documents."""
+documents.
+"""
 
 import json
 import os
