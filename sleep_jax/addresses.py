@@ -14,7 +14,7 @@ from collections.abc import Iterator
 SECONDS = 20.0  # how long to wait for an answer, while gcsfs retries
 SCHEMES = ("gs", "s3", "az")  # of epath
 TEMPORARY = (408, 429, *range(500, 600))
-# HTTP statuses by their names in TensorStore. (A missing file is no fault of the store.)
+# HTTP statuses by their names in TensorStore. (A missing file is no error of the store.)
 TENSORSTORE_STATUS = {
     "UNAUTHENTICATED": 401,
     "PERMISSION_DENIED": 403,
@@ -49,25 +49,27 @@ def check_answers(address: str | os.PathLike[str]) -> None:
     if scheme not in SCHEMES or slashes != "//" or not bucket:
         raise ValueError(f"{address}: write an address as gs://BUCKET/FOLDER")
     if scheme == "gs":
-        with in_words(address):
+        with raising_store_errors(address):
             _ask_cloud_storage(bucket)
 
 
 @contextlib.contextmanager
-def in_words(address: str | os.PathLike[str]) -> Iterator[None]:
-    """Raises faults of the store of an address as `check_answers` does, other errors unchanged."""
+def raising_store_errors(address: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns errors of the store of an address into those of `check_answers`; others pass."""
     try:
         yield
     except Exception as error:
-        if (plain := fault(error, address)) is None:
+        if (plain := store_error(error, address)) is None:
             raise
         raise plain from error
 
 
-def fault(error: Exception, address: str | os.PathLike[str]) -> Exception | None:
+def store_error(error: Exception, address: str | os.PathLike[str]) -> Exception | None:
     """An error of a client of a store (gcsfs, TensorStore, Google's libraries) as one of the errors
-    of `check_answers`; None for any other error, for one of these already, and for a path on
-    disk.
+    of `check_answers`.
+
+    Returns:
+      None for any other error, for one that is of `check_answers` already, and for a path on disk.
     """
     address = os.fspath(address)
     if not is_remote(address) or str(error).startswith(address):
@@ -160,7 +162,7 @@ def _retries_of_gcsfs() -> Iterator[_LastRetry]:
 
 
 def _code(error: Exception) -> int | None:
-    """The HTTP status that an error stands for; None if it is no fault of a store."""
+    """The HTTP status that an error stands for; None if it is no error of a store."""
     if any(_is_of(x, "google.auth") and _is_temporary(x) for x in _causes(error)):
         return 503
     if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # gcsfs

@@ -14,17 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from sleep_jax.config import RunConfig, read
-from sleep_jax.data.chunking import Encode
 from sleep_jax.data.documents import (
     Document,
-    Source,
     read_anchors,
     read_rehearsal_topics,
     read_source,
 )
+from sleep_jax.days import Day, EvalQuestion, cut_into_days
 from sleep_jax.evals.recall import AnchorSet
 from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.load import load_model
@@ -43,48 +41,6 @@ from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
 from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
 from sleep_jax.rewards.yes_no import YesNoScore
 from sleep_jax.run_schedule import ScheduledPhase, run_schedule
-
-
-@dataclasses.dataclass(frozen=True)
-class TestQuestion:
-    """A question of the user's, one wording of it.
-
-    Attributes:
-      document: index of its document among those of its day.
-      text: the question.
-      answers: the short answer and its other forms.
-      is_paraphrase: it is the held-out wording.
-    """
-
-    document: int
-    text: str
-    answers: tuple[str, ...]
-    is_paraphrase: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Day:
-    """One episode: what is read on one day.
-
-    Attributes:
-      documents: in the order of reading.
-      questions: what will be asked about them; empty for documents without questions.
-    """
-
-    documents: tuple[Document, ...]
-    questions: tuple[TestQuestion, ...]
-
-    @classmethod
-    def of(cls, documents: Sequence[Document]) -> "Day":
-        """The day on which documents are read, with the questions that came with them."""
-        questions = []
-        for i, document in enumerate(documents):
-            for q in document.questions:
-                answers = (q.answer, *q.aliases)
-                questions.append(TestQuestion(i, q.question, answers, False))
-                if q.paraphrase:
-                    questions.append(TestQuestion(i, q.paraphrase, answers, True))
-        return cls(tuple(documents), tuple(questions))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +85,7 @@ class Experiment:
         return [document for day in self.days for document in day.documents]
 
     @property
-    def questions(self) -> list[TestQuestion]:
+    def questions(self) -> list[EvalQuestion]:
         """All test questions."""
         return [question for day in self.days for question in day.questions]
 
@@ -194,14 +150,15 @@ def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
         "lora": settings.dreaming.lora,
         "remat": config.model.remat,
     }
-    whole = read_whole(config)  # a mistake is reported before a large model is loaded
+    # A mistake is reported before a large model is loaded.
+    whole_documents = read_source(config.data.documents, config.data.limit)
     is_tiny, template = config.model.name == "tiny", template_options(config)
     cfg, params, tokenizer = (
         tiny_model(dtype=config.model.dtype, seed=config.seed, **template, **overrides)
         if is_tiny
         else load_model(config.model.name, dtype=config.model.dtype, **template, **overrides)
     )
-    source, days = cut_into_days(config, whole, tokenizer.encode)
+    source, days = cut_into_days(config, whole_documents, tokenizer.encode)
     documents = [document for day in days for document in day.documents]
     lengths = check_lengths(config, Prompts(tokenizer), documents)
     check_positions(config, cfg, lengths)
@@ -243,38 +200,6 @@ def _check_random_expert(memory: MemoryConfig, schedule: Sequence[ScheduledPhase
             "memory.top_k below them, raise data.episodes, or dreaming.random_expert=False",
             stacklevel=3,
         )
-
-
-def read_whole(config: ml_collections.ConfigDict) -> Source:
-    """What a run reads, not cut into chunks yet.
-
-    Raises:
-      ValueError, OSError: as `read_source`.
-    """
-    return read_source(config.data.documents, config.data.limit)
-
-
-def cut_into_days(
-    config: ml_collections.ConfigDict, whole: Source, encode: Encode
-) -> tuple[str, tuple[Day, ...]]:
-    """A line that says what a run reads, and its documents dealt over the days, in order, as evenly
-    as can be.
-
-    Raises:
-      ValueError: as `Source.chunk`; or there are more days than documents.
-    """
-    source = whole.chunk(config.data.chunk_tokens, encode)
-    return str(source), _days(source.documents, config.data.episodes)
-
-
-def _days(documents: Sequence[Document], episodes: int) -> tuple[Day, ...]:
-    if not 1 <= episodes <= len(documents):
-        raise ValueError(
-            f"data.episodes={episodes}, but there are {len(documents)} documents to read; every "
-            "day needs one"
-        )
-    parts = np.array_split(range(len(documents)), episodes)
-    return tuple(Day.of([documents[i] for i in part]) for part in parts)
 
 
 def template_options(config) -> dict[str, Any]:

@@ -13,10 +13,10 @@ try          it learns each one alone, to see whether that makes it better
 learn        it learns those that did, and to write more like them
 evaluate     what it knows now without the documents, and what that cost elsewhere
 
-Each phase (`phases.phase.Phase`) is a function from what the phases before it left (`RunState`) to
-what it leaves. Their order is known beforehand (`run_schedule`). A checkpoint follows each one,
-written while the next begins; phases that learn or write keep a mid-phase checkpoint besides. A run
-that was stopped goes on from the last of them.
+Each phase (`phases.phase.Phase`) is a function from one state of the run (`RunState`) to the next.
+Their order is known beforehand (`run_schedule`). A checkpoint is saved after each phase, written
+while the next one begins; phases that learn or write also save mid-phase checkpoints. A run that
+was stopped resumes from the last checkpoint.
 """
 
 import contextlib
@@ -91,12 +91,12 @@ def run(
         Compilations() as compilations,
         profile or contextlib.nullcontext(),
     ):
-        state, left = init_run_state(experiment), [*enumerate(experiment.schedule)]
+        state, remaining = init_run_state(experiment), [*enumerate(experiment.schedule)]
         if (latest := saved.latest()) is not None:
             arrays, record = saved.restore(latest[0], state.arrays)
             state = RunState(**arrays, record=record["run"])
-            left = _left(experiment.schedule, state.record["phases"], latest[0])
-        for index, scheduled in left:
+            remaining = _remaining(experiment.schedule, state.record["phases"], latest[0])
+        for index, scheduled in remaining:
             writer.restart(scheduled.label)
             compiled = compilations.count
             mid_phase = MidPhaseCheckpoint(
@@ -132,18 +132,18 @@ def run(
     return state
 
 
-def _left(
+def _remaining(
     schedule: Sequence[ScheduledPhase], finished: Collection[str], last: int
 ) -> list[tuple[int, ScheduledPhase]]:
-    """The phases that are left, each with the index of its checkpoint.
+    """The phases that are not finished, each with the index of its checkpoint.
 
-    With another `memory.on_full` than the run began with, its schedule has more merges, or fewer,
-    than there were: indices go on from the last checkpoint all the same, and no random stream is
-    drawn from twice.
+    Where `memory.on_full` was changed since the run began, the schedule has more merges than were
+    made, or fewer: indices go on from the last checkpoint all the same, and no random stream is
+    used twice.
 
     Args:
       schedule: all of the run, as its config has it now.
-      finished: labels of the phases that are.
+      finished: labels of the finished phases.
       last: index of the last checkpoint.
     """
     done = max(i for i, scheduled in enumerate(schedule) if scheduled.label in finished)

@@ -10,7 +10,6 @@ as parts; each names the section of the config that its own fields are in.
 """
 
 import dataclasses
-import difflib
 import functools
 import types
 import typing
@@ -21,6 +20,7 @@ import ml_collections
 
 from sleep_jax.renamed_fields import RENAMED
 from sleep_jax.setting import Setting
+from sleep_jax.similar_name import similar_name
 
 T = TypeVar("T")
 
@@ -164,8 +164,9 @@ def read(cls: type[T], config) -> T:
         path = unknown[0]
         if path in RENAMED:
             raise ValueError(f"{path}={given[path]!r}; this field is called {RENAMED[path]} now")
-        near = difflib.get_close_matches(path, known, n=1, cutoff=0)
-        raise ValueError(f"{path}={given[path]!r}; no such field, nearest: {near[0]}")
+        near = similar_name(path, known)
+        remedy = f"nearest: {near}" if near else "--help beside --config lists them"
+        raise ValueError(f"{path}={given[path]!r}; no such field, {remedy}")
     if missing := [path for path in known if path not in given]:
         raise ValueError(f"{missing[0]} is missing; begin a config with sleep_jax.config.default()")
     return _made(cls, cls, {path: declared.read(given[path]) for path, declared in known.items()})

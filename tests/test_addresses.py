@@ -16,7 +16,7 @@ import requests
 from cloud_storage import FAILURES, assert_fails_in_words
 from gcsfs.retry import HttpError
 
-from sleep_jax.addresses import check_answers, fault, in_words
+from sleep_jax.addresses import check_answers, raising_store_errors, store_error
 from sleep_jax.cli.flags import exit_status, run_with_config
 from sleep_jax.inspect.__main__ import main
 from sleep_jax.runtime.workdir import check_writable
@@ -133,11 +133,11 @@ def failed_renewal(cause):
     ],
 )
 def test_fault_tells_temporary_errors_from_permanent_ones(error, kind, status):
-    plain = fault(error, RUN)
+    plain = store_error(error, RUN)
     assert isinstance(plain, kind) and exit_status(plain) == status
     assert str(plain).startswith(RUN) and "\n" not in str(plain)
-    assert fault(plain, RUN) is None  # it is in words already
-    assert fault(error, "runs/here") is None
+    assert store_error(plain, RUN) is None  # it is in words already
+    assert store_error(error, "runs/here") is None
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,6 @@ def test_fault_tells_temporary_errors_from_permanent_ones(error, kind, status):
     ],
 )
 def test_in_words_leaves_other_errors_as_they_are(error):
-    with pytest.raises(type(error)) as raised, in_words(RUN):
+    with pytest.raises(type(error)) as raised, raising_store_errors(RUN):
         raise error
     assert raised.value is error

@@ -190,6 +190,13 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
         read(c)
 
 
+def test_unknown_field_of_a_preset_is_compared_with_none_that_is_unlike_it():
+    c = default()
+    c.seeding.zzzzzz = 3
+    with pytest.raises(ValueError, match=r"seeding\.zzzzzz=3; no such field, --help"):
+        read(c)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

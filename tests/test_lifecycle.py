@@ -508,20 +508,20 @@ def test_reuse_trains_the_slot_of_the_first_night(tmp_path):
     assert comparison.at_the_end(tmp_path)["earlier"] == 0.0
 
 
-def test_left_phases_follow_the_finished_ones():
+def test_remaining_phases_follow_the_finished_ones():
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes")
     merging = dataclasses.replace(memory, on_full="merge")
     plain, merged = (run_schedule(m, [9] * 5, dreams=False) for m in (memory, merging))
     assert [s.phase for s in merged].count("merge") == 3  # nights 3, 4 and 5
     finished = [s.label for s in plain[:11]]  # night 3 has been learnt
-    assert lifecycle._left(plain, finished, 10) == [*enumerate(plain)][11:]
+    assert lifecycle._remaining(plain, finished, 10) == [*enumerate(plain)][11:]
     # With one merge before that: indices go on, and so do the numbers of random draws.
-    left = lifecycle._left(merged, finished, 10)
+    left = lifecycle._remaining(merged, finished, 10)
     assert [(i, s.label) for i, s in left[:2]] == [(11, "evaluate-3"), (12, "wake-4")]
     assert left[0][1].rng_stream == merged[12].rng_stream > plain[10].rng_stream
     # And back: the merge that was made is none of the steps now, and its number stays its own.
     finished = [s.label for s in merged[:13]]
-    left = lifecycle._left(plain, finished, 12)
+    left = lifecycle._remaining(plain, finished, 12)
     assert [(i, s.label) for i, s in left[:2]] == [(13, "wake-4"), (14, "study-4")]
     assert left[0][1].rng_stream == merged[12].rng_stream + 1
 

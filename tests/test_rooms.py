@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 PACKAGE = pathlib.Path("sleep_jax")
 ORDER = (
-    *("setting", "renamed_fields", "settings", "errors", "services", "addresses", "fields"),
+    *("setting", "renamed_fields", "similar_name", "settings", "errors", "services", "addresses"),
+    "fields",
     *("data", "memory", "models", "rl", "interop", "sampling", "wake", "rewards"),
     *("evals", "seeding", "study", "dreaming", "config", "lengths", "run_schedule"),
-    *("runtime", "programs", "experiment", "phases", "baselines", "lifecycle"),
+    *("runtime", "programs", "days", "experiment", "phases", "baselines", "lifecycle"),
     *("report", "forecast", "cli", "inspect"),
 )
 

@@ -15,7 +15,8 @@ from arm_configs import FULL, NO_DREAMS, NO_ROUTER, NO_SELECTION, TOPICS, after_
 from sleep_jax import lifecycle
 from sleep_jax.config import read
 from sleep_jax.data.documents import Document
-from sleep_jax.experiment import Day, Experiment
+from sleep_jax.days import Day
+from sleep_jax.experiment import Experiment
 from sleep_jax.phases.evaluate import STAGES, ask
 from sleep_jax.phases.run_state import RunState
 

@@ -1,6 +1,5 @@
 """Config and sweep files: listing them, finding the one of a command line, loading it."""
 
-import difflib
 import inspect
 import os
 import pathlib
@@ -10,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_collections
+
+from sleep_jax.similar_name import similar_name
 
 CONFIG_FLAG = r"--?(config|sweep)(?:=(.*))?$"
 
@@ -52,8 +53,10 @@ def function_of(argument: str, name: str) -> Callable[..., Any]:
     path = argument.partition(":")[0]
     if not pathlib.Path(path).is_file():
         near = path if configs(path) else "launch.py"
-        files = [str(other) for other in (*configs(near), *sweeps(near))]
-        hint = nearest(path, files) or f"; there are: {', '.join(files) or 'none'}"
+        files = {other.stem: str(other) for other in (*configs(near), *sweeps(near))}
+        similar = similar_name(pathlib.Path(path).stem, files)
+        listed = f"; there are: {', '.join(files.values()) or 'none'}"
+        hint = f"; nearest: {files[similar]}" if similar else listed
         raise FileNotFoundError(f"config file {argument!r}: no such file{hint}")
     module = runpy.run_path(path)
     if name not in module:
@@ -77,14 +80,9 @@ def is_node(value: Any) -> bool:
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; nearest: NAME`, by the whole name, else by its last part; "" if none is similar."""
-    known = list(known)
-    by_leaf = {other.rpartition(".")[2]: other for other in known}
-    leaf = name.rpartition(".")[2]
-    matches = difflib.get_close_matches(name, known, n=1) or [
-        by_leaf[match] for match in difflib.get_close_matches(leaf, by_leaf, n=1)
-    ]
-    return f"; nearest: {prefix}{matches[0]}" if matches else ""
+    """`; nearest: NAME`; "" if none is similar."""
+    similar = similar_name(name, known)
+    return f"; nearest: {prefix}{similar}" if similar else ""
 
 
 def configs(near: str) -> list[pathlib.Path]:

@@ -149,7 +149,8 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
     try:
         unused = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        near = nearest(error.flagname, [name for name in values if "." not in name], "--")
+        names = [name for name in values if "." not in name]
+        near = nearest(error.flagname, names, "--") or "; --help lists them"
         raise ValueError(f"--{error.flagname}: no such flag{near}") from error
     except (flags.Error, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(_plain_message(str(error), defaults)) from error

@@ -52,9 +52,8 @@ def ending_quietly(remark: str = "interrupted") -> Iterator[None]:
     except BrokenPipeError:
         if not is_reader_gone():
             raise
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # takes what is flushed at exit
+        # What is flushed at exit goes there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(UNREAD) from None
 
 

@@ -12,7 +12,7 @@ from absl import flags
 from etils import epath
 
 from sleep_jax import lifecycle
-from sleep_jax.addresses import fault, in_words
+from sleep_jax.addresses import raising_store_errors, store_error
 from sleep_jax.cli.flags import exit_status, run_with_config
 from sleep_jax.cli.sweep_runs import SweepRun, run_all, runs_of
 from sleep_jax.config import RunConfig, read
@@ -104,7 +104,7 @@ def prepare(config, workdir) -> Callable[[], None]:
         keep_freed_memory()
     use_mesh(config)
     watch = Watch()
-    with in_words(workdir):
+    with raising_store_errors(workdir):
         record = check_workdir(config, workdir)
         check_shared(workdir)
     profile = None
@@ -161,7 +161,7 @@ def prepare_sweep(file: str, config, workdir: str) -> Callable[[], None]:
         read(run.config)
     if SWEEP_PRINT.value:
         return functools.partial(print, "\n".join(run.command for run in runs))
-    with in_words(workdir):
+    with raising_store_errors(workdir):
         check_writable(workdir)
         for run in runs:
             if epath.Path(run.workdir).exists():
@@ -235,7 +235,7 @@ def answering_store(workdir: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (plain := fault(error, workdir)) is None:
+        if (plain := store_error(error, workdir)) is None:
             raise
         print(f"error: {plain}", file=sys.stderr)
         raise SystemExit(exit_status(plain)) from None

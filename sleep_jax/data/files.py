@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from sleep_jax.addresses import in_words, is_remote
+from sleep_jax.addresses import is_remote, raising_store_errors
 from sleep_jax.data.readers import READERS, SUPPORTED
 
 INSTALL = "pip install -e '.[documents]'"
@@ -58,9 +58,11 @@ def list_files(folder: epath.Path) -> tuple[list[epath.Path], list[epath.Path]]:
 
 @contextlib.contextmanager
 def explain_address_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns the errors of reading an address into those of `addresses.in_words`, with the field."""
+    """Turns errors of the store of an address into those of `addresses.check_answers`, each with
+    the field before it.
+    """
     try:
-        with in_words(path):
+        with raising_store_errors(path):
             yield
     except (OSError, ValueError) as error:
         if not is_remote(path) or not str(error).startswith(str(path)):
@@ -69,7 +71,7 @@ def explain_address_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def read_bytes(path: epath.Path) -> bytes:
-    """The content of a file; raises as `reaching` does."""
+    """The content of a file; raises as `explain_address_errors`."""
     with explain_address_errors(path):
         return path.read_bytes()
 

@@ -5,9 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sleep_jax.data.files import is_visible
-from sleep_jax.fields import parse_json
-
-REQUIRED = object()
+from sleep_jax.fields import REQUIRED, parse_json
 
 
 def objects(name: str, content: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -73,9 +73,8 @@ class Scorer(Protocol):
     def __call__(self, models: AdaptedModels, items: Sequence[Sequence[Item]]) -> list[Scores]: ...
 
 
-ReplyGrader = Callable[
-    [Sequence[str], Sequence[Item]], np.ndarray
-]  # (replies, items) -> float32 [n]
+# (replies [n], items [n]) -> grades float32 [n]
+ReplyGrader = Callable[[Sequence[str], Sequence[Item]], np.ndarray]
 
 
 def make_scorer(name: str, judge: Callable[[], ReplyGrader] | None = None) -> Scorer:

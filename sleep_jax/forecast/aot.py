@@ -140,9 +140,9 @@ def _compile(program: Program, mesh: Mesh, chip: Chip, needed: float) -> Compile
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        asked = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT])", str(error))
-        unit = dict(zip("KMGT", (2**10, 2**20, 2**30, 2**40)))
-        hbm = float(asked[1]) * unit[asked[2]] if asked else None
+        size = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT])", str(error))
+        units = dict(zip("KMGT", (2**10, 2**20, 2**30, 2**40)))
+        hbm = float(size[1]) * units[size[2]] if size else None
         return Compiled(program, time.monotonic() - start, hbm, fits=False)
     seconds, memory = time.monotonic() - start, compiled.memory_analysis()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -185,18 +185,18 @@ def report(config, topology: str, sizes: Sizes) -> Iterator[str]:
 def _block(compiled: Compiled, chip: Chip) -> Iterator[str]:
     name, available = compiled.program.name, f"{chip.hbm / GIB:.0f} GiB a chip"
     if too_large(compiled, chip):
-        asked = "more than" if compiled.hbm is None else f"{compiled.hbm / GIB:.2f} of"
-        name = f"{name}: DOES NOT FIT, asks for {asked} {available}"
+        needed = "more than" if compiled.hbm is None else f"{compiled.hbm / GIB:.2f} of"
+        name = f"{name}: DOES NOT FIT, asks for {needed} {available}"
     yield name
     if not compiled.fits:
         yield f"  compiled in  {compiled.seconds:.0f} s, until the compiler gave up"
         yield ""
         return
     counts, e = compiled.counts, compiled.estimate
-    kept = compiled.arguments / GIB, compiled.temporaries / GIB
+    arguments, temporaries = compiled.arguments / GIB, compiled.temporaries / GIB
     yield (
         f"  HBM a chip   {compiled.hbm / GIB:.2f} of {chip.hbm / GIB:.0f} GiB: arguments "
-        f"{kept[0]:.2f}, temporaries {kept[1]:.2f}"
+        f"{arguments:.2f}, temporaries {temporaries:.2f}"
     )
     yield f"  products     {counts.flops / 1e12:.3f} TFLOP a chip, {1e3 * e.products:.2f} ms"
     yield f"  HBM traffic  {counts.bytes / 1e9:.2f} GB a chip, {1e3 * e.memory:.2f} ms"
@@ -237,11 +237,8 @@ def _row(name: str, calls: int | str, seconds: float | None, hbm: float | None) 
 
 def advice(compiled: Compiled, config, shape: dict[str, int]) -> str:
     """What to change where a program does not fit a mesh of this shape."""
-    ways, rows, parts = (
-        shape["data"] * shape["fsdp"],
-        config.seeding.batch_size,
-        config.seeding.accumulate,
-    )
+    ways = shape["data"] * shape["fsdp"]
+    rows, parts = config.seeding.batch_size, config.seeding.accumulate
     can = {
         "model.remat": config.model.remat == "none",
         "seeding.accumulate": rows % (2 * parts * ways) == 0,

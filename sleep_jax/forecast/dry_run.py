@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from sleep_jax.experiment import cut_into_days, read_whole, template_options
+from sleep_jax.data.documents import read_source
+from sleep_jax.days import cut_into_days
+from sleep_jax.experiment import template_options
 from sleep_jax.forecast.programs import flops_of, programs_of
 from sleep_jax.forecast.run_plan import RunPlan, about_tokens
 from sleep_jax.forecast.timing import minutes, seconds_of, time_steps
@@ -30,10 +32,10 @@ def plan_of(config) -> RunPlan:
       ValueError, OSError: the documents are not as they should be, do not fit the settings, or a
         level would never learn.
     """
-    cfg, whole = decoder_of(config), read_whole(config)
+    cfg, whole_documents = decoder_of(config), read_source(config.data.documents, config.data.limit)
     tokenizer = local_tokenizer(config.model.name, **template_options(config))
     encode = about_tokens if tokenizer is None else tokenizer.encode
-    source, days = cut_into_days(config, whole, encode)
+    source, days = cut_into_days(config, whole_documents, encode)
     if tokenizer is None:
         lengths = [sum(len(encode(document_text(x))) for x in day.documents) for day in days]
     else:

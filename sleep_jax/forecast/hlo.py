@@ -16,7 +16,7 @@ class Array:
 
     Attributes:
       dtype, dims: as written.
-      is_near: it lives on the chip itself, not in HBM.
+      is_near: it is in memory of the chip itself (such as VMEM), not in HBM.
     """
 
     dtype: str

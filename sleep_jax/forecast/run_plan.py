@@ -13,7 +13,7 @@ import jax
 from sleep_jax.addresses import is_remote
 from sleep_jax.config import read
 from sleep_jax.data.documents import read_rehearsal_topics
-from sleep_jax.experiment import Day
+from sleep_jax.days import Day
 from sleep_jax.forecast.slot_plan import exhausted, levels
 from sleep_jax.forecast.timing import memory_at_hand
 from sleep_jax.models.cache import init_cache
@@ -178,10 +178,10 @@ class RunPlan:
     def _updates(self) -> str:
         c = self.config
         learnt, _, parts = self._room()
-        what = "consolidation or merge" if self.merges else "consolidation"
+        event = "consolidation or merge" if self.merges else "consolidation"
         total = (self.consolidations + self.merges) * c.seeding.steps
         line = (
-            f"{_count(c.seeding.steps, 'update')} a {what}, {total:,} in all; at most "
+            f"{_count(c.seeding.steps, 'update')} a {event}, {total:,} in all; at most "
             f"{learnt / parts:,.0f} learnt tokens for each part of a day"
         )
         dreaming = (
@@ -216,7 +216,7 @@ class RunPlan:
         """Tokens that the model samples in all of the run, at most."""
         c, study, seeding = self.config, read(self.config).study, read(self.config).seeding
         studied = sum(scheduled.phase == "study" for scheduled in self.schedule)
-        asked = sum(self._sentences) * study.questions if studied else 0
+        questions = sum(self._sentences) * study.questions if studied else 0
         topics = len(read_rehearsal_topics())  # every other one is continued as plain text
         rehearsed = study.rehearsals * (
             (topics + 1) // 2 * study.max_chat_tokens + topics // 2 * study.max_answer_tokens
@@ -232,7 +232,7 @@ class RunPlan:
             rounds * seeding.num_prompts * c.seeding.num_generations * c.seeding.max_new_tokens
         )
         counts = {
-            "study": asked * (study.max_question_tokens + study.max_chat_tokens)
+            "study": questions * (study.max_question_tokens + study.max_chat_tokens)
             + studied * rehearsed,
             "replays": (replays + self.merges) * rehearsed,
             "dreams": sum(self._pages(x.day) * each for x in self.schedule if x.phase == "write"),
@@ -247,7 +247,7 @@ class RunPlan:
         sizes = self.sizes
         rows, capacity = read_shape([*sizes.contexts, 0])
         cache = jax.eval_shape(lambda: init_cache(self.cfg, rows, capacity))
-        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
+        return _size(cache)
 
     def _trials(self) -> float:
         """Bytes of the adapters that a night's dreams train, all of which are kept until they are
@@ -286,6 +286,7 @@ def about_tokens(text: str) -> Sequence[int]:
 
 
 def _size(tree) -> float:
+    """Bytes of all arrays of a pytree."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sleep_jax.addresses import in_words
+from sleep_jax.addresses import raising_store_errors
 from sleep_jax.cli.interrupts import ending_quietly
 from sleep_jax.cli.version import version
 from sleep_jax.inspect.memory import STATES, changes, slots
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _answer_all(arguments: argparse.Namespace) -> int:
     try:
-        with in_words(arguments.run):
+        with raising_store_errors(arguments.run):
             answers = _answers(Run(arguments.run), arguments)
     except (OSError, ValueError, LookupError) as error:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from sleep_jax.addresses import fault, is_remote
+from sleep_jax.addresses import is_remote, store_error
 from sleep_jax.fields import Fields, read_json, read_object
 from sleep_jax.report import run_record
 from sleep_jax.runtime.checkpoints import damage
@@ -99,7 +99,7 @@ class Checkpoint:
             if not 0 <= slot < (capacity := _leaf(name, array).slots):
                 raise IndexError(f"slot={slot}: {name} has {capacity}, counted from 0")
             array = array[:, slot]
-        with _in_words(self.folder):
+        with _explaining_damage(self.folder):
             return np.asarray(array.read().result())
 
     def restore(self, under: str, slot: int | None = None) -> dict[str, Any]:
@@ -124,25 +124,24 @@ class Checkpoint:
     @functools.cached_property
     def _facts(self) -> dict[str, Any]:
         path = self.folder / "record" / "metadata"
-        with _in_words(self.folder):
+        with _explaining_damage(self.folder):
             return run_record.checked(read_json(path), str(path))
 
     @functools.cached_property
     def _state(self) -> Fields:
         """Orbax's metadata of the tree and layout of the state."""
-        with _in_words(self.folder):
+        with _explaining_damage(self.folder):
             return read_object(self.folder / "state" / "_METADATA")
 
     @functools.cached_property
     def _names(self) -> list[str]:
-        with _in_words(self.folder):
+        with _explaining_damage(self.folder):
             leaves = self._state.section("tree_metadata")
             return [
                 ".".join(map(_key, leaf.objects("key_metadata")))
                 for leaf in map(leaves.section, leaves)
-                if not leaf.section("value_metadata").flag(
-                    "skip_deserialize"
-                )  # None instead of an array
+                # A None has no array.
+                if not leaf.section("value_metadata").flag("skip_deserialize")
             ]
 
     def _named(self, under: str) -> list[str]:
@@ -165,7 +164,7 @@ class Checkpoint:
             "driver": "zarr3" if self._state.get("use_zarr3") else "zarr",
             "kvstore": {"driver": "ocdbt", "base": f"{base}/", "path": f"{name}/"},
         }
-        with _in_words(self.folder):
+        with _explaining_damage(self.folder):
             return ts.open(spec, read=True, open=True, context=self._context).result()
 
 
@@ -179,12 +178,12 @@ def _leaf(name: str, array: ts.TensorStore) -> Leaf:
 
 
 @contextlib.contextmanager
-def _in_words(folder: pathlib.Path) -> Iterator[None]:
+def _explaining_damage(folder: pathlib.Path) -> Iterator[None]:
     """Turns errors of reading a damaged file into one that says what to do."""
     try:
         yield
     except (OSError, ValueError) as error:
-        if plain := fault(error, folder):
+        if plain := store_error(error, folder):
             raise plain from error
         message = str(error).split("\n")[0]
         raise OSError(

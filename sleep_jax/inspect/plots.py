@@ -20,7 +20,7 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
       rows: of `Run.timeline`.
     """
-    seconds = np.asarray([row["seconds"] for row in rows])
+    seconds = np.asarray([row["seconds"] or 0.0 for row in rows])
     starts = np.cumsum(seconds) - seconds
     levels = sorted({n for row in rows for n in row["slots"]})
     figure, (top, below) = plt.subplots(

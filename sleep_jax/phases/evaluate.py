@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from sleep_jax.data.batches import bucket
+from sleep_jax.days import Day, EvalQuestion
 from sleep_jax.evals.metrics import perplexity
 from sleep_jax.evals.recall import answer_accuracy, greedy_replies, negative_log_likelihood
-from sleep_jax.experiment import Day, Experiment, TestQuestion
+from sleep_jax.experiment import Experiment
 from sleep_jax.interop.prompts import answer_request
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
@@ -116,7 +117,7 @@ def _asked(record: dict[str, Any], day: Day) -> list[dict[str, Any]]:
     ]
 
 
-def shares_right(questions: Sequence[TestQuestion], replies: Sequence[str]) -> dict[str, float]:
+def shares_right(questions: Sequence[EvalQuestion], replies: Sequence[str]) -> dict[str, float]:
     """Shares of right replies, to the questions and to their held-out wordings."""
     shares = {}
     for name, is_paraphrase in (("questions", False), ("paraphrases", True)):
@@ -128,7 +129,7 @@ def shares_right(questions: Sequence[TestQuestion], replies: Sequence[str]) -> d
     return shares
 
 
-def chance(questions: Sequence[TestQuestion], replies: Sequence[str]) -> float | None:
+def chance(questions: Sequence[EvalQuestion], replies: Sequence[str]) -> float | None:
     """The score that chance would give: the share of questions that are answered by the replies to
     other questions about the same document with another answer; None where no document has two
     such questions."""

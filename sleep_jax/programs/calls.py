@@ -42,7 +42,7 @@ def sampled(
     has_random_expert: bool = False,
     batch: int = BATCH,
 ) -> list[Program]:
-    """Completions of prompts, as `generate` deals them over calls; none of no prompts.
+    """The sampler, called for as many prompts at a time as `generate` does; [] without prompts.
 
     Args:
       run, name, sampling: of the program.

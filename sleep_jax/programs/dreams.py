@@ -58,11 +58,11 @@ def scored(
     """
     scorer, rows = run.settings.dreaming.reward.scorer, max(map(len, items))
     models = AdaptedModels(run.cfg, run.variables, None)
-    blocks, width = models.blocks(len(items), rows), max(q for asked in items for q, _ in asked)
+    blocks, width = models.blocks(len(items), rows), max(q for pairs in items for q, _ in pairs)
     together = blocks.shape[1]
     if scorer == "likelihood":
         pieces = models.row_blocks(together, rows)
-        time = bucket(max(q + a for asked in items for q, a in asked))
+        time = bucket(max(q + a for pairs in items for q, a in pairs))
         examples = run.examples(together, pieces.shape[1], time)
         variables = run.variables | ({"lora": run.adapters(together)} if has_adapters else {})
         args, calls = (run.cfg, variables, examples), len(blocks) * len(pieces)
@@ -83,7 +83,7 @@ def rubric(run: AbstractRun, name: str, items: Sequence[Sequence[Lengths]]) -> l
     """The verdicts of the judge on the replies to these items; none for another scorer."""
     if run.settings.dreaming.reward.scorer != "judge":
         return []
-    longest = max(q + a for asked in items for q, a in asked)
+    longest = max(q + a for pairs in items for q, a in pairs)
     question = run.config.study.max_question_tokens
     width = longest + question + run.settings.evaluation.max_new_tokens
     return [judged(run, name, sum(map(len, items)), width)]

@@ -105,7 +105,7 @@ def updated(
 
 def rounds_of(seeding: SeedingConfig) -> list[int]:
     """The rounds of rollouts of a night: how many updates each is drawn for."""
-    rounds, left = [], 0  # updates that the last round is still for
+    rounds, left = [], 0  # left: updates that the last round still serves
     for step in range(seeding.steps):
         if not left and seeding.learns_from_rollouts(step, seeding.objective_at(step)):
             rounds.append(min(seeding.steps_per_generation, seeding.steps - step))

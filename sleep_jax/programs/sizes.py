@@ -15,7 +15,7 @@ from sleep_jax.seeding.sequences import BatchShape, Exchange
 # What is assumed before a run.
 SENTENCE = 24  # tokens of a sentence, and of a line of a dream
 PROMPT = 128  # tokens of a prompt without a document
-QUESTIONS = 4  # about each document, in the morning
+QUESTIONS = 4  # about each document, in the evaluation
 ANCHORS = (8, 256)  # (texts, tokens) of an anchor set
 
 Lengths = tuple[int, int]  # tokens that are given, and of what is scored after them
@@ -44,8 +44,8 @@ class Sizes:
       items: the questions that reward dreams about each page, with their answers.
       lessons: what is learnt of dreams, beside `exchanges`.
       written: dreams as a policy gradient learns from them.
-      learn_updates: updates that draw every lesson as often as it is to be.
-      questions: each question that is asked in the morning: (without context, with it).
+      learn_updates: updates until every lesson was drawn as often as it should be.
+      questions: each question of the evaluation: (without context, with it).
       anchors: (texts, tokens) of each anchor set; the first is that of the gate.
     """
 
@@ -138,7 +138,7 @@ def _exchanges(
     """What a night learns from if every question is kept and every reply as long as it may be."""
     study, page = settings.study, settings.data.chunk_tokens
     pages = [i * documents // sentences for i in range(sentences)]
-    asked = [i for i in pages for _ in range(study.questions)]
+    answered = [i for i in pages for _ in range(study.questions)]
     recited = [i for i in range(documents) for _ in range(study.recitations)]
     completed = [i for i in pages for _ in range(study.completions)]
     # Every second general prompt is a text to be continued, which has no thought before it.
@@ -150,8 +150,8 @@ def _exchanges(
     return [
         *(stands_for(i, page, "recite") for i in recited),
         *(stands_for(i, SENTENCE, "complete") for i in completed),
-        *(stands_for(i, SENTENCE, "quote") for i in asked),
-        *(stands_for(i, study.max_answer_tokens, "answer") for i in asked),
+        *(stands_for(i, SENTENCE, "quote") for i in answered),
+        *(stands_for(i, study.max_answer_tokens, "answer") for i in answered),
         *(stands_for(None, tokens, "rehearse") for tokens in longest),
     ]
 

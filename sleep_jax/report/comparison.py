@@ -269,8 +269,8 @@ def report(comparison: Comparison) -> str:
     """Markdown: both tables with their notes."""
     parts = [table(comparison)]
     if comparison.rolled_back:
-        nights = (f"{name} ({count})" for name, count in comparison.rolled_back.items())
-        parts.insert(0, f"Nights that the gate rolled back: {', '.join(nights)}.")
+        runs = (f"{name} ({count})" for name, count in comparison.rolled_back.items())
+        parts.insert(0, f"Nights that the gate rolled back: {', '.join(runs)}.")
     if len(comparison.variants) > 1:
         parts += [
             f"Paired differences, with {100 * CONFIDENCE:.0f} % t intervals (shares in points):",

@@ -28,7 +28,6 @@ def save_figure(figure: Any, path: pathlib.Path | epath.Path) -> None:
       path: of the files, without suffix.
     """
     for suffix, metadata in (("svg", {"Date": None}), ("png", None)):
-        with path.with_suffix(f".{suffix}").open(
-            "wb"
-        ) as file:  # matplotlib cannot write to addresses
+        # Through a file: matplotlib cannot write to addresses.
+        with path.with_suffix(f".{suffix}").open("wb") as file:
             figure.savefig(file, format=suffix, dpi=150, metadata=metadata)

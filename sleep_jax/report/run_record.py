@@ -152,8 +152,8 @@ def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def verdict(record: Mapping[str, Any]) -> str:
     """Outcome of the last complete night: `kept`, or `rolled back: ...` or `skipped: ...` with the
-    reason; `kept, but for its dreams: ...` if only the dreams were rolled back; "" before it. With
-    several consolidations a night, it is that of the last one, from the context.
+    reason; `kept, but for its dreams: ...` if only the dreams were rolled back; "" before the first
+    one. A night of several consolidations has the outcome of the last, that of the context.
     """
     outcome = ""
     for label, facts in record["phases"].items():

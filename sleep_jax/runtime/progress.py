@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sleep_jax.fields import HALVES
+from sleep_jax.runtime.preemption import Preempted
 
 SECONDS_BETWEEN_LINES = 30.0
 SHORT = 14  # characters of a column that is not wrapped
@@ -153,7 +154,7 @@ def phase_progress(
             yield bar
         except BaseException as error:
             stack.close()
-            print(f"{bar.line()}  stopped by {type(error).__name__}", flush=True)
+            print(f"{bar.line()}  {_ending(error)}", flush=True)
             raise
     bar.total = bar.total and bar.done  # a phase may end early
     summary = (bar.count(), bar.words(), clock(bar.seconds))
@@ -259,6 +260,15 @@ def _live_progress() -> Progress:
         TextColumn("[dim]{task.fields[left]}"),
         transient=True,  # the closing line replaces the bar
     )
+
+
+def _ending(error: BaseException) -> str:
+    """How a phase ended that did not finish."""
+    if isinstance(error, Preempted):
+        return "preempted"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return f"stopped by {type(error).__name__}"
 
 
 def _is_quiet(quiet: bool | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from sleep_jax.addresses import check_answers, fault
+from sleep_jax.addresses import check_answers, store_error
 from sleep_jax.fields import read_object
 from sleep_jax.renamed_fields import RENAMED
 
@@ -156,7 +156,7 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
         probe.write_text("sleep")
         probe.unlink()
     except Exception as error:
-        if plain := fault(error, workdir):
+        if plain := store_error(error, workdir):
             raise plain from error
         if not isinstance(error, OSError):
             raise

@@ -69,6 +69,7 @@ def test_parse_names_the_workdir_after_the_config_each_time():
         ("--config.sedeing.steps=3", "nearest: --config.seeding.steps"),
         ("--config.steps=3", "nearest: --config.seeding.steps"),
         ("--config.zzzzzz=3", "--config.zzzzzz: no such field; --help beside --config lists"),
+        ("--config.seeding.zzzzzz=3", "zzzzzz: no such field; --help beside --config lists"),
         ("--noconfig.seeding.on", "nearest: --config.seeding.is_on"),
         ("--config.seeding.steps=abc", "steps=abc: expected int; the config has 3"),
         ("--config.seeding.steps=1.5", "--config.seeding.steps=1.5: expected int"),
@@ -77,6 +78,7 @@ def test_parse_names_the_workdir_after_the_config_each_time():
         ("--config.seeding=3", "set a field of it, e.g. --config.seeding.is_on=VALUE"),
         ("--config.seeding.steps", "Missing value for flag --config.seeding.steps"),
         ("--wrkdir=x", "--wrkdir: no such flag; nearest: --workdir"),
+        ("--zzzzzz=x", "--zzzzzz: no such flag; --help lists them"),
         ("stray", "'stray': no such argument"),
     ],
 )  # fmt: skip

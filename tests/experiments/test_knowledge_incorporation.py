@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sleep_jax.data.documents import read_source
+from sleep_jax.days import Day
 from sleep_jax.dreaming import write
-from sleep_jax.experiment import Day, load_experiment
+from sleep_jax.experiment import load_experiment
 from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 

@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from sleep_jax.data.documents import Document
-from sleep_jax.experiment import Day, load_experiment
+from sleep_jax.days import Day
+from sleep_jax.experiment import load_experiment
 from sleep_jax.forecast import dry_run as dry_runs
 from sleep_jax.forecast import run_plan
 from sleep_jax.forecast.dry_run import dry_run, plan_of

@@ -2,7 +2,7 @@
 
 import types
 
-from sleep_jax.experiment import Day, TestQuestion
+from sleep_jax.days import Day, EvalQuestion
 from sleep_jax.phases import evaluate as module
 from sleep_jax.phases.evaluate import STAGES, chance, evaluate
 from sleep_jax.phases.run_state import PhaseLogger, RunState
@@ -12,7 +12,7 @@ from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 
 def asked(document):
     """Two questions about a document and one in other words, all of them answered by "yes"."""
-    return [TestQuestion(0, f"{document} {i}?", ("yes",), is_paraphrase=i == 2) for i in range(3)]
+    return [EvalQuestion(0, f"{document} {i}?", ("yes",), is_paraphrase=i == 2) for i in range(3)]
 
 
 def test_bar_ends_with_closed_book_scores_and_the_ceiling(tmp_path, monkeypatch, capsys):
@@ -56,7 +56,7 @@ def test_bar_ends_with_closed_book_scores_and_the_ceiling(tmp_path, monkeypatch,
 
 def test_chance_matches_replies_with_other_questions_of_the_document():
     def question(document, answer, is_paraphrase=False):
-        return TestQuestion(document, "?", (answer,), is_paraphrase)
+        return EvalQuestion(document, "?", (answer,), is_paraphrase)
 
     questions = [
         question(0, "red"),

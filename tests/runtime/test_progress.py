@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from sleep_jax.runtime import progress
+from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.runtime.progress import clock, figure, phase_progress, printable, table
 
 
@@ -55,12 +56,20 @@ def test_seconds_left_ignores_the_first_unit(seconds):
         assert bar.seconds_left == 18.0
 
 
-def test_phase_progress_of_a_failing_phase_prints_how_far_it_came(capsys):
-    with pytest.raises(KeyboardInterrupt), phase_progress("dream", total=3, unit="dream") as bar:
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (Preempted("1 dreams of dream"), "preempted"),
+        (OSError("disk full"), "stopped by OSError"),
+    ],
+)
+def test_phase_progress_of_an_unfinished_phase_prints_how_far_it_came(capsys, error, ending):
+    with pytest.raises(type(error)), phase_progress("dream", total=3, unit="dream") as bar:
         bar.advance()
-        raise KeyboardInterrupt
+        raise error
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("dream: 1/3 dreams") and last.endswith("stopped by KeyboardInterrupt")
+    assert last.startswith("dream: 1/3 dreams") and last.endswith(f"  {ending}")
 
 
 def test_quiet_prints_nothing(capsys, monkeypatch):
