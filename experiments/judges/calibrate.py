@@ -1,6 +1,6 @@
 """Scores every judge on the labelled probe, finds the thresholds, and says what passes.
 
-python experiments/judges/calibrate.py [--model SmolLM2-135M-Instruct] [--workdir runs/judges]
+    python experiments/judges/calibrate.py [--model SmolLM2-135M-Instruct] [--workdir runs/judges]
 
 Thresholds come from the calibration half, all figures from the test half. Writes results.json and
 the ROC figure into the workdir; with --publish beside this file, where it rewrites the tables of

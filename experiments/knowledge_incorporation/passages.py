@@ -1,7 +1,7 @@
 """SQuAD passages with their questions, as SEAL's files keep them (Zweiger et al. 2025, MIT; the
 passages CC BY-SA 4.0): a JSON list of {title, context, questions: [{question, answer}]}.
 
-python experiments/knowledge_incorporation/passages.py FOLDER > passages.jsonl
+    python experiments/knowledge_incorporation/passages.py FOLDER > passages.jsonl
 
 writes the passages that are asked about as documents that `--config.data.documents` reads.
 """

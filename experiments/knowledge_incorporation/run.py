@@ -1,7 +1,7 @@
 """SmolLM2 learns SQuAD passages, by fine-tuning, by SEAL and by sleep, and answers questions.
 
-python experiments/knowledge_incorporation/run.py --data FOLDER             # a model a passage
-python experiments/knowledge_incorporation/run.py --data FOLDER --stream    # one model for all
+    python experiments/knowledge_incorporation/run.py --data FOLDER             # a model a passage
+    python experiments/knowledge_incorporation/run.py --data FOLDER --stream    # one model for all
 
 FOLDER holds SEAL's `cpt200_base_val.json` and `iter0_train.json`. Finished arms are kept in the
 workdir, and a second call continues after them; `--passages 4` takes a few minutes. At the end it

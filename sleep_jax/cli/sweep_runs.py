@@ -25,7 +25,7 @@ from sleep_jax.addresses import is_remote
 from sleep_jax.cli import sweep
 from sleep_jax.cli.config_files import fields, function_of, is_node, load
 from sleep_jax.cli.flags import parse
-from sleep_jax.interop.resolve import cache_folder
+from sleep_jax.interop.packaged import cache_folder
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.progress import clock, table
 from sleep_jax.runtime.workdir import report_path

@@ -2,12 +2,7 @@
 
 A source is a file (`data.files`: text, markdown, PDF, HTML, Word, or JSONL), a folder of them, an
 address of either, a SeqIO task (`data.seqio_tasks`), or `samples` for the invented documents that
-come with the package, `samples:4` for their first four chunks. One line of JSONL is one document:
-
-    {"text": "...", "id": "...", "title": "...", "questions": [
-        {"question": "...", "answer": "...", "paraphrase": "...", "aliases": ["..."]}]}
-
-where all but `text`, `question` and `answer` may be left out.
+come with the package, `samples:4` for their first four chunks.
 """
 
 import collections
@@ -17,13 +12,18 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from etils import epath
 
 from sleep_jax.addresses import check_answers
 from sleep_jax.data import files, json_lines, seqio_tasks
 from sleep_jax.data.chunking import MIN_CHUNK_TOKENS, Encode, split_text
+from sleep_jax.data.jsonl_documents import (
+    Document,
+    QuestionAnswer,
+    documents_in_jsonl,
+    question_of,
+)
 from sleep_jax.data.readers import JSONL, SUPPORTED
 from sleep_jax.fields import writable
 
@@ -31,38 +31,6 @@ SAMPLES = "samples"
 _SAMPLES = "the samples"  # its description in messages
 MAX_NAMED = 5  # skipped files that a warning names
 MAX_TITLE = 200  # characters of a title that every chunk repeats; a heading may be a whole text
-
-
-@dataclasses.dataclass(frozen=True)
-class QuestionAnswer:
-    """A question about a document.
-
-    Attributes:
-      question, answer: as asked, and the reference answer.
-      paraphrase: the same question in other words, held out of training; or None.
-      aliases: other accepted answers.
-    """
-
-    question: str
-    answer: str
-    paraphrase: str | None = None
-    aliases: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """A text to read, with the questions that test whether it was learnt.
-
-    Attributes:
-      id: unique among the documents of a run.
-      title, text: as given.
-      questions: test questions about it.
-    """
-
-    id: str
-    title: str
-    text: str
-    questions: tuple[QuestionAnswer, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +141,7 @@ def read_anchors() -> Anchors:
         if item.get("kind") == "text":
             texts.append(json_lines.string(item, "text", where))
         elif item.get("kind") == "question":
-            questions.append(_question(item, where))
+            questions.append(question_of(item, where))
         else:
             raise ValueError(f"{where}: kind={item.get('kind')!r}; it is 'text' or 'question'")
     return Anchors(tuple(texts), tuple(questions))
@@ -194,7 +162,7 @@ def _read(path: str | os.PathLike[str], limit: int) -> tuple[list[Document], str
         return [Document(f"{task}-{i}", title, text) for i, (title, text) in read], name
     if name.partition(":")[0] == SAMPLES:
         _sample_range(name)
-        return _documents_in_jsonl("documents.jsonl", _sample("documents.jsonl")), _SAMPLES
+        return documents_in_jsonl("documents.jsonl", _sample("documents.jsonl")), _SAMPLES
     if not name:
         raise ValueError(f"data.documents is empty; give {_KNOWN}")
     location = files.expand_path(path)
@@ -255,50 +223,13 @@ def _documents_in(file: epath.Path, folder: epath.Path | None) -> list[Document]
     name = _name(file, folder)
     title, text = files.read_text(file)
     if files.suffix_of(file) == JSONL:
-        return _documents_in_jsonl(str(file), text, name.rpartition(".")[0])
+        return documents_in_jsonl(str(file), text, name.rpartition(".")[0])
     title = title or file.stem.replace("_", " ").replace("-", " ")
     return [Document(id=name, title=writable(title), text=writable(text.strip()))]
 
 
 def _name(file: epath.Path, folder: epath.Path | None) -> str:
     return writable(file.name if folder is None else file.relative_to(folder).as_posix())
-
-
-def _documents_in_jsonl(name: str, content: str, stem: str = "documents") -> list[Document]:
-    """The documents of a JSONL text; the id of one without is `stem` and its line number."""
-    return [_document(item, where, stem) for where, item in json_lines.objects(name, content)]
-
-
-def _document(item: dict[str, Any], where: str, stem: str) -> Document:
-    json_lines.check_keys(item, ("id", "title", "text", "questions"), where)
-    default = f"{stem}-{where.rpartition(' ')[2]}"
-    questions = item.get("questions") or []
-    if not isinstance(questions, list):
-        raise ValueError(f"{where}: 'questions' is a {type(questions).__name__}, not a list")
-    id = json_lines.string(item, "id", where, default)
-    return Document(
-        id=id,
-        title=json_lines.string(item, "title", where, id),
-        text=json_lines.string(item, "text", where).strip(),
-        questions=tuple(
-            _question(question, f"{where}, question {index}")
-            for index, question in enumerate(questions, 1)
-        ),
-    )
-
-
-def _question(item: Any, where: str) -> QuestionAnswer:
-    if not isinstance(item, dict):
-        raise ValueError(f"{where}: a {type(item).__name__}, not an object with question, answer")
-    json_lines.check_keys(item, ("question", "answer", "paraphrase", "aliases", "kind"), where)
-    return QuestionAnswer(
-        question=json_lines.string(item, "question", where),
-        answer=json_lines.string(item, "answer", where),
-        paraphrase=json_lines.string(item, "paraphrase", where, None)
-        if item.get("paraphrase")
-        else None,
-        aliases=json_lines.strings(item, "aliases", where),
-    )
 
 
 def _sample(name: str) -> str:

@@ -155,7 +155,7 @@ def test_local_tokenizer_is_never_downloaded(tmp_path, monkeypatch):
 
     monkeypatch.setenv("SLEEP_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("sleep_jax.interop.resolve._local_snapshot", lambda _: None)
-    monkeypatch.setattr("sleep_jax.interop.resolve._download", fetch)
+    monkeypatch.setattr("sleep_jax.interop.packaged._download", fetch)
     assert local_tokenizer("tiny").encode("a")
     for name in ("SmolLM2-135M-Instruct", "/nowhere", str(tmp_path), "no such model"):
         assert local_tokenizer(name) is None

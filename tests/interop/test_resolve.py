@@ -9,7 +9,8 @@ import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from sleep_jax.interop import resolve as resolve_module
-from sleep_jax.interop.resolve import Packaged, resolve
+from sleep_jax.interop.packaged import Packaged
+from sleep_jax.interop.resolve import resolve
 
 WEIGHTS = b"weights" * 1000
 TINY = Packaged(
