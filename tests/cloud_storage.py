@@ -1,5 +1,6 @@
 """A stand-in for Cloud Storage on this machine that answers every request with one status, and what
-a command has to say then."""
+a command has to say then.
+"""
 
 import contextlib
 import http.server

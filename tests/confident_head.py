@@ -15,7 +15,8 @@ def softmax(hidden, head=HEAD):
 
 def near_certain(p, seed=1):
     """(hidden [d], head [d, vocab]): the probability of token CERTAIN is p, up to the rounding of
-    the hidden state to bfloat16."""
+    the hidden state to bfloat16.
+    """
     start = np.random.default_rng(seed).normal(size=WIDTH) * 0.1
     direction = np.asarray(HEAD[:, CERTAIN], np.float64)
     low, high = 0.0, 20.0

@@ -53,7 +53,8 @@ CYCLE = {
 
 def pytest_configure(config):
     """The default tests are compiled without the compiler's expensive passes, which would take most
-    of their time; with `-m slow` all is compiled as in a run."""
+    of their time; with `-m slow` all is compiled as in a run.
+    """
     jax.config.update("jax_disable_most_optimizations", "not slow" in config.option.markexpr)
     if missing := sorted(name for name in CYCLE if not (TESTS / name).exists()):
         raise pytest.UsageError(f"CYCLE in {__file__}: there is no tests/{missing[0]}")
@@ -71,7 +72,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """Drops the compiled programs after each file: with more than vm.max_map_count allows, the
-    compiler crashes."""
+    compiler crashes.
+    """
     yield
     jax.clear_caches()
 

@@ -297,7 +297,8 @@ def backend_of(family: Family) -> tokenizers.Tokenizer:
 
 def write_family(name: str, folder: pathlib.Path, **changes) -> pathlib.Path:
     """Writes the four files and the weights of a model of a family to `folder`; `changes` are of
-    its config.json."""
+    its config.json.
+    """
     family = FAMILIES[name]
     backend = backend_of(family)
     folder.mkdir(parents=True, exist_ok=True)

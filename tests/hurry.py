@@ -3,7 +3,8 @@
 
 class Hurry:
     """Asks to stop at every seventh poll: a phase without checkpoints of its own starts over after
-    a stop, and with more frequent stops it would never end."""
+    a stop, and with more frequent stops it would never end.
+    """
 
     polls = 0
 

@@ -61,8 +61,8 @@ def test_inspect_of_an_address_without_gcsfs_names_the_extra(monkeypatch, capsys
 
 
 def test_check_answers_gives_up_a_store_that_never_answers(store):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        store(f"http://127.0.0.1:{silent.getsockname()[1]}")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        store(f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(ConnectionError, match=r"does not answer \(no answer in 0.5 s\)"):
             check_answers(RUN)
 

@@ -1,5 +1,6 @@
 """What the pages name exists: files, links, modules, config fields, flags; the front page is short
-and its Python can be imported."""
+and its Python can be imported.
+"""
 
 import ast
 import importlib
@@ -38,7 +39,8 @@ each_page = pytest.mark.parametrize("name", [*PAGES, *OTHERS])
 
 def code_of(name: str) -> list[str]:
     """The code of a page: what is indented, fenced or between backticks. A docstring is code as a
-    whole."""
+    whole.
+    """
     if name in PRESETS:
         return (PRESETS[name] or "").splitlines()
     code, is_fenced = [], False

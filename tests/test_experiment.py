@@ -149,8 +149,8 @@ def test_random_expert_without_effect_warns(recwarn, slots, router, top_k, days,
     levels = (*(LevelConfig(n, n) for n in fast), LevelConfig(0, slow))
     memory = MemoryConfig(levels, "episodes", router=router, top_k=top_k, on_full="reuse")
     experiment._check_random_expert(memory, run_schedule(memory, [9] * days))
-    said = ["dreaming.random_expert=True is a no-op" in str(w.message) for w in recwarn]
-    assert said == [True] * is_said
+    is_warning = ["dreaming.random_expert=True is a no-op" in str(w.message) for w in recwarn]
+    assert is_warning == [True] * is_said
 
 
 def test_random_expert_of_one_day_warns_once():
@@ -186,11 +186,11 @@ def test_chat_replies_have_room_for_a_thought():
     assert longer.max_dream_tokens == writing.max_new_tokens + 100
     assert long.evaluation.max_new_tokens == brief.evaluation.max_new_tokens + 100
     config.model.thought_tokens = 300
-    told = (
+    message = (
         r"model\.thought_tokens=300 beside study\.max_answer_tokens=8 exceed "
         r"seeding\.max_target_length=288"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         settings.read(config)
 
 

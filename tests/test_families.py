@@ -1,5 +1,6 @@
 """A whole cycle in the formats of the models that the presets name, tiny and random: every prompt
-and every reply is what transformers renders of the same words."""
+and every reply is what transformers renders of the same words.
+"""
 
 import json
 import runpy
@@ -99,9 +100,9 @@ class Renderer:
         assert text == self.render([self.turn("user", words)], True)
         return words
 
-    def check_exchange(self, prompt, reply, said: str) -> None:
+    def check_exchange(self, prompt, reply, text: str) -> None:
         """A prompt and the finished reply that says so."""
-        chat = [self.turn("user", self.check_prompt(prompt)), self.turn("assistant", said)]
+        chat = [self.turn("user", self.check_prompt(prompt)), self.turn("assistant", text)]
         whole, end = self.render(chat), self.text(self.tokenizer.eos_ids[:1])
         assert self.text((*prompt, *reply)) == whole[: whole.rindex(end) + len(end)]
 
@@ -169,13 +170,15 @@ def test_cycle_has_the_prompts_and_replies_of_the_template(name, thinking, tmp_p
     check_prompts([x for x in seen if not is_begun(x, render)], render, prompts, documents)
     assert rollouts
     context = prompts.context(documents[0])
-    told = {"recite": documents[0].text}
+    text_of_kind = {"recite": documents[0].text}
     for exchange in studied(experiment, run, 0):
         if exchange.kind == "rehearse":
             continue  # in the model's own tokens, whatever these are
-        said = told.get(exchange.kind) or experiment.tokenizer.reply_text(exchange.completion)
-        render.check_exchange(exchange.student, exchange.completion, said)
-        render.check_exchange((*context, *exchange.teacher), exchange.completion, said)
+        text = text_of_kind.get(exchange.kind) or experiment.tokenizer.reply_text(
+            exchange.completion
+        )
+        render.check_exchange(exchange.student, exchange.completion, text)
+        render.check_exchange((*context, *exchange.teacher), exchange.completion, text)
     dreams = [Dream.from_record(x) for x in day["dreams"]]
     assert {x.template for x in dreams} == {"paraphrase", "implications"}
     for exchange in supervised_exchanges(dreams, documents, prompts, read_templates()):

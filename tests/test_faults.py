@@ -178,11 +178,11 @@ def assert_end_to_rounding(workdir, other):
     assert arrays.keys() == expected.keys()
     for name, array in arrays.items():
         np.testing.assert_allclose(array, expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
-    losses, wanted = (
+    losses, expected_losses = (
         {(x["phase"], x["step"]): x["loss"] for x in read_metrics(run) if "loss" in x}
         for run in (workdir, other)
     )
-    assert losses == pytest.approx(wanted, rel=1e-4)
+    assert losses == pytest.approx(expected_losses, rel=1e-4)
     assert {phase for phase, _ in losses} == {"consolidate", "learn"}
 
 
@@ -193,9 +193,9 @@ def test_preempting_one_of_two_processes_stops_both(home):
     both = start_two(home, workdir)
     assert not survives(both[0], 600, lambda: is_kept(workdir, "consolidate"))
     both[1].send_signal(signal.SIGTERM)  # as a host that is about to be taken away is
-    said = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [STATUS, STATUS], said
-    places = [re.findall(r"preempted after (\d+) updates of consolidate", x) for x, _ in said]
+    outputs = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [STATUS, STATUS], outputs
+    places = [re.findall(r"preempted after (\d+) updates of consolidate", x) for x, _ in outputs]
     assert places[0] == places[1] != []
     shutil.copytree(workdir, home / "alone")
     for process in start_two(home, workdir):
@@ -224,6 +224,6 @@ def test_run_passes_over_a_truncated_checkpoint(home, untouched):
     largest = max((f for f in last.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
     process = start(home, workdir)
-    _, said = process.communicate()
-    assert process.returncode == 0 and "is skipped" in said and largest.name in said
+    _, errors = process.communicate()
+    assert process.returncode == 0 and "is skipped" in errors and largest.name in errors
     assert_same_end(workdir, untouched[0])

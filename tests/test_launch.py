@@ -89,8 +89,8 @@ def test_run_that_stops_prints_the_reason_and_exits_with_its_status(monkeypatch,
         in capsys.readouterr().out
     )
     assert stops_with(SlotsExhausted(2, 3)) == 2
-    said = capsys.readouterr().err
-    assert "memory.levels[2].slots=3 are all in use" in said and "saved in runs/x" in said
+    errors = capsys.readouterr().err
+    assert "memory.levels[2].slots=3 are all in use" in errors and "saved in runs/x" in errors
     assert stops_with(NotFinite("6 updates in a row")) == 2
     assert "error: 6 updates in a row" in capsys.readouterr().err
 
@@ -123,8 +123,8 @@ def test_sweep_refuses_a_finished_element_of_another_config(tmp_path):
 
 
 def test_refused_start_leaves_no_checkpoints(tmp_path, monkeypatch):
-    for name, of in (("join_processes", lambda *_: True), ("Watch", object)):
-        monkeypatch.setattr(launch, name, of)
+    for name, replacement in (("join_processes", lambda *_: True), ("Watch", object)):
+        monkeypatch.setattr(launch, name, replacement)
     config = load("configs/sleep_tiny.py")
     config.data.documents = str(tmp_path / "nowhere.txt")
     flags.FLAGS.mark_as_parsed()
@@ -229,7 +229,7 @@ def test_resume_needs_the_same_base_and_documents(tmp_path, monkeypatch):
         record = {"config": {"seed": 0}, "base": base, "reading": "text"}
         saved.save(0, "wake", state={"x": np.zeros(1)}, record=record)
     experiment, watch = types.SimpleNamespace(base=base, reading="text"), object()
-    for name, of in (
+    for name, replacement in (
         ("join_processes", lambda *_: True),
         ("read", lambda _: None),
         ("use_mesh", lambda _: None),
@@ -237,7 +237,7 @@ def test_resume_needs_the_same_base_and_documents(tmp_path, monkeypatch):
         ("Watch", lambda: watch),
         ("show_run_plan", lambda *_: None),
     ):
-        monkeypatch.setattr(launch, name, of)
+        monkeypatch.setattr(launch, name, replacement)
     flags.FLAGS.mark_as_parsed()
     config = ml_collections.ConfigDict({"seed": 0})
     assert launch.prepare(config, str(tmp_path)).args == (

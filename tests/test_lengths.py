@@ -31,21 +31,21 @@ def config():
 def longest(config, tokenizer):
     """Of a document by the config as it is now."""
 
-    def of(document=DOCUMENT):
+    def longest_of(document=DOCUMENT):
         settings = read(config)
         [lengths] = measure(settings, Prompts(tokenizer), [document])
         return longest_sequence(settings, lengths)
 
-    return of
+    return longest_of
 
 
 def test_longest_sequence_is_the_longest_request_and_its_reply(config, tokenizer, longest):
     prompts = Prompts(tokenizer)
     context = len(prompts.context(DOCUMENT))
-    own = (
+    self_asked = (
         context + len(prompts.with_context(answer_request(""))) + 8 + 8
     )  # a question and its answer
-    assert longest() == (own, "lower study.max_answer_tokens or data.chunk_tokens")
+    assert longest() == (self_asked, "lower study.max_answer_tokens or data.chunk_tokens")
     config.evaluation.max_new_tokens = 500
     asked = context + len(prompts.with_context(answer_request("Why?"))) + 500
     assert longest() == (asked, "lower evaluation.max_new_tokens or data.chunk_tokens")

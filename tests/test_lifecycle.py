@@ -247,7 +247,7 @@ def test_learn_from_base_learns_the_day_again(experiment, before_dreams_run, tmp
     run = with_questions(
         before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
     )
-    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.ones(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, documents: np.ones(len(gain)))
     dreamt = dream(other, run, tmp_path)
     assert change(dreamt.current.memory) > 0.5 * change(run.current.memory) > 0
 
@@ -255,7 +255,7 @@ def test_learn_from_base_learns_the_day_again(experiment, before_dreams_run, tmp
 def test_learn_without_a_reward_is_skipped_with_the_reason(
     experiment, before_dreams_run, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.zeros(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, documents: np.zeros(len(gain)))
     dreamt = dream(experiment, before_dreams_run, tmp_path)
     assert dreamt.record["phases"]["learn"]["skipped"] == "no dream was rewarded"
     assert equal(dreamt.current, before_dreams_run.current)
@@ -266,7 +266,7 @@ def test_learn_without_a_reward_rehearses_old_documents(
     experiment, before_dreams_run, tmp_path, monkeypatch
 ):
     old = Exchange(None, (5, 6), (5, 6), (7, 8, 9), "rehearse")
-    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.zeros(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, documents: np.zeros(len(gain)))
     monkeypatch.setattr(learn, "rehearsed", lambda *_: [old])
     dreamt = dream(experiment, before_dreams_run, tmp_path)
     assert dreamt.record["phases"]["learn"]["learnt"] == 0
@@ -284,7 +284,9 @@ def test_learn_by_policy_gradient_uses_all_tried_dreams(
     run = with_questions(
         before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
     )
-    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.arange(len(gain)) % 2)
+    monkeypatch.setattr(
+        trial, "compute_rewards", lambda _, gain, documents: np.arange(len(gain)) % 2
+    )
     dreamt = dream(other, run, tmp_path)
     assert not equal(dreamt.current.memory, run.current.memory)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -304,7 +306,7 @@ def test_learn_with_tied_rewards_has_no_policy_gradient(
     run = with_questions(
         before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
     )
-    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, of: np.ones(len(gain)))
+    monkeypatch.setattr(trial, "compute_rewards", lambda _, gain, documents: np.ones(len(gain)))
     monkeypatch.setattr(rollouts, "sample_rollouts", pytest.fail)
     dreamt = dream(other, run, tmp_path)
     phases = dreamt.record["phases"]
@@ -323,7 +325,7 @@ def test_learn_is_rolled_back_where_anchors_lose_too_much(
         before_dreams_run, [SelfQuestion(0, "A sentence.", "What is it?", "A reply.")]
     )
     monkeypatch.setattr(
-        trial, "compute_rewards", lambda _, gain, of: np.ones(len(gain))
+        trial, "compute_rewards", lambda _, gain, documents: np.ones(len(gain))
     )  # all rewarded
     for after, is_kept in ((16.0, False), (15.0, True)):
         measured = iter((10.0, after))
@@ -407,8 +409,8 @@ def test_evaluate_asks_own_questions_where_documents_have_none(tmp_path):
     config = tiny_config()
     config.data.documents = str(notes)
     experiment = load_experiment(config)
-    own = Study((SelfQuestion(0, "s", "What whistles?", "The kettle."),), (), ())
-    run = lifecycle.init_run_state(experiment).note_day(0, study=own.record())
+    study = Study((SelfQuestion(0, "s", "What whistles?", "The kettle."),), (), ())
+    run = lifecycle.init_run_state(experiment).note_day(0, study=study.record())
     with MetricWriter(tmp_path) as writer:
         logger = PhaseLogger(writer, "evaluate", quiet=True)
         run = evaluate(experiment, run, logger, scheduled_phase(experiment, "evaluate"))
@@ -533,13 +535,13 @@ def test_run_out_of_slots_resumes_with_another_on_full(tmp_path):
     experiment = load_experiment(config)
     with pytest.raises(SlotsExhausted, match="'skip' or 'reuse' and this run goes on"):
         lifecycle.run(experiment, str(tmp_path), quiet=True)
-    for on_full, said in (("skip", "level 1 is full"), ("reuse", None)):
+    for on_full, reason in (("skip", "level 1 is full"), ("reuse", None)):
         config.memory.on_full = on_full
         workdir = tmp_path / on_full
         shutil.copytree(tmp_path / "checkpoints", workdir / "checkpoints")
         check_same_config(experiment.config.to_dict(), config.to_dict(), workdir, is_under_way=True)
         run = lifecycle.run(load_experiment(config), str(workdir), quiet=True)
-        assert run.record["phases"]["consolidate-2"].get("skipped") == said
+        assert run.record["phases"]["consolidate-2"].get("skipped") == reason
         with PhaseCheckpoints(workdir / "checkpoints") as saved:
             last, _ = saved.latest()
             kept = [saved.record(i)["config"]["memory"]["on_full"] for i in (0, last)]

@@ -1,4 +1,4 @@
-"""Fields that were renamed: whoever gives an old name is told the new one."""
+"""Fields that were renamed: an error for an old name gives the new one."""
 
 import pytest
 
@@ -21,8 +21,8 @@ def test_old_names_are_no_fields_and_new_names_are():
 def test_command_line_with_an_old_name_names_the_new_one(name):
     with pytest.raises(ValueError) as error:
         parse(["launch.py", f"--config={PRESET}", f"--config.{name}=1"])
-    told = f"--config.{name}: this field is called --config.{RENAMED[name]} now"
-    assert str(error.value) == told
+    message = f"--config.{name}: this field is called --config.{RENAMED[name]} now"
+    assert str(error.value) == message
 
 
 def test_config_file_with_an_old_name_names_the_new_one():

@@ -1,5 +1,6 @@
 """No import of the package goes upward: its rooms stand in one order, from the lowest to the
-highest."""
+highest.
+"""
 
 import ast
 import pathlib
@@ -34,13 +35,13 @@ def imports(path: pathlib.Path) -> Iterator[str]:
 
 def edges() -> set[tuple[str, str, str]]:
     """(file, its room, a room that it imports) of all imports between rooms."""
-    found = set()
+    imported_by = set()
     for path in PACKAGE.rglob("*.py"):
         room = room_of(".".join(path.with_suffix("").parts))
         for module in imports(path):
             if module.startswith(f"{PACKAGE.name}.") and room_of(module) != room:
-                found.add((str(path), room, room_of(module)))
-    return found
+                imported_by.add((str(path), room, room_of(module)))
+    return imported_by
 
 
 def test_rooms_import_only_rooms_below_them():

@@ -17,7 +17,8 @@ from sleep_jax.report.summary import summarise
 def config():
     """configs/seal.py, but for the model, sizes and step counts, and for what asks more of a model
     than random weights can give: the encoder that judges rollouts, the gate, and replies that are
-    right, without which no dream is better than another."""
+    right, without which no dream is better than another.
+    """
     c = runpy.run_path("configs/seal.py")["get_config"]()
     tiny = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     for section in ("model", "data", "memory", "study", "seeding", "gate", "evaluation"):

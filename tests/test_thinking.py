@@ -88,15 +88,15 @@ def test_a_dream_is_learnt_without_its_thought(tokenizer, writes):
     key, prompts = jax.random.key(0), Prompts(tokenizer)
     [dream] = write.write_dreams(None, config, None, tokenizer, [DOCUMENT], None, key).dreams
     assert (dream.text, dream.tokens) == (words, written(tokenizer, raw))
-    (_, told), _ = trial_sequences(dream, DOCUMENT, prompts, False)
+    (_, page), _ = trial_sequences(dream, DOCUMENT, prompts, False)
     writing, knowing = supervised_exchanges([dream], [DOCUMENT], prompts, templates)
-    assert told == knowing.completion == prompts.reply(words)
+    assert page == knowing.completion == prompts.reply(words)
     assert writing.completion == dream.tokens  # to write so, it thinks so
 
 
 def test_a_rollout_is_cut_and_rewarded_after_the_thought(tokenizer, writes):
-    said = Prompts(tokenizer).reply("It was built in 1832.")
-    exchange = Exchange(None, (1, 2), (1, 2), said, "answer")
+    reply = Prompts(tokenizer).reply("It was built in 1832.")
+    exchange = Exchange(None, (1, 2), (1, 2), reply, "answer")
     seen = {}
 
     def judge(candidates, references):

@@ -62,7 +62,7 @@ def count(text: str, trips: int = 1) -> Counts:
       trips: of a loop whose length is no constant.
     """
     module = Module(text)
-    return _Counter(module, trips).of(module.entry)
+    return _Counter(module, trips).counts_of(module.entry)
 
 
 class _Counter:
@@ -73,20 +73,20 @@ class _Counter:
         }
 
     @functools.cache  # noqa: B019, a counter counts one module
-    def of(self, name: str) -> Counts:
+    def counts_of(self, name: str) -> Counts:
         """A run of a computation."""
         total, known = Counts(), self.module.known(name)
         for i in known.values():
             opcode = i.opcode.removesuffix("-start")
             if opcode == "while":
                 trips = self.module.trips(i) or self.trips
-                total.add(self.of(i.called("body")[0]), trips)
+                total.add(self.counts_of(i.called("body")[0]), trips)
             elif opcode == "conditional":
                 branches = i.called("branch_computations", "true_computation")
                 branches += i.called("false_computation")
-                total.add(max(map(self.of, branches), key=lambda c: (c.flops, c.bytes)))
+                total.add(max(map(self.counts_of, branches), key=lambda c: (c.flops, c.bytes)))
             elif opcode in ("call", "async"):
-                total.add(self.of(i.called("to_apply", "calls")[0]))
+                total.add(self.counts_of(i.called("to_apply", "calls")[0]))
             elif opcode == "fusion":
                 total.add(self._fusion(i, known))
             elif opcode in COLLECTIVES:
@@ -125,7 +125,7 @@ class _Counter:
                 size += 0.0 if array.is_near else sum(a.bytes for a in update)
             elif not _passes(output):
                 size += array.far_bytes
-        return dataclasses.replace(self.of(inside), bytes=size)
+        return dataclasses.replace(self.counts_of(inside), bytes=size)
 
     def _read(self, inside: str, number: int, full: float) -> float:
         """Bytes that a fusion reads of an operand: of what it slices, the slices."""

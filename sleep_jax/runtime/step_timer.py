@@ -67,7 +67,7 @@ class StepTimer:
         seconds = time.perf_counter() - self._start
         figures = {"step": seconds, **self._seconds}
         figures["update"] = seconds - sum(self._seconds.values())
-        figures["tokens_per_second"] = sum(own for _, own, _ in sequences) / seconds
+        figures["tokens_per_second"] = sum(length for _, length, _ in sequences) / seconds
         if self._peak:
             figures["mfu"] = update_flops(self._cfg, sequences) / (seconds * self._peak)
         figures |= memory()
@@ -87,8 +87,8 @@ def update_flops(cfg: DecoderConfig, sequences: Sequence[tuple[int, int, int]]) 
       cfg: the decoder.
       sequences: as for `StepTimer.end`.
     """
-    tokens = sum(own for _, own, _ in sequences)
-    keys = sum(own * (before + (own + 1) / 2) for before, own, _ in sequences)
+    tokens = sum(length for _, length, _ in sequences)
+    keys = sum(length * (before + (length + 1) / 2) for before, length, _ in sequences)
     scored = 4 * sum(scored for _, _, scored in sequences)
     layers = len(cfg.stacks["layers"])
     return model_flops(

@@ -1,5 +1,6 @@
 """Run by test_sharded_finetune: losses and weights of fine-tuning on 8 CPU devices, as JSON, for
-each mesh among the arguments: `none`, or sizes such as `2,2,2`."""
+each mesh among the arguments: `none`, or sizes such as `2,2,2`.
+"""
 
 import contextlib
 import json

@@ -22,18 +22,19 @@ from sleep_jax.programs.sizes import Sizes
 
 def jitted() -> dict[str, list[tuple[object, str]]]:
     """Every jitted function of the package, with the modules and names that hold it."""
-    kind, found = type(jax.jit(lambda: None)), {}
+    kind, places = type(jax.jit(lambda: None)), {}
     for name, module in list(sys.modules.items()):
         if name.startswith("sleep_jax"):
             for attribute, value in list(vars(module).items()):
                 if isinstance(value, kind):
-                    found.setdefault(value, []).append((module, attribute))
-    return found
+                    places.setdefault(value, []).append((module, attribute))
+    return places
 
 
 def record_calls(patch) -> list:
     """A list to which every call of a jitted function adds its signature, (name, arguments); a call
-    within another program is part of that one."""
+    within another program is part of that one.
+    """
     calls = []
 
     def recorder(function):

@@ -83,18 +83,18 @@ def test_advice_names_settings_with_their_values():
     config.model.remat = "none"
     knobs = ("model.remat", "seeding.accumulate", "seeding.batch_size", "dreaming.trial.microbatch")
     program = Program("consolidate: update", None, (), 1, 1, 1.0, 1, knobs=knobs)
-    found = aot.Compiled(program, 1.0, 17 * 2**30, fits=False)
-    said = aot.advice(found, config, {"data": 2, "fsdp": 4, "tensor": 2})
-    assert said.startswith("set model.remat='full'; raise seeding.accumulate from 1 to 2; lower ")
+    compiled_program = aot.Compiled(program, 1.0, 17 * 2**30, fits=False)
+    text = aot.advice(compiled_program, config, {"data": 2, "fsdp": 4, "tensor": 2})
+    assert text.startswith("set model.remat='full'; raise seeding.accumulate from 1 to 2; lower ")
     assert (
-        "lower seeding.batch_size from 16" in said
-        and "lower dreaming.trial.microbatch from 1" in said
+        "lower seeding.batch_size from 16" in text
+        and "lower dreaming.trial.microbatch from 1" in text
     )
-    assert "mesh.data=2 to mesh.fsdp" in said
+    assert "mesh.data=2 to mesh.fsdp" in text
     # One row a shard cannot be cut any further.
     config.model.remat = "full"
-    said = aot.advice(found, config, {"data": 1, "fsdp": 16, "tensor": 1})
-    assert said.startswith("lower dreaming.trial.microbatch") and "seeding" not in said
+    text = aot.advice(compiled_program, config, {"data": 1, "fsdp": 16, "tensor": 1})
+    assert text.startswith("lower dreaming.trial.microbatch") and "seeding" not in text
 
 
 def compiled(name, gib, fits=True, knobs=()):
@@ -107,10 +107,11 @@ def compiled(name, gib, fits=True, knobs=()):
     return aot.Compiled(program, 1.0, hbm, GIB, GIB, **made)
 
 
-def lines_of(found, monkeypatch):
+def lines_of(programs, monkeypatch):
     """Lines of the report of such programs on 16 chips of 16 GiB, and whether it says at its end
-    that they do not fit."""
-    monkeypatch.setattr(aot, "compile_all", lambda *_: iter(found))
+    that they do not fit.
+    """
+    monkeypatch.setattr(aot, "compile_all", lambda *_: iter(programs))
     lines, report = [], aot.report(preset("seeding_8b"), "v5e:4x4", None)
     try:
         lines.extend(report)
@@ -168,9 +169,9 @@ def test_compile_reads_the_memory_that_a_failed_program_asked_for(message, gib):
     traced = types.SimpleNamespace(lower=lambda **_: lowered)
     program = Program("a: b", types.SimpleNamespace(trace=lambda: traced), (), 1, 1, 1.0, 1)
     mesh, chip = jax.make_mesh((1,), ("data",)), chip_of("v5e:4x4")[0]
-    found = aot._compile(program, mesh, chip, 1.0)
-    assert found.hbm == (None if gib is None else gib * GIB)
-    assert not found.fits and aot.too_large(found, chip)
+    compiled_program = aot._compile(program, mesh, chip, 1.0)
+    assert compiled_program.hbm == (None if gib is None else gib * GIB)
+    assert not compiled_program.fits and aot.too_large(compiled_program, chip)
 
 
 @needs_compiler

@@ -1,6 +1,7 @@
 """scan_v5e.hlo is what the TPU compiler made for one of 16 chips, fsdp 8 x tensor 2, of
 jax.grad(lambda x, w: scan(lambda x, w: tanh(x @ w), x, w).sum()) with x bfloat16 [512, 2048], its
-rows over fsdp, and w bfloat16 [7, 2048, 2048], over both axes."""
+rows over fsdp, and w bfloat16 [7, 2048, 2048], over both axes.
+"""
 
 import pathlib
 

@@ -32,7 +32,7 @@ def plan_over(memory, days, **changes):
     return RunPlan.of(config, cfg, f"{days} parts", reading, str.split, steps)
 
 
-def said(plan, start):
+def lines_of(plan, start):
     return [line.removeprefix(start).strip() for line in plan.lines() if line.startswith(start)]
 
 
@@ -44,12 +44,12 @@ def test_plans_of_a_note_a_folder_and_a_book(tmp_path):
         (folder / f"{i}.md").write_text(f"Note number {i}.")
     book.write_text("\n\n".join(f"Paragraph {i}. " + "word " * 30 for i in range(100)))
     plans = {path: plan_of(preset(data__documents=str(path))) for path in (note, folder, book)}
-    assert said(plans[note], "documents") == ["1 part of 1 file, all read; 18 tokens"]
-    [line] = said(plans[folder], "documents")
+    assert lines_of(plans[note], "documents") == ["1 part of 1 file, all read; 18 tokens"]
+    [line] = lines_of(plans[folder], "documents")
     assert line.startswith("30 parts of 30 files, all read; ")
     assert [len(p.sizes.contexts) for p in plans.values()] == [1, 30, 100]
-    assert said(plans[book], "days") == ["1 day of 100 parts, 1 night (8 phases)"]
-    assert len({said(plan, "written")[0] for plan in plans.values()}) == 3
+    assert lines_of(plans[book], "days") == ["1 day of 100 parts, 1 night (8 phases)"]
+    assert len({lines_of(plan, "written")[0] for plan in plans.values()}) == 3
     with pytest.raises(FileNotFoundError, match=r"does not exist; give a \.txt"):
         plan_of(preset(data__documents=str(tmp_path / "none.txt")))
     with pytest.raises(ValueError, match=r"data\.episodes=3, but there are 1"):
@@ -64,14 +64,14 @@ def test_plan_warns_of_too_few_updates_with_the_remedy(tmp_path):
     )
     plan = plan_of(config)
     [warned] = plan.warnings()
-    held, tokens = 4 * 2 * 288, sum(map(sum, plan.tokens))
-    assert f"they hold {held:,} learnt tokens" in warned
+    capacity, tokens = 4 * 2 * 288, sum(map(sum, plan.tokens))
+    assert f"they hold {capacity:,} learnt tokens" in warned
     takes = (1 + 1) * tokens  # a recitation, and one completion of each sentence
-    assert f"once takes {takes:,}, so a part is learnt {held / takes:.2f} times" in warned
-    assert said(plan, "updates")[0].startswith(
+    assert f"once takes {takes:,}, so a part is learnt {capacity / takes:.2f} times" in warned
+    assert lines_of(plan, "updates")[0].startswith(
         "4 updates a consolidation, 4 in all; at most 23 learnt"
     )
-    steps = -(-takes * 4 // held)
+    steps = -(-takes * 4 // capacity)
     assert f"seeding.steps={steps:,}" in warned
     config.seeding.steps = steps
     assert not [*plan_of(config).warnings()]
@@ -88,7 +88,7 @@ def test_plan_warns_of_too_few_updates_with_the_remedy(tmp_path):
 def test_plan_warns_of_too_few_slots_with_the_remedy(on_full, what):
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes", on_full=on_full)
     plan = plan_over(memory, days=5)
-    assert said(plan, "slots") == ["level 1: 3 of 3 in use at most, full after day 3"]
+    assert lines_of(plan, "slots") == ["level 1: 3 of 3 in use at most, full after day 3"]
     warned = [x for x in plan.warnings() if "slots" in x and "level" in x]
     assert (
         len(warned) == 1
@@ -100,13 +100,15 @@ def test_plan_warns_of_too_few_slots_with_the_remedy(on_full, what):
 def test_plan_counts_merges():
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes", on_full="merge")
     plan = plan_over(memory, days=5)
-    assert said(plan, "slots") == ["level 1: 2 of 3 in use at most, 3 merges, the first on day 3"]
+    assert lines_of(plan, "slots") == [
+        "level 1: 2 of 3 in use at most, 3 merges, the first on day 3"
+    ]
     assert not [x for x in plan.warnings() if "slots" in x and "level" in x]
     assert plan.nights == plan.consolidations == 5 and plan.merges == 3
     updates = f"4 updates a consolidation or merge, {(5 + 3) * 4} in all"
-    assert said(plan, "updates")[0].startswith(updates)
+    assert lines_of(plan, "updates")[0].startswith(updates)
     rehearsed, rolled_out = 40 * 3 * 8, 1 * 4 * 2 * 8
-    [written] = said(plan, "written")
+    [written] = lines_of(plan, "written")
     assert f"{3 * rehearsed:,} in replays" in written
     assert written.endswith(f"{(5 + 3) * rolled_out:,} in rollouts")
 
@@ -114,37 +116,37 @@ def test_plan_counts_merges():
 def test_plan_empties_a_level_that_hands_over():
     levels = (LevelConfig(period=2, slots=2, rank=4), LevelConfig(slots=4, rank=4))
     plan = plan_over(MemoryConfig(levels, unit="episodes"), days=6)
-    assert said(plan, "slots") == [
+    assert lines_of(plan, "slots") == [
         "level 1: 2 of 2 in use at most, full after day 3",  # it is emptied before it is filled
         "level 2: 3 of 4 in use at most",
     ]
     assert not [x for x in plan.warnings() if "none is free" in x]
     assert (plan.nights, plan.consolidations) == (6, 6 + 3)
-    assert said(plan, "days") == ["6 days of 1 part, 6 nights, 9 consolidations (27 phases)"]
-    assert said(plan, "updates")[0].startswith("4 updates a consolidation, 36 in all")
+    assert lines_of(plan, "days") == ["6 days of 1 part, 6 nights, 9 consolidations (27 phases)"]
+    assert lines_of(plan, "updates")[0].startswith("4 updates a consolidation, 36 in all")
     assert plan.seedings == 9 / 6
 
 
 def test_plan_counts_written_tokens():
     plan = plan_of(preset())
-    assert said(plan, "days") == ["1 day of 2 parts, 1 night (8 phases)"]
+    assert lines_of(plan, "days") == ["1 day of 2 parts, 1 night (8 phases)"]
     asked = sum(len(run_plan.sentences(d.text)) for day in plan.days for d in day.documents)
     study, dreams, rollouts = asked * (8 + 8) + 40 * 3 * 8, 2 * 2 * 16, 1 * 4 * 2 * 8
-    assert said(plan, "written") == [
+    assert lines_of(plan, "written") == [
         f"at most {study + dreams + rollouts:,} tokens beside the answers that are graded: "
         f"{study:,} in study, {dreams:,} in dreams, {rollouts:,} in rollouts"
     ]
     two = plan_of(preset(data__episodes=2))  # on day 2 a weak document of day 1, too
-    assert f"{dreams * 3 // 2:,} in dreams" in said(two, "written")[0]
+    assert f"{dreams * 3 // 2:,} in dreams" in lines_of(two, "written")[0]
     config = preset(model__thinking=True, model__thought_tokens=24)
     thinking = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.schedule)
-    assert f"{dreams * (16 + 24) // 16:,} in dreams" in said(thinking, "written")[0]
+    assert f"{dreams * (16 + 24) // 16:,} in dreams" in lines_of(thinking, "written")[0]
 
 
 def test_plan_counts_updates_on_dreams():
-    assert said(plan_of(preset()), "updates")[0].endswith("; at least 2 updates on dreams")
+    assert lines_of(plan_of(preset()), "updates")[0].endswith("; at least 2 updates on dreams")
     config = preset(dreaming__restart="base")  # what the night learnt is learnt again
-    assert said(plan_of(config), "updates")[0].endswith("; at least 6 updates on dreams")
+    assert lines_of(plan_of(config), "updates")[0].endswith("; at least 6 updates on dreams")
 
 
 def test_plan_warns_of_a_small_disk(tmp_path, monkeypatch):
@@ -170,7 +172,7 @@ def test_plan_estimates_tokens_without_a_tokenizer(tmp_path, monkeypatch):
     note.write_text("x" * 400)
     plan = plan_of(preset("seeding_8b", data__documents=str(note)))
     assert not plan.is_exact
-    assert said(plan, "documents") == ["1 part of 1 file, all read; about 100 tokens"]
+    assert lines_of(plan, "documents") == ["1 part of 1 file, all read; about 100 tokens"]
 
 
 def test_plan_refuses_what_the_run_would(monkeypatch):
@@ -198,9 +200,11 @@ def test_plan_has_the_schedule_of_the_run():
 
 def test_plan_disk_is_the_size_of_its_checkpoints():
     plan = plan_of(preset())
-    held = run_plan.collections_of(plan.config, plan.cfg)
+    collections = run_plan.collections_of(plan.config, plan.cfg)
     once = sum(
-        x.size * x.dtype.itemsize for n in ("memory", "slots") for x in jax.tree.leaves(held[n])
+        x.size * x.dtype.itemsize
+        for n in ("memory", "slots")
+        for x in jax.tree.leaves(collections[n])
     )
     assert plan._bytes() > 8 * 3 * once
     few = preset(checkpoint__max_to_keep=2)
@@ -224,8 +228,8 @@ def test_plan_warns_of_a_day_that_would_fill_the_memory(monkeypatch):
 
 def test_plan_compares_its_memory_with_what_the_model_leaves(monkeypatch):
     plan = plan_of(preset())
-    held = run_plan.collections_of(plan.config, plan.cfg)
-    model = sum(run_plan._size(held[name]) for name in ("params", "memory", "slots"))
+    collections = run_plan.collections_of(plan.config, plan.cfg)
+    model = sum(run_plan._size(collections[name]) for name in ("params", "memory", "slots"))
     needed = max(plan._context(), plan._trials())
     monkeypatch.setattr(run_plan, "memory_at_hand", lambda: needed + model - 1)
     assert not [*plan.warnings()]

@@ -114,8 +114,8 @@ def test_dry_run_says_where_a_timed_step_does_not_fit(error, config, plan, monke
         raise error("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
     monkeypatch.setattr(dry_run, "time_steps", fail)
-    said = [x for x in dry_run.dry_run(config, "", plan) if x.startswith("time")]
-    assert said == ["time        unknown: a step would fill the memory of this machine"]
+    lines = [x for x in dry_run.dry_run(config, "", plan) if x.startswith("time")]
+    assert lines == ["time        unknown: a step would fill the memory of this machine"]
 
 
 def test_dry_run_raises_other_errors_of_a_timed_step(config, plan, monkeypatch):

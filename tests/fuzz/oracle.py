@@ -105,10 +105,10 @@ def _of_words(error: Exception, folder: pathlib.Path) -> Fault | None:
 def _where(error: BaseException) -> str:
     """The last place in the project, and the last one."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [
+    in_project = [
         x for x in frames if re.search(r"/(sleep_jax|experiments)/(?!.*site-packages)", x.filename)
     ]
-    named = [f"{pathlib.Path(x.filename).name}:{x.name}" for x in (*own[-1:], *frames[-1:])]
+    named = [f"{pathlib.Path(x.filename).name}:{x.name}" for x in (*in_project[-1:], *frames[-1:])]
     return " > ".join(dict.fromkeys(named))
 
 

@@ -1,5 +1,6 @@
 """A run in the shape of Qwen3-8B (36 layers of width 4096, one level of 5 slots of rank 64): what a
-person asks of it takes seconds, and no more memory than a small part of one checkpoint."""
+person asks of it takes seconds, and no more memory than a small part of one checkpoint.
+"""
 
 import resource
 import subprocess

@@ -22,9 +22,10 @@ def noise(tree, seed):
 @pytest.fixture
 def slept(cfg, variables):
     """layers -> (cfg, variables): nonzero wake weights, two slots of level 1 and one of level 3 in
-    use, random numbers in all other slots."""
+    use, random numbers in all other slots.
+    """
 
-    def of(layers):
+    def make(layers):
         memory = MemoryConfig(LEVELS, stride=8, scale=0.5, layers=layers, from_context=False)
         cfg_with_memory = cfg.replace(memory=memory)
         weights, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
@@ -34,7 +35,7 @@ def slept(cfg, variables):
         params = split_stacks(cfg_with_memory, variables["params"])
         return cfg_with_memory, {"params": params, "memory": weights, "slots": slots}
 
-    return of
+    return make
 
 
 @pytest.mark.parametrize("layers", ["all", (1,), (0,)])

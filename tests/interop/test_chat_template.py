@@ -51,7 +51,7 @@ def folders(tmp_path_factory):
 def both(folders):
     """(name, thinking) -> our tokenizer, and a function that renders by transformers alike."""
 
-    def of(name, thinking=False):
+    def make(name, thinking=False):
         peer = transformers.AutoTokenizer.from_pretrained(folders[name])
 
         def render(messages, *, prompt=False, tokenize=False):
@@ -66,7 +66,7 @@ def both(folders):
 
         return read_tokenizer(folders[name], thinking=thinking), render
 
-    return of
+    return make
 
 
 def shown(tokenizer, ids):
@@ -215,7 +215,7 @@ def test_without_thought_adds_an_empty_thought():
 
 
 @pytest.mark.parametrize(
-    "source, told",
+    "source, message",
     [
         ("{% for m in messages %}{{ m.content }}", r"no valid template: .*\(line 1\)"),
         ("{{ raise_exception('only tools') }}", r"cannot write a chat of user: .*only tools"),
@@ -239,8 +239,8 @@ def test_without_thought_adds_an_empty_thought():
         ),
     ],
 )
-def test_unusable_template_raises(source, told):
-    with pytest.raises(ValueError, match=rf"^x/chat_template\.jinja .*{told}") as refusal:
+def test_unusable_template_raises(source, message):
+    with pytest.raises(ValueError, match=rf"^x/chat_template\.jinja .*{message}") as refusal:
         ChatTemplate(source, name="x/chat_template.jinja")
     assert "\n" not in str(refusal.value)
 

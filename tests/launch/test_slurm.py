@@ -9,7 +9,8 @@ from sleep_jax.runtime.preemption import STATUS
 @pytest.fixture
 def slurm(tmp_path):
     """Runs slurm.sh with stand-ins for Slurm's programs: (status of the run, state of the job,
-    variables) -> (status of the script, arguments of `scontrol`)."""
+    variables) -> (status of the script, arguments of `scontrol`).
+    """
 
     def submit(status, state, **more):
         log = tmp_path / "scontrol.log"

@@ -1,5 +1,6 @@
 """A recurrent decoder on 8 CPU devices: prints, as JSON, how far a packed pass and completions of a
-context are from those of one device, and how the state of the cache is split."""
+context are from those of one device, and how the state of the cache is split.
+"""
 
 import json
 

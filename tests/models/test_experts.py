@@ -47,7 +47,8 @@ def silu(x):
 @pytest.fixture(params=KINDS, scope="module")
 def kind(request, cfg, variables):
     """(cfg, variables) of a memory in use: wake weights learnt, two slots of levels 2 and 3
-    sealed."""
+    sealed.
+    """
     cfg = cfg.replace(memory=KINDS[request.param])
     memory, slots = init_memory(jax.random.key(3), cfg.memory, layers=2, width=32)
     memory = put_wake(memory, noise(take_wake(memory), 1))

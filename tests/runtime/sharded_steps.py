@@ -74,14 +74,14 @@ def steps(config, is_all):
     cfg, params, tokenizer = tiny_model(
         dtype="float32", memory=memory, lora=settings.read(config).dreaming.lora, remat="full"
     )
-    held, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
+    initial, slots = init_memory(jax.random.key(1), memory, layers=cfg.layers, width=cfg.width)
     slots, index = unlock(slots, 1)
     loud = jax.tree.map(
-        lambda x: rng.normal(size=x.shape).astype(np.float32), take_slot(held, 1, index)
+        lambda x: rng.normal(size=x.shape).astype(np.float32), take_slot(initial, 1, index)
     )
     params = place(params, "params")
-    teacher = MemoryState(put_slot(held, 1, index, loud), slots).variables(params)
-    student = MemoryState(held, slots).variables(params)
+    teacher = MemoryState(put_slot(initial, 1, index, loud), slots).variables(params)
+    student = MemoryState(initial, slots).variables(params)
     context = read(cfg, teacher, [words(rng, 20), words(rng, 9), ()])[0]
 
     exchanges = [
@@ -101,7 +101,7 @@ def steps(config, is_all):
     states = [HiddenStates(hidden) for hidden in teacher_hidden(cfg, teacher, context, exchanges)]
     seeding = settings.read(config).seeding
     optimizer = seeding.optimizer()
-    state = place(init_state(take_slot(held, 1, index), optimizer), "learner")
+    state = place(init_state(take_slot(initial, 1, index), optimizer), "learner")
     batch = make_batch(exchanges, states, pack_exchanges(exchanges, shape), shape)
     out = {"losses": [], "norms": []}
     for _ in range(3):
@@ -118,7 +118,7 @@ def steps(config, is_all):
 
     policy = surrogate("ppo")
     critic = init_critic(cfg.width, policy.value_learning_rate)
-    learner = init_state(take_slot(held, 1, index), optimizer).replace(critic=critic)
+    learner = init_state(take_slot(initial, 1, index), optimizer).replace(critic=critic)
     learner = place(learner, "learner")
     scored, states, _ = collect_rollouts(
         cfg,
@@ -157,7 +157,7 @@ def steps(config, is_all):
         out[f"{name}_log_probs"] = [float(c.log_probs.sum()) for g in drawn for c in g]
 
     wake = settings.read(config).wake
-    reader = place(init_wake(cfg, wake, held), "wake")
+    reader = place(init_wake(cfg, wake, initial), "wake")
     reader, nats = read_episode(cfg, wake, student, reader, words(rng, 160))
     out["nats"] = [float(x) for x in nats]
     out["wake"] = [float(np.abs(x).sum()) for x in jax.tree.leaves(to_host(reader.wake))]
@@ -182,13 +182,13 @@ def steps(config, is_all):
     worn = place(jax.tree.map(loud, lora), "trials")
     models = AdaptedModels(cfg, student, tokenizer, worn, max_new_tokens=6, batch=8)
     asked = [[(words(rng, 5), words(rng, 9)), (words(rng, 3), words(rng, 4))]] * 8
-    out["likelihoods"] = [own.tolist() for own in models.log_likelihoods(asked)]
-    out["replies"] = models.replies([[prompt for prompt, _ in own] for own in asked])
+    out["likelihoods"] = [of_model.tolist() for of_model in models.log_likelihoods(asked)]
+    out["replies"] = models.replies([[prompt for prompt, _ in of_model] for of_model in asked])
     return out
 
 
 if __name__ == "__main__":
-    found = {}
+    results = {}
     for name in sys.argv[2:]:
         config = tiny_config()
         mesh = contextlib.nullcontext()
@@ -196,6 +196,6 @@ if __name__ == "__main__":
             config.mesh.data, config.mesh.fsdp, config.mesh.tensor = map(int, name.split(","))
             mesh = jax.set_mesh(make_mesh(config))
         with mesh:
-            found[name] = steps(config, sys.argv[1] == "all")
+            results[name] = steps(config, sys.argv[1] == "all")
         jax.clear_caches()
-    print(json.dumps(found))
+    print(json.dumps(results))

@@ -69,14 +69,14 @@ def ran(which, mesh, **environment):
     return subprocess.Popen(command, env=os.environ | path | environment, **pipes)
 
 
-def found_by(process, mesh):
+def results_of(process, mesh):
     out, err = process.communicate()
     assert process.returncode == 0, err[-4000:]
     return json.loads(out.splitlines()[-1])[mesh]
 
 
 def compare(spread, alone):
-    """What two runs found is the same, to rounding; each compiled its update once."""
+    """The results of two runs are the same, to rounding; each compiled its update once."""
     assert spread.pop("programs") == alone.pop("programs") == 1
     assert spread["losses"][0] != spread["losses"][-1]
     for name in {"greedy", "drawn", "replies"} & set(alone):
@@ -87,21 +87,21 @@ def compare(spread, alone):
 
 def test_update_on_a_mesh_is_the_same_and_compiled_once():
     both = [ran("update", mesh) for mesh in ("none", "2,2,2")]
-    alone, spread = (found_by(p, mesh) for p, mesh in zip(both, ("none", "2,2,2")))
+    alone, spread = (results_of(p, mesh) for p, mesh in zip(both, ("none", "2,2,2")))
     compare(spread, alone)
 
 
 @pytest.fixture(scope="module")
 def alone():
-    found = found_by(ran("all", "none"), "none")
-    assert len({tuple(own) for own in found["replies"]}) > 1  # the adapters are heard
-    return found
+    results = results_of(ran("all", "none"), "none")
+    assert len({tuple(of_model) for of_model in results["replies"]}) > 1  # the adapters are heard
+    return results
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["2,2,2", "8,1,1", "1,8,1", "1,1,8"])
 def test_every_step_on_a_mesh_is_the_same(mesh, alone):
-    compare(found_by(ran("all", mesh), mesh), dict(alone))
+    compare(results_of(ran("all", mesh), mesh), dict(alone))
 
 
 @pytest.mark.slow
@@ -111,4 +111,4 @@ def test_every_step_in_two_processes_is_the_same(alone):
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     both = [ran("all", "2,2,2", PROCESS=f"{address},{i}") for i in range(2)]
     for process in both:
-        compare(found_by(process, "2,2,2"), dict(alone))
+        compare(results_of(process, "2,2,2"), dict(alone))

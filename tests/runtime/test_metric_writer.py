@@ -10,17 +10,17 @@ from sleep_jax.runtime import metrics
 from sleep_jax.runtime.metrics import MetricWriter, metrics_path, read_metrics
 
 
-def events(folder, of=lambda value: value.simple_value):
+def events(folder, value_of=lambda value: value.simple_value):
     """(tag, step, value) of everything in the event files under `folder`."""
-    found = []
+    entries = []
     for path in sorted(folder.rglob("events.*")):
         data, at = path.read_bytes(), 0
         while at < len(data):  # TFRecord: length, its checksum, the record, its checksum.
             size = int.from_bytes(data[at : at + 8], "little")
             event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
-            found += [(v.tag, event.step, of(v)) for v in event.summary.value]
+            entries += [(v.tag, event.step, value_of(v)) for v in event.summary.value]
             at += 16 + size
-    return found
+    return entries
 
 
 def test_scalars_are_on_disk_at_once(tmp_path):
