@@ -48,6 +48,7 @@ CYCLE = {
     "test_faults.py",
     "test_lifecycle.py",
     "test_seal.py",
+    "test_several_days.py",
 }
 
 

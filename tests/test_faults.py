@@ -1,5 +1,5 @@
-"""A run that is killed, asked to stop, out of disk or robbed of a file ends with the bits of one
-that was left alone.
+"""A run that is killed, asked to stop, out of disk or without one of its files ends with the bits
+of one that was left alone.
 
 Six kills by default; `KILLS=50 pytest -m slow tests/test_faults.py` for more.
 """
@@ -46,12 +46,12 @@ def start(home, workdir, *flags, devices=1, **more):
     """The tiny run in a process of its own, which dreams and keeps its place after every update."""
     command = [sys.executable, "tests/articulate.py", "--config=configs/sleep_tiny.py"]
     command += [*UPDATES, f"--workdir={workdir}", *flags]
-    # Programs are kept on disk: an attempt does not spend its life compiling.
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(home / "programs"), "SLEEP_JAX_QUIET": "1"}
-    kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    here = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": os.pathsep.join(sys.path)}
+    # Programs are kept on disk: an attempt does not spend its time compiling.
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(home / "programs"), "SLEEP_JAX_QUIET": "1"}
+    cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    place = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": os.pathsep.join(sys.path)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=os.environ | kept | here, **pipes, **more)
+    return subprocess.Popen(command, env=os.environ | cache | place, **pipes, **more)
 
 
 def start_two(home, workdir):

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import runpy
-import shutil
 import types
 
 import jax
@@ -13,6 +11,7 @@ import pytest
 from articulate import articulate
 from attempts import reproducible
 from hurry import Hurry
+from tiny_run import active, equal, tiny_config
 
 from sleep_jax import config as settings
 from sleep_jax import lifecycle
@@ -20,7 +19,6 @@ from sleep_jax.dreaming import write
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import load_experiment
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
-from sleep_jax.memory.schedule import plan
 from sleep_jax.memory.slots import SlotsExhausted, take_slot, unlock
 from sleep_jax.phases import learn, trial
 from sleep_jax.phases.consolidate import consolidate
@@ -32,21 +30,13 @@ from sleep_jax.report import comparison
 from sleep_jax.report.html_report import write_report
 from sleep_jax.report.summary import summarise
 from sleep_jax.run_schedule import DREAMING, run_schedule
-from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 from sleep_jax.runtime.preemption import Preempted
-from sleep_jax.runtime.workdir import check_same_config
 from sleep_jax.seeding import rollouts
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.study import questions
 from sleep_jax.study.questions import SelfQuestion
 from sleep_jax.study.self_study import Study
-
-CONFIGS = "configs/{}.py"
-
-
-def tiny_config():
-    return runpy.run_path(CONFIGS.format("sleep_tiny"))["get_config"]()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,16 +70,8 @@ def before_dreams_run(finished):
     return dataclasses.replace(run, current=run.before_dreams, record=before)
 
 
-def equal(a, b):
-    return jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b))
-
-
 def bank(run, level=1):
     return run.current.memory["layers"][f"level_{level}"]["experts"]
-
-
-def active(state, level=1):
-    return np.asarray(state.slots["layers"][f"level_{level}"]["active"]).sum(axis=1).tolist()
 
 
 def scheduled_phase(experiment, label):
@@ -435,81 +417,6 @@ def test_experiment_pages_since_the_last_sleep(experiment):
     assert pages(n + 2, n + 9) == [second[2:9]]
 
 
-@pytest.fixture(scope="module")
-def several_days(tmp_path_factory):
-    """Two days and two levels that learn by day, one slot each."""
-    config = tiny_config()
-    config.data.episodes = 2
-    config.memory.periods, config.memory.slots = (1, 0), (1, 2)
-    config.memory.learning_rates = (5.0, 0.0)
-    config.memory.stride = 64
-    config.wake.context = 512
-    experiment = load_experiment(config)
-    workdir = tmp_path_factory.mktemp("days")
-    return experiment, workdir, lifecycle.run(experiment, str(workdir), quiet=True)
-
-
-@pytest.mark.slow
-def test_run_moves_knowledge_up_one_level_a_night(several_days):
-    experiment, workdir, run = several_days
-    levels = [f["levels"] for name, f in run.record["phases"].items() if "consol" in name]
-    assert levels == ["1 -> 2", "0 -> 1", "1 -> 2", "0 -> 1"]
-    asleep = [facts for name, facts in run.record["phases"].items() if "consol" in name]
-    assert not any("skipped" in facts for facts in asleep)
-    # Level 1 was cleared and given the last day, level 2 has a slot of each night.
-    assert active(run.current, 1) == [1, 1] and active(run.current, 2) == [2, 2]
-    assert [day["slot"] for day in run.record["days"]] == [0, 0]
-    wake = run.current.memory["layers"]["level_1"]["wake"]
-    assert not wake["down"].any() and equal(wake, run.current.wake.wake["level_1"])
-    assert run.record["phases"]["wake-2"]["updates_level_1"] == 1
-    summary = summarise(experiment, run)
-    assert [len(row) for row in summary["recall"]] == [1, 2]
-    assert "What it keeps" in write_report(workdir, summary).read_text()
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["sleep_tiny", "sleep_smollm2", "seal", "ladder"]
-    + ["seeding_8b", "seeding_1p7b", "seeding_llama3_8b"]
-    + [f"levels_{model}:{k}" for model in ("tiny", "smollm2") for k in (2, 3, 4)]
-    + ["sweeps/alpha_tiny", "sweeps/seeding_ablation"],
-)
-def test_presets_change_only_known_settings(name):
-    file, _, variant = name.partition(":")
-    config = runpy.run_path(CONFIGS.format(file))["get_config"](*[variant][: len(variant)])
-    default = settings.default()
-    assert set(config.to_dict()) == set(default.to_dict())
-    for section in (
-        "mesh",
-        "study",
-        "seeding",
-        "dreaming",
-        "data",
-        "model",
-        "memory",
-        "wake",
-        "gate",
-    ):
-        assert set(config[section]) == set(default[section])
-    memory = settings.read(config).memory
-    if config.memory.unit == "episodes":
-        assert run_schedule(memory, [300] * config.data.episodes)
-        assert not any(s.exceeds_slots for s in plan(memory, config.data.episodes))
-
-
-@pytest.mark.slow
-def test_reuse_trains_the_slot_of_the_first_night(tmp_path):
-    config = tiny_config()
-    config.data.episodes, config.dreaming.steps = 2, 0
-    config.memory.slots, config.memory.on_full = (1,), "reuse"
-    experiment = load_experiment(config)
-    run = lifecycle.run(experiment, str(tmp_path), quiet=True)
-    assert active(run.current) == [1, 1] and active(run.before_sleep) == [1, 1]
-    assert [day["slot"] for day in run.record["days"]] == [0, 0]
-    assert not equal(run.before_sleep.memory, run.current.memory)
-    assert comparison.at_the_end(tmp_path)["earlier"] == 0.0
-
-
 def test_remaining_phases_follow_the_finished_ones():
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), unit="episodes")
     merging = dataclasses.replace(memory, on_full="merge")
@@ -526,26 +433,6 @@ def test_remaining_phases_follow_the_finished_ones():
     left = lifecycle._remaining(plain, finished, 12)
     assert [(i, s.label) for i, s in left[:2]] == [(13, "wake-4"), (14, "study-4")]
     assert left[0][1].rng_stream == merged[12].rng_stream + 1
-
-
-@pytest.mark.slow
-def test_run_out_of_slots_resumes_with_another_on_full(tmp_path):
-    config = tiny_config()
-    config.data.episodes, config.memory.slots, config.dreaming.steps = 2, (1,), 0
-    experiment = load_experiment(config)
-    with pytest.raises(SlotsExhausted, match="'skip' or 'reuse' and this run goes on"):
-        lifecycle.run(experiment, str(tmp_path), quiet=True)
-    for on_full, reason in (("skip", "level 1 is full"), ("reuse", None)):
-        config.memory.on_full = on_full
-        workdir = tmp_path / on_full
-        shutil.copytree(tmp_path / "checkpoints", workdir / "checkpoints")
-        check_same_config(experiment.config.to_dict(), config.to_dict(), workdir, is_under_way=True)
-        run = lifecycle.run(load_experiment(config), str(workdir), quiet=True)
-        assert run.record["phases"]["consolidate-2"].get("skipped") == reason
-        with PhaseCheckpoints(workdir / "checkpoints") as saved:
-            last, _ = saved.latest()
-            kept = [saved.record(i)["config"]["memory"]["on_full"] for i in (0, last)]
-        assert kept == ["error", on_full]
 
 
 @pytest.mark.parametrize("facts", [{}, {"skipped": "level 1 is full"}])

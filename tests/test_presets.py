@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from sleep_jax.cli.config_files import load
-from sleep_jax.config import read
+from sleep_jax.config import default, read
+from sleep_jax.memory.schedule import plan
+from sleep_jax.run_schedule import run_schedule
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/**/[!_]*.py"))
@@ -45,3 +47,33 @@ def test_file_elsewhere_builds_on_a_preset(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "at most 3 of 7 slots in use" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sleep_tiny", "sleep_smollm2", "seal", "ladder"]
+    + ["seeding_8b", "seeding_1p7b", "seeding_llama3_8b"]
+    + [f"levels_{model}:{k}" for model in ("tiny", "smollm2") for k in (2, 3, 4)]
+    + ["sweeps/alpha_tiny", "sweeps/seeding_ablation"],
+)
+def test_presets_change_only_known_settings(name):
+    file, _, variant = name.partition(":")
+    config = load(f"configs/{file}.py:{variant}" if variant else f"configs/{file}.py")
+    defaults = default()
+    assert set(config.to_dict()) == set(defaults.to_dict())
+    for section in (
+        "mesh",
+        "study",
+        "seeding",
+        "dreaming",
+        "data",
+        "model",
+        "memory",
+        "wake",
+        "gate",
+    ):
+        assert set(config[section]) == set(defaults[section])
+    memory = read(config).memory
+    if config.memory.unit == "episodes":
+        assert run_schedule(memory, [300] * config.data.episodes)
+        assert not any(s.exceeds_slots for s in plan(memory, config.data.episodes))

@@ -38,7 +38,7 @@ def after(experiment, tmp_path_factory):
         return lifecycle.run(experiment, str(tmp_path_factory.mktemp("run")), quiet=True)
 
 
-def test_recurrent_model_lives_a_whole_night(experiment, after):
+def test_recurrent_model_runs_a_whole_night(experiment, after):
     assert get_mixer(experiment.cfg.mixer) is Recurrence
     assert "attention" not in experiment.params["layers"]
     phases = after.record["phases"]
