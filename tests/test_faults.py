@@ -51,7 +51,8 @@ def start(home, workdir, *flags, devices=1, **more):
     kept = {"JAX_COMPILATION_CACHE_DIR": str(home / "programs"), "SLEEP_JAX_QUIET": "1"}
     kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     here = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": os.pathsep.join(sys.path)}
-    output = tempfile.TemporaryFile("w+")  # a pipe that is not read stops a process that fills it
+    # A pipe that is not read would stop a process that fills it.
+    output = tempfile.TemporaryFile("w+")  # noqa: SIM115
     streams = {"stdout": output, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command, env=os.environ | kept | here, **streams, **more)
     process.output = output
