@@ -5,6 +5,7 @@ Six kills by default; `KILLS=50 pytest -m slow tests/test_faults.py` for more.
 """
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -14,12 +15,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
 import pytest
 
-from sleep_jax.inspect.checkpoint import Checkpoint
 from sleep_jax.inspect.run import Run
 from sleep_jax.models.sharding import AXES
 from sleep_jax.runtime.metrics import read_metrics
@@ -50,8 +51,19 @@ def start(home, workdir, *flags, devices=1, **more):
     cache = {"JAX_COMPILATION_CACHE_DIR": str(home / "programs"), "SLEEP_JAX_QUIET": "1"}
     cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     place = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": os.pathsep.join(sys.path)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=os.environ | cache | place, **pipes, **more)
+    # A pipe that is not read would stop a process that fills it.
+    output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    streams = {"stdout": output, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, env=os.environ | cache | place, **streams, **more)
+    process.output = output
+    return process
+
+
+def printed(process):
+    """All that a process printed until it ended."""
+    process.wait()
+    process.output.seek(0)
+    return process.output.read()
 
 
 def start_two(home, workdir):
@@ -66,7 +78,7 @@ def start_two(home, workdir):
 
 def finish(home, workdir):
     process = start(home, workdir)
-    assert process.wait() == 0, process.stderr.read()[-2000:]
+    assert process.wait() == 0, printed(process)[-2000:]
 
 
 def end_of(workdir):
@@ -112,7 +124,8 @@ def is_kept(workdir, phase):
     """Whether a place within a phase is safely on disk."""
     whole = (path.parent for path in workdir.glob("mid_phase/*/digests.json"))
     with contextlib.suppress(FileNotFoundError):  # it went meanwhile
-        return any(Checkpoint(folder).phase == phase for folder in whole)
+        records = [json.loads((folder / "record" / "metadata").read_text()) for folder in whole]
+        return any(record["phase"] == phase for record in records)
     return False
 
 
@@ -137,7 +150,7 @@ def test_run_killed_at_random_moments_ends_with_the_same_bits(home, untouched):
         else:
             ends = survives(process, moment.uniform(0, 1.2 * seconds))
         if ends:
-            assert process.returncode == 0, process.stderr.read()[-2000:]
+            assert process.returncode == 0, printed(process)[-2000:]
             assert_same_end(workdir, want)
             shutil.rmtree(workdir)
         else:
@@ -154,7 +167,7 @@ def test_run_preempted_in_several_phases_ends_with_the_same_bits(home, untouched
         process = start(home, workdir)
         assert not survives(process, 600, lambda n=phases: len([*workdir.glob(saved)]) >= n)
         process.send_signal(signal.SIGTERM)
-        assert process.wait() == STATUS, process.stderr.read()[-2000:]
+        assert process.wait() == STATUS, printed(process)[-2000:]
     finish(home, workdir)
     assert not any((workdir / "mid_phase").iterdir())
     assert_same_end(workdir, untouched[0])
@@ -188,18 +201,18 @@ def assert_end_to_rounding(workdir, other):
 
 def test_preempting_one_of_two_processes_stops_both(home):
     for process in start_two(home, home / "pair"):
-        assert process.wait() == 0, process.stderr.read()[-2000:]
+        assert process.wait() == 0, printed(process)[-2000:]
     workdir = home / "pair_asked"
     both = start_two(home, workdir)
     assert not survives(both[0], 600, lambda: is_kept(workdir, "consolidate"))
     both[1].send_signal(signal.SIGTERM)  # as a host that is about to be taken away is
-    outputs = [process.communicate() for process in both]
+    outputs = [printed(process) for process in both]
     assert [process.returncode for process in both] == [STATUS, STATUS], outputs
-    places = [re.findall(r"preempted after (\d+) updates of consolidate", x) for x, _ in outputs]
+    places = [re.findall(r"preempted after (\d+) updates of consolidate", x) for x in outputs]
     assert places[0] == places[1] != []
     shutil.copytree(workdir, home / "alone")
     for process in start_two(home, workdir):
-        assert process.wait() == 0, process.stderr.read()[-2000:]
+        assert process.wait() == 0, printed(process)[-2000:]
     assert_same_end(workdir, end_of(home / "pair"))
     finish(home, home / "alone")  # one process and one device go on where two and eight stopped
     assert_end_to_rounding(home / "alone", home / "pair")
@@ -224,6 +237,6 @@ def test_run_passes_over_a_truncated_checkpoint(home, untouched):
     largest = max((f for f in last.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
     process = start(home, workdir)
-    _, errors = process.communicate()
-    assert process.returncode == 0 and "is skipped" in errors and largest.name in errors
+    output = printed(process)
+    assert process.returncode == 0 and "is skipped" in output and largest.name in output
     assert_same_end(workdir, untouched[0])

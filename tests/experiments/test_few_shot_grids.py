@@ -77,7 +77,7 @@ def test_experiment_runs_and_a_second_call_reads_its_files(lab, tmp_path, monkey
         return [Dream(i, "recipe", tuple(encode(t + lab.small.END)), t, True) for i, t in texts]
 
     monkeypatch.setattr(lab.run, "write_recipes", random_recipes)
-    monkeypatch.setattr(lab.run, "rewarded", lambda dreams, earned: dreams[:2])
+    monkeypatch.setattr(lab.run, "rewarded_dreams", lambda dreams, earned: dreams[:2])
     arc = lab.rules.draw_tasks(5, 2)
     long = dataclasses.replace(arc[0], name="long", examples=arc[0].examples * 20)
     out = lab.run.experiment(settings, tmp_path, [*arc, long], seed=0)

@@ -20,6 +20,7 @@ def test_merge_stopped_midway_ends_with_the_same_bits(tmp_path):
     config.data.documents, config.data.episodes = "samples:3", 3
     config.memory.slots, config.memory.on_full = (3,), "merge"
     config.dreaming.steps = 0
+    config.seeding.steps = 8  # more than a `Hurry` lets pass, so that it stops the merge as well
     experiment = load_experiment(config)
     run = lifecycle.run(experiment, str(tmp_path / "whole"), quiet=True)
     phases = run.record["phases"]
