@@ -61,10 +61,18 @@ class RunState:
 
 @dataclasses.dataclass(frozen=True)
 class PhaseLogger:
-    """Where a phase reports to: figures go to the writer and onto the progress bar, and how far it
-    has got into the mid-phase checkpoint; the timer says what its updates cost, and the time
-    estimate what the run will take. A phase without a mid-phase checkpoint ends where the watch is
-    asked for it, and begins anew when the run goes on."""
+    """Where a phase reports to.
+
+    Attributes:
+      writer: of the figures.
+      label: of the phase.
+      quiet: whether no progress bar is shown; None: as `phase_progress` decides.
+      mid_phase: keeps how far the phase has got; None: it begins anew when the run is resumed.
+      timer: measures its updates.
+      watch: says whether to stop; heeded at every advance of the bar. None: the phase runs to its
+        end.
+      time_estimate: of the run.
+    """
 
     writer: MetricWriter
     label: str
