@@ -38,7 +38,7 @@ class RunState:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """The arrays."""
+        """The arrays of a checkpoint, by name."""
         return {name: getattr(self, name) for name in ("current", "before_sleep", "before_dreams")}
 
     def day(self, index: int) -> dict[str, Any]:
@@ -67,10 +67,10 @@ class PhaseLogger:
       writer: of the figures.
       label: of the phase.
       quiet: whether no progress bar is shown; None: as `phase_progress` decides.
-      mid_phase: keeps how far the phase has got; None: it begins anew when the run is resumed.
+      mid_phase: keeps how far the phase has got, and stops a phase that resumes from there.
       timer: measures its updates.
-      watch: says whether to stop; heeded at every advance of the bar. None: the phase runs to its
-        end.
+      watch: asked at every advance of the bar whether to stop; the phase then begins anew when the
+        run is resumed. None for a phase that resumes.
       time_estimate: of the run.
     """
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_model import batch_of_rows, model
 
+from sleep_jax.dreaming.adapters import init_lora
 from sleep_jax.dreaming.importance import (
     MEASURES,
     Candidates,
@@ -17,7 +18,6 @@ from sleep_jax.dreaming.importance import (
     inner,
     norm,
 )
-from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.evals.likelihood import mean_nll
 
 CONTEXTS = [0, 2, 0, 2, 0]  # context 1 has no dream
