@@ -90,7 +90,7 @@ def _lay_out(trial: TrialConfig, sequences: Sequence[Sequence[PromptCompletion]]
 def _gains(
     experiment: Experiment, run: RunState, scheduled: ScheduledPhase, kept: list[Dream]
 ) -> Gains:
-    """By how much tau rises with each of them."""
+    """By how much tau rises with each dream."""
     cfg, trial = experiment.cfg, experiment.settings.dreaming.trial
     rng = key_of(experiment, scheduled, "adapters")
     adapters = [place(x, "lora") for x in init_adapters(cfg, experiment.params, rng, trial.seeds)]

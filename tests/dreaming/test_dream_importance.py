@@ -133,8 +133,8 @@ def test_nan_ranks_last_and_leaves_others_unchanged():
     gains, order = greats(gram, step=1.0)
     assert order == [2, 1, 0] and gains[1:].tolist() == [1.0, 2.0]
     assert not np.isnan(cosine(gram)[1:]).any()
-    nothing = np.zeros((3, 3))
-    assert cosine(nothing).tolist() == [0, 0]
+    zeros = np.zeros((3, 3))
+    assert cosine(zeros).tolist() == [0, 0]
 
 
 def test_measures_without_a_gradient(model_and_adapter, candidates):
