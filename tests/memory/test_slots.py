@@ -69,7 +69,7 @@ def test_unlock_of_a_full_level_raises_and_changes_nothing(initial):
     for _ in range(3):
         slots, _ = unlock(slots, 2)
     before = jax.tree.map(np.array, slots)
-    with pytest.raises(SlotsExhausted, match="slots=3 of level 2 .*; set memory.on_full") as e:
+    with pytest.raises(SlotsExhausted, match=r"slots=3 of level 2 .*; set memory.on_full") as e:
         unlock(slots, 2)
     assert (e.value.level, e.value.capacity) == (2, 3)
     jax.tree.map(np.testing.assert_array_equal, slots, before)
