@@ -20,7 +20,7 @@ import optax
 from shapes import compiled_bytes, dtype_flag, random_params, shape_flags, shaped
 from timing import interleaved, report
 
-from sleep_jax.dreaming.trial import init_lora
+from sleep_jax.dreaming.adapters import init_lora
 from sleep_jax.interop.tensors import split_stacks
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, take_slot, unlock

@@ -26,7 +26,8 @@ from shapes import (
 from timing import report
 
 from sleep_jax.data.examples import Examples
-from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
+from sleep_jax.dreaming.adapters import init_lora
+from sleep_jax.dreaming.trial import TrialConfig, train_adapters
 from sleep_jax.models.decoder_config import TARGETS, LoraConfig
 
 

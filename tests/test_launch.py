@@ -90,7 +90,7 @@ def test_run_that_stops_prints_the_reason_and_exits_with_its_status(monkeypatch,
     )
     assert stops_with(SlotsExhausted(2, 3)) == 2
     errors = capsys.readouterr().err
-    assert "memory.levels[2].slots=3 are all in use" in errors and "saved in runs/x" in errors
+    assert "memory.slots=3 of level 2 are all in use" in errors and "saved in runs/x" in errors
     assert stops_with(NotFinite("6 updates in a row")) == 2
     assert "error: 6 updates in a row" in capsys.readouterr().err
 

@@ -9,7 +9,8 @@ import optax
 from turns import Turns
 
 from sleep_jax.data.examples import make_examples
-from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
+from sleep_jax.dreaming.adapters import init_lora
+from sleep_jax.dreaming.trial import TrialConfig, train_adapters
 from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock

@@ -14,11 +14,12 @@ from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import make_examples
 from sleep_jax.data.grid_transforms import IDENTITY
 from sleep_jax.data.grids import GridTask
+from sleep_jax.dreaming.adapters import init_adapters
 from sleep_jax.dreaming.recipe import Recipe, parse_recipe
 from sleep_jax.dreaming.recipe_training import RecipeTrainingConfig, train_on_recipes
 from sleep_jax.dreaming.reinforce import supervised_exchanges
 from sleep_jax.dreaming.rejection import RejectionConfig
-from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
+from sleep_jax.dreaming.trial import TrialConfig, train_adapters
 from sleep_jax.dreaming.write import Dream, WritingConfig, write_dreams
 from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.grid_answers import is_solved, majority_votes

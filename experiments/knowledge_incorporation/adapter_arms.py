@@ -17,10 +17,11 @@ import jax
 from sleep_jax.baselines.sft import document_pairs
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import PromptCompletion, make_examples
+from sleep_jax.dreaming.adapters import init_adapters
 from sleep_jax.dreaming.reinforce import rewarded_dreams, trial_sequences
 from sleep_jax.dreaming.reward import RewardConfig, compute_rewards, measure_gains
 from sleep_jax.dreaming.templates import choose_templates, read_templates
-from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
+from sleep_jax.dreaming.trial import TrialConfig, train_adapters
 from sleep_jax.dreaming.write import Dream, WritingConfig, write_dreams
 from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.items import RewardItems

@@ -20,7 +20,8 @@ from sleep_jax.baselines.finetune import Log, finetune
 from sleep_jax.baselines.model import Model, Trainable
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import Examples, PromptCompletion, make_examples
-from sleep_jax.dreaming.trial import SCHEDULES, init_lora
+from sleep_jax.dreaming.adapters import init_lora
+from sleep_jax.dreaming.trial import SCHEDULES
 from sleep_jax.evals.likelihood import log_probs
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.models.decoder_config import LoraConfig

@@ -82,7 +82,7 @@ def train_on_recipes(
       base: the current model.
       trial: how an adapter is trained; the learning rate is the recipe's, and so are the epochs, of
         which `trial.epochs` is the maximum.
-      adapters: an initial one for each seed (`trial.init_adapters`).
+      adapters: an initial one for each seed (`adapters.init_adapters`).
       dreams: (task, recipe) pairs.
       form: how tasks are written.
       config: limits.

@@ -10,7 +10,6 @@ between them are not due to the initialisation.
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
 
 import flax.struct
@@ -23,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from sleep_jax.data.batches import equal_batches
 from sleep_jax.data.examples import Examples
 from sleep_jax.evals.likelihood import mean_nll
-from sleep_jax.models.decoder_config import TARGETS, DecoderConfig, LoraConfig
+from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
 from sleep_jax.models.sharding import constrain_tree, row_shards, spread_evenly
 from sleep_jax.settings import Settings, setting
 
@@ -116,48 +115,6 @@ class Hyperparameters:
         )
 
 
-def init_lora(cfg: DecoderConfig, params, rng):
-    """An initial adapter.
-
-    Args:
-      cfg: the decoder; `cfg.lora` has the rank and the targets.
-      params: its `params` collection, for shapes.
-      rng: PRNG key of A.
-
-    Returns:
-      The `lora` collection: per stack of layers {cfg.mixer, mlp}/target/{a: float32 [layers, in,
-      rank], b: float32 [layers, rank, out]}, b zero.
-
-    Raises:
-      ValueError: the mixer has no such target.
-    """
-    lora: dict = {}
-    for i, (stack, target) in enumerate(itertools.product(cfg.stacks, cfg.lora.targets)):
-        group = cfg.mixer if TARGETS[target] == "mixer" else TARGETS[target]
-        if target not in params[stack][group]:
-            raise ValueError(
-                f"dreaming.trial.targets={cfg.lora.targets}: the mixer {cfg.mixer!r} has no "
-                f"{target!r}; choose from {', '.join(params[stack][group])} and gate, up, down"
-            )
-        layers, width, out = params[stack][group][target]["kernel"].shape
-        a_shape, b_shape = (layers, width, cfg.lora.rank), (layers, cfg.lora.rank, out)
-        bound = width**-0.5
-        a = jax.random.uniform(jax.random.fold_in(rng, i), a_shape, minval=-bound, maxval=bound)
-        targets = lora.setdefault(stack, {}).setdefault(group, {})
-        targets[target] = {"a": a, "b": jnp.zeros(b_shape)}
-    return lora
-
-
-def init_adapters(cfg: DecoderConfig, params, rng, seeds: int) -> list:
-    """An initial adapter for every seed; the first does not depend on the number of seeds.
-
-    Args:
-      cfg, params, rng: as for `init_lora`.
-      seeds: number of adapters.
-    """
-    return [init_lora(cfg, params, jax.random.fold_in(rng, i) if i else rng) for i in range(seeds)]
-
-
 @functools.partial(jax.jit, static_argnames=("cfg", "trial"))
 def train_adapters(
     cfg: DecoderConfig,
@@ -176,7 +133,7 @@ def train_adapters(
     Args:
       cfg, trial: static.
       variables: the current model, without `lora`; not changed.
-      adapters: an initial one for each seed (`init_adapters`), the same for all dreams.
+      adapters: an initial one for each seed (`adapters.init_adapters`), the same for all dreams.
       examples: [dreams, rows, time]; dreams with fewer rows are padded with rows without a scored
         token.
       hyper: of each dream; None: as configured.

@@ -30,9 +30,9 @@ class SlotsExhausted(UnrecoverableError):
 
     def __init__(self, level: int, capacity: int):
         super().__init__(
-            f"memory.levels[{level}].slots={capacity} are all in use; set memory.on_full to 'skip' "
-            "or 'reuse' to continue this run, or start a new one with more slots or with 'merge', "
-            "which needs a free slot"
+            f"memory.slots={capacity} of level {level} are all in use; set memory.on_full to "
+            "'skip' or 'reuse' to continue this run, or start a new one with more slots or with "
+            "'merge', which needs a free slot"
         )
         self.level, self.capacity = level, capacity
 

@@ -82,24 +82,15 @@ def consolidate(
             probe = held_out(experiment, run, scheduled.day)
         try:
             state, figures = _seed(
-                experiment,
-                logger,
-                bar,
-                transaction,
-                teachers,
-                exchanges,
-                probe,
-                key_of(experiment, scheduled, "updates"),
-                scheduled.day,
+                experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe
             )
-        except TeacherIsStudent as nothing:
+        except TeacherIsStudent as error:
             if not scheduled.sender:
                 raise
             run = _after_consolidation(run, run.current)
-            return run.note(scheduled.label, skipped=str(nothing))
+            return run.note(scheduled.label, skipped=str(error))
     if not scheduled.sender and "rolled_back" not in figures:
         run = run.note_day(scheduled.day, slot=transaction.index)
-    figures |= {"sequences": len(exchanges), "tokens": sum(len(e.completion) for e in exchanges)}
     return _after_consolidation(run, state).note(scheduled.label, **figures)
 
 
@@ -121,22 +112,13 @@ def merge(
     exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
     with logger.bar(int(experiment.config.seeding.steps) + 1, "step") as bar:
         state, figures = _seed(
-            experiment,
-            logger,
-            bar,
-            transaction,
-            teachers,
-            exchanges,
-            probe,
-            key_of(experiment, scheduled, "updates"),
-            scheduled.day,
+            experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe
         )
     if rejection_reason := figures.get("rolled_back"):
         raise UnrecoverableError(
             f"level {level} is full and merging its slots was rolled back: {rejection_reason}; set "
             "memory.on_full='skip' and this run goes on, or start a new one with more memory.slots"
         )
-    figures |= {"sequences": len(exchanges), "tokens": sum(len(e.completion) for e in exchanges)}
     return _after_consolidation(run, state).note(scheduled.label, **figures)
 
 
@@ -145,8 +127,13 @@ def _after_consolidation(run: RunState, state: MemoryState) -> RunState:
     return dataclasses.replace(run, current=state, before_dreams=state.replace(wake=None))
 
 
-def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, rng, day):
-    """`run_consolidation` with this run's settings; its figures go to the logger."""
+def _seed(experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe):
+    """`run_consolidation` with this run's settings; the figures of updates go to the logger.
+
+    Returns:
+      (state, figures): as `run_consolidation`, and the number of sequences and of the tokens of
+      their completions.
+    """
     c = experiment.config
 
     def log(step, metrics):
@@ -154,8 +141,8 @@ def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, rng,
             return bar.advance(1, **metrics)
         logger.update(step, metrics)
         if logger.time_estimate is not None and "time/step" in metrics:
-            logger.time_estimate.add_update(day, metrics["time/step"])
-        # Where nothing was rolled out yet there is none.
+            logger.time_estimate.add_update(scheduled.day, metrics["time/step"])
+        # An update without rollouts has no reward; the bar keeps the last one.
         reward = metrics.get("reward", bar.figures.get("reward"))
         bar.advance(1, kl=metrics["kl_off"], reward=reward)
 
@@ -171,7 +158,7 @@ def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, rng,
         exchanges=exchanges,
         probe=probe,
         anchors=lambda variables: anchor_perplexity(experiment, variables, GATED),
-        rng=rng,
+        rng=key_of(experiment, scheduled, "updates"),
         log=log,
         mid_phase=logger.mid_phase,
         timer=logger.timer,
@@ -181,7 +168,8 @@ def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, rng,
     logger.scalars(c.seeding.steps, divergences | {"accepted": float(is_accepted)})
     if is_accepted and not transaction.is_merge:
         logger.update(c.seeding.steps, _norms(state, transaction))
-    return state, figures
+    tokens = sum(len(e.completion) for e in exchanges)
+    return state, figures | {"sequences": len(exchanges), "tokens": tokens}
 
 
 def _norms(state: MemoryState, transaction: Transaction) -> dict[str, list[float]]:
@@ -253,11 +241,8 @@ def _aimed(run: AbstractRun, shape: BatchShape) -> list[Program]:
         return []
     rows = run.rows(REPLAY_ROWS, shape.max_length)
     args = (run.cfg, run.variables, first_receiver(run.cfg), *rows)
-    calls, tokens = (
-        math.ceil(len(run.sizes.exchanges) / REPLAY_ROWS),
-        REPLAY_ROWS * shape.max_length,
-    )
-    keys = shape.max_length / 2
+    calls = math.ceil(len(run.sizes.exchanges) / REPLAY_ROWS)
+    tokens, keys = REPLAY_ROWS * shape.max_length, shape.max_length / 2
     return [Program("consolidate: aim", sum_inputs, args, calls, tokens, keys, 0)]
 
 

@@ -31,8 +31,11 @@ from sleep_jax.study.self_study import Study
 def draw_dream_contexts(
     experiment: Experiment, run: RunState, day: int
 ) -> tuple[RunState, dict[str, float]]:
-    """Puts on record what the night dreams about, and says how many documents of each role that is
-    and how well they were answered."""
+    """Puts on record what the night dreams about.
+
+    Returns:
+      (run, figures): by role, the number of documents and, where it was measured, their mean tau.
+    """
     config = experiment.settings.dreaming.curriculum
     today = [(day, i) for i in range(len(experiment.days[day].documents))]
     known = [*_earlier(experiment, run, day), *today]

@@ -91,8 +91,12 @@ def _as_needed(seeding: SeedingConfig, updates: int, has_policy_gradient: bool) 
 def lessons_of(
     experiment: Experiment, run: RunState, day: int, documents: Sequence[Document]
 ) -> tuple[int, list[Exchange], list[Exchange]]:
-    """How many rewarded dreams are learnt, what they teach, to be learnt by cross-entropy, and what
-    a policy gradient learns from."""
+    """What the dreams of a day teach.
+
+    Returns:
+      (count, lessons, written): the number of rewarded dreams that are learnt, the exchanges of
+      them for the cross-entropy, and the exchanges that a policy gradient learns from.
+    """
     c, prompts = experiment.config, experiment.prompts
     kept, rewards = kept_dreams(run, day), run.day(day).get("rewards", [])
     baseline = experiment.settings.dreaming.reward.baseline

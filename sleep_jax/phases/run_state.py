@@ -38,7 +38,7 @@ class RunState:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """The arrays."""
+        """The arrays of a checkpoint, by name."""
         return {name: getattr(self, name) for name in ("current", "before_sleep", "before_dreams")}
 
     def day(self, index: int) -> dict[str, Any]:
@@ -61,10 +61,18 @@ class RunState:
 
 @dataclasses.dataclass(frozen=True)
 class PhaseLogger:
-    """Where a phase reports to: figures go to the writer and onto the progress bar, and how far it
-    has got into the mid-phase checkpoint; the timer says what its updates cost, and the time
-    estimate what the run will take. A phase without a mid-phase checkpoint ends where the watch is
-    asked for it, and begins anew when the run goes on."""
+    """Where a phase reports to.
+
+    Attributes:
+      writer: of the figures.
+      label: of the phase.
+      quiet: whether no progress bar is shown; None: as `phase_progress` decides.
+      mid_phase: keeps how far the phase has got, and stops a phase that resumes from there.
+      timer: measures its updates.
+      watch: asked at every advance of the bar whether to stop; the phase then begins anew when the
+        run is resumed. None for a phase that resumes.
+      time_estimate: of the run.
+    """
 
     writer: MetricWriter
     label: str

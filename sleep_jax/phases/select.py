@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import Examples, make_examples
 from sleep_jax.dreaming import select as dreaming
+from sleep_jax.dreaming.adapters import init_lora
 from sleep_jax.dreaming.gradients import dream_losses, gram_matrices
 from sleep_jax.dreaming.importance import (
     BY_MODEL,
@@ -13,7 +14,6 @@ from sleep_jax.dreaming.importance import (
     group_by_context,
     importance,
 )
-from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import Experiment
 from sleep_jax.models.sharding import place

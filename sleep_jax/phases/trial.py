@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from sleep_jax.data.examples import Examples, PromptCompletion, make_examples
+from sleep_jax.dreaming.adapters import init_adapters
 from sleep_jax.dreaming.reinforce import passage_sequences, trial_sequences
 from sleep_jax.dreaming.reward import Gains, compute_rewards, measure_gains
-from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
+from sleep_jax.dreaming.trial import TrialConfig, train_adapters
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import Experiment
 from sleep_jax.models.sharding import place
@@ -89,7 +90,7 @@ def _lay_out(trial: TrialConfig, sequences: Sequence[Sequence[PromptCompletion]]
 def _gains(
     experiment: Experiment, run: RunState, scheduled: ScheduledPhase, kept: list[Dream]
 ) -> Gains:
-    """By how much tau rises with each of them."""
+    """By how much tau rises with each dream."""
     cfg, trial = experiment.cfg, experiment.settings.dreaming.trial
     rng = key_of(experiment, scheduled, "adapters")
     adapters = [place(x, "lora") for x in init_adapters(cfg, experiment.params, rng, trial.seeds)]

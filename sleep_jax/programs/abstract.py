@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 
 from sleep_jax.config import read
 from sleep_jax.data.examples import Examples
-from sleep_jax.dreaming.trial import init_lora
+from sleep_jax.dreaming.adapters import init_lora
 from sleep_jax.interop.known_models import describe_model
 from sleep_jax.memory.slots import init_memory, take_slot
 from sleep_jax.models.cache import init_cache

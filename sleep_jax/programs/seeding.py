@@ -11,7 +11,7 @@ from sleep_jax.programs.program import Program, by_shape
 from sleep_jax.programs.sizes import PROMPT
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
 from sleep_jax.seeding.rollout_buffer import fitting_dreams, rollout_widths
-from sleep_jax.seeding.rollouts import score_rows
+from sleep_jax.seeding.rollout_scores import score_rows
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import (
     BatchShape,

@@ -157,8 +157,9 @@ def seed_slot(
         timer=timer,
     )
     buffer = RolloutBuffer(seeding, exchanges, written, collect, rng, seed + 1)
-    states = precompute(cfg, student, teachers, exchanges, seeding.shape)
-    exchange_states = dict(zip(map(id, exchanges), states))
+    exchange_states = dict(
+        zip(map(id, exchanges), precompute(cfg, student, teachers, exchanges, seeding.shape))
+    )
     buffer.collect_written(student, state.value_head)
     update_log, done, drawn = UpdateLog(log, seeding.max_consecutive_errors, timer), 0, 0
     if mid_phase is not None and (kept := mid_phase.find(state)):
@@ -177,8 +178,8 @@ def seed_slot(
         rollouts = buffer.take()
         chosen, stream = fill_batch(rollouts, stream, seeding.shape)
         drawn += len(chosen) - len(rollouts)
-        known_states = exchange_states | buffer.states
-        states = [known_states[id(e)] for e in chosen]
+        states_by_id = exchange_states | buffer.states
+        states = [states_by_id[id(e)] for e in chosen]
         packed = pack_exchanges(chosen, seeding.shape)
         state, metrics = seeding_step(
             cfg,

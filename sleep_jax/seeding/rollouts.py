@@ -19,14 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.models.decoder import lm_head
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.models.head import token_log_probs
-from sleep_jax.models.sharding import to_host
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.rl.algorithms import Surrogate
 from sleep_jax.rl.kl import kl_estimate
-from sleep_jax.rl.ppo import apply_value_head, gae, token_rewards, whiten
+from sleep_jax.rl.ppo import gae, token_rewards, whiten
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.imitation import (
@@ -36,16 +33,14 @@ from sleep_jax.seeding.imitation import (
     prefix_shares,
     split_prefix,
 )
-from sleep_jax.seeding.objective import SeedingBatch, flat, scored_hidden
+from sleep_jax.seeding.rollout_scores import score_completions
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
     HiddenStates,
     Teacher,
-    batches,
-    split_by_exchange,
 )
-from sleep_jax.seeding.trunk import precompute, states_without_teacher, trunk_states
+from sleep_jax.seeding.trunk import precompute, trunk_states
 from sleep_jax.services import NO_TIMER, Figures, StepTimer
 
 # Log-probabilities of completions under a reference policy, float32 [completion] each.
@@ -271,47 +266,6 @@ def pad_floats(rows: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.
     for i, row in enumerate(rows):
         out[i, : len(row)], mask[i, : len(row)] = row, True
     return out, mask
-
-
-def score_completions(
-    cfg: DecoderConfig,
-    variables,
-    exchanges: Sequence[Exchange],
-    shape: BatchShape,
-    value_head=None,
-    trunks: Sequence[np.ndarray | None] | None = None,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Log-probabilities and values of all tokens of completions.
-
-    Args:
-      cfg, variables: the student.
-      exchanges: whose completions are scored.
-      shape: of the batches.
-      value_head: None: values are 0.
-      trunks: `HiddenStates.trunk` of each exchange, if known.
-
-    Returns:
-      (log_probs, values): lists with a float32 [completion] for each exchange.
-    """
-    scores: list[np.ndarray] = [None] * len(exchanges)
-    states = states_without_teacher(exchanges, trunks or [None] * len(exchanges))
-    for packed, batch in batches(exchanges, states, shape):
-        rows = to_host(score_rows(cfg, variables, batch, value_head))
-        for i, tokens in split_by_exchange(exchanges, packed, rows):
-            scores[i] = tokens
-    return [x[:, 0] for x in scores], [x[:, 1] for x in scores]
-
-
-@jax.jit(static_argnames=("cfg",))
-def score_rows(cfg: DecoderConfig, variables, batch: SeedingBatch, value_head):
-    """Log-probability and value of every target token, float32 [batch, targets, 2]."""
-    hidden = scored_hidden(cfg, variables, batch)
-    head = lm_head(cfg, variables["params"])
-    log_probs = token_log_probs(hidden, flat(batch.targets), flat(batch.mask), head)
-    values = jnp.zeros_like(log_probs)
-    if value_head is not None:
-        values = apply_value_head(value_head, hidden[None])[0]
-    return jnp.stack([log_probs, values], axis=-1).reshape(*batch.mask.shape, 2)
 
 
 def with_token_advantages(

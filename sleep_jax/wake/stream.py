@@ -39,8 +39,8 @@ class WakeConfig(Settings, section="wake"):
     """How a stream is read where a level learns by day.
 
     The context is reset when the next stride does not fit, and where a stride begins with a new
-    episode. An episode that begins within a stride does not see the one before, but takes of the
-    same room.
+    episode. An episode that begins within a stride does not see the one before, but shares the
+    room of the context with it.
     """
 
     context: int = setting(1024, "most tokens of the stream that are in its context", least=1)

@@ -8,7 +8,8 @@ from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.baselines.sft import SFTConfig, document_pairs, epochs, sft, with_lora
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import make_examples
-from sleep_jax.dreaming.trial import TrialConfig, init_adapters, train_adapters
+from sleep_jax.dreaming.adapters import init_adapters
+from sleep_jax.dreaming.trial import TrialConfig, train_adapters
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder_config import LoraConfig

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_model import batch_of_rows, model
 
+from sleep_jax.dreaming.adapters import init_lora
 from sleep_jax.dreaming.importance import (
     MEASURES,
     Candidates,
@@ -17,7 +18,6 @@ from sleep_jax.dreaming.importance import (
     inner,
     norm,
 )
-from sleep_jax.dreaming.trial import init_lora
 from sleep_jax.evals.likelihood import mean_nll
 
 CONTEXTS = [0, 2, 0, 2, 0]  # context 1 has no dream
@@ -133,8 +133,8 @@ def test_nan_ranks_last_and_leaves_others_unchanged():
     gains, order = greats(gram, step=1.0)
     assert order == [2, 1, 0] and gains[1:].tolist() == [1.0, 2.0]
     assert not np.isnan(cosine(gram)[1:]).any()
-    nothing = np.zeros((3, 3))
-    assert cosine(nothing).tolist() == [0, 0]
+    zeros = np.zeros((3, 3))
+    assert cosine(zeros).tolist() == [0, 0]
 
 
 def test_measures_without_a_gradient(model_and_adapter, candidates):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from small_model import batch_of_rows, model
 
+from sleep_jax.dreaming.adapters import init_adapters
 from sleep_jax.dreaming.reward import Gains, RewardConfig, compute_rewards, measure_gains
-from sleep_jax.dreaming.trial import TrialConfig, init_adapters
+from sleep_jax.dreaming.trial import TrialConfig
 from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.items import Item, RewardItems
 from sleep_jax.evals.likelihood import mean_nll

@@ -15,12 +15,11 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from small_model import batch_of_rows, model
 
+from sleep_jax.dreaming.adapters import init_adapters, init_lora
 from sleep_jax.dreaming.trial import (
     SCHEDULES,
     Hyperparameters,
     TrialConfig,
-    init_adapters,
-    init_lora,
     train_adapters,
 )
 from sleep_jax.evals.likelihood import mean_nll
@@ -204,7 +203,8 @@ def test_invalid_trial_settings_raise():
 EIGHT = """
 import jax, numpy as np
 from small_model import batch_of_rows, model
-from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
+from sleep_jax.dreaming.adapters import init_lora
+from sleep_jax.dreaming.trial import TrialConfig, train_adapters
 
 assert len(jax.devices()) == 8
 cfg, variables = model()

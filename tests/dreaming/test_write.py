@@ -12,10 +12,11 @@ import pytest
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import Examples
 from sleep_jax.dreaming import write as writing
+from sleep_jax.dreaming.adapters import init_lora
 from sleep_jax.dreaming.gradients import dream_losses, gram_matrices
 from sleep_jax.dreaming.rejection import REASONS
 from sleep_jax.dreaming.templates import read_templates
-from sleep_jax.dreaming.trial import TrialConfig, init_lora, train_adapters
+from sleep_jax.dreaming.trial import TrialConfig, train_adapters
 from sleep_jax.dreaming.write import Dream, WritingConfig, write_dreams
 from sleep_jax.evals import recall
 from sleep_jax.evals.adapted import AdaptedModels

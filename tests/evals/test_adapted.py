@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.data.examples import make_examples
-from sleep_jax.dreaming.trial import init_lora
+from sleep_jax.dreaming.adapters import init_lora
 from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.evals.likelihood import mean_nll
 from sleep_jax.models.decoder_config import LoraConfig

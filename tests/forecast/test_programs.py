@@ -24,7 +24,7 @@ from sleep_jax.programs.sizes import SENTENCE, expected_sizes
 from sleep_jax.rewards import yes_no
 from sleep_jax.rl.algorithms import ALGORITHMS
 from sleep_jax.sampling.sampler import sample
-from sleep_jax.seeding.rollouts import score_rows
+from sleep_jax.seeding.rollout_scores import score_rows
 
 MESH = AbstractMesh((1, 1, 1), AXES, (AxisType.Auto,) * len(AXES))
 

@@ -2,8 +2,6 @@
 
 import types
 
-import jax
-
 from sleep_jax.phases import consolidate as module
 from sleep_jax.runtime.progress import PhaseBar
 
@@ -27,13 +25,13 @@ def test_bar_shows_no_reward_before_rollouts(monkeypatch):
 
     monkeypatch.setattr(module, "run_consolidation", run_consolidation)
     experiment = types.SimpleNamespace(
-        config=types.SimpleNamespace(seeding=types.SimpleNamespace(steps=3)),
+        config=types.SimpleNamespace(seed=0, seeding=types.SimpleNamespace(steps=3)),
         cfg=None, params=None, tokenizer=None, judge=None,
         prompts=types.SimpleNamespace(shared_prefix=()),
         settings=types.SimpleNamespace(
             gate=None, seeding=types.SimpleNamespace(with_shared_prefix=lambda tokens: None)
         ),
     )  # fmt: skip
-    key = jax.random.key(0)
-    module._seed(experiment, logger, bar, types.SimpleNamespace(), [], [], [], key, 0)
+    scheduled = types.SimpleNamespace(phase="consolidate", rng_stream=0, day=0)
+    module._seed(experiment, logger, bar, scheduled, types.SimpleNamespace(), [], [], [])
     assert shown == ["-", "0.25", "0.25"]

@@ -36,8 +36,8 @@ def run(experiment):
     """The second night: both days have been studied, the first has been dreamt about."""
     out = lifecycle.init_run_state(experiment)
     for day in range(2):
-        own = SelfQuestion(0, "A sentence.", f"What is day {day}?", f"It is {day}.")
-        out = out.note_day(day, study=Study((own,), (), ()).to_record())
+        question = SelfQuestion(0, "A sentence.", f"What is day {day}?", f"It is {day}.")
+        out = out.note_day(day, study=Study((question,), (), ()).to_record())
     out, figures = dream_contexts.draw_dream_contexts(experiment, out, 0)
     assert figures == {"contexts_recent": 1, "contexts_weak": 0, "contexts_old": 0}
     dreams = [Dream(0, "paraphrase", (5, 6, i), f"Dream {i}.") for i in (7, 8)]

@@ -8,7 +8,7 @@ from sleep_jax.phases import wake as module
 
 
 class Bar:
-    """Keeps what it is told."""
+    """Records the figures of each advance."""
 
     def __init__(self):
         self.figures = []

@@ -26,8 +26,9 @@ import numpy as np
 
 from sleep_jax import config as settings
 from sleep_jax.data.examples import make_examples
+from sleep_jax.dreaming.adapters import init_lora
 from sleep_jax.dreaming.gradients import gram_matrices
-from sleep_jax.dreaming.trial import init_lora, train_adapters
+from sleep_jax.dreaming.trial import train_adapters
 from sleep_jax.evals.adapted import AdaptedModels
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock

@@ -214,9 +214,9 @@ def test_seed_slot_with_references_of_one_token(night):
 
 
 def test_seed_slot_rejects_empty_completions(night):
-    for nothing in ([], [dataclasses.replace(EXCHANGES[0], completion=())]):
-        with pytest.raises(ValueError, match=f"{len(nothing)} sequences to learn from, all of the"):
-            night(lambda *_: None, seeding(), nothing, [])
+    for empty in ([], [dataclasses.replace(EXCHANGES[0], completion=())]):
+        with pytest.raises(ValueError, match=f"{len(empty)} sequences to learn from, all of the"):
+            night(lambda *_: None, seeding(), empty, [])
 
 
 @pytest.mark.parametrize(

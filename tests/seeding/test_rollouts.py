@@ -8,7 +8,8 @@ from sleep_jax.models.decoder import Decoder
 from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.rollout_buffer import imitable_exchanges
-from sleep_jax.seeding.rollouts import score_completions, with_token_advantages
+from sleep_jax.seeding.rollout_scores import score_completions
+from sleep_jax.seeding.rollouts import with_token_advantages
 from sleep_jax.seeding.sequences import BatchShape, Exchange
 
 RNG = np.random.default_rng(0)

@@ -172,7 +172,7 @@ def test_check_capacity_by_policy(chain, read_once):
         slots, _ = unlock(slots, 2)
     assert check_capacity(policies["skip"], slots, 2) == "skip"
     for policy in ("error", "merge"):
-        with pytest.raises(SlotsExhausted, match=r"levels\[2\].slots=2 are all in use"):
+        with pytest.raises(SlotsExhausted, match="slots=2 of level 2 are all in use"):
             check_capacity(policies[policy], slots, 2)
     for _ in range(2):
         slots, _ = unlock(slots, 3)
