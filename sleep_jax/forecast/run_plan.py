@@ -218,6 +218,9 @@ class RunPlan:
         rehearsed = study.rehearsals * (
             (topics + 1) // 2 * study.max_chat_tokens + topics // 2 * study.max_answer_tokens
         )
+        again = study.earlier_questions * study.max_chat_tokens
+        if study.earlier_answers == "stored":
+            again = 0
         replays = sum(
             scheduled.phase == "consolidate" and scheduled.sender > 0 for scheduled in self.schedule
         )
@@ -230,8 +233,9 @@ class RunPlan:
         )
         counts = {
             "study": asked * (study.max_question_tokens + study.max_chat_tokens)
-            + studied * rehearsed,
-            "replays": (replays + self.merges) * rehearsed,
+            + studied * rehearsed
+            + max(studied - 1, 0) * again,
+            "replays": (replays + self.merges) * rehearsed + max(replays - 1, 0) * again,
             "dreams": sum(self._pages(x.day) * each for x in self.schedule if x.phase == "write"),
             "rollouts": (self.consolidations + self.merges) * rolled_out,
         }

@@ -5,13 +5,14 @@ Each update mixes teacher-written sequences with fresh student rollouts; only th
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
@@ -38,11 +39,15 @@ from sleep_jax.seeding.sequences import (
 )
 from sleep_jax.seeding.step import SeedingState, init_critic, init_state, seeding_step
 from sleep_jax.seeding.transaction import MemoryState, TeacherIsStudent, Transaction
-from sleep_jax.seeding.trunk import precompute
+from sleep_jax.seeding.trunk import precompute, trunk_states
 from sleep_jax.seeding.update_log import NotFinite, UpdateLog
 from sleep_jax.services import NO_TIMER, Log, MidPhaseCheckpoint, StepTimer
 
 LAM_STREAM = 2**31 - 1  # of `lam_rng`; the streams of rounds are numbered by updates
+KNOWN_PROBE = 8  # sequences that measure what a night does to what was known
+
+# The first teacher with this slot; what it has in context it has read with it.
+TeacherWithSlot = Callable[[Any], Teacher]
 
 
 def mean_divergence(
@@ -71,6 +76,12 @@ def mean_divergence(
     return total / max(count, 1.0)
 
 
+def known_probe(exchanges: Sequence[Exchange]) -> list[Exchange]:
+    """At most KNOWN_PROBE of the exchanges that were known before the day, spread evenly."""
+    known = [e for e in exchanges if e.is_known and e.completion]
+    return known[:: math.ceil(len(known) / KNOWN_PROBE) or 1]
+
+
 @jax.jit(static_argnames=("cfg", "objective"))
 def sum_divergence(cfg, objective, variables, batch, heads):
     """(sum in nats, tokens) of the divergence over the teacher-written target tokens of a batch."""
@@ -96,6 +107,7 @@ def seed_slot(
     rng,
     log: Log,
     written: Sequence[Exchange] = (),
+    teacher_with_slot: TeacherWithSlot | None = None,
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
 ):
@@ -113,6 +125,9 @@ def seed_slot(
       log: is given every step's figures.
       written: rollouts that were sampled and rewarded before. Each update learns from
         `seeding.num_prompts` of them, in turn, and none are sampled.
+      teacher_with_slot: makes the first teacher of a slot that follows the student's: every
+        `seeding.teacher_refresh` updates it moves towards it, as `seeding.teacher_decay` says, and
+        what is new is taught anew; None: the teachers stay as they are.
       mid_phase: keeps the state of the night, so that a preempted one resumes and ends with the
         same bits.
       timer: takes the time of updates.
@@ -140,25 +155,34 @@ def seed_slot(
         memory = put_slot(student["memory"], level, index, slot)
         return {**student, "memory": place(memory, "memory")}
 
-    state = _initial_state(cfg, seeding, take_slot(student["memory"], level, index))
+    def teachers_with(slot):
+        return [teacher_with_slot(slot), *teachers[1:]]
+
+    def states_of(chosen):
+        trunks = [trunk_of[id(e)] for e in chosen]
+        states = precompute(cfg, student, teachers, chosen, seeding.shape, trunks=trunks)
+        return dict(zip(map(id, chosen), states))
+
+    def collect(**round_facts):
+        return collect_rollouts(
+            cfg,
+            tokenizer,
+            judge,
+            seeding.imitation,
+            seeding.shape,
+            initial=student,
+            teachers=teachers,
+            written=written,
+            timer=timer,
+            **round_facts,
+        )
+
+    slot = take_slot(student["memory"], level, index)
+    state = _initial_state(cfg, seeding, slot, has_teacher_slot=teacher_with_slot is not None)
     seed = data_seed(rng)
     is_stochastic = seeding.objective.lam_as_probability
     lam_rng = jax.random.fold_in(rng, LAM_STREAM) if is_stochastic else None
-    collect = functools.partial(
-        collect_rollouts,
-        cfg,
-        tokenizer,
-        judge,
-        seeding.imitation,
-        seeding.shape,
-        initial=student,
-        teachers=teachers,
-        written=written,
-        timer=timer,
-    )
     buffer = RolloutBuffer(seeding, exchanges, written, collect, rng, seed + 1)
-    states = precompute(cfg, student, teachers, exchanges, seeding.shape)
-    exchange_states = dict(zip(map(id, exchanges), states))
     buffer.collect_written(student, state.value_head)
     update_log, done, drawn = UpdateLog(log, seeding.max_consecutive_errors, timer), 0, 0
     if mid_phase is not None and (kept := mid_phase.find(state)):
@@ -167,10 +191,20 @@ def seed_slot(
         buffer.resume(done, facts["drawn"]["dreams"])
         for step, figures in facts["logged"]:
             update_log.log(step, figures)
-    spacing = widest_spacing(exchanges, seeding.shape, seed, seeding.steps)
-    stream = itertools.islice(shuffled(exchanges, seed, spacing), drawn, None)
+    trunk_of = dict(zip(map(id, exchanges), trunk_states(cfg, student, exchanges, seeding.shape)))
+    if teacher_with_slot is not None:
+        teachers = teachers_with(state.teacher_slot)
+    exchange_states = states_of(exchanges)
+    share = seeding.known_share
+    spacing = widest_spacing(exchanges, seeding.shape, seed, seeding.steps, share)
+    stream = itertools.islice(shuffled(exchanges, seed, spacing, share), drawn, None)
     for step in range(done, seeding.steps):
         timer.begin(step)
+        if teacher_with_slot is not None and step and step % seeding.teacher_refresh == 0:
+            step_size = 1 - seeding.teacher_decay
+            slot = optax.incremental_update(state.slot, state.teacher_slot, step_size)
+            state, teachers = state.replace(teacher_slot=slot), teachers_with(slot)
+            exchange_states |= states_of([e for e in exchanges if not e.is_known])
         objective = seeding.objective_at(step)
         if buffer.is_due(step, objective):
             buffer.collect(step, with_slot(state.slot), state.value_head)
@@ -204,9 +238,13 @@ def seed_slot(
     return with_slot(state.slot)
 
 
-def _initial_state(cfg: DecoderConfig, seeding: SeedingConfig, slot) -> SeedingState:
+def _initial_state(
+    cfg: DecoderConfig, seeding: SeedingConfig, slot, has_teacher_slot: bool
+) -> SeedingState:
     """The state before the first update, with a critic if rollouts are learnt from by PPO."""
     state = init_state(slot, seeding.optimizer())
+    if has_teacher_slot:  # a copy: updates are given the state to overwrite
+        state = state.replace(teacher_slot=jax.tree.map(jnp.copy, slot))
     surrogate = seeding.imitation.surrogate
     if surrogate.gae is not None and seeding.num_prompts > 0:
         state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
@@ -228,6 +266,7 @@ def run_consolidation(
     anchors: Callable[[dict], float],
     rng,
     log: Log,
+    teacher_with_slot: TeacherWithSlot | None = None,
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
 ) -> tuple[MemoryState, dict[str, float | str]]:
@@ -244,12 +283,14 @@ def run_consolidation(
       anchors: takes the collections of a model and returns its anchor perplexity.
       rng: PRNG key.
       log: is given every step's figures, and before the first, as step -1, kl_before.
+      teacher_with_slot: as for `seed_slot`; the divergence is measured from `teachers`.
       mid_phase, timer: as for `seed_slot`.
 
     Returns:
       (state, figures): the memory after the night or, where the gate rejects the slot, the one
-      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token, and
-      after a rejection rolled_back, the reason in words.
+      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token,
+      kl_known_before and kl_known_after likewise on some of what was known before the day, if any
+      of `exchanges` was, and after a rejection rolled_back, the reason in words.
 
     Raises:
       TeacherIsStudent: teacher and student agree before the night.
@@ -263,8 +304,13 @@ def run_consolidation(
     if not transaction.is_reuse:  # a slot that was in use has learnt its key
         student = init_router_key(cfg, params, student, level, index, *rows)
     variables = student.variables(params)
-    states = precompute(cfg, variables, teachers, probe, seeding.shape)
-    before = mean_divergence(cfg, variables, probe, states, teachers, seeding.shape)
+
+    def measured(on: Sequence[Exchange]):
+        states = precompute(cfg, variables, teachers, on, seeding.shape)
+        return lambda model: mean_divergence(cfg, model, on, states, teachers, seeding.shape)
+
+    divergence = measured(probe)
+    before = divergence(variables)
     if not math.isfinite(before):
         raise NotFinite(
             f"teacher and student diverge by {before} nats a token before the night of level "
@@ -277,6 +323,10 @@ def run_consolidation(
             f"consolidate into level {level}"
         )
     log(-1, {"kl_before": before})
+    figures = {"kl_before": before}
+    if known := known_probe(exchanges):
+        known_divergence = measured(known)
+        figures["kl_known_before"] = known_divergence(variables)
     anchors_before = anchors(transaction.before.variables(params))
     seeded = seed_slot(
         cfg,
@@ -290,11 +340,13 @@ def run_consolidation(
         exchanges=exchanges,
         rng=rng,
         log=log,
+        teacher_with_slot=teacher_with_slot,
         mid_phase=mid_phase,
         timer=timer,
     )
-    after = mean_divergence(cfg, seeded, probe, states, teachers, seeding.shape)
-    figures = {"kl_before": before, "kl_after": after}
+    figures["kl_after"] = after = divergence(seeded)
+    if known:
+        figures["kl_known_after"] = known_divergence(seeded)
     if reason := gate.rejection_reason(before, after, anchors_before, anchors(seeded)):
         reason += top_k_hint(cfg.memory, used(student.slots, level))
         return transaction.before, figures | {"rolled_back": reason}
