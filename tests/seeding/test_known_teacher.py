@@ -1,4 +1,4 @@
-"""What was known before the day has a teacher of its own; that of the day may follow the student."""
+"""What was known before the day has a teacher of its own; that of the day may follow it."""
 
 import dataclasses
 import json
@@ -228,3 +228,16 @@ def test_seed_slot_with_a_following_teacher_resumes_to_the_same_bits(
     resumed, logged_again = run(checkpoint)
     jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
     assert logged_again == logged
+
+
+def test_second_night_with_two_teachers_compiles_nothing(
+    cfg, tokenizer, night, following, compilations
+):
+    config = seeding(teacher="ema", teacher_refresh=2, known_share=0.5)
+    options = {"log": lambda *_: None, "teacher_with_slot": following[1]}
+    counts = []
+    for number in range(2):
+        again = night | {"rng": jax.random.key(number)}
+        seed_slot(cfg, tokenizer, judge, config, **again, **options)
+        counts.append(len(compilations))
+    assert counts[0] == counts[1]
