@@ -213,6 +213,10 @@ def test_misspelt_field_of_a_preset_is_named_with_the_nearest():
             "study.questions=0, study.rehearsals=0 leave a night nothing to learn; set one",
         ),
         (
+            {"study.earlier_questions": 4, "seeding.known_teacher": "base"},
+            "study.earlier_questions=4 with seeding.known_teacher='base', .*'before', or ",
+        ),
+        (
             {"study.questions": 0},
             "study.questions=0 leaves no question that could reward a dream; .* dreaming.steps=0",
         ),

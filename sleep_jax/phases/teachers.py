@@ -20,8 +20,8 @@ from sleep_jax.data.documents import Document
 from sleep_jax.experiment import Experiment
 from sleep_jax.memory.slots import put_slot, put_wake, take_wake, zeroed_wake
 from sleep_jax.phases.run_state import RunState, reader
-from sleep_jax.seeding.consolidate import TeacherWithSlot
 from sleep_jax.seeding.sequences import Teacher
+from sleep_jax.seeding.taught_states import TeacherWithSlot
 from sleep_jax.seeding.transaction import MemoryState, Transaction
 from sleep_jax.wake.context import read
 

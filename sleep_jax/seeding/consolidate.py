@@ -8,11 +8,9 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
@@ -38,16 +36,14 @@ from sleep_jax.seeding.sequences import (
     teacher_heads,
 )
 from sleep_jax.seeding.step import SeedingState, init_critic, init_state, seeding_step
+from sleep_jax.seeding.taught_states import TaughtStates, TeacherWithSlot
 from sleep_jax.seeding.transaction import MemoryState, TeacherIsStudent, Transaction
-from sleep_jax.seeding.trunk import precompute, trunk_states
+from sleep_jax.seeding.trunk import precompute
 from sleep_jax.seeding.update_log import NotFinite, UpdateLog
 from sleep_jax.services import NO_TIMER, Log, MidPhaseCheckpoint, StepTimer
 
 LAM_STREAM = 2**31 - 1  # of `lam_rng`; the streams of rounds are numbered by updates
 KNOWN_PROBE = 8  # sequences that measure what a night does to what was known
-
-# The first teacher with this slot; what it has in context it has read with it.
-TeacherWithSlot = Callable[[Any], Teacher]
 
 
 def mean_divergence(
@@ -125,9 +121,7 @@ def seed_slot(
       log: is given every step's figures.
       written: rollouts that were sampled and rewarded before. Each update learns from
         `seeding.num_prompts` of them, in turn, and none are sampled.
-      teacher_with_slot: makes the first teacher of a slot that follows the student's: every
-        `seeding.teacher_refresh` updates it moves towards it, as `seeding.teacher_decay` says, and
-        what is new is taught anew; None: the teachers stay as they are.
+      teacher_with_slot: as for `TaughtStates`.
       mid_phase: keeps the state of the night, so that a preempted one resumes and ends with the
         same bits.
       timer: takes the time of updates.
@@ -155,14 +149,6 @@ def seed_slot(
         memory = put_slot(student["memory"], level, index, slot)
         return {**student, "memory": place(memory, "memory")}
 
-    def teachers_with(slot):
-        return [teacher_with_slot(slot), *teachers[1:]]
-
-    def states_of(chosen):
-        trunks = [trunk_of[id(e)] for e in chosen]
-        states = precompute(cfg, student, teachers, chosen, seeding.shape, trunks=trunks)
-        return dict(zip(map(id, chosen), states))
-
     def collect(**round_facts):
         return collect_rollouts(
             cfg,
@@ -171,14 +157,15 @@ def seed_slot(
             seeding.imitation,
             seeding.shape,
             initial=student,
-            teachers=teachers,
+            teachers=taught.teachers,
             written=written,
             timer=timer,
             **round_facts,
         )
 
+    taught = TaughtStates(cfg, student, seeding, teachers, teacher_with_slot)
     slot = take_slot(student["memory"], level, index)
-    state = _initial_state(cfg, seeding, slot, has_teacher_slot=teacher_with_slot is not None)
+    state = place(taught.initial(_initial_state(cfg, seeding, slot)), "learner")
     seed = data_seed(rng)
     is_stochastic = seeding.objective.lam_as_probability
     lam_rng = jax.random.fold_in(rng, LAM_STREAM) if is_stochastic else None
@@ -191,28 +178,21 @@ def seed_slot(
         buffer.resume(done, facts["drawn"]["dreams"])
         for step, figures in facts["logged"]:
             update_log.log(step, figures)
-    trunk_of = dict(zip(map(id, exchanges), trunk_states(cfg, student, exchanges, seeding.shape)))
-    if teacher_with_slot is not None:
-        teachers = teachers_with(state.teacher_slot)
-    exchange_states = states_of(exchanges)
+    taught.compute(exchanges, state)
     share = seeding.known_share
     spacing = widest_spacing(exchanges, seeding.shape, seed, seeding.steps, share)
     stream = itertools.islice(shuffled(exchanges, seed, spacing, share), drawn, None)
     for step in range(done, seeding.steps):
         timer.begin(step)
-        if teacher_with_slot is not None and step and step % seeding.teacher_refresh == 0:
-            step_size = 1 - seeding.teacher_decay
-            slot = optax.incremental_update(state.slot, state.teacher_slot, step_size)
-            state, teachers = state.replace(teacher_slot=slot), teachers_with(slot)
-            exchange_states |= states_of([e for e in exchanges if not e.is_known])
+        state = taught.refreshed(step, state)
         objective = seeding.objective_at(step)
         if buffer.is_due(step, objective):
             buffer.collect(step, with_slot(state.slot), state.value_head)
         rollouts = buffer.take()
         chosen, stream = fill_batch(rollouts, stream, seeding.shape)
         drawn += len(chosen) - len(rollouts)
-        known_states = exchange_states | buffer.states
-        states = [known_states[id(e)] for e in chosen]
+        by_id = taught.states | buffer.states
+        states = [by_id[id(e)] for e in chosen]
         packed = pack_exchanges(chosen, seeding.shape)
         state, metrics = seeding_step(
             cfg,
@@ -238,17 +218,13 @@ def seed_slot(
     return with_slot(state.slot)
 
 
-def _initial_state(
-    cfg: DecoderConfig, seeding: SeedingConfig, slot, has_teacher_slot: bool
-) -> SeedingState:
+def _initial_state(cfg: DecoderConfig, seeding: SeedingConfig, slot) -> SeedingState:
     """The state before the first update, with a critic if rollouts are learnt from by PPO."""
     state = init_state(slot, seeding.optimizer())
-    if has_teacher_slot:  # a copy: updates are given the state to overwrite
-        state = state.replace(teacher_slot=jax.tree.map(jnp.copy, slot))
     surrogate = seeding.imitation.surrogate
     if surrogate.gae is not None and seeding.num_prompts > 0:
         state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
-    return place(state, "learner")
+    return state
 
 
 def run_consolidation(

@@ -14,6 +14,7 @@ from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import Exchange, Teacher, teacher_hidden
+from sleep_jax.seeding.step import seeding_step
 from sleep_jax.seeding.trunk import precompute
 from sleep_jax.wake.context import read
 
@@ -235,9 +236,10 @@ def test_second_night_with_two_teachers_compiles_nothing(
 ):
     config = seeding(teacher="ema", teacher_refresh=2, known_share=0.5)
     options = {"log": lambda *_: None, "teacher_with_slot": following[1]}
-    counts = []
+    counts, programs = [], seeding_step._cache_size()
     for number in range(2):
         again = night | {"rng": jax.random.key(number)}
         seed_slot(cfg, tokenizer, judge, config, **again, **options)
         counts.append(len(compilations))
     assert counts[0] == counts[1]
+    assert seeding_step._cache_size() <= programs + 1  # also where its teacher has moved
