@@ -132,6 +132,12 @@ class RunConfig(Settings):
                 f"or raise the other"
             )
         self._check_something_to_learn()
+        if self.study.earlier_questions and self.seeding.known_teacher == "base":
+            raise ValueError(
+                f"study.earlier_questions={self.study.earlier_questions} with "
+                "seeding.known_teacher='base', which never learnt what they are about and would "
+                "teach to forget it; set seeding.known_teacher='before', or earlier_questions=0"
+            )
         if self.dreaming.learning.restart == "base" and self.memory.on_full == "reuse":
             raise ValueError(
                 "dreaming.restart='base' with memory.on_full='reuse' would empty a slot that holds "

@@ -36,8 +36,11 @@ MEANING_OF_0 = {
     "study.completions": "0: none",
     "study.questions": "0: none",
     "study.rehearsals": "0: none",
+    "study.earlier_questions": "0: none",
     "study.temperature": "0: greedy",
     "seeding.warmup": "0: none",
+    "seeding.teacher_decay": "0: none",
+    "seeding.known_share": "0: as drawn",
     "seeding.num_prompts": "0: none",
     "seeding.rollout_start": "from the first update on",
     "seeding.max_consecutive_errors": "the first update that is not finite stops the night",
@@ -215,6 +218,10 @@ def test_unknown_field_of_a_preset_is_compared_with_none_that_is_unlike_it():
         (
             {f"study.{x}": 0 for x in ("recitations", "completions", "questions", "rehearsals")},
             "study.questions=0, study.rehearsals=0 leave a night nothing to learn; set one",
+        ),
+        (
+            {"study.earlier_questions": 4, "seeding.known_teacher": "base"},
+            "study.earlier_questions=4 with seeding.known_teacher='base', .*'before', or ",
         ),
         (
             {"study.questions": 0},

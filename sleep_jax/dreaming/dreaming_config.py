@@ -79,6 +79,8 @@ class LearningConfig(Settings, section="dreaming"):
         Raises:
           ValueError: dreams are written greedily, so a policy gradient has nothing to compare.
         """
+        # A moving average is of the slot of a consolidation; dreams have the fixed teacher.
+        teacher = "self" if night.teacher == "ema" else night.teacher
         divergence = night.objective.divergence
         if divergence.kind == "sampled":  # needs rollouts; this is the divergence it estimates
             divergence = dataclasses.replace(divergence, kind="reverse")
@@ -116,6 +118,7 @@ class LearningConfig(Settings, section="dreaming"):
         )
         return dataclasses.replace(
             night,
+            teacher=teacher,
             steps=steps,
             learning_rate=learning_rate,
             warmup=min(night.warmup, steps - 1),

@@ -221,9 +221,13 @@ class RunPlan:
         rehearsed = study.rehearsals * (
             (topics + 1) // 2 * study.max_chat_tokens + topics // 2 * study.max_answer_tokens
         )
-        replays = sum(
-            scheduled.phase == "consolidate" and scheduled.sender > 0 for scheduled in self.schedule
-        )
+        writes_again = study.earlier_answers == "before"
+        again = writes_again * study.earlier_questions * study.max_chat_tokens
+        replays = [
+            scheduled
+            for scheduled in self.schedule
+            if scheduled.phase == "merge" or (scheduled.phase == "consolidate" and scheduled.sender)
+        ]
         writing, rounds = read(c).dreaming.writing, sum(rounds_of(seeding))
         each = c.dreaming.num_generations * sum(
             writing.max_tokens(t.form) for t in writing.templates
@@ -233,8 +237,9 @@ class RunPlan:
         )
         counts = {
             "study": questions * (study.max_question_tokens + study.max_chat_tokens)
-            + studied * rehearsed,
-            "replays": (replays + self.merges) * rehearsed,
+            + studied * rehearsed
+            + sum(x.phase == "study" and x.day > 0 for x in self.schedule) * again,
+            "replays": len(replays) * rehearsed + sum(x.since > 0 for x in replays) * again,
             "dreams": sum(self._pages(x.day) * each for x in self.schedule if x.phase == "write"),
             "rollouts": (self.consolidations + self.merges) * rolled_out,
         }

@@ -145,7 +145,7 @@ def put_slot(memory, level: int, index, slot):
 
 
 def zeroed(slot):
-    """A slot that changes nothing: down = 0."""
+    """A slot, or wake weights, that change nothing: down = 0."""
     return slot | {"down": jnp.zeros_like(slot["down"])}
 
 
@@ -180,6 +180,13 @@ def without_slots(slots, level: int):
     if "active" in masks:
         masks = masks | {"active": jnp.zeros_like(masks["active"])}
     return {"layers": slots["layers"] | {name: masks}}
+
+
+def zeroed_wake(memory, levels):
+    """The memory whose wake weights of these levels change nothing: down = 0, as when they were
+    initialised."""
+    wake = {n: zeroed(x) for n, x in take_wake(memory).items() if level_of(n) in levels}
+    return put_wake(memory, wake)
 
 
 def clear_wake(rng, config: MemoryConfig, memory, level: int):

@@ -3,13 +3,15 @@ Seeding), as a transaction.
 
 The context (level 0) is handed over by a teacher that has the day's documents in view, over what it
 wrote about them in `study`; any other level by a closed-book teacher, over a replay of what was
-studied and read since that level last slept.
+studied and read since that level last slept. What was known before is taught by another teacher
+(`phases.teachers`).
 
 Merge: a full level first seeds its sealed slots into one, likewise.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,21 +23,28 @@ from sleep_jax.models.sharding import to_host
 from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.rng_streams import key_of
-from sleep_jax.phases.run_state import PhaseLogger, RunState, closed_book, open_book
-from sleep_jax.phases.study import rehearse, rehearsing, studied
+from sleep_jax.phases.run_state import PhaseLogger, RunState
+from sleep_jax.phases.study import ask_again, asking_again, rehearse, rehearsing, studied
+from sleep_jax.phases.teachers import (
+    teacher_of_day,
+    teacher_of_level,
+    teacher_with_slot,
+    with_other_teachers,
+)
 from sleep_jax.programs.abstract import AbstractRun, first_receiver
-from sleep_jax.programs.calls import losses_of_texts, reading
+from sleep_jax.programs.calls import losses_of_texts, reading, repeated
 from sleep_jax.programs.program import Program
 from sleep_jax.programs.seeding import (
     batch_count,
     precomputed,
+    refreshes,
     rolled_out,
     rounds_of,
     row_tokens,
     updated,
 )
 from sleep_jax.run_schedule import ScheduledPhase
-from sleep_jax.seeding.consolidate import run_consolidation, sum_divergence
+from sleep_jax.seeding.consolidate import known_probe, run_consolidation, sum_divergence
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.router_key import REPLAY_ROWS, sum_inputs
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher
@@ -73,16 +82,28 @@ def consolidate(
             c.seeding.protocol,
             key_of(experiment, scheduled, "transaction"),
         )
+        with_slot = None
         if scheduled.sender:
-            teachers = [closed_book(experiment, transaction.teacher)]
+            teachers = [teacher_of_level(experiment, transaction)]
             exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
         else:
-            teachers = open_book(experiment, run, experiment.days[scheduled.day].documents)
+            documents = experiment.days[scheduled.day].documents
+            teacher = teacher_of_day(experiment, run, documents)
+            teachers = with_other_teachers(experiment, teacher, documents)
+            with_slot = teacher_with_slot(experiment, teachers[0], transaction, documents)
             exchanges = studied(experiment, run, scheduled.day)
             probe = held_out(experiment, run, scheduled.day)
         try:
             state, figures = _seed(
-                experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe
+                experiment,
+                logger,
+                bar,
+                scheduled,
+                transaction,
+                teachers,
+                exchanges,
+                probe,
+                with_slot,
             )
         except TeacherIsStudent as error:
             if not scheduled.sender:
@@ -108,7 +129,7 @@ def merge(
         return run.note(scheduled.label, skipped=f"level {level} has room")
     key = key_of(experiment, scheduled, "transaction")
     transaction = begin_merge(experiment.cfg, run.current, level, key)
-    teachers = [closed_book(experiment, transaction.teacher)]
+    teachers = [teacher_of_level(experiment, transaction)]
     exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
     with logger.bar(int(experiment.config.seeding.steps) + 1, "step") as bar:
         state, figures = _seed(
@@ -122,17 +143,26 @@ def merge(
     return _after_consolidation(run, state).note(scheduled.label, **figures)
 
 
+def _amounts(exchanges: Sequence[Exchange]) -> dict[str, int]:
+    """How much a night learnt from; earlier questions are counted where there are some."""
+    amounts = {"sequences": len(exchanges), "tokens": sum(len(e.completion) for e in exchanges)}
+    earlier = sum(e.kind == "earlier" for e in exchanges)
+    return amounts | ({"earlier_questions": earlier} if earlier else {})
+
+
 def _after_consolidation(run: RunState, state: MemoryState) -> RunState:
     """The run with the memory that a consolidation left, which dreams begin with."""
     return dataclasses.replace(run, current=state, before_dreams=state.replace(wake=None))
 
 
-def _seed(experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe):
+def _seed(
+    experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe, with_slot=None
+):
     """`run_consolidation` with this run's settings; the figures of updates go to the logger.
 
     Returns:
-      (state, figures): as `run_consolidation`, and the number of sequences and of the tokens of
-      their completions.
+      (state, figures): as `run_consolidation`, and the number of sequences, of the tokens of their
+      completions, and of earlier questions where there are some.
     """
     c = experiment.config
 
@@ -160,16 +190,17 @@ def _seed(experiment, logger, bar, scheduled, transaction, teachers, exchanges, 
         anchors=lambda variables: anchor_perplexity(experiment, variables, GATED),
         rng=key_of(experiment, scheduled, "updates"),
         log=log,
+        teacher_with_slot=with_slot,
         mid_phase=logger.mid_phase,
         timer=logger.timer,
     )
     divergences = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
+    divergences |= {name: x for name, x in figures.items() if name.startswith("kl_known")}
     is_accepted = "rolled_back" not in figures
     logger.scalars(c.seeding.steps, divergences | {"accepted": float(is_accepted)})
     if is_accepted and not transaction.is_merge:
         logger.update(c.seeding.steps, _norms(state, transaction))
-    tokens = sum(len(e.completion) for e in exchanges)
-    return state, figures | {"sequences": len(exchanges), "tokens": tokens}
+    return state, figures | _amounts(exchanges)
 
 
 def _norms(state: MemoryState, transaction: Transaction) -> dict[str, list[float]]:
@@ -191,7 +222,8 @@ def held_out(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
 def _replay(
     experiment: Experiment, run: RunState, scheduled: ScheduledPhase, teacher: Teacher
 ) -> tuple[list[Exchange], list[Exchange]]:
-    """What a level hands over, as (exchanges, probe): the days it holds, closed book."""
+    """What a level hands over, as (exchanges, probe): the days it holds, closed book, and what was
+    known before them."""
     prompts = experiment.prompts
     days = [d for d in range(scheduled.since, scheduled.day + 1) if "study" in run.day(d)]
     exchanges = [e for d in days for e in without_documents(studied(experiment, run, d))]
@@ -209,7 +241,9 @@ def _replay(
     )
     probe = probe or exchanges[:PROBE]
     rehearsed = rehearse(experiment, teacher, key_of(experiment, scheduled, "rehearsals"))
-    return [*exchanges, *rehearsed], probe
+    key = key_of(experiment, scheduled, "earlier")
+    asked_again = ask_again(experiment, run, teacher, scheduled.since, key)
+    return [*exchanges, *rehearsed, *asked_again], probe
 
 
 def programs(run: AbstractRun) -> list[Program]:
@@ -219,13 +253,15 @@ def programs(run: AbstractRun) -> list[Program]:
     context, shape = bucket(max(sizes.contexts)), seeding.shape
     learner, rounds = run.learner(seeding), rounds_of(seeding)
     read = reading(run, "consolidate: read", sizes.contexts)
-    rehearse = [] if run.config.memory.from_context else rehearsing(run, "consolidate")
-    groups = [sizes.probe, sizes.exchanges]
+    known = [*rehearsing(run, "consolidate"), *asking_again(run, "consolidate")]
+    new = [e for e in sizes.exchanges if not e.is_known]
+    groups = [sizes.probe, sizes.exchanges, known_probe(sizes.exchanges)]
+    groups += [new] * refreshes(seeding)
     knobs = ("model.remat", "seeding.accumulate", "seeding.batch_size", "seeding.max_length")
     updates = updated(run, "consolidate: update", seeding, learner)
     return [
-        read,
-        *rehearse,
+        *repeated([read], 1 + (seeding.teacher == "ema") + refreshes(seeding)),
+        *([] if run.config.memory.from_context else known),
         *_aimed(run, shape),
         *precomputed(run, "consolidate", shape, groups, context, sum(rounds)),
         _measured(run, shape),
@@ -247,10 +283,11 @@ def _aimed(run: AbstractRun, shape: BatchShape) -> list[Program]:
 
 
 def _measured(run: AbstractRun, shape: BatchShape) -> Program:
-    """The divergence on the probe, before and after."""
+    """The divergence on the probe and on what was known, before and after."""
     args = (run.cfg, Objective(), run.variables, run.batch(shape), None)
     scored = 2 * shape.batch_size * shape.max_target_length
-    calls = 2 * batch_count(run.sizes.probe, shape)
+    known = known_probe(run.sizes.exchanges)
+    calls = 2 * (batch_count(run.sizes.probe, shape) + batch_count(known, shape))
     name = "consolidate: measure"
     return Program(name, sum_divergence, args, calls, *row_tokens(shape), scored)
 

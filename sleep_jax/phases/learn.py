@@ -13,8 +13,9 @@ from sleep_jax.phases.dream_contexts import pages, rehearsed
 from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.rng_streams import key_of
-from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
+from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.phases.study import studied
+from sleep_jax.phases.teachers import teacher_of_day
 from sleep_jax.phases.trial import kept_dreams
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.calls import losses_of_texts, reading
@@ -47,7 +48,9 @@ def learn(
     index = run.day(scheduled.day)["slot"]
     seeding = experiment.settings.reinforcing.with_shared_prefix(experiment.prompts.shared_prefix)
     # Many dreams take more updates than configured: all that were rewarded are learnt.
-    needed = updates_to_draw(exchanges, seeding.shape, data_seed(rng))
+    needed = updates_to_draw(
+        exchanges, seeding.shape, data_seed(rng), known_share=seeding.known_share
+    )
     seeding = _as_needed(seeding, needed, bool(written))
     with logger.bar(seeding.steps, "step") as bar:
 
@@ -61,7 +64,7 @@ def learn(
             experiment.judge,
             seeding,
             student=_begin(c.dreaming.restart, model, index),
-            teachers=[awake(experiment, run, documents)],
+            teachers=[teacher_of_day(experiment, run, documents)],
             level=1,
             index=index,
             exchanges=exchanges,

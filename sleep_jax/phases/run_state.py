@@ -111,30 +111,13 @@ class PhaseLogger:
 
 def awake(experiment: Experiment, run: RunState, documents: Sequence[Document]) -> Teacher:
     """The model that has read: as it was before sleep, with documents in its context."""
-    return _reader(
-        experiment, experiment.cfg, run.before_sleep.variables(experiment.params), documents
-    )
+    variables = run.before_sleep.variables(experiment.params)
+    return reader(experiment, experiment.cfg, variables, documents)
 
 
-def open_book(
-    experiment: Experiment, run: RunState, documents: Sequence[Document]
-) -> list[Teacher]:
-    """The model that has read (`awake`) and, in general Knowledge Seeding, other checkpoints that
-    have."""
-    weight, *weights = experiment.config.seeding.teacher_weights
-    others = [
-        dataclasses.replace(_reader(experiment, cfg, {"params": params}, documents), weight=other)
-        for (cfg, params), other in zip(experiment.others, weights)
-    ]
-    return [dataclasses.replace(awake(experiment, run, documents), weight=weight), *others]
-
-
-def closed_book(experiment: Experiment, state: MemoryState) -> Teacher:
-    """The model with this memory and no document in view."""
-    variables = state.variables(experiment.params)
-    return Teacher(experiment.cfg, variables, read(experiment.cfg, variables, [()])[0])
-
-
-def _reader(experiment: Experiment, cfg: DecoderConfig, variables, documents) -> Teacher:
+def reader(
+    experiment: Experiment, cfg: DecoderConfig, variables, documents: Sequence[Document]
+) -> Teacher:
+    """A model with documents in its context, a row each, and a last, empty one."""
     contexts = [*map(experiment.prompts.context, documents), ()]
     return Teacher(cfg, variables, read(cfg, variables, contexts)[0])

@@ -8,7 +8,8 @@ from sleep_jax.experiment import Experiment
 from sleep_jax.phases.drafts import Drafts
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.rng_streams import key_of
-from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
+from sleep_jax.phases.run_state import PhaseLogger, RunState
+from sleep_jax.phases.teachers import teacher_of_day
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.calls import END, greedy, reading, sampled
 from sleep_jax.programs.program import Program
@@ -16,7 +17,7 @@ from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.sequences import Exchange, Teacher
 from sleep_jax.seeding.transaction import check_capacity
-from sleep_jax.study import questions, self_study
+from sleep_jax.study import earlier, questions, self_study
 from sleep_jax.study.self_study import Study
 
 
@@ -30,7 +31,8 @@ def study(
         if check_capacity(experiment.cfg.memory, run.current.slots, 1) == "skip":
             bar.advance(2)
             return run.note(scheduled.label, tokens=0, skipped="level 1 is full")
-        teacher, config = awake(experiment, run, day.documents), experiment.settings.study
+        teacher = teacher_of_day(experiment, run, day.documents)
+        config = experiment.settings.study
         draw = Drafts(logger.mid_phase, lambda count: bar.advance(0, batches=count))
         self_questions, drawn = questions.write_questions(
             experiment.cfg,
@@ -46,10 +48,12 @@ def study(
         bar.advance(1, questions=len(self_questions))
         key = key_of(experiment, scheduled, "rehearsals")
         rehearsed = rehearse(experiment, teacher, key, draw)
+        key = key_of(experiment, scheduled, "earlier")
+        asked_again = ask_again(experiment, run, teacher, scheduled.day, key, draw)
         bar.figures.pop("batches", None)  # shown while they are drawn
         bar.advance(1, rehearsed=len(rehearsed))
     held_out, learnt = questions.hold_out(self_questions, c.dreaming.held_out)
-    written = Study(tuple(held_out), tuple(learnt), tuple(rehearsed))
+    written = Study(tuple(held_out), tuple(learnt), tuple(rehearsed), tuple(asked_again))
     run = run.note_day(scheduled.day, study=written.to_record())
     figures = {"questions_drawn": drawn, "questions_kept": len(self_questions)}
     tokens = sum(len(e.completion) for e in studied(experiment, run, scheduled.day))
@@ -57,13 +61,41 @@ def study(
 
 
 def rehearse(experiment: Experiment, teacher: Teacher, key, draw=None) -> list[Exchange]:
-    """A teacher's replies on general topics; `draw` as for `questions.write_questions`."""
+    """Replies on general topics by the teacher of what was known; `draw` as for
+    `questions.write_questions`."""
     config = experiment.settings.study
     return self_study.rehearse(
         experiment.cfg,
-        teacher.variables,
+        teacher.of_known.variables,
         experiment.tokenizer,
         experiment.topics,
+        config,
+        key,
+        draw,
+    )
+
+
+def ask_again(
+    experiment: Experiment, run: RunState, teacher: Teacher, day: int, key, draw=None
+) -> list[Exchange]:
+    """Questions that the model asked itself before a day, on days that a slot was seeded with,
+    answered by the teacher of what was known or as they were then.
+
+    Args:
+      experiment, run: whose record has the questions.
+      teacher: of the night.
+      day: the first that the night hands over.
+      key: PRNG key.
+      draw: as for `questions.write_questions`.
+    """
+    days = [run.day(d) for d in range(day)]
+    studies = [Study.from_record(x["study"]) for x in days if "study" in x and "slot" in x]
+    config = experiment.settings.study
+    return earlier.ask_again(
+        experiment.cfg,
+        teacher.of_known.variables,
+        experiment.tokenizer,
+        earlier.draw_questions(studies, config.earlier_questions, key),
         config,
         key,
         draw,
@@ -94,6 +126,7 @@ def programs(run: AbstractRun) -> list[Program]:
         *sampled(run, "study: ask", sampling, sizes.ask),
         *sampled(run, "study: answer", reply, sizes.answer, context=context),
         *rehearsing(run, "study"),
+        *asking_again(run, "study"),
     ]
 
 
@@ -111,6 +144,14 @@ def rehearsing(run: AbstractRun, phase: str) -> list[Program]:
         for name, (part, longest) in zip(names, self_study.rehearsal_calls(config)):
             out += sampled(run, name, sampling(longest), run.sizes.rehearse[part])
     return out
+
+
+def asking_again(run: AbstractRun, phase: str) -> list[Program]:
+    """Replies to earlier questions, unless those that were stored are learnt."""
+    config = run.settings.study
+    if config.earlier_answers == "stored":
+        return []
+    return sampled(run, f"{phase}: ask again", greedy(config.max_chat_tokens), run.sizes.earlier)
 
 
 STUDY = Phase("study", study, programs, resumable=True)

@@ -60,7 +60,10 @@ def collections_of(config, cfg: DecoderConfig) -> dict[str, Any]:
 def init_learner(cfg: DecoderConfig, seeding: SeedingConfig, memory) -> SeedingState:
     """The state before the updates of a night of `first_receiver`."""
     surrogate = seeding.imitation.surrogate
-    state = init_state(take_slot(memory, first_receiver(cfg), 0), seeding.optimizer())
+    slot = take_slot(memory, first_receiver(cfg), 0)
+    state = init_state(slot, seeding.optimizer())
+    if seeding.teacher == "ema":
+        state = state.replace(teacher_slot=slot)
     if surrogate.gae is None or not seeding.num_prompts:
         return state
     critic = init_critic(cfg.width, surrogate.value_learning_rate)

@@ -70,7 +70,8 @@ def precomputed(
     """What no update changes, computed once for each group of exchanges (`trunk.precompute`);
     `batches` more are run through the trunk.
     """
-    lengths = [[*map(teacher_length, exchanges)] for exchanges in groups]
+    parts = [part for exchanges in groups for part in parts_by_teacher(run, exchanges)]
+    lengths = [[*map(teacher_length, exchanges)] for exchanges in parts]
     out = taught(run, f"{phase}: teach", lengths, context)
     batches += sum(batch_count(exchanges, shape) for exchanges in groups)
     if "trunk" in run.cfg.stacks and batches:
@@ -78,6 +79,25 @@ def precomputed(
         args = (run.cfg, run.variables, *grid)
         out.append(Program(f"{phase}: trunk", run_trunk, args, batches, *row_tokens(shape), 0))
     return out
+
+
+def parts_by_teacher(run: AbstractRun, exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
+    """The exchanges that each teacher reads: those that were known before the day apart, where they
+    have a teacher of their own (`phases.teachers`)."""
+    seeding = run.settings.seeding
+    learns_by_day = "wake" in run.collections
+    same_as_known = {"self": ["self"], "base": ["base"], "ema": []}[seeding.teacher]
+    if seeding.teacher == "self" and not learns_by_day:
+        same_as_known.append("before")
+    if seeding.known_teacher in same_as_known:
+        return [[*exchanges]]
+    new = [e for e in exchanges if not e.is_known]
+    return [new, [e for e in exchanges if e.is_known]]
+
+
+def refreshes(seeding: SeedingConfig) -> int:
+    """How often a teacher that follows the student moves in a night."""
+    return (seeding.steps - 1) // seeding.teacher_refresh if seeding.teacher == "ema" else 0
 
 
 def rescored(run: AbstractRun, name: str, shape: BatchShape, value_head, calls: int) -> Program:

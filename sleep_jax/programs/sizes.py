@@ -31,6 +31,7 @@ class Sizes:
       ask: each prompt for a question about a sentence.
       answer: each question that the model asked itself, with the document in context.
       rehearse: each general prompt.
+      earlier: each question of an earlier day that is asked again.
       exchanges: what the night learns from; only lengths and kinds count.
       probe: what its divergence is measured on.
       pages: each document that is dreamt about, as a context.
@@ -54,6 +55,7 @@ class Sizes:
     ask: tuple[int, ...]
     answer: tuple[int, ...]
     rehearse: tuple[int, ...]
+    earlier: tuple[int, ...]
     exchanges: tuple[Exchange, ...]
     probe: tuple[Exchange, ...]
     pages: tuple[int, ...]
@@ -97,6 +99,7 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
         ask=(PROMPT,) * sentences,
         answer=(PROMPT,) * sentences * study.questions,
         rehearse=(PROMPT,) * len(read_rehearsal_topics()),
+        earlier=(PROMPT,) * _earlier_questions(settings),
         exchanges=tuple(_exchanges(settings, documents, sentences, stands_for)),
         probe=tuple(probe or (stands_for(i, page, "recite") for i in pages)),
         pages=(context,) * documents,
@@ -153,7 +156,13 @@ def _exchanges(
         *(stands_for(i, SENTENCE, "quote") for i in answered),
         *(stands_for(i, study.max_answer_tokens, "answer") for i in answered),
         *(stands_for(None, tokens, "rehearse") for tokens in longest),
+        *[stands_for(None, study.max_chat_tokens, "earlier")] * _earlier_questions(settings),
     ]
+
+
+def _earlier_questions(settings: RunConfig) -> int:
+    """How many a night asks again; the first has none."""
+    return settings.study.earlier_questions if settings.data.episodes > 1 else 0
 
 
 def _dreams(settings: RunConfig, documents: int) -> tuple[list[int], list[int]]:

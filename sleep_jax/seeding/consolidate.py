@@ -5,7 +5,6 @@ Each update mixes teacher-written sequences with fresh student rollouts; only th
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -37,12 +36,14 @@ from sleep_jax.seeding.sequences import (
     teacher_heads,
 )
 from sleep_jax.seeding.step import SeedingState, init_critic, init_state, seeding_step
+from sleep_jax.seeding.taught_states import TaughtStates, TeacherWithSlot
 from sleep_jax.seeding.transaction import MemoryState, TeacherIsStudent, Transaction
 from sleep_jax.seeding.trunk import precompute
 from sleep_jax.seeding.update_log import NotFinite, UpdateLog
 from sleep_jax.services import NO_TIMER, Log, MidPhaseCheckpoint, StepTimer
 
 LAM_STREAM = 2**31 - 1  # of `lam_rng`; the streams of rounds are numbered by updates
+KNOWN_PROBE = 8  # sequences that measure what a night does to what was known
 
 
 def mean_divergence(
@@ -71,6 +72,12 @@ def mean_divergence(
     return total / max(count, 1.0)
 
 
+def known_probe(exchanges: Sequence[Exchange]) -> list[Exchange]:
+    """At most KNOWN_PROBE of the exchanges that were known before the day, spread evenly."""
+    known = [e for e in exchanges if e.is_known and e.completion]
+    return known[:: math.ceil(len(known) / KNOWN_PROBE) or 1]
+
+
 @jax.jit(static_argnames=("cfg", "objective"))
 def sum_divergence(cfg, objective, variables, batch, heads):
     """(sum in nats, tokens) of the divergence over the teacher-written target tokens of a batch."""
@@ -96,6 +103,7 @@ def seed_slot(
     rng,
     log: Log,
     written: Sequence[Exchange] = (),
+    teacher_with_slot: TeacherWithSlot | None = None,
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
 ):
@@ -113,6 +121,7 @@ def seed_slot(
       log: is given every step's figures.
       written: rollouts that were sampled and rewarded before. Each update learns from
         `seeding.num_prompts` of them, in turn, and none are sampled.
+      teacher_with_slot: as for `TaughtStates`.
       mid_phase: keeps the state of the night, so that a preempted one resumes and ends with the
         same bits.
       timer: takes the time of updates.
@@ -140,26 +149,27 @@ def seed_slot(
         memory = put_slot(student["memory"], level, index, slot)
         return {**student, "memory": place(memory, "memory")}
 
-    state = _initial_state(cfg, seeding, take_slot(student["memory"], level, index))
+    def collect(**round_facts):
+        return collect_rollouts(
+            cfg,
+            tokenizer,
+            judge,
+            seeding.imitation,
+            seeding.shape,
+            initial=student,
+            teachers=taught.teachers,
+            written=written,
+            timer=timer,
+            **round_facts,
+        )
+
+    taught = TaughtStates(cfg, student, seeding, teachers, teacher_with_slot)
+    slot = take_slot(student["memory"], level, index)
+    state = place(taught.initial(_initial_state(cfg, seeding, slot)), "learner")
     seed = data_seed(rng)
     is_stochastic = seeding.objective.lam_as_probability
     lam_rng = jax.random.fold_in(rng, LAM_STREAM) if is_stochastic else None
-    collect = functools.partial(
-        collect_rollouts,
-        cfg,
-        tokenizer,
-        judge,
-        seeding.imitation,
-        seeding.shape,
-        initial=student,
-        teachers=teachers,
-        written=written,
-        timer=timer,
-    )
     buffer = RolloutBuffer(seeding, exchanges, written, collect, rng, seed + 1)
-    exchange_states = dict(
-        zip(map(id, exchanges), precompute(cfg, student, teachers, exchanges, seeding.shape))
-    )
     buffer.collect_written(student, state.value_head)
     update_log, done, drawn = UpdateLog(log, seeding.max_consecutive_errors, timer), 0, 0
     if mid_phase is not None and (kept := mid_phase.find(state)):
@@ -168,17 +178,20 @@ def seed_slot(
         buffer.resume(done, facts["drawn"]["dreams"])
         for step, figures in facts["logged"]:
             update_log.log(step, figures)
-    spacing = widest_spacing(exchanges, seeding.shape, seed, seeding.steps)
-    stream = itertools.islice(shuffled(exchanges, seed, spacing), drawn, None)
+    taught.compute(exchanges, state)
+    share = seeding.known_share
+    spacing = widest_spacing(exchanges, seeding.shape, seed, seeding.steps, share)
+    stream = itertools.islice(shuffled(exchanges, seed, spacing, share), drawn, None)
     for step in range(done, seeding.steps):
         timer.begin(step)
+        state = taught.refreshed(step, state)
         objective = seeding.objective_at(step)
         if buffer.is_due(step, objective):
             buffer.collect(step, with_slot(state.slot), state.value_head)
         rollouts = buffer.take()
         chosen, stream = fill_batch(rollouts, stream, seeding.shape)
         drawn += len(chosen) - len(rollouts)
-        states_by_id = exchange_states | buffer.states
+        states_by_id = taught.states | buffer.states
         states = [states_by_id[id(e)] for e in chosen]
         packed = pack_exchanges(chosen, seeding.shape)
         state, metrics = seeding_step(
@@ -211,7 +224,7 @@ def _initial_state(cfg: DecoderConfig, seeding: SeedingConfig, slot) -> SeedingS
     surrogate = seeding.imitation.surrogate
     if surrogate.gae is not None and seeding.num_prompts > 0:
         state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
-    return place(state, "learner")
+    return state
 
 
 def run_consolidation(
@@ -229,6 +242,7 @@ def run_consolidation(
     anchors: Callable[[dict], float],
     rng,
     log: Log,
+    teacher_with_slot: TeacherWithSlot | None = None,
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
 ) -> tuple[MemoryState, dict[str, float | str]]:
@@ -245,12 +259,14 @@ def run_consolidation(
       anchors: takes the collections of a model and returns its anchor perplexity.
       rng: PRNG key.
       log: is given every step's figures, and before the first, as step -1, kl_before.
+      teacher_with_slot: as for `seed_slot`; the divergence is measured from `teachers`.
       mid_phase, timer: as for `seed_slot`.
 
     Returns:
       (state, figures): the memory after the night or, where the gate rejects the slot, the one
-      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token, and
-      after a rejection rolled_back, the reason in words.
+      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token,
+      kl_known_before and kl_known_after likewise on some of what was known before the day, if any
+      of `exchanges` was, and after a rejection rolled_back, the reason in words.
 
     Raises:
       TeacherIsStudent: teacher and student agree before the night.
@@ -264,8 +280,13 @@ def run_consolidation(
     if not transaction.is_reuse:  # a slot that was in use has learnt its key
         student = init_router_key(cfg, params, student, level, index, *rows)
     variables = student.variables(params)
-    states = precompute(cfg, variables, teachers, probe, seeding.shape)
-    before = mean_divergence(cfg, variables, probe, states, teachers, seeding.shape)
+
+    def measured(on: Sequence[Exchange]):
+        states = precompute(cfg, variables, teachers, on, seeding.shape)
+        return lambda model: mean_divergence(cfg, model, on, states, teachers, seeding.shape)
+
+    divergence = measured(probe)
+    before = divergence(variables)
     if not math.isfinite(before):
         raise NotFinite(
             f"teacher and student diverge by {before} nats a token before the night of level "
@@ -278,6 +299,10 @@ def run_consolidation(
             f"consolidate into level {level}"
         )
     log(-1, {"kl_before": before})
+    figures = {"kl_before": before}
+    if known := known_probe(exchanges):
+        known_divergence = measured(known)
+        figures["kl_known_before"] = known_divergence(variables)
     anchors_before = anchors(transaction.before.variables(params))
     seeded = seed_slot(
         cfg,
@@ -291,11 +316,13 @@ def run_consolidation(
         exchanges=exchanges,
         rng=rng,
         log=log,
+        teacher_with_slot=teacher_with_slot,
         mid_phase=mid_phase,
         timer=timer,
     )
-    after = mean_divergence(cfg, seeded, probe, states, teachers, seeding.shape)
-    figures = {"kl_before": before, "kl_after": after}
+    figures["kl_after"] = after = divergence(seeded)
+    if known:
+        figures["kl_known_after"] = known_divergence(seeded)
     if reason := gate.rejection_reason(before, after, anchors_before, anchors(seeded)):
         reason += top_k_hint(cfg.memory, used(student.slots, level))
         return transaction.before, figures | {"rolled_back": reason}

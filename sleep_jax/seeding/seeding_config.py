@@ -13,6 +13,8 @@ from sleep_jax.seeding.transaction import PROTOCOLS
 from sleep_jax.settings import Settings, part, setting
 
 MODES = ("joint", "staged")
+TEACHERS = ("self", "base", "ema")
+KNOWN_TEACHERS = ("self", "before", "base")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,25 @@ class SeedingConfig(Settings, section="seeding"):
       ValueError: a field is out of range, or fields contradict each other.
     """
 
+    teacher: str = setting(
+        "self", "what teaches the day; self: the model as it has read, base: without memory, ema: "
+        "with the slot", choices=TEACHERS,
+    )  # fmt: skip
+    teacher_decay: float = setting(
+        0.9, "teacher ema: share of its slot that it keeps at a refresh, near 1: slow; 0: none",
+        least=0, below=1,
+    )  # fmt: skip
+    teacher_refresh: int = setting(
+        25, "teacher ema: updates after which its slot moves and it reads all again", least=1
+    )
+    known_teacher: str = setting(
+        "before", "what teaches what was known; before: the memory before the day, self: as it "
+        "ended, base: none", choices=KNOWN_TEACHERS,
+    )  # fmt: skip
+    known_share: float = setting(
+        0.0, "share of an update's teacher-written tokens that were known before; 0: as drawn",
+        least=0, below=1,
+    )  # fmt: skip
     teachers: tuple[str, ...] = setting(
         (), "further models that read the documents and teach: names as of model.name"
     )

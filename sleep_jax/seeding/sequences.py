@@ -61,6 +61,11 @@ class Exchange:
         return self.document is None and self.teacher == self.student
 
     @property
+    def is_known(self) -> bool:
+        """The model knew it before the day; all else is new."""
+        return self.kind in ("rehearse", "earlier")
+
+    @property
     def is_imitable(self) -> bool:
         """The student can imitate it: a reply about a document that can be cut in two."""
         return self.kind in ("complete", "quote", "answer") and len(self.completion) > 1
@@ -89,12 +94,23 @@ class Teacher:
       cfg, variables: the model, with stacked (scanned) layers.
       context: a KV cache with a row for each document it has read and a last, empty one.
       weight: of its divergence.
+      known_variables: the collections that teach what was known before the day
+        (`Exchange.is_known`), of the same config over the same base; None: `variables`.
     """
 
     cfg: DecoderConfig
     variables: Any
     context: Any
     weight: float = 1.0
+    known_variables: Any = None
+
+    @property
+    def of_known(self) -> "Teacher":
+        """The teacher of what was known before the day."""
+        if self.known_variables is None:
+            return self
+        # The row of its context that it reads is the empty one, which is the same for all weights.
+        return dataclasses.replace(self, variables=self.known_variables, known_variables=None)
 
 
 def teacher_heads(teachers: Sequence[Teacher]):

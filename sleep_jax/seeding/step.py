@@ -39,12 +39,14 @@ class Critic:
 @flax.struct.dataclass
 class SeedingState:
     """What an update changes: the slot, its optimizer state, the step counter and, with PPO, a
-    critic."""
+    critic. `teacher_slot` is the slot of a teacher that follows the student; no update changes it,
+    the loop over updates does (`seeding.teacher='ema'`)."""
 
     slot: dict
     opt_state: optax.OptState
     step: jax.Array
     critic: Critic | None = None
+    teacher_slot: dict | None = None
 
     @property
     def value_head(self):

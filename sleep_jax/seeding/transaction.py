@@ -30,6 +30,7 @@ from sleep_jax.memory.slots import (
     SlotsExhausted,
     clear_experts,
     clear_wake,
+    level_of,
     put_slot,
     put_wake,
     take_slot,
@@ -38,6 +39,7 @@ from sleep_jax.memory.slots import (
     used,
     without_slots,
     zeroed,
+    zeroed_wake,
 )
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import place
@@ -68,6 +70,14 @@ class MemoryState:
         """The collections of the model over a base, as `Decoder.apply` takes them."""
         memory, slots = place(self.memory, "memory"), place(self.slots, "slots")
         return {"params": params, "memory": memory, "slots": slots}
+
+    def without_memory(self) -> "MemoryState":
+        """The base alone: no slot is active, and the wake weights change nothing."""
+        slots = self.slots
+        for name in self.slots["layers"]:
+            slots = without_slots(slots, level_of(name))
+        levels = map(level_of, self.memory["layers"])
+        return MemoryState(zeroed_wake(self.memory, [*levels]), slots)
 
     def with_wake_state(self, wake: WakeState) -> "MemoryState":
         """The same with another `wake`, whose weights replace those in `memory`."""

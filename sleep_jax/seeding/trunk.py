@@ -89,19 +89,33 @@ def precompute(
     trunks = trunk_states(cfg, student, exchanges, shape) if trunks is None else trunks
     is_shared = "trunk" in cfg.stacks and all(e.is_closed_book for e in exchanges)
 
-    def hidden(teacher: Teacher) -> list[np.ndarray]:
+    def hidden(teacher: Teacher, indices: Sequence[int]) -> list[np.ndarray]:
+        chosen = [exchanges[i] for i in indices]
         has_base = teacher.cfg == cfg and teacher.variables["params"] is student["params"]
         if is_shared and has_base:
-            return _hidden_from_trunk(cfg, teacher.variables, exchanges, trunks, shape)
-        return teacher_hidden(
-            teacher.cfg, teacher.variables, teacher.context, exchanges, width=width
-        )
+            chosen_trunks = [trunks[i] for i in indices]
+            return _hidden_from_trunk(cfg, teacher.variables, chosen, chosen_trunks, shape)
+        return teacher_hidden(teacher.cfg, teacher.variables, teacher.context, chosen, width=width)
 
-    by_exchange = zip(*map(hidden, teachers))
+    by_teacher = [[None] * len(exchanges) for _ in teachers]
+    for teacher, states in zip(teachers, by_teacher):
+        for part_teacher, indices in _parts(teacher, exchanges):
+            for i, state in zip(indices, hidden(part_teacher, indices)):
+                states[i] = state
     return [
         HiddenStates(np.concatenate(parts, axis=-1), trunk)
-        for parts, trunk in zip(by_exchange, trunks)
+        for *parts, trunk in zip(*by_teacher, trunks)
     ]
+
+
+def _parts(teacher: Teacher, exchanges: Sequence[Exchange]) -> list[tuple[Teacher, list[int]]]:
+    """Who teaches which exchanges, by their indices: what was known before the day may have a
+    teacher of its own."""
+    if teacher.known_variables is None:
+        return [(teacher, [*range(len(exchanges))])]
+    known = [i for i, e in enumerate(exchanges) if e.is_known]
+    new = [i for i, e in enumerate(exchanges) if not e.is_known]
+    return [(teacher, new), (teacher.of_known, known)]
 
 
 def _hidden_from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:

@@ -6,6 +6,7 @@
     quote      the sentence that a question by the teacher is about, as the reply to it
     answer     the teacher's free reply to such a question, with the whole document in context
     rehearse   the model's replies to general prompts, so that the night forgets nothing else
+    earlier    questions of earlier days, asked again (`study.earlier`)
 
 Questions that share no content word with their sentence, and replies with names or numbers that do
 not occur in the document, are dropped, since small teachers invent.
@@ -13,6 +14,7 @@ not occur in the document, are dropped, since small teachers invent.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,11 +39,13 @@ class Study:
       held_out: questions that only measure and reward.
       learnt: questions that are learnt from.
       rehearsed: replies to general prompts.
+      earlier: questions of earlier days, asked again.
     """
 
     held_out: tuple[SelfQuestion, ...]
     learnt: tuple[SelfQuestion, ...]
     rehearsed: tuple[Exchange, ...]
+    earlier: tuple[Exchange, ...] = ()
 
     @classmethod
     def from_record(cls, record: dict) -> "Study":
@@ -49,12 +53,8 @@ class Study:
         return cls(
             held_out=tuple(SelfQuestion(**q) for q in record["held_out"]),
             learnt=tuple(SelfQuestion(**q) for q in record["learnt"]),
-            rehearsed=tuple(
-                Exchange(
-                    None, *(tuple(e[k]) for k in ("student", "teacher", "completion")), e["kind"]
-                )
-                for e in record["rehearsed"]
-            ),
+            rehearsed=tuple(map(_closed_book, record["rehearsed"])),
+            earlier=tuple(map(_closed_book, record.get("earlier", ()))),  # older runs have none
         )
 
     def to_record(self) -> dict:
@@ -62,10 +62,8 @@ class Study:
         return {
             "held_out": [dataclasses.asdict(q) for q in self.held_out],
             "learnt": [dataclasses.asdict(q) for q in self.learnt],
-            "rehearsed": [
-                {k: getattr(e, k) for k in ("student", "teacher", "completion", "kind")}
-                for e in self.rehearsed
-            ],
+            "rehearsed": [*map(_recorded, self.rehearsed)],
+            "earlier": [*map(_recorded, self.earlier)],
         }
 
     def exchanges(
@@ -85,16 +83,28 @@ class Study:
             *complete(documents, prompts, config.completions, rng),
             *answer(self.learnt, prompts),
             *self.rehearsed,
+            *self.earlier,
         ]
 
 
+def _recorded(exchange: Exchange) -> dict[str, Any]:
+    """A closed-book exchange as JSON-able values."""
+    return {k: getattr(exchange, k) for k in ("student", "teacher", "completion", "kind")}
+
+
+def _closed_book(record: dict[str, Any]) -> Exchange:
+    """The exchange that `_recorded` gave."""
+    sequences = (tuple(record[k]) for k in ("student", "teacher", "completion"))
+    return Exchange(None, *sequences, record["kind"])
+
+
 def without_documents(exchanges: Sequence[Exchange]) -> list[Exchange]:
-    """The same sequences without documents, rehearsals left out: for the replay of a night between
-    two levels, whose teacher answers closed book."""
+    """The same sequences without documents, those left out that were known before: for the replay
+    of a night between two levels, whose teacher answers closed book."""
     return [
         dataclasses.replace(e, document=None, teacher=e.student)
         for e in exchanges
-        if e.kind != "rehearse"
+        if not e.is_known
     ]
 
 

@@ -5,6 +5,8 @@ import dataclasses
 from sleep_jax.sampling.sampler import MIN_TEMPERATURE
 from sleep_jax.settings import Settings, setting
 
+EARLIER_ANSWERS = ("before", "stored")
+
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig(Settings, section="study"):
@@ -24,6 +26,13 @@ class StudyConfig(Settings, section="study"):
         4, "questions drawn per sentence; repeated ones are kept once; 0: none", least=0
     )
     rehearsals: int = setting(3, "replies per general prompt; 0: none", least=0)
+    earlier_questions: int = setting(
+        0, "own questions of earlier days that a night asks again; 0: none", least=0
+    )
+    earlier_answers: str = setting(
+        "before", "their answers; before: what seeding.known_teacher says now, stored: those of "
+        "their day", choices=EARLIER_ANSWERS,
+    )  # fmt: skip
     temperature: float = setting(
         0.8,
         "temperature of questions and rehearsals; 0: greedy, as answers are",

@@ -10,17 +10,22 @@ from articulate import articulate
 from life import record_calls, sizes_of
 
 from sleep_jax import lifecycle
+from sleep_jax.data.sentences import sentences
 from sleep_jax.experiment import load_experiment
 from sleep_jax.forecast.programs import programs_of
 from sleep_jax.phases import trial
+from sleep_jax.phases.consolidate import held_out
 from sleep_jax.phases.registry import PHASES
 from sleep_jax.phases.run_state import PhaseLogger
+from sleep_jax.phases.study import studied
 from sleep_jax.phases.wake import wake
 from sleep_jax.programs.sizes import expected_sizes
 from sleep_jax.runtime.mesh import make_mesh
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.study import questions
+from sleep_jax.study.questions import SelfQuestion
+from sleep_jax.study.self_study import Study
 
 # Jitted functions of a run that no phase lists, and why.
 NOT_LISTED = {
@@ -86,6 +91,62 @@ def test_phases_list_the_programs_that_a_run_compiles(changes, tmp_path, monkeyp
 
     called = {comparable(x) for x in calls if x[0] not in NOT_LISTED}
     listed = {comparable(program.signature): program.name for program in programs}
+    assert not [shapes_of(x) for x in called - listed.keys()]
+    assert not [(listed[x], shapes_of(x)) for x in listed.keys() - called]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeding.teacher": "ema", "seeding.teacher_refresh": 1},
+        pytest.param(
+            {"seeding.teacher": "base", "memory.layers": "last_quarter"}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=["ema", "base"],
+)
+def test_night_lists_the_programs_of_two_teachers(changes, tmp_path, monkeypatch):
+    """The second night, which asks earlier questions again."""
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.data.episodes, config.study.earlier_questions = 2, 2
+    config.seeding.steps, config.seeding.known_share = 2, 0.5
+    config.update_from_flattened_dict(changes)
+    experiment = load_experiment(config)
+    asked = tuple(SelfQuestion(0, "", f"Who is number {i}?", f"{i}.") for i in range(3))
+    run = lifecycle.init_run_state(experiment)
+    run = run.note_day(0, slot=0, study=Study((), asked, ()).to_record())
+    scheduled = [
+        x for x in experiment.schedule if x.day == 1 and x.phase in ("study", "consolidate")
+    ]
+    with MetricWriter(tmp_path) as writer, monkeypatch.context() as patch:
+        articulate(patch)
+        calls = record_calls(patch)
+        for phase in scheduled:
+            logger = PhaseLogger(writer, phase.label, quiet=True)
+            run = PHASES[phase.phase].function(experiment, run, logger, phase)
+    prompts, [document] = experiment.prompts, experiment.days[1].documents
+    again = run.day(1)["study"]["earlier"]
+    assert len(again) == 2 and not [x for x in run.record["phases"].values() if "skipped" in x]
+    sizes = expected_sizes(experiment.settings, 1, 0, len(sentences(document.text)))
+    sizes = dataclasses.replace(
+        sizes,
+        contexts=(len(prompts.context(document)),),
+        ask=tuple(len(prompts.question_prompt(s)) for s in sentences(document.text)),
+        answer=(),  # of the model's questions none passes for one
+        rehearse=tuple(
+            len((prompts.plain if i % 2 else prompts.without_context)(topic))
+            for i, topic in enumerate(experiment.topics)
+        ),
+        earlier=tuple(len(e["student"]) for e in again),
+        exchanges=tuple(studied(experiment, run, 1)),
+        probe=tuple(held_out(experiment, run, 1)),
+        anchors=tuple(anchors.tokens.shape for anchors in experiment.anchors.values()),
+    )
+    programs = programs_of(config, make_mesh(config), sizes, jax.default_backend())
+    called = {comparable(x) for x in calls if x[0] not in NOT_LISTED}
+    listed = {
+        comparable(x.signature): x.name for x in programs if x.phase in ("study", "consolidate")
+    }
     assert not [shapes_of(x) for x in called - listed.keys()]
     assert not [(listed[x], shapes_of(x)) for x in listed.keys() - called]
 

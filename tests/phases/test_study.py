@@ -5,6 +5,7 @@ import dataclasses
 import runpy
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from articulate import articulate
@@ -15,7 +16,7 @@ from sleep_jax.phases import drafts
 from sleep_jax.phases.drafts import Drafts, _completions, _record
 from sleep_jax.phases.registry import PHASES
 from sleep_jax.phases.run_state import PhaseLogger
-from sleep_jax.phases.study import study
+from sleep_jax.phases.study import ask_again, studied, study
 from sleep_jax.phases.write import write
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.metrics import MetricWriter
@@ -23,6 +24,7 @@ from sleep_jax.runtime.mid_phase import MidPhaseCheckpoint
 from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.sampling import generate as sampling
 from sleep_jax.sampling.generate import Completion
+from sleep_jax.seeding.sequences import Teacher
 from sleep_jax.study import questions
 from sleep_jax.study.self_study import Study
 
@@ -90,6 +92,28 @@ def test_study_stopped_after_every_batch_ends_with_the_same_bits(experiment, tmp
     assert batches == drawn  # none of them twice
     assert again.record == whole.record
     assert jax.tree.all(jax.tree.map(np.array_equal, again.arrays, whole.arrays))
+
+
+def test_ask_again_draws_from_earlier_days_that_a_slot_holds(experiment):
+    config = ml_collections.ConfigDict(experiment.config.to_dict())
+    config.study.earlier_questions, config.study.earlier_answers = 9, "stored"
+    stored = dataclasses.replace(experiment, config=ml_collections.FrozenConfigDict(config))
+    run = lifecycle.init_run_state(experiment)
+    for day in range(4):
+        learnt = questions.SelfQuestion(0, "Text.", f"Which day, {day}?", f"Day {day}.")
+        held_out = questions.SelfQuestion(0, "Text.", f"Held out, {day}?", f"Day {day}.")
+        run = run.note_day(day, study=Study((held_out,), (learnt,), ()).to_record())
+    for day in (0, 2, 3):  # the second night was rolled back
+        run = run.note_day(day, slot=0)
+    teacher = Teacher(stored.cfg, {}, None)
+    asked = ask_again(stored, run, teacher, 3, jax.random.key(0))
+    prompts = stored.prompts
+    expected = {prompts.without_context(f"Which day, {day}?") for day in (0, 2)}
+    assert len(asked) == 2 and {e.student for e in asked} == expected
+    assert ask_again(stored, run, teacher, 0, jax.random.key(0)) == []
+    assert ask_again(experiment, run, teacher, 3, jax.random.key(0)) == []  # by default none
+    studied_then = run.note_day(3, study=Study((), (), (), tuple(asked)).to_record())
+    assert studied(dataclasses.replace(stored, days=stored.days * 4), studied_then, 3)[-2:] == asked
 
 
 def test_drafts_number_calls_by_their_order(monkeypatch):

@@ -46,6 +46,41 @@ def test_shuffled_spacing_is_the_number_of_others_in_between():
     assert all(e is single for e in itertools.islice(only, 5))
 
 
+def test_shuffled_draws_the_share_of_what_was_known():
+    new = [exchange(4), exchange(4), exchange(4)]
+    known = [exchange(2, None, "rehearse"), exchange(2, None, "earlier")]
+    stream = list(itertools.islice(shuffled([*known, *new], 3, known_share=0.5), 18))
+    # After 4 new tokens it takes two known exchanges of 2 until they are half of all.
+    assert [e.is_known for e in stream] == [False, True, True] * 6
+    for kind, all_of_it in ((False, new), (True, known)):
+        drawn = [e for e in stream if e.is_known == kind]
+        epochs = [drawn[i : i + len(all_of_it)] for i in range(0, 6, len(all_of_it))]
+        assert all(set(map(id, epoch)) == set(map(id, all_of_it)) for epoch in epochs)
+
+
+def test_fill_batch_has_the_share_of_what_was_known_in_every_update():
+    known = [exchange(3, None, "rehearse") for _ in range(3)]
+    shape = BatchShape(batch_size=4, max_length=64, max_target_length=48)
+    stream = shuffled([*EXCHANGES, *known], 3, known_share=0.25)
+    for _ in range(6):
+        chosen, stream = fill_batch([], stream, shape)
+        tokens = sum(len(e.completion) for e in chosen)
+        known_tokens = sum(len(e.completion) for e in chosen if e.is_known)
+        assert abs(known_tokens - 0.25 * tokens) <= 2 * 10  # the longest of either end
+
+
+def test_shuffled_without_a_share_or_without_one_of_both_draws_from_all():
+    known = [exchange(3, None, "rehearse") for _ in range(3)]
+    new = [e for e in EXCHANGES if not e.is_known]
+
+    def ids(exchanges, **options):
+        return [id(e) for e in itertools.islice(shuffled(exchanges, 3, **options), 20)]
+
+    assert ids([*new, *known], known_share=0.0) == ids([*new, *known])
+    assert ids(known, known_share=0.5) == ids(known)
+    assert ids(new, known_share=0.5) == ids(new)
+
+
 def test_updates_to_draw_covers_every_supervised_exchange_twice():
     supervised = [dataclasses.replace(e, supervised=True) for e in EXCHANGES * 3]
     exchanges, seed = [*supervised, *EXCHANGES], 5
