@@ -14,8 +14,8 @@ import pathlib
 import time
 
 import numpy as np
-from arms import ARMS, Learner
-from base import CFG, is_recalled, known_facts, load_base
+from arms import ARMS, Arm, Learner
+from base import is_recalled, known_facts, load_base
 from consolidation import NightConfig
 from facts import Fact, invent
 from figures import README, report
@@ -33,7 +33,7 @@ def episodes_of(seed: int, count: int) -> list[list[Fact]]:
     return [new[start : start + FACTS] for start in range(0, len(new), FACTS)]
 
 
-def run_arm(arm: str, params, night: NightConfig, seed: int, count: int, advance) -> dict:
+def run_arm(arm: Arm, params, seed: int, count: int, advance) -> dict:
     """One arm with one seed over `count` episodes.
 
     Returns:
@@ -45,23 +45,23 @@ def run_arm(arm: str, params, night: NightConfig, seed: int, count: int, advance
     began = time.perf_counter()
     episodes, known = episodes_of(seed, count), known_facts()
     facts = sum(episodes, known)
-    learner = Learner.create(arm, params, night, seed)
-    out = {"arm": arm, "seed": seed, "retention": [], "awake": [], "anchors": []}
+    learner = Learner.create(arm, params, seed)
+    out = {"retention": [], "awake": [], "anchors": []}
 
     for number, episode in enumerate(episodes):
         awake = learner.read(episode)
-        out["awake"].append(_recall(awake, facts, len(known))[1][number])
+        out["awake"].append(_recall(learner.cfg, awake, facts, len(known))[1][number])
         learner.sleep()
-        anchors, recall = _recall(learner.variables, facts, len(known))
+        anchors, recall = _recall(learner.cfg, learner.variables, facts, len(known))
         out["anchors"].append(anchors)
         out["retention"].append(recall[: number + 1] + [None] * (count - number - 1))
         advance(recall=float(np.mean(recall[: number + 1])), anchors=anchors)
     return out | {"nights": learner.log, "seconds": time.perf_counter() - began}
 
 
-def _recall(variables, facts, known: int) -> tuple[float, list[float]]:
+def _recall(cfg, variables, facts, known: int) -> tuple[float, list[float]]:
     """Recall of the first `known` facts, and of the others episode by episode."""
-    is_right = is_recalled(CFG, variables, facts)
+    is_right = is_recalled(cfg, variables, facts)
     return float(is_right[:known].mean()), is_right[known:].reshape(-1, FACTS).mean(1).tolist()
 
 
