@@ -18,11 +18,12 @@ from consolidation import (
     seed_slot,
     statements,
 )
-from facts import ASKED, PAD, SENTENCE, Fact
+from facts import ASKED, INDEX, PAD, SENTENCE, Fact
 
 from sleep_jax.baselines.finetune import finetune
 from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.data.batches import pad
+from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.schedule import due
 from sleep_jax.memory.slots import init_memory, used
 from sleep_jax.models.decoder import Decoder, lm_head
@@ -145,7 +146,9 @@ class Learner:
         clock = len(self.episodes)
         for sender in due(self.cfg.memory, clock):
             length = window_length(self.cfg, sender, clock)
-            window = list(itertools.chain(*self.episodes[-length:]))
+            is_handed = self.cfg.memory.level(sender).slots > 0
+            skipped = int(is_handed and not self.arm.night.replays_today)
+            window = list(itertools.chain(*self.episodes[-length : clock - skipped]))
             earlier = list(itertools.chain(*self.episodes[:-length]))
             rng = jax.random.fold_in(jax.random.fold_in(self.rng, clock), sender)
             asked = _drawn(earlier, self.arm.night.earlier_facts, rng)
@@ -172,12 +175,16 @@ class Learner:
         before = transaction.before.variables(self.params)
         known_teacher = {"self": teacher, "before": before}[night.known_teacher]
         exchanges = new_exchanges(cfg, teacher, window, rng)
+        answers = exchanges[-2 * len(window) :]
+        right = [e.completion[0] == INDEX[f.home] for e, f in zip(answers, 2 * window)]
+        right = np.reshape(right, (2, -1, 6)).mean((0, 2)).round(2).tolist()
         exchanges += known_exchanges(cfg, known_teacher, earlier, night.known, rng)
         memory, figures = seed_slot(
             cfg, night, transaction, self.params, exchanges, known_teacher, rng
         )
         self.state = transaction.commit(memory)
-        self.log.append({"clock": len(self.episodes), "sender": sender} | figures)
+        self.log.append({"clock": len(self.episodes), "sender": sender, "right": right} | figures)
+        print(self.log[-1], flush=True)
 
     def fine_tune(self, sender: int, window: list[Fact], earlier: list[Fact], rng) -> None:
         """The FFN weights learn the window's own text by as many updates, of as many tokens, as a
@@ -195,7 +202,7 @@ class Learner:
         rows = np.arange(len(new)), np.arange(len(new), len(sentences))
         order = draw_rows(night, steps, *rows, rng, PAGE // SENTENCE)
         model = finetune(
-            Model(self.cfg, self.variables),
+            Model(CFG.replace(memory=MemoryConfig()), {"params": self.params}),
             Leaves("params/layers/mlp/.*"),
             next_token_loss,
             (sentences[rows] for rows in order),

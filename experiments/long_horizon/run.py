@@ -1,10 +1,11 @@
-"""Twenty episodes of new facts, a night after each: what is still known, for five ways to sleep.
+"""Twenty episodes of new facts, a night after each: what is still known, for several ways to sleep.
 
 python experiments/long_horizon/run.py --workdir runs/long_horizon
 
 Every finished run (an arm and a seed) is a JSON file in the workdir; a second call continues after
 them. At the end it draws the figures there; with --publish also beside this file, where it
-rewrites the table of the README as well.
+rewrites the table of the README as well. --tune tries the settings of `tuning.py` instead, on facts
+that no reported run has.
 """
 
 import argparse
@@ -16,9 +17,9 @@ import time
 import numpy as np
 from arms import ARMS, Arm, Learner
 from base import is_recalled, known_facts, load_base
-from consolidation import NightConfig
 from facts import Fact, invent
-from figures import README, report
+from figures import FOLDER, report, report_tuning
+from tuning import TRIED, TUNING_SEED
 
 from sleep_jax.fields import read_json
 from sleep_jax.runtime.progress import phase_progress
@@ -46,7 +47,7 @@ def run_arm(arm: Arm, params, seed: int, count: int, advance) -> dict:
     episodes, known = episodes_of(seed, count), known_facts()
     facts = sum(episodes, known)
     learner = Learner.create(arm, params, seed)
-    out = {"retention": [], "awake": [], "anchors": []}
+    out = {"seed": seed, "retention": [], "awake": [], "anchors": []}
 
     for number, episode in enumerate(episodes):
         awake = learner.read(episode)
@@ -62,7 +63,21 @@ def run_arm(arm: Arm, params, seed: int, count: int, advance) -> dict:
 def _recall(cfg, variables, facts, known: int) -> tuple[float, list[float]]:
     """Recall of the first `known` facts, and of the others episode by episode."""
     is_right = is_recalled(cfg, variables, facts)
-    return float(is_right[:known].mean()), is_right[known:].reshape(-1, FACTS).mean(1).tolist()
+    recall = is_right[known:].reshape(-1, FACTS).mean(1)
+    return float(is_right[:known].mean()), recall.round(4).tolist()
+
+
+def finished_run(path: pathlib.Path, title: str, arm: Arm, params, seed: int, count: int) -> dict:
+    """A run of an arm: as `path` has it or, where that is missing or of other settings, made and
+    written there."""
+    settings = json.loads(json.dumps(dataclasses.asdict(arm)))
+    if path.exists() and (run := read_json(path))["settings"] == settings:
+        return run
+    with phase_progress(f"{title}, seed {seed}", count, "night") as bar:
+        run = run_arm(arm, params, seed, count, lambda **figures: bar.advance(**figures))
+    run |= {"arm": title, "settings": settings}
+    path.write_text(json.dumps(run))
+    return run
 
 
 def main() -> None:
@@ -72,32 +87,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument("--tune", action="store_true", help="try settings instead")
     parser.add_argument("--publish", action="store_true", help="rewrite the README's figures")
     arguments = parser.parse_args()
-    workdir, night = arguments.workdir, NightConfig()
-    began = time.perf_counter()
-    claim(workdir, {"episodes": arguments.episodes, "night": dataclasses.asdict(night)})
+    workdir, began = arguments.workdir, time.perf_counter()
+    claim(workdir, {"episodes": arguments.episodes})
     params = load_base(workdir / "base.npz")
-    runs = []
-    for seed in range(arguments.seeds):
-        for arm in arguments.arms:
-            path = workdir / f"{arm.replace(' ', '_')}-{seed}.json"
-            if not path.exists():
-                with phase_progress(f"{arm}, seed {seed}", arguments.episodes, "night") as bar:
-                    result = run_arm(
-                        arm,
-                        params,
-                        night,
-                        seed,
-                        arguments.episodes,
-                        lambda bar=bar, **figures: bar.advance(**figures),
-                    )
-                path.write_text(json.dumps(result))
-            runs.append(read_json(path))
+    folder = FOLDER if arguments.publish else workdir
+
+    def run(title: str, arm: Arm, seed: int, count: int) -> dict:
+        name = title.replace(",", "").replace(" ", "_")
+        return finished_run(workdir / f"{name}-{seed}.json", title, arm, params, seed, count)
+
+    if arguments.tune:
+        runs = [run(title, arm, TUNING_SEED, nights) for title, (arm, nights) in TRIED.items()]
+        print(report_tuning(folder, runs))
+        return
+    runs = [
+        run(title, ARMS[title], seed, arguments.episodes)
+        for seed in range(arguments.seeds)
+        for title in arguments.arms
+    ]
     print(f"all runs: {time.perf_counter() - began:.0f} s in this call")
-    print(report(workdir, runs))
-    if arguments.publish:
-        report(README.parent, runs, README)
+    print(report(folder, runs))
 
 
 if __name__ == "__main__":

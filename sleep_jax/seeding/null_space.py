@@ -60,7 +60,7 @@ def known_basis(
 
     Returns:
       (basis, figures): basis as of `leading_basis`, None where share = 0 or nothing was known;
-      figures of each layer: null_space_rank, columns of U, and null_space_spare, the share of the
+      figures of each layer: null_space_rank, columns of U, and null_space_left, the share of the
       new inputs' energy outside.
     """
     known = [e for e in exchanges if e.is_known]
@@ -68,8 +68,8 @@ def known_basis(
     if not share or not known:
         return None, {}
     moments = [second_moments(cfg, variables, level, part, length) for part in (known, new)]
-    basis, ranks, spared = leading_basis(*moments, jnp.float32(share), jnp.float32(spare))
-    figures = {"null_space_rank": ranks, "null_space_spare": spared}
+    basis, ranks, left = leading_basis(*moments, jnp.float32(share), jnp.float32(spare))
+    figures = {"null_space_rank": ranks, "null_space_left": left}
     return basis, {name: to_host(values).tolist() for name, values in figures.items()}
 
 
@@ -118,7 +118,7 @@ def leading_basis(known, new, share, spare):
       share, spare: as for `known_basis`, float32 scalars.
 
     Returns:
-      (basis, ranks, spared): float32 [layers, d, `max_rank`], orthonormal columns and after them
+      (basis, ranks, left): float32 [layers, d, `max_rank`], orthonormal columns and after them
       columns of zeros; int32 [layers], how many are not zero; float32 [layers], the share of the
       new inputs' energy outside of them (1 where there are no new inputs).
     """
@@ -137,8 +137,8 @@ def leading_basis(known, new, share, spare):
         columns = jnp.where(jnp.arange(most) < count, vectors[:, :most], 0)
         return columns, count, jnp.where(count > 0, left[count - 1], 1.0)
 
-    basis, ranks, spared = jax.lax.map(of_layer, (known, new))
-    return constrain_tree({"basis": basis}, "null_space")["basis"], ranks, spared
+    basis, ranks, left = jax.lax.map(of_layer, (known, new))
+    return constrain_tree({"basis": basis}, "null_space")["basis"], ranks, left
 
 
 def projected(slot, basis):

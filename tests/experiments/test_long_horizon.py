@@ -40,8 +40,7 @@ def params(lab):
 
 
 def test_one_slot_arm_seeds_the_first_slot_every_night(lab, params):
-    night = lab.consolidation.NightConfig()
-    learner = lab.arms.Learner.create(lab.arms.ONE_SLOT, params, night, 0)
+    learner = lab.arms.Learner.create(lab.arms.ARMS["one slot"], params, 0)
     for expected in (0, 1):  # slots in use before the night
         assert lab.arms.used(learner.state.slots, 2) == expected
         transaction = lab.arms.begin_consolidation(
@@ -55,8 +54,9 @@ def test_one_slot_arm_seeds_the_first_slot_every_night(lab, params):
 
 @pytest.mark.slow
 def test_learner_updates_stay_pending_until_night_which_clears_the_sender(lab, params):
-    config = lab.consolidation.NightConfig(steps=(10, 20), batch_size=2, rehearsal=6)
-    learner = lab.arms.Learner.create("commit_then_clear", params, config, 0)
+    small = {"steps": (10, 20), "batch_size": 2, "known_pages": 1, "known": 6}
+    arm = lab.arms.ARMS["commit_then_clear"].without(**small)
+    learner = lab.arms.Learner.create(arm, params, 0)
     [episode] = lab.run.episodes_of(0, 1)
     awake = learner.read(episode)["memory"]["layers"]["level_1"]["wake"]["down"]
     assert jnp.any(awake != 0)
@@ -83,7 +83,7 @@ def test_report_has_the_means_of_its_runs(lab, tmp_path):
     ]
     readme = tmp_path / "README.md"
     readme.write_text("before\n{}\nold\n{}\nafter\n".format(*lab.figures.MARKS))
-    lab.figures.report(tmp_path, runs, readme)
+    lab.figures.report(tmp_path, runs)
     assert "| paper | 2 | 100 ± 0 | 75 ± 7 | 50 ± 14 |" in readme.read_text()
     assert readme.read_text().startswith("before") and readme.read_text().endswith("after\n")
     assert json.loads((tmp_path / "results.json").read_text()) == runs
@@ -92,5 +92,5 @@ def test_report_has_the_means_of_its_runs(lab, tmp_path):
 
 def test_window_length_includes_the_episode_of_the_last_sleep(lab):
     """Level 2 got the fifth episode on the night in which it had handed on the first five."""
-    assert [lab.arms.window_length(1, clock) for clock in (1, 7)] == [1, 1]
-    assert [lab.arms.window_length(2, clock) for clock in (5, 10)] == [5, 6]
+    assert [lab.arms.window_length(lab.base.CFG, 1, clock) for clock in (1, 7)] == [1, 1]
+    assert [lab.arms.window_length(lab.base.CFG, 2, clock) for clock in (5, 10)] == [5, 6]

@@ -82,8 +82,8 @@ def main():
         "ranks": [figures["null_space_rank"], same["null_space_rank"]],
         "span": largest(spans(np.asarray(basis)), spans(np.asarray(sharded))),
         "slot": largest(*on_host),
-        "basis_sharding": str(sharded.sharding.spec),
-        "moments_sharding": str(moments.sharding.spec),
+        "basis_split": list(sharded.sharding.spec),
+        "moments_split": list(moments.sharding.spec),
     }
     print(json.dumps(line))
 

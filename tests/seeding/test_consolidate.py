@@ -167,7 +167,7 @@ def test_seed_slot_in_the_null_space_changes_nothing_that_was_known(
     assert divergences[1] < 0.9 * divergences[0]
     # The first update of the second night alone says what is kept out.
     assert [i for i, m in enumerate(figures) if "null_space_rank" in m] == [30]
-    assert len(figures[30]["null_space_spare"]) == cfg.layers
+    assert len(figures[30]["null_space_left"]) == cfg.layers
 
 
 WRITTEN = [
