@@ -193,8 +193,6 @@ def seed_slot(
         basis,
     )
     memory = put_slot(student["memory"], level, index, state.slot)
-    begun = put_slot(student["memory"], level, index, slot)
-    figures["begun"] = float(_divergence(cfg, night.objective, student | {"memory": begun}, batch))
     after = _divergence(cfg, night.objective, student | {"memory": memory}, batch)
     return memory, {"before": float(before), "after": float(after)} | figures
 

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 EXPERIMENT = "long_horizon"
-MODULES = ("facts", "meta_training", "base", "consolidation", "arms", "figures", "run")
+MODULES = (
+    "facts",
+    "meta_training",
+    "base",
+    "consolidation",
+    "arms",
+    "tuning",
+    "figures",
+    "run",
+)
 
 
 def test_fact_sentences_have_one_length_and_prompts_end_before_the_home(lab):
@@ -52,6 +61,56 @@ def test_one_slot_arm_seeds_the_first_slot_every_night(lab, params):
         learner.state = transaction.commit(transaction.student.memory)
 
 
+def test_known_exchanges_ask_about_earlier_people_and_are_as_many_as_asked_for(lab, params):
+    learner = lab.arms.Learner.create(lab.arms.LASTING, params, 0)
+    earlier = lab.run.episodes_of(0, 1)[0][:2]
+    written = lab.consolidation.known_exchanges(
+        learner.cfg, learner.variables, earlier, 7, jax.random.key(0)
+    )
+    assert [e.kind for e in written] == ["rehearse"] * 3 + ["earlier"] * 4
+    assert all(e.is_known for e in written)
+    asked = [fact.prompt(q) for q in lab.facts.ASKED for fact in earlier]
+    assert [e.student for e in written[3:]] == asked
+
+
+def test_draw_rows_has_as_many_known_pages_as_the_settings_say(lab):
+    night = lab.consolidation.NightConfig(batch_size=3, known_pages=1)
+    order = lab.consolidation.draw_rows(night, 4, [0, 1], [2, 3], jax.random.key(0), scale=2)
+    assert order.shape == (4, 6)
+    assert (order[:, :4] < 2).all() and (order[:, 4:] >= 2).all()
+    none = lab.consolidation.NightConfig(batch_size=3, known_pages=0)
+    assert (lab.consolidation.draw_rows(none, 4, [0, 1], [], jax.random.key(0)) < 2).all()
+
+
+def test_largest_units_are_those_that_add_most(lab):
+    """Of three units of width two, by hand: inputs lie along the first axis alone."""
+    gate = jnp.array([[[1.0, 2, 9], [0, 0, 9]]]) * jnp.array([1.0, 1, 0])
+    units = {"gate": gate, "up": gate, "down": jnp.array([[[3.0, 4], [1, 0], [9, 9]]])}
+    slot = jax.tree.map(jnp.zeros_like, {k: w[..., :2] for k, w in units.items()})
+    slot["down"] = jnp.zeros((1, 2, 2))
+    moments = jnp.diag(jnp.array([1.0, 0]))[None]
+    # Sizes 1 * 1 * 5, 2 * 2 * 1 and 0.
+    got = lab.consolidation.largest_units(slot, units, moments)
+    np.testing.assert_array_equal(got["gate"], gate[..., :2])
+    np.testing.assert_array_equal(got["down"], units["down"][:, :2])
+
+
+@pytest.mark.parametrize("replays_today, days", [(True, [1, 2, 3, 4, 5]), (False, [1, 2, 3, 4])])
+def test_window_of_a_level_with_slots(lab, params, monkeypatch, replays_today, days):
+    """On the fifth night it was handed four episodes and has read a fifth."""
+    arm = lab.arms.LASTING.without(replays_today=replays_today)
+    learner, windows = lab.arms.Learner.create(arm, params, 0), {}
+
+    def consolidate(self, sender, window, earlier, rng):
+        windows[sender] = window
+
+    monkeypatch.setattr(lab.arms.Learner, "consolidate", consolidate)
+    learner.episodes = lab.run.episodes_of(0, 5)
+    learner.sleep()
+    assert windows[1] == learner.episodes[4]
+    assert windows[2] == [fact for day in days for fact in learner.episodes[day - 1]]
+
+
 @pytest.mark.slow
 def test_learner_updates_stay_pending_until_night_which_clears_the_sender(lab, params):
     small = {"steps": (10, 20), "batch_size": 2, "known_pages": 1, "known": 6}
@@ -86,6 +145,8 @@ def test_report_has_the_means_of_its_runs(lab, tmp_path):
     lab.figures.report(tmp_path, runs)
     assert "| paper | 2 | 100 ± 0 | 75 ± 7 | 50 ± 14 |" in readme.read_text()
     assert readme.read_text().startswith("before") and readme.read_text().endswith("after\n")
+    for run in runs:  # the figures of nights stay in the workdir
+        del run["nights"]
     assert json.loads((tmp_path / "results.json").read_text()) == runs
     assert (tmp_path / "retention.svg").exists() and (tmp_path / "curves.png").exists()
 
