@@ -24,7 +24,7 @@ from facts import ASKED, END, SENTENCE, START, STATEMENTS, Fact
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
-from sleep_jax.seeding.null_space import known_basis, projected, second_moments
+from sleep_jax.seeding.null_space import known_basis, projected
 from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.sequences import (
     BatchShape,
@@ -58,7 +58,6 @@ class NightConfig:
         read; `before`: the model before it read.
       null_space, null_space_spare: as `share` and `spare` of `known_basis`; 0, 0: none.
       ranks: of a slot of level 2, of level 3.
-      starts_from_sender: a slot begins as the sender's largest units, not at B = 0.
       learning_rate: Adam's peak; it decays along a cosine to a tenth.
       objective: distillation on teacher-written sequences alone: no rollouts, no imitation.
     """
@@ -73,7 +72,6 @@ class NightConfig:
     null_space: float = 0.0
     null_space_spare: float = 0.0
     ranks: tuple[int, int] = (16, 32)
-    starts_from_sender: bool = False
     learning_rate: float = 2e-3
     objective: Objective = OBJECTIVE
 
@@ -155,7 +153,7 @@ def seed_slot(
 
     Returns:
       (memory, figures): the student's; before and after, KL(teacher || student) in nats a token on
-      the night's sequences, and those of `known_basis`.
+      what is new and as much of what was known, and those of `known_basis`.
     """
     teacher, student = transaction.teacher.variables(params), transaction.student.variables(params)
     level, index = transaction.level, transaction.index
@@ -172,14 +170,13 @@ def seed_slot(
         cfg, student, level, exchanges, SENTENCE, night.null_space, night.null_space_spare
     )
     slot = projected(take_slot(student["memory"], level, index), basis)
-    if night.starts_from_sender:
-        moments = second_moments(cfg, student, level, new, SENTENCE)
-        slot = largest_units(slot, projected(sender_units(teacher, level - 1), basis), moments)
     # Sentences are packed in order: first those about the window, then what was known.
     about = [row for row, items in enumerate(rows) if not exchanges[items[0]].is_known]
     known = sorted(set(range(len(rows))) - set(about))
     order = draw_rows(night, steps, about, known, rng)
-    before = _divergence(cfg, night.objective, student, batch)
+    # All that is new, and as many rows of what was known.
+    measured = jax.tree.map(lambda x: x[about + known[: len(about)]], batch)
+    before = _divergence(cfg, night.objective, student, measured)
     state = _seed(
         cfg,
         night.objective,
@@ -193,53 +190,8 @@ def seed_slot(
         basis,
     )
     memory = put_slot(student["memory"], level, index, state.slot)
-    after = _divergence(cfg, night.objective, student | {"memory": memory}, batch)
+    after = _divergence(cfg, night.objective, student | {"memory": memory}, measured)
     return memory, {"before": float(before), "after": float(after)} | figures
-
-
-def sender_units(variables, level: int):
-    """All that a level adds, as one expert: gate, up [layers, d, R] and down [layers, R, d].
-
-    Args:
-      variables: collections of the model.
-      level: its wake weights and active slots.
-    """
-    weights, masks = (variables[part]["layers"][f"level_{level}"] for part in ("memory", "slots"))
-    experts = [weights["wake"]]
-    if "experts" in weights:
-        active = np.flatnonzero(np.asarray(masks["active"]).any(0))
-        experts += [take_slot(variables["memory"], level, int(i)) for i in active]
-    axes = {"gate": -1, "up": -1, "down": -2}
-    return {name: jnp.concatenate([e[name] for e in experts], axes[name]) for name in axes}
-
-
-def largest_units(slot, units, moments):
-    """A slot whose units are the largest of some others, layer by layer.
-
-    A unit adds (silu(h g) * (h u)) d. Its size is sqrt(E(h g)^2 * E(h u)^2) * |d| over inputs with
-    these second moments.
-
-    Args:
-      slot: to be filled, of rank r.
-      units: as of `sender_units`; where they are fewer than r, the slot keeps the rest of its own.
-      moments: of the inputs, [layers, d, d].
-    """
-
-    def power(w):
-        return jnp.einsum("ldr,lde,ler->lr", w, moments, w)
-
-    size = power(units["gate"]) * power(units["up"]) * jnp.sum(units["down"] ** 2, -1)
-    rank = slot["gate"].shape[-1]
-    chosen = jnp.argsort(-size, axis=-1)[:, :rank]
-    count = chosen.shape[-1]
-    new = {
-        name: jnp.take_along_axis(units[name], chosen[:, None], axis=-1) for name in ("gate", "up")
-    } | {"down": jnp.take_along_axis(units["down"], chosen[..., None], axis=-2)}
-    return {
-        "gate": slot["gate"].at[..., :count].set(new["gate"]),
-        "up": slot["up"].at[..., :count].set(new["up"]),
-        "down": slot["down"].at[:, :count].set(new["down"]),
-    }
 
 
 def draw_rows(night: NightConfig, steps: int, new, known, rng, scale: int = 1) -> np.ndarray:

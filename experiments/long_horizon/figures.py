@@ -13,7 +13,6 @@ from sleep_jax.report.publish import publish, save_figure
 
 FOLDER = pathlib.Path(__file__).parent
 MARKS = ("<!-- table: written by run.py -->", "<!-- end of table -->")
-TUNING_MARKS = ("<!-- tuning: written by run.py -->", "<!-- end of tuning -->")
 COLUMNS = (
     ("read", "newest episode, awake"),
     ("newest", "newest episode, after its night"),
@@ -138,23 +137,3 @@ def report(folder: pathlib.Path, runs: list[dict]) -> str:
 def without_nights(run: dict) -> dict:
     """A run as results.json has it: without the figures of its nights."""
     return {name: value for name, value in run.items() if name not in ("nights", "settings")}
-
-
-def report_tuning(folder: pathlib.Path, runs: list[dict]) -> str:
-    """Writes tuning.json and, where the folder has a README, its table of what was tried.
-
-    Returns:
-      The table: recall of all episodes so far, and of what was known, in per cent.
-    """
-    lines = ["| tried | nights | all | the first five | known before |", "|---" * 5 + "|"]
-    tried = []
-    for run in runs:
-        figures = summarise(run) | {"nights": len(run["retention"])}
-        tried.append({"tried": run["arm"]} | figures)
-        cells = [f"{100 * figures[name]:.0f}" for name in ("all", "oldest", "anchors")]
-        lines.append(" | ".join([f"| {run['arm']}", str(figures["nights"]), *cells]) + " |")
-    text = "\n".join(lines)
-    (folder / "tuning.json").write_text(json.dumps(tried, indent=1))
-    if (folder / "README.md").exists():
-        publish(folder / "README.md", TUNING_MARKS, text)
-    return text

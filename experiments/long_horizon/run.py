@@ -3,9 +3,8 @@
 python experiments/long_horizon/run.py --workdir runs/long_horizon
 
 Every finished run (an arm and a seed) is a JSON file in the workdir; a second call continues after
-them. At the end it draws the figures there; with --publish also beside this file, where it
-rewrites the table of the README as well. --tune tries the settings of `tuning.py` instead, on facts
-that no reported run has.
+them. At the end it draws the figures of all that the workdir has; with --publish beside this file,
+where it rewrites the table of the README as well.
 """
 
 import argparse
@@ -18,8 +17,7 @@ import numpy as np
 from arms import ARMS, Arm, Learner
 from base import is_recalled, known_facts, load_base
 from facts import Fact, invent
-from figures import FOLDER, report, report_tuning
-from tuning import TRIED, TUNING_SEED
+from figures import FOLDER, report
 
 from sleep_jax.fields import read_json
 from sleep_jax.runtime.progress import phase_progress
@@ -81,35 +79,25 @@ def finished_run(path: pathlib.Path, title: str, arm: Arm, params, seed: int, co
 
 
 def main() -> None:
-    """All arms and seeds, then the figures and the table."""
+    """The arms and seeds that are asked for, then the figures and the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/long_horizon"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="*", default=range(5))
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
-    parser.add_argument("--tune", action="store_true", help="try settings instead")
     parser.add_argument("--publish", action="store_true", help="rewrite the README's figures")
     arguments = parser.parse_args()
     workdir, began = arguments.workdir, time.perf_counter()
     claim(workdir, {"episodes": arguments.episodes})
     params = load_base(workdir / "base.npz")
-    folder = FOLDER if arguments.publish else workdir
-
-    def run(title: str, arm: Arm, seed: int, count: int) -> dict:
-        name = title.replace(",", "").replace(" ", "_")
-        return finished_run(workdir / f"{name}-{seed}.json", title, arm, params, seed, count)
-
-    if arguments.tune:
-        runs = [run(title, arm, TUNING_SEED, nights) for title, (arm, nights) in TRIED.items()]
-        print(report_tuning(folder, runs))
-        return
-    runs = [
-        run(title, ARMS[title], seed, arguments.episodes)
-        for seed in range(arguments.seeds)
-        for title in arguments.arms
-    ]
+    for seed in arguments.seeds:
+        for title in arguments.arms:
+            path = workdir / f"{title.replace(',', '').replace(' ', '_')}-{seed}.json"
+            finished_run(path, title, ARMS[title], params, seed, arguments.episodes)
     print(f"all runs: {time.perf_counter() - began:.0f} s in this call")
-    print(report(folder, runs))
+    runs = [read_json(path) for path in workdir.glob("*-*.json")]
+    runs.sort(key=lambda run: ([*ARMS].index(run["arm"]), run["seed"]))
+    print(report(FOLDER if arguments.publish else workdir, runs))
 
 
 if __name__ == "__main__":

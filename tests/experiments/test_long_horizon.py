@@ -14,7 +14,6 @@ MODULES = (
     "base",
     "consolidation",
     "arms",
-    "tuning",
     "figures",
     "run",
 )
@@ -80,19 +79,6 @@ def test_draw_rows_has_as_many_known_pages_as_the_settings_say(lab):
     assert (order[:, :4] < 2).all() and (order[:, 4:] >= 2).all()
     none = lab.consolidation.NightConfig(batch_size=3, known_pages=0)
     assert (lab.consolidation.draw_rows(none, 4, [0, 1], [], jax.random.key(0)) < 2).all()
-
-
-def test_largest_units_are_those_that_add_most(lab):
-    """Of three units of width two, by hand: inputs lie along the first axis alone."""
-    gate = jnp.array([[[1.0, 2, 9], [0, 0, 9]]]) * jnp.array([1.0, 1, 0])
-    units = {"gate": gate, "up": gate, "down": jnp.array([[[3.0, 4], [1, 0], [9, 9]]])}
-    slot = jax.tree.map(jnp.zeros_like, {k: w[..., :2] for k, w in units.items()})
-    slot["down"] = jnp.zeros((1, 2, 2))
-    moments = jnp.diag(jnp.array([1.0, 0]))[None]
-    # Sizes 1 * 1 * 5, 2 * 2 * 1 and 0.
-    got = lab.consolidation.largest_units(slot, units, moments)
-    np.testing.assert_array_equal(got["gate"], gate[..., :2])
-    np.testing.assert_array_equal(got["down"], units["down"][:, :2])
 
 
 @pytest.mark.parametrize("replays_today, days", [(True, [1, 2, 3, 4, 5]), (False, [1, 2, 3, 4])])
