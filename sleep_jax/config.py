@@ -143,6 +143,12 @@ class RunConfig(Settings):
                 "dreaming.restart='base' with memory.on_full='reuse' would empty a slot that holds "
                 "earlier nights; set dreaming.restart='previous', or another memory.on_full"
             )
+        if self.seeding.null_space and self.memory.on_full == "reuse":
+            raise ValueError(
+                f"seeding.null_space={self.seeding.null_space} with memory.on_full='reuse' would "
+                "take what earlier nights learnt out of the slot that holds it; set "
+                "seeding.null_space=0, or another memory.on_full"
+            )
         self.dreaming.learning.as_seeding(self.seeding, self.dreaming.writing)
 
     def _check_something_to_learn(self) -> None:

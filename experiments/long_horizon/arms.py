@@ -1,33 +1,89 @@
 """The arms of the comparison: all read the same text, they differ in their nights."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from base import CFG, PAGE, WAKE
+from base import CFG, PAGE, WAKE, memory_config
 from consolidation import (
     NightConfig,
+    draw_rows,
+    known_exchanges,
+    new_exchanges,
     numpy_generator,
     optimizer,
     seed_slot,
     statements,
-    write_exchanges,
 )
-from facts import SENTENCE, Fact
+from facts import ASKED, PAD, SENTENCE, Fact
 
 from sleep_jax.baselines.finetune import finetune
 from sleep_jax.baselines.model import Leaves, Model
+from sleep_jax.data.batches import pad
+from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.schedule import due
 from sleep_jax.memory.slots import init_memory, used
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.head import masked_sum, token_log_probs
-from sleep_jax.seeding.transaction import PROTOCOLS, MemoryState, Transaction, begin_consolidation
+from sleep_jax.seeding.transaction import MemoryState, Transaction, begin_consolidation
 from sleep_jax.wake.stream import apply_due, init_wake, read_episode
 
-ONE_SLOT = "one slot"
-ARMS = ("no sleep", "fine-tuning", *PROTOCOLS, ONE_SLOT)
+METHODS = ("none", "fine-tuning", "commit_then_clear", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A way to spend the nights.
+
+    Attributes:
+      method: one of `METHODS`; `none`: wake weights learn by Eq. 2 and never sleep.
+      night: the settings.
+      one_slot: every night trains the receiver's first slot again.
+    """
+
+    method: str
+    night: NightConfig = dataclasses.field(default_factory=NightConfig)
+    one_slot: bool = False
+
+    def without(self, **settings) -> "Arm":
+        """The same with other settings of its nights."""
+        return dataclasses.replace(self, night=dataclasses.replace(self.night, **settings))
+
+
+WRITTEN = {"known": 360, "earlier_facts": 60}  # the same for all that replay
+FINE_TUNING = Arm("fine-tuning", NightConfig(known_pages=0, learning_rate=2e-4))
+REPLAY = Arm("fine-tuning", NightConfig(**WRITTEN, learning_rate=2e-4))
+LASTING = Arm(
+    "commit_then_clear",
+    NightConfig(
+        **WRITTEN,
+        replays_today=False,
+        known_teacher="before",
+        null_space=0.97,
+        ranks=(64, 128),
+        learning_rate=2e-3,
+    ),
+)
+LONGER = {"steps": (80, 240)}
+ARMS = {
+    "fine-tuning": FINE_TUNING,
+    "fine-tuning with replay": REPLAY,
+    "lasting": LASTING,
+    "commit_then_clear": Arm("commit_then_clear"),
+    "one slot": Arm("commit_then_clear", one_slot=True),
+    "paper": Arm("paper"),
+    "no sleep": Arm("none"),
+    "lasting, no null space": LASTING.without(null_space=0.0),
+    "lasting, one teacher": LASTING.without(known_teacher="self"),
+    "lasting, no earlier questions": LASTING.without(earlier_facts=0),
+    "lasting, narrow slots": LASTING.without(ranks=(16, 32)),
+    "lasting, longer": LASTING.without(**LONGER),
+    "fine-tuning, longer": FINE_TUNING.without(**LONGER),
+    "fine-tuning with replay, longer": REPLAY.without(**LONGER),
+}
 
 
 @dataclasses.dataclass
@@ -35,30 +91,33 @@ class Learner:
     """One arm's model and what it does with an episode.
 
     Attributes:
-      arm: one of `ARMS`.
+      arm: how it spends its nights.
       params: the base.
       state: memory, slots and the reader.
-      night: how nights are spent.
       rng: PRNG key of this run.
       episodes: all that were read; a night uses the window of its sender alone.
       log: figures of each consolidation.
     """
 
-    arm: str
+    arm: Arm
     params: Any
     state: MemoryState
-    night: NightConfig
     rng: Any
     episodes: list[list[Fact]] = dataclasses.field(default_factory=list)
-    log: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def create(cls, arm: str, params, night: NightConfig, seed: int) -> "Learner":
+    def create(cls, arm: Arm, params, seed: int) -> "Learner":
         """A model before its first episode."""
-        rng = jax.random.key(seed)
-        memory, slots = init_memory(rng, CFG.memory, layers=CFG.layers, width=CFG.width)
-        state = MemoryState(memory, slots, init_wake(CFG, WAKE, memory))
-        return cls(arm, params, state, night, rng)
+        rng, memory_cfg = jax.random.key(seed), memory_config(arm.night.ranks)
+        memory, slots = init_memory(rng, memory_cfg, layers=CFG.layers, width=CFG.width)
+        cfg = CFG.replace(memory=memory_cfg)
+        return cls(arm, params, MemoryState(memory, slots, init_wake(cfg, WAKE, memory)), rng)
+
+    @property
+    def cfg(self):
+        """The decoder with the memory of this arm."""
+        return CFG.replace(memory=memory_config(self.arm.night.ranks))
 
     @property
     def variables(self):
@@ -72,54 +131,106 @@ class Learner:
           The model's collections with them applied: awake, before the night.
         """
         self.episodes.append(episode)
-        if self.arm == "fine-tuning":
+        if self.arm.method == "fine-tuning":
             return self.variables
         tokens = np.concatenate(statements(episode))
-        wake, _ = read_episode(CFG, WAKE, self.variables, self.state.wake, tokens)
+        wake, _ = read_episode(self.cfg, WAKE, self.variables, self.state.wake, tokens)
         self.state = self.state.with_wake_state(wake)
-        return self.state.with_wake_state(apply_due(CFG.memory, WAKE, wake)).variables(self.params)
+        awake = self.state.with_wake_state(apply_due(self.cfg.memory, WAKE, wake))
+        return awake.variables(self.params)
 
     def sleep(self) -> None:
         """The night after an episode: one consolidation for each level that is due."""
-        if self.arm == "no sleep":
-            self.state = self.state.with_wake_state(apply_due(CFG.memory, WAKE, self.state.wake))
+        if self.arm.method == "none":
+            wake = apply_due(self.cfg.memory, WAKE, self.state.wake)
+            self.state = self.state.with_wake_state(wake)
             return
         clock = len(self.episodes)
-        for sender in due(CFG.memory, clock):
-            episodes = self.episodes[-window_length(sender, clock) :]
-            window = [fact for episode in episodes for fact in episode]
+        for sender in due(self.cfg.memory, clock):
+            length = window_length(self.cfg, sender, clock)
+            is_handed = self.cfg.memory.level(sender).slots > 0
+            skipped = int(is_handed and not self.arm.night.replays_today)
+            window = list(itertools.chain(*self.episodes[-length : clock - skipped]))
+            earlier = list(itertools.chain(*self.episodes[:-length]))
             rng = jax.random.fold_in(jax.random.fold_in(self.rng, clock), sender)
-            if self.arm == "fine-tuning":
-                steps = self.night.steps[sender - 1]
-                model = fine_tune(Model(CFG, self.variables), self.night, steps, window, rng)
-                self.params = model.variables["params"]
+            asked = _drawn(earlier, self.arm.night.earlier_facts, rng)
+            if self.arm.method == "fine-tuning":
+                self.fine_tune(sender, window, asked, rng)
             else:
-                self.consolidate(sender, window, rng)
+                self.consolidate(sender, window, asked, rng)
 
-    def consolidate(self, sender: int, window: list[Fact], rng) -> None:
-        """Seeds a slot of the next level with what the sender learnt from the window."""
-        protocol = self.arm if self.arm in PROTOCOLS else "commit_then_clear"
-        transaction = begin_consolidation(CFG, WAKE, self.state, sender, protocol, rng)
-        if self.arm == ONE_SLOT:
+    def consolidate(self, sender: int, window: list[Fact], earlier: list[Fact], rng) -> None:
+        """Seeds a slot of the next level with what the sender learnt from the window.
+
+        Args:
+          sender: the level.
+          window: what it learnt from.
+          earlier: people of before who are asked about again.
+          rng: PRNG key.
+        """
+        night, cfg = self.arm.night, self.cfg
+        transaction = begin_consolidation(cfg, WAKE, self.state, sender, self.arm.method, rng)
+        if self.arm.one_slot:
             transaction = into_first_slot(transaction)
         teacher = transaction.teacher.variables(self.params)
-        exchanges = write_exchanges(CFG, teacher, window, self.night.rehearsal, rng)
-        memory, (before, after) = seed_slot(
-            CFG, self.night, transaction, self.params, exchanges, rng
+        # What was read is pending until now: without it, this is the model before the day.
+        before = transaction.before.variables(self.params)
+        known_teacher = {"self": teacher, "before": before}[night.known_teacher]
+        exchanges = new_exchanges(cfg, teacher, window, rng)
+        exchanges += known_exchanges(cfg, known_teacher, earlier, night.known, rng)
+        memory, figures = seed_slot(
+            cfg, night, transaction, self.params, exchanges, known_teacher, rng
         )
         self.state = transaction.commit(memory)
-        clock = len(self.episodes)
-        self.log.append({"clock": clock, "sender": sender, "before": before, "after": after})
+        self.log.append(
+            {
+                "clock": len(self.episodes),
+                "sender": sender,
+            }
+            | figures
+        )
+
+    def fine_tune(self, sender: int, window: list[Fact], earlier: list[Fact], rng) -> None:
+        """The FFN weights learn the window's own text by as many updates, of as many tokens, as a
+        night of this sender has. With replay they also learn the questions of a night with the true
+        answers, and half of every update is what the model itself wrote before: the answers about
+        earlier people, and unprompted sentences. Its memory is as initialised and changes nothing.
+        """
+        night, steps = self.arm.night, self.arm.night.steps[sender - 1]
+        new, known = statements(window), []
+        if night.known_pages:
+            new = new + [fact.tokens(question) for question in ASKED for fact in window]
+            written = known_exchanges(self.cfg, self.variables, earlier, night.known, rng)
+            known = [e.student + e.completion for e in written]
+        sentences = pad(new + known, SENTENCE, value=PAD)[0]
+        rows = np.arange(len(new)), np.arange(len(new), len(sentences))
+        order = draw_rows(night, steps, *rows, rng, PAGE // SENTENCE)
+        model = finetune(
+            Model(CFG.replace(memory=MemoryConfig()), {"params": self.params}),
+            Leaves("params/layers/mlp/.*"),
+            next_token_loss,
+            (sentences[rows] for rows in order),
+            optimizer(night.learning_rate, steps),
+            steps=steps,
+            updates_per_call=steps,
+        )
+        self.params = model.variables["params"]
 
 
-def window_length(level: int, clock: int) -> int:
+def _drawn(facts: Sequence[Fact], count: int, rng) -> list[Fact]:
+    """At most `count` of the facts, each once."""
+    order = numpy_generator(jax.random.fold_in(rng, 1)).permutation(len(facts))
+    return [facts[i] for i in order[:count]]
+
+
+def window_length(cfg, level: int, clock: int) -> int:
     """How many of the last episodes a level that sleeps now has learnt from.
 
     A level with slots was given one on the night of its last sleep, too, after it had been cleared:
     slow levels sleep first.
     """
-    period = CFG.memory.level(level).period
-    return period + (CFG.memory.level(level).slots > 0 and clock > period)
+    period = cfg.memory.level(level).period
+    return period + (cfg.memory.level(level).slots > 0 and clock > period)
 
 
 def into_first_slot(transaction: Transaction) -> Transaction:
@@ -133,30 +244,12 @@ def into_first_slot(transaction: Transaction) -> Transaction:
     return dataclasses.replace(transaction, student=student, index=0)
 
 
-def fine_tune(model: Model, night: NightConfig, steps: int, window: list[Fact], rng) -> Model:
-    """The model whose FFN weights learnt the window's own text by as many updates, of as many
-    tokens, as a night has. Its memory is as initialised and changes nothing.
-    """
-    sentences = np.asarray(statements(window), np.int32)
-    shape = (steps, night.batch_size * PAGE // SENTENCE)
-    order = numpy_generator(rng).integers(len(sentences), size=shape)
-    return finetune(
-        model,
-        Leaves("params/layers/mlp/.*"),
-        next_token_loss,
-        (sentences[rows] for rows in order),
-        optimizer(night.tuning_rate, steps),
-        steps=steps,
-        updates_per_call=steps,
-    )
-
-
 def next_token_loss(model: Model, tokens, rng):
-    """(sum in nats, tokens) of the next-token loss of int32 [rows, time]."""
+    """(sum in nats, tokens) of the next-token loss of int32 [rows, time]; of padding, none."""
     cfg = model.cfg
     hidden = Decoder(cfg).apply(model.variables, tokens[:, :-1])
     targets = tokens[:, 1:].reshape(-1)
-    mask = jnp.ones(targets.shape, bool)
+    mask = targets != PAD
     head = lm_head(cfg, model.variables["params"])
     scores = token_log_probs(hidden.reshape(-1, cfg.width), targets, mask, head, 1024)
     return masked_sum(-scores, mask)

@@ -25,16 +25,22 @@ STEPS = (300, 120)  # of pre-training, and of meta-training
 LENGTH = 16.0  # norm of the one step of Eq. 2 that writes an episode
 # Gradients are always clipped, so the length of an update is `clip` times the learning rate.
 WAKE = WakeConfig(context=PAGE, max_grad_norm=1e-6)
-MEMORY = MemoryConfig(
-    levels=(
-        LevelConfig(period=1, slots=0, rank=128, learning_rate=1e6 * LENGTH),
-        LevelConfig(period=5, slots=5, rank=16, learning_rate=4e6),
-        LevelConfig(period=0, slots=4, rank=32),
-    ),
-    unit="episodes",
-    stride=PAGE,
-    from_context=False,
-)
+
+
+def memory_config(ranks: tuple[int, int]) -> MemoryConfig:
+    """The memory of k = 3 levels; ranks are those of a slot of level 2 and of level 3."""
+    return MemoryConfig(
+        levels=(
+            LevelConfig(period=1, slots=0, rank=128, learning_rate=1e6 * LENGTH),
+            LevelConfig(period=5, slots=5, rank=ranks[0], learning_rate=4e6),
+            LevelConfig(period=0, slots=4, rank=ranks[1]),
+        ),
+        unit="episodes",
+        stride=PAGE,
+        from_context=False,
+    )
+
+
 CFG = DecoderConfig(
     vocab=len(WORDS),
     width=128,
@@ -45,7 +51,7 @@ CFG = DecoderConfig(
     head_dim=32,
     tie_embeddings=True,
     remat="none",
-    memory=MEMORY,
+    memory=memory_config((16, 32)),
 )
 
 

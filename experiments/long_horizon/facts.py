@@ -33,7 +33,7 @@ ASKED, HELD_OUT = QUESTIONS[:2], QUESTIONS[2]  # trained on at night; only for m
 WORDS = ["<pad>", *SYLLABLES, *HOMES]
 WORDS += sorted({w for t in STATEMENTS + QUESTIONS for w in t.split() if "{" not in w})
 INDEX = {word: i for i, word in enumerate(WORDS)}
-START, END = INDEX["<start>"], INDEX["."]
+PAD, START, END = INDEX["<pad>"], INDEX["<start>"], INDEX["."]
 
 
 @dataclasses.dataclass(frozen=True)

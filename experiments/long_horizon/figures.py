@@ -11,7 +11,7 @@ import numpy as np
 
 from sleep_jax.report.publish import publish, save_figure
 
-README = pathlib.Path(__file__).with_name("README.md")
+FOLDER = pathlib.Path(__file__).parent
 MARKS = ("<!-- table: written by run.py -->", "<!-- end of table -->")
 COLUMNS = (
     ("read", "newest episode, awake"),
@@ -48,6 +48,11 @@ def by_arm(runs: list[dict]) -> dict[str, list[dict]]:
     for run in runs:
         arms.setdefault(run["arm"], []).append(run)
     return arms
+
+
+def drawn(runs: list[dict]) -> list[dict]:
+    """The runs that the figures show: all but those of ablations and of longer nights."""
+    return [run for run in runs if "," not in run["arm"]]
 
 
 def table(runs: list[dict]) -> str:
@@ -114,17 +119,22 @@ def draw_curves(runs: list[dict], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def report(folder: pathlib.Path, runs: list[dict], readme: pathlib.Path | None = None) -> str:
-    """Writes results.json and the figures into a folder, and the table into a README.
+def report(folder: pathlib.Path, runs: list[dict]) -> str:
+    """Writes results.json, the figures and, where the folder has a README, its table.
 
     Returns:
       The table.
     """
     text = table(runs)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(runs))
-    draw_retention(runs, folder / "retention")
-    draw_curves(runs, folder / "curves")
-    if readme is not None:
-        publish(readme, MARKS, text)
+    (folder / "results.json").write_text(json.dumps([without_nights(run) for run in runs]))
+    draw_retention(drawn(runs), folder / "retention")
+    draw_curves(drawn(runs), folder / "curves")
+    if (folder / "README.md").exists():
+        publish(folder / "README.md", MARKS, text)
     return text
+
+
+def without_nights(run: dict) -> dict:
+    """A run as results.json has it: without the figures of its nights."""
+    return {name: value for name, value in run.items() if name not in ("nights", "settings")}

@@ -45,6 +45,8 @@ RULES = (
     (r"wake/(scored|is_due|updates)/level_\d+", ()),
     (r"wake/(clock|episode|last|waiting|num_waiting)", ()),
     (r"slots/.*/(active|carries)", ()),
+    # null_space: second moments of a level's inputs, and directions that a slot is kept out of.
+    (r"null_space/(moments|basis)", ("fsdp", None)),
     # lora: a trial adapter.
     (r"lora/.*/(q|k|v|gate|up)/a", ("fsdp", None)),
     (r"lora/.*/(q|k|v|gate|up)/b", (None, "tensor")),

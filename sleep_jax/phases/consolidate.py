@@ -36,6 +36,7 @@ from sleep_jax.programs.calls import losses_of_texts, reading, repeated
 from sleep_jax.programs.program import Program
 from sleep_jax.programs.seeding import (
     batch_count,
+    kept_out,
     precomputed,
     refreshes,
     rolled_out,
@@ -266,6 +267,7 @@ def programs(run: AbstractRun) -> list[Program]:
         *precomputed(run, "consolidate", shape, groups, context, sum(rounds)),
         _measured(run, shape),
         *losses_of_texts(run, "consolidate: anchors", sizes.anchors[:1], 2),
+        *kept_out(run, "consolidate", seeding, sizes.exchanges),
         *rolled_out(run, "consolidate", seeding, learner, context),
         *(dataclasses.replace(update, knobs=knobs) for update in updates),
     ]

@@ -20,7 +20,7 @@ from sleep_jax.phases.trial import kept_dreams
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.calls import losses_of_texts, reading
 from sleep_jax.programs.program import Program
-from sleep_jax.programs.seeding import batch_count, precomputed, rescored, taught, updated
+from sleep_jax.programs.seeding import batch_count, kept_out, precomputed, rescored, taught, updated
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.seeding.consolidate import data_seed, seed_slot
 from sleep_jax.seeding.mixture import updates_to_draw
@@ -149,6 +149,7 @@ def programs(run: AbstractRun) -> list[Program]:
     return [
         reading(run, "learn: read", sizes.pages),
         *precomputed(run, "learn", shape, [exchanges], context, batches),
+        *kept_out(run, "learn", seeding, exchanges),
         *score,
         *updated(run, "learn: update", seeding, learner),
         *losses_of_texts(run, "learn: anchors", sizes.anchors[:1], 2),

@@ -4,12 +4,21 @@ import collections
 import math
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
+
 from sleep_jax.models.decoder import run_trunk
 from sleep_jax.programs.abstract import AbstractRun, first_receiver
 from sleep_jax.programs.calls import END, judged, repeated, sampled
 from sleep_jax.programs.program import Program, by_shape
 from sleep_jax.programs.sizes import PROMPT
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
+from sleep_jax.seeding.null_space import (
+    MOMENT_ROWS,
+    leading_basis,
+    max_rank,
+    sum_outer_products,
+)
 from sleep_jax.seeding.rollout_buffer import fitting_dreams, rollout_widths
 from sleep_jax.seeding.rollout_scores import score_rows
 from sleep_jax.seeding.seeding_config import SeedingConfig
@@ -115,12 +124,48 @@ def updated(
     steps = collections.Counter(map(seeding.objective_at, range(seeding.steps)))
     stages = {True: " to distil", False: " to imitate"} if seeding.mode == "staged" else {}
     scored, out = 4 * shape.batch_size * shape.max_target_length, []
+    basis = _moments(run, "basis", max_rank(run.cfg.width)) if seeding.null_space else None
     for objective, calls in steps.items():
         args = (run.cfg, objective, seeding.optimizer(), level, index, learner, run.variables)
         args += (run.batch(shape), None, run.key if objective.lam_as_probability else None)
+        args += (basis,)
         title = name + stages.get(objective.alpha == 1, "")
         out.append(Program(title, seeding_step, args, calls, *row_tokens(shape), scored, 2))
     return out
+
+
+def kept_out(
+    run: AbstractRun, phase: str, seeding: SeedingConfig, exchanges: Sequence[Exchange]
+) -> list[Program]:
+    """The directions that a slot is kept out of (`null_space.known_basis`); nothing where it may
+    learn anything."""
+    if not seeding.null_space:
+        return []
+    rows, columns = MOMENT_ROWS, seeding.shape.max_length
+    args = (run.cfg, run.variables, first_receiver(run.cfg), *run.rows(rows, columns))
+    known = sum(e.is_known for e in exchanges)
+    calls = math.ceil(known / rows) + math.ceil((len(exchanges) - known) / rows)
+    moments, scalar = _moments(run, "moments", run.cfg.width), jax.ShapeDtypeStruct((), "float32")
+    basis = (moments, moments, scalar, scalar)
+    return [
+        Program(
+            f"{phase}: known inputs",
+            sum_outer_products,
+            args,
+            calls,
+            rows * columns,
+            columns / 2,
+            0,
+        ),
+        Program(f"{phase}: null space", leading_basis, basis, 1, 0, 0, 0),
+    ]
+
+
+def _moments(run: AbstractRun, name: str, columns: int):
+    """One of the arrays of `null_space`, [layers with memory, d, columns]."""
+    carries = run.variables["slots"]["layers"]["level_1"]["carries"]
+    shape = (*carries.shape, run.cfg.width, columns)
+    return run.array(f"null_space/{name}", *shape, dtype=jnp.float32)
 
 
 def rounds_of(seeding: SeedingConfig) -> list[int]:

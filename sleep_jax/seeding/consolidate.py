@@ -20,6 +20,7 @@ from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
 from sleep_jax.seeding.gate import Gate, top_k_hint
 from sleep_jax.seeding.mixture import fill_batch, sequence_sizes, shuffled, widest_spacing
+from sleep_jax.seeding.null_space import known_basis, projected
 from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.rollout_buffer import RolloutBuffer
 from sleep_jax.seeding.rollouts import collect_rollouts
@@ -164,7 +165,16 @@ def seed_slot(
         )
 
     taught = TaughtStates(cfg, student, seeding, teachers, teacher_with_slot)
-    slot = take_slot(student["memory"], level, index)
+    basis, kept_out = known_basis(
+        cfg,
+        student,
+        level,
+        exchanges,
+        seeding.shape.max_length,
+        seeding.null_space,
+        seeding.null_space_spare,
+    )
+    slot = projected(take_slot(student["memory"], level, index), basis)
     state = place(taught.initial(_initial_state(cfg, seeding, slot)), "learner")
     seed = data_seed(rng)
     is_stochastic = seeding.objective.lam_as_probability
@@ -205,11 +215,13 @@ def seed_slot(
             make_batch(chosen, states, packed, seeding.shape),
             heads,
             lam_rng,
+            basis,
         )
         if not rollouts:  # metrics of on-policy tokens are of no tokens
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
         sizes = sequence_sizes(chosen, seeding.shape)
-        update_log.add(step, metrics, buffer.take_figures(), sizes)
+        figures = buffer.take_figures() | (kept_out if step == 0 else {})
+        update_log.add(step, metrics, figures, sizes)
         if mid_phase is not None and buffer.is_resumable and mid_phase.is_due(step + 1):
             update_log.flush()
             counts = {"stream": drawn, "dreams": buffer.dreams_drawn}

@@ -88,6 +88,18 @@ class SeedingConfig(Settings, section="seeding"):
         0.5, "mode staged: share of the steps that distil; to distil in all: joint with alpha=1",
         above=0, below=1,
     )  # fmt: skip
+    null_space: float = setting(
+        0.0,
+        "share of the energy of what was known that a new slot does not see; 0: it sees all",
+        least=0,
+        most=1,
+    )
+    null_space_spare: float = setting(
+        0.0,
+        "share of the new text's energy that null_space leaves at least, whatever its own value",
+        least=0,
+        most=1,
+    )
     objective: Objective = part(Objective)
     imitation: ImitationConfig = part(ImitationConfig)
     judge: str = setting(

@@ -25,6 +25,7 @@ from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import constrain_tree
 from sleep_jax.rl.ppo import apply_value_head, init_value_head, value_loss
 from sleep_jax.seeding.divergence import TokenScores, scores_and_grads
+from sleep_jax.seeding.null_space import projected
 from sleep_jax.seeding.objective import Objective, SeedingBatch, flat, scored_hidden_and_gates
 
 
@@ -84,6 +85,7 @@ def seeding_step(
     batch: SeedingBatch,
     heads=None,
     lam_rng=None,
+    null_space=None,
 ):
     """One update of slot `index` of `level`.
 
@@ -96,6 +98,8 @@ def seeding_step(
       batch: its rows are a multiple of `objective.accumulate`.
       heads: the teachers' LM heads; None: all have the student's.
       lam_rng: PRNG key for `objective.lam_as_probability`.
+      null_space: the basis of `null_space.known_basis`, which the input side of the slot is kept
+        out of; None: it may learn anything.
 
     Returns:
       (state, metrics): metrics are float32 scalars:
@@ -152,9 +156,10 @@ def seeding_step(
 
     grads, (scores, values), sums = _accumulated(part_grads, batch, objective.accumulate)
     slot_grads, value_grads = grads
+    slot_grads = projected(slot_grads, null_space)
     updates, opt_state = optimizer.update(slot_grads, state.opt_state, state.slot)
     updated = state.replace(
-        slot=optax.apply_updates(state.slot, updates),
+        slot=projected(optax.apply_updates(state.slot, updates), null_space),
         opt_state=opt_state,
         critic=_updated_critic(objective, state.critic, value_grads),
     )

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 EXPERIMENT = "long_horizon"
-MODULES = ("facts", "meta_training", "base", "consolidation", "arms", "figures", "run")
+MODULES = (
+    "facts",
+    "meta_training",
+    "base",
+    "consolidation",
+    "arms",
+    "figures",
+    "run",
+)
 
 
 def test_fact_sentences_have_one_length_and_prompts_end_before_the_home(lab):
@@ -40,8 +48,7 @@ def params(lab):
 
 
 def test_one_slot_arm_seeds_the_first_slot_every_night(lab, params):
-    night = lab.consolidation.NightConfig()
-    learner = lab.arms.Learner.create(lab.arms.ONE_SLOT, params, night, 0)
+    learner = lab.arms.Learner.create(lab.arms.ARMS["one slot"], params, 0)
     for expected in (0, 1):  # slots in use before the night
         assert lab.arms.used(learner.state.slots, 2) == expected
         transaction = lab.arms.begin_consolidation(
@@ -53,10 +60,48 @@ def test_one_slot_arm_seeds_the_first_slot_every_night(lab, params):
         learner.state = transaction.commit(transaction.student.memory)
 
 
+def test_known_exchanges_ask_about_earlier_people_and_are_as_many_as_asked_for(lab, params):
+    learner = lab.arms.Learner.create(lab.arms.LASTING, params, 0)
+    earlier = lab.run.episodes_of(0, 1)[0][:2]
+    written = lab.consolidation.known_exchanges(
+        learner.cfg, learner.variables, earlier, 7, jax.random.key(0)
+    )
+    assert [e.kind for e in written] == ["rehearse"] * 3 + ["earlier"] * 4
+    assert all(e.is_known for e in written)
+    asked = [fact.prompt(q) for q in lab.facts.ASKED for fact in earlier]
+    assert [e.student for e in written[3:]] == asked
+
+
+def test_draw_rows_has_as_many_known_pages_as_the_settings_say(lab):
+    night = lab.consolidation.NightConfig(batch_size=3, known_pages=1)
+    order = lab.consolidation.draw_rows(night, 4, [0, 1], [2, 3], jax.random.key(0), scale=2)
+    assert order.shape == (4, 6)
+    assert (order[:, :4] < 2).all() and (order[:, 4:] >= 2).all()
+    none = lab.consolidation.NightConfig(batch_size=3, known_pages=0)
+    assert (lab.consolidation.draw_rows(none, 4, [0, 1], [], jax.random.key(0)) < 2).all()
+
+
+@pytest.mark.parametrize("replays_today, days", [(True, [1, 2, 3, 4, 5]), (False, [1, 2, 3, 4])])
+def test_window_of_a_level_with_slots(lab, params, monkeypatch, replays_today, days):
+    """On the fifth night it was handed four episodes and has read a fifth."""
+    arm = lab.arms.LASTING.without(replays_today=replays_today)
+    learner, windows = lab.arms.Learner.create(arm, params, 0), {}
+
+    def consolidate(self, sender, window, earlier, rng):
+        windows[sender] = window
+
+    monkeypatch.setattr(lab.arms.Learner, "consolidate", consolidate)
+    learner.episodes = lab.run.episodes_of(0, 5)
+    learner.sleep()
+    assert windows[1] == learner.episodes[4]
+    assert windows[2] == [fact for day in days for fact in learner.episodes[day - 1]]
+
+
 @pytest.mark.slow
 def test_learner_updates_stay_pending_until_night_which_clears_the_sender(lab, params):
-    config = lab.consolidation.NightConfig(steps=(10, 20), batch_size=2, rehearsal=6)
-    learner = lab.arms.Learner.create("commit_then_clear", params, config, 0)
+    small = {"steps": (10, 20), "batch_size": 2, "known_pages": 1, "known": 6}
+    arm = lab.arms.ARMS["commit_then_clear"].without(**small)
+    learner = lab.arms.Learner.create(arm, params, 0)
     [episode] = lab.run.episodes_of(0, 1)
     awake = learner.read(episode)["memory"]["layers"]["level_1"]["wake"]["down"]
     assert jnp.any(awake != 0)
@@ -83,14 +128,16 @@ def test_report_has_the_means_of_its_runs(lab, tmp_path):
     ]
     readme = tmp_path / "README.md"
     readme.write_text("before\n{}\nold\n{}\nafter\n".format(*lab.figures.MARKS))
-    lab.figures.report(tmp_path, runs, readme)
+    lab.figures.report(tmp_path, runs)
     assert "| paper | 2 | 100 ± 0 | 75 ± 7 | 50 ± 14 |" in readme.read_text()
     assert readme.read_text().startswith("before") and readme.read_text().endswith("after\n")
+    for run in runs:  # the figures of nights stay in the workdir
+        del run["nights"]
     assert json.loads((tmp_path / "results.json").read_text()) == runs
     assert (tmp_path / "retention.svg").exists() and (tmp_path / "curves.png").exists()
 
 
 def test_window_length_includes_the_episode_of_the_last_sleep(lab):
     """Level 2 got the fifth episode on the night in which it had handed on the first five."""
-    assert [lab.arms.window_length(1, clock) for clock in (1, 7)] == [1, 1]
-    assert [lab.arms.window_length(2, clock) for clock in (5, 10)] == [5, 6]
+    assert [lab.arms.window_length(lab.base.CFG, 1, clock) for clock in (1, 7)] == [1, 1]
+    assert [lab.arms.window_length(lab.base.CFG, 2, clock) for clock in (5, 10)] == [5, 6]

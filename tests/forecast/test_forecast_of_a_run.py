@@ -41,6 +41,7 @@ OTHERS = {
     "memory.top_k": 1,
     "seeding.estimator": "ppo",
     "seeding.kl_coef": 0.1,
+    "seeding.null_space": 0.9,
     "dreaming.estimator": "ppo",
     "dreaming.baseline": "passage",
     "dreaming.scorer": "exact_match",

@@ -232,6 +232,15 @@ def test_consolidate_lists_a_judging_model_and_a_router():
     assert not {"consolidate: judge", "consolidate: aim"} & set(programs())
 
 
+def test_updates_of_a_slot_kept_out_of_the_known_list_its_basis():
+    listed = programs(seeding__null_space=0.9, study__rehearsals=1)
+    for phase in ("consolidate", "learn"):
+        moments, basis = listed[f"{phase}: known inputs"], listed[f"{phase}: null space"]
+        for program in (moments, basis, listed[f"{phase}: update"]):
+            program.function.trace(*program.args)
+    assert not [name for name in programs() if "known inputs" in name or "null space" in name]
+
+
 def test_study_samples_texts_without_room_for_a_thought():
     at_once = programs()
     listed = programs(model__thinking=True, model__thought_tokens=100)

@@ -137,6 +137,39 @@ def test_seed_slot_with_alpha_1_distils_without_rollouts(cfg, tokenizer, night, 
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_seed_slot_in_the_null_space_changes_nothing_that_was_known(
+    cfg, tokenizer, night, log_probs
+):
+    """The one sequence that was known has fewer tokens than directions are kept out, so all of it
+    is; what is new is learnt nevertheless."""
+    [known] = [e for e in EXCHANGES if e.is_known]
+    new = [e for e in EXCHANGES if not e.is_known]
+    sequence = known.student + known.completion
+    config = seeding(steps=30, objective=Objective(alpha=1.0, lam=0.0))
+    before = log_probs(night["student"], sequence)
+    change, figures = {}, []
+    for share in (0.0, 1.0):
+        got = seed_slot(
+            cfg,
+            tokenizer,
+            judge,
+            dataclasses.replace(config, null_space=share),
+            **night,
+            log=lambda _, m: figures.append(m),
+        )
+        change[share] = np.abs(log_probs(got, sequence) - before).max()
+    assert change[1.0] < 1e-3 < 0.1 < change[0.0]
+    states = precompute(cfg, got, night["teachers"], new, SHAPE)
+    divergences = [
+        mean_divergence(cfg, student, new, states, night["teachers"], SHAPE)
+        for student in (night["student"], got)
+    ]
+    assert divergences[1] < 0.9 * divergences[0]
+    # The first update of the second night alone says what is kept out.
+    assert [i for i, m in enumerate(figures) if "null_space_rank" in m] == [30]
+    assert len(figures[30]["null_space_left"]) == cfg.layers
+
+
 WRITTEN = [
     Exchange(0, tokens(3), tokens(4), tokens(5), "write", True, a, np.full(5, -3.0, np.float32))
     for a in (1.0, -1.0)
@@ -203,10 +236,11 @@ class MemoryCheckpoint:
 @pytest.mark.parametrize(
     "estimator, changes, written, stop, done",
     [
-        ("group", {"steps_per_generation": 2}, (), 1, 2),
+        ("group", {"steps_per_generation": 2, "null_space": 0.9}, (), 1, 2),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                ("group", {"steps_per_generation": 2}, (), 1, 2),
                 ("group", {"num_iterations": 3, "steps_per_generation": 1}, (), 1, 3),
                 ("group", {"num_iterations": 6, "num_prompts": 1}, WRITTEN, 3, 3),
                 ("ppo", {"steps_per_generation": 2}, (), 1, 2),
