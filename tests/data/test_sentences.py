@@ -43,6 +43,7 @@ def test_sentences_of_english(text, want):
         ["灯台は岩の上に立つ。", "「本当ですか？」と彼は言った。", "五十三メートルだ。"],
         ["यह घर है।", "वह जाता है।"],
         ["هل هذا بيت؟", "نعم."],
+        ["อันนาดูแลประภาคาร แมวกินปลา"],  # Thai has no mark between sentences
     ],
 )
 def test_sentences_of_other_languages(units):

@@ -71,6 +71,8 @@ def test_is_about_requires_a_question_with_a_common_content_word(question, claim
         ("他是谁？", "这是他的。", False),
         ("塔は誰が建てましたか。", "技師が塔を建てた。", True),
         ("これは何ですか？", "これはペンです。", False),
+        ("ใครดูแลประภาคารนี้?", "อันนาดูแลประภาคาร", True),
+        ("ท้องฟ้าสีอะไร?", "อันนาดูแลประภาคาร", False),
         ("أين البيت؟", "البيت كبير", True),
         ("Πού είναι ο πύργος;", "ο πύργος είναι εδώ", True),
         ("The mill; when?!", "The mill", False),
