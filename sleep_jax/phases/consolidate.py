@@ -169,7 +169,9 @@ def _seed(
 
     def log(step, metrics):
         if step < 0:
-            return bar.advance(1, **metrics)
+            if "kl_known_before" in metrics:
+                logger.scalars(0, {"kl_known": metrics["kl_known_before"]})
+            return bar.advance(1, kl_before=metrics["kl_before"])
         logger.update(step, metrics)
         if logger.time_estimate is not None and "time/step" in metrics:
             logger.time_estimate.add_update(scheduled.day, metrics["time/step"])
@@ -196,7 +198,8 @@ def _seed(
         timer=logger.timer,
     )
     divergences = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
-    divergences |= {name: x for name, x in figures.items() if name.startswith("kl_known")}
+    if "kl_known_after" in figures:
+        divergences["kl_known"] = figures["kl_known_after"]
     is_accepted = "rolled_back" not in figures
     logger.scalars(c.seeding.steps, divergences | {"accepted": float(is_accepted)})
     if is_accepted and not transaction.is_merge:

@@ -270,7 +270,7 @@ def run_consolidation(
       probe: held-out sequences that the divergence is measured on.
       anchors: takes the collections of a model and returns its anchor perplexity.
       rng: PRNG key.
-      log: is given every step's figures, and before the first, as step -1, kl_before.
+      log: is given every step's figures, and before the first, as step -1, those `before`.
       teacher_with_slot: as for `seed_slot`; the divergence is measured from `teachers`.
       mid_phase, timer: as for `seed_slot`.
 
@@ -310,11 +310,11 @@ def run_consolidation(
             f"teacher and student agree before the night (KL = {before:.1e}): there is nothing to "
             f"consolidate into level {level}"
         )
-    log(-1, {"kl_before": before})
     figures = {"kl_before": before}
     if known := known_probe(exchanges):
         known_divergence = measured(known)
         figures["kl_known_before"] = known_divergence(variables)
+    log(-1, figures)
     anchors_before = anchors(transaction.before.variables(params))
     seeded = seed_slot(
         cfg,

@@ -1,6 +1,7 @@
 """What a run says that it will do, against what it then does."""
 
 import functools
+import re
 import runpy
 
 import jax
@@ -111,6 +112,23 @@ def test_plan_counts_merges():
     [written] = lines_of(plan, "written")
     assert f"{3 * rehearsed:,} in replays" in written
     assert written.endswith(f"{(5 + 3) * rolled_out:,} in rollouts")
+
+
+def test_plan_counts_replies_to_earlier_questions():
+    levels = (LevelConfig(period=2, slots=2, rank=4), LevelConfig(slots=4, rank=4))
+    memory = MemoryConfig(levels, unit="episodes")
+
+    def written(**study):
+        [line] = said(plan_over(memory, days=4, **study), "written")
+        numbers = [int(x.replace(",", "")) for x in re.findall(r"[\d,]*\d", line)]
+        return dict(zip(("all", "study", "replays"), numbers))
+
+    none, some = written(), written(study__earlier_questions=5)
+    # Each night but the first, and of the two replays the second, which hands over day 2 to 4.
+    assert some["study"] - none["study"] == 3 * 5 * 8
+    assert some["replays"] - none["replays"] == 5 * 8
+    stored = written(study__earlier_questions=5, study__earlier_answers="stored")
+    assert stored == none
 
 
 def test_plan_empties_a_level_that_hands_over():

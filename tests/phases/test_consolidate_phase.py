@@ -1,4 +1,4 @@
-"""What the bar of a night shows."""
+"""What the bar of a night shows, and what is recorded of it."""
 
 import types
 
@@ -7,21 +7,22 @@ from sleep_jax.runtime.progress import PhaseBar
 
 
 def test_bar_shows_no_reward_before_rollouts(monkeypatch):
-    bar, shown = PhaseBar("consolidate", 4, "step"), []
+    bar, shown, recorded = PhaseBar("consolidate", 4, "step"), [], []
     logger = types.SimpleNamespace(
         update=lambda *_: None,
-        scalars=lambda *_: None,
+        scalars=lambda *line: recorded.append(line),
         mid_phase=None,
         timer=None,
         time_estimate=None,
     )
 
     def run_consolidation(*_, log, **__):
-        log(-1, {"kl_before": 2.0})
+        log(-1, {"kl_before": 2.0, "kl_known_before": 0.125})
         for number, metrics in enumerate(({}, {"reward": 0.25}, {})):
             log(number, {"kl_off": 1.0, **metrics})
             shown.append(bar.words().partition("reward ")[2])
-        return "now", {"kl_before": 2.0, "kl_after": 1.5, "rolled_back": "too little"}
+        known = {"kl_known_before": 0.125, "kl_known_after": 0.25}
+        return "now", {"kl_before": 2.0, "kl_after": 1.5, "rolled_back": "too little"} | known
 
     monkeypatch.setattr(module, "run_consolidation", run_consolidation)
     experiment = types.SimpleNamespace(
@@ -35,3 +36,6 @@ def test_bar_shows_no_reward_before_rollouts(monkeypatch):
     scheduled = types.SimpleNamespace(phase="consolidate", rng_stream=0, day=0)
     module._seed(experiment, logger, bar, scheduled, types.SimpleNamespace(), [], [], [])
     assert shown == ["-", "0.25", "0.25"]
+    # What was known before is a curve of two points beside that of what is new.
+    held_out = {"held_out_kl_before": 2.0, "held_out_kl_after": 1.5, "accepted": 0.0}
+    assert recorded == [(0, {"kl_known": 0.125}), (3, held_out | {"kl_known": 0.25})]

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from articulate import articulate
+from hurry import Hurry
 
 from sleep_jax import lifecycle
 from sleep_jax.experiment import load_experiment
@@ -21,7 +23,40 @@ from sleep_jax.phases.teachers import (
     teacher_with_slot,
     with_other_teachers,
 )
+from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.seeding.transaction import begin_consolidation, begin_merge
+from sleep_jax.study import questions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "levels"), [("sleep_tiny", ()), ("levels_tiny", ("3",))])
+def test_run_with_two_teachers_stopped_midway_ends_with_the_same_bits(
+    preset, levels, tmp_path, monkeypatch
+):
+    """Three days: the second night and the third ask again what earlier ones have learnt."""
+    config = runpy.run_path(f"configs/{preset}.py")["get_config"](*levels)
+    config.data.documents, config.data.episodes = "samples:3", 3
+    config.memory.slots = (3,) if preset == "sleep_tiny" else config.memory.slots
+    config.seeding.teacher, config.seeding.teacher_refresh = "ema", 2
+    config.seeding.known_share, config.study.earlier_questions = 0.5, 1
+    config.dreaming.steps = 0
+    articulate(monkeypatch)
+    monkeypatch.setattr(questions, "hold_out", lambda asked, count: ([], asked))
+    experiment = load_experiment(config)
+    run = lifecycle.run(experiment, str(tmp_path / "whole"), quiet=True)
+    phases = run.record["phases"]
+    assert [len(run.day(day)["study"]["earlier"]) for day in range(3)] == [0, 1, 1]
+    assert phases["consolidate-3"]["earlier_questions"] == 1
+    assert all(np.isfinite(x["kl_known_after"]) for x in phases.values() if "kl_after" in x)
+    stops, watch = [], Hurry()
+    while True:
+        try:
+            again = lifecycle.run(experiment, str(tmp_path / "stopped"), quiet=True, watch=watch)
+            break
+        except Preempted as stopped:
+            stops.append(stopped.where)
+    assert any("updates of consolidate" in stop for stop in stops), stops
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.arrays, run.arrays))
 
 
 @pytest.fixture(scope="module")
