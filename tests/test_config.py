@@ -41,6 +41,8 @@ MEANING_OF_0 = {
     "seeding.warmup": "0: none",
     "seeding.teacher_decay": "0: none",
     "seeding.known_share": "0: as drawn",
+    "seeding.null_space": "0: it sees all",
+    "seeding.null_space_spare": "null_space alone decides",
     "seeding.num_prompts": "0: none",
     "seeding.rollout_start": "from the first update on",
     "seeding.max_consecutive_errors": "the first update that is not finite stops the night",
