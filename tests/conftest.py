@@ -56,9 +56,6 @@ CYCLE = {
 # The forecast begins after the lifecycle, most of whose programs it finds compiled.
 FIRST = (
     "test_lifecycle.py",
-    "test_families.py",
-    "runtime/test_mesh.py",
-    "dreaming/test_trial.py",
     "forecast/test_forecast_of_a_run.py",
     "phases/test_study.py",
 )

@@ -127,14 +127,15 @@ def check_prompts(asked, render, prompts, documents):
 
 
 CASES = [
-    pytest.param("Qwen3-8B", False),
-    pytest.param("Qwen3-8B", True, marks=pytest.mark.slow),
-    pytest.param("Qwen3-1.7B", False, marks=pytest.mark.slow),
-    pytest.param("Meta-Llama-3-8B-Instruct", False, marks=pytest.mark.slow),
-    pytest.param("Llama-3.2-1B-Instruct", False, marks=pytest.mark.slow),
+    ("Qwen3-8B", False),
+    ("Qwen3-8B", True),
+    ("Qwen3-1.7B", False),
+    ("Meta-Llama-3-8B-Instruct", False),
+    ("Llama-3.2-1B-Instruct", False),
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, thinking", CASES)
 def test_cycle_has_the_prompts_and_replies_of_the_template(name, thinking, tmp_path, monkeypatch):
     folder = write_family(name, tmp_path / "model", num_hidden_layers=1, max_window_layers=1)

@@ -392,7 +392,7 @@ def test_evaluate_asks_own_questions_where_documents_have_none(tmp_path):
     config.data.documents = str(notes)
     experiment = load_experiment(config)
     study = Study((SelfQuestion(0, "s", "What whistles?", "The kettle."),), (), ())
-    run = lifecycle.init_run_state(experiment).note_day(0, study=study.record())
+    run = lifecycle.init_run_state(experiment).note_day(0, study=study.to_record())
     with MetricWriter(tmp_path) as writer:
         logger = PhaseLogger(writer, "evaluate", quiet=True)
         run = evaluate(experiment, run, logger, scheduled_phase(experiment, "evaluate"))

@@ -71,6 +71,7 @@ def test_init_lora_does_not_change_the_model():
     assert jnp.array_equal(with_adapter, nll(cfg, variables, rows))
 
 
+@pytest.mark.slow
 def test_train_adapters_equals_separate_training():
     cfg, variables = model(targets=("k", "o", "gate", "down"))
     lora = init_lora(cfg, variables["params"], jax.random.key(0))

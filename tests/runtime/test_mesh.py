@@ -85,6 +85,7 @@ def compare(spread, alone):
         np.testing.assert_allclose(spread[name], expected, rtol=2e-4, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_update_on_a_mesh_is_the_same_and_compiled_once():
     both = [ran("update", mesh) for mesh in ("none", "2,2,2")]
     alone, spread = (results_of(p, mesh) for p, mesh in zip(both, ("none", "2,2,2")))
