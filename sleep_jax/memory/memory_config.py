@@ -10,6 +10,8 @@ EXPERTS = ("swiglu", "bottleneck")
 ROUTERS = ("none", "sigmoid")
 POLICIES = ("error", "skip", "merge", "reuse")
 LAYERS = ("all", "last_quarter")
+OPTIMIZERS = ("sgd", "adam", "muon")
+AUTO = -1.0  # a learning rate that `wake.error_terms.learning_rate` chooses
 
 
 def read_layers(text: str) -> str | tuple[int, ...]:
@@ -34,9 +36,12 @@ class LevelConfig(Settings, section="memory"):
     slots: int = setting(5, "expert slots of a level, filled by the level below; 0: none", least=0)
     rank: int = setting(16, "width r of an expert and of the wake weights", least=1, name="ranks")
     learning_rate: float = setting(
-        0.0, "eta^(l) of Eq. 2; 0: the wake weights keep their initial values",
-        least=0, name="learning_rates",
+        0.0, "eta^(l) of Eq. 2; 0: the wake weights keep their initial values; -1: auto",
+        least=0, also=(AUTO,), name="learning_rates",
     )  # fmt: skip
+    optimizer: str = setting(
+        "sgd", "f of Eq. 2, its error term", choices=OPTIMIZERS, name="optimizers"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
