@@ -42,6 +42,14 @@ class LevelConfig(Settings, section="memory"):
     optimizer: str = setting(
         "sgd", "f of Eq. 2, its error term", choices=OPTIMIZERS, name="optimizers"
     )
+    updates_per_period: int = setting(
+        1, "updates of the wake weights by Eq. 2 in a period; 1: as it ends", least=1
+    )
+
+    @property
+    def window(self) -> int:
+        """Units of the memory between two updates of the wake weights."""
+        return self.period // self.updates_per_period
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +122,13 @@ class MemoryConfig(Settings, section="memory"):
             raise ValueError(f"{period}; every level but the slowest needs a period")
         if self.unit == "tokens" and level.period % self.stride:
             raise ValueError(f"{period} is no multiple of memory.stride={self.stride} tokens")
+        updates = level.updates_per_period
+        if level.period % (updates * (self.stride if self.unit == "tokens" else 1)):
+            raise ValueError(
+                f"memory.updates_per_period={updates} of level {number}: {level.period} "
+                f"{self.unit} are not {updates} windows of whole "
+                f"{'strides' if self.unit == 'tokens' else self.unit}; choose another number"
+            )
         if not self.levels[number].slots:
             raise ValueError(
                 f"memory.slots=0 of level {number + 1}, but level {number} consolidates into it; "

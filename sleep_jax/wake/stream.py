@@ -1,7 +1,8 @@
-"""Learning while awake (Eq. 2): every level's wake weights learn from the stream, at its period.
+"""Learning while awake (Eq. 2): every level's wake weights learn from the stream, window by window.
 
-    theta_l <- theta_l - eta_l * f(g)       at i = 0 mod C^(l)
+    theta_l <- theta_l - eta_l * f(g)       at i = 0 mod C
     g = clip(mean gradient over the window (i - C, i])
+    C = C^(l), or a part of it (`memory.updates_per_period`)
 
 The stream is cut into strides. Each gives one gradient of the next-token loss, through the tokens
 of that stride alone: what earlier strides left in the context is a constant, written by the weights
@@ -61,7 +62,7 @@ class WakeState:
       gradient: their gradient summed over the window.
       moments: the state of each level's optimizer, {level_l: ...}; levels with `sgd` have none.
       scored: per level the tokens in the loss of the window, int32.
-      is_due: per level, whether its period is over and the update pending, bool.
+      is_due: per level, whether its window is over and the update pending, bool.
       updates: per level the updates so far, int32.
       clock: units of the memory since the start, int32.
       episode: number of the current episode, from 1, int32.
@@ -214,7 +215,7 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
         )
         clock = state.clock + tick
         ends = {
-            name: (tick > 0) & (clock % cfg.memory.level(level_of(name)).period == 0)
+            name: (tick > 0) & (clock % cfg.memory.level(level_of(name)).window == 0)
             for name in state.wake
         }
         state = state.replace(

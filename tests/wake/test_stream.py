@@ -456,6 +456,22 @@ def test_check_updates_raises_for_a_level_that_never_learnt(setting):
     assert check_updates(cfg.memory, state) == {"level_1": 2, "level_2": 1}
 
 
+@pytest.mark.parametrize("unit", ["tokens", "updates"])
+def test_level_may_update_several_times_in_a_period(setting, unit):
+    """As with the shorter periods, which are whole windows."""
+    whole = three_levels(unit)
+    parts = tuple(
+        dataclasses.replace(level, period=4 * level.period, updates_per_period=4)
+        for level in whole.levels[:2]
+    )
+    parts = dataclasses.replace(whole, levels=(*parts, whole.levels[2]))
+    (cfg, base), (other, _) = setting(whole), setting(parts)
+    initial = init_wake(cfg, WAKE, base["memory"])
+    want, losses = read_episode(cfg, WAKE, base, initial, TOKENS[:72], is_end=False)
+    same(read_episode(other, WAKE, base, initial, TOKENS[:72], is_end=False), (want, losses))
+    assert want.updates == {"level_1": 4, "level_2": 2}
+
+
 def test_empty_episode_raises_where_periods_count_episodes(setting):
     cfg, base = setting(three_levels("episodes"))
     initial = init_wake(cfg, WAKE, base["memory"])
