@@ -28,7 +28,8 @@ def get_config(levels: str = "3"):
     c = default()
     c.data.documents, c.data.episodes = "samples:6", 6
     c.memory.periods, c.memory.slots = PERIODS[levels], SLOTS[levels]
-    c.memory.learning_rates = (0.1,) * (len(PERIODS[levels]) - 1) + (0.0,)
+    c.memory.optimizers = ("adam",)
+    c.memory.learning_rates = (-1.0,) * (len(PERIODS[levels]) - 1) + (0.0,)  # auto
     c.seeding.steps = 40
     c.seeding.rollout_start = 0.7  # the last 12 of 40 updates: three whole rounds
     return c

@@ -115,7 +115,7 @@ def _check_periods(memory: MemoryConfig, days: int, tokens: int):
     total = {"episodes": days, "tokens": tokens, "updates": tokens // memory.stride}[memory.unit]
     for number in range(1, memory.depth):
         level = memory.level(number)
-        if level.learning_rate and level.period > total:
+        if level.learning_rate and level.window > total:
             raise ValueError(
                 f"level {number} would never learn: its period is {level.period} {memory.unit}, "
                 f"the whole stream is {total}; shorten memory.periods or read more"

@@ -10,6 +10,8 @@ EXPERTS = ("swiglu", "bottleneck")
 ROUTERS = ("none", "sigmoid")
 POLICIES = ("error", "skip", "merge", "reuse")
 LAYERS = ("all", "last_quarter")
+OPTIMIZERS = ("sgd", "adam", "muon")
+AUTO = -1.0  # a learning rate that `wake.error_terms.learning_rate` chooses
 
 
 def read_layers(text: str) -> str | tuple[int, ...]:
@@ -34,9 +36,20 @@ class LevelConfig(Settings, section="memory"):
     slots: int = setting(5, "expert slots of a level, filled by the level below; 0: none", least=0)
     rank: int = setting(16, "width r of an expert and of the wake weights", least=1, name="ranks")
     learning_rate: float = setting(
-        0.0, "eta^(l) of Eq. 2; 0: the wake weights keep their initial values",
-        least=0, name="learning_rates",
+        0.0, "eta^(l) of Eq. 2; 0: the wake weights keep their initial values; -1: auto",
+        least=0, also=(AUTO,), name="learning_rates",
     )  # fmt: skip
+    optimizer: str = setting(
+        "sgd", "f of Eq. 2, its error term", choices=OPTIMIZERS, name="optimizers"
+    )
+    updates_per_period: int = setting(
+        1, "updates of the wake weights by Eq. 2 in a period; 1: as it ends", least=1
+    )
+
+    @property
+    def window(self) -> int:
+        """Units of the memory between two updates of the wake weights."""
+        return self.period // self.updates_per_period
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +122,13 @@ class MemoryConfig(Settings, section="memory"):
             raise ValueError(f"{period}; every level but the slowest needs a period")
         if self.unit == "tokens" and level.period % self.stride:
             raise ValueError(f"{period} is no multiple of memory.stride={self.stride} tokens")
+        updates = level.updates_per_period
+        if level.period % (updates * (self.stride if self.unit == "tokens" else 1)):
+            raise ValueError(
+                f"memory.updates_per_period={updates} of level {number}: {level.period} "
+                f"{self.unit} are not {updates} windows of whole "
+                f"{'strides' if self.unit == 'tokens' else self.unit}; choose another number"
+            )
         if not self.levels[number].slots:
             raise ValueError(
                 f"memory.slots=0 of level {number + 1}, but level {number} consolidates into it; "

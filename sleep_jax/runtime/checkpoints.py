@@ -155,10 +155,16 @@ class PhaseCheckpoints:
             raise FileNotFoundError(f"no checkpoint {phase_index} in {self._directory}")
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _without_scalars(abstract_state))
         self._check_structure(phase_index, target)
-        restored = self._manager.restore(
-            phase_index, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        stored = _stored_part(
+            ocp.tree.serialize_tree(target, keep_empty_nodes=True),
+            self._manager.item_metadata(phase_index).state.tree,
         )
-        return restored.state, self._facts(phase_index)["record"]
+        restored = self._manager.restore(
+            phase_index, args=ocp.args.Composite(state=ocp.args.StandardRestore(stored))
+        )
+        leaves = _by_path(restored.state)
+        state = jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], target)
+        return state, self._facts(phase_index)["record"]
 
     def record(self, phase_index: int) -> dict[str, Any]:
         """The facts of a checkpoint without its state, e.g. to compare configs."""
@@ -243,13 +249,32 @@ def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:
     return None
 
 
+def _name(path: Any) -> str:
+    """`memory.up` of a key path."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """The leaves by path."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def _shapes(tree: Any) -> dict[str, str]:
     """Shapes of the leaves by path: {"memory.up": "float32[2, 64]"}."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in leaves
-    }
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _by_path(tree).items()}
+
+
+def _stored_part(tree: Any, saved: Any) -> Any:
+    """A tree of dicts and lists without the entries that a checkpoint does not have.
+
+    Those have no leaves (`_check_structure`): fields that were added since and that this run leaves
+    empty, which Orbax would miss.
+    """
+    if isinstance(tree, dict):
+        return {key: _stored_part(x, saved[key]) for key, x in tree.items() if key in saved}
+    if isinstance(tree, list):
+        return [_stored_part(x, y) for x, y in zip(tree, saved)]
+    return tree
 
 
 def _without_scalars(tree: Any) -> Any:
@@ -264,8 +289,7 @@ def _chunks_by_slot(state: Any) -> Any:
     """
 
     def save_args(path, _):
-        names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
-        return ocp.SaveArgs(shard_axes=(1,) if "experts" in names else ())
+        return ocp.SaveArgs(shard_axes=(1,) if "experts" in _name(path).split(".") else ())
 
     return jax.tree_util.tree_map_with_path(save_args, state)
 

@@ -43,7 +43,7 @@ from sleep_jax.memory.slots import (
 )
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import place
-from sleep_jax.wake.stream import WakeConfig, WakeState, apply_due
+from sleep_jax.wake.stream import WakeConfig, WakeState, apply_due, forget_moments
 
 PROTOCOLS = ("commit_then_clear", "paper")
 
@@ -187,6 +187,8 @@ def begin_consolidation(
     wake_state = updated.wake
     if wake_state is not None:
         wake_state = wake_state.replace(wake=take_wake(memory))
+        if protocol != "paper":
+            wake_state = forget_moments(cfg.memory, wake_state, sender)
     return Transaction(state, teacher, MemoryState(memory, slots, wake_state), sender + 1, index)
 
 

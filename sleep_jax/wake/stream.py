@@ -1,11 +1,14 @@
-"""Learning while awake (Eq. 2): every level's wake weights learn from the stream, at its period.
+"""Learning while awake (Eq. 2): every level's wake weights learn from the stream, window by window.
 
-    theta_l <- theta_l - eta_l * clip(mean gradient over the window (i - C, i])   at i = 0 mod C^(l)
+    theta_l <- theta_l - eta_l * f(g)       at i = 0 mod C
+    g = clip(mean gradient over the window (i - C, i])
+    C = C^(l), or a part of it (`memory.updates_per_period`)
 
 The stream is cut into strides. Each gives one gradient of the next-token loss, through the tokens
 of that stride alone: what earlier strides left in the context is a constant, written by the weights
 of that time. An update that is due is applied when the next stride begins, so a night in between
-finds it pending. Only wake weights change; nothing else has a gradient.
+finds it pending. Only wake weights change; nothing else has a gradient. f is the error term of the
+level's optimizer (`error_terms`), whose moments are over windows.
 """
 
 import dataclasses
@@ -30,6 +33,7 @@ from sleep_jax.models.head import masked_sum, token_log_probs
 from sleep_jax.models.mixer import get_mixer
 from sleep_jax.models.sharding import constrain_tree, to_host
 from sleep_jax.settings import Settings, setting
+from sleep_jax.wake.error_terms import error_term, learning_rate
 
 MAX_STRIDES = 32  # that one program reads; a longer stream takes several calls
 
@@ -56,8 +60,9 @@ class WakeState:
     Attributes:
       wake: the wake weights, {level_l: {gate, up, down}}, float32.
       gradient: their gradient summed over the window.
+      moments: the state of each level's optimizer, {level_l: ...}; levels with `sgd` have none.
       scored: per level the tokens in the loss of the window, int32.
-      is_due: per level, whether its period is over and the update pending, bool.
+      is_due: per level, whether its window is over and the update pending, bool.
       updates: per level the updates so far, int32.
       clock: units of the memory since the start, int32.
       episode: number of the current episode, from 1, int32.
@@ -69,6 +74,7 @@ class WakeState:
 
     wake: dict
     gradient: dict
+    moments: dict
     scored: dict
     is_due: dict
     updates: dict
@@ -104,6 +110,7 @@ def init_wake(cfg: DecoderConfig, wake: WakeConfig, memory) -> WakeState:
     return WakeState(
         wake=weights,
         gradient=jax.tree.map(jnp.zeros_like, weights),
+        moments=_init_moments(cfg.memory, weights),
         scored=per_level(0, jnp.int32),
         is_due=per_level(False, bool),
         updates=per_level(0, jnp.int32),
@@ -116,26 +123,54 @@ def init_wake(cfg: DecoderConfig, wake: WakeConfig, memory) -> WakeState:
     )
 
 
+def _init_moments(memory: MemoryConfig, weights) -> dict:
+    """The moments of levels with these wake weights before their first update."""
+    terms = {name: error_term(memory.level(level_of(name))) for name in weights}
+    moments = {name: term.init(weights[name]) for name, term in terms.items()}
+    return {name: state for name, state in moments.items() if jax.tree.leaves(state)}
+
+
+def forget_moments(memory: MemoryConfig, state: WakeState, level: int) -> WakeState:
+    """The state with a level's moments as at the start.
+
+    For a level whose wake weights were drawn anew: its moments are of hidden units that are gone.
+    """
+    name = f"level_{level}"
+    initial = _init_moments(memory, {name: state.wake[name]})
+    return state.replace(moments=state.moments | initial)
+
+
 def apply_due(memory: MemoryConfig, wake: WakeConfig, state: WakeState) -> WakeState:
     """Applies every update that is due (Eq. 2) and begins the next window of its level."""
 
-    def update(level, due, weights, gradient, scored):
-        mean = jax.tree.map(lambda g: g / jnp.maximum(scored, 1), gradient)
+    def update(name, weights):
+        """(weights, moments) of a level after an update."""
+        level, moments, scored = memory.level(level_of(name)), state.moments, state.scored[name]
+        mean = jax.tree.map(lambda g: g / jnp.maximum(scored, 1), state.gradient[name])
         clip = jnp.minimum(1.0, wake.max_grad_norm / jnp.maximum(optax.tree.norm(mean), 1e-30))
-        step = memory.level(level).learning_rate * clip
-        return jax.tree.map(lambda w, g: jnp.where(due, w - step * g, w), weights, mean)
+        rate = learning_rate(level, weights)
+        if name not in moments:
+            step = rate * clip
+            return jax.tree.map(lambda w, g: w - step * g, weights, mean), None
+        clipped = jax.tree.map(lambda g: clip * g, mean)
+        error, moments = error_term(level).update(clipped, moments[name])
+        return jax.tree.map(lambda w, f: w - rate * f, weights, error), moments
 
-    def zero_where(due, tree):
-        return jax.tree.map(lambda x: jnp.where(due, jnp.zeros_like(x), x), tree)
+    def where_due(new, old):
+        """The new where a level's update is due, else the old; both {level_l: tree}."""
+        due = {name: functools.partial(jnp.where, state.is_due[name]) for name in old}
+        return {name: jax.tree.map(due[name], new[name], tree) for name, tree in old.items()}
 
-    due, weights = state.is_due, state.wake
-    windows = {name: (state.gradient[name], state.scored[name]) for name in weights}
+    updated = {name: update(name, weights) for name, weights in state.wake.items()}
+    weights, moments = ({name: pair[i] for name, pair in updated.items()} for i in range(2))
+    window = {"gradient": state.gradient, "scored": state.scored}
+    new_window = jax.tree.map(jnp.zeros_like, window)
     return state.replace(
-        wake={n: update(level_of(n), due[n], w, *windows[n]) for n, w in weights.items()},
-        gradient={n: zero_where(due[n], gradient) for n, (gradient, _) in windows.items()},
-        scored={n: zero_where(due[n], scored) for n, (_, scored) in windows.items()},
-        is_due={n: jnp.zeros((), bool) for n in weights},
-        updates={n: state.updates[n] + due[n] for n in weights},
+        wake=where_due(weights, state.wake),
+        moments=where_due(moments, state.moments),
+        **{field: where_due(new_window[field], old) for field, old in window.items()},
+        is_due={name: jnp.zeros((), bool) for name in state.wake},
+        updates={name: state.updates[name] + state.is_due[name] for name in state.wake},
     )
 
 
@@ -180,7 +215,7 @@ def read_strides(cfg: DecoderConfig, wake: WakeConfig, base, state: WakeState, s
         )
         clock = state.clock + tick
         ends = {
-            name: (tick > 0) & (clock % cfg.memory.level(level_of(name)).period == 0)
+            name: (tick > 0) & (clock % cfg.memory.level(level_of(name)).window == 0)
             for name in state.wake
         }
         state = state.replace(

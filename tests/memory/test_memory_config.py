@@ -51,6 +51,14 @@ def ladder(number, **changes):
             "memory.periods=1000 of level 1 is no multiple of memory.stride=256 tokens",
         ),
         (
+            ladder(1, updates_per_period=3) | {"unit": "tokens", "stride": 250},
+            "memory.updates_per_period=3 of level 1: 1000 tokens are not 3 windows of whole strid",
+        ),
+        (
+            ladder(1, updates_per_period=3),
+            "memory.updates_per_period=3 of level 1: 1000 updates are not 3 windows of whole updat",
+        ),
+        (
             ladder(4, slots=0),
             "memory.slots=0 of level 4, but level 3 consolidates into it; give it one slot",
         ),
@@ -93,7 +101,7 @@ def test_memory_config_rejects_levels_that_do_not_fit(fields, says):
         ({"rank": 0}, "memory.ranks=0; give a whole number at least 1"),
         ({"slots": -1}, "memory.slots=-1; give a whole number at least 0"),
         ({"slots": 2.0}, "memory.slots=2.0; give a whole number at least 0"),
-        ({"learning_rate": -0.1}, "memory.learning_rates=-0.1; give a number at least 0"),
+        ({"learning_rate": -0.1}, "memory.learning_rates=-0.1; give -1, or a number at least 0"),
         ({"period": -4}, "memory.periods=-4; give a whole number at least 0"),
     ],
 )
@@ -106,6 +114,7 @@ def test_memory_config_accepts_limits():
     """The same fields, one step from the errors above."""
     MemoryConfig(**ladder(1))
     MemoryConfig(LADDER, unit="tokens", stride=250, from_context=False)
+    MemoryConfig(**ladder(1, updates_per_period=4) | {"unit": "tokens", "stride": 250})
     MemoryConfig(top_k=2, router="sigmoid")
     MemoryConfig((LevelConfig(rank=1, slots=0),), from_context=False)
     once = (LevelConfig(period=1, slots=1), LevelConfig(slots=1))  # every episode a night

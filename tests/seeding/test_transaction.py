@@ -25,6 +25,7 @@ from sleep_jax.seeding.router_key import init_router_key
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher
 from sleep_jax.seeding.step import Objective
 from sleep_jax.seeding.transaction import (
+    PROTOCOLS,
     MemoryState,
     begin_consolidation,
     begin_merge,
@@ -115,6 +116,23 @@ def test_paper_protocol_teacher_and_student(chain, read_once):
     assert used(t.student.slots, 1) == 0 and used(t.student.slots, 2) == 1
     with pytest.raises(ValueError, match="protocol='letter'; choose from commit_then_clear, paper"):
         begin_consolidation(chain, WAKE, read_once, 1, "letter", KEY)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_moments_of_a_cleared_level_are_forgotten(chain, read_once, protocol):
+    """Those of weights that stay, and of other levels, are kept."""
+    levels = [dataclasses.replace(level, optimizer="adam") for level in LEVELS[:2]]
+    cfg = chain.replace(
+        memory=dataclasses.replace(chain.memory, levels=(*levels, LEVELS[2])),
+    )
+    initial = init_wake(cfg, WAKE, read_once.memory).moments
+    held = jax.tree.map(lambda x: x + 1, initial)
+    state = read_once.replace(wake=read_once.wake.replace(moments=held))
+    t = begin_consolidation(cfg, WAKE, state, 1, protocol, KEY)
+    assert int(t.student.wake.moments["level_1"].count) == (0 if protocol != "paper" else 2)
+    is_forgotten = equal(t.student.wake.moments["level_1"], initial["level_1"])
+    assert is_forgotten == (protocol == "commit_then_clear")
+    assert equal(t.student.wake.moments["level_2"], held["level_2"])
 
 
 def test_commit_changes_only_the_new_slot_and_rollback_nothing(chain, read_once):

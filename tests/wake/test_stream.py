@@ -11,7 +11,7 @@ import pytest
 from by_hand import close, differ, gradient_by_hand, same, surprise, updated_by_hand
 
 from sleep_jax.errors import UnrecoverableError
-from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import OPTIMIZERS, LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_slot, put_wake, take_slot, take_wake, unlock
 from sleep_jax.wake import stream
 from sleep_jax.wake.stream import (
@@ -38,12 +38,12 @@ def one_program():
         yield
 
 
-def three_levels(unit="tokens", periods=None, rate=0.02, layers="all"):
+def three_levels(unit="tokens", periods=None, rate=0.02, layers="all", optimizer="sgd"):
     """Two levels that learn and one that is the base."""
     fast, slow = periods or PERIODS[unit]
     levels = (
-        LevelConfig(fast, slots=0, rank=4, learning_rate=rate),
-        LevelConfig(slow, slots=4, rank=3, learning_rate=rate / 2),
+        LevelConfig(fast, slots=0, rank=4, learning_rate=rate, optimizer=optimizer),
+        LevelConfig(slow, slots=4, rank=3, learning_rate=rate / 2, optimizer=optimizer),
         LevelConfig(slots=2, rank=2),
     )
     return MemoryConfig(levels, unit=unit, stride=STRIDE, layers=layers, from_context=False)
@@ -279,10 +279,12 @@ def read_in_pieces(cfg, base, cuts, wake=WAKE):
     return state, losses
 
 
-@pytest.fixture(params=PERIODS, scope="module")
+@pytest.fixture(params=[*PERIODS, "adam", "muon"], scope="module")
 def at_once(request, setting):
     """(cfg, base, what reading EPISODES in one piece each gives)."""
-    cfg, base = setting(three_levels(request.param))
+    unit = request.param
+    memory = three_levels(unit) if unit in PERIODS else three_levels(optimizer=unit)
+    cfg, base = setting(memory)
     return cfg, base, read_in_pieces(cfg, base, lambda n: ())
 
 
@@ -360,21 +362,23 @@ def test_first_token_of_an_episode_is_not_scored(setting):
     np.testing.assert_allclose(nats, want, rtol=1e-4)
 
 
-def test_pending_update_is_applied_with_the_next_stride(setting):
-    cfg, base = setting(three_levels())
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_pending_update_is_applied_with_the_next_stride(setting, optimizer):
+    cfg, base = setting(three_levels(optimizer=optimizer))
     initial = init_wake(cfg, WAKE, base["memory"])
     read = functools.partial(read_episode, cfg, WAKE, base, is_end=False)
     pending, _ = read(initial, TOKENS[:16])
     pending, _ = read(pending, TOKENS[16:23])  # no stride yet
     assert pending.is_due == {"level_1": True, "level_2": False}
     assert pending.updates == {"level_1": 0, "level_2": 0}
-    same(pending.wake, initial.wake)
+    same((pending.wake, pending.moments), (initial.wake, initial.moments))
     after, _ = read(pending, TOKENS[23:24])
     assert after.is_due == {"level_1": False, "level_2": False}
     assert after.updates == {"level_1": 1, "level_2": 0}
     # What a night would apply is what the stride applied, and a window begins with it.
     night = apply_due(cfg.memory, WAKE, pending)
     close(night.wake, after.wake, rtol=1e-6, atol=1e-6)
+    close(night.moments, after.moments, rtol=1e-6, atol=1e-6)
     assert not any(np.any(g) for g in jax.tree.leaves(night.gradient["level_1"]))
     assert night.scored == {"level_1": 0, "level_2": 15}
     same(night.gradient["level_2"], pending.gradient["level_2"])
@@ -450,6 +454,22 @@ def test_check_updates_raises_for_a_level_that_never_learnt(setting):
     state, _ = read_episode(cfg, WAKE, base, state, TOKENS[26:32])
     assert state.is_due["level_2"] and not state.updates["level_2"]
     assert check_updates(cfg.memory, state) == {"level_1": 2, "level_2": 1}
+
+
+@pytest.mark.parametrize("unit", ["tokens", "updates"])
+def test_level_may_update_several_times_in_a_period(setting, unit):
+    """As with the shorter periods, which are whole windows."""
+    whole = three_levels(unit)
+    parts = tuple(
+        dataclasses.replace(level, period=4 * level.period, updates_per_period=4)
+        for level in whole.levels[:2]
+    )
+    parts = dataclasses.replace(whole, levels=(*parts, whole.levels[2]))
+    (cfg, base), (other, _) = setting(whole), setting(parts)
+    initial = init_wake(cfg, WAKE, base["memory"])
+    want, losses = read_episode(cfg, WAKE, base, initial, TOKENS[:72], is_end=False)
+    same(read_episode(other, WAKE, base, initial, TOKENS[:72], is_end=False), (want, losses))
+    assert want.updates == {"level_1": 4, "level_2": 2}
 
 
 def test_empty_episode_raises_where_periods_count_episodes(setting):
