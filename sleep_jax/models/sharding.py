@@ -45,6 +45,9 @@ RULES = (
     (r"wake/(scored|is_due|updates)/level_\d+", ()),
     (r"wake/(clock|episode|last|waiting|num_waiting)", ()),
     (r"slots/.*/(active|carries)", ()),
+    # moments: of a level's inputs.
+    (r"moments/(count|mean)", ()),
+    (r"moments/scatter", ("fsdp", None)),
     # lora: a trial adapter.
     (r"lora/.*/(q|k|v|gate|up)/a", ("fsdp", None)),
     (r"lora/.*/(q|k|v|gate|up)/b", (None, "tensor")),

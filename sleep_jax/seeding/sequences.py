@@ -61,6 +61,11 @@ class Exchange:
         return self.document is None and self.teacher == self.student
 
     @property
+    def is_known(self) -> bool:
+        """The model knew it before the day; all else is new."""
+        return self.kind in ("rehearse", "earlier")
+
+    @property
     def is_imitable(self) -> bool:
         """The student can imitate it: a reply about a document that can be cut in two."""
         return self.kind in ("complete", "quote", "answer") and len(self.completion) > 1
