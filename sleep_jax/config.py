@@ -138,6 +138,11 @@ class RunConfig(Settings):
                 "seeding.known_teacher='base', which never learnt what they are about and would "
                 "teach to forget it; set seeding.known_teacher='before', or earlier_questions=0"
             )
+        if self.memory.router_key == "contrast" and not self.study.rehearsals:
+            raise ValueError(
+                "memory.router_key='contrast' compares what is new with what was known, of which "
+                "study.rehearsals=0 writes nothing; raise it, or set memory.router_key='mean'"
+            )
         if self.dreaming.learning.restart == "base" and self.memory.on_full == "reuse":
             raise ValueError(
                 "dreaming.restart='base' with memory.on_full='reuse' would empty a slot that holds "

@@ -214,6 +214,14 @@ def test_unknown_field_of_a_preset_is_compared_with_none_that_is_unlike_it():
             "study.max_answer_tokens=321 is more than a row scores, seeding.max_target_length=320",
         ),
         (
+            {
+                "memory.router": "sigmoid",
+                "memory.router_key": "contrast",
+                "study.rehearsals": 0,
+            },
+            "memory.router_key='contrast' .* study.rehearsals=0 writes nothing; raise it, or set",
+        ),
+        (
             {"dreaming.restart": "base", "memory.on_full": "reuse"},
             "dreaming.restart='base' with memory.on_full='reuse'",
         ),

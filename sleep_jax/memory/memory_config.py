@@ -8,6 +8,7 @@ UNITS = ("tokens", "updates", "episodes")
 LAYOUTS = ("parallel", "chain")
 EXPERTS = ("swiglu", "bottleneck")
 ROUTERS = ("none", "sigmoid")
+ROUTER_KEYS = ("mean", "contrast")
 POLICIES = ("error", "skip", "merge", "reuse")
 LAYERS = ("all", "last_quarter")
 OPTIMIZERS = ("sgd", "adam", "muon")
@@ -64,6 +65,8 @@ class MemoryConfig(Settings, section="memory"):
       layout: `parallel` adds all levels to the FFN's output; `chain` runs them one after the other.
       expert: `swiglu`, (silu(h G) * (h U)) D, or `bottleneck`, silu(h A) B.
       router: `none`, every active slot is on, or `sigmoid`, each is scaled by its gate.
+      router_key: `mean`, the mean hidden state of what the slot will learn from, or `contrast`, the
+        direction that best tells what is new of it from what was known.
       on_full: `error`, `skip` (keep the fast memory), `merge` (seed the sealed slots into one) or
         `reuse` (train the last slot further; with a single slot this is sleep without expansion).
 
@@ -78,6 +81,9 @@ class MemoryConfig(Settings, section="memory"):
     expert: str = setting("swiglu", "the form of an expert", choices=EXPERTS)
     router: str = setting("none", "how slots are selected for a token", choices=ROUTERS)
     top_k: int = setting(0, "slots of a level that the sigmoid router keeps on; 0: all", least=0)
+    router_key: str = setting(
+        "mean", "what the sigmoid router's key of a new slot is set to", choices=ROUTER_KEYS
+    )
     layers: str | tuple[int, ...] = setting(
         "all", "layers with memory: all, last_quarter, or indices such as 20,21,25",
         parse=read_layers,
@@ -93,6 +99,11 @@ class MemoryConfig(Settings, section="memory"):
             raise ValueError(
                 f"memory.top_k={self.top_k} needs a router to rank the slots; set "
                 "memory.router='sigmoid' or memory.top_k=0"
+            )
+        if self.router_key != "mean" and self.router == "none":
+            raise ValueError(
+                f"memory.router_key={self.router_key!r} needs a router that has keys; set "
+                "memory.router='sigmoid' or memory.router_key='mean'"
             )
         for number, level in enumerate(self.levels, start=1):
             self._check(number, level)

@@ -48,6 +48,9 @@ RULES = (
     (r"slots/.*/(active|carries)", ()),
     # null_space: second moments of a level's inputs, and directions that a slot is kept out of.
     (r"null_space/(moments|basis)", ("fsdp", None)),
+    # moments: of a level's inputs.
+    (r"moments/(count|mean)", ()),
+    (r"moments/scatter", ("fsdp", None)),
     # lora: a trial adapter.
     (r"lora/.*/(q|k|v|gate|up)/a", ("fsdp", None)),
     (r"lora/.*/(q|k|v|gate|up)/b", (None, "tensor")),

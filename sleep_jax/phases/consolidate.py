@@ -10,9 +10,11 @@ Merge: a full level first seeds its sealed slots into one, likewise.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from sleep_jax.data.batches import bucket
@@ -47,7 +49,13 @@ from sleep_jax.programs.seeding import (
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.seeding.consolidate import known_probe, run_consolidation, sum_divergence
 from sleep_jax.seeding.objective import Objective
-from sleep_jax.seeding.router_key import REPLAY_ROWS, sum_inputs
+from sleep_jax.seeding.router_key import (
+    REPLAY_ROWS,
+    add_inputs,
+    discriminant,
+    init_moments,
+    sum_inputs,
+)
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher
 from sleep_jax.seeding.transaction import (
     MemoryState,
@@ -280,11 +288,23 @@ def _aimed(run: AbstractRun, shape: BatchShape) -> list[Program]:
     """What aims the router at what is learnt; nothing without a router."""
     if run.cfg.memory.router == "none":
         return []
-    rows = run.rows(REPLAY_ROWS, shape.max_length)
-    args = (run.cfg, run.variables, first_receiver(run.cfg), *rows)
-    calls = math.ceil(len(run.sizes.exchanges) / REPLAY_ROWS)
+    rows, level = run.rows(REPLAY_ROWS, shape.max_length), first_receiver(run.cfg)
     tokens, keys = REPLAY_ROWS * shape.max_length, shape.max_length / 2
-    return [Program("consolidate: aim", sum_inputs, args, calls, tokens, keys, 0)]
+    exchanges = run.sizes.exchanges
+    if run.cfg.memory.router_key == "mean":
+        args = (run.cfg, run.variables, level, *rows)
+        calls = math.ceil(len(exchanges) / REPLAY_ROWS)
+        return [Program("consolidate: aim", sum_inputs, args, calls, tokens, keys, 0)]
+    init = functools.partial(init_moments, run.cfg, level=level)
+    moments = run.tree(jax.eval_shape(init, run.variables), "moments")
+    args = (run.cfg, run.variables, level, moments, *rows)
+    known = sum(e.is_known for e in exchanges)
+    calls = math.ceil(known / REPLAY_ROWS) + math.ceil((len(exchanges) - known) / REPLAY_ROWS)
+    solved = (moments.mean, moments.mean, moments.scatter, moments.count)
+    return [
+        Program("consolidate: aim", add_inputs, args, calls, tokens, keys, 0),
+        Program("consolidate: tell apart", discriminant, solved, 1, 0, 0, 0),
+    ]
 
 
 def _measured(run: AbstractRun, shape: BatchShape) -> Program:

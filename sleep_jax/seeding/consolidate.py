@@ -290,7 +290,8 @@ def run_consolidation(
     rows = pad(replay, seeding.shape.max_length)
     student = transaction.student
     if not transaction.is_reuse:  # a slot that was in use has learnt its key
-        student = init_router_key(cfg, params, student, level, index, *rows)
+        is_known = [e.is_known for e in exchanges]
+        student = init_router_key(cfg, params, student, level, index, *rows, is_known)
     variables = student.variables(params)
 
     def measured(on: Sequence[Exchange]):

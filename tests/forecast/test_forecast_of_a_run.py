@@ -66,7 +66,17 @@ def shapes_of(signature):
     return name, [(p, x) for p, x in leaves if not any(word in p for word in skipped)]
 
 
-@pytest.mark.parametrize("changes", [{}, pytest.param(OTHERS, id="others", marks=pytest.mark.slow)])
+CONTRAST = {"memory.router": "sigmoid", "memory.router_key": "contrast"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param(OTHERS, id="others", marks=pytest.mark.slow),
+        pytest.param(CONTRAST, id="contrast", marks=pytest.mark.slow),
+    ],
+)
 def test_phases_list_the_programs_that_a_run_compiles(changes, tmp_path, monkeypatch):
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     config.update_from_flattened_dict(changes)

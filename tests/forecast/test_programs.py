@@ -241,6 +241,16 @@ def test_updates_of_a_slot_kept_out_of_the_known_list_its_basis():
     assert not [name for name in programs() if "known inputs" in name or "null space" in name]
 
 
+def test_consolidate_lists_what_contrast_keys_are_made_of():
+    router = {"memory__router": "sigmoid", "memory__router_key": "contrast"}
+    listed = programs(**router, study__rehearsals=1)
+    for name in ("consolidate: aim", "consolidate: tell apart"):
+        listed[name].function.trace(*listed[name].args)
+    mean = programs(memory__router="sigmoid", study__rehearsals=1)
+    assert listed["consolidate: aim"].function is not mean["consolidate: aim"].function
+    assert "consolidate: tell apart" not in mean
+
+
 def test_study_samples_texts_without_room_for_a_thought():
     at_once = programs()
     listed = programs(model__thinking=True, model__thought_tokens=100)

@@ -119,7 +119,7 @@ def test_plan_counts_replies_to_earlier_questions():
     memory = MemoryConfig(levels, unit="episodes")
 
     def written(**study):
-        [line] = said(plan_over(memory, days=4, **study), "written")
+        [line] = lines_of(plan_over(memory, days=4, **study), "written")
         numbers = [int(x.replace(",", "")) for x in re.findall(r"[\d,]*\d", line)]
         return dict(zip(("all", "study", "replays"), numbers))
 

@@ -33,6 +33,8 @@ def ladder(number, **changes):
         ({"on_full": "wrap"}, "memory.on_full='wrap'; choose from error, skip, merge, reuse"),
         ({"stride": 0}, "memory.stride=0; give a whole number at least 1"),
         ({"top_k": 2}, "memory.top_k=2 needs a router .*; set memory.router='sigmoid' or"),
+        ({"router_key": "lda"}, "memory.router_key='lda'; choose from mean, contrast"),
+        ({"router_key": "contrast"}, "memory.router_key='contrast' needs a router that has keys"),
         (
             {"top_k": -1, "router": "sigmoid"},
             "memory.top_k=-1; give a whole number at least 0 (slots of a level that",

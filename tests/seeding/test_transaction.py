@@ -276,7 +276,7 @@ def test_init_router_key_is_the_mean_hidden_state_of_the_replay(
     student = MemoryState(memory, slots)
     mask = np.arange(12)[None] < np.array([[12], [7]])
     updated = init_router_key(
-        cfg, variables["params"], student, 2, index, TOKENS, mask.astype(np.int32)
+        cfg, variables["params"], student, 2, index, TOKENS, mask.astype(np.int32), [False, True]
     )
     slot, initial = take_slot(updated.memory, 2, index), take_slot(memory, 2, index)
     assert equal(
@@ -294,10 +294,13 @@ def test_init_router_key_is_the_mean_hidden_state_of_the_replay(
     np.testing.assert_allclose(slot["key"], np.asarray(h)[:, mask].mean(1), rtol=1e-4, atol=1e-5)
     # The number of batches does not matter.
     six = np.tile(TOKENS, (3, 1)), np.tile(mask, (3, 1)).astype(np.int32)
-    again = init_router_key(cfg, variables["params"], student, 2, index, *six)
+    again = init_router_key(cfg, variables["params"], student, 2, index, *six, [False] * 6)
     np.testing.assert_allclose(take_slot(again.memory, 2, index)["key"], slot["key"], rtol=1e-4)
     # Without a router the student is unchanged.
-    assert init_router_key(chain, variables["params"], read_once, 2, 0, TOKENS, mask) is read_once
+    no_router = init_router_key(
+        chain, variables["params"], read_once, 2, 0, TOKENS, mask, [False, True]
+    )
+    assert no_router is read_once
 
 
 @pytest.mark.slow
