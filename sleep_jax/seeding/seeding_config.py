@@ -165,7 +165,7 @@ class SeedingConfig(Settings, section="seeding"):
             self.learning_rate,
             self.warmup,
             self.steps,
-            (self.first_rollout_step, self.rollout_warmup),
+            (self.first_rollout_step if self.rollout_warmup else 0, self.rollout_warmup),
             (self.max_grad_norm, self.max_grad_norm_ratio),
         )
 
@@ -175,7 +175,7 @@ def _optimizer(
     peak: float,
     warmup: int,
     steps: int,
-    rollouts: tuple[int, int],
+    second_rise: tuple[int, int],
     max_norms: tuple[float, float | None],
 ) -> optax.GradientTransformation:
     first = peak / (warmup + 1)  # from 0 the first update would change nothing
@@ -184,7 +184,7 @@ def _optimizer(
     clips = [optax.clip_by_global_norm(largest)]
     if ratio is not None:
         clips.append(clip_by_running_norm(ratio))
-    return optax.chain(*clips, optax.adam(_rising_anew(rate, *rollouts)))
+    return optax.chain(*clips, optax.adam(_rising_anew(rate, *second_rise)))
 
 
 def _rising_anew(rate: optax.Schedule, start: int, updates: int) -> optax.Schedule:
