@@ -19,16 +19,17 @@ def norms_after(clip, norms):
 
 
 def test_running_norm_by_hand():
-    # Means: 4; 0.5 * 4 + 0.5 * 2 = 3; 0.5 * 3 + 0.5 * 6 = 4.5; the limit is then 9.
-    got, state = norms_after(clip_by_running_norm(2.0, decay=0.5), [4, 2, 30, 30])
-    np.testing.assert_allclose(got, [4, 2, 6, 9], rtol=1e-6)
-    np.testing.assert_allclose(state.mean, 6.75, rtol=1e-6)
+    # Means: 4; 0.5 * 4 + 0.5 * 2 = 3; 0.5 * 3 + 0.5 * 30 = 16.5; the last limit is 33.
+    got, state = norms_after(clip_by_running_norm(2.0, decay=0.5), [4, 2, 30, 50])
+    np.testing.assert_allclose(got, [4, 2, 6, 33], rtol=1e-6)
+    np.testing.assert_allclose(state.mean, 33.25, rtol=1e-6)
 
 
 def test_running_norm_follows_a_lasting_rise():
-    got, _ = norms_after(clip_by_running_norm(2.0, decay=0.9), [1] + 40 * [20])
-    want = np.minimum(2 * 1.1 ** np.arange(40), 20)  # 10 % an update
-    np.testing.assert_allclose(got[1:], want, rtol=1e-5)
+    got, _ = norms_after(clip_by_running_norm(2.0), [1] + 10 * [20])
+    mean = 20 - 19 * 0.9 ** np.arange(10)  # of 1 before the rise
+    np.testing.assert_allclose(got[1:], np.minimum(2 * mean, 20), rtol=1e-5)
+    assert got[1] == 2 and got[7] < got[8] == 20
 
 
 def test_running_norm_ignores_gradients_of_0():
