@@ -52,10 +52,10 @@ class SeedingConfig(Settings, section="seeding"):
     steps: int = setting(100, "updates of a night", least=1)
     learning_rate: float = setting(1e-2, "Adam's peak rate", above=0)
     warmup: int = setting(4, "updates until the peak rate is reached; 0: none", least=0)
-    max_grad_norm: float = setting(1.0, "largest norm of a gradient", above=0)
-    max_grad_norm_ratio: float | None = setting(
-        None, "largest norm of a gradient, in multiples of the running mean of norms; 0: no limit",
-        above=1, none=0,
+    max_grad_norm: float = setting(1.0, "largest norm of the gradient; 0: any", least=0)
+    max_grad_norm_ratio: float = setting(
+        0.0, "largest norm in multiples of the running mean of norms so far; 0: any",
+        above=1, also=(0,),
     )  # fmt: skip
     shape: BatchShape = part(BatchShape)
     num_prompts: int = setting(
@@ -67,7 +67,7 @@ class SeedingConfig(Settings, section="seeding"):
         0.0, "share of the steps after which updates learn from rollouts, too", least=0, most=1
     )
     rollout_warmup: int = setting(
-        0, "updates in which the rate rises anew once rollouts have joined; 0: it does not", least=0
+        0, "updates in which the rate rises anew once rollouts have joined; 0: none", least=0
     )
     max_consecutive_errors: int = setting(
         5, "updates in a row that are not finite before the night stops", least=0
@@ -176,15 +176,15 @@ def _optimizer(
     warmup: int,
     steps: int,
     second_rise: tuple[int, int],
-    max_norms: tuple[float, float | None],
+    max_norms: tuple[float, float],
 ) -> optax.GradientTransformation:
     first = peak / (warmup + 1)  # from 0 the first update would change nothing
     rate = optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, peak / 10)
     largest, ratio = max_norms
-    clips = [optax.clip_by_global_norm(largest)]
-    if ratio is not None:
-        clips.append(clip_by_running_norm(ratio))
-    return optax.chain(*clips, optax.adam(_rising_anew(rate, *second_rise)))
+    clipping = [optax.clip_by_global_norm(largest)] if largest else []
+    if ratio:
+        clipping.append(clip_by_running_norm(ratio))
+    return optax.chain(*clipping, optax.adam(_rising_anew(rate, *second_rise)))
 
 
 def _rising_anew(rate: optax.Schedule, start: int, updates: int) -> optax.Schedule:

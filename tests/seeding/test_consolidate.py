@@ -324,6 +324,7 @@ def test_optimizer_limits_norms_absolutely_and_by_earlier_ones():
         update, state = optimizer.update(grads, state)
         direction, want = by_hand.update(grads, want)
         np.testing.assert_allclose(update, -rate * direction, rtol=1e-4)
+    assert len(seeding(max_grad_norm=0.0).optimizer().init(jnp.zeros(2))) == 1  # Adam's alone
     # The last norm is 3, of which the absolute limit leaves 0.5.
     mean = 0.9 * (0.9 * 0.01 + 0.1 * 0.02) + 0.1 * 0.5
     np.testing.assert_allclose(state[1].mean, mean, rtol=1e-5)

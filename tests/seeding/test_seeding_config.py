@@ -109,7 +109,7 @@ def test_first_rollout_step():
             "seeding.steps_per_generation=0; give a whole number at least 1",
         ),
         ({"accumulate": 3}, "seeding.batch_size=4 cannot be cut into seeding.accumulate=3"),
-        ({"max_grad_norm": 0.0}, "seeding.max_grad_norm=0.0; give a number above 0"),
+        ({"max_grad_norm": -1.0}, "seeding.max_grad_norm=-1.0; give a number at least 0"),
         ({"max_grad_norm_ratio": 1.0}, "seeding.max_grad_norm_ratio=1.0; give 0, or a number"),
         ({"rollout_warmup": -1}, "seeding.rollout_warmup=-1; give a whole number at least 0"),
         ({"on_policy_weight": "all"}, "seeding.on_policy_weight='all'; choose from lambda, tokens"),
