@@ -4,7 +4,13 @@
     D    = (1 - lambda) mean_off KL(T || S) + lambda mean_on KL(T || S)
 
 KL(T || S) stands for the divergence, of which there are others (divergence.py). `off` are the
-target tokens of teacher-written sequences and `on` those of student rollouts; PG is the clipped
+target tokens of teacher-written sequences and `on` those of student rollouts, of which there are
+far fewer: with `on_policy_weight="tokens"` lambda is a weight of tokens and D their weighted mean,
+
+    D    = ((1 - lambda) sum_off KL(T || S) + lambda sum_on KL(T || S))
+           / ((1 - lambda) tokens_off + lambda tokens_on),
+
+at lambda 0.5 the mean over all. PG is the clipped
 policy gradient of the imitation reward on the same rollouts; CE, off by default, is the
 cross-entropy of the supervised tokens. No gradient flows through sampling.
 """
@@ -21,6 +27,8 @@ from sleep_jax.models.head import masked_sum
 from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.seeding.divergence import Divergence, TokenScores, token_scores
 from sleep_jax.settings import Settings, part, setting
+
+ON_POLICY_WEIGHTS = ("lambda", "tokens")
 
 
 @flax.struct.dataclass
@@ -92,6 +100,10 @@ class Objective(Settings, section="seeding"):
     lam: float = setting(
         0.5, "share of the student's sequences in the divergence (lambda)", least=0, most=1
     )
+    on_policy_weight: str = setting(
+        "lambda", "lam is the weight of all the student's sequences, or of each of their tokens",
+        choices=ON_POLICY_WEIGHTS,
+    )  # fmt: skip
     ce_coef: float = 0.0
     surrogate: Surrogate = part(Surrogate, surrogate)
     logit_chunk: int = 128
@@ -114,6 +126,11 @@ class Objective(Settings, section="seeding"):
             raise ValueError(
                 f"seeding.lam={self.lam} with seeding.divergence='sampled', which is undefined on "
                 "a teacher's tokens; set seeding.lam=1 or choose 'reverse', which it estimates"
+            )
+        if self.on_policy_weight == "tokens" and self.lam_as_probability:
+            raise ValueError(
+                "seeding.on_policy_weight='tokens' with seeding.lam_as_probability=True, which "
+                "mixes no tokens of the two; set one of them to its default"
             )
         if self.divergence.kind == "sampled" and self.divergence.temperature != 1:
             raise ValueError(
@@ -194,21 +211,26 @@ class Objective(Settings, section="seeding"):
             "cross_entropy": self.ce_coef * mean["cross_entropy"],
         }
 
-    def on_policy_weight(self, step, count_on, lam_rng=None):
-        """Lambda of an update.
+    def lam_of_update(self, step, count_off, count_on, lam_rng=None):
+        """The weight of `kl_on` in an update; `kl_off` has the rest.
 
         Args:
           step: number of the update.
-          count_on: on-policy target tokens of its batch.
+          count_off, count_on: off- and on-policy target tokens of its batch.
           lam_rng: PRNG key of a night, read only with `lam_as_probability`.
 
         Returns:
-          `lam`; with `lam_as_probability` 1 with probability lam, if the batch has on-policy
-          tokens, else 0.
+          `lam`; with `on_policy_weight="tokens"` the share of the on-policy tokens in the weight of
+          all, where each has `lam` and every other 1 - lam; with `lam_as_probability` 1 with
+          probability lam, if the batch has on-policy tokens, else 0.
 
         Raises:
           ValueError: `lam_as_probability` without `lam_rng`.
         """
+        if self.on_policy_weight == "tokens":
+            on = self.lam * count_on
+            total = on + (1 - self.lam) * count_off
+            return jnp.where(total > 0, on / jnp.where(total > 0, total, 1.0), self.lam)
         if not self.lam_as_probability:
             return self.lam
         if lam_rng is None:

@@ -8,6 +8,7 @@ import optax
 from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
+from sleep_jax.seeding.running_norm import clip_by_running_norm
 from sleep_jax.seeding.sequences import BatchShape
 from sleep_jax.seeding.transaction import PROTOCOLS
 from sleep_jax.settings import Settings, part, setting
@@ -22,9 +23,12 @@ class SeedingConfig(Settings, section="seeding"):
     """Settings of one night's seeding.
 
     The learning rate rises over `warmup` steps, from above 0, and decays along a cosine to a tenth
-    of its peak. Before `rollout_start` the student knows too little for rollouts to be rewarded. In
-    `joint` mode every update has both terms; in `staged` mode the first updates have the divergence
-    alone and the later ones the policy gradient alone, whatever alpha is.
+    of its peak. Before `rollout_start` the student knows too little for rollouts to be rewarded.
+    When they join, Adam's second moment is of the much smaller gradients before them: the rate may
+    rise anew over `rollout_warmup` steps, and gradients may be clipped by the norms of earlier ones
+    (`max_grad_norm_ratio`). In `joint` mode every update has both terms; in `staged` mode the first
+    updates have the divergence alone and the later ones the policy gradient alone, whatever alpha
+    is.
 
     Attributes:
       shape: of the batch of an update.
@@ -69,6 +73,11 @@ class SeedingConfig(Settings, section="seeding"):
     steps: int = setting(100, "updates of a night", least=1)
     learning_rate: float = setting(1e-2, "Adam's peak rate", above=0)
     warmup: int = setting(4, "updates until the peak rate is reached; 0: none", least=0)
+    max_grad_norm: float = setting(1.0, "largest norm of the gradient; 0: any", least=0)
+    max_grad_norm_ratio: float = setting(
+        0.0, "largest norm in multiples of the running mean of norms so far; 0: any",
+        above=1, also=(0,),
+    )  # fmt: skip
     shape: BatchShape = part(BatchShape)
     num_prompts: int = setting(
         1, "sequences imitated in each update, num_generations rollouts each; 0: none", least=0
@@ -77,6 +86,9 @@ class SeedingConfig(Settings, section="seeding"):
     num_iterations: int = setting(1, "passes of these updates over their rollouts", least=1)
     rollout_start: float = setting(
         0.0, "share of the steps after which updates learn from rollouts, too", least=0, most=1
+    )
+    rollout_warmup: int = setting(
+        0, "updates in which the rate rises anew once rollouts have joined; 0: none", least=0
     )
     max_consecutive_errors: int = setting(
         5, "updates in a row that are not finite before the night stops", least=0
@@ -173,13 +185,45 @@ class SeedingConfig(Settings, section="seeding"):
         is_on_policy = self.num_prompts > 0 and (objective.alpha < 1 or objective.lam > 0)
         return is_on_policy and step >= round(self.rollout_start * self.steps)
 
+    @property
+    def first_rollout_step(self) -> int:
+        """The first update that learns from rollouts; `steps` if none does."""
+        steps = range(self.steps)
+        joined = (i for i in steps if self.learns_from_rollouts(i, self.objective_at(i)))
+        return next(joined, self.steps)
+
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam with a warm-up and cosine schedule, after clipping the gradient to norm 1."""
-        return _optimizer(self.learning_rate, self.warmup, self.steps)
+        """Adam with a warm-up and cosine schedule, after clipping the gradient."""
+        return _optimizer(
+            self.learning_rate,
+            self.warmup,
+            self.steps,
+            (self.first_rollout_step if self.rollout_warmup else 0, self.rollout_warmup),
+            (self.max_grad_norm, self.max_grad_norm_ratio),
+        )
 
 
 @functools.cache  # jit compiles anew for every optimizer object
-def _optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
+def _optimizer(
+    peak: float,
+    warmup: int,
+    steps: int,
+    second_rise: tuple[int, int],
+    max_norms: tuple[float, float],
+) -> optax.GradientTransformation:
     first = peak / (warmup + 1)  # from 0 the first update would change nothing
     rate = optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, peak / 10)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    largest, ratio = max_norms
+    clipping = [optax.clip_by_global_norm(largest)] if largest else []
+    if ratio:
+        clipping.append(clip_by_running_norm(ratio))
+    return optax.chain(*clipping, optax.adam(_rising_anew(rate, *second_rise)))
+
+
+def _rising_anew(rate: optax.Schedule, start: int, updates: int) -> optax.Schedule:
+    """A schedule times a factor that rises from 1 / (updates + 1) in update `start` to 1."""
+    if not start or not updates:  # with rollouts from the first update on, no moment is stale
+        return rate
+    rise = optax.linear_schedule(1 / (updates + 1), 1.0, updates)
+    factor = optax.join_schedules([optax.constant_schedule(1.0), rise], [start])
+    return lambda count: rate(count) * factor(count)

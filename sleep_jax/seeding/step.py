@@ -123,7 +123,7 @@ def seeding_step(
     """
     head = lm_head(cfg, base["params"])
     counts = _counts(objective, batch)
-    lam = objective.on_policy_weight(state.step, counts["kl_on"], lam_rng)
+    lam = objective.lam_of_update(state.step, counts["kl_off"], counts["kl_on"], lam_rng)
     rewarded_tokens = jnp.sum(batch.mask & batch.rewarded, dtype=jnp.float32)
 
     def weighted_terms(scores, part):

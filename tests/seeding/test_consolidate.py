@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from sample_exchanges import EXCHANGES, SHAPE, exchange, tokens
 
@@ -18,8 +19,10 @@ from sleep_jax.seeding.consolidate import mean_divergence, seed_slot
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.rollout_buffer import rollout_widths
+from sleep_jax.seeding.running_norm import clip_by_running_norm
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import Exchange, Teacher, pack_exchanges
+from sleep_jax.seeding.step import seeding_step
 from sleep_jax.seeding.trunk import precompute
 from sleep_jax.wake.context import read
 
@@ -233,10 +236,15 @@ class MemoryCheckpoint:
             raise Stopped
 
 
+# Rollouts join in the third of six updates, a round for two of them; the third save is after it.
+REJOINED = {"rollout_start": 0.34, "rollout_warmup": 3, "max_grad_norm_ratio": 1.5}
+
+
 @pytest.mark.parametrize(
     "estimator, changes, written, stop, done",
     [
         ("group", {"steps_per_generation": 2, "null_space": 0.9}, (), 1, 2),
+        ("group", REJOINED, (), 3, 4),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
@@ -273,6 +281,19 @@ def test_seed_slot_resumes_to_the_same_bits(
     jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
     assert logged_again == logged
     assert all(("policy_value" in figures) == (estimator == "ppo") for _, figures in logged)
+
+
+def test_seed_slot_whose_rate_rises_anew_compiles_one_update(cfg, tokenizer, night):
+    config = seeding(steps=6, objective=Objective(on_policy_weight="tokens"), **REJOINED)
+    compiled, logged = seeding_step._cache_size(), []
+    seed_slot(cfg, tokenizer, judge, config, **night, log=lambda _, x: logged.append(x))
+    assert seeding_step._cache_size() == compiled + 1
+    assert ["kl_on" in figures for figures in logged] == 2 * [False] + 4 * [True]
+    for figures in logged:
+        off, on = figures["tokens_off"], figures["tokens_on"]
+        kl = (off * figures["kl_off"] + on * figures.get("kl_on", 0.0)) / (off + on)
+        loss = 0.5 * kl + 0.5 * figures.get("policy_loss", 0.0)
+        np.testing.assert_allclose(figures["loss"], loss, rtol=1e-4)
 
 
 def test_seed_slot_rejects_written_rollouts_that_do_not_fit_an_update(cfg, tokenizer, night):
@@ -323,15 +344,59 @@ def test_optimizer_clips_the_gradient_before_adam():
     np.testing.assert_allclose(updates, [-0.5, 0.5], rtol=1e-4)
 
 
-def test_optimizer_schedule_starts_above_0_and_peaks_after_the_warmup():
-    optimizer = seeding(steps=9, learning_rate=0.5, warmup=4).optimizer()
-    state, rates = optimizer.init(jnp.zeros(1)), []
-    for _ in range(10):  # of one gradient: each of Adam's updates is the rate
+def test_optimizer_limits_norms_absolutely_and_by_earlier_ones():
+    by_hand = optax.chain(
+        optax.clip_by_global_norm(0.5), clip_by_running_norm(2.0), optax.scale_by_adam()
+    )
+    config = seeding(
+        steps=9, learning_rate=0.5, warmup=4, max_grad_norm=0.5, max_grad_norm_ratio=2.0
+    )
+    optimizer = config.optimizer()
+    state, want = optimizer.init(jnp.zeros(2)), by_hand.init(jnp.zeros(2))
+    for rate, norm in zip((0.1, 0.2, 0.3), (0.01, 0.02, 3.0)):
+        grads = jnp.array([0.6, -0.8]) * norm
+        update, state = optimizer.update(grads, state)
+        direction, want = by_hand.update(grads, want)
+        np.testing.assert_allclose(update, -rate * direction, rtol=1e-4)
+    assert len(seeding(max_grad_norm=0.0).optimizer().init(jnp.zeros(2))) == 1  # Adam's alone
+    # The last norm is 3, of which the absolute limit leaves 0.5.
+    mean = 0.9 * (0.9 * 0.01 + 0.1 * 0.02) + 0.1 * 0.5
+    np.testing.assert_allclose(state[1].mean, mean, rtol=1e-5)
+
+
+def test_optimizer_without_options_has_the_state_of_clipped_adam():
+    plain = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.constant_schedule(0.1)))
+    for changes in ({}, {"rollout_warmup": 2, "rollout_start": 0.5}):
+        state = seeding(**changes).optimizer().init(jnp.zeros(2))
+        jax.tree.map(np.testing.assert_array_equal, state, plain.init(jnp.zeros(2)))
+    assert seeding().optimizer() is seeding().optimizer()  # another one would be compiled anew
+
+
+def rates(config, updates):
+    """Rates of updates: of one gradient, each of Adam's updates is the rate."""
+    optimizer = config.optimizer()
+    state, out = optimizer.init(jnp.zeros(1)), []
+    for _ in range(updates):
         update, state = optimizer.update(jnp.ones(1), state)
-        rates.append(-float(update[0]))
-    np.testing.assert_allclose(rates[:5], [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-4)
-    assert np.all(np.diff(rates[4:]) < 0)
-    np.testing.assert_allclose(rates[-1], 0.05, rtol=1e-4)
+        out.append(-float(update[0]))
+    return np.array(out)
+
+
+def test_rate_rises_anew_when_rollouts_join():
+    config = seeding(steps=12, learning_rate=0.5, warmup=2, rollout_start=0.5)
+    before, after = (rates(dataclasses.replace(config, rollout_warmup=n), 12) for n in (0, 3))
+    factors = [1] * 6 + [0.25, 0.5, 0.75, 1, 1, 1]
+    np.testing.assert_allclose(after, before * factors, rtol=1e-5)
+    for changes in ({"rollout_start": 0.0}, {"num_prompts": 0}):
+        same = dataclasses.replace(config, rollout_warmup=3, **changes)
+        np.testing.assert_allclose(rates(same, 12), before, rtol=1e-5)
+
+
+def test_optimizer_schedule_starts_above_0_and_peaks_after_the_warmup():
+    got = rates(seeding(steps=9, learning_rate=0.5, warmup=4), 10)
+    np.testing.assert_allclose(got[:5], [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-4)
+    assert np.all(np.diff(got[4:]) < 0)
+    np.testing.assert_allclose(got[-1], 0.05, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -78,6 +78,23 @@ def test_objective_at_in_staged_mode_distils_first():
     assert dataclasses.replace(seeding.objective_at(7), alpha=0.3) == seeding.objective
 
 
+def test_first_rollout_step():
+    nights = {
+        75: build(rollout_start=0.75),
+        0: build(),
+        100: build(num_prompts=0),
+        40: build(rollout_start=0.1, mode="staged", distill_fraction=0.4, lam=0.0),
+    }
+    for step, seeding in nights.items():
+        assert seeding.first_rollout_step == step
+        learnt = [seeding.learns_from_rollouts(i, seeding.objective_at(i)) for i in range(100)]
+        assert learnt == [i >= step for i in range(100)]
+    # Dreams are learnt from their first update on.
+    c = default()
+    c.seeding.rollout_warmup = 5
+    assert read(c).reinforcing.rollout_warmup == 5 and not read(c).reinforcing.rollout_start
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -92,6 +109,10 @@ def test_objective_at_in_staged_mode_distils_first():
             "seeding.steps_per_generation=0; give a whole number at least 1",
         ),
         ({"accumulate": 3}, "seeding.batch_size=4 cannot be cut into seeding.accumulate=3"),
+        ({"max_grad_norm": -1.0}, "seeding.max_grad_norm=-1.0; give a number at least 0"),
+        ({"max_grad_norm_ratio": 1.0}, "seeding.max_grad_norm_ratio=1.0; give 0, or a number"),
+        ({"rollout_warmup": -1}, "seeding.rollout_warmup=-1; give a whole number at least 0"),
+        ({"on_policy_weight": "all"}, "seeding.on_policy_weight='all'; choose from lambda, tokens"),
         ({"accumulate": 0}, "seeding.accumulate=0; give a whole number at least 1"),
         ({"importance_cap": -1.0}, "seeding.importance_cap=-1.0; give 0, or a number above 0"),
         ({"rollout_top_p": 0.9}, "correct for it with seeding.importance_cap=2"),

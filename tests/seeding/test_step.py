@@ -360,21 +360,49 @@ def test_lam_as_probability_draws_on_or_off_policy_updates(student, batch, run):
     objective = dataclasses.replace(MIXED, lam_as_probability=True)
 
     def draws(key):
-        draw = jax.vmap(lambda step: objective.on_policy_weight(step, 9.0, key))
+        draw = jax.vmap(lambda step: objective.lam_of_update(step, 10.0, 9.0, key))
         return np.asarray(draw(jnp.arange(300)))
 
     is_on_policy = draws(jax.random.key(0))
     assert set(is_on_policy) == {0.0, 1.0} and abs(is_on_policy.mean() - 0.75) < 0.08
     assert (is_on_policy != draws(jax.random.key(1))).any()  # each night has its own key
     first = int(is_on_policy.argmax())
-    assert objective.on_policy_weight(first, 0.0, jax.random.key(0)) == 0  # no on-policy tokens
+    assert objective.lam_of_update(first, 10.0, 0.0, jax.random.key(0)) == 0  # no on-policy tokens
     with pytest.raises(ValueError, match="lam_as_probability=True needs lam_rng"):
-        objective.on_policy_weight(0, 9.0)
-    assert MIXED.on_policy_weight(0, 9.0) == 0.75
+        objective.lam_of_update(0, 10.0, 9.0)
+    assert MIXED.lam_of_update(0, 10.0, 9.0) == 0.75
     _, metrics = run(objective, student, batch, lam_rng=jax.random.key(0))
     kl = metrics["kl_on"] if is_on_policy[0] else metrics["kl_off"]
     want = 0.25 * kl + 0.75 * metrics["policy_loss"] + 0.5 * metrics["cross_entropy"]
     np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
+
+
+def test_on_policy_weight_by_tokens_by_hand(student, batch, run):
+    """Of 10 off-policy and 9 on-policy tokens."""
+    objective = dataclasses.replace(MIXED, on_policy_weight="tokens")
+    want = 0.75 * 9 / (0.75 * 9 + 0.25 * 10)
+    np.testing.assert_allclose(objective.lam_of_update(0, 10.0, 9.0), want, rtol=1e-6)
+    by_lam = {0.0: 0.0, 0.5: 9 / 19, 1.0: 1.0}
+    for lam, weight in by_lam.items():
+        objective = dataclasses.replace(objective, lam=lam)
+        np.testing.assert_allclose(objective.lam_of_update(0, 10.0, 9.0), weight, rtol=1e-6)
+        # All of the weight is that of the tokens that are there.
+        assert objective.lam_of_update(0, 10.0, 0.0) == (lam == 1)
+        assert objective.lam_of_update(0, 0.0, 9.0) == (lam > 0)
+    # At lambda 1/2 the divergence is the mean over all tokens.
+    objective = dataclasses.replace(objective, lam=0.5)
+    _, metrics = run(objective, student, batch)
+    kl = (10 * metrics["kl_off"] + 9 * metrics["kl_on"]) / 19
+    want = 0.25 * kl + 0.75 * metrics["policy_loss"] + 0.5 * metrics["cross_entropy"]
+    np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
+    _, accumulated = run(dataclasses.replace(objective, accumulate=2), student, batch)
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(accumulated[name], metrics[name], rtol=1e-3)
+
+
+def test_objective_rejects_a_weight_by_tokens_of_a_coin():
+    with pytest.raises(ValueError, match=r"on_policy_weight='tokens' with seeding.lam_as_prob"):
+        Objective(on_policy_weight="tokens", lam_as_probability=True)
 
 
 @pytest.mark.slow
