@@ -11,6 +11,7 @@ Merge: a full level first seeds its sealed slots into one, likewise.
 import dataclasses
 import math
 
+import jax
 import numpy as np
 
 from sleep_jax.data.batches import bucket
@@ -36,9 +37,12 @@ from sleep_jax.programs.seeding import (
 )
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.seeding.consolidate import run_consolidation, sum_divergence
+from sleep_jax.seeding.first_order import GRADIENT, divergence_alone, init_gradient
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.router_key import REPLAY_ROWS, sum_inputs
+from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher
+from sleep_jax.seeding.step import seeding_step
 from sleep_jax.seeding.transaction import (
     MemoryState,
     TeacherIsStudent,
@@ -52,6 +56,8 @@ from sleep_jax.study.self_study import Study, reread, without_documents
 
 GATED = "anchor_perplexity"  # the anchor set that a night may not lose
 PROBE = 8  # sequences that measure the divergence where there are no held-out questions
+# What an update's memory depends on.
+KNOBS = ("model.remat", "seeding.accumulate", "seeding.batch_size", "seeding.max_length")
 
 
 def consolidate(
@@ -151,7 +157,9 @@ def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, rng,
 
     def log(step, metrics):
         if step < 0:
-            return bar.advance(1, **metrics)
+            share = metrics.pop("largest_fall", None)
+            bound = {} if share is None else {"largest_fall": f"{share:.2g} of it"}
+            return bar.advance(1, **metrics, **bound)
         logger.update(step, metrics)
         if logger.time_estimate is not None and "time/step" in metrics:
             logger.time_estimate.add_update(day, metrics["time/step"])
@@ -233,7 +241,6 @@ def programs(run: AbstractRun) -> list[Program]:
     read = reading(run, "consolidate: read", sizes.contexts)
     rehearse = [] if run.config.memory.from_context else rehearsing(run, "consolidate")
     groups = [sizes.probe, sizes.exchanges]
-    knobs = ("model.remat", "seeding.accumulate", "seeding.batch_size", "seeding.max_length")
     updates = updated(run, "consolidate: update", seeding, learner)
     return [
         read,
@@ -241,9 +248,10 @@ def programs(run: AbstractRun) -> list[Program]:
         *_aimed(run, shape),
         *precomputed(run, "consolidate", shape, groups, context, sum(rounds)),
         _measured(run, shape),
+        *_bounded(run, seeding),
         *losses_of_texts(run, "consolidate: anchors", sizes.anchors[:1], 2),
         *rolled_out(run, "consolidate", seeding, learner, context),
-        *(dataclasses.replace(update, knobs=knobs) for update in updates),
+        *(dataclasses.replace(update, knobs=KNOBS) for update in updates),
     ]
 
 
@@ -268,6 +276,21 @@ def _measured(run: AbstractRun, shape: BatchShape) -> Program:
     calls = 2 * batch_count(run.sizes.probe, shape)
     name = "consolidate: measure"
     return Program(name, sum_divergence, args, calls, *row_tokens(shape), scored)
+
+
+def _bounded(run: AbstractRun, seeding: SeedingConfig) -> list[Program]:
+    """The gradient before the first update, which says what the night can do; nothing where the
+    gate asks for nothing."""
+    if run.settings.gate.divergence >= 1:
+        return []
+    level, shape = first_receiver(run.cfg), seeding.shape
+    state = jax.eval_shape(lambda m: init_gradient(m, level, 0), run.variables["memory"])
+    args = (run.cfg, divergence_alone(seeding), GRADIENT, level, run.array("tokens/index"))
+    args += (run.tree(state, "learner"), run.variables, run.batch(shape), None)
+    scored = 4 * shape.batch_size * shape.max_target_length
+    calls = batch_count(run.sizes.probe, shape)
+    name = "consolidate: gradient"
+    return [Program(name, seeding_step, args, calls, *row_tokens(shape), scored, 2, knobs=KNOBS)]
 
 
 def _no_programs(run: AbstractRun) -> list[Program]:

@@ -58,8 +58,9 @@ def collections_of(config, cfg: DecoderConfig) -> dict[str, Any]:
 
 def init_learner(cfg: DecoderConfig, seeding: SeedingConfig, memory) -> SeedingState:
     """The state before the updates of a night of `first_receiver`."""
-    surrogate = seeding.imitation.surrogate
-    state = init_state(take_slot(memory, first_receiver(cfg), 0), seeding.optimizer())
+    surrogate, level = seeding.imitation.surrogate, first_receiver(cfg)
+    optimizer = seeding.at_level(cfg, level).optimizer()
+    state = init_state(take_slot(memory, level, 0), optimizer)
     if surrogate.gae is None or not seeding.num_prompts:
         return state
     critic = init_critic(cfg.width, surrogate.value_learning_rate)

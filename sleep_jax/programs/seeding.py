@@ -91,11 +91,12 @@ def updated(
 ) -> list[Program]:
     """The updates of a night: a program for each objective that they have."""
     index, level, shape = run.array("tokens/index"), first_receiver(run.cfg), seeding.shape
+    optimizer = seeding.at_level(run.cfg, level).optimizer()
     steps = collections.Counter(map(seeding.objective_at, range(seeding.steps)))
     stages = {True: " to distil", False: " to imitate"} if seeding.mode == "staged" else {}
     scored, out = 4 * shape.batch_size * shape.max_target_length, []
     for objective, calls in steps.items():
-        args = (run.cfg, objective, seeding.optimizer(), level, index, learner, run.variables)
+        args = (run.cfg, objective, optimizer, level, index, learner, run.variables)
         args += (run.batch(shape), None, run.key if objective.lam_as_probability else None)
         title = name + stages.get(objective.alpha == 1, "")
         out.append(Program(title, seeding_step, args, calls, *row_tokens(shape), scored, 2))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
@@ -19,13 +20,14 @@ from sleep_jax.memory.slots import put_slot, take_slot, used
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
+from sleep_jax.seeding.first_order import FirstOrderBound, check_reach, first_gradient
 from sleep_jax.seeding.gate import Gate, top_k_hint
 from sleep_jax.seeding.mixture import fill_batch, sequence_sizes, shuffled, widest_spacing
 from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.rollout_buffer import RolloutBuffer
 from sleep_jax.seeding.rollouts import collect_rollouts
 from sleep_jax.seeding.router_key import init_router_key
-from sleep_jax.seeding.seeding_config import SeedingConfig
+from sleep_jax.seeding.seeding_config import SeedingConfig, automatic_rate
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -131,6 +133,7 @@ def seed_slot(
             "some (study.recitations, study.questions), or longer ones (study.max_answer_tokens)"
         )
     weights = tuple(t.weight for t in teachers)
+    seeding = seeding.at_level(cfg, level)
     seeding = dataclasses.replace(
         seeding, objective=dataclasses.replace(seeding.objective, weights=weights)
     )
@@ -243,20 +246,24 @@ def run_consolidation(
       probe: held-out sequences that the divergence is measured on.
       anchors: takes the collections of a model and returns its anchor perplexity.
       rng: PRNG key.
-      log: is given every step's figures, and before the first, as step -1, kl_before.
+      log: is given every step's figures, and before the first, as step -1, kl_before and
+        largest_fall.
       mid_phase, timer: as for `seed_slot`.
 
     Returns:
       (state, figures): the memory after the night or, where the gate rejects the slot, the one
-      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token, and
-      after a rejection rolled_back, the reason in words.
+      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token, where
+      the gate asks for less divergence largest_fall, the share of kl_before that the updates can
+      remove to first order, and after a rejection rolled_back, the reason in words.
 
     Raises:
+      OutOfReach: that share is below a tenth of what the gate asks; before the first update.
       TeacherIsStudent: teacher and student agree before the night.
       NotFinite: the divergence, or too many updates in a row, are not finite.
       ValueError: as `seed_slot`.
     """
     level, index = transaction.level, transaction.index
+    seeding = seeding.at_level(cfg, level)
     replay = [(*e.student, *e.completion)[: seeding.shape.max_length] for e in exchanges]
     rows = pad(replay, seeding.shape.max_length)
     student = transaction.student
@@ -276,7 +283,13 @@ def run_consolidation(
             f"teacher and student agree before the night (KL = {before:.1e}): there is nothing to "
             f"consolidate into level {level}"
         )
-    log(-1, {"kl_before": before})
+    figures = {"kl_before": before}
+    if gate.divergence < 1:
+        gradient = first_gradient(cfg, variables, level, index, probe, states, teachers, seeding)
+        bound = FirstOrderBound(before, float(optax.tree.norm(gradient, ord=1)), seeding.distance)
+        figures["largest_fall"] = bound.share
+        check_reach(bound, seeding, gate, automatic_rate(cfg, level))
+    log(-1, figures)
     anchors_before = anchors(transaction.before.variables(params))
     seeded = seed_slot(
         cfg,
@@ -294,7 +307,7 @@ def run_consolidation(
         timer=timer,
     )
     after = mean_divergence(cfg, seeded, probe, states, teachers, seeding.shape)
-    figures = {"kl_before": before, "kl_after": after}
+    figures["kl_after"] = after
     if reason := gate.rejection_reason(before, after, anchors_before, anchors(seeded)):
         reason += top_k_hint(cfg.memory, used(student.slots, level))
         return transaction.before, figures | {"rolled_back": reason}

@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
+import math
 
+import jax.numpy as jnp
 import optax
 
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
@@ -13,6 +16,13 @@ from sleep_jax.seeding.transaction import PROTOCOLS
 from sleep_jax.settings import Settings, part, setting
 
 MODES = ("joint", "staged")
+AUTO = "auto"
+
+
+def automatic_rate(cfg: DecoderConfig, level: int) -> float:
+    """Adam's peak rate for a slot of a level: 1e-2 * sqrt(16 * 576 / (rank * width)), so 1e-2 for
+    SmolLM2-135M, of width 576, and rank 16, where it was tuned."""
+    return 1e-2 * math.sqrt(16 * 576 / (cfg.memory.level(level).rank * cfg.width))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +56,10 @@ class SeedingConfig(Settings, section="seeding"):
         "commit_then_clear", "which state of the sender teaches the new slot", choices=PROTOCOLS
     )
     steps: int = setting(100, "updates of a night", least=1)
-    learning_rate: float = setting(1e-2, "Adam's peak rate", above=0)
+    learning_rate: float | str = setting(
+        1e-2, "Adam's peak rate; auto: by the rank of the slot and the width of the model",
+        above=0, words=(AUTO,),
+    )  # fmt: skip
     warmup: int = setting(4, "updates until the peak rate is reached; 0: none", least=0)
     shape: BatchShape = part(BatchShape)
     num_prompts: int = setting(
@@ -140,13 +153,30 @@ class SeedingConfig(Settings, section="seeding"):
         is_on_policy = self.num_prompts > 0 and (objective.alpha < 1 or objective.lam > 0)
         return is_on_policy and step >= round(self.rollout_start * self.steps)
 
+    def at_level(self, cfg: DecoderConfig, level: int) -> "SeedingConfig":
+        """The same with the number that `learning_rate="auto"` stands for in a slot of a level."""
+        if self.learning_rate != AUTO:
+            return self
+        return dataclasses.replace(self, learning_rate=automatic_rate(cfg, level))
+
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam with a warm-up and cosine schedule, after clipping the gradient to norm 1."""
+        """Adam with a warm-up and cosine schedule, after clipping the gradient to norm 1; the
+        learning rate is a number (`at_level`)."""
         return _optimizer(self.learning_rate, self.warmup, self.steps)
+
+    @property
+    def distance(self) -> float:
+        """Sum of the learning rates of all updates: about how far Adam can move a weight."""
+        rate = _schedule(self.learning_rate, self.warmup, self.steps)
+        return float(jnp.sum(rate(jnp.arange(self.steps))))
+
+
+def _schedule(peak: float, warmup: int, steps: int) -> optax.Schedule:
+    first = peak / (warmup + 1)  # from 0 the first update would change nothing
+    return optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, peak / 10)
 
 
 @functools.cache  # jit compiles anew for every optimizer object
 def _optimizer(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
-    first = peak / (warmup + 1)  # from 0 the first update would change nothing
-    rate = optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, peak / 10)
+    rate = _schedule(peak, warmup, steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
