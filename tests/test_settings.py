@@ -136,7 +136,7 @@ def test_read_names_field_value_and_what_is_allowed(field, value, says):
 
 
 def test_word_may_stand_for_a_number():
-    c = defaults(House)
+    c = config()
     for value in ("auto", 3.5, "auto"):  # a config holds either
         c.kitchen.power = value
         assert read(House, c).kettle.power == value
@@ -177,7 +177,7 @@ def test_objects_made_directly_are_checked_too():
 def test_every_lists_settings_once_in_order():
     assert list(every(House)) == [
         "doors", "rooms", "size", "is_warm", "stairs", "kitchen.litres", "kitchen.lid",
-        "kitchen.tag", "kitchen.cap", "kitchen.widths", "kitchen.cups",
+        "kitchen.tag", "kitchen.cap", "kitchen.power", "kitchen.widths", "kitchen.cups",
     ]  # fmt: skip
 
 
