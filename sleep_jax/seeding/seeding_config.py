@@ -165,10 +165,14 @@ class SeedingConfig(Settings, section="seeding"):
         return _optimizer(self.learning_rate, self.warmup, self.steps)
 
     @property
+    def schedule(self) -> optax.Schedule:
+        """The learning rate of every update."""
+        return _schedule(self.learning_rate, self.warmup, self.steps)
+
+    @property
     def distance(self) -> float:
         """Sum of the learning rates of all updates: about how far Adam can move a weight."""
-        rate = _schedule(self.learning_rate, self.warmup, self.steps)
-        return float(jnp.sum(rate(jnp.arange(self.steps))))
+        return float(jnp.sum(self.schedule(jnp.arange(self.steps))))
 
 
 def _schedule(peak: float, warmup: int, steps: int) -> optax.Schedule:
