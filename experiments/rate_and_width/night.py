@@ -85,7 +85,7 @@ def nights(params, cfg: DecoderConfig, seed: int, rates: Sequence[float]) -> lis
       the documents' people, nats a token; known_kl, from the base about known people, after the
       night; open_book, recall_before, recall_after, the share of the documents' people whose home
       is named with the document in view, and without it before and after the night; known_before,
-      known_after, of known people; largest_fall, as for `run_consolidation`.
+      known_after, of known people; first_order_fall, as for `run_consolidation`.
     """
     day, rng = day_of(seed), jax.random.key(seed)
     memory, slots = init_memory(rng, cfg.memory, layers=cfg.layers, width=cfg.width)
@@ -120,7 +120,7 @@ def nights(params, cfg: DecoderConfig, seed: int, rates: Sequence[float]) -> lis
                 "kl_before": before,
                 "kl_after": divergence(asleep, "new"),
                 "known_kl": divergence(asleep, "known"),
-                "largest_fall": distance * norm / before,
+                "first_order_fall": distance * norm / before,
                 "open_book": recall(cfg, awake, day.new, day.documents),
                 "recall_before": recall(cfg, awake, day.new),
                 "recall_after": recall(cfg, asleep, day.new),
@@ -137,23 +137,21 @@ def seed_slots(cfg: DecoderConfig, steps: int, student, batch, rates):
     whose peak is an array, and every update on the whole batch."""
     unit = dataclasses.replace(SEEDING, steps=steps, learning_rate=1.0).schedule
 
-    @functools.partial(optax.inject_hyperparams)
-    def optimizer(peak):
-        rate = optax.adam(lambda step: peak * unit(step))
-        return optax.chain(optax.clip_by_global_norm(1.0), rate)
-
-    adam = optimizer(peak=1.0)
+    adam = optax.inject_hyperparams(
+        lambda peak: optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adam(lambda step: peak * unit(step))
+        )
+    )(peak=1.0)
 
     def night(rate):
         state = init_state(take_slot(student["memory"], 1, 0), adam)
-        hyper = state.opt_state._replace(hyperparams={"peak": rate})
+        state = state.replace(opt_state=state.opt_state._replace(hyperparams={"peak": rate}))
 
         def update(state, _):
-            return seeding_step(cfg, OBJECTIVE, adam, 1, jnp.int32(0), state, student, batch)[
-                0
-            ], None
+            step = (cfg, OBJECTIVE, adam, 1, jnp.int32(0), state, student, batch)
+            return seeding_step(*step)[0], None
 
-        return jax.lax.scan(update, state.replace(opt_state=hyper), length=steps)[0].slot
+        return jax.lax.scan(update, state, length=steps)[0].slot
 
     return jax.lax.map(night, rates)
 

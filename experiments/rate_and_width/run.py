@@ -2,9 +2,9 @@
 
 python experiments/rate_and_width/run.py --workdir runs/rate_and_width
 
-Every width, rank and seed is a JSON file in the workdir; a second call continues after them. At the end
-it draws the figure there; with --publish also beside this file, where it rewrites the table of the
-README as well.
+Every width, rank and seed is a JSON file in the workdir; a second call continues after them. At
+the end it draws the figure there; with --publish also beside this file, where it rewrites the table
+of the README as well.
 """
 
 import argparse

@@ -157,9 +157,10 @@ def _seed(experiment, logger, bar, transaction, teachers, exchanges, probe, rng,
 
     def log(step, metrics):
         if step < 0:
-            share = metrics.pop("largest_fall", None)
-            bound = {} if share is None else {"largest_fall": f"{share:.2g} of it"}
-            return bar.advance(1, **metrics, **bound)
+            shown = dict(metrics)
+            if "first_order_fall" in shown:
+                shown["first_order_fall"] = f"{shown['first_order_fall']:.2g} of it"
+            return bar.advance(1, **shown)
         logger.update(step, metrics)
         if logger.time_estimate is not None and "time/step" in metrics:
             logger.time_estimate.add_update(day, metrics["time/step"])

@@ -247,14 +247,14 @@ def run_consolidation(
       anchors: takes the collections of a model and returns its anchor perplexity.
       rng: PRNG key.
       log: is given every step's figures, and before the first, as step -1, kl_before and
-        largest_fall.
+        first_order_fall.
       mid_phase, timer: as for `seed_slot`.
 
     Returns:
       (state, figures): the memory after the night or, where the gate rejects the slot, the one
-      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token, where
-      the gate asks for less divergence largest_fall, the share of kl_before that the updates can
-      remove to first order, and after a rejection rolled_back, the reason in words.
+      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token; where
+      the gate asks for less divergence first_order_fall, the share of kl_before that the updates
+      remove to first order; after a rejection rolled_back, the reason in words.
 
     Raises:
       OutOfReach: that share is below a tenth of what the gate asks; before the first update.
@@ -287,7 +287,7 @@ def run_consolidation(
     if gate.divergence < 1:
         gradient = first_gradient(cfg, variables, level, index, probe, states, teachers, seeding)
         bound = FirstOrderBound(before, float(optax.tree.norm(gradient, ord=1)), seeding.distance)
-        figures["largest_fall"] = bound.share
+        figures["first_order_fall"] = bound.share
         check_reach(bound, seeding, gate, automatic_rate(cfg, level))
     log(-1, figures)
     anchors_before = anchors(transaction.before.variables(params))

@@ -70,7 +70,7 @@ def test_night_in_one_program_is_that_of_seed_slot(lab):
 
 def test_report_names_the_best_rate(lab, tmp_path):
     figures = {
-        "kl_before": 2.0, "known_kl": 0.01, "largest_fall": 2.5, "open_book": 0.5,
+        "kl_before": 2.0, "known_kl": 0.01, "first_order_fall": 2.5, "open_book": 0.5,
         "recall_after": 0.5, "known_before": 1.0, "known_after": 1.0,
     }  # fmt: skip
     nights = [

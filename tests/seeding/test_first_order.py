@@ -140,7 +140,8 @@ def test_bound_is_distance_times_gradient_over_divergence():
 )
 def test_night_out_of_reach_is_refused_with_the_remedy(norm, automatic, remedy):
     bound = FirstOrderBound(divergence=1.0, gradient_norm=norm, distance=1e-2)
-    says = rf"seeding\.learning_rate=0\.001 over 1 updates can lower .* by at most {norm:.2f}%.*20%"
+    says = r"seeding\.learning_rate=0\.001 over 1 updates can lower "
+    says += rf".* by {norm:.2f}% to first order.*20%"
     with pytest.raises(OutOfReach, match=f"{says}; .*{remedy}"):
         check_reach(bound, seeding(), Gate(divergence=0.8), automatic)
 
@@ -177,6 +178,6 @@ def test_consolidation_out_of_reach_is_refused_before_an_update(
     with pytest.raises(OutOfReach, match=r"^seeding\.learning_rate=1e-08 over 1 updates can lower"):
         night(1e-8, 0.8)
     assert not logged
-    assert night(AUTO, 0.8)[1]["largest_fall"] > 0.02
+    assert night(AUTO, 0.8)[1]["first_order_fall"] > 0.02
     monkeypatch.setattr(consolidate, "first_gradient", None)  # to call it would be an error
-    assert "largest_fall" not in night(1e-8, math.inf)[1]
+    assert "first_order_fall" not in night(1e-8, math.inf)[1]
