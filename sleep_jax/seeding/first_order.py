@@ -10,9 +10,9 @@ which is reached if every update follows sign(g). The rate at which this is D it
 
     eta* = D / (sum_t eta_t / eta * |g|_1),    eta the peak of the schedule.
 
-Later terms can add to it: once B is not 0, A learns as well, and g grows. A night of a tiny decoder
-(experiments/rate_and_width) had 0.24 D to first order and removed 0.99 D. So a night is refused only
-if ten times its first-order fall is less than what its gate asks.
+Later terms can add to it: once B is not 0, A learns as well, and g grows. A night of a tiny
+decoder (experiments/rate_and_width) had 0.24 D to first order and removed 0.99 D. So a night is
+refused only if ten times its first-order fall is less than what its gate asks.
 """
 
 import dataclasses
