@@ -93,7 +93,8 @@ def check_reach(
     raise OutOfReach(
         f"seeding.learning_rate={rate:.3g} over {seeding.steps} updates can lower the divergence "
         f"from the teacher by {bound.share:.2%} to first order, and gate.divergence="
-        f"{gate.divergence:g} asks for {asked:.0%}; {remedy}, or accept any night with gate.divergence=inf"
+        f"{gate.divergence:g} asks for {asked:.0%}; {remedy}, or accept any night with "
+        "gate.divergence=inf"
     )
 
 
