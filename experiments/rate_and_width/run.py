@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 
 from base import RANKS, WIDTHS, decoder_of, load_base
 from figures import README, report
@@ -24,13 +25,14 @@ from sleep_jax.seeding.seeding_config import automatic_rate
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the automatic rate
 
 
-def sweep(params, width: int, rank: int, seed: int) -> list[dict]:
-    """A night for every factor, each a dictionary of `nights` with width, rank, seed and factor."""
+def sweep(params, width: int, rank: int, seed: int, factors: Sequence[float]) -> list[dict]:
+    """A night for every factor of the automatic rate, each a dictionary of `nights` with width,
+    rank, seed and factor."""
     cfg = decoder_of(width, rank)
-    rates = [factor * automatic_rate(cfg, 1) for factor in FACTORS]
+    rates = [factor * automatic_rate(cfg, 1) for factor in factors]
     about = {"width": width, "rank": rank, "seed": seed}
     slept = nights(params, cfg, seed, rates)
-    return [about | {"factor": factor} | x for factor, x in zip(FACTORS, slept)]
+    return [about | {"factor": factor} | x for factor, x in zip(factors, slept)]
 
 
 def main() -> None:
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, choices=WIDTHS)
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS, choices=RANKS)
+    parser.add_argument("--factors", type=float, nargs="+", default=FACTORS)
     parser.add_argument("--publish", action="store_true", help="rewrite the README's figures")
     arguments = parser.parse_args()
     workdir = arguments.workdir
@@ -49,7 +52,7 @@ def main() -> None:
         for width, rank, seed in itertools.product(*shape):
             path = workdir / f"width_{width}-rank_{rank}-seed_{seed}.json"
             if not path.exists():
-                slept = sweep(load_base(workdir, width), width, rank, seed)
+                slept = sweep(load_base(workdir, width), width, rank, seed, arguments.factors)
                 path.write_text(json.dumps(slept))
             bar.advance(width=width, rank=rank, seed=seed)
     results = [x for path in workdir.glob("width_*.json") for x in read_json(path)]
