@@ -55,7 +55,7 @@ def main() -> None:
                 slept = sweep(load_base(workdir, width), width, rank, seed, arguments.factors)
                 path.write_text(json.dumps(slept))
             bar.advance(width=width, rank=rank, seed=seed)
-    results = [x for path in workdir.glob("width_*.json") for x in read_json(path)]
+    results = [x for path in sorted(workdir.glob("width_*.json")) for x in read_json(path)]
     print(report(workdir, results))
     if arguments.publish:
         report(README.parent, results, README)
