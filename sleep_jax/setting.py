@@ -20,6 +20,7 @@ class Setting:
       least, most: inclusive bounds; infinite ones allow inf.
       above, below: exclusive bounds.
       also: values that are allowed outside the bounds.
+      words: texts that are allowed instead of a number.
       choices: the allowed texts; None: any.
       name: of the field in a config, where it differs from the attribute's.
       none: the value in a config that stands for None.
@@ -36,6 +37,7 @@ class Setting:
     above: float | None = None
     below: float | None = None
     also: Sequence[Any] = ()
+    words: Sequence[str] = ()
     choices: Sequence[str] | None = None
     name: str = ""
     none: float | None = None
@@ -60,6 +62,8 @@ class Setting:
         Raises:
           ValueError: it is not allowed; names the field, the value and what is allowed.
         """
+        if isinstance(value, str) and value in self.words:
+            return value
         is_scalar = self.entries is None
         entries = (value,) if is_scalar else value
         if not (is_scalar or self._has_its_length(value)) or not all(map(self._allows, entries)):
@@ -120,7 +124,7 @@ class Setting:
         number = f"{'a whole number' if self.kind is int else 'a number'} {words}".rstrip()
         also = self.also if self.none is None else (self.none, *self.also)
         infinite = filter(math.isinf, limits.values())
-        return ", or ".join([*map(_text, also), number, *map(_text, infinite)])
+        return ", or ".join([*self.words, *map(_text, also), number, *map(_text, infinite)])
 
     def _refusal(self, value: Any) -> str:
         if self.choices is not None and self.entries is None:

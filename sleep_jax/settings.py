@@ -142,8 +142,16 @@ def defaults(cls: type[Settings]) -> ml_collections.ConfigDict:
     """The config of a class and its parts, every setting at its default."""
     from flax.traverse_util import unflatten_dict  # slow to import, and not needed by `inspect`
 
-    values = {path: declared.default for path, declared in every(cls).items()}
+    values = {path: _default(declared) for path, declared in every(cls).items()}
     return ml_collections.ConfigDict(unflatten_dict(values, sep="."))
+
+
+def _default(declared: Setting) -> Any:
+    """What a config has at first: a field of one type, or of any where words may stand for a
+    number."""
+    if not declared.words:
+        return declared.default
+    return ml_collections.FieldReference(declared.default, field_type=object)
 
 
 def read(cls: type[T], config) -> T:

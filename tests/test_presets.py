@@ -1,5 +1,6 @@
 """The presets in `configs/`: what each can be read as, what it says, and who may build on one."""
 
+import math
 import pathlib
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import pytest
 from sleep_jax.cli.config_files import load
 from sleep_jax.config import default, read
 from sleep_jax.memory.schedule import plan
+from sleep_jax.programs.abstract import decoder_of
 from sleep_jax.run_schedule import run_schedule
+from sleep_jax.seeding.seeding_config import AUTO
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/**/[!_]*.py"))
@@ -20,6 +23,25 @@ VARIANTS = [f"{path}:{levels}" for path in PRESETS if "levels_" in path for leve
 @pytest.mark.parametrize("preset", [*PRESETS, *VARIANTS])
 def test_preset_is_a_valid_config(preset):
     read(load(preset))
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    # 1e-2 * sqrt(16 * 576 / (64 * width)), width 4096, 2048, 4096.
+    [("seeding_8b", 1.875e-3), ("seeding_1p7b", 2.652e-3), ("seeding_llama3_8b", 1.875e-3)],
+)
+def test_large_preset_has_a_rate_that_follows_its_width_and_does_not_think(name, rate):
+    config = load(str(ROOT / f"configs/{name}.py"))
+    assert config.seeding.learning_rate == AUTO and not config.model.thinking
+    night = read(config).seeding.at_level(decoder_of(config), 1)
+    assert night.learning_rate == pytest.approx(rate, rel=1e-3)
+
+
+def test_paper_preset_differs_in_rate_and_gate_alone():
+    ours, theirs = (load(str(ROOT / f"configs/{x}.py")) for x in ("seeding_8b", "seeding_8b_paper"))
+    assert (theirs.seeding.learning_rate, theirs.gate.divergence) == (5e-6, math.inf)
+    theirs.seeding.learning_rate, theirs.gate.divergence = AUTO, ours.gate.divergence
+    assert theirs.to_dict() == ours.to_dict()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -24,6 +24,7 @@ class Kettle(Settings, section="kitchen"):
     colour: str = setting("red", "of its lid", choices=("red", "blue"), name="lid")
     tag: str = setting("", "what is written on it")
     cap: float | None = setting(None, "degrees at most; 0: any", above=0, none=0)
+    power: float | str = setting(2.0, "in kilowatts; auto: by litres", above=0, words=("auto",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,7 @@ def test_config_has_every_setting_at_its_default():
             "lid": "red",
             "tag": "",
             "cap": 0.0,
+            "power": 2.0,
             "widths": (3,),
             "cups": (0,),
         },
@@ -119,6 +121,9 @@ def test_read_gives_what_the_config_says():
         ("kitchen.tag", 3, "give text (what"),
         ("kitchen.cap", "0", "give 0, or a number above 0"),
         ("kitchen.cap", -1.0, "give 0, or a number above 0"),
+        ("kitchen.power", "full", "give auto, or a number above 0 (in kilowatts"),
+        ("kitchen.power", ["auto"], "give auto, or a number above 0"),
+        ("kitchen.power", -1.0, "give auto, or a number above 0"),
         ("kitchen.widths", (1, 0), "a tuple of one or more, each a whole number at least 1"),
         ("kitchen.widths", (), "a tuple of one or more"),
         ("kitchen.widths", (1.0,), "a tuple of one or more"),
@@ -128,6 +133,15 @@ def test_read_names_field_value_and_what_is_allowed(field, value, says):
     with pytest.raises(ValueError, match=re.escape(says)) as error:
         read(House, config(**{field: value}))
     assert str(error.value).startswith(f"{field}={value!r}; ")
+
+
+def test_word_may_stand_for_a_number():
+    c = config()
+    for value in ("auto", 3.5, "auto"):  # a config holds either
+        c.kitchen.power = value
+        assert read(House, c).kettle.power == value
+    with pytest.raises(TypeError):
+        c.kitchen.litres = "auto"
 
 
 def test_columns_take_an_entry_for_each_or_one_for_all():
@@ -163,7 +177,7 @@ def test_objects_made_directly_are_checked_too():
 def test_every_lists_settings_once_in_order():
     assert list(every(House)) == [
         "doors", "rooms", "size", "is_warm", "stairs", "kitchen.litres", "kitchen.lid",
-        "kitchen.tag", "kitchen.cap", "kitchen.widths", "kitchen.cups",
+        "kitchen.tag", "kitchen.cap", "kitchen.power", "kitchen.widths", "kitchen.cups",
     ]  # fmt: skip
 
 

@@ -23,10 +23,12 @@ from sleep_jax.programs.seeding import rounds_of
 from sleep_jax.programs.sizes import Sizes, expected_sizes
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.hardware import GIB
+from sleep_jax.seeding.seeding_config import AUTO, automatic_rate
 from sleep_jax.study.self_study import sentences
 from sleep_jax.wake.context import read_shape
 
 PROMPTED = 32  # tokens of a chat around a page
+LOWEST_SHARE = 0.01  # of the automatic learning rate, below which the plan warns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +128,7 @@ class RunPlan:
         """
         yield from exhausted(self.cfg.memory, self.schedule)
         yield from self._too_few_updates()
+        yield from self._too_low_a_rate()
         if is_here:
             yield from self._too_little_memory(is_loaded)
         if workdir is not None and not is_remote(workdir):
@@ -184,6 +187,9 @@ class RunPlan:
             f"{_count(c.seeding.steps, 'update')} a {event}, {total:,} in all; at most "
             f"{learnt / parts:,.0f} learnt tokens for each part of a day"
         )
+        if c.seeding.learning_rate == AUTO:
+            rates = [f"{rate:.2g}" for rate in self._automatic_rates().values()]
+            line += f"; learning rate {' and '.join(dict.fromkeys(rates))}"
         dreaming = (
             sum(scheduled.phase == "learn" for scheduled in self.schedule)
             * read(c).reinforcing.steps
@@ -203,6 +209,25 @@ class RunPlan:
                 f"more days by data.episodes={min(days, sum(map(len, self.tokens)))} (with "
                 "as many memory.slots)"
             )
+
+    def _automatic_rates(self) -> dict[int, float]:
+        """By receiving level."""
+        senders = {x.sender for x in self.schedule if x.phase == "consolidate"}
+        return {n + 1: automatic_rate(self.cfg, n + 1) for n in sorted(senders)}
+
+    def _too_low_a_rate(self) -> Iterator[str]:
+        given, gate = self.config.seeding.learning_rate, self.config.gate.divergence
+        if given == AUTO or gate >= 1:
+            return
+        for level, rate in self._automatic_rates().items():
+            if given < LOWEST_SHARE * rate:
+                yield (
+                    f"seeding.learning_rate={given:g} is 1/{rate / given:.0f} of the rate "
+                    f"{rate:.2g} that 'auto' gives a slot of level {level}, rank "
+                    f"{self.cfg.memory.level(level).rank}, at width {self.cfg.width}: the night "
+                    f"may be refused, as gate.divergence={gate:g} asks for more than it can learn; "
+                    "set seeding.learning_rate='auto', or gate.divergence=inf"
+                )
 
     def _pages(self, day: int) -> int:
         """What the night of a day dreams about, at most: documents of the day, and weak ones of the

@@ -48,6 +48,7 @@ from sleep_jax.programs.seeding import (
 )
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.seeding.consolidate import known_probe, run_consolidation, sum_divergence
+from sleep_jax.seeding.first_order import GRADIENT, divergence_alone, init_gradient
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.router_key import (
     REPLAY_ROWS,
@@ -56,7 +57,9 @@ from sleep_jax.seeding.router_key import (
     init_moments,
     sum_inputs,
 )
+from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher
+from sleep_jax.seeding.step import seeding_step
 from sleep_jax.seeding.transaction import (
     MemoryState,
     TeacherIsStudent,
@@ -70,6 +73,8 @@ from sleep_jax.study.self_study import Study, reread, without_documents
 
 GATED = "anchor_perplexity"  # the anchor set that a night may not lose
 PROBE = 8  # sequences that measure the divergence where there are no held-out questions
+# What an update's memory depends on.
+KNOBS = ("model.remat", "seeding.accumulate", "seeding.batch_size", "seeding.max_length")
 
 
 def consolidate(
@@ -179,7 +184,10 @@ def _seed(
         if step < 0:
             if "kl_known_before" in metrics:
                 logger.scalars(0, {"kl_known": metrics["kl_known_before"]})
-            return bar.advance(1, kl_before=metrics["kl_before"])
+            shown = {"kl_before": metrics["kl_before"]}
+            if "first_order_fall" in metrics:
+                shown["first_order_fall"] = f"{metrics['first_order_fall']:.2g} of it"
+            return bar.advance(1, **shown)
         logger.update(step, metrics)
         if logger.time_estimate is not None and "time/step" in metrics:
             logger.time_estimate.add_update(scheduled.day, metrics["time/step"])
@@ -269,7 +277,6 @@ def programs(run: AbstractRun) -> list[Program]:
     new = [e for e in sizes.exchanges if not e.is_known]
     groups = [sizes.probe, sizes.exchanges, known_probe(sizes.exchanges)]
     groups += [new] * refreshes(seeding)
-    knobs = ("model.remat", "seeding.accumulate", "seeding.batch_size", "seeding.max_length")
     updates = updated(run, "consolidate: update", seeding, learner)
     return [
         *repeated([read], 1 + (seeding.teacher == "ema") + refreshes(seeding)),
@@ -277,10 +284,11 @@ def programs(run: AbstractRun) -> list[Program]:
         *_aimed(run, shape),
         *precomputed(run, "consolidate", shape, groups, context, sum(rounds)),
         _measured(run, shape),
+        *_bounded(run, seeding),
         *losses_of_texts(run, "consolidate: anchors", sizes.anchors[:1], 2),
         *kept_out(run, "consolidate", seeding, sizes.exchanges),
         *rolled_out(run, "consolidate", seeding, learner, context),
-        *(dataclasses.replace(update, knobs=knobs) for update in updates),
+        *(dataclasses.replace(update, knobs=KNOBS) for update in updates),
     ]
 
 
@@ -315,6 +323,21 @@ def _measured(run: AbstractRun, shape: BatchShape) -> Program:
     calls = 2 * (batch_count(run.sizes.probe, shape) + batch_count(known, shape))
     name = "consolidate: measure"
     return Program(name, sum_divergence, args, calls, *row_tokens(shape), scored)
+
+
+def _bounded(run: AbstractRun, seeding: SeedingConfig) -> list[Program]:
+    """The gradient before the first update, which says what the night can do; nothing where the
+    gate asks for nothing."""
+    if run.settings.gate.divergence >= 1:
+        return []
+    level, shape = first_receiver(run.cfg), seeding.shape
+    state = jax.eval_shape(lambda m: init_gradient(m, level, 0), run.variables["memory"])
+    args = (run.cfg, divergence_alone(seeding), GRADIENT, level, run.array("tokens/index"))
+    args += (run.tree(state, "learner"), run.variables, run.batch(shape), None)
+    scored = 4 * shape.batch_size * shape.max_target_length
+    calls = batch_count(run.sizes.probe, shape)
+    name = "consolidate: gradient"
+    return [Program(name, seeding_step, args, calls, *row_tokens(shape), scored, 2, knobs=KNOBS)]
 
 
 def _no_programs(run: AbstractRun) -> list[Program]:

@@ -59,9 +59,9 @@ def collections_of(config, cfg: DecoderConfig) -> dict[str, Any]:
 
 def init_learner(cfg: DecoderConfig, seeding: SeedingConfig, memory) -> SeedingState:
     """The state before the updates of a night of `first_receiver`."""
-    surrogate = seeding.imitation.surrogate
-    slot = take_slot(memory, first_receiver(cfg), 0)
-    state = init_state(slot, seeding.optimizer())
+    surrogate, level = seeding.imitation.surrogate, first_receiver(cfg)
+    slot = take_slot(memory, level, 0)
+    state = init_state(slot, seeding.at_level(cfg, level).optimizer())
     if seeding.teacher == "ema":
         state = state.replace(teacher_slot=slot)
     if surrogate.gae is None or not seeding.num_prompts:

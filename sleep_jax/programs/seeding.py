@@ -121,12 +121,13 @@ def updated(
 ) -> list[Program]:
     """The updates of a night: a program for each objective that they have."""
     index, level, shape = run.array("tokens/index"), first_receiver(run.cfg), seeding.shape
+    optimizer = seeding.at_level(run.cfg, level).optimizer()
     steps = collections.Counter(map(seeding.objective_at, range(seeding.steps)))
     stages = {True: " to distil", False: " to imitate"} if seeding.mode == "staged" else {}
     scored, out = 4 * shape.batch_size * shape.max_target_length, []
     basis = _moments(run, "basis", max_rank(run.cfg.width)) if seeding.null_space else None
     for objective, calls in steps.items():
-        args = (run.cfg, objective, seeding.optimizer(), level, index, learner, run.variables)
+        args = (run.cfg, objective, optimizer, level, index, learner, run.variables)
         args += (run.batch(shape), None, run.key if objective.lam_as_probability else None)
         args += (basis,)
         title = name + stages.get(objective.alpha == 1, "")

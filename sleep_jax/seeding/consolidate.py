@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from sleep_jax.data.batches import pad
 from sleep_jax.interop.tokenizer import Tokenizer
@@ -18,6 +19,7 @@ from sleep_jax.memory.slots import put_slot, take_slot, used
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
+from sleep_jax.seeding.first_order import FirstOrderBound, check_reach, first_gradient
 from sleep_jax.seeding.gate import Gate, top_k_hint
 from sleep_jax.seeding.mixture import fill_batch, sequence_sizes, shuffled, widest_spacing
 from sleep_jax.seeding.null_space import known_basis, projected
@@ -25,7 +27,7 @@ from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.rollout_buffer import RolloutBuffer
 from sleep_jax.seeding.rollouts import collect_rollouts
 from sleep_jax.seeding.router_key import init_router_key
-from sleep_jax.seeding.seeding_config import SeedingConfig
+from sleep_jax.seeding.seeding_config import SeedingConfig, automatic_rate
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -141,6 +143,7 @@ def seed_slot(
             "some (study.recitations, study.questions), or longer ones (study.max_answer_tokens)"
         )
     weights = tuple(t.weight for t in teachers)
+    seeding = seeding.at_level(cfg, level)
     seeding = dataclasses.replace(
         seeding, objective=dataclasses.replace(seeding.objective, weights=weights)
     )
@@ -278,14 +281,18 @@ def run_consolidation(
       (state, figures): the memory after the night or, where the gate rejects the slot, the one
       before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token,
       kl_known_before and kl_known_after likewise on some of what was known before the day, if any
-      of `exchanges` was, and after a rejection rolled_back, the reason in words.
+      of `exchanges` was; where the gate asks for less divergence first_order_fall, the share of
+      kl_before that the updates remove to first order; after a rejection rolled_back, the reason
+      in words.
 
     Raises:
+      OutOfReach: that share is below a tenth of what the gate asks; before the first update.
       TeacherIsStudent: teacher and student agree before the night.
       NotFinite: the divergence, or too many updates in a row, are not finite.
       ValueError: as `seed_slot`.
     """
     level, index = transaction.level, transaction.index
+    seeding = seeding.at_level(cfg, level)
     replay = [(*e.student, *e.completion)[: seeding.shape.max_length] for e in exchanges]
     rows = pad(replay, seeding.shape.max_length)
     student = transaction.student
@@ -294,11 +301,11 @@ def run_consolidation(
         student = init_router_key(cfg, params, student, level, index, *rows, is_known)
     variables = student.variables(params)
 
-    def measured(on: Sequence[Exchange]):
-        states = precompute(cfg, variables, teachers, on, seeding.shape)
+    def measured(on: Sequence[Exchange], states: Sequence[HiddenStates]):
         return lambda model: mean_divergence(cfg, model, on, states, teachers, seeding.shape)
 
-    divergence = measured(probe)
+    states = precompute(cfg, variables, teachers, probe, seeding.shape)
+    divergence = measured(probe, states)
     before = divergence(variables)
     if not math.isfinite(before):
         raise NotFinite(
@@ -313,8 +320,14 @@ def run_consolidation(
         )
     figures = {"kl_before": before}
     if known := known_probe(exchanges):
-        known_divergence = measured(known)
+        known_states = precompute(cfg, variables, teachers, known, seeding.shape)
+        known_divergence = measured(known, known_states)
         figures["kl_known_before"] = known_divergence(variables)
+    if gate.divergence < 1:
+        gradient = first_gradient(cfg, variables, level, index, probe, states, teachers, seeding)
+        bound = FirstOrderBound(before, float(optax.tree.norm(gradient, ord=1)), seeding.distance)
+        figures["first_order_fall"] = bound.share
+        check_reach(bound, seeding, gate, automatic_rate(cfg, level))
     log(-1, figures)
     anchors_before = anchors(transaction.before.variables(params))
     seeded = seed_slot(

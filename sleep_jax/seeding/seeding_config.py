@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
+import math
 
+import jax.numpy as jnp
 import optax
 
+from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
@@ -16,6 +19,13 @@ from sleep_jax.settings import Settings, part, setting
 MODES = ("joint", "staged")
 TEACHERS = ("self", "base", "ema")
 KNOWN_TEACHERS = ("self", "before", "base")
+AUTO = "auto"
+
+
+def automatic_rate(cfg: DecoderConfig, level: int) -> float:
+    """Adam's peak rate for a slot of a level: 1e-2 * sqrt(16 * 576 / (rank * width)), so 1e-2 for
+    SmolLM2-135M, of width 576, and rank 16, where it was tuned."""
+    return 1e-2 * math.sqrt(16 * 576 / (cfg.memory.level(level).rank * cfg.width))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +81,10 @@ class SeedingConfig(Settings, section="seeding"):
         "commit_then_clear", "which state of the sender teaches the new slot", choices=PROTOCOLS
     )
     steps: int = setting(100, "updates of a night", least=1)
-    learning_rate: float = setting(1e-2, "Adam's peak rate", above=0)
+    learning_rate: float | str = setting(
+        1e-2, "Adam's peak rate; auto: by the rank of the slot and the width of the model",
+        above=0, words=(AUTO,),
+    )  # fmt: skip
     warmup: int = setting(4, "updates until the peak rate is reached; 0: none", least=0)
     max_grad_norm: float = setting(1.0, "largest norm of the gradient; 0: any", least=0)
     max_grad_norm_ratio: float = setting(
@@ -192,15 +205,43 @@ class SeedingConfig(Settings, section="seeding"):
         joined = (i for i in steps if self.learns_from_rollouts(i, self.objective_at(i)))
         return next(joined, self.steps)
 
+    def at_level(self, cfg: DecoderConfig, level: int) -> "SeedingConfig":
+        """The same with the number that `learning_rate="auto"` stands for in a slot of a level."""
+        if self.learning_rate != AUTO:
+            return self
+        return dataclasses.replace(self, learning_rate=automatic_rate(cfg, level))
+
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam with a warm-up and cosine schedule, after clipping the gradient."""
+        """Adam with a warm-up and cosine schedule, after clipping the gradient; the learning rate
+        is a number (`at_level`)."""
         return _optimizer(
             self.learning_rate,
             self.warmup,
             self.steps,
-            (self.first_rollout_step if self.rollout_warmup else 0, self.rollout_warmup),
+            self._second_rise,
             (self.max_grad_norm, self.max_grad_norm_ratio),
         )
+
+    @property
+    def _second_rise(self) -> tuple[int, int]:
+        """The update that rollouts join in, and the updates that the rate rises anew for."""
+        return (self.first_rollout_step if self.rollout_warmup else 0, self.rollout_warmup)
+
+    @property
+    def schedule(self) -> optax.Schedule:
+        """The learning rate of every update."""
+        return _schedule(self.learning_rate, self.warmup, self.steps, self._second_rise)
+
+    @property
+    def distance(self) -> float:
+        """Sum of the learning rates of all updates: about how far Adam can move a weight."""
+        return float(jnp.sum(self.schedule(jnp.arange(self.steps))))
+
+
+def _schedule(peak: float, warmup: int, steps: int, second_rise: tuple[int, int]) -> optax.Schedule:
+    first = peak / (warmup + 1)  # from 0 the first update would change nothing
+    rate = optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, peak / 10)
+    return _rising_anew(rate, *second_rise)
 
 
 @functools.cache  # jit compiles anew for every optimizer object
@@ -211,13 +252,12 @@ def _optimizer(
     second_rise: tuple[int, int],
     max_norms: tuple[float, float],
 ) -> optax.GradientTransformation:
-    first = peak / (warmup + 1)  # from 0 the first update would change nothing
-    rate = optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, peak / 10)
     largest, ratio = max_norms
     clipping = [optax.clip_by_global_norm(largest)] if largest else []
     if ratio:
         clipping.append(clip_by_running_norm(ratio))
-    return optax.chain(*clipping, optax.adam(_rising_anew(rate, *second_rise)))
+    rate = _schedule(peak, warmup, steps, second_rise)
+    return optax.chain(*clipping, optax.adam(rate))
 
 
 def _rising_anew(rate: optax.Schedule, start: int, updates: int) -> optax.Schedule:

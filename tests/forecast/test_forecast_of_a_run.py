@@ -10,6 +10,7 @@ from articulate import articulate
 from life import record_calls, sizes_of
 
 from sleep_jax import lifecycle
+from sleep_jax.config import read
 from sleep_jax.data.sentences import sentences
 from sleep_jax.experiment import load_experiment
 from sleep_jax.forecast.programs import programs_of
@@ -19,10 +20,13 @@ from sleep_jax.phases.registry import PHASES
 from sleep_jax.phases.run_state import PhaseLogger
 from sleep_jax.phases.study import studied
 from sleep_jax.phases.wake import wake
+from sleep_jax.programs.program import signature
 from sleep_jax.programs.sizes import expected_sizes
 from sleep_jax.runtime.mesh import make_mesh
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 from sleep_jax.sampling.sampler import SamplingConfig
+from sleep_jax.seeding import first_order, step
+from sleep_jax.seeding.sequences import Exchange, HiddenStates, Teacher
 from sleep_jax.study import questions
 from sleep_jax.study.questions import SelfQuestion
 from sleep_jax.study.self_study import Study
@@ -178,3 +182,37 @@ def test_wake_lists_the_programs_of_a_level_that_learns(tmp_path, monkeypatch):
     sizes = dataclasses.replace(sizes, contexts=contexts, stream=len(experiment.stream(0)))
     programs = programs_of(config, make_mesh(config), sizes, jax.default_backend())
     assert set(calls) == {program.signature for program in programs if program.phase == "wake"}
+
+
+def test_consolidate_lists_the_gradient_where_the_gate_asks_for_something(monkeypatch):
+    config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    config.seeding.learning_rate = "auto"
+    sizes = expected_sizes(read(config), documents=1, context=64, sentences=1)
+    name, mesh = "consolidate: gradient", make_mesh(config)
+    assert name not in {p.name for p in programs_of(config, mesh, sizes, jax.default_backend())}
+    config.gate.divergence = 0.8
+    listed = {p.name: p for p in programs_of(config, mesh, sizes, jax.default_backend())}
+
+    class Called(Exception):
+        """With the arguments of the call."""
+
+    def seeding_step(*args):
+        raise Called(*args)
+
+    monkeypatch.setattr(first_order, "seeding_step", seeding_step)
+    experiment, prompt = load_experiment(config), (1, 2, 3)
+    variables = lifecycle.init_run_state(experiment).current.variables(experiment.params)
+    states = [HiddenStates(np.zeros((3, experiment.cfg.width), np.float32))]
+    with pytest.raises(Called) as call:
+        first_order.first_gradient(
+            experiment.cfg,
+            variables,
+            1,
+            0,
+            [Exchange(None, prompt, prompt, prompt, "answer")],
+            states,
+            [Teacher(experiment.cfg, variables, None)],
+            experiment.settings.seeding,
+        )
+    args = call.value.args
+    assert signature(step.seeding_step, *args) == listed[name].signature

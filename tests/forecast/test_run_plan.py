@@ -161,6 +161,21 @@ def test_plan_counts_written_tokens():
     assert f"{dreams * (16 + 24) // 16:,} in dreams" in lines_of(thinking, "written")[0]
 
 
+def test_plan_says_the_automatic_rate_and_warns_of_one_far_below_it(tmp_path):
+    """Width 4096 and rank 64: 1.9e-3."""
+    note = tmp_path / "note.txt"
+    note.write_text("A kettle whistles.")
+    plan = plan_of(preset("seeding_8b", data__documents=str(note)))
+    assert "; learning rate 0.0019; at least" in lines_of(plan, "updates")[0]
+    assert not [x for x in plan.warnings(is_here=False) if "learning_rate" in x]
+    low = {"data__documents": str(note), "seeding__learning_rate": 5e-6}
+    [line] = plan_of(preset("seeding_8b", **low)).warnings(is_here=False)
+    assert line.startswith("seeding.learning_rate=5e-06 is 1/375 of the rate 0.0019 that 'auto' ")
+    assert line.endswith("set seeding.learning_rate='auto', or gate.divergence=inf")
+    ungated = plan_of(preset("seeding_8b", **low, gate__divergence=float("inf")))
+    assert not list(ungated.warnings(is_here=False))
+
+
 def test_plan_counts_updates_on_dreams():
     assert lines_of(plan_of(preset()), "updates")[0].endswith("; at least 2 updates on dreams")
     config = preset(dreaming__restart="base")  # what the night learnt is learnt again

@@ -6,7 +6,7 @@ from sleep_jax.phases import consolidate as module
 from sleep_jax.runtime.progress import PhaseBar
 
 
-def test_bar_shows_no_reward_before_rollouts(monkeypatch):
+def test_bar_shows_the_bound_and_no_reward_before_rollouts(monkeypatch):
     bar, shown, recorded = PhaseBar("consolidate", 4, "step"), [], []
     logger = types.SimpleNamespace(
         update=lambda *_: None,
@@ -17,7 +17,10 @@ def test_bar_shows_no_reward_before_rollouts(monkeypatch):
     )
 
     def run_consolidation(*_, log, **__):
-        log(-1, {"kl_before": 2.0, "kl_known_before": 0.125})
+        before = {"kl_before": 2.0, "kl_known_before": 0.125, "first_order_fall": 0.456}
+        log(-1, before)
+        assert bar.words() == "kl before 2  first order fall 0.46 of it"
+        assert before["first_order_fall"] == 0.456
         for number, metrics in enumerate(({}, {"reward": 0.25}, {})):
             log(number, {"kl_off": 1.0, **metrics})
             shown.append(bar.words().partition("reward ")[2])
