@@ -19,6 +19,12 @@ from sleep_jax.experiment import Experiment
 from sleep_jax.memory.slots import take_slot
 from sleep_jax.models.sharding import to_host
 from sleep_jax.phases.evaluate import anchor_perplexity
+from sleep_jax.phases.own_questions import (
+    NightQuestions,
+    are_asked_at_night,
+    asked_programs,
+    note_open_book,
+)
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.rng_streams import key_of
 from sleep_jax.phases.run_state import PhaseLogger, RunState, closed_book, open_book
@@ -64,7 +70,7 @@ def consolidate(
     if room == "skip":
         run = _after_consolidation(run, run.current)
         return run.note(scheduled.label, skipped=f"level {level} is full")
-    with logger.bar(int(c.seeding.steps) + 1, "step") as bar:  # and the divergence before them
+    with logger.bar(int(c.seeding.steps) + 1, "step") as bar:
         transaction = begin_consolidation(
             cfg,
             experiment.settings.wake,
@@ -80,9 +86,12 @@ def consolidate(
             teachers = open_book(experiment, run, experiment.days[scheduled.day].documents)
             exchanges = studied(experiment, run, scheduled.day)
             probe = held_out(experiment, run, scheduled.day)
+        asked = _asked(experiment, run, scheduled, teachers[0])
+        if asked and not scheduled.sender:
+            run = note_open_book(run, scheduled.day, asked.right)
         try:
             state, figures = _seed(
-                experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe
+                experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe, asked
             )
         except TeacherIsStudent as error:
             if not scheduled.sender:
@@ -111,8 +120,9 @@ def merge(
     teachers = [closed_book(experiment, transaction.teacher)]
     exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
     with logger.bar(int(experiment.config.seeding.steps) + 1, "step") as bar:
+        asked = _asked(experiment, run, scheduled, teachers[0])
         state, figures = _seed(
-            experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe
+            experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe, asked
         )
     if rejection_reason := figures.get("rolled_back"):
         raise UnrecoverableError(
@@ -127,16 +137,30 @@ def _after_consolidation(run: RunState, state: MemoryState) -> RunState:
     return dataclasses.replace(run, current=state, before_dreams=state.replace(wake=None))
 
 
-def _seed(experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe):
+def _asked(
+    experiment: Experiment, run: RunState, scheduled: ScheduledPhase, teacher: Teacher
+) -> NightQuestions | None:
+    """The own questions that a night asks before its morning; None: it asks none."""
+    if not are_asked_at_night(experiment):
+        return None
+    is_open_book = scheduled.phase == "consolidate" and not scheduled.sender
+    days = [scheduled.day] if is_open_book else range(scheduled.since, scheduled.day + 1)
+    return NightQuestions(experiment, run, days, teacher, is_open_book)
+
+
+def _seed(experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe, asked=None):
     """`run_consolidation` with this run's settings; the figures of updates go to the logger.
 
     Returns:
-      (state, figures): as `run_consolidation`, and the number of sequences and of the tokens of
-      their completions.
+      (state, figures): as `run_consolidation`, the number of sequences and of the tokens of their
+      completions and, where it is not always the same, that of updates.
     """
-    c = experiment.config
+    seeding = experiment.settings.seeding.with_shared_prefix(experiment.prompts.shared_prefix)
+    seeding = seeding.sized_for(exchanges)
+    bar.total = seeding.steps + 1  # and the divergence before them
 
     def log(step, metrics):
+        bar.total = max(bar.total, bar.done + 1)  # a night may go on
         if step < 0:
             return bar.advance(1, **metrics)
         logger.update(step, metrics)
@@ -144,14 +168,15 @@ def _seed(experiment, logger, bar, scheduled, transaction, teachers, exchanges, 
             logger.time_estimate.add_update(scheduled.day, metrics["time/step"])
         # An update without rollouts has no reward; the bar keeps the last one.
         reward = metrics.get("reward", bar.figures.get("reward"))
-        bar.advance(1, kl=metrics["kl_off"], reward=reward)
+        right = {k: metrics[k] for k in ("answers_right",) if k in metrics}
+        bar.advance(1, kl=metrics["kl_off"], reward=reward, **right)
 
     state, figures = run_consolidation(
         experiment.cfg,
         experiment.params,
         experiment.tokenizer,
         experiment.judge,
-        experiment.settings.seeding.with_shared_prefix(experiment.prompts.shared_prefix),
+        seeding,
         experiment.settings.gate,
         transaction,
         teachers=teachers,
@@ -160,14 +185,18 @@ def _seed(experiment, logger, bar, scheduled, transaction, teachers, exchanges, 
         anchors=lambda variables: anchor_perplexity(experiment, variables, GATED),
         rng=key_of(experiment, scheduled, "updates"),
         log=log,
+        answers=asked and asked.as_answers(),
         mid_phase=logger.mid_phase,
         timer=logger.timer,
     )
     divergences = {f"held_out_{name}": figures[name] for name in ("kl_before", "kl_after")}
     is_accepted = "rolled_back" not in figures
-    logger.scalars(c.seeding.steps, divergences | {"accepted": float(is_accepted)})
+    updates = bar.done - 1
+    logger.scalars(updates, divergences | {"accepted": float(is_accepted)})
     if is_accepted and not transaction.is_merge:
-        logger.update(c.seeding.steps, _norms(state, transaction))
+        logger.update(updates, _norms(state, transaction))
+    if seeding.epochs or seeding.eval_steps:
+        figures |= {"updates": updates}
     tokens = sum(len(e.completion) for e in exchanges)
     return state, figures | {"sequences": len(exchanges), "tokens": tokens}
 
@@ -215,7 +244,7 @@ def _replay(
 def programs(run: AbstractRun) -> list[Program]:
     """The consolidation of what was studied. Consolidations between two levels and merges call the
     same functions for another level; the forecast counts them as more of these."""
-    seeding, sizes = run.settings.seeding, run.sizes
+    sizes, seeding = run.sizes, run.settings.seeding.sized_for(run.sizes.exchanges)
     context, shape = bucket(max(sizes.contexts)), seeding.shape
     learner, rounds = run.learner(seeding), rounds_of(seeding)
     read = reading(run, "consolidate: read", sizes.contexts)
@@ -223,9 +252,12 @@ def programs(run: AbstractRun) -> list[Program]:
     groups = [sizes.probe, sizes.exchanges]
     knobs = ("model.remat", "seeding.accumulate", "seeding.batch_size", "seeding.max_length")
     updates = updated(run, "consolidate: update", seeding, learner)
+    evaluations = seeding.steps // seeding.eval_steps + 1 if seeding.eval_steps else 0
+    evaluations += run.settings.gate.answers > 0
     return [
         read,
         *rehearse,
+        *(asked_programs(run, "consolidate: ask", evaluations, True) if evaluations else ()),
         *_aimed(run, shape),
         *precomputed(run, "consolidate", shape, groups, context, sum(rounds)),
         _measured(run, shape),

@@ -19,6 +19,7 @@ from sleep_jax.memory.slots import put_slot, take_slot, used
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
+from sleep_jax.seeding.early_stopping import EarlyStopping, OwnAnswers
 from sleep_jax.seeding.gate import Gate, top_k_hint
 from sleep_jax.seeding.mixture import fill_batch, sequence_sizes, shuffled, widest_spacing
 from sleep_jax.seeding.objective import Objective, objective_terms
@@ -96,6 +97,7 @@ def seed_slot(
     rng,
     log: Log,
     written: Sequence[Exchange] = (),
+    answers: OwnAnswers | None = None,
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
 ):
@@ -113,6 +115,7 @@ def seed_slot(
       log: is given every step's figures.
       written: rollouts that were sampled and rewarded before. Each update learns from
         `seeding.num_prompts` of them, in turn, and none are sampled.
+      answers: own questions that with `seeding.eval_steps` say when the night ends.
       mid_phase: keeps the state of the night, so that a preempted one resumes and ends with the
         same bits.
       timer: takes the time of updates.
@@ -161,6 +164,7 @@ def seed_slot(
         zip(map(id, exchanges), precompute(cfg, student, teachers, exchanges, seeding.shape))
     )
     buffer.collect_written(student, state.value_head)
+    stopping = EarlyStopping.of(seeding, answers)
     update_log, done, drawn = UpdateLog(log, seeding.max_consecutive_errors, timer), 0, 0
     if mid_phase is not None and (kept := mid_phase.find(state)):
         done, state, facts = kept
@@ -168,9 +172,12 @@ def seed_slot(
         buffer.resume(done, facts["drawn"]["dreams"])
         for step, figures in facts["logged"]:
             update_log.log(step, figures)
+        stopping.history += map(tuple, facts.get("answers", ()))
     spacing = widest_spacing(exchanges, seeding.shape, seed, seeding.steps)
     stream = itertools.islice(shuffled(exchanges, seed, spacing), drawn, None)
-    for step in range(done, seeding.steps):
+    for step in itertools.count(done):
+        if stopping.is_over(step):
+            break
         timer.begin(step)
         objective = seeding.objective_at(step)
         if buffer.is_due(step, objective):
@@ -196,11 +203,15 @@ def seed_slot(
         if not rollouts:  # metrics of on-policy tokens are of no tokens
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
         sizes = sequence_sizes(chosen, seeding.shape)
-        update_log.add(step, metrics, buffer.take_figures(), sizes)
+        figures = buffer.take_figures()
+        if stopping.is_due(step + 1):
+            figures["answers_right"] = float(stopping.evaluate(step + 1, with_slot(state.slot)))
+        update_log.add(step, metrics, figures, sizes)
         if mid_phase is not None and buffer.is_resumable and mid_phase.is_due(step + 1):
             update_log.flush()
             counts = {"stream": drawn, "dreams": buffer.dreams_drawn}
-            mid_phase.keep(step + 1, state, {"drawn": counts, "logged": update_log.logged})
+            facts = {"drawn": counts, "logged": update_log.logged, "answers": stopping.history}
+            mid_phase.keep(step + 1, state, facts)
     update_log.flush()
     return with_slot(state.slot)
 
@@ -208,6 +219,7 @@ def seed_slot(
 def _initial_state(cfg: DecoderConfig, seeding: SeedingConfig, slot) -> SeedingState:
     """The state before the first update, with a critic if rollouts are learnt from by PPO."""
     state = init_state(slot, seeding.optimizer())
+    state = state.replace(opt_state=seeding.with_length(state.opt_state))
     surrogate = seeding.imitation.surrogate
     if surrogate.gae is not None and seeding.num_prompts > 0:
         state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
@@ -229,6 +241,7 @@ def run_consolidation(
     anchors: Callable[[dict], float],
     rng,
     log: Log,
+    answers: OwnAnswers | None = None,
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
 ) -> tuple[MemoryState, dict[str, float | str]]:
@@ -245,12 +258,14 @@ def run_consolidation(
       anchors: takes the collections of a model and returns its anchor perplexity.
       rng: PRNG key.
       log: is given every step's figures, and before the first, as step -1, kl_before.
+      answers: own questions that the gate judges (`gate.answers`), and as for `seed_slot`.
       mid_phase, timer: as for `seed_slot`.
 
     Returns:
       (state, figures): the memory after the night or, where the gate rejects the slot, the one
-      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token, and
-      after a rejection rolled_back, the reason in words.
+      before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token; with
+      `gate.answers` answers_right of answers_asked, and where these are too few answers, which
+      says so; and after a rejection rolled_back, the reason in words.
 
     Raises:
       TeacherIsStudent: teacher and student agree before the night.
@@ -291,12 +306,20 @@ def run_consolidation(
         exchanges=exchanges,
         rng=rng,
         log=log,
+        answers=answers,
         mid_phase=mid_phase,
         timer=timer,
     )
     after = mean_divergence(cfg, seeded, probe, states, teachers, seeding.shape)
     figures = {"kl_before": before, "kl_after": after}
-    if reason := gate.rejection_reason(before, after, anchors_before, anchors(seeded)):
+    reason = gate.rejection_reason(before, after, anchors_before, anchors(seeded))
+    if gate.answers and answers is not None:
+        right = answers.right(seeded)
+        figures |= {"answers_right": right, "answers_asked": answers.total}
+        if too_few := gate.answers_not_judged(answers.total):
+            figures["answers"] = too_few
+        reason = reason or gate.answers_rejection_reason(right, answers.total)
+    if reason:
         reason += top_k_hint(cfg.memory, used(student.slots, level))
         return transaction.before, figures | {"rolled_back": reason}
     return transaction.commit(seeded["memory"]), figures
