@@ -129,24 +129,24 @@ def exchange(prompt, completion):
     ],
 )
 def test_epochs_make_the_updates_of_a_night(epochs, updates):
-    shape = {"batch_size": 2, "max_length": 64, "max_target_length": 32}
+    shape = {"batch_size": 2, "max_length": 64, "max_target_length": 64}
     seeding = build(**shape, epochs=epochs, max_steps=20, warmup=4)
-    # A row scores 32 tokens, so one of these each: 5 rows.
-    sized = seeding.sized_for([exchange(8, 20)] * 5)
+    # A row scores 64 tokens, so it holds one of these: 5 rows.
+    sized = seeding.sized_for([exchange(8, 40)] * 5)
     assert (sized.steps, sized.warmup) == (updates, min(4, updates - 1))
     assert dataclasses.replace(sized, steps=100, warmup=4) == seeding
 
 
 def test_without_epochs_a_night_has_its_steps():
     seeding = build(steps=7)
-    assert seeding.sized_for([exchange(8, 20)] * 5) is seeding
+    assert seeding.sized_for([exchange(8, 40)] * 5) is seeding
     assert seeding.most_steps == 7 and build(steps=7, eval_steps=5).most_steps == 1000
 
 
 def test_schedule_rollouts_and_stages_follow_the_length():
-    fields = {"batch_size": 2, "max_length": 64, "max_target_length": 32, "epochs": 4.0}
+    fields = {"batch_size": 2, "max_length": 64, "max_target_length": 64, "epochs": 4.0}
     seeding = build(**fields, mode="staged", rollout_start=0.3, distill_fraction=0.5)
-    sized = seeding.sized_for([exchange(8, 20)] * 5)
+    sized = seeding.sized_for([exchange(8, 40)] * 5)
     assert sized.steps == 10
     assert [sized.objective_at(step).alpha for step in range(10)] == [1] * 5 + [0] * 5
     joins = [sized.learns_from_rollouts(step, sized.objective_at(9)) for step in range(10)]
