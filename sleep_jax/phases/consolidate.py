@@ -70,7 +70,7 @@ def consolidate(
     if room == "skip":
         run = _after_consolidation(run, run.current)
         return run.note(scheduled.label, skipped=f"level {level} is full")
-    with logger.bar(int(c.seeding.steps) + 1, "step") as bar:
+    with logger.bar(_planned(experiment), "step") as bar:
         transaction = begin_consolidation(
             cfg,
             experiment.settings.wake,
@@ -119,7 +119,7 @@ def merge(
     transaction = begin_merge(experiment.cfg, run.current, level, key)
     teachers = [closed_book(experiment, transaction.teacher)]
     exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
-    with logger.bar(int(experiment.config.seeding.steps) + 1, "step") as bar:
+    with logger.bar(_planned(experiment), "step") as bar:
         asked = _asked(experiment, run, scheduled, teachers[0])
         state, figures = _seed(
             experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe, asked
@@ -135,6 +135,12 @@ def merge(
 def _after_consolidation(run: RunState, state: MemoryState) -> RunState:
     """The run with the memory that a consolidation left, which dreams begin with."""
     return dataclasses.replace(run, current=state, before_dreams=state.replace(wake=None))
+
+
+def _planned(experiment: Experiment) -> int | None:
+    """The updates of a night and the divergence before them; None: what is read decides."""
+    seeding = experiment.config.seeding
+    return None if seeding.epochs else int(seeding.steps) + 1
 
 
 def _asked(

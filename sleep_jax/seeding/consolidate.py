@@ -264,8 +264,8 @@ def run_consolidation(
     Returns:
       (state, figures): the memory after the night or, where the gate rejects the slot, the one
       before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token; with
-      `gate.answers` answers_right of answers_asked, and where these are too few answers, which
-      says so; and after a rejection rolled_back, the reason in words.
+      `answers`, answers_right of answers_asked or, where these are too few, answers, which says
+      so; and after a rejection rolled_back, the reason in words.
 
     Raises:
       TeacherIsStudent: teacher and student agree before the night.
@@ -313,11 +313,11 @@ def run_consolidation(
     after = mean_divergence(cfg, seeded, probe, states, teachers, seeding.shape)
     figures = {"kl_before": before, "kl_after": after}
     reason = gate.rejection_reason(before, after, anchors_before, anchors(seeded))
-    if gate.answers and answers is not None:
+    if answers is not None and answers.too_few:
+        figures["answers"] = answers.too_few
+    elif answers is not None:
         right = answers.right(seeded)
         figures |= {"answers_right": right, "answers_asked": answers.total}
-        if too_few := gate.answers_not_judged(answers.total):
-            figures["answers"] = too_few
         reason = reason or gate.answers_rejection_reason(right, answers.total)
     if reason:
         reason += top_k_hint(cfg.memory, used(student.slots, level))

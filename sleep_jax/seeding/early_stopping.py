@@ -8,6 +8,8 @@ from typing import Any
 
 from sleep_jax.seeding.seeding_config import SeedingConfig
 
+FEWEST_QUESTIONS = 4  # of fewer, one reply would decide too much
+
 
 @dataclasses.dataclass(frozen=True)
 class OwnAnswers:
@@ -20,6 +22,16 @@ class OwnAnswers:
 
     right: Callable[[Any], int]
     total: int
+
+    @property
+    def too_few(self) -> str | None:
+        """Why neither the gate nor the end of the night goes by them, in words; None: both may."""
+        if self.total >= FEWEST_QUESTIONS:
+            return None
+        return (
+            f"not judged: the teacher answers {self.total} own questions right, fewer than "
+            f"{FEWEST_QUESTIONS}"
+        )
 
 
 @dataclasses.dataclass
@@ -46,8 +58,8 @@ class EarlyStopping:
 
     @classmethod
     def of(cls, seeding: SeedingConfig, answers: OwnAnswers | None) -> "EarlyStopping":
-        """Of a night; without `eval_steps` or questions it is as long as planned."""
-        asks = seeding.eval_steps > 0 and answers is not None
+        """Of a night; without `eval_steps`, or with too few questions, it is as long as planned."""
+        asks = seeding.eval_steps > 0 and answers is not None and not answers.too_few
         return cls(
             right=answers.right if asks else lambda student: 0,
             total=answers.total if asks else 0,

@@ -7,8 +7,6 @@ import math
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.settings import Settings, setting
 
-FEWEST_QUESTIONS = 4  # that answers are judged by: of fewer, one reply decides too much
-
 
 @dataclasses.dataclass(frozen=True)
 class Gate(Settings, section="gate"):
@@ -55,12 +53,6 @@ class Gate(Settings, section="gate"):
             )
         return None
 
-    def answers_not_judged(self, total: int) -> str | None:
-        """Why answers to `total` questions are not judged, in words; None: they are."""
-        if total >= FEWEST_QUESTIONS:
-            return None
-        return f"not judged by gate.answers: {total} questions, fewer than {FEWEST_QUESTIONS}"
-
     def answers_rejection_reason(self, right: int, total: int) -> str | None:
         """Like `rejection_reason`, by the answers to own questions alone.
 
@@ -68,7 +60,7 @@ class Gate(Settings, section="gate"):
           right: how many the student answers right closed book.
           total: how many there are, all of which the night's teacher answers right.
         """
-        if self.answers_not_judged(total) or right >= self.answers * total:
+        if right >= self.answers * total:
             return None
         return (
             f"{right} of {total} own questions that the night's teacher answers right are answered "

@@ -47,7 +47,7 @@ def test_night_asks_after_its_last_planned_update_too():
     assert length([0, 0], eval_steps=4) == (6, [4, 6])
 
 
-@pytest.mark.parametrize("changes", [{"eval_steps": 0}, {"total": 0}])
+@pytest.mark.parametrize("changes", [{"eval_steps": 0}, {"total": 3}])
 def test_night_that_asks_nothing_is_as_long_as_planned(changes):
     assert length([5, 5], **changes) == (6, [])
 

@@ -1,6 +1,7 @@
 """The gate as it judges answers to own questions."""
 
-from sleep_jax.seeding.gate import FEWEST_QUESTIONS, Gate
+from sleep_jax.seeding.early_stopping import FEWEST_QUESTIONS, OwnAnswers
+from sleep_jax.seeding.gate import Gate
 
 
 def test_gate_rejects_too_few_right_answers_with_the_numbers():
@@ -12,13 +13,11 @@ def test_gate_rejects_too_few_right_answers_with_the_numbers():
     )
 
 
-def test_gate_does_not_judge_few_questions_and_says_so():
-    gate, few = Gate(answers=1.0), FEWEST_QUESTIONS - 1
-    assert gate.answers_rejection_reason(0, few) is None
-    assert gate.answers_not_judged(few) == "not judged by gate.answers: 3 questions, fewer than 4"
-    assert gate.answers_not_judged(FEWEST_QUESTIONS) is None
-    assert gate.answers_rejection_reason(0, FEWEST_QUESTIONS)
-
-
 def test_gate_that_is_off_accepts_any_answers():
     assert Gate().answers_rejection_reason(0, 100) is None
+
+
+def test_few_questions_are_not_judged_and_say_so():
+    few, enough = (OwnAnswers(lambda student: 0, FEWEST_QUESTIONS - n) for n in (1, 0))
+    assert few.too_few == "not judged: the teacher answers 3 own questions right, fewer than 4"
+    assert enough.too_few is None
