@@ -1,8 +1,10 @@
 """Shared fixtures: a tiny decoder with memory, its logits, and a tokenizer for its vocabulary."""
 
 import functools
+import os
 import pathlib
 import string
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -50,24 +52,47 @@ CYCLE = {
     "test_seal.py",
     "test_several_days.py",
 }
+# Files whose tests are long begin before all others, which then keep both workers busy to the end.
+# The forecast begins after the lifecycle, most of whose programs it finds compiled.
+FIRST = (
+    "test_lifecycle.py",
+    "test_families.py",
+    "runtime/test_mesh.py",
+    "dreaming/test_trial.py",
+    "forecast/test_forecast_of_a_run.py",
+    "phases/test_study.py",
+)
 
 
 def pytest_configure(config):
     """The default tests are compiled without the compiler's expensive passes, which would take most
-    of their time; with `-m slow` all is compiled as in a run.
+    of their time, and share what they compiled in a folder that is deleted after them; with
+    `-m slow` all is compiled as in a run. Processes that tests start inherit both.
     """
-    jax.config.update("jax_disable_most_optimizations", "not slow" in config.option.markexpr)
-    if missing := sorted(name for name in CYCLE if not (TESTS / name).exists()):
-        raise pytest.UsageError(f"CYCLE in {__file__}: there is no tests/{missing[0]}")
+    if missing := sorted(name for name in CYCLE.union(FIRST) if not (TESTS / name).exists()):
+        raise pytest.UsageError(f"CYCLE and FIRST in {__file__}: there is no tests/{missing[0]}")
+    if "not slow" not in config.option.markexpr:
+        return
+    if not hasattr(config, "workerinput"):  # workers inherit the folder
+        programs = tempfile.TemporaryDirectory(prefix="programs")
+        config.add_cleanup(programs.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = programs.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
-    """Marks the tests of `CYCLE`."""
+    """Marks the tests of `CYCLE` and moves those of `FIRST` to the front."""
+    places = {name: i for i, name in enumerate(FIRST)}
     for item in items:
         path = item.path.relative_to(TESTS)
         if CYCLE & {path.parts[0], path.as_posix()}:
             item.add_marker(pytest.mark.cycle)
+    items.sort(key=lambda x: places.get(x.path.relative_to(TESTS).as_posix(), len(FIRST)))
 
 
 @pytest.fixture(autouse=True, scope="module")

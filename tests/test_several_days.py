@@ -74,7 +74,7 @@ def test_run_out_of_slots_resumes_with_another_on_full(tmp_path):
     config = tiny_config()
     config.data.episodes, config.memory.slots, config.dreaming.steps = 2, (1,), 0
     experiment = load_experiment(config)
-    with pytest.raises(SlotsExhausted, match="'skip' or 'reuse' and this run goes on"):
+    with pytest.raises(SlotsExhausted, match="'skip' or 'reuse' to continue this run"):
         lifecycle.run(experiment, str(tmp_path), quiet=True)
     for on_full, reason in (("skip", "level 1 is full"), ("reuse", None)):
         config.memory.on_full = on_full

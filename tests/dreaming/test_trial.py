@@ -55,9 +55,9 @@ def gradient(cfg, variables, lora, rows):
 
 def trained_alone(cfg, variables, lora, rows, optimizer, updates):
     """An adapter trained by a plain loop."""
-    state = optimizer.init(lora)
+    state, update = optimizer.init(lora), jax.jit(optimizer.update)
     for _ in range(updates):
-        step, state = optimizer.update(gradient(cfg, variables, lora, rows), state)
+        step, state = update(gradient(cfg, variables, lora, rows), state)
         lora = optax.apply_updates(lora, step)
     return lora
 

@@ -66,7 +66,6 @@ def shapes_of(signature):
 @pytest.mark.parametrize("changes", [{}, pytest.param(OTHERS, id="others", marks=pytest.mark.slow)])
 def test_phases_list_the_programs_that_a_run_compiles(changes, tmp_path, monkeypatch):
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
-    config.seeding.steps, config.dreaming.steps = 2, 1
     config.update_from_flattened_dict(changes)
     experiment = load_experiment(config)
     with monkeypatch.context() as patch:
