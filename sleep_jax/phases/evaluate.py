@@ -79,7 +79,7 @@ def evaluate(
     run = run.note_day(scheduled.day, asked=_asked(run.day(scheduled.day), day))
     run = run.note(scheduled.label, tokens=0, questions=len(questions))
     if experiment.config.evaluation.own_questions:
-        run = note_kept(experiment, run, logger, scheduled)
+        run = note_kept(experiment, run, logger, scheduled, teacher)
     return run
 
 

@@ -15,7 +15,7 @@ from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.evals.recall import greedy_replies
 from sleep_jax.experiment import Experiment
 from sleep_jax.interop.prompts import answer_request
-from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
+from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.calls import greedy, judged, repeated, sampled
 from sleep_jax.programs.program import Program
@@ -121,15 +121,18 @@ def note_open_book(run: RunState, day: int, right: Sequence[bool]) -> RunState:
 
 
 def note_kept(
-    experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
+    experiment: Experiment,
+    run: RunState,
+    logger: PhaseLogger,
+    scheduled: ScheduledPhase,
+    teacher: Teacher,
 ) -> RunState:
     """Puts on record how many own questions of this day and of each earlier one are answered right
-    closed book now, of those that were right with the book open on their day."""
+    closed book now, of those that were right with the book open on their day; for this day asks
+    `teacher`, who has the documents in view, unless its night did."""
     day = scheduled.day
-    if not (questions := own_questions(experiment, run, day)):
-        right = []
-    elif (right := run.day(day).get("own_open_book")) is None:
-        teacher = awake(experiment, run, experiment.days[day].documents)
+    if (right := run.day(day).get("own_open_book")) is None:
+        questions = own_questions(experiment, run, day)
         right = answer_right(experiment, teacher.variables, questions, teacher.context)
     run = note_open_book(run, day, right)
     variables = run.current.variables(experiment.params)
@@ -155,7 +158,8 @@ def asked_programs(run: AbstractRun, name: str, closed: int, is_open: bool) -> l
     """`closed` times the answers without a context and, where it `is_open`, once those with it."""
     settings, sizes = run.settings, run.sizes
     rows, how = settings.evaluation.own_questions, greedy(settings.evaluation.max_new_tokens)
-    if not (rows and settings.study.questions and any(sizes.items)):
+    are_written = settings.study.questions and settings.memory.from_context and any(sizes.items)
+    if not (rows and are_written):
         return []
     without, after = sizes.own_question
     out = repeated(sampled(run, name, how, [without] * rows, batch=rows), closed)

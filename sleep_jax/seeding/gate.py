@@ -19,7 +19,6 @@ class Gate(Settings, section="gate"):
     anchors: float = setting(
         0.1, "largest rise of the anchor perplexity, as a share; inf: any", above=0, most=math.inf
     )
-
     answers: float = setting(
         0.0, "least share right closed book of own questions that are right with the book open; 0: "
         "any", least=0, most=1,
@@ -60,7 +59,7 @@ class Gate(Settings, section="gate"):
           right: how many the student answers right closed book.
           total: how many there are, all of which the night's teacher answers right.
         """
-        if right >= self.answers * total:
+        if right >= self.answers * total - 1e-9:  # 0.1 * 30 is a little more than 3
             return None
         return (
             f"{right} of {total} own questions that the night's teacher answers right are answered "

@@ -107,17 +107,15 @@ def test_three_nights_say_what_they_kept(tmp_path, monkeypatch, capsys):
         return [q.question[0] in known[night] for q in questions]
 
     monkeypatch.setattr(module, "answer_right", answer)
-    reader = types.SimpleNamespace(variables="open", context="documents")
-    monkeypatch.setattr(module, "awake", lambda *_: reader)
-    days = [types.SimpleNamespace(documents=())] * 3
-    experiment = experiment_of(3, days=days)
+    teacher = types.SimpleNamespace(variables="open", context="documents")
+    experiment = experiment_of(3)
     run = run_of(studied("a", "b"), studied("c", "d", "e"), studied("f", "g"))
     run = note_open_book(run, 2, [True, False])  # the gate of the third night has asked
     with MetricWriter(tmp_path) as writer:
         for day in range(3):
             night, label = day + 1, f"evaluate-{day + 1}"
             scheduled = ScheduledPhase(label, "evaluate", day=day, rng_stream=0)
-            run = note_kept(experiment, run, PhaseLogger(writer, label), scheduled)
+            run = note_kept(experiment, run, PhaseLogger(writer, label), scheduled, teacher)
     line = "day 3: 1 of 1 (2 asked), day 2: 1 of 2, day 1: 0 of 2"
     assert run.record["phases"]["evaluate-3"] == {"kept": line}
     assert capsys.readouterr().out.splitlines()[-1] == f"kept: {line}"
@@ -138,6 +136,8 @@ def test_days_without_own_questions_say_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "answer_right", lambda *_: [])
     scheduled = ScheduledPhase("evaluate", "evaluate", day=0, rng_stream=0)
     with MetricWriter(tmp_path) as writer:
-        run = note_kept(experiment_of(3), run_of({}), PhaseLogger(writer, "evaluate"), scheduled)
+        logger = PhaseLogger(writer, "evaluate")
+        teacher = types.SimpleNamespace(variables="open", context="documents")
+        run = note_kept(experiment_of(3), run_of({}), logger, scheduled, teacher)
     assert run.record["phases"] == {} and run_record.kept(run.record) == []
     assert not read_metrics(tmp_path)

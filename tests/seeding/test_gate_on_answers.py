@@ -7,6 +7,7 @@ from sleep_jax.seeding.gate import Gate
 def test_gate_rejects_too_few_right_answers_with_the_numbers():
     gate = Gate(answers=0.8)
     assert gate.answers_rejection_reason(8, 10) is None
+    assert Gate(answers=0.1).answers_rejection_reason(3, 30) is None
     assert gate.answers_rejection_reason(7, 10) == (
         "7 of 10 own questions that the night's teacher answers right are answered right closed "
         "book, fewer than gate.answers=0.8 of them"
