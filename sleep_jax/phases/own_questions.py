@@ -62,7 +62,7 @@ def answer_right(
         max_new_tokens=config.max_new_tokens,
         context=context,
         documents=[q.document for q in asked] if has_context else None,
-        width=bucket(max(*map(len, tokens), longest_prompt(experiment, has_context))),
+        width=bucket(longest_prompt(experiment, questions, has_context)),
         batch=rows,
     )
     replies, answers = replies[: len(questions)], [q.answer for q in questions]
@@ -73,9 +73,14 @@ def answer_right(
     ]
 
 
-def longest_prompt(experiment: Experiment, has_context: bool) -> int:
-    """Tokens of the longest prompt of an own question."""
-    return len(_prompt(experiment, "", has_context)) + experiment.settings.study.max_question_tokens
+def longest_prompt(
+    experiment: Experiment, questions: Sequence[SelfQuestion], has_context: bool
+) -> int:
+    """Tokens of the longest prompt of these own questions, or of any that the model may write."""
+    any_question = len(_prompt(experiment, "", has_context))
+    any_question += experiment.settings.study.max_question_tokens
+    lengths = [len(_prompt(experiment, q.question, has_context)) for q in questions]
+    return max(any_question, *lengths)
 
 
 def _prompt(experiment: Experiment, question: str, has_context: bool) -> tuple[int, ...]:
