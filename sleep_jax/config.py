@@ -95,6 +95,10 @@ class EvaluationConfig(Settings, section="evaluation"):
 
     max_new_tokens: int = setting(40, "longest answer, in tokens", least=1)
     report_samples: int = setting(3, "sample answers in the report; 0: none", least=0)
+    own_questions: int = setting(
+        6, "held-out own questions of each day, at most, that say what a night kept; 0: none",
+        least=0,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +147,7 @@ class RunConfig(Settings):
                 "memory.router_key='contrast' compares what is new with what was known, of which "
                 "study.rehearsals=0 writes nothing; raise it, or set memory.router_key='mean'"
             )
+        self._check_own_questions()
         if self.dreaming.learning.restart == "base" and self.memory.on_full == "reuse":
             raise ValueError(
                 "dreaming.restart='base' with memory.on_full='reuse' would empty a slot that holds "
@@ -155,6 +160,28 @@ class RunConfig(Settings):
                 "seeding.null_space=0, or another memory.on_full"
             )
         self.dreaming.learning.as_seeding(self.seeding, self.dreaming.writing)
+
+    def _check_own_questions(self) -> None:
+        asking = {
+            f"gate.answers={self.gate.answers}": self.gate.answers,
+            f"seeding.eval_steps={self.seeding.eval_steps}": self.seeding.eval_steps,
+        }
+        sources = {
+            "evaluation.own_questions": self.evaluation.own_questions,
+            "dreaming.held_out": self.dreaming.held_out,
+            "study.questions": self.study.questions,
+        }
+        for field in (field for field, value in asking.items() if value):
+            for name in (name for name, count in sources.items() if not count):
+                raise ValueError(
+                    f"{field} asks held-out own questions, and {name}=0 leaves none; set it to 1 "
+                    "or more"
+                )
+        if self.seeding.epochs and self.dreaming.learning.restart == "base":
+            raise ValueError(
+                f"seeding.epochs={self.seeding.epochs} with dreaming.restart='base', which makes "
+                "seeding.steps updates again; set dreaming.restart='previous', or epochs=0"
+            )
 
     def _check_something_to_learn(self) -> None:
         study, seeding = self.study, self.seeding

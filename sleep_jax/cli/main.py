@@ -150,7 +150,7 @@ def check_flags() -> None:
 
 def updates_of(config) -> dict[str, int]:
     """How many updates a phase has, for every phase that has some."""
-    updates = {"consolidate": config.seeding.steps, "learn": config.dreaming.steps}
+    updates = {"consolidate": read(config).seeding.most_steps, "learn": config.dreaming.steps}
     return {phase: count for phase, count in updates.items() if count}
 
 

@@ -120,6 +120,8 @@ class LearningConfig(Settings, section="dreaming"):
             night,
             teacher=teacher,
             steps=steps,
+            epochs=0.0,
+            eval_steps=0,
             learning_rate=learning_rate,
             warmup=min(night.warmup, steps - 1),
             num_prompts=self.batch_size if alpha < 1 else 0,

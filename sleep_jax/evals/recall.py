@@ -14,7 +14,7 @@ from sleep_jax.evals.likelihood import log_probs
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.sampling.generate import generate
+from sleep_jax.sampling.generate import BATCH, generate
 from sleep_jax.sampling.sampler import SamplingConfig
 
 
@@ -27,6 +27,8 @@ def greedy_replies(
     max_new_tokens: int,
     context=None,
     documents: Sequence[int] | None = None,
+    width: int | None = None,
+    batch: int = BATCH,
 ) -> list[str]:
     """Greedy replies to token prompts, as text without thoughts.
 
@@ -37,6 +39,7 @@ def greedy_replies(
       max_new_tokens: longest reply, in tokens.
       context: the cache of what was read, one row a document; None: closed book.
       documents: per prompt the row of the cache that it continues.
+      width, batch: as for `generate`.
     """
     sampling = SamplingConfig(max_new_tokens, tokenizer.eos_ids, temperature=0.0)
     completions = generate(
@@ -47,6 +50,8 @@ def greedy_replies(
         jax.random.key(0),
         context=context,
         documents=documents,
+        width=width,
+        batch=batch,
     )
     return [tokenizer.reply_text(completion.tokens) for [completion] in completions]
 

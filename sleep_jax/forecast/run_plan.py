@@ -71,12 +71,20 @@ class RunPlan:
     @functools.cached_property
     def sizes(self) -> Sizes:
         """Of its largest day, for its programs."""
-        return expected_sizes(
-            read(self.config),
-            documents=max(len(day.documents) for day in self.days),
-            context=max(map(max, self.tokens)) + PROMPTED,
-            sentences=max(self._sentences),
-        )
+        return self._sizes(max(len(day.documents) for day in self.days), max(self._sentences))
+
+    def _sizes(self, documents: int, sentences: int) -> Sizes:
+        context = max(map(max, self.tokens)) + PROMPTED
+        return expected_sizes(read(self.config), documents, context, sentences)
+
+    @functools.cached_property
+    def _updates_by_day(self) -> list[int]:
+        """The planned updates of the night of each day, at most."""
+        seeding = read(self.config).seeding
+        if not seeding.epochs:
+            return [seeding.steps] * len(self.days)
+        counts = zip((len(day.documents) for day in self.days), self._sentences)
+        return [seeding.sized_for(self._sizes(*count).exchanges).steps for count in counts]
 
     @property
     def consolidations(self) -> int:
@@ -174,38 +182,59 @@ class RunPlan:
         that its recitations and completed sentences have, and its parts.
         """
         s, study = self.config.seeding, read(self.config).study
-        day = max(self.tokens, key=sum)
+        longest = max(range(len(self.days)), key=lambda day: sum(self.tokens[day]))
+        day, updates = self.tokens[longest], self._updates_by_day[longest]
         written = (study.recitations + study.completions) * sum(day)
-        return s.steps * s.batch_size * s.max_target_length, written, len(day)
+        return updates * s.batch_size * s.max_target_length, written, len(day)
 
     def _updates(self) -> str:
         c = self.config
         learnt, _, parts = self._room()
         event = "consolidation or merge" if self.merges else "consolidation"
-        total = (self.consolidations + self.merges) * c.seeding.steps
+        least, most = min(self._updates_by_day), max(self._updates_by_day)
+        each = f"{least:,} to {_count(most, 'update')}" if least < most else _count(most, "update")
+        # A level that hands over more than one day has the updates of all of them, at most.
+        total = self.merges * most + sum(
+            min(sum(self._updates_by_day[x.since : x.day + 1]), self._most_updates)
+            if x.sender
+            else self._updates_by_day[x.day]
+            for x in self.schedule
+            if x.phase == "consolidate"
+        )
         line = (
-            f"{_count(c.seeding.steps, 'update')} a {event}, {total:,} in all; at most "
+            f"{each} a {event}, {total:,} in all; at most "
             f"{learnt / parts:,.0f} learnt tokens for each part of a day"
         )
         if c.seeding.learning_rate == AUTO:
             rates = [f"{rate:.2g}" for rate in self._automatic_rates().values()]
             line += f"; learning rate {' and '.join(dict.fromkeys(rates))}"
+        if c.seeding.eval_steps:
+            line += "; fewer or more as own questions are answered"
         dreaming = (
             sum(scheduled.phase == "learn" for scheduled in self.schedule)
             * read(c).reinforcing.steps
         )
         return f"{line}; at least {_count(dreaming, 'update')} on dreams" if dreaming else line
 
+    @property
+    def _most_updates(self) -> int:
+        """Of one consolidation."""
+        seeding = read(self.config).seeding
+        return seeding.max_steps if seeding.epochs else seeding.steps
+
     def _too_few_updates(self) -> Iterator[str]:
-        s = self.config.seeding
+        name = "max_steps" if self.config.seeding.epochs else "steps"
+        updates = max(self._updates_by_day)
         learnt, written, parts = self._room()
+        if updates < self._most_updates:
+            return  # as many as seeding.epochs asks for
         if learnt < written and any(scheduled.phase == "study" for scheduled in self.schedule):
             days = -(-written * len(self.days) // learnt)
             yield (
-                f"a day of {_count(parts, 'part')} and a night of {_count(s.steps, 'update')}: "
+                f"a day of {_count(parts, 'part')} and a night of {_count(updates, 'update')}: "
                 f"they hold {learnt:,} learnt tokens, but reciting the day and completing its "
                 f"sentences once takes {written:,}, so a part is learnt {learnt / written:.2f} "
-                f"times; for once each give seeding.steps={-(-written * s.steps // learnt):,}, or "
+                f"times; for once each give seeding.{name}={-(-written * updates // learnt):,}, or "
                 f"more days by data.episodes={min(days, sum(map(len, self.tokens)))} (with "
                 "as many memory.slots)"
             )
@@ -239,7 +268,8 @@ class RunPlan:
 
     def _written(self) -> str:
         """Tokens that the model samples in all of the run, at most."""
-        c, study, seeding = self.config, read(self.config).study, read(self.config).seeding
+        c, study = self.config, read(self.config).study
+        seeding = read(c).seeding.sized_for(self.sizes.exchanges)
         studied = sum(scheduled.phase == "study" for scheduled in self.schedule)
         questions = sum(self._sentences) * study.questions if studied else 0
         topics = len(read_rehearsal_topics())  # every other one is continued as plain text

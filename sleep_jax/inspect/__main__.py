@@ -106,7 +106,12 @@ def _answer(run: Run, question: str, phase: str, memory: str) -> Any:
     if question == "slots":
         return slots(run[phase], memory)
     if question == "scores":
-        return {"headline": run.headline(), "stages": run.scores(), "recall": run.recall()}
+        return {
+            "headline": run.headline(),
+            "stages": run.scores(),
+            "recall": run.recall(),
+            "kept": run.kept(),
+        }
     if question == "leaves":
         return list(run[phase].leaves().values())
     if question == "verify":

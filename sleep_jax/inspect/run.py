@@ -171,6 +171,10 @@ class Run:
         """Share of right answers about each day after each night (`run_record.recall`)."""
         return run_record.recall(self.record)
 
+    def kept(self) -> list[list[str]]:
+        """Own questions about each day right after each night (`run_record.kept`)."""
+        return run_record.kept(self.record)
+
     @property
     def _checkpoints(self) -> epath.Path:
         return self.workdir / "checkpoints"

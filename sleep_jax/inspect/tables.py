@@ -8,7 +8,7 @@ import numpy as np
 from sleep_jax.inspect.checkpoint import Leaf
 from sleep_jax.inspect.memory import Change, LevelSlots
 from sleep_jax.report.headline import share
-from sleep_jax.report.run_record import title_of
+from sleep_jax.report.run_record import kept_table, title_of
 from sleep_jax.runtime.progress import clock, table
 from sleep_jax.runtime.workdir import flat_config
 
@@ -88,7 +88,8 @@ def curves(phases: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> T
 
 
 def scores(answer: Mapping[str, Sequence[Any]]) -> Tables:
-    """Of {"headline": `Run.headline`, "stages": `Run.scores`, "recall": `Run.recall`}."""
+    """Of {"headline": `Run.headline`, "stages": `Run.scores`, "recall": `Run.recall`,
+    "kept": `Run.kept`}."""
     if rows := answer["stages"]:
         names = list(dict.fromkeys(name for row in rows for name in row))[1:]
         lines = [[title_of(row["stage"]), *(_score(row, name) for name in names)] for row in rows]
@@ -99,6 +100,8 @@ def scores(answer: Mapping[str, Sequence[Any]]) -> Tables:
         blank = [""] * len(nights)
         lines = [[str(i + 1), *map(share, row), *blank[len(row) :]] for i, row in enumerate(nights)]
         yield "Questions about each day answered right after each night", columns, lines
+    if nights := answer.get("kept"):
+        yield kept_table(nights)
 
 
 def _score(row: Mapping[str, Any], name: str) -> Any:

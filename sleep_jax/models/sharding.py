@@ -41,7 +41,7 @@ RULES = (
     (r"(memory|learner|wake)/(.*/)?(gate|up)", ("fsdp", None)),
     (r"(memory|learner|wake)/(.*/)?down", (None, "fsdp")),
     (r"(memory|learner)/(.*/)?(key|bias)", ()),  # of the router, or a value head's
-    (r"learner/(.*/)?(kernel|count|step)", ()),
+    (r"learner/(.*/)?(kernel|count|step|warmup|steps)", ()),
     (r"wake/moments/.*/(count|ns_coeffs)", ()),
     (r"wake/(scored|is_due|updates)/level_\d+", ()),
     (r"wake/(clock|episode|last|waiting|num_waiting)", ()),

@@ -23,6 +23,12 @@ from sleep_jax.experiment import Experiment
 from sleep_jax.memory.slots import take_slot
 from sleep_jax.models.sharding import to_host
 from sleep_jax.phases.evaluate import anchor_perplexity
+from sleep_jax.phases.own_questions import (
+    NightQuestions,
+    are_asked_at_night,
+    asked_programs,
+    note_open_book,
+)
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.rng_streams import key_of
 from sleep_jax.phases.run_state import PhaseLogger, RunState
@@ -87,7 +93,7 @@ def consolidate(
     if room == "skip":
         run = _after_consolidation(run, run.current)
         return run.note(scheduled.label, skipped=f"level {level} is full")
-    with logger.bar(int(c.seeding.steps) + 1, "step") as bar:  # and the divergence before them
+    with logger.bar(_planned(experiment), "step") as bar:
         transaction = begin_consolidation(
             cfg,
             experiment.settings.wake,
@@ -107,6 +113,9 @@ def consolidate(
             with_slot = teacher_with_slot(experiment, teachers[0], transaction, documents)
             exchanges = studied(experiment, run, scheduled.day)
             probe = held_out(experiment, run, scheduled.day)
+        asked = _asked(experiment, run, scheduled, teachers[0])
+        if asked and not scheduled.sender:
+            run = note_open_book(run, scheduled.day, asked.right)
         try:
             state, figures = _seed(
                 experiment,
@@ -117,6 +126,7 @@ def consolidate(
                 teachers,
                 exchanges,
                 probe,
+                asked,
                 with_slot,
             )
         except TeacherIsStudent as error:
@@ -145,9 +155,10 @@ def merge(
     transaction = begin_merge(experiment.cfg, run.current, level, key)
     teachers = [teacher_of_level(experiment, transaction)]
     exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
-    with logger.bar(int(experiment.config.seeding.steps) + 1, "step") as bar:
+    with logger.bar(_planned(experiment), "step") as bar:
+        asked = _asked(experiment, run, scheduled, teachers[0])
         state, figures = _seed(
-            experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe
+            experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe, asked
         )
     if rejection_reason := figures.get("rolled_back"):
         raise UnrecoverableError(
@@ -169,18 +180,48 @@ def _after_consolidation(run: RunState, state: MemoryState) -> RunState:
     return dataclasses.replace(run, current=state, before_dreams=state.replace(wake=None))
 
 
+def _planned(experiment: Experiment) -> int | None:
+    """The updates of a night and the divergence before them; None: what is read decides."""
+    seeding = experiment.config.seeding
+    return None if seeding.epochs else int(seeding.steps) + 1
+
+
+def _asked(
+    experiment: Experiment, run: RunState, scheduled: ScheduledPhase, teacher: Teacher
+) -> NightQuestions | None:
+    """The own questions that a night asks before its morning; None: it asks none."""
+    if not are_asked_at_night(experiment):
+        return None
+    is_open_book = scheduled.phase == "consolidate" and not scheduled.sender
+    days = [scheduled.day] if is_open_book else range(scheduled.since, scheduled.day + 1)
+    return NightQuestions(experiment, run, days, teacher, is_open_book)
+
+
 def _seed(
-    experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe, with_slot=None
+    experiment,
+    logger,
+    bar,
+    scheduled,
+    transaction,
+    teachers,
+    exchanges,
+    probe,
+    asked=None,
+    with_slot=None,
 ):
     """`run_consolidation` with this run's settings; the figures of updates go to the logger.
 
     Returns:
-      (state, figures): as `run_consolidation`, and the number of sequences, of the tokens of their
-      completions, and of earlier questions where there are some.
+      (state, figures): as `run_consolidation`, the number of sequences, of the tokens of their
+      completions and, where there are some, of earlier questions, and that of updates where it is
+      not always the same.
     """
-    c = experiment.config
+    seeding = experiment.settings.seeding.with_shared_prefix(experiment.prompts.shared_prefix)
+    seeding = seeding.sized_for(exchanges)
+    bar.total = seeding.steps + 1  # and the divergence before them
 
     def log(step, metrics):
+        bar.total = max(bar.total, bar.done + 1)  # a night may go on
         if step < 0:
             if "kl_known_before" in metrics:
                 logger.scalars(0, {"kl_known": metrics["kl_known_before"]})
@@ -193,14 +234,15 @@ def _seed(
             logger.time_estimate.add_update(scheduled.day, metrics["time/step"])
         # An update without rollouts has no reward; the bar keeps the last one.
         reward = metrics.get("reward", bar.figures.get("reward"))
-        bar.advance(1, kl=metrics["kl_off"], reward=reward)
+        right = {k: metrics[k] for k in ("answers_right",) if k in metrics}
+        bar.advance(1, kl=metrics["kl_off"], reward=reward, **right)
 
     state, figures = run_consolidation(
         experiment.cfg,
         experiment.params,
         experiment.tokenizer,
         experiment.judge,
-        experiment.settings.seeding.with_shared_prefix(experiment.prompts.shared_prefix),
+        seeding,
         experiment.settings.gate,
         transaction,
         teachers=teachers,
@@ -210,6 +252,7 @@ def _seed(
         rng=key_of(experiment, scheduled, "updates"),
         log=log,
         teacher_with_slot=with_slot,
+        answers=asked and asked.as_answers(),
         mid_phase=logger.mid_phase,
         timer=logger.timer,
     )
@@ -217,9 +260,12 @@ def _seed(
     if "kl_known_after" in figures:
         divergences["kl_known"] = figures["kl_known_after"]
     is_accepted = "rolled_back" not in figures
-    logger.scalars(c.seeding.steps, divergences | {"accepted": float(is_accepted)})
+    updates = bar.done - 1
+    logger.scalars(updates, divergences | {"accepted": float(is_accepted)})
     if is_accepted and not transaction.is_merge:
-        logger.update(c.seeding.steps, _norms(state, transaction))
+        logger.update(updates, _norms(state, transaction))
+    if seeding.epochs or seeding.eval_steps:
+        figures |= {"updates": updates}
     return state, figures | _amounts(exchanges)
 
 
@@ -269,7 +315,7 @@ def _replay(
 def programs(run: AbstractRun) -> list[Program]:
     """The consolidation of what was studied. Consolidations between two levels and merges call the
     same functions for another level; the forecast counts them as more of these."""
-    seeding, sizes = run.settings.seeding, run.sizes
+    sizes, seeding = run.sizes, run.settings.seeding.sized_for(run.sizes.exchanges)
     context, shape = bucket(max(sizes.contexts)), seeding.shape
     learner, rounds = run.learner(seeding), rounds_of(seeding)
     read = reading(run, "consolidate: read", sizes.contexts)
@@ -278,9 +324,12 @@ def programs(run: AbstractRun) -> list[Program]:
     groups = [sizes.probe, sizes.exchanges, known_probe(sizes.exchanges)]
     groups += [new] * refreshes(seeding)
     updates = updated(run, "consolidate: update", seeding, learner)
+    evaluations = seeding.steps // seeding.eval_steps + 1 if seeding.eval_steps else 0
+    evaluations += run.settings.gate.answers > 0
     return [
         *repeated([read], 1 + (seeding.teacher == "ema") + refreshes(seeding)),
         *([] if run.config.memory.from_context else known),
+        *(asked_programs(run, "consolidate: ask", evaluations, True) if evaluations else ()),
         *_aimed(run, shape),
         *precomputed(run, "consolidate", shape, groups, context, sum(rounds)),
         _measured(run, shape),

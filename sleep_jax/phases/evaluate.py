@@ -11,6 +11,7 @@ from sleep_jax.evals.metrics import perplexity
 from sleep_jax.evals.recall import answer_accuracy, greedy_replies, negative_log_likelihood
 from sleep_jax.experiment import Experiment
 from sleep_jax.interop.prompts import answer_request
+from sleep_jax.phases.own_questions import are_asked_at_night, asked_programs, note_kept
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
 from sleep_jax.programs.abstract import AbstractRun
@@ -26,7 +27,7 @@ def evaluate(
     experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
 ) -> RunState:
     """Asks the day's questions at every stage of its night, those of earlier days after it, and
-    measures the anchor set.
+    measures the anchor set; then it says what the night kept (`phases.own_questions`).
 
     Documents that came without questions are asked about in the model's own words; replies are
     kept, there is no score.
@@ -76,7 +77,10 @@ def evaluate(
         logger.writer.text(logger.label, len(STAGES) + 1, "answers", "\n\n".join(words))
     run = run.note_day(scheduled.day, scores=scores, replies=replies, recall=recall)
     run = run.note_day(scheduled.day, asked=_asked(run.day(scheduled.day), day))
-    return run.note(scheduled.label, tokens=0, questions=len(questions))
+    run = run.note(scheduled.label, tokens=0, questions=len(questions))
+    if experiment.config.evaluation.own_questions:
+        run = note_kept(experiment, run, logger, scheduled, teacher)
+    return run
 
 
 def questions_of(experiment: Experiment, run: RunState, day: int) -> list[tuple[int, str]]:
@@ -188,6 +192,7 @@ def programs(run: AbstractRun) -> list[Program]:
         *losses_of_texts(run, "evaluate: anchors", sizes.anchors, closed),
         reading(run, "evaluate: read", sizes.contexts),
         *sampled(run, "evaluate: answer from context", how, after, context=context),
+        *asked_programs(run, "evaluate: ask own", 1, not are_asked_at_night(run)),
     ]
 
 

@@ -83,8 +83,8 @@ class PhaseLogger:
     time_estimate: TimeEstimate | None = None
 
     @contextlib.contextmanager
-    def bar(self, total: int, unit: str):
-        """The progress bar of the phase."""
+    def bar(self, total: int | None, unit: str):
+        """The progress bar of the phase; a total of None is not known yet."""
         with phase_progress(self.label, total, unit, quiet=self.quiet) as bar:
             if self.watch is not None:
                 bar.on_advance = functools.partial(self._heed, total, unit)

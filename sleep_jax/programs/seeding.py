@@ -174,7 +174,7 @@ def rounds_of(seeding: SeedingConfig) -> list[int]:
     rounds, left = [], 0  # left: updates that the last round still serves
     for step in range(seeding.steps):
         if not left and seeding.learns_from_rollouts(step, seeding.objective_at(step)):
-            rounds.append(min(seeding.steps_per_generation, seeding.steps - step))
+            rounds.append(seeding.updates_of_round(step))
             left = rounds[-1] * seeding.num_iterations
         left = max(left - 1, 0)
     return rounds

@@ -48,6 +48,8 @@ class Sizes:
       learn_updates: updates until every lesson was drawn as often as it should be.
       questions: each question of the evaluation: (without context, with it).
       anchors: (texts, tokens) of each anchor set; the first is that of the gate.
+      own_question: the longest of the model's own questions that are asked again: (without context,
+        with it).
     """
 
     contexts: tuple[int, ...]
@@ -71,6 +73,7 @@ class Sizes:
     learn_updates: int
     questions: tuple[Lengths, ...]
     anchors: tuple[tuple[int, int], ...]
+    own_question: Lengths
 
 
 def expected_sizes(settings: RunConfig, documents: int, context: int, sentences: int) -> Sizes:
@@ -118,6 +121,7 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
         learn_updates=_updates_to_learn(settings, len(kept), documents),
         questions=((PROMPT, PROMPT),) * QUESTIONS * documents,
         anchors=(ANCHORS, ANCHORS),
+        own_question=(PROMPT, PROMPT),
     )
 
 

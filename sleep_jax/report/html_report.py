@@ -13,6 +13,7 @@ out.
      "samples": [{"document": "title", "question": "...", "answer": "...", "before": "...",
                   "after": "...", "before_right": False, "after_right": True}, ...],
      "recall": [[0.5], [0.4, 0.6], ...],    # after each night: share right about each day so far
+     "kept": [["5 of 6"], ["4 of 6", "6 of 6"], ...],    # likewise of the model's own questions
      "documents": ["title", ...],
      "notes": ["...", ...]}
 
@@ -46,7 +47,7 @@ COLUMNS = {
     ),
 }  # fmt: skip
 COSTS = {"tokens_per_second": "tokens a second", "programs": "programs", "memory": "GiB at most"}
-PARTS = ("verdict", *COLUMNS, "recall", "documents", "notes", "config", "versions")
+PARTS = ("verdict", *COLUMNS, "recall", "kept", "documents", "notes", "config", "versions")
 
 
 def write_report(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) -> epath.Path:
@@ -80,6 +81,7 @@ def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
         answers=figures.answers_chart(rows["scores"]),
         curves=figures.curves(metrics),
         recall=summary.get("recall") or [],
+        kept=summary.get("kept") or [],
         documents=documents,
         notes=summary.get("notes") or [],
         costs=[item for item in COSTS.items() if any(row[item[0]] for row in rows["phases"])],

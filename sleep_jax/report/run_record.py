@@ -6,6 +6,7 @@ The record is the JSON in every checkpoint (`phases.run_state.RunState.record`).
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sleep_jax.evals.kept import KeptAnswers
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.fields import Fields, as_object
 from sleep_jax.phases.hours import HOURS, MORNING
@@ -43,12 +44,15 @@ def checked(facts: Any, where: str) -> dict[str, Any]:
 
 
 def _check_day(day: Fields) -> None:
-    """Checks the parts of a day that `samples`, `scores` and `recall` read."""
+    """Checks the parts of a day that `samples`, `scores`, `recall` and `kept` read."""
     stages = day.section("scores", None)
     for row in (*map(stages.section, stages), *day.objects("recall", [])):
         _check_figures(row)
         for share in ("questions", "paraphrases", "chance"):
             row.number(share, 0, 1, None)
+    for kept in day.objects("kept_answers", []):
+        asked = kept.whole("asked")
+        kept.whole("right", most=kept.whole("open_book", most=asked))
     if "asked" not in day:
         return
     day.section("scores")
@@ -111,6 +115,28 @@ def recall(record: Mapping[str, Any]) -> list[list[float]]:
     days = [[row.get("questions") for row in day.get("recall", [])] for day in record["days"]]
     days = [day for day in days if day]
     return days if len(days) > 1 and all(None not in day for day in days) else []
+
+
+def kept(record: Mapping[str, Any]) -> list[list[str]]:
+    """Own questions about each day answered right after each night, of those that were right with
+    the book open, e.g. `4 of 5`: [nights][days so far], "" for a day without questions; empty
+    before the first night that asks some.
+    """
+    nights = [[f"{x}" if x.asked else "" for x in _kept(day)] for day in record["days"]]
+    return nights if any(map(any, nights)) else []
+
+
+def kept_table(
+    nights: Sequence[Sequence[str]],
+) -> tuple[str, Sequence[str], list[Sequence[str]]]:
+    """(title, columns, rows) of `kept`."""
+    columns = ("after night", *(f"day {i + 1}" for i in range(len(nights))))
+    rows = [(str(i + 1), *row, *[""] * (len(nights) - len(row))) for i, row in enumerate(nights)]
+    return "Own questions right without the documents, of those right with them", columns, rows
+
+
+def _kept(day: Mapping[str, Any]) -> list[KeptAnswers]:
+    return [*map(KeptAnswers.from_record, day.get("kept_answers", []))]
 
 
 def samples(day: Mapping[str, Any]) -> list[dict[str, Any]]:

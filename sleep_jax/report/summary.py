@@ -19,6 +19,7 @@ def summarise(experiment: Experiment, run: RunState) -> dict[str, Any]:
         "verdict": run_record.verdict(run.record),
         "scores": run_record.scores(run.record["days"][-1]),
         "recall": run_record.recall(run.record),
+        "kept": run_record.kept(run.record),
         "phases": [
             {name: row[name] for name in columns} for row in run_record.timeline(run.record)
         ],
@@ -107,6 +108,8 @@ def show_summary(summary: dict[str, Any]) -> None:
                 for i, row in enumerate(nights)
             ],
         )
+    if nights := summary["kept"]:
+        table(*run_record.kept_table(nights))
     table(
         "Phases",
         ("phase", "tokens", "time", "tokens/s", "programs", "GiB", "detail"),

@@ -115,6 +115,7 @@ class _LiveBar(PhaseBar):
     def _show(self) -> None:
         self._progress.update(
             self._task,
+            total=self.total,  # may become known, or change
             completed=self.done,
             count=self.count(),
             words=self.words(),

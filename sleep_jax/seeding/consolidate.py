@@ -19,6 +19,7 @@ from sleep_jax.memory.slots import put_slot, take_slot, used
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import place
 from sleep_jax.rewards.judge import Judge
+from sleep_jax.seeding.early_stopping import EarlyStopping, OwnAnswers
 from sleep_jax.seeding.first_order import FirstOrderBound, check_reach, first_gradient
 from sleep_jax.seeding.gate import Gate, top_k_hint
 from sleep_jax.seeding.mixture import fill_batch, sequence_sizes, shuffled, widest_spacing
@@ -107,6 +108,7 @@ def seed_slot(
     log: Log,
     written: Sequence[Exchange] = (),
     teacher_with_slot: TeacherWithSlot | None = None,
+    answers: OwnAnswers | None = None,
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
 ):
@@ -125,6 +127,7 @@ def seed_slot(
       written: rollouts that were sampled and rewarded before. Each update learns from
         `seeding.num_prompts` of them, in turn, and none are sampled.
       teacher_with_slot: as for `TaughtStates`.
+      answers: own questions that with `seeding.eval_steps` say when the night ends.
       mid_phase: keeps the state of the night, so that a preempted one resumes and ends with the
         same bits.
       timer: takes the time of updates.
@@ -184,6 +187,7 @@ def seed_slot(
     lam_rng = jax.random.fold_in(rng, LAM_STREAM) if is_stochastic else None
     buffer = RolloutBuffer(seeding, exchanges, written, collect, rng, seed + 1)
     buffer.collect_written(student, state.value_head)
+    stopping = EarlyStopping.of(seeding, answers)
     update_log, done, drawn = UpdateLog(log, seeding.max_consecutive_errors, timer), 0, 0
     if mid_phase is not None and (kept := mid_phase.find(state)):
         done, state, facts = kept
@@ -191,11 +195,14 @@ def seed_slot(
         buffer.resume(done, facts["drawn"]["dreams"])
         for step, figures in facts["logged"]:
             update_log.log(step, figures)
+        stopping.history += map(tuple, facts.get("answers", ()))
     taught.compute(exchanges, state)
     share = seeding.known_share
     spacing = widest_spacing(exchanges, seeding.shape, seed, seeding.steps, share)
     stream = itertools.islice(shuffled(exchanges, seed, spacing, share), drawn, None)
-    for step in range(done, seeding.steps):
+    for step in itertools.count(done):
+        if stopping.is_over(step):
+            break
         timer.begin(step)
         state = taught.refreshed(step, state)
         objective = seeding.objective_at(step)
@@ -224,11 +231,14 @@ def seed_slot(
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("kl_on", "policy_"))}
         sizes = sequence_sizes(chosen, seeding.shape)
         figures = buffer.take_figures() | (kept_out if step == 0 else {})
+        if stopping.is_due(step + 1):
+            figures["answers_right"] = float(stopping.evaluate(step + 1, with_slot(state.slot)))
         update_log.add(step, metrics, figures, sizes)
         if mid_phase is not None and buffer.is_resumable and mid_phase.is_due(step + 1):
             update_log.flush()
             counts = {"stream": drawn, "dreams": buffer.dreams_drawn}
-            mid_phase.keep(step + 1, state, {"drawn": counts, "logged": update_log.logged})
+            facts = {"drawn": counts, "logged": update_log.logged, "answers": stopping.history}
+            mid_phase.keep(step + 1, state, facts)
     update_log.flush()
     return with_slot(state.slot)
 
@@ -236,6 +246,7 @@ def seed_slot(
 def _initial_state(cfg: DecoderConfig, seeding: SeedingConfig, slot) -> SeedingState:
     """The state before the first update, with a critic if rollouts are learnt from by PPO."""
     state = init_state(slot, seeding.optimizer())
+    state = state.replace(opt_state=seeding.with_length(state.opt_state))
     surrogate = seeding.imitation.surrogate
     if surrogate.gae is not None and seeding.num_prompts > 0:
         state = state.replace(critic=init_critic(cfg.width, surrogate.value_learning_rate))
@@ -258,6 +269,7 @@ def run_consolidation(
     rng,
     log: Log,
     teacher_with_slot: TeacherWithSlot | None = None,
+    answers: OwnAnswers | None = None,
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
 ) -> tuple[MemoryState, dict[str, float | str]]:
@@ -275,6 +287,7 @@ def run_consolidation(
       rng: PRNG key.
       log: is given every step's figures, and before the first, as step -1, those `before`.
       teacher_with_slot: as for `seed_slot`; the divergence is measured from `teachers`.
+      answers: own questions that the gate judges (`gate.answers`), and as for `seed_slot`.
       mid_phase, timer: as for `seed_slot`.
 
     Returns:
@@ -282,8 +295,9 @@ def run_consolidation(
       before it, byte for byte; figures kl_before and kl_after on the probe, in nats a token,
       kl_known_before and kl_known_after likewise on some of what was known before the day, if any
       of `exchanges` was; where the gate asks for less divergence first_order_fall, the share of
-      kl_before that the updates remove to first order; after a rejection rolled_back, the reason
-      in words.
+      kl_before that the updates remove to first order; with `answers`, answers_right of
+      answers_asked or, where these are too few, answers, which says so; and after a rejection
+      rolled_back, the reason in words.
 
     Raises:
       OutOfReach: that share is below a tenth of what the gate asks; before the first update.
@@ -343,13 +357,21 @@ def run_consolidation(
         rng=rng,
         log=log,
         teacher_with_slot=teacher_with_slot,
+        answers=answers,
         mid_phase=mid_phase,
         timer=timer,
     )
     figures["kl_after"] = after = divergence(seeded)
     if known:
         figures["kl_known_after"] = known_divergence(seeded)
-    if reason := gate.rejection_reason(before, after, anchors_before, anchors(seeded)):
+    reason = gate.rejection_reason(before, after, anchors_before, anchors(seeded))
+    if answers is not None and answers.too_few:
+        figures["answers"] = answers.too_few
+    elif answers is not None:
+        right = answers.right(seeded)
+        figures |= {"answers_right": right, "answers_asked": answers.total}
+        reason = reason or gate.answers_rejection_reason(right, answers.total)
+    if reason:
         reason += top_k_hint(cfg.memory, used(student.slots, level))
         return transaction.before, figures | {"rolled_back": reason}
     return transaction.commit(seeded["memory"]), figures

@@ -1,5 +1,5 @@
 """The gate of a consolidation: a slot is accepted if its student came close to the teacher and the
-perplexity of an anchor set held."""
+perplexity of an anchor set held, and if it answers what the model asked itself."""
 
 import dataclasses
 import math
@@ -19,6 +19,10 @@ class Gate(Settings, section="gate"):
     anchors: float = setting(
         0.1, "largest rise of the anchor perplexity, as a share; inf: any", above=0, most=math.inf
     )
+    answers: float = setting(
+        0.0, "least share right closed book of own questions that are right with the book open; 0: "
+        "any", least=0, most=1,
+    )  # fmt: skip
 
     def rejection_reason(
         self, kl_before: float, kl_after: float, anchors_before: float, anchors_after: float
@@ -47,6 +51,20 @@ class Gate(Settings, section="gate"):
                 f"gate.anchors={self.anchors} of it"
             )
         return None
+
+    def answers_rejection_reason(self, right: int, total: int) -> str | None:
+        """Like `rejection_reason`, by the answers to own questions alone.
+
+        Args:
+          right: how many the student answers right closed book.
+          total: how many there are, all of which the night's teacher answers right.
+        """
+        if right >= self.answers * total - 1e-9:  # 0.1 * 30 is a little more than 3
+            return None
+        return (
+            f"{right} of {total} own questions that the night's teacher answers right are answered "
+            f"right closed book, fewer than gate.answers={self.answers} of them"
+        )
 
 
 def top_k_hint(memory: MemoryConfig, slots: int) -> str:

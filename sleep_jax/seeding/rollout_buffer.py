@@ -98,14 +98,14 @@ class RolloutBuffer:
         return self._can_imitate and is_on_policy and not self._remaining
 
     def collect(self, step: int, student, value_head) -> None:
-        """Collects a round for the updates from `step` on, at most until the last of the night.
+        """Collects a round for the updates from `step` on (`SeedingConfig.updates_of_round`).
 
         Args:
           step: number of the first of these updates.
           student: its collections.
           value_head: of PPO; None: another estimator.
         """
-        updates = min(self._seeding.steps_per_generation, self._seeding.steps - step)
+        updates = self._seeding.updates_of_round(step)
         count = 0 if self._has_written else updates * self._seeding.num_prompts
         dreams = list(itertools.islice(self._dreams, count))
         self.dreams_drawn += len(dreams)

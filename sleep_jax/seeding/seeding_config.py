@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import optax
@@ -12,7 +13,8 @@ from sleep_jax.rewards.judge import JUDGES
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.running_norm import clip_by_running_norm
-from sleep_jax.seeding.sequences import BatchShape
+from sleep_jax.seeding.schedule import scale_by_night_schedule, set_length
+from sleep_jax.seeding.sequences import BatchShape, Exchange, pack_exchanges
 from sleep_jax.seeding.transaction import PROTOCOLS
 from sleep_jax.settings import Settings, part, setting
 
@@ -80,7 +82,22 @@ class SeedingConfig(Settings, section="seeding"):
     protocol: str = setting(
         "commit_then_clear", "which state of the sender teaches the new slot", choices=PROTOCOLS
     )
-    steps: int = setting(100, "updates of a night", least=1)
+    steps: int = setting(100, "updates of a night, unless seeding.epochs decides", least=1)
+    epochs: float = setting(
+        0.0, "passes over what a night learns from, which make its updates; 0: seeding.steps",
+        least=0,
+    )  # fmt: skip
+    max_steps: int = setting(
+        1000, "most updates of a night by seeding.epochs, or that goes on by eval_steps", least=1
+    )
+    eval_steps: int = setting(
+        0, "updates between answers to held-out own questions, which end a night early, or later; "
+        "0: none", least=0,
+    )  # fmt: skip
+    early_stopping_patience: int = setting(
+        2, "evaluations without more right answers after which a night that is as long as planned "
+        "ends", least=1,
+    )  # fmt: skip
     learning_rate: float | str = setting(
         1e-2, "Adam's peak rate; auto: by the rank of the slot and the width of the model",
         above=0, words=(AUTO,),
@@ -134,10 +151,21 @@ class SeedingConfig(Settings, section="seeding"):
     )  # fmt: skip
 
     def check(self) -> None:
-        if self.steps <= self.warmup:
+        name = "max_steps" if self.epochs else "steps"
+        if getattr(self, name) <= self.warmup:
             raise ValueError(
-                f"seeding.steps={self.steps} does not exceed seeding.warmup={self.warmup}; "
-                "raise steps or lower warmup"
+                f"seeding.{name}={getattr(self, name)} does not exceed seeding.warmup="
+                f"{self.warmup}; raise {name} or lower warmup"
+            )
+        if self.eval_steps and not self.epochs and self.steps > self.max_steps:
+            raise ValueError(
+                f"seeding.steps={self.steps} is more than seeding.max_steps={self.max_steps}, with "
+                "which a night ends that goes on by seeding.eval_steps; raise max_steps"
+            )
+        if self.epochs and self.rollout_warmup:
+            raise ValueError(
+                f"seeding.rollout_warmup={self.rollout_warmup} needs nights of one length, and "
+                f"seeding.epochs={self.epochs:g} makes them differ; set one of the two to 0"
             )
         if self.shape.max_target_length > self.shape.max_length:
             raise ValueError(
@@ -186,6 +214,29 @@ class SeedingConfig(Settings, section="seeding"):
         shape = dataclasses.replace(self.shape, shared_prefix=tokens)
         return dataclasses.replace(self, shape=shape)
 
+    def sized_for(self, exchanges: Sequence[Exchange]) -> "SeedingConfig":
+        """The same with the updates of a night that learns from these exchanges: `epochs` times
+        the rows that they fill, over those of an update, rounded up; with a warm-up that ends
+        before, and at most `max_steps`. Without epochs, as it is."""
+        if not self.epochs:
+            return self
+        rows = self.epochs * len(pack_exchanges(exchanges, self.shape))
+        updates = math.ceil(rows / self.shape.batch_size - 1e-9)
+        steps = min(max(updates, 1), self.max_steps)
+        return dataclasses.replace(self, steps=steps, warmup=min(self.warmup, steps - 1))
+
+    @property
+    def most_steps(self) -> int:
+        """The most updates that a night of this config may take; before `sized_for`, of any."""
+        return self.max_steps if self.epochs or self.eval_steps else self.steps
+
+    def updates_of_round(self, step: int) -> int:
+        """For how many updates the round of rollouts is collected that begins with update `step`:
+        where nights differ in length, rounds do not, and all share one program."""
+        if self.epochs or self.eval_steps:
+            return self.steps_per_generation
+        return min(self.steps_per_generation, self.steps - step)
+
     def objective_at(self, step: int) -> Objective:
         """The objective of update `step`, whose alpha `mode` may override."""
         if self.mode == "joint":
@@ -213,14 +264,11 @@ class SeedingConfig(Settings, section="seeding"):
 
     def optimizer(self) -> optax.GradientTransformation:
         """Adam with a warm-up and cosine schedule, after clipping the gradient; the learning rate
-        is a number (`at_level`)."""
-        return _optimizer(
-            self.learning_rate,
-            self.warmup,
-            self.steps,
-            self._second_rise,
-            (self.max_grad_norm, self.max_grad_norm_ratio),
-        )
+        is a number (`at_level`). With `epochs`, of a length that its state has (`with_length`)."""
+        max_norms = self.max_grad_norm, self.max_grad_norm_ratio
+        if self.epochs:
+            return _optimizer_of_any_length(self.learning_rate, max_norms)
+        return _optimizer(self.learning_rate, self.warmup, self.steps, self._second_rise, max_norms)
 
     @property
     def _second_rise(self) -> tuple[int, int]:
@@ -237,11 +285,9 @@ class SeedingConfig(Settings, section="seeding"):
         """Sum of the learning rates of all updates: about how far Adam can move a weight."""
         return float(jnp.sum(self.schedule(jnp.arange(self.steps))))
 
-
-def _schedule(peak: float, warmup: int, steps: int, second_rise: tuple[int, int]) -> optax.Schedule:
-    first = peak / (warmup + 1)  # from 0 the first update would change nothing
-    rate = optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, peak / 10)
-    return _rising_anew(rate, *second_rise)
+    def with_length(self, opt_state: optax.OptState) -> optax.OptState:
+        """The initial state of `optimizer`, for a night of this length."""
+        return set_length(opt_state, self.warmup, self.steps) if self.epochs else opt_state
 
 
 @functools.cache  # jit compiles anew for every optimizer object
@@ -252,12 +298,28 @@ def _optimizer(
     second_rise: tuple[int, int],
     max_norms: tuple[float, float],
 ) -> optax.GradientTransformation:
-    largest, ratio = max_norms
-    clipping = [optax.clip_by_global_norm(largest)] if largest else []
-    if ratio:
-        clipping.append(clip_by_running_norm(ratio))
     rate = _schedule(peak, warmup, steps, second_rise)
-    return optax.chain(*clipping, optax.adam(rate))
+    return optax.chain(*_clipping(*max_norms), optax.adam(rate))
+
+
+@functools.cache
+def _optimizer_of_any_length(
+    peak: float, max_norms: tuple[float, float]
+) -> optax.GradientTransformation:
+    adam = optax.chain(optax.scale_by_adam(), scale_by_night_schedule(peak))
+    return optax.chain(*_clipping(*max_norms), adam)
+
+
+def _clipping(largest: float, ratio: float) -> list[optax.GradientTransformation]:
+    """Of the gradient's norm: to a number, and to multiples of its running mean; 0: neither."""
+    clipping = [optax.clip_by_global_norm(largest)] if largest else []
+    return [*clipping, clip_by_running_norm(ratio)] if ratio else clipping
+
+
+def _schedule(peak: float, warmup: int, steps: int, second_rise: tuple[int, int]) -> optax.Schedule:
+    first = peak / (warmup + 1)  # from 0 the first update would change nothing
+    rate = optax.warmup_cosine_decay_schedule(first, peak, warmup, steps, peak / 10)
+    return _rising_anew(rate, *second_rise)
 
 
 def _rising_anew(rate: optax.Schedule, start: int, updates: int) -> optax.Schedule:

@@ -13,6 +13,7 @@ from sleep_jax.phases.consolidate import held_out
 from sleep_jax.phases.dream_contexts import pages, rehearsed, reward_items, subjects
 from sleep_jax.phases.evaluate import question_prompt, questions_of
 from sleep_jax.phases.learn import lessons_of
+from sleep_jax.phases.own_questions import longest_prompt, own_questions
 from sleep_jax.phases.run_state import RunState
 from sleep_jax.phases.study import studied
 from sleep_jax.phases.trial import kept_dreams, trials
@@ -121,4 +122,8 @@ def sizes_of(experiment: Experiment, run: RunState, self_asked: list[str], learn
             for _, text in questions_of(experiment, run, 0)
         ),
         anchors=tuple(anchors.tokens.shape for anchors in experiment.anchors.values()),
+        own_question=tuple(
+            longest_prompt(experiment, own_questions(experiment, run, 0), in_view)
+            for in_view in (False, True)
+        ),
     )

@@ -38,7 +38,8 @@ NOT_LISTED = {
     "similarity": "the edit distances of Eq. 4, small beside a decoder",
 }
 # Settings that together choose most other programs: a trunk without memory, a router, critics, a
-# reference, a trial of each passage, replies in place of likelihoods.
+# reference, a trial of each passage, replies in place of likelihoods, a night as long as what was
+# read asks for and that asks itself.
 OTHERS = {
     "memory.layers": "last_quarter",
     "memory.router": "sigmoid",
@@ -46,6 +47,8 @@ OTHERS = {
     "seeding.estimator": "ppo",
     "seeding.kl_coef": 0.1,
     "seeding.null_space": 0.9,
+    "seeding.epochs": 0.5,
+    "seeding.eval_steps": 1,
     "dreaming.estimator": "ppo",
     "dreaming.baseline": "passage",
     "dreaming.scorer": "exact_match",

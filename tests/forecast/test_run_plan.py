@@ -1,12 +1,14 @@
 """What a run says that it will do, against what it then does."""
 
 import functools
+import math
 import re
 import runpy
 
 import jax
 import pytest
 
+from sleep_jax.config import read
 from sleep_jax.data.documents import Document
 from sleep_jax.days import Day
 from sleep_jax.experiment import load_experiment
@@ -16,6 +18,7 @@ from sleep_jax.forecast.dry_run import dry_run, plan_of
 from sleep_jax.forecast.run_plan import RunPlan, about_tokens
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.run_schedule import run_schedule
+from sleep_jax.seeding.sequences import pack_exchanges
 
 
 def preset(name="sleep_tiny", **changes):
@@ -55,6 +58,25 @@ def test_plans_of_a_note_a_folder_and_a_book(tmp_path):
         plan_of(preset(data__documents=str(tmp_path / "none.txt")))
     with pytest.raises(ValueError, match=r"data\.episodes=3, but there are 1"):
         plan_of(preset(data__documents=str(note), data__episodes=3))
+
+
+def test_plan_of_nights_by_epochs_counts_updates_day_by_day():
+    short, long = (Document(f"d{i}", "T", "One fox ran. " * i) for i in (1, 12))
+    days = tuple(map(Day.of, ([short], [long], [short, long])))
+    config = preset(seeding__epochs=2.0, dreaming__steps=0)
+    cfg = plan_of(preset()).cfg
+    schedule = run_schedule(cfg.memory, [9] * 3, dreams=False)
+    plan = RunPlan.of(config, cfg, "3 parts", days, str.split, schedule)
+    first, second, third = plan._updates_by_day
+    assert first < second < third
+    # As a night of these sizes would count them: ceil(2 * rows / batch_size).
+    exchanges = plan._sizes(1, 1).exchanges
+    shape = read(config).seeding.shape
+    assert first == math.ceil(2 * len(pack_exchanges(exchanges, shape)) / shape.batch_size)
+    [line] = lines_of(plan, "updates")
+    assert line.startswith(f"{first} to {third} updates a consolidation, {first + second + third}")
+    [line] = lines_of(plan_over(cfg.memory, 3, dreaming__steps=0), "updates")
+    assert line.startswith("4 updates a consolidation, 12 in all; at most")
 
 
 def test_plan_warns_of_too_few_updates_with_the_remedy(tmp_path):

@@ -4,6 +4,7 @@ import types
 
 from sleep_jax.phases import consolidate as module
 from sleep_jax.runtime.progress import PhaseBar
+from sleep_jax.seeding.seeding_config import SeedingConfig
 
 
 def test_bar_shows_the_bound_and_no_reward_before_rollouts(monkeypatch):
@@ -29,12 +30,10 @@ def test_bar_shows_the_bound_and_no_reward_before_rollouts(monkeypatch):
 
     monkeypatch.setattr(module, "run_consolidation", run_consolidation)
     experiment = types.SimpleNamespace(
-        config=types.SimpleNamespace(seed=0, seeding=types.SimpleNamespace(steps=3)),
+        config=types.SimpleNamespace(seed=0),
         cfg=None, params=None, tokenizer=None, judge=None,
         prompts=types.SimpleNamespace(shared_prefix=()),
-        settings=types.SimpleNamespace(
-            gate=None, seeding=types.SimpleNamespace(with_shared_prefix=lambda tokens: None)
-        ),
+        settings=types.SimpleNamespace(gate=None, seeding=SeedingConfig(steps=3, warmup=0)),
     )  # fmt: skip
     scheduled = types.SimpleNamespace(phase="consolidate", rng_stream=0, day=0)
     module._seed(experiment, logger, bar, scheduled, types.SimpleNamespace(), [], [], [])

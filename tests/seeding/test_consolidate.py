@@ -16,6 +16,7 @@ from sleep_jax.models.decoder import Decoder
 from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding import consolidate, rollouts
 from sleep_jax.seeding.consolidate import mean_divergence, seed_slot
+from sleep_jax.seeding.early_stopping import OwnAnswers
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.rollout_buffer import rollout_widths
@@ -300,6 +301,68 @@ def test_seed_slot_rejects_written_rollouts_that_do_not_fit_an_update(cfg, token
     config = seeding(num_prompts=9, imitation=ImitationConfig(num_generations=2, max_new_tokens=4))
     with pytest.raises(ValueError, match=r"dreaming\.batch_size=9 .* may need 3 rows"):
         seed_slot(cfg, tokenizer, judge, config, **night, log=lambda *_: None, written=WRITTEN * 5)
+
+
+def slot_size(student):
+    """A count of "right answers" that grows as the slot does."""
+    return int(1e4 * np.abs(take_slot(student["memory"], 1, 0)["down"]).mean())
+
+
+DISTIL = {"objective": Objective(alpha=1.0, lam=0.0), "num_prompts": 0}
+
+
+def test_night_asks_without_a_trace_and_ends_early_once_all_is_right(cfg, tokenizer, night):
+    def run(answers=None, **changes):
+        logged = []
+        got = seed_slot(
+            cfg,
+            tokenizer,
+            judge,
+            seeding(**DISTIL, **changes),
+            **night,
+            log=lambda *entry: logged.append(entry),
+            answers=answers,
+        )
+        return got, logged
+
+    plain, logged = run()
+    assert len(logged) == 4 and not any("answers_right" in figures for _, figures in logged)
+    asked, logged = run(OwnAnswers(lambda student: 0, 5), eval_steps=2)
+    jax.tree.map(np.testing.assert_array_equal, asked, plain)
+    assert [figures.get("answers_right") for _, figures in logged] == [None, 0, None, 0]
+    early, logged = run(OwnAnswers(lambda student: 5, 5), eval_steps=3)
+    assert [step for step, _ in logged] == [0, 1, 2] and logged[2][1]["answers_right"] == 5
+    assert slot_size(early) != slot_size(plain)
+
+
+def test_night_that_goes_on_resumes_to_the_same_bits(cfg, tokenizer, night):
+    def run(mid_phase):
+        logged, night_answers = [], OwnAnswers(slot_size, 10**9)
+        config = seeding(**DISTIL, steps=2, eval_steps=2, max_steps=7)
+        options = {"log": lambda *entry: logged.append(entry), "mid_phase": mid_phase}
+        options["answers"] = night_answers
+        return seed_slot(cfg, tokenizer, judge, config, **night, **options), logged
+
+    uninterrupted, logged = run(None)
+    assert [step for step, _ in logged] == [*range(7)]  # it grew at every evaluation
+    checkpoint = MemoryCheckpoint(stop=5)
+    with pytest.raises(Stopped):
+        run(checkpoint)
+    assert [done for done, _ in checkpoint.kept[-1][2]["answers"]] == [2, 4]
+    resumed, logged_again = run(checkpoint)
+    jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
+    assert logged_again == logged
+
+
+def test_nights_of_different_length_share_one_program(cfg, tokenizer, night, compilations):
+    lengths = []
+    for epochs in (1.0, 2.0):
+        config = seeding(**DISTIL, epochs=epochs, warmup=1).sized_for(EXCHANGES)
+        lengths.append(config.steps)
+        compilations.clear()
+        seed_slot(cfg, tokenizer, judge, config, **night, log=lambda *_: None)
+    assert lengths == [2, 3]  # three rows, two an update: ceil(1.5), ceil(3)
+    assert not compilations  # by the second night
 
 
 def test_mean_divergence_is_the_mean_over_tokens_of_all_batches(cfg, night, log_probs):

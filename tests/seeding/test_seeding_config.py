@@ -8,6 +8,7 @@ from sleep_jax.config import default, read
 from sleep_jax.rl.algorithms import surrogate
 from sleep_jax.seeding.divergence import Divergence
 from sleep_jax.seeding.objective import Objective
+from sleep_jax.seeding.sequences import Exchange
 
 
 def build(**changes):
@@ -132,3 +133,80 @@ def test_sampled_divergence_with_top_p_is_rejected():
     assert build(**sampled).objective.divergence == Divergence("sampled")
     with pytest.raises(ValueError, match=r"seeding.rollout_top_p=0.5 with seeding.divergence='sam"):
         build(**sampled, rollout_top_p=0.5)
+
+
+def exchange(prompt, completion):
+    return Exchange(None, (1,) * prompt, (1,) * prompt, (2,) * completion, "answer")
+
+
+@pytest.mark.parametrize(
+    "epochs, updates",
+    [
+        (1.0, 3),  # 5 rows, 2 an update: ceil(2.5)
+        (2.0, 5),  # ceil(2 * 5 / 2)
+        (0.4, 1),  # 0.4 * 5 / 2 = 1, exactly
+        (0.1, 1),  # a night has one update at least
+        (9.0, 20),  # ceil(22.5), and at most max_steps
+    ],
+)
+def test_epochs_make_the_updates_of_a_night(epochs, updates):
+    shape = {"batch_size": 2, "max_length": 64, "max_target_length": 64}
+    seeding = build(**shape, epochs=epochs, max_steps=20, warmup=4)
+    # A row scores 64 tokens, so it holds one of these: 5 rows.
+    sized = seeding.sized_for([exchange(8, 40)] * 5)
+    assert (sized.steps, sized.warmup) == (updates, min(4, updates - 1))
+    assert dataclasses.replace(sized, steps=100, warmup=4) == seeding
+
+
+def test_without_epochs_a_night_has_its_steps():
+    seeding = build(steps=7)
+    assert seeding.sized_for([exchange(8, 40)] * 5) is seeding
+    assert seeding.most_steps == 7 and build(steps=7, eval_steps=5).most_steps == 1000
+
+
+def test_schedule_rollouts_and_stages_follow_the_length():
+    fields = {"batch_size": 2, "max_length": 64, "max_target_length": 64, "epochs": 4.0}
+    seeding = build(**fields, mode="staged", rollout_start=0.3, distill_fraction=0.5)
+    sized = seeding.sized_for([exchange(8, 40)] * 5)
+    assert sized.steps == 10
+    assert [sized.objective_at(step).alpha for step in range(10)] == [1] * 5 + [0] * 5
+    joins = [sized.learns_from_rollouts(step, sized.objective_at(9)) for step in range(10)]
+    assert joins == [False] * 3 + [True] * 7
+    # A round serves as many updates whatever the length of the night.
+    assert sized.updates_of_round(9) == sized.steps_per_generation == 4
+    assert build(steps=10).updates_of_round(9) == 1
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"epochs": 1.0, "max_steps": 4}, "seeding.max_steps=4 does not exceed seeding.warmup=4"),
+        ({"eval_steps": 5, "max_steps": 99}, "seeding.steps=100 is more than seeding.max_steps=99"),
+        ({"epochs": -1.0}, "seeding.epochs=-1.0; give a number at least 0"),
+        ({"early_stopping_patience": 0}, "seeding.early_stopping_patience=0; give a whole number"),
+    ],
+)
+def test_invalid_lengths_are_rejected(changes, message):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        build(**changes)
+
+
+@pytest.mark.parametrize("field", ["evaluation.own_questions", "dreaming.held_out"])
+@pytest.mark.parametrize("asking", ["gate.answers=0.5", "seeding.eval_steps=10"])
+def test_what_asks_own_questions_needs_some(field, asking):
+    c = default()
+    c.dreaming.steps = 0
+    name, value = asking.split("=")
+    c.update_from_flattened_dict({name: float(value) if "." in value else int(value), field: 0})
+    with pytest.raises(ValueError, match=f"{asking} asks held-out own questions, and {field}=0"):
+        read(c)
+
+
+def test_dreams_are_as_long_as_they_were():
+    c = default()
+    c.seeding.update({"epochs": 2.0, "eval_steps": 10})
+    dreams = read(c).reinforcing
+    assert (dreams.steps, dreams.epochs, dreams.eval_steps) == (c.dreaming.steps, 0, 0)
+    c.dreaming.restart = "base"
+    with pytest.raises(ValueError, match=r"seeding\.epochs=2\.0 with dreaming\.restart='base'"):
+        read(c)
