@@ -4,6 +4,7 @@ nights, slots and when they are full, updates, tokens to be written, memory and 
 
 import dataclasses
 import functools
+import math
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from sleep_jax.programs.sizes import Sizes, expected_sizes
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.hardware import GIB
 from sleep_jax.study.self_study import sentences
+from sleep_jax.study.variants import sampled_tokens
 from sleep_jax.wake.context import read_shape
 
 PROMPTED = 32  # tokens of a chat around a page
@@ -168,11 +170,11 @@ class RunPlan:
 
     def _room(self) -> tuple[int, int, float]:
         """Of the longest day: the learnt tokens that the updates of its night hold, the tokens
-        that its recitations and completed sentences have, and its parts.
+        that its recitations, completed sentences and variants have, and its parts.
         """
         s, study = self.config.seeding, read(self.config).study
         day = max(self.tokens, key=sum)
-        written = (study.recitations + study.completions) * sum(day)
+        written = math.ceil((study.recitations + study.completions + study.multiple) * sum(day))
         return s.steps * s.batch_size * s.max_target_length, written, len(day)
 
     def _updates(self) -> str:
@@ -193,15 +195,16 @@ class RunPlan:
     def _too_few_updates(self) -> Iterator[str]:
         s = self.config.seeding
         learnt, written, parts = self._room()
+        variants = ", and its variants," if self.config.study.multiple else ""
         if learnt < written and any(scheduled.phase == "study" for scheduled in self.schedule):
             days = -(-written * len(self.days) // learnt)
             yield (
                 f"a day of {_count(parts, 'part')} and a night of {_count(s.steps, 'update')}: "
                 f"they hold {learnt:,} learnt tokens, but reciting the day and completing its "
-                f"sentences once takes {written:,}, so a part is learnt {learnt / written:.2f} "
-                f"times; for once each give seeding.steps={-(-written * s.steps // learnt):,}, or "
-                f"more days by data.episodes={min(days, sum(map(len, self.tokens)))} (with "
-                "as many memory.slots)"
+                f"sentences once{variants} takes {written:,}, so a part is learnt "
+                f"{learnt / written:.2f} times; for once each give "
+                f"seeding.steps={-(-written * s.steps // learnt):,}, or more days by "
+                f"data.episodes={min(days, sum(map(len, self.tokens)))} (with as many memory.slots)"
             )
 
     def _pages(self, day: int) -> int:
@@ -233,7 +236,8 @@ class RunPlan:
         )
         counts = {
             "study": questions * (study.max_question_tokens + study.max_chat_tokens)
-            + studied * rehearsed,
+            + studied * rehearsed
+            + sum(sampled_tokens(study, day) for day in self.tokens) * bool(studied),
             "replays": (replays + self.merges) * rehearsed,
             "dreams": sum(self._pages(x.day) * each for x in self.schedule if x.phase == "write"),
             "rollouts": (self.consolidations + self.merges) * rolled_out,

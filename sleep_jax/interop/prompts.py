@@ -25,6 +25,13 @@ QUESTION_EXAMPLES = (
 )
 
 RECITE_REQUEST = "Repeat the text above word for word."
+TELL_REQUEST = "Tell me about {title}."
+
+# A way to study the document in view is suggested, and followed with it in view or closed book.
+SUGGEST_REQUEST = (
+    "Suggest one way to study the text above, in one short sentence that begins with a verb."
+)
+FOLLOW_REQUEST = "Study {document} in this way: {strategy}"
 
 
 def document_text(document: Document) -> str:
@@ -78,7 +85,7 @@ class Prompts:
 
     def tell_about(self, document: Document) -> tuple[int, ...]:
         """The request to which a document, or a dream about it, is learnt as the reply."""
-        return self.without_context(f"Tell me about {document.title}.")
+        return self.without_context(TELL_REQUEST.replace("{title}", document.title))
 
     def question_prompt(self, sentence: str) -> tuple[int, ...]:
         """Plain text whose continuation is a question that the sentence answers (few-shot)."""
@@ -100,6 +107,12 @@ class Prompts:
         return words if is_finished else words[:-1]
 
 
-def answer_request(question: str) -> str:
-    """The request to answer a question from the document in view."""
-    return f"Using the text above, answer the question: {question}"
+def answer_request(question: str, answer: str = "") -> str:
+    """The request to answer a question from the document in view.
+
+    Args:
+      question: to be answered.
+      answer: that the model is shown beside the document; empty: none.
+    """
+    request = f"Using the text above, answer the question: {question}"
+    return f"{request}\nThe right answer: {answer}" if answer else request

@@ -7,12 +7,15 @@
     answer     the teacher's free reply to such a question, with the whole document in context
     rehearse   the model's replies to general prompts, so that the night forgets nothing else
 
+and variants of the document (`study.variants`).
+
 Questions that share no content word with their sentence, and replies with names or numbers that do
 not occur in the document, are dropped, since small teachers invent.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,11 +40,13 @@ class Study:
       held_out: questions that only measure and reward.
       learnt: questions that are learnt from.
       rehearsed: replies to general prompts.
+      variants: texts about the documents.
     """
 
     held_out: tuple[SelfQuestion, ...]
     learnt: tuple[SelfQuestion, ...]
     rehearsed: tuple[Exchange, ...]
+    variants: tuple[Exchange, ...] = ()
 
     @classmethod
     def from_record(cls, record: dict) -> "Study":
@@ -49,12 +54,8 @@ class Study:
         return cls(
             held_out=tuple(SelfQuestion(**q) for q in record["held_out"]),
             learnt=tuple(SelfQuestion(**q) for q in record["learnt"]),
-            rehearsed=tuple(
-                Exchange(
-                    None, *(tuple(e[k]) for k in ("student", "teacher", "completion")), e["kind"]
-                )
-                for e in record["rehearsed"]
-            ),
+            rehearsed=tuple(map(_exchange, record["rehearsed"])),
+            variants=tuple(map(_exchange, record.get("variants", ()))),  # older runs have none
         )
 
     def to_record(self) -> dict:
@@ -62,10 +63,8 @@ class Study:
         return {
             "held_out": [dataclasses.asdict(q) for q in self.held_out],
             "learnt": [dataclasses.asdict(q) for q in self.learnt],
-            "rehearsed": [
-                {k: getattr(e, k) for k in ("student", "teacher", "completion", "kind")}
-                for e in self.rehearsed
-            ],
+            "rehearsed": [*map(_recorded, self.rehearsed)],
+            "variants": [{"document": e.document, **_recorded(e)} for e in self.variants],
         }
 
     def exchanges(
@@ -83,9 +82,21 @@ class Study:
         return [
             *recite(documents, prompts, config.recitations),
             *complete(documents, prompts, config.completions, rng),
-            *answer(self.learnt, prompts),
+            *answer(self.learnt, prompts, config.answer_in_view),
+            *self.variants,
             *self.rehearsed,
         ]
+
+
+def _recorded(exchange: Exchange) -> dict[str, Any]:
+    """An exchange as JSON-able values, but for its document."""
+    return {k: getattr(exchange, k) for k in ("student", "teacher", "completion", "kind")}
+
+
+def _exchange(record: dict[str, Any]) -> Exchange:
+    """The exchange that `_recorded` gave, with its document if it has one."""
+    sequences = (tuple(record[k]) for k in ("student", "teacher", "completion"))
+    return Exchange(record.get("document"), *sequences, record["kind"])
 
 
 def without_documents(exchanges: Sequence[Exchange]) -> list[Exchange]:
@@ -152,19 +163,28 @@ def complete(
     return exchanges
 
 
-def answer(questions: Sequence[SelfQuestion], prompts: Prompts) -> list[Exchange]:
-    """Two exchanges a question: its sentence as the reply and, if there is one, its answer."""
-    replies = [(q, "quote", q.sentence) for q in questions]
-    replies += [(q, "answer", q.answer) for q in questions if q.answer]
+def answer(
+    questions: Sequence[SelfQuestion], prompts: Prompts, answer_in_view: bool = False
+) -> list[Exchange]:
+    """Two exchanges a question: its sentence as the reply and, if there is one, its answer.
+
+    Args:
+      questions: of the model.
+      prompts: of the model.
+      answer_in_view: the teacher of an answer sees that answer beside the document (SDFT: Shenfeld
+        et al. 2026, arXiv 2601.19897).
+    """
+    replies = [(q, "quote", q.sentence, "") for q in questions]
+    replies += [(q, "answer", q.answer, answer_in_view * q.answer) for q in questions if q.answer]
     return [
         Exchange(
             document=q.document,
             student=prompts.without_context(q.question),
-            teacher=prompts.with_context(answer_request(q.question)),
+            teacher=prompts.with_context(answer_request(q.question, shown)),
             completion=prompts.reply(reply),
             kind=kind,
         )
-        for q, kind, reply in replies
+        for q, kind, reply, shown in replies
     ]
 
 
