@@ -209,6 +209,10 @@ def test_unknown_field_of_a_preset_is_compared_with_none_that_is_unlike_it():
             "study.max_answer_tokens=321 is more than a row scores, seeding.max_target_length=320",
         ),
         (
+            {"study.multiple": 1, "study.max_variant_tokens": 321},
+            "study.max_variant_tokens=321 is more than a row scores, seeding.max_target_length=320",
+        ),
+        (
             {"dreaming.restart": "base", "memory.on_full": "reuse"},
             "dreaming.restart='base' with memory.on_full='reuse'",
         ),

@@ -54,16 +54,24 @@ def suggest_strategies(
         context=context,
         documents=[*range(len(documents))],
     )
-    strategies = []
-    for document, group in zip(documents, groups):
-        page = f"{document.title} {document.text}"
-        suggested = {}
-        for text in (tokenizer.reply_text(c.tokens) for c in group if c.finished):
-            strategy = _LIST_NUMBER.sub("", next(iter(sentences(text)), ""))
-            if is_strategy(strategy, page, study):
-                suggested.setdefault(canonical(strategy), strategy)
-        strategies.append([*suggested.values()])
-    return strategies
+    return [
+        distinct_strategies(
+            [tokenizer.reply_text(c.tokens) for c in group if c.finished],
+            f"{document.title} {document.text}",
+            study,
+        )
+        for document, group in zip(documents, groups)
+    ]
+
+
+def distinct_strategies(texts: Sequence[str], page: str, study: StudyConfig) -> list[str]:
+    """The first sentence of each text, without a list number, where it `is_strategy`; each once."""
+    suggested = {}
+    for text in texts:
+        strategy = _LIST_NUMBER.sub("", next(iter(sentences(text)), ""))
+        if is_strategy(strategy, page, study):
+            suggested.setdefault(canonical(strategy), strategy)
+    return [*suggested.values()]
 
 
 def is_strategy(text: str, page: str, study: StudyConfig) -> bool:

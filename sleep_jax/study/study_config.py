@@ -35,7 +35,9 @@ class StudyConfig(Settings, section="study"):
     )
     max_question_tokens: int = setting(24, "longest question, in tokens", least=1)
     max_answer_tokens: int = setting(48, "longest answer or rehearsal, in tokens", least=1)
-    is_grounded: bool = setting(True, "drop answers and variants that invent names or numbers")
+    is_grounded: bool = setting(
+        True, "drop answers, and sentences of variants, that invent names or numbers"
+    )
     answer_in_view: bool = setting(
         False, "the teacher of an answer sees the stored answer beside the text"
     )
@@ -46,7 +48,10 @@ class StudyConfig(Settings, section="study"):
     variants: tuple[str, ...] = setting(
         VARIANTS, "what is written with study.multiple above 0", choices=VARIANTS
     )
-    max_variant_tokens: int = setting(96, "longest variant, in tokens", least=1)
+    variant_temperature: float = setting(
+        0.4, "temperature of variants; 0: greedy", least=MIN_TEMPERATURE, also=(0,)
+    )
+    max_variant_tokens: int = setting(192, "longest variant, in tokens", least=1)
     thought_tokens: int = 0
 
     @property

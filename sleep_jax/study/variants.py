@@ -8,13 +8,14 @@ multiple of the document.
                  (`study.strategies`)
 
 Instructions and rules of rejection are those of dreams (`dreaming.templates`,
-`dreaming.rejection`); a text with names or numbers that do not occur in the document is dropped,
-too, and one that asks a question which only measures. A variant is learnt as the reply to its
-instruction closed book, where the title stands for the document.
+`dreaming.rejection`). Before, a text loses its sentences with names or numbers that do not occur in
+the document, questions which only measure, and a last sentence that was cut off. A variant is
+learnt as the reply to its instruction closed book, where the title stands for the document.
 """
 
 import collections
 import dataclasses
+import re
 from collections.abc import Collection, Iterator, Sequence
 
 import jax
@@ -54,6 +55,16 @@ class Request:
     closed_book: str
     open_book: str
 
+    def exchange(self, prompts: Prompts, text: str) -> Exchange:
+        """A text as the reply to it."""
+        return Exchange(
+            document=self.document,
+            student=prompts.without_context(self.closed_book),
+            teacher=prompts.with_context(self.open_book),
+            completion=prompts.reply(text),
+            kind=self.kind,
+        )
+
 
 def write_variants(
     cfg: DecoderConfig,
@@ -76,26 +87,29 @@ def write_variants(
       context: its KV cache with a row for each document.
       study: the settings; nothing is sampled where `multiple` is 0.
       rejection: thresholds below which a text is dropped.
-      excluded: questions that only measure; a text that asks one of them is dropped.
+      excluded: questions that only measure; they are cut out of texts.
       rng: PRNG key.
       draw: as for `questions.write_questions`.
 
     Returns:
-      (exchanges, dropped): of the texts that are kept, and the numbers of the others by reason.
+      (exchanges, dropped): of the texts that are kept, and the numbers of the others by reason
+      (`dreaming.rejection.REASONS`).
     """
-    room = [study.multiple * len(tokenizer.encode(d.text)) for d in documents]
+    tokens = [len(tokenizer.encode(d.text)) for d in documents]
+    room = [study.multiple * n for n in tokens]
     if not any(room):
         return [], {}
-    strategies = [[] for _ in documents]
+    strategies: list[list[str]] = [[] for _ in documents]
     if "strategy" in study.variants:
         key = jax.random.fold_in(rng, 0)
         strategies = suggest_strategies(
             cfg, variables, tokenizer, documents, context, study, key, draw
         )
     prompts, asked = Prompts(tokenizer), {canonical(question) for question in excluded}
-    kept, dropped = [], collections.Counter()
+    pages = [f"{d.title} {d.text}" for d in documents]
     texts: list[list[str]] = [[] for _ in documents]
-    for turn in range(study.variant_turns(max(len(tokenizer.encode(d.text)) for d in documents))):
+    exchanges, dropped = [], collections.Counter()
+    for turn in range(study.variant_turns(max(tokens))):
         if max(room) <= 0:
             break
         requests = [*requests_of_turn(documents, study.variants, strategies, turn)]
@@ -109,24 +123,17 @@ def write_variants(
             documents=[request.document for request in requests],
         )
         for request, [completion] in zip(requests, groups):
-            i = request.document
+            i, text = request.document, tokenizer.reply_text(completion.tokens)
             if room[i] <= 0:
                 continue
-            text = tokenizer.reply_text(completion.tokens)
-            if reason := rejection_reason(text, documents[i], texts[i], study, rejection, asked):
+            text = sentences_to_keep(text, completion.finished, pages[i], asked, study.is_grounded)
+            if reason := dream_rejection_reason(text, pages[i], texts[i], rejection):
                 dropped[reason] += 1
                 continue
-            exchange = Exchange(
-                document=i,
-                student=prompts.without_context(request.closed_book),
-                teacher=prompts.with_context(request.open_book),
-                completion=prompts.reply_without_thought(completion.tokens),
-                kind=request.kind,
-            )
-            room[i] -= len(exchange.completion)
             texts[i].append(text)
-            kept.append(exchange)
-    return kept, dict(dropped)
+            exchanges.append(request.exchange(prompts, text))
+            room[i] -= len(exchanges[-1].completion)
+    return exchanges, dict(dropped)
 
 
 def prompt_lengths(document: Document, prompts: Prompts, study: StudyConfig) -> tuple[int, int]:
@@ -153,7 +160,7 @@ def sampled_tokens(study: StudyConfig, documents: Sequence[int]) -> int:
 def writing(study: StudyConfig, eos_ids: tuple[int, ...]) -> SamplingConfig:
     """How variants are sampled; `eos_ids` end one."""
     longest = study.max_variant_tokens + study.thought_tokens
-    return SamplingConfig(longest, eos_ids, temperature=study.temperature)
+    return SamplingConfig(longest, eos_ids, temperature=study.variant_temperature)
 
 
 def requests_of_turn(
@@ -184,30 +191,26 @@ def requests_of_turn(
                 yield Request(i, kind, *strategy_requests(strategy, document.title))
 
 
-def rejection_reason(
-    text: str,
-    document: Document,
-    earlier: Sequence[str],
-    study: StudyConfig,
-    rejection: RejectionConfig,
-    asked: Collection[str],
-) -> str | None:
-    """Why a text about a document is dropped; None if it is kept.
+def sentences_to_keep(
+    text: str, is_finished: bool, page: str, asked: Collection[str], is_grounded: bool = True
+) -> str:
+    """The text without sentences that are not to be learnt, in the lines it had.
 
     Args:
-      text: of the model.
-      document: that it is about.
-      earlier: texts about it that are kept.
-      study: whether names and numbers have to occur in the document.
-      rejection: thresholds of the rules for dreams.
-      asked: canonical questions that only measure.
-
-    Returns:
-      One of `dreaming.rejection.REASONS`, `invented`, `asked` or None.
+      text: by the model.
+      is_finished: it was not cut off; else its last sentence is left out.
+      page: title and text of the document.
+      asked: canonical questions that only measure, which are left out.
+      is_grounded: whether sentences with names or numbers that are not on the page are left out.
     """
-    page = f"{document.title} {document.text}"
-    if reason := dream_rejection_reason(text, page, earlier, rejection):
-        return reason
-    if study.is_grounded and ungrounded(text, page):
-        return "invented"
-    return "asked" if any(canonical(unit) in asked for unit in sentences(text)) else None
+    kept, units_of = [], [(line, sentences(line)) for line in text.splitlines()]
+    left = sum(len(units) for _, units in units_of) - (not is_finished)
+    for line, units in units_of:
+        for unit in units:
+            left -= 1
+            is_invented = is_grounded and ungrounded(unit, page)
+            if left < 0 or is_invented or canonical(unit) in asked:
+                line = line.replace(unit, "", 1)
+        if any(map(str.isalnum, line)):
+            kept.append(re.sub(r"[ \t]+", " ", line).strip())
+    return "\n".join(kept)

@@ -81,6 +81,8 @@ def sizes_of(experiment: Experiment, run: RunState, self_asked: list[str], learn
             len((prompts.plain if i % 2 else prompts.without_context)(topic))
             for i, topic in enumerate(experiment.topics)
         ),
+        suggest=(),  # without variants
+        vary=(),
         exchanges=tuple(studied(experiment, run, 0)),
         probe=tuple(held_out(experiment, run, 0)),
         pages=tuple(len(prompts.context(page)) for page in documents),

@@ -143,6 +143,22 @@ def test_plan_counts_written_tokens():
     assert f"{dreams * (16 + 24) // 16:,} in dreams" in lines_of(thinking, "written")[0]
 
 
+def test_plan_counts_the_tokens_of_variants():
+    changes = {"study__multiple": 2, "study__max_variant_tokens": 40}
+    plan, without = plan_of(preset(**changes)), plan_of(preset())
+    turns = -(
+        -2 * 2 * max(*plan.tokens[0]) // (4 * 40)
+    )  # of four kinds, twice the multiple at most
+    variants = 2 * (turns * 4 * 40 + 8 * 8)  # and eight suggestions of 8 tokens
+    counted = [
+        int(lines_of(x, "written")[0].split(" in study")[0].split()[-1].replace(",", ""))
+        for x in (plan, without)
+    ]
+    assert counted[0] - counted[1] == variants
+    [warned] = [x for x in plan_of(preset(**changes, seeding__steps=1)).warnings() if "night" in x]
+    assert "and its variants, takes" in warned
+
+
 def test_plan_counts_updates_on_dreams():
     assert lines_of(plan_of(preset()), "updates")[0].endswith("; at least 2 updates on dreams")
     config = preset(dreaming__restart="base")  # what the night learnt is learnt again

@@ -7,6 +7,7 @@ import jax
 import pytest
 from scripted import scripted
 
+from sleep_jax.data.answers import canonical
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.rejection import RejectionConfig
 from sleep_jax.dreaming.templates import read_templates
@@ -185,42 +186,66 @@ def test_each_turn_follows_the_next_strategy():
     assert ["Sing." in asked[0], "Draw." in asked[1], asked[2]] == [True, True, asked[0]]
 
 
+PAGE = f"{MILL.title} {MILL.text}"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_finished", "kept"),
+    [
+        ("It ground oats.", True, "It ground oats."),
+        ("It ground oats. Bert ate the oats of Leeds.", True, "It ground oats."),
+        ("It ground oats. The mill is of 1833. It is old.", True, "It ground oats. It is old."),
+        ("1. It ground oats.\n2. Made in Leeds.\n3. Anna", True, "1. It ground oats.\n3. Anna"),
+        ("- In 1833 it burnt.\n\n- It  ground oats.", True, "- It ground oats."),
+        ("It ground oats. Anna bu", False, "It ground oats."),
+        ("It ground oats.\n\nIn 18", False, "It ground oats."),
+        ("It ground", False, ""),
+        ("Who built the mill? Anna built it.", True, "Anna built it."),
+        ("", True, ""),
+    ],
+)
+def test_sentences_to_keep(text, is_finished, kept):
+    asked = {canonical("Who built the mill?")}
+    assert variants.sentences_to_keep(text, is_finished, PAGE, asked) == kept
+
+
+def test_invented_facts_stay_without_grounding():
+    text = "The mill ground oats for Bert of Leeds."
+    assert variants.sentences_to_keep(text, True, PAGE, (), is_grounded=False) == text
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("", "short"),
         ("Oats for all.", "short"),
-        ("The mill ground oats for Bert of Leeds.", "invented"),
-        ("The mill was built in the year 1833.", "invented"),
+        ("The mill ground oats for Bert of Leeds.", "short"),  # nothing is left
         ("Oats oats oats oats oats oats oats oats oats oats.", "loop"),
         (MILL.text, "copy"),
-        ("The village had oats from the mill.", "duplicate"),
-        ("Мельница молола овёс для деревни.", "script"),
-        ("The mill is old. Who built the mill?", "asked"),
-        ("Anna's mill ground the oats of the village.", None),
+        ("Who built the mill of the village?", "short"),
+        ("The village had oats from the mill.", None),
     ],
 )
-def test_rejection_reasons(text, reason):
-    earlier = ["The village had oats from the mill."]
-    asked = {"who built mill"}
-    config = StudyConfig(multiple=1)
-    found = variants.rejection_reason(text, MILL, earlier, config, RejectionConfig(), asked)
-    assert found == reason
+def test_texts_are_dropped_as_dreams_are(text, reason, tokenizer, script):
+    script([[text]])
+    exchanges, dropped = written(
+        tokenizer,
+        excluded=["Who built the mill of the village?"],
+        variants=("summary",),
+        multiple=0.1,
+        max_variant_tokens=100,
+    )
+    assert (len(exchanges), dropped) == ((0, {reason: 1}) if reason else (1, {}))
 
 
-def test_invented_facts_stay_without_grounding():
-    text, config = "The mill ground oats for Bert of Leeds.", StudyConfig(is_grounded=False)
-    assert variants.rejection_reason(text, MILL, [], config, RejectionConfig(), set()) is None
-
-
-def test_dropped_texts_are_counted(tokenizer, script):
-    texts = ["The mill of Bert ground oats.", "No.", TEXTS["summary"], TEXTS["summary"]]
-    script(*[[[text]] for text in texts], *[[["No."]]] * 20)
+def test_repeated_texts_are_dropped(tokenizer, script):
+    texts = ["No.", TEXTS["summary"], TEXTS["summary"]]
+    script(*[[[text]] for text in texts], *[[["No."]]] * 9)
     exchanges, dropped = written(
         tokenizer, variants=("summary",), multiple=3, max_variant_tokens=30
     )
     assert [tokenizer.decode(e.completion) for e in exchanges] == [TEXTS["summary"]]
-    assert dropped == {"invented": 1, "short": 9, "duplicate": 1}
+    assert dropped == {"short": 10, "duplicate": 1}
 
 
 @pytest.mark.parametrize(
@@ -251,7 +276,7 @@ def test_other_languages(document, text, invented, monkeypatch):
     )
     assert ([tokenizer.decode(e.completion) for e in exchanges], dropped) == (
         [text],
-        {"invented": 1},
+        {"short": 1},
     )
     assert document.title in tokenizer.decode(exchanges[0].student)
 
