@@ -237,7 +237,8 @@ class RunPlan:
         counts = {
             "study": questions * (study.max_question_tokens + study.max_chat_tokens)
             + studied * rehearsed
-            + sum(sampled_tokens(study, day) for day in self.tokens) * bool(studied),
+            + sum(map(functools.partial(sampled_tokens, study), self.tokens, self._sentences))
+            * bool(studied),
             "replays": (replays + self.merges) * rehearsed,
             "dreams": sum(self._pages(x.day) * each for x in self.schedule if x.phase == "write"),
             "rollouts": (self.consolidations + self.merges) * rolled_out,

@@ -120,7 +120,7 @@ def varying(run: AbstractRun, context: int) -> list[Program]:
     suggesting = strategies.suggesting(config, END)
     turns = config.variant_turns(max(sizes.contexts))
     return [
-        *sampled(run, "study: suggest", suggesting, sizes.suggest, context=context),
+        *sampled(run, "study: suggest", suggesting, sizes.suggest),
         *repeated(
             sampled(run, "study: vary", variants.writing(config, END), sizes.vary, context=context),
             turns,

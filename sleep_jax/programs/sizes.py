@@ -31,7 +31,7 @@ class Sizes:
       ask: each prompt for a question about a sentence.
       answer: each question that the model asked itself, with the document in context.
       rehearse: each general prompt.
-      suggest: each prompt for strategies to study a document.
+      suggest: each prompt for a strategy to study a sentence.
       vary: each prompt for a variant, of one turn.
       exchanges: what the night learns from; only lengths and kinds count.
       probe: what its divergence is measured on.
@@ -101,7 +101,7 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
         ask=(PROMPT,) * sentences,
         answer=(PROMPT,) * sentences * study.questions,
         rehearse=(PROMPT,) * len(read_rehearsal_topics()),
-        suggest=(PROMPT,) * documents * (bool(study.multiple) and "strategy" in study.variants),
+        suggest=(PROMPT,) * sentences * (bool(study.multiple) and "strategy" in study.variants),
         vary=(PROMPT,) * documents * len(study.variants) * bool(study.multiple),
         exchanges=tuple(_exchanges(settings, documents, sentences, stands_for)),
         probe=tuple(probe or (stands_for(i, page, "recite") for i in pages)),

@@ -4,8 +4,8 @@ multiple of the document.
     paraphrase   the document in other words
     implication  facts that follow from it
     summary      the gist of it
-    strategy     what comes of a way to study it that the model suggested for this document
-                 (`study.strategies`)
+    strategy     what comes of a way to study it that the model suggested for one of its
+                 sentences (`study.strategies`)
 
 Instructions and rules of rejection are those of dreams (`dreaming.templates`,
 `dreaming.rejection`). Before, a text loses its sentences with names or numbers that do not occur in
@@ -32,7 +32,7 @@ from sleep_jax.rewards.agreement import ungrounded
 from sleep_jax.sampling.generate import Draw, generate
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.sequences import Exchange
-from sleep_jax.study.strategies import STRATEGIES, strategy_requests, suggest_strategies
+from sleep_jax.study.strategies import strategy_requests, suggest_strategies
 from sleep_jax.study.study_config import StudyConfig
 
 # The template of dreams that asks for each kind but `strategy`.
@@ -102,9 +102,7 @@ def write_variants(
     strategies: list[list[str]] = [[] for _ in documents]
     if "strategy" in study.variants:
         key = jax.random.fold_in(rng, 0)
-        strategies = suggest_strategies(
-            cfg, variables, tokenizer, documents, context, study, key, draw
-        )
+        strategies = suggest_strategies(cfg, variables, tokenizer, documents, study, key, draw)
     prompts, asked = Prompts(tokenizer), {canonical(question) for question in excluded}
     pages = [f"{d.title} {d.text}" for d in documents]
     texts: list[list[str]] = [[] for _ in documents]
@@ -149,12 +147,19 @@ def prompt_lengths(document: Document, prompts: Prompts, study: StudyConfig) -> 
     )
 
 
-def sampled_tokens(study: StudyConfig, documents: Sequence[int]) -> int:
-    """Most tokens that are sampled for the variants of documents of these lengths."""
-    suggestions = STRATEGIES * study.max_question_tokens * ("strategy" in study.variants)
-    turns = study.variant_turns(max(documents))
-    each = turns * len(study.variants) * (study.max_variant_tokens + study.thought_tokens)
-    return len(documents) * (suggestions + each) if study.multiple else 0
+def sampled_tokens(study: StudyConfig, documents: Sequence[int], topics: int) -> int:
+    """Most tokens that are sampled for variants.
+
+    Args:
+      study: the settings.
+      documents: tokens of each document of a day.
+      topics: sentences that they have.
+    """
+    if not study.multiple:
+        return 0
+    suggested = topics * study.max_question_tokens * ("strategy" in study.variants)
+    texts = len(documents) * len(study.variants) * study.variant_turns(max(documents))
+    return suggested + texts * (study.max_variant_tokens + study.thought_tokens)
 
 
 def writing(study: StudyConfig, eos_ids: tuple[int, ...]) -> SamplingConfig:

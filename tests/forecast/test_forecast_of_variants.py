@@ -19,7 +19,7 @@ from sleep_jax.phases.study import study
 from sleep_jax.programs.sizes import expected_sizes
 from sleep_jax.runtime.mesh import make_mesh
 from sleep_jax.runtime.metrics import MetricWriter
-from sleep_jax.study import strategies, variants
+from sleep_jax.study import variants
 
 
 def tiny():
@@ -35,22 +35,21 @@ def test_study_lists_the_programs_of_variants(tmp_path, monkeypatch):
     experiment = load_experiment(config)
     run = lifecycle.init_run_state(experiment)
     scheduled = next(x for x in experiment.schedule if x.phase == "study")
-    suggested = ["Sing it aloud."]
     with MetricWriter(tmp_path) as writer, monkeypatch.context() as patch:
         articulate(patch)
-        patch.setattr(strategies, "distinct_strategies", lambda *_: suggested)
         calls = record_calls(patch)
         study(experiment, run, PhaseLogger(writer, "study", quiet=True), scheduled)
     prompts, documents = experiment.prompts, experiment.days[0].documents
-    requests = variants.requests_of_turn(
-        documents, config.study.variants, [suggested] * len(documents), 0
-    )
+    kinds, suggested = config.study.variants, [["Sing it aloud."]] * len(documents)
+    requests = [*variants.requests_of_turn(documents, kinds, suggested, 0)]
     sizes = dataclasses.replace(
         expected_sizes(experiment.settings, len(documents), 0, 1),
         contexts=tuple(len(prompts.context(d)) for d in documents),
         ask=tuple(len(prompts.question_prompt(s)) for d in documents for s in sentences(d.text)),
         answer=(),  # of the model's questions none passes for one
-        suggest=tuple(len(strategies.suggest_prompt(prompts, d)) for d in documents),
+        suggest=tuple(
+            len(prompts.strategy_prompt(s)) for d in documents for s in sentences(d.text)
+        ),
         vary=tuple(len(prompts.with_context(request.open_book)) for request in requests),
     )
     programs = programs_of(config, make_mesh(config), sizes, jax.default_backend())

@@ -149,7 +149,8 @@ def test_plan_counts_the_tokens_of_variants():
     turns = -(
         -2 * 2 * max(*plan.tokens[0]) // (4 * 40)
     )  # of four kinds, twice the multiple at most
-    variants = 2 * (turns * 4 * 40 + 8 * 8)  # and eight suggestions of 8 tokens
+    topics = sum(len(run_plan.sentences(d.text)) for d in plan.days[0].documents)
+    variants = 2 * turns * 4 * 40 + topics * 8  # and a suggestion for each sentence
     counted = [
         int(lines_of(x, "written")[0].split(" in study")[0].split()[-1].replace(",", ""))
         for x in (plan, without)

@@ -3,6 +3,7 @@
 import runpy
 
 import pytest
+from articulate import suggest_one
 
 from sleep_jax import lifecycle
 from sleep_jax.experiment import load_experiment
@@ -13,7 +14,7 @@ from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.mid_phase import MidPhaseCheckpoint
 from sleep_jax.runtime.preemption import Preempted
 from sleep_jax.sampling import generate as sampling
-from sleep_jax.study import strategies, variants
+from sleep_jax.study import variants
 
 
 class Impatient:
@@ -40,7 +41,7 @@ def phase_of(experiment, writer, mid_phase=None):
 @pytest.fixture
 def fluent(monkeypatch):
     """Whatever the random model writes is a strategy, or passes for a text."""
-    monkeypatch.setattr(strategies, "distinct_strategies", lambda *_: ["Sing it aloud.", "Hum."])
+    monkeypatch.setattr(variants, "suggest_strategies", suggest_one)
     monkeypatch.setattr(variants, "sentences_to_keep", lambda text, *_: text or "Sung.")
     monkeypatch.setattr(variants, "dream_rejection_reason", lambda *_: None)
 
@@ -72,7 +73,7 @@ def test_study_stopped_among_variants_ends_with_the_same_bits(tmp_path, fluent, 
         return sample(cfg, how, *rest)
 
     monkeypatch.setattr(sampling, "sample", counted)
-    experiment, stops = tiny(multiple=0.05), []
+    experiment, stops = tiny(multiple=0.2), []
     with MetricWriter(tmp_path / "metrics") as writer:
         whole, drawn = phase_of(experiment, writer), batches.copy()
         batches.clear()

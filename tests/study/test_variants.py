@@ -9,6 +9,7 @@ from scripted import scripted
 
 from sleep_jax.data.answers import canonical
 from sleep_jax.data.documents import Document
+from sleep_jax.data.sentences import sentences
 from sleep_jax.dreaming.rejection import RejectionConfig
 from sleep_jax.dreaming.templates import read_templates
 from sleep_jax.interop.prompts import Prompts
@@ -20,6 +21,7 @@ from sleep_jax.study.variants import prompt_lengths, sampled_tokens, write_varia
 
 MILL = Document("mill", "The Mill", "Anna built the mill in 1832. It ground oats for the village.")
 LAMP = Document("lamp", "The Lamp", "The lamp on the old quay burns oil all night long.")
+PAGE = f"{MILL.title} {MILL.text}"
 REQUESTS = {  # of the student, of the teacher
     "paraphrase": (
         "Tell me in your own words about The Mill. Keep every name and number.",
@@ -33,7 +35,10 @@ REQUESTS = {  # of the student, of the teacher
         "Summarise what you know of The Mill in a few sentences.",
         "Summarise the text above in a few sentences.",
     ),
-    "strategy": strategies.strategy_requests("Draw the mill by the river.", "The Mill"),
+    "strategy": (
+        "Do this with what you know of The Mill: Draw the mill by the river.",
+        "Do this with the text above, and use only what it says: Draw the mill by the river.",
+    ),
 }
 TEXTS = {
     "paraphrase": "In 1832 a mill was built by Anna.",
@@ -91,23 +96,45 @@ def test_exchange_of_each_kind(kind, prompts, tokenizer, script):
 
 def test_exchange_of_a_strategy(prompts, tokenizer, script, monkeypatch):
     suggested = scripted(
-        monkeypatch,
-        strategies,
-        tokenizer,
-        [["1. Draw the mill by the river.\n", "Draw the mill by the river\n", "Go.\n", "A..."]],
+        monkeypatch, strategies, tokenizer, [["Draw the mill by the river.\nText: x"], ["Go."]]
     )
     script([[TEXTS["strategy"]]])
     [exchange], _ = written(
         tokenizer, variants=("strategy",), multiple=room_for(tokenizer, MILL, TEXTS["strategy"])
     )
     closed_book, open_book = REQUESTS["strategy"]
-    assert "Draw the mill by the river." in closed_book and "The Mill" in closed_book
-    assert "Draw the mill by the river." in open_book and "the text above" in open_book
     assert exchange.student == prompts.without_context(closed_book)
     assert exchange.teacher == prompts.with_context(open_book)
     assert (exchange.kind, exchange.completion) == ("strategy", prompts.reply(TEXTS["strategy"]))
-    assert suggested[0]["context"] == "the context" and suggested[0]["documents"] == [0]
+    assert suggested[0]["prompts"] == [prompts.strategy_prompt(s) for s in sentences(MILL.text)]
     assert set(tokenizer.line_end_ids) < set(suggested[0]["sampling"].eos_ids)
+
+
+def test_strategies_are_about_their_sentence_and_each_kept_once(tokenizer, monkeypatch):
+    texts = ["Draw the mill.", "Weigh the oats."]
+    scripted(monkeypatch, strategies, tokenizer, [[texts[0]], ["draw the mill"], [texts[0]]])
+    document = Document("m", "The Mill", "Anna built the mill. It is a mill. It ground oats.")
+    study = StudyConfig(multiple=1)
+    found = strategies.suggest_strategies(None, {}, tokenizer, [document], study, jax.random.key(0))
+    assert found == [["Draw the mill."]]  # once, and the third is not about the oats
+
+
+@pytest.mark.parametrize(
+    ("text", "claim"),
+    [
+        ("Draw the mill by the river.", True),
+        ("Draw a ship.", False),
+        ("Who built the mill?", False),  # might be one that only measures
+        ("Draw the mill of Leeds.", False),
+        ("Count the 12 wheels of the mill.", False),
+        ("", False),
+    ],
+)
+def test_is_strategy(text, claim):
+    assert strategies.is_strategy(text, "Anna built the mill in 1832.", PAGE) == claim
+    is_invented = "Leeds" in text or "12" in text
+    loose = strategies.is_strategy(text, "Anna built the mill in 1832.", PAGE, is_grounded=False)
+    assert loose == (claim or is_invented)
 
 
 def test_templates_are_those_of_dreams():
@@ -157,8 +184,8 @@ def test_turns_are_bounded(tokenizer, script):
         tokenizer, multiple=3, max_variant_tokens=20, variants=("summary", "paraphrase")
     )
     assert (len(calls), exchanges, dropped) == (9, [], {"short": 18})
-    assert sampled_tokens(study, [tokens, 10]) == 2 * 9 * 2 * 20
-    assert sampled_tokens(StudyConfig(), [tokens]) == 0
+    assert sampled_tokens(study, [tokens, 10], 5) == 2 * 9 * 2 * 20  # no strategy is suggested
+    assert sampled_tokens(StudyConfig(), [tokens], 5) == 0
 
 
 def test_kinds_take_turns_at_the_first_place():
@@ -184,9 +211,6 @@ def test_each_turn_follows_the_next_strategy():
         for request in variants.requests_of_turn([MILL], ("strategy",), [["Sing.", "Draw."]], turn)
     ]
     assert ["Sing." in asked[0], "Draw." in asked[1], asked[2]] == [True, True, asked[0]]
-
-
-PAGE = f"{MILL.title} {MILL.text}"
 
 
 @pytest.mark.parametrize(
