@@ -37,6 +37,8 @@ MEANING_OF_0 = {
     "study.questions": "0: none",
     "study.rehearsals": "0: none",
     "study.temperature": "0: greedy",
+    "study.multiple": "0: none",
+    "study.variant_temperature": "0: greedy",
     "seeding.warmup": "0: none",
     "seeding.num_prompts": "0: none",
     "seeding.rollout_start": "from the first update on",
