@@ -135,6 +135,13 @@ class RunConfig(Settings):
                 f"seeding.max_target_length={self.seeding.shape.max_target_length}; lower the one "
                 f"or raise the other"
             )
+        longest = self.study.max_variant_tokens
+        if self.study.multiple and longest > self.seeding.shape.max_target_length:
+            raise ValueError(
+                f"study.max_variant_tokens={longest} is more than a row scores, "
+                f"seeding.max_target_length={self.seeding.shape.max_target_length}; lower the one "
+                f"or raise the other"
+            )
         self._check_something_to_learn()
         if self.study.earlier_questions and self.seeding.known_teacher == "base":
             raise ValueError(
@@ -186,10 +193,11 @@ class RunConfig(Settings):
     def _check_something_to_learn(self) -> None:
         study, seeding = self.study, self.seeding
         names = ("recitations", "completions", "questions", "rehearsals")
-        if self.memory.from_context and not any(getattr(study, name) for name in names):
+        writes = study.multiple or any(getattr(study, name) for name in names)
+        if self.memory.from_context and not writes:
             raise ValueError(
                 f"{', '.join(f'study.{name}=0' for name in names)} leave a night nothing to learn; "
-                "set one of them to 1 or more, or memory.from_context=False"
+                "set one of them to 1 or more, study.multiple above 0, or memory.from_context=False"
             )
         if self.dreaming.learning.steps and not study.questions:
             raise ValueError(

@@ -11,6 +11,7 @@ from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.reinforce import writer_prompt
 from sleep_jax.interop.prompts import RECITE_REQUEST, Prompts, answer_request
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.study.variants import prompt_lengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,10 @@ class Lengths:
       reply: the document as that reply.
       recited: the document in context, the request to repeat it, and the reply.
       asked: the document in context and the longest question that comes with it; 0 without one.
-      self_asked: the document in context and a question of the model's own.
+      self_asked: the document in context and a question of the model's own, its answer beside it
+        with `study.answer_in_view`.
+      variant: the longest prompt of the student for a variant; 0 without variants.
+      varied: the document in context and the longest prompt for a variant; 0 without variants.
       writers: prompt of a dream by name of its template, with the document in context, or with as
         much of it as is recollected on a later day.
     """
@@ -34,6 +38,8 @@ class Lengths:
     recited: int
     asked: int
     self_asked: int
+    variant: int
+    varied: int
     writers: Mapping[str, int]
 
 
@@ -45,7 +51,11 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
     templates = dreaming.writing.templates if dreaming.learning.steps else ()
     recollects = settings.data.episodes > 1 and curriculum.weak and curriculum.source == "dreams"
     recite = len(prompts.with_context(RECITE_REQUEST))
-    ask = len(prompts.with_context(answer_request(""))) + settings.study.max_question_tokens
+    study = settings.study
+    ask = len(prompts.with_context(answer_request(""))) + study.max_question_tokens
+    if study.answer_in_view:
+        ask = len(prompts.with_context(answer_request("", " "))) + study.max_question_tokens
+        ask += study.max_answer_tokens
     with_context = {
         t.name: len(prompts.with_context(t.prompt)) for t in templates if t.needs_context
     }
@@ -68,6 +78,7 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
             for t in templates:
                 recollected = writer(t, blank, empty_context) + settings.data.chunk_tokens
                 writers[t.name] = max(writers[t.name], recollected)
+        variant, varied = prompt_lengths(document, prompts, study)
         lengths.append(
             Lengths(
                 title=document.title,
@@ -76,6 +87,8 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
                 recited=context + recite + reply,
                 asked=max(asked, default=0),
                 self_asked=context + ask,
+                variant=variant,
+                varied=context + varied if varied else 0,
                 writers=writers,
             )
         )
@@ -83,8 +96,8 @@ def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]
 
 
 def check_lengths(config, prompts: Prompts, documents: Sequence[Document]) -> list[Lengths]:
-    """Checks that every document with its longest prompt, and every dream about it, fits a row of a
-    seeding batch.
+    """Checks that every document with its longest prompt, and every variant of it and dream about
+    it, fits a row of a seeding batch.
 
     Returns:
       The lengths of the documents.
@@ -102,6 +115,13 @@ def check_lengths(config, prompts: Prompts, documents: Sequence[Document]) -> li
                 f"scored, more than seeding.max_length={shape.max_length} and "
                 f"seeding.max_target_length={shape.max_target_length}; raise them or lower "
                 f"data.chunk_tokens"
+            )
+        longest = settings.study.max_variant_tokens
+        if lengths.variant and lengths.variant + longest > shape.max_length:
+            raise ValueError(
+                f"study.max_variant_tokens={longest}: a variant of {lengths.title!r} needs rows of "
+                f"up to {lengths.variant + longest} tokens, more than "
+                f"seeding.max_length={shape.max_length}; lower the one or raise the other"
             )
     _check_dreams(settings, measured)
     return measured
@@ -144,6 +164,10 @@ def _sequences(settings: RunConfig, lengths: Lengths) -> Iterator[tuple[int, str
         yield lengths.asked + answer, remedy
     answer = settings.study.max_chat_tokens
     yield lengths.self_asked + answer, f"lower {thinks}study.max_answer_tokens or data.chunk_tokens"
+    if lengths.varied:
+        longest = settings.study.max_variant_tokens + settings.study.thought_tokens
+        remedy = f"lower {thinks}study.max_variant_tokens or data.chunk_tokens"
+        yield lengths.varied + longest, remedy
     writing = settings.dreaming.writing
     forms = {template.name: template.form for template in writing.templates}
     for name, prompt in lengths.writers.items():

@@ -38,6 +38,8 @@ MEANING_OF_0 = {
     "study.rehearsals": "0: none",
     "study.earlier_questions": "0: none",
     "study.temperature": "0: greedy",
+    "study.multiple": "0: none",
+    "study.variant_temperature": "0: greedy",
     "seeding.warmup": "0: none",
     "seeding.teacher_decay": "0: none",
     "seeding.known_share": "0: as drawn",
@@ -223,6 +225,10 @@ def test_unknown_field_of_a_preset_is_compared_with_none_that_is_unlike_it():
                 "study.rehearsals": 0,
             },
             "memory.router_key='contrast' .* study.rehearsals=0 writes nothing; raise it, or set",
+        ),
+        (
+            {"study.multiple": 1, "study.max_variant_tokens": 321},
+            "study.max_variant_tokens=321 is more than a row scores, seeding.max_target_length=320",
         ),
         (
             {"dreaming.restart": "base", "memory.on_full": "reuse"},

@@ -70,6 +70,26 @@ def test_longest_sequence_is_the_longest_request_and_its_reply(config, tokenizer
     assert longest(long) == (recited, "lower data.chunk_tokens")
 
 
+def test_longest_sequence_counts_an_answer_in_view_and_variants(config, tokenizer, longest):
+    prompts = Prompts(tokenizer)
+    context = len(prompts.context(DOCUMENT))
+    config.study.answer_in_view = True
+    shown = prompts.with_context(answer_request("", " "))
+    assert longest()[0] == context + len(shown) + 8 + 8 + 8
+    config.study.multiple, config.study.max_variant_tokens = 1, 280
+    config.study.variants = ("summary",)
+    request = prompts.with_context("Summarise the text above in a few sentences.")
+    remedy = "lower study.max_variant_tokens or data.chunk_tokens"
+    assert longest() == (context + len(request) + 280, remedy)
+
+
+def test_check_lengths_refuses_a_variant_that_fits_no_row(config, tokenizer):
+    config.study.multiple, config.study.max_variant_tokens = 1, 288
+    document = Document("lamp", "The Lamp " * 20, "It is out.")
+    with pytest.raises(ValueError, match=r"study\.max_variant_tokens=288: a variant of 'The Lamp"):
+        check_lengths(config, Prompts(tokenizer), [document])
+
+
 def test_measure_encodes_each_document_once(config, tokenizer):
     encoded = collections.Counter()
 

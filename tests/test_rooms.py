@@ -11,7 +11,7 @@ ORDER = (
     *("setting", "renamed_fields", "similar_name", "settings", "errors", "services", "addresses"),
     "fields",
     *("data", "memory", "models", "rl", "interop", "sampling", "wake", "rewards"),
-    *("evals", "seeding", "study", "dreaming", "config", "lengths", "run_schedule"),
+    *("evals", "seeding", "dreaming", "study", "config", "lengths", "run_schedule"),
     *("runtime", "programs", "days", "experiment", "phases", "baselines", "lifecycle"),
     *("report", "forecast", "cli", "inspect"),
 )

@@ -16,7 +16,7 @@ from typing import Any
 
 from sleep_jax.data.documents import SAMPLES, Document
 from sleep_jax.fields import shown
-from sleep_jax.interop.prompts import Prompts
+from sleep_jax.interop.prompts import TELL_REQUEST, Prompts
 from sleep_jax.settings import Settings, setting
 
 FORMS = ("with_context", "chat", "plain")
@@ -34,6 +34,7 @@ class Template:
       form: `with_context`, the request after a document in the context; `chat`, a whole user turn
         with the document in it; `plain`, text to be continued with the document in it.
       writes: `text`, or `recipe`, SEAL's configuration object (`dreaming.recipe`).
+      closed_book: the same request to a model that does not see the document; `{title}` names it.
 
     Raises:
       ValueError: a field has no such value, or the form does not fit the prompt.
@@ -43,6 +44,7 @@ class Template:
     prompt: str
     form: str = "with_context"
     writes: str = "text"
+    closed_book: str = TELL_REQUEST
 
     def __post_init__(self):
         where = f"dream template {shown(self.name)}"
@@ -63,6 +65,12 @@ class Template:
             raise ValueError(
                 f"{where}: form={self.form!r} needs {{text}} in its prompt; else the model would "
                 "not see the document"
+            )
+        has_title = isinstance(self.closed_book, str) and "{title}" in self.closed_book
+        if not has_title or "{text}" in self.closed_book:
+            raise ValueError(
+                f"{where}: closed_book={shown(self.closed_book)}; give a request that has "
+                "{title} and not {text}, since the document is not in view"
             )
 
     @property

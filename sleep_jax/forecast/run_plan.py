@@ -4,6 +4,7 @@ nights, slots and when they are full, updates, tokens to be written, memory and 
 
 import dataclasses
 import functools
+import math
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.hardware import GIB
 from sleep_jax.seeding.seeding_config import AUTO, automatic_rate
 from sleep_jax.study.self_study import sentences
+from sleep_jax.study.variants import sampled_tokens
 from sleep_jax.wake.context import read_shape
 
 PROMPTED = 32  # tokens of a chat around a page
@@ -179,12 +181,12 @@ class RunPlan:
 
     def _room(self) -> tuple[int, int, float]:
         """Of the longest day: the learnt tokens that the updates of its night hold, the tokens
-        that its recitations and completed sentences have, and its parts.
+        that its recitations, completed sentences and variants have, and its parts.
         """
         s, study = self.config.seeding, read(self.config).study
         longest = max(range(len(self.days)), key=lambda day: sum(self.tokens[day]))
         day, updates = self.tokens[longest], self._updates_by_day[longest]
-        written = (study.recitations + study.completions) * sum(day)
+        written = math.ceil((study.recitations + study.completions + study.multiple) * sum(day))
         return updates * s.batch_size * s.max_target_length, written, len(day)
 
     def _updates(self) -> str:
@@ -228,15 +230,16 @@ class RunPlan:
         learnt, written, parts = self._room()
         if updates < self._most_updates:
             return  # as many as seeding.epochs asks for
+        variants = ", and its variants," if self.config.study.multiple else ""
         if learnt < written and any(scheduled.phase == "study" for scheduled in self.schedule):
             days = -(-written * len(self.days) // learnt)
             yield (
                 f"a day of {_count(parts, 'part')} and a night of {_count(updates, 'update')}: "
                 f"they hold {learnt:,} learnt tokens, but reciting the day and completing its "
-                f"sentences once takes {written:,}, so a part is learnt {learnt / written:.2f} "
-                f"times; for once each give seeding.{name}={-(-written * updates // learnt):,}, or "
-                f"more days by data.episodes={min(days, sum(map(len, self.tokens)))} (with "
-                "as many memory.slots)"
+                f"sentences once{variants} takes {written:,}, so a part is learnt "
+                f"{learnt / written:.2f} times; for once each give "
+                f"seeding.{name}={-(-written * updates // learnt):,}, or more days by "
+                f"data.episodes={min(days, sum(map(len, self.tokens)))} (with as many memory.slots)"
             )
 
     def _automatic_rates(self) -> dict[int, float]:
@@ -293,7 +296,9 @@ class RunPlan:
         counts = {
             "study": questions * (study.max_question_tokens + study.max_chat_tokens)
             + studied * rehearsed
-            + sum(x.phase == "study" and x.day > 0 for x in self.schedule) * again,
+            + sum(x.phase == "study" and x.day > 0 for x in self.schedule) * again
+            + sum(map(functools.partial(sampled_tokens, study), self.tokens, self._sentences))
+            * bool(studied),
             "replays": len(replays) * rehearsed + sum(x.since > 0 for x in replays) * again,
             "dreams": sum(self._pages(x.day) * each for x in self.schedule if x.phase == "write"),
             "rollouts": (self.consolidations + self.merges) * rolled_out,

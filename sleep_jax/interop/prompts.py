@@ -25,6 +25,26 @@ QUESTION_EXAMPLES = (
 )
 
 RECITE_REQUEST = "Repeat the text above word for word."
+TELL_REQUEST = "Tell me about {title}."
+
+# Few-shot examples of a way to study a text.
+STRATEGY_EXAMPLES = (
+    (
+        "The Marlow Bridge was built in 1832 by the engineer Tierney Clark.",
+        "Make a timeline of the Marlow Bridge, and say who built it.",
+    ),
+    (
+        "Every spring the children of Oakham paint the old fence bright yellow.",
+        "Explain to a child what happens to the fence of Oakham in spring.",
+    ),
+    (
+        "The heart of a blue whale weighs about 180 kilograms.",
+        "Compare the heart of a blue whale with things that weigh as much.",
+    ),
+)
+# Such a way, followed with the document in view, and closed book.
+FOLLOW_REQUEST = "Do this with the text above, and use only what it says: {strategy}"
+FOLLOW_REQUEST_CLOSED_BOOK = "Do this with what you know of {title}: {strategy}"
 
 
 def document_text(document: Document) -> str:
@@ -78,12 +98,18 @@ class Prompts:
 
     def tell_about(self, document: Document) -> tuple[int, ...]:
         """The request to which a document, or a dream about it, is learnt as the reply."""
-        return self.without_context(f"Tell me about {document.title}.")
+        return self.without_context(TELL_REQUEST.replace("{title}", document.title))
 
     def question_prompt(self, sentence: str) -> tuple[int, ...]:
         """Plain text whose continuation is a question that the sentence answers (few-shot)."""
         shots = "".join(f"Sentence: {s}\nQuestion: {q}\n\n" for s, q in QUESTION_EXAMPLES)
         return self.plain(f"{shots}Sentence: {sentence}\nQuestion:")
+
+    def strategy_prompt(self, sentence: str) -> tuple[int, ...]:
+        """Plain text whose continuation is a way to study the sentence (few-shot)."""
+        shots = "".join(f"Text: {s}\nWay to study it: {w}\n\n" for s, w in STRATEGY_EXAMPLES)
+        header = "Ways to study a text, each for the text before it."
+        return self.plain(f"{header}\n\n{shots}Text: {sentence}\nWay to study it:")
 
     def reply(self, text: str) -> tuple[int, ...]:
         """A finished reply with its end of turn, an empty thought before it where the model may
@@ -100,6 +126,12 @@ class Prompts:
         return words if is_finished else words[:-1]
 
 
-def answer_request(question: str) -> str:
-    """The request to answer a question from the document in view."""
-    return f"Using the text above, answer the question: {question}"
+def answer_request(question: str, answer: str = "") -> str:
+    """The request to answer a question from the document in view.
+
+    Args:
+      question: to be answered.
+      answer: that the model is shown beside the document; empty: none.
+    """
+    request = f"Using the text above, answer the question: {question}"
+    return f"{request}\nThe right answer: {answer}" if answer else request

@@ -9,7 +9,7 @@ from sleep_jax.run_schedule import ScheduledPhase
 # resumed with these, so they stay. The phases of one dreaming share a key
 # (`ScheduledPhase.rng_stream`): select and try begin with the same adapters.
 STREAMS = {
-    "study": {"questions": (3, 0), "rehearsals": (3, 1), "earlier": (3, 2)},
+    "study": {"questions": (3, 0), "rehearsals": (3, 1), "earlier": (3, 2), "variants": (3, 3)},
     "merge": {"transaction": (1, 0), "rehearsals": (1, 1), "earlier": (1, 2), "updates": (1, 4)},
     "consolidate": {"transaction": (2,), "rehearsals": (3,), "earlier": (5,), "updates": (4,)},
     "write": {"dreams": (0,), "random_expert": (3,)},

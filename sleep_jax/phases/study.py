@@ -11,13 +11,13 @@ from sleep_jax.phases.rng_streams import key_of
 from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.phases.teachers import teacher_of_day
 from sleep_jax.programs.abstract import AbstractRun
-from sleep_jax.programs.calls import END, greedy, reading, sampled
+from sleep_jax.programs.calls import END, greedy, reading, repeated, sampled
 from sleep_jax.programs.program import Program
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.sequences import Exchange, Teacher
 from sleep_jax.seeding.transaction import check_capacity
-from sleep_jax.study import earlier, questions, self_study
+from sleep_jax.study import earlier, questions, self_study, strategies, variants
 from sleep_jax.study.self_study import Study
 
 
@@ -50,12 +50,34 @@ def study(
         rehearsed = rehearse(experiment, teacher, key, draw)
         key = key_of(experiment, scheduled, "earlier")
         asked_again = ask_again(experiment, run, teacher, scheduled.day, key, draw)
+        held_out, learnt = questions.hold_out(self_questions, c.dreaming.held_out)
+        varied, dropped = variants.write_variants(
+            experiment.cfg,
+            teacher.variables,
+            experiment.tokenizer,
+            day.documents,
+            teacher.context,
+            config,
+            experiment.settings.dreaming.writing.rejection,
+            {q.text for q in experiment.questions} | {q.question for q in held_out},
+            key_of(experiment, scheduled, "variants"),
+            draw,
+        )
         bar.figures.pop("batches", None)  # shown while they are drawn
         bar.advance(1, rehearsed=len(rehearsed))
-    held_out, learnt = questions.hold_out(self_questions, c.dreaming.held_out)
-    written = Study(tuple(held_out), tuple(learnt), tuple(rehearsed), tuple(asked_again))
+    written = Study(
+        held_out=tuple(held_out),
+        learnt=tuple(learnt),
+        rehearsed=tuple(rehearsed),
+        earlier=tuple(asked_again),
+        variants=tuple(varied),
+    )
     run = run.note_day(scheduled.day, study=written.to_record())
     figures = {"questions_drawn": drawn, "questions_kept": len(self_questions)}
+    if config.multiple:
+        kept = {kind: sum(e.kind == kind for e in varied) for kind in config.variants}
+        figures |= kept | {f"dropped_{reason}": n for reason, n in dropped.items()}
+        figures["variant_tokens"] = sum(len(e.completion) for e in varied)
     tokens = sum(len(e.completion) for e in studied(experiment, run, scheduled.day))
     return run.note(scheduled.label, tokens=tokens, **figures, rehearsed=len(rehearsed))
 
@@ -127,6 +149,21 @@ def programs(run: AbstractRun) -> list[Program]:
         *sampled(run, "study: answer", reply, sizes.answer, context=context),
         *rehearsing(run, "study"),
         *asking_again(run, "study"),
+        *varying(run, context),
+    ]
+
+
+def varying(run: AbstractRun, context: int) -> list[Program]:
+    """Strategies that are suggested, and variants, turn by turn; none where `multiple` is 0."""
+    config, sizes = run.settings.study, run.sizes
+    suggesting = strategies.suggesting(config, END)
+    turns = config.variant_turns(max(sizes.contexts))
+    return [
+        *sampled(run, "study: suggest", suggesting, sizes.suggest),
+        *repeated(
+            sampled(run, "study: vary", variants.writing(config, END), sizes.vary, context=context),
+            turns,
+        ),
     ]
 
 

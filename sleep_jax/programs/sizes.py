@@ -32,6 +32,8 @@ class Sizes:
       answer: each question that the model asked itself, with the document in context.
       rehearse: each general prompt.
       earlier: each question of an earlier day that is asked again.
+      suggest: each prompt for a strategy to study a sentence.
+      vary: each prompt for a variant, of one turn.
       exchanges: what the night learns from; only lengths and kinds count.
       probe: what its divergence is measured on.
       pages: each document that is dreamt about, as a context.
@@ -58,6 +60,8 @@ class Sizes:
     answer: tuple[int, ...]
     rehearse: tuple[int, ...]
     earlier: tuple[int, ...]
+    suggest: tuple[int, ...]
+    vary: tuple[int, ...]
     exchanges: tuple[Exchange, ...]
     probe: tuple[Exchange, ...]
     pages: tuple[int, ...]
@@ -103,6 +107,8 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
         answer=(PROMPT,) * sentences * study.questions,
         rehearse=(PROMPT,) * len(read_rehearsal_topics()),
         earlier=(PROMPT,) * _earlier_questions(settings),
+        suggest=(PROMPT,) * sentences * (bool(study.multiple) and "strategy" in study.variants),
+        vary=(PROMPT,) * documents * len(study.variants) * bool(study.multiple),
         exchanges=tuple(_exchanges(settings, documents, sentences, stands_for)),
         probe=tuple(probe or (stands_for(i, page, "recite") for i in pages)),
         pages=(context,) * documents,
@@ -148,6 +154,10 @@ def _exchanges(
     answered = [i for i in pages for _ in range(study.questions)]
     recited = [i for i in range(documents) for _ in range(study.recitations)]
     completed = [i for i in pages for _ in range(study.completions)]
+    each = math.ceil(study.multiple * page / study.max_variant_tokens)
+    varied = [
+        (i, study.variants[n % len(study.variants)]) for i in range(documents) for n in range(each)
+    ]
     # Every second general prompt is a text to be continued, which has no thought before it.
     longest = [
         study.max_answer_tokens if i % 2 else study.max_chat_tokens
@@ -159,6 +169,7 @@ def _exchanges(
         *(stands_for(i, SENTENCE, "complete") for i in completed),
         *(stands_for(i, SENTENCE, "quote") for i in answered),
         *(stands_for(i, study.max_answer_tokens, "answer") for i in answered),
+        *(stands_for(i, study.max_variant_tokens, kind) for i, kind in varied),
         *(stands_for(None, tokens, "rehearse") for tokens in longest),
         *[stands_for(None, study.max_chat_tokens, "earlier")] * _earlier_questions(settings),
     ]

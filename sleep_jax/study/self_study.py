@@ -8,6 +8,8 @@
     rehearse   the model's replies to general prompts, so that the night forgets nothing else
     earlier    questions of earlier days, asked again (`study.earlier`)
 
+and variants of the document (`study.variants`).
+
 Questions that share no content word with their sentence, and replies with names or numbers that do
 not occur in the document, are dropped, since small teachers invent.
 """
@@ -40,12 +42,14 @@ class Study:
       learnt: questions that are learnt from.
       rehearsed: replies to general prompts.
       earlier: questions of earlier days, asked again.
+      variants: texts about the documents.
     """
 
     held_out: tuple[SelfQuestion, ...]
     learnt: tuple[SelfQuestion, ...]
     rehearsed: tuple[Exchange, ...]
     earlier: tuple[Exchange, ...] = ()
+    variants: tuple[Exchange, ...] = ()
 
     @classmethod
     def from_record(cls, record: dict) -> "Study":
@@ -53,8 +57,9 @@ class Study:
         return cls(
             held_out=tuple(SelfQuestion(**q) for q in record["held_out"]),
             learnt=tuple(SelfQuestion(**q) for q in record["learnt"]),
-            rehearsed=tuple(map(_closed_book, record["rehearsed"])),
-            earlier=tuple(map(_closed_book, record.get("earlier", ()))),  # older runs have none
+            rehearsed=tuple(map(_exchange, record["rehearsed"])),
+            earlier=tuple(map(_exchange, record.get("earlier", ()))),  # older runs have none
+            variants=tuple(map(_exchange, record.get("variants", ()))),
         )
 
     def to_record(self) -> dict:
@@ -64,6 +69,7 @@ class Study:
             "learnt": [dataclasses.asdict(q) for q in self.learnt],
             "rehearsed": [*map(_recorded, self.rehearsed)],
             "earlier": [*map(_recorded, self.earlier)],
+            "variants": [{"document": e.document, **_recorded(e)} for e in self.variants],
         }
 
     def exchanges(
@@ -81,21 +87,22 @@ class Study:
         return [
             *recite(documents, prompts, config.recitations),
             *complete(documents, prompts, config.completions, rng),
-            *answer(self.learnt, prompts),
+            *answer(self.learnt, prompts, config.answer_in_view),
+            *self.variants,
             *self.rehearsed,
             *self.earlier,
         ]
 
 
 def _recorded(exchange: Exchange) -> dict[str, Any]:
-    """A closed-book exchange as JSON-able values."""
+    """An exchange as JSON-able values, but for its document."""
     return {k: getattr(exchange, k) for k in ("student", "teacher", "completion", "kind")}
 
 
-def _closed_book(record: dict[str, Any]) -> Exchange:
-    """The exchange that `_recorded` gave."""
+def _exchange(record: dict[str, Any]) -> Exchange:
+    """The exchange that `_recorded` gave, with its document if it has one."""
     sequences = (tuple(record[k]) for k in ("student", "teacher", "completion"))
-    return Exchange(None, *sequences, record["kind"])
+    return Exchange(record.get("document"), *sequences, record["kind"])
 
 
 def without_documents(exchanges: Sequence[Exchange]) -> list[Exchange]:
@@ -162,19 +169,28 @@ def complete(
     return exchanges
 
 
-def answer(questions: Sequence[SelfQuestion], prompts: Prompts) -> list[Exchange]:
-    """Two exchanges a question: its sentence as the reply and, if there is one, its answer."""
-    replies = [(q, "quote", q.sentence) for q in questions]
-    replies += [(q, "answer", q.answer) for q in questions if q.answer]
+def answer(
+    questions: Sequence[SelfQuestion], prompts: Prompts, answer_in_view: bool = False
+) -> list[Exchange]:
+    """Two exchanges a question: its sentence as the reply and, if there is one, its answer.
+
+    Args:
+      questions: of the model.
+      prompts: of the model.
+      answer_in_view: the teacher of an answer sees that answer beside the document (SDFT: Shenfeld
+        et al. 2026, arXiv 2601.19897).
+    """
+    replies = [(q, "quote", q.sentence, "") for q in questions]
+    replies += [(q, "answer", q.answer, answer_in_view * q.answer) for q in questions if q.answer]
     return [
         Exchange(
             document=q.document,
             student=prompts.without_context(q.question),
-            teacher=prompts.with_context(answer_request(q.question)),
+            teacher=prompts.with_context(answer_request(q.question, shown)),
             completion=prompts.reply(reply),
             kind=kind,
         )
-        for q, kind, reply in replies
+        for q, kind, reply, shown in replies
     ]
 
 

@@ -1,11 +1,13 @@
 """Settings of self-study: how much the teacher of a night writes."""
 
 import dataclasses
+import math
 
 from sleep_jax.sampling.sampler import MIN_TEMPERATURE
 from sleep_jax.settings import Settings, setting
 
 EARLIER_ANSWERS = ("before", "stored")
+VARIANTS = ("paraphrase", "implication", "summary", "strategy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +43,36 @@ class StudyConfig(Settings, section="study"):
     )
     max_question_tokens: int = setting(24, "longest question, in tokens", least=1)
     max_answer_tokens: int = setting(48, "longest answer or rehearsal, in tokens", least=1)
-    is_grounded: bool = setting(True, "drop answers that invent names or numbers")
+    is_grounded: bool = setting(
+        True, "drop answers, and sentences of variants, that invent names or numbers"
+    )
+    answer_in_view: bool = setting(
+        False, "the teacher of an answer sees the stored answer beside the text"
+    )
+    multiple: float = setting(
+        0.0, "tokens of variants that are kept of a document, in multiples of its own; 0: none",
+        least=0, most=1000,
+    )  # fmt: skip
+    variants: tuple[str, ...] = setting(
+        VARIANTS, "what is written with study.multiple above 0", choices=VARIANTS
+    )
+    variant_temperature: float = setting(
+        0.4, "temperature of variants; 0: greedy", least=MIN_TEMPERATURE, also=(0,)
+    )
+    max_variant_tokens: int = setting(192, "longest variant, in tokens", least=1)
     thought_tokens: int = 0
 
     @property
     def max_chat_tokens(self) -> int:
         """Longest answer or rehearsal in a chat, in tokens, thought included."""
         return self.max_answer_tokens + self.thought_tokens
+
+    def variant_turns(self, tokens: int) -> int:
+        """How often each kind of variant is asked for, at most: variants of full length would be
+        twice `multiple`.
+
+        Args:
+          tokens: of the longest document.
+        """
+        each = len(self.variants) * self.max_variant_tokens
+        return math.ceil(2 * self.multiple * tokens / each)

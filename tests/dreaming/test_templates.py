@@ -72,6 +72,8 @@ def test_unknown_template_names_raise():
         ({"prompt": " "}, "prompt=' '"),
         ({"prompt": "About {text}"}, r"remove it, or set form='chat'"),
         ({"form": "plain"}, r"needs \{text\}"),
+        ({"closed_book": "Write."}, r"closed_book='Write.'; give a request that has \{title\}"),
+        ({"closed_book": "{title}: {text}"}, r"closed_book='\{title\}: \{text\}'; give"),
     ],
 )
 def test_invalid_template_raises(fields, message):

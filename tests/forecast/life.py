@@ -83,6 +83,8 @@ def sizes_of(experiment: Experiment, run: RunState, self_asked: list[str], learn
             for i, topic in enumerate(experiment.topics)
         ),
         earlier=tuple(len(e["student"]) for e in run.day(0)["study"]["earlier"]),
+        suggest=(),  # without variants
+        vary=(),
         exchanges=tuple(studied(experiment, run, 0)),
         probe=tuple(held_out(experiment, run, 0)),
         pages=tuple(len(prompts.context(page)) for page in documents),

@@ -198,6 +198,24 @@ def test_plan_says_the_automatic_rate_and_warns_of_one_far_below_it(tmp_path):
     assert not list(ungated.warnings(is_here=False))
 
 
+def test_plan_counts_the_tokens_of_variants():
+    changes = {"study__multiple": 2, "study__max_variant_tokens": 40}
+    plan, without = plan_of(preset(**changes)), plan_of(preset())
+    turns = -(
+        -2 * 2 * max(*plan.tokens[0]) // (4 * 40)
+    )  # of four kinds, twice the multiple at most
+    topics = sum(len(run_plan.sentences(d.text)) for d in plan.days[0].documents)
+    variants = 2 * turns * 4 * 40 + topics * 8  # and a suggestion for each sentence
+    counted = [
+        int(lines_of(x, "written")[0].split(" in study")[0].split()[-1].replace(",", ""))
+        for x in (plan, without)
+    ]
+    assert counted[0] - counted[1] == variants
+    much = plan_of(preset(**changes | {"study__multiple": 100}))
+    [warned] = [line for line in much.warnings() if "night" in line]
+    assert "and its variants, takes" in warned
+
+
 def test_plan_counts_updates_on_dreams():
     assert lines_of(plan_of(preset()), "updates")[0].endswith("; at least 2 updates on dreams")
     config = preset(dreaming__restart="base")  # what the night learnt is learnt again

@@ -148,3 +148,34 @@ def test_without_documents_and_reread():
     assert exchange.is_imitable
     [page] = reread([(5, 6, 7), (8,)])
     assert (page.student, page.teacher, page.completion) == ((5,), (5,), (6, 7))
+
+
+def test_answer_in_view_is_shown_to_the_teacher_of_the_answer_alone(prompts, tokenizer):
+    questions = [
+        SelfQuestion(0, "Anna built the mill in 1832.", "Who built the mill?", "It was Anna."),
+        SelfQuestion(0, "It ground oats.", "What did it grind?", None),
+    ]
+    plain, out = answer(questions, prompts), answer(questions, prompts, answer_in_view=True)
+    assert [e.kind for e in out] == ["quote", "quote", "answer"] and out[:2] == plain[:2]
+    request = (
+        "Using the text above, answer the question: Who built the mill?\n"
+        "The right answer: It was Anna."
+    )
+    assert out[2].teacher == prompts.with_context(request)
+    assert dataclasses.replace(out[2], teacher=plain[2].teacher) == plain[2]
+    assert not any("Anna" in tokenizer.decode(e.student) for e in out)
+    [closed_book] = without_documents(out[2:])
+    assert "Anna" not in tokenizer.decode(closed_book.teacher)
+
+
+def test_exchanges_without_variants_are_in_the_order_of_their_kinds(prompts):
+    """Nothing comes between them, and the same cues are drawn."""
+    rehearsed = Exchange(None, (1, 2), (1, 2), (3, 4), "rehearse")
+    learnt = SelfQuestion(0, "It ground oats.", "What did it grind?", "Oats.")
+    written = Study((), (learnt,), (rehearsed,)).exchanges(DOCUMENTS, prompts, StudyConfig(), 7)
+    assert written == [
+        *recite(DOCUMENTS, prompts, 1),
+        *complete(DOCUMENTS, prompts, 2, np.random.default_rng(7)),
+        *answer([learnt], prompts),
+        rehearsed,
+    ]
