@@ -76,7 +76,7 @@ def test_invalid_writing_raises_before_loading(monkeypatch, setting, value, mess
     [
         ("evaluation.max_new_tokens", -1, "=-1; give a whole number at least 1"),
         ("dreaming.top_p", 1.5, "=1.5; give a number from 1e-06 to 1"),
-        ("seeding.learning_rate", float("inf"), "=inf; give a number above 0"),
+        ("seeding.learning_rate", float("inf"), "=inf; give auto, or a number above 0"),
         ("gate.anchors", float("nan"), "=nan; give a number above 0, or inf"),
         (
             "memory.learning_rates",

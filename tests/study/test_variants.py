@@ -327,7 +327,7 @@ def test_study_keeps_variants_through_json(prompts, tokenizer, script):
     exchanges, _ = written(
         tokenizer, variants=("summary",), multiple=room_for(tokenizer, MILL, TEXTS["summary"])
     )
-    study = Study((), (), (), tuple(exchanges))
+    study = Study((), (), (), variants=tuple(exchanges))
     restored = Study.from_record(json.loads(json.dumps(study.to_record())))
     assert restored == study
     config = StudyConfig(recitations=0, completions=0)
