@@ -110,7 +110,8 @@ def test_summary_is_shown_on_an_ascii_terminal():
         "from sleep_jax.cli.interrupts import ending_quietly\n"
         "words = dict(question='caf\\u00e9?', document='\\u2581a', answer='b\\ud800')\n"
         "words |= dict(before='\\u4eac', after='x')\n"
-        "summary = dict(verdict='kept', scores=[], recall=[], kept=[], phases=[], samples=[words])\n"
+        "summary = dict(verdict='kept', scores=[], recall=[], kept=[])\n"
+        "summary |= dict(phases=[], samples=[words])\n"
         "with ending_quietly():\n    show_summary(summary)\n"
     )
     process = start(code=code, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
