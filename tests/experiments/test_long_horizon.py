@@ -60,6 +60,7 @@ def test_one_slot_arm_seeds_the_first_slot_every_night(lab, params):
         learner.state = transaction.commit(transaction.student.memory)
 
 
+@pytest.mark.slow
 def test_known_exchanges_ask_about_earlier_people_and_are_as_many_as_asked_for(lab, params):
     learner = lab.arms.Learner.create(lab.arms.LASTING, params, 0)
     earlier = lab.run.episodes_of(0, 1)[0][:2]

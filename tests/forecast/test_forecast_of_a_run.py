@@ -117,12 +117,11 @@ def test_phases_list_the_programs_that_a_run_compiles(changes, tmp_path, monkeyp
     "changes",
     [
         {"seeding.teacher": "ema", "seeding.teacher_refresh": 1},
-        pytest.param(
-            {"seeding.teacher": "base", "memory.layers": "last_quarter"}, marks=pytest.mark.slow
-        ),
+        {"seeding.teacher": "base", "memory.layers": "last_quarter"},
     ],
     ids=["ema", "base"],
 )
+@pytest.mark.slow
 def test_night_lists_the_programs_of_two_teachers(changes, tmp_path, monkeypatch):
     """The second night, which asks earlier questions again."""
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()

@@ -6,6 +6,7 @@ import dataclasses
 import runpy
 
 import jax
+import pytest
 from articulate import articulate
 from life import record_calls
 from test_forecast_of_a_run import NOT_LISTED, comparable, shapes_of
@@ -30,6 +31,7 @@ def tiny():
     return config
 
 
+@pytest.mark.slow
 def test_study_lists_the_programs_of_variants(tmp_path, monkeypatch):
     config = tiny()
     experiment = load_experiment(config)
