@@ -189,7 +189,7 @@ def _planned(experiment: Experiment) -> int | None:
 def _asked(
     experiment: Experiment, run: RunState, scheduled: ScheduledPhase, teacher: Teacher
 ) -> NightQuestions | None:
-    """The own questions that a night asks before its morning; None: it asks none."""
+    """The own questions that are asked while a night learns; None: none are."""
     if not are_asked_at_night(experiment):
         return None
     is_open_book = scheduled.phase == "consolidate" and not scheduled.sender

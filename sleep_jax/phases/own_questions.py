@@ -115,7 +115,7 @@ class NightQuestions:
 
 
 def are_asked_at_night(experiment: Experiment | AbstractRun) -> bool:
-    """Whether a night asks them before its morning."""
+    """Whether they are asked while a night learns."""
     settings = experiment.settings
     return settings.gate.answers > 0 or settings.seeding.eval_steps > 0
 

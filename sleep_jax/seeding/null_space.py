@@ -2,7 +2,7 @@
 
 Known text gives, layer by layer, the second moment of what a level sees, C = sum of h h^T over its
 tokens. U are the leading eigenvectors of C, up to a share of its trace. The input side of the slot
-is kept orthogonal to them, at birth and after every update,
+is kept orthogonal to them, before the first update and after each,
 
     w <- w - U (U^T w)        w = gate, up; [d, r]
 
