@@ -30,6 +30,7 @@ from sleep_jax.seeding.sequences import (
     teacher_length,
 )
 from sleep_jax.seeding.step import SeedingState, seeding_step
+from sleep_jax.seeding.trunk import hidden_from_trunk
 
 
 def batch_count(exchanges: Sequence[Exchange], shape: BatchShape) -> int:
@@ -79,11 +80,22 @@ def precomputed(
     """What no update changes, computed once for each group of exchanges (`trunk.precompute`);
     `batches` more are run through the trunk.
     """
-    parts = [part for exchanges in groups for part in parts_by_teacher(run, exchanges)]
-    lengths = [[*map(teacher_length, exchanges)] for exchanges in parts]
+    has_trunk = "trunk" in run.cfg.stacks
+    lengths, from_trunk = [], 0
+    for exchanges in groups:
+        is_shared = has_trunk and all(e.is_closed_book for e in exchanges)
+        for part in parts_by_teacher(run, exchanges):
+            if is_shared:  # the teacher goes on from the student's trunk
+                from_trunk += batch_count(part, shape)
+            else:
+                lengths.append([*map(teacher_length, part)])
     out = taught(run, f"{phase}: teach", lengths, context)
+    if from_trunk:
+        args = (run.cfg, run.variables, run.batch(shape, is_taught=False))
+        title = f"{phase}: teach from the trunk"
+        out.append(Program(title, hidden_from_trunk, args, from_trunk, *row_tokens(shape), 0))
     batches += sum(batch_count(exchanges, shape) for exchanges in groups)
-    if "trunk" in run.cfg.stacks and batches:
+    if has_trunk and batches:
         grid = run.rows(shape.batch_size, shape.max_length)
         args = (run.cfg, run.variables, *grid)
         out.append(Program(f"{phase}: trunk", run_trunk, args, batches, *row_tokens(shape), 0))

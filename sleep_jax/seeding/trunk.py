@@ -94,7 +94,7 @@ def precompute(
         has_base = teacher.cfg == cfg and teacher.variables["params"] is student["params"]
         if is_shared and has_base:
             chosen_trunks = [trunks[i] for i in indices]
-            return _hidden_from_trunk(cfg, teacher.variables, chosen, chosen_trunks, shape)
+            return _states_from_trunk(cfg, teacher.variables, chosen, chosen_trunks, shape)
         return teacher_hidden(teacher.cfg, teacher.variables, teacher.context, chosen, width=width)
 
     by_teacher = [[None] * len(exchanges) for _ in teachers]
@@ -118,11 +118,11 @@ def _parts(teacher: Teacher, exchanges: Sequence[Exchange]) -> list[tuple[Teache
     return [(teacher, new), (teacher.of_known, known)]
 
 
-def _hidden_from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:
+def _states_from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:
     """A teacher's hidden states along each completion, computed from the trunk's output."""
     out: list[np.ndarray] = [None] * len(exchanges)
     for packed, batch in batches(exchanges, states_without_teacher(exchanges, trunks), shape):
-        hidden = to_host(_hidden(cfg, variables, batch))
+        hidden = to_host(hidden_from_trunk(cfg, variables, batch))
         for i, states in split_by_exchange(
             exchanges, packed, hidden.reshape(*batch.mask.shape, -1)
         ):
@@ -131,5 +131,6 @@ def _hidden_from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndar
 
 
 @jax.jit(static_argnames=("cfg",))
-def _hidden(cfg: DecoderConfig, variables, batch: SeedingBatch):
+def hidden_from_trunk(cfg: DecoderConfig, variables, batch: SeedingBatch):
+    """`scored_hidden` of a batch that has the trunk's output."""
     return scored_hidden(cfg, variables, batch)

@@ -241,6 +241,13 @@ def test_updates_of_a_slot_kept_out_of_the_known_list_its_basis():
     assert not [name for name in programs() if "known inputs" in name or "null space" in name]
 
 
+def test_known_sequences_are_taught_from_a_trunk_without_memory():
+    listed = programs(memory__layers="last_quarter", study__rehearsals=1)
+    program = listed["consolidate: teach from the trunk"]
+    program.function.trace(*program.args)
+    assert "consolidate: teach from the trunk" not in programs(study__rehearsals=1)
+
+
 def test_consolidate_lists_what_contrast_keys_are_made_of():
     router = {"memory__router": "sigmoid", "memory__router_key": "contrast"}
     listed = programs(**router, study__rehearsals=1)
