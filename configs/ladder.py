@@ -21,7 +21,7 @@ def get_config():
     c.memory.periods = (1000, 5000, 10000, 0)
     c.memory.slots = (0, 5, 2, 8)
     c.memory.optimizers = ("adam",)
-    c.memory.learning_rates = (-1.0, -1.0, -1.0, 0.0)  # auto
+    c.memory.learning_rates = ("auto", "auto", "auto", 0.0)
     c.memory.updates_per_period = (4, 5, 4, 1)  # an update every 250, 1,000 and 2,500 tokens
     c.memory.stride = 250
     c.memory.from_context = False

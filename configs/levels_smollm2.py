@@ -29,7 +29,7 @@ def get_config(levels: str = "3"):
     c.data.documents, c.data.episodes = "samples:6", 6
     c.memory.periods, c.memory.slots = PERIODS[levels], SLOTS[levels]
     c.memory.optimizers = ("adam",)
-    c.memory.learning_rates = (-1.0,) * (len(PERIODS[levels]) - 1) + (0.0,)  # auto
+    c.memory.learning_rates = ("auto",) * (len(PERIODS[levels]) - 1) + (0.0,)
     c.seeding.steps = 40
     c.seeding.rollout_start = 0.7  # the last 12 of 40 updates: three whole rounds
     return c

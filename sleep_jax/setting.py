@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 LARGEST = {int: 2**31 - 1, float: 3.4e38}  # what 32 bits hold, where a setting has no `most`
+AUTO = "auto"  # a word for the number that follows from the model
 TINIEST = 2.0**-126  # float32 flushes smaller numbers to 0
 
 
@@ -62,13 +63,12 @@ class Setting:
         Raises:
           ValueError: it is not allowed; names the field, the value and what is allowed.
         """
-        if isinstance(value, str) and value in self.words:
-            return value
         is_scalar = self.entries is None
         entries = (value,) if is_scalar else value
         if not (is_scalar or self._has_its_length(value)) or not all(map(self._allows, entries)):
             raise ValueError(self._refusal(value))
-        return self.kind(value) if is_scalar else tuple(map(self.kind, value))
+        numbers_or_words = tuple(x if x in self.words else self.kind(x) for x in entries)
+        return numbers_or_words[0] if is_scalar else numbers_or_words
 
     def _has_its_length(self, value: Any) -> bool:
         """Whether a value is a tuple of an allowed length."""
@@ -78,6 +78,8 @@ class Setting:
 
     def _allows(self, x: Any) -> bool:
         """Whether a value, or an entry of a tuple, is allowed."""
+        if isinstance(x, str) and x in self.words:
+            return True
         if self.kind is bool:
             return isinstance(x, bool)
         if self.kind is str:

@@ -149,7 +149,7 @@ def defaults(cls: type[Settings]) -> ml_collections.ConfigDict:
 def _default(declared: Setting) -> Any:
     """What a config has at first: a field of one type, or of any where words may stand for a
     number."""
-    if not declared.words:
+    if not declared.words or declared.entries is not None:
         return declared.default
     return ml_collections.FieldReference(declared.default, field_type=object)
 

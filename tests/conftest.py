@@ -18,6 +18,7 @@ from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, unlock
 from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.runtime.allocator import make_room_for_programs
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -53,18 +54,16 @@ CYCLE = {
     "test_several_days.py",
 }
 # Files whose tests are long begin before all others, which then keep both workers busy to the end.
-# The forecast begins after the lifecycle, most of whose programs it finds compiled.
 FIRST = (
     "test_lifecycle.py",
-    "forecast/test_forecast_of_a_run.py",
     "phases/test_study.py",
 )
 
 
 def pytest_configure(config):
-    """The default tests are compiled without the compiler's expensive passes, which would take most
-    of their time, and share what they compiled in a folder that is deleted after them; with
-    `-m slow` all is compiled as in a run. Processes that tests start inherit both.
+    """The default tests are compiled without the compiler's expensive passes and fusions on a CPU,
+    which would take most of their time, and share what they compiled in a folder that is deleted
+    after them; with `-m slow` all is compiled as in a run. Processes that tests start inherit both.
     """
     if missing := sorted(name for name in CYCLE.union(FIRST) if not (TESTS / name).exists()):
         raise pytest.UsageError(f"CYCLE and FIRST in {__file__}: there is no tests/{missing[0]}")
@@ -74,6 +73,8 @@ def pytest_configure(config):
         programs = tempfile.TemporaryDirectory(prefix="programs")
         config.add_cleanup(programs.cleanup)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = programs.name
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_cpu_use_fusion_emitters=false"])
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
@@ -94,11 +95,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Drops the compiled programs after each file: with more than vm.max_map_count allows, the
-    compiler crashes.
-    """
+    """Drops the compiled programs after a file where they are too many for the next one."""
     yield
-    jax.clear_caches()
+    make_room_for_programs()
 
 
 @pytest.fixture(scope="session")

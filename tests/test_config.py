@@ -15,7 +15,7 @@ from sleep_jax.settings import every
 SETTINGS = every(RunConfig)
 PRESET = "configs/sleep_tiny.py"
 NUMBERS = [name for name, setting in SETTINGS.items() if setting.kind in (int, float)]
-ONE_BELOW_0 = {"memory.learning_rates", "mesh.data", "mesh.fsdp", "mesh.tensor", "dreaming.margin"}
+ONE_BELOW_0 = {"mesh.data", "mesh.fsdp", "mesh.tensor", "dreaming.margin"}
 INFINITE = {
     ("wake.max_grad_norm", math.inf),
     ("gate.divergence", math.inf),

@@ -81,7 +81,7 @@ def test_invalid_writing_raises_before_loading(monkeypatch, setting, value, mess
         (
             "memory.learning_rates",
             (float("nan"),),
-            "=(nan,); give a tuple of one or more, each -1, or a number",
+            "=(nan,); give a tuple of one or more, each auto, or a number",
         ),
         ("data.episodes", 0, "=0; give a whole number at least 1"),
         ("seed", -1, "=-1; give a whole number from 0 to 4294967295"),

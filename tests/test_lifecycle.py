@@ -11,6 +11,7 @@ import pytest
 from articulate import articulate
 from attempts import reproducible
 from hurry import Hurry
+from life import check_programs_of_a_run, record_calls
 from tiny_run import active, equal, tiny_config
 
 from sleep_jax import config as settings
@@ -41,9 +42,10 @@ from sleep_jax.study.self_study import Study
 
 @pytest.fixture(scope="module", autouse=True)
 def dreaming():
-    """The tiny model dreams in all that follows."""
+    """The tiny model dreams in all that follows, and all that it asks is about its sentence."""
     with pytest.MonkeyPatch.context() as patch:
         articulate(patch)
+        patch.setattr(questions, "is_about", lambda text, sentence: bool(text))
         yield
 
 
@@ -53,9 +55,18 @@ def experiment():
 
 
 @pytest.fixture(scope="module")
-def finished(experiment, tmp_path_factory):
+def finished_run_and_calls(experiment, tmp_path_factory):
+    """The work directory of a run, what it left and the calls of its programs."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, lifecycle.run(experiment, str(workdir), quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        calls = record_calls(patch)
+        return workdir, lifecycle.run(experiment, str(workdir), quiet=True), calls
+
+
+@pytest.fixture(scope="module")
+def finished(finished_run_and_calls):
+    workdir, run, _ = finished_run_and_calls
+    return workdir, run
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +119,12 @@ def test_run_records_and_reports_every_phase_and_stage(experiment, finished, bef
     np.testing.assert_allclose(norms, np.linalg.norm(down, axis=(1, 2)), rtol=1e-5)
     facts = run.record["phases"]["consolidate"]
     assert facts["programs"] > 0 and facts["memory"] > 0
+
+
+def test_phases_list_the_programs_that_a_run_compiles(experiment, finished_run_and_calls):
+    workdir, run, calls = finished_run_and_calls
+    assert set(run.record["phases"]) == set(PHASES) - {"merge"}
+    check_programs_of_a_run(experiment, run, workdir, calls)
 
 
 def test_run_that_is_finished_is_read_and_not_repeated(experiment, finished, monkeypatch):

@@ -12,7 +12,7 @@ from sleep_jax.config import default, read
 from sleep_jax.memory.schedule import plan
 from sleep_jax.programs.abstract import decoder_of
 from sleep_jax.run_schedule import run_schedule
-from sleep_jax.seeding.seeding_config import AUTO
+from sleep_jax.setting import AUTO
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/**/[!_]*.py"))

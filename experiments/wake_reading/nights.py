@@ -20,7 +20,7 @@ from sleep_jax.config import default, read
 from sleep_jax.data.documents import read_anchors
 from sleep_jax.evals.metrics import perplexity
 from sleep_jax.evals.recall import AnchorSet, negative_log_likelihood
-from sleep_jax.memory.memory_config import AUTO, OPTIMIZERS, LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import OPTIMIZERS, LevelConfig, MemoryConfig
 from sleep_jax.memory.schedule import due
 from sleep_jax.memory.slots import init_memory
 from sleep_jax.report.publish import publish
@@ -30,6 +30,7 @@ from sleep_jax.seeding.consolidate import run_consolidation
 from sleep_jax.seeding.gate import Gate
 from sleep_jax.seeding.sequences import Teacher
 from sleep_jax.seeding.transaction import MemoryState, begin_consolidation
+from sleep_jax.setting import AUTO
 from sleep_jax.study.self_study import reread
 from sleep_jax.wake.context import read as read_context
 from sleep_jax.wake.stream import init_wake, read_episode
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--period", type=int, default=2500, help="tokens between nights")
     parser.add_argument("--steps", type=int, default=30, help="updates of a night")
     parser.add_argument("--optimizer", default="adam", choices=OPTIMIZERS)
-    parser.add_argument("--rate", type=float, default=AUTO, help="-1: auto")
+    parser.add_argument("--rate", type=float, default=AUTO, help="default: auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="SmolLM2-135M-Instruct")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/wake_reading"))

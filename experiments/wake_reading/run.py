@@ -22,8 +22,9 @@ from sleep_jax.data.documents import read_anchors
 from sleep_jax.evals.metrics import perplexity
 from sleep_jax.evals.recall import AnchorSet, negative_log_likelihood
 from sleep_jax.interop.load import load_model
-from sleep_jax.memory.memory_config import AUTO, OPTIMIZERS, LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import OPTIMIZERS, LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory, put_wake
+from sleep_jax.setting import AUTO
 from sleep_jax.wake.error_terms import learning_rate
 from sleep_jax.wake.stream import WakeConfig, init_wake, read_episode
 
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--start", type=int, nargs="+", default=[0], help="first token")
     parser.add_argument("--tokens", type=int, default=20_000, help="a multiple of 1,000")
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
-    parser.add_argument("--rates", type=float, nargs="+", default=[AUTO], help="-1: auto")
+    parser.add_argument("--rates", type=float, nargs="+", default=[AUTO], help="default: auto")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="SmolLM2-135M-Instruct")

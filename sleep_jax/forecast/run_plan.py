@@ -24,7 +24,8 @@ from sleep_jax.programs.seeding import rounds_of
 from sleep_jax.programs.sizes import Sizes, expected_sizes
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.hardware import GIB
-from sleep_jax.seeding.seeding_config import AUTO, automatic_rate
+from sleep_jax.seeding.seeding_config import automatic_rate
+from sleep_jax.setting import AUTO
 from sleep_jax.study.self_study import sentences
 from sleep_jax.study.variants import sampled_tokens
 from sleep_jax.wake.context import read_shape

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from sleep_jax.setting import AUTO
 from sleep_jax.settings import Settings, columns, setting
 
 UNITS = ("tokens", "updates", "episodes")
@@ -12,7 +13,6 @@ ROUTER_KEYS = ("mean", "contrast")
 POLICIES = ("error", "skip", "merge", "reuse")
 LAYERS = ("all", "last_quarter")
 OPTIMIZERS = ("sgd", "adam", "muon")
-AUTO = -1.0  # a learning rate that `wake.error_terms.learning_rate` chooses
 
 
 def read_layers(text: str) -> str | tuple[int, ...]:
@@ -36,9 +36,9 @@ class LevelConfig(Settings, section="memory"):
     )  # fmt: skip
     slots: int = setting(5, "expert slots of a level, filled by the level below; 0: none", least=0)
     rank: int = setting(16, "width r of an expert and of the wake weights", least=1, name="ranks")
-    learning_rate: float = setting(
-        0.0, "eta^(l) of Eq. 2; 0: the wake weights keep their initial values; -1: auto",
-        least=0, also=(AUTO,), name="learning_rates",
+    learning_rate: float | str = setting(
+        0.0, "eta^(l) of Eq. 2; 0: the wake weights keep their initial values; auto: by rank and "
+        "width", least=0, words=(AUTO,), name="learning_rates",
     )  # fmt: skip
     optimizer: str = setting(
         "sgd", "f of Eq. 2, its error term", choices=OPTIMIZERS, name="optimizers"

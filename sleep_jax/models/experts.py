@@ -89,8 +89,9 @@ def route(h, key, bias, active, is_zero, top_k: int, rng=None):
     score = jnp.where(active, score, -jnp.inf)
     if top_k:
         ranked = jnp.where(is_zero, -jnp.inf, score)
-        kth = jax.lax.top_k(ranked, min(top_k, score.shape[-1]))[0][..., -1:]
-        is_on = (score >= kth) | is_zero
+        # By index: a score that is computed anew for a comparison may be rounded otherwise.
+        kept = jax.lax.top_k(ranked, min(top_k, score.shape[-1]))[1]
+        is_on = jax.nn.one_hot(kept, score.shape[-1], dtype=bool).any(-2) | is_zero
         if rng is not None:
             is_on |= random_expert(rng, active & ~is_on)
         score = jnp.where(is_on, score, -jnp.inf)

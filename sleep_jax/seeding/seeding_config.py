@@ -16,12 +16,12 @@ from sleep_jax.seeding.running_norm import clip_by_running_norm
 from sleep_jax.seeding.schedule import scale_by_night_schedule, set_length
 from sleep_jax.seeding.sequences import BatchShape, Exchange, pack_exchanges
 from sleep_jax.seeding.transaction import PROTOCOLS
+from sleep_jax.setting import AUTO
 from sleep_jax.settings import Settings, part, setting
 
 MODES = ("joint", "staged")
 TEACHERS = ("self", "base", "ema")
 KNOWN_TEACHERS = ("self", "before", "base")
-AUTO = "auto"
 
 
 def automatic_rate(cfg: DecoderConfig, level: int) -> float:

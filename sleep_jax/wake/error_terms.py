@@ -14,7 +14,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from sleep_jax.memory.memory_config import AUTO, LevelConfig
+from sleep_jax.memory.memory_config import LevelConfig
+from sleep_jax.setting import AUTO
 
 RATES = {"sgd": 10.0, "adam": 1e-2, "muon": 1e-2}  # on SmolLM2-135M with rank 16
 EPSILON = 1e-12  # far below the entries of a mean gradient, about 1e-6
@@ -31,7 +32,7 @@ def error_term(level: LevelConfig) -> optax.GradientTransformation:
 
 
 def learning_rate(level: LevelConfig, weights) -> float:
-    """eta of a level: that of its config or, where it is -1, a rate that fits its optimizer.
+    """eta of a level: that of its config or, where it is `auto`, a rate that fits its optimizer.
 
     With the entries of a step all of one size, the output moves with the root of rank * width, so
     adam and muon have rates that fall with it.

@@ -103,7 +103,7 @@ def test_memory_config_rejects_levels_that_do_not_fit(fields, says):
         ({"rank": 0}, "memory.ranks=0; give a whole number at least 1"),
         ({"slots": -1}, "memory.slots=-1; give a whole number at least 0"),
         ({"slots": 2.0}, "memory.slots=2.0; give a whole number at least 0"),
-        ({"learning_rate": -0.1}, "memory.learning_rates=-0.1; give -1, or a number at least 0"),
+        ({"learning_rate": -0.1}, "memory.learning_rates=-0.1; give auto, or a number at least 0"),
         ({"period": -4}, "memory.periods=-4; give a whole number at least 0"),
     ],
 )

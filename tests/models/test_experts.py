@@ -1,6 +1,7 @@
 """The memory beside an FFN: its formulas, its initial form, no leak from an inactive slot."""
 
 import dataclasses
+import functools
 import itertools
 
 import flax.linen as nn
@@ -21,6 +22,15 @@ LEVELS = (
     LevelConfig(period=1, slots=1, rank=4),
     LevelConfig(period=2, slots=3, rank=3),
     LevelConfig(slots=4, rank=2),
+)
+# In every pair of them once; the others are slow.
+FEW = (
+    "parallel-swiglu-none",
+    "parallel-bottleneck-sigmoid",
+    "parallel-swiglu-sigmoid1",
+    "chain-bottleneck-none",
+    "chain-swiglu-sigmoid",
+    "chain-bottleneck-sigmoid1",
 )
 KINDS = {
     f"{layout}-{expert}-{router}{top_k or ''}": MemoryConfig(
@@ -44,7 +54,20 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
-@pytest.fixture(params=KINDS, scope="module")
+@functools.partial(jax.jit, static_argnames="cfg")
+def gradient(cfg, variables):
+    """Of a sum over the outputs, with respect to the memory."""
+
+    def loss(memory):
+        return (Decoder(cfg).apply(variables | {"memory": memory}, TOKENS) ** 2).sum()
+
+    return jax.grad(loss)(variables["memory"])
+
+
+@pytest.fixture(
+    params=[pytest.param(x, marks=[pytest.mark.slow] * (x not in FEW)) for x in KINDS],
+    scope="module",
+)
 def kind(request, cfg, variables):
     """(cfg, variables) of a memory in use: wake weights learnt, two slots of levels 2 and 3
     sealed.
@@ -119,6 +142,9 @@ def test_route_keeps_the_top_k_of_nonzero_slots():
     on = 1 / (1 + np.exp(-np.asarray(bias)))
     np.testing.assert_allclose(gates(nonzero, 0), [*on[:3], 0], rtol=1e-6)
     np.testing.assert_allclose(gates(nonzero, 2), [0, on[1], on[2], 0], rtol=1e-6)
+    # Of equals the first ones.
+    equal = route(h, jnp.zeros((4, 4)), jnp.ones(4), active, nonzero, 2)[0, 0]
+    np.testing.assert_array_equal(equal > 0, [True, True, False, False])
     # Slot 1 is new: it is on and does not count.
     new = jnp.array([0, 1, 0, 0], bool)
     np.testing.assert_allclose(gates(new, 1), [0, on[1], on[2], 0], rtol=1e-6)
@@ -246,33 +272,20 @@ def test_inactive_slots_do_not_leak_nan(kind, logits):
         dirty = put_slot(dirty, level, index, nan)
     want = logits(cfg, variables, TOKENS)
     np.testing.assert_array_equal(logits(cfg, variables | {"memory": dirty}, TOKENS), want)
-
-    @jax.jit
-    @jax.grad
-    def gradient(memory):
-        return (Decoder(cfg).apply(variables | {"memory": memory}, TOKENS) ** 2).sum()
-
-    jax.tree.map(np.testing.assert_array_equal, gradient(dirty), gradient(clean))
+    of_clean, of_dirty = (gradient(cfg, variables | {"memory": x}) for x in (clean, dirty))
+    jax.tree.map(np.testing.assert_array_equal, of_dirty, of_clean)
     for level, index in ((2, 0), (3, 1)):
-        learning = take_slot(gradient(dirty), level, index)
+        learning = take_slot(of_dirty, level, index)
         assert all(np.isfinite(g).all() for g in jax.tree.leaves(learning))
         assert np.any(learning["down"])
-    assert not any(np.any(g) for g in jax.tree.leaves(take_slot(gradient(dirty), 2, 2)))
+    assert not any(np.any(g) for g in jax.tree.leaves(take_slot(of_dirty, 2, 2)))
 
 
 def test_zero_slot_has_a_gradient(kind):
     """Initially the gradient of B is not zero, that of A is."""
     cfg, variables = kind
     slots, index = unlock(variables["slots"], 2)
-
-    @jax.jit
-    @jax.grad
-    def gradient(memory):
-        return (
-            Decoder(cfg).apply(variables | {"memory": memory, "slots": slots}, TOKENS) ** 2
-        ).sum()
-
-    slot = take_slot(gradient(variables["memory"]), 2, index)
+    slot = take_slot(gradient(cfg, variables | {"slots": slots}), 2, index)
     assert np.any(slot["down"]) and not np.any(slot["gate"])
 
 

@@ -118,6 +118,7 @@ def test_unrolled_layers_leave_the_same_cache(mixed):
     jax.tree.map(close, got, (want[0], unstack_layers(cfg, {"cache": want[1]})["cache"]))
 
 
+@pytest.mark.slow
 def test_rows_that_were_picked_repeated_and_grown_go_on_as_before(mixed):
     cfg, variables = mixed
     documents, ones = TOKENS[:, :8], np.ones((2, 8), np.int32)
@@ -137,6 +138,7 @@ def test_going_on_from_the_trunk_equals_the_whole(mixed):
     close(got, hidden_of(*mixed, TOKENS, segments))
 
 
+@pytest.mark.slow
 def test_recomputed_layers_have_the_same_gradients(mixed):
     @functools.partial(jax.jit, static_argnames="cfg")
     def gradients(cfg, variables):
@@ -167,6 +169,7 @@ def test_sampling_step_by_step_equals_the_whole_sequence(mixed, scan):
         close(out.log_probs[row], want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_completions_continue_the_context_that_was_read(mixed):
     cfg, variables = mixed
     documents = [RNG.integers(0, 97, n).tolist() for n in (9, 4)]
@@ -194,6 +197,7 @@ def test_reset_forgets_what_was_read_where_it_is_new(mixed):
     jax.tree.map(np.testing.assert_array_equal, mixer.reset(progress, False), progress)
 
 
+@pytest.mark.slow
 def test_stream_starts_anew_at_every_episode(mixed):
     """Two episodes, the second of which begins within a stride, as each by itself."""
     cfg, variables = mixed
@@ -219,6 +223,7 @@ def test_stream_starts_anew_at_every_episode(mixed):
     close(losses, want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_stream_learns_by_day(mixed):
     cfg, variables = mixed
     state = init_wake(cfg, WakeConfig(context=64), variables["memory"])

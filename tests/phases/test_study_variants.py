@@ -46,6 +46,7 @@ def fluent(monkeypatch):
     monkeypatch.setattr(variants, "dream_rejection_reason", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_variants_change_nothing_else(tmp_path, fluent):
     with MetricWriter(tmp_path) as writer:
         without, with_them = tiny(), tiny(multiple=0.05)

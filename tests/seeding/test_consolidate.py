@@ -244,11 +244,11 @@ REJOINED = {"rollout_start": 0.34, "rollout_warmup": 3, "max_grad_norm_ratio": 1
 @pytest.mark.parametrize(
     "estimator, changes, written, stop, done",
     [
-        ("group", {"steps_per_generation": 2, "null_space": 0.9}, (), 1, 2),
         ("group", REJOINED, (), 3, 4),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                ("group", {"steps_per_generation": 2, "null_space": 0.9}, (), 1, 2),
                 ("group", {"steps_per_generation": 2}, (), 1, 2),
                 ("group", {"num_iterations": 3, "steps_per_generation": 1}, (), 1, 3),
                 ("group", {"num_iterations": 6, "num_prompts": 1}, WRITTEN, 3, 3),
@@ -284,6 +284,7 @@ def test_seed_slot_resumes_to_the_same_bits(
     assert all(("policy_value" in figures) == (estimator == "ppo") for _, figures in logged)
 
 
+@pytest.mark.slow
 def test_seed_slot_whose_rate_rises_anew_compiles_one_update(cfg, tokenizer, night):
     config = seeding(steps=6, objective=Objective(on_policy_weight="tokens"), **REJOINED)
     compiled, logged = seeding_step._cache_size(), []
@@ -335,6 +336,7 @@ def test_night_asks_without_a_trace_and_ends_early_once_all_is_right(cfg, tokeni
     assert slot_size(early) != slot_size(plain)
 
 
+@pytest.mark.slow
 def test_night_that_goes_on_resumes_to_the_same_bits(cfg, tokenizer, night):
     def run(mid_phase):
         logged, night_answers = [], OwnAnswers(slot_size, 10**9)

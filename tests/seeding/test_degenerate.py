@@ -200,6 +200,7 @@ def test_seed_slot_raises_after_too_many_non_finite_updates(variables, night):
         seeding(max_consecutive_errors=-1)
 
 
+@pytest.mark.slow
 def test_seed_slot_with_references_of_one_token(night):
     log = []
     short = [dataclasses.replace(e, completion=e.completion[:2]) for e in EXCHANGES[:2]]

@@ -23,10 +23,11 @@ from sleep_jax.seeding.first_order import (
 )
 from sleep_jax.seeding.gate import Gate
 from sleep_jax.seeding.objective import objective_terms
-from sleep_jax.seeding.seeding_config import AUTO, SeedingConfig, automatic_rate
+from sleep_jax.seeding.seeding_config import SeedingConfig, automatic_rate
 from sleep_jax.seeding.sequences import Teacher, batches
 from sleep_jax.seeding.transaction import MemoryState, Transaction
 from sleep_jax.seeding.trunk import precompute
+from sleep_jax.setting import AUTO
 from sleep_jax.wake.context import read
 
 

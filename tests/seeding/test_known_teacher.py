@@ -200,7 +200,8 @@ def test_teacher_that_is_never_refreshed_teaches_as_a_fixed_one(cfg, tokenizer, 
     jax.tree.map(np.testing.assert_array_equal, ema["memory"], fixed["memory"])
 
 
-@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [2, 3])
 def test_seed_slot_with_a_following_teacher_resumes_to_the_same_bits(
     cfg, tokenizer, night, following, stop
 ):

@@ -1,5 +1,6 @@
 """Null-space slots: the directions of what was known, and slots that do not see them."""
 
+import functools
 import json
 import os
 import subprocess
@@ -68,10 +69,9 @@ def test_second_moments_are_sums_over_the_inputs_of_real_tokens(cfg, trained):
     """Five sequences are two batches; each alone, without padding, is summed up here."""
     got = second_moments(cfg, trained, 1, EXCHANGES, LENGTH)
     want = np.zeros((2, 32, 32))
+    apply = jax.jit(functools.partial(Decoder(cfg).apply, mutable=["intermediates"]))
     for e in EXCHANGES:
-        _, sown = Decoder(cfg).apply(
-            trained, np.array([e.student + e.completion]), mutable=["intermediates"]
-        )
+        _, sown = apply(trained, np.array([e.student + e.completion]))
         h = np.asarray(sown["intermediates"]["layers"]["level_1"]["input"][0], np.float64)[:, 0]
         want += np.einsum("ltd,lte->lde", h, h)
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)

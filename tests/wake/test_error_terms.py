@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from by_hand import close, differ, same
 
-from sleep_jax.memory.memory_config import AUTO, OPTIMIZERS, LevelConfig, MemoryConfig
+from sleep_jax.memory.memory_config import OPTIMIZERS, LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.setting import AUTO
 from sleep_jax.wake.error_terms import RATES, learning_rate
 from sleep_jax.wake.stream import WakeConfig, apply_due, forget_moments, init_wake
 

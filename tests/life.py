@@ -1,5 +1,6 @@
 """A finished run as the forecast is given it: its sizes, and the programs that it called."""
 
+import dataclasses
 import functools
 import sys
 
@@ -8,6 +9,7 @@ import jax
 from sleep_jax.data.sentences import sentences
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import Experiment
+from sleep_jax.forecast.programs import programs_of
 from sleep_jax.interop.prompts import answer_request
 from sleep_jax.phases.consolidate import held_out
 from sleep_jax.phases.dream_contexts import pages, rehearsed, reward_items, subjects
@@ -19,6 +21,16 @@ from sleep_jax.phases.study import studied
 from sleep_jax.phases.trial import kept_dreams, trials
 from sleep_jax.programs.program import signature
 from sleep_jax.programs.sizes import Sizes
+from sleep_jax.runtime.mesh import make_mesh
+from sleep_jax.runtime.metrics import read_metrics
+from sleep_jax.sampling.sampler import SamplingConfig
+
+# Jitted functions of a run that no phase lists, and why.
+NOT_LISTED = {
+    "_take_rows": "copies rows of a context; no product",
+    "_sums": "the fingerprint of the weights, once a run",
+    "similarity": "the edit distances of Eq. 4, small beside a decoder",
+}
 
 
 def jitted() -> dict[str, list[tuple[object, str]]]:
@@ -129,3 +141,39 @@ def sizes_of(experiment: Experiment, run: RunState, self_asked: list[str], learn
             for in_view in (False, True)
         ),
     )
+
+
+def check_programs(programs, calls) -> None:
+    """Every call of a program that counts is of one that was listed, and none is listed in vain."""
+    called = {_comparable(x) for x in calls if x[0] not in NOT_LISTED}
+    listed = {_comparable(program.signature): program.name for program in programs}
+    assert not [_shapes_of(x) for x in called - listed.keys()]
+    assert not [(listed[x], _shapes_of(x)) for x in listed.keys() - called]
+
+
+def check_programs_of_a_run(experiment: Experiment, run: RunState, workdir, calls) -> None:
+    """`check_programs` of a finished run of one day whose every phase had something to do."""
+    assert not [x for x in run.record["phases"].values() if "skipped" in x]
+    study = run.day(0)["study"]
+    articulated = {f"What is said about {x.title}?" for x in experiment.documents}
+    self_asked = [q["question"] for q in (*study["held_out"], *study["learnt"])]
+    self_asked = [question for question in self_asked if question not in articulated]
+    updates = sum(x["phase"] == "learn" and "loss" in x for x in read_metrics(workdir))
+    sizes, config = sizes_of(experiment, run, self_asked, updates), experiment.config
+    check_programs(programs_of(config, make_mesh(config), sizes, jax.default_backend()), calls)
+
+
+def _comparable(signature):
+    """Without the ends of turns: token 0 stands for those of any tokenizer."""
+    name, leaves = signature
+    return name, tuple(
+        (path, dataclasses.replace(x, eos_ids=()) if isinstance(x, SamplingConfig) else x)
+        for path, x in leaves
+    )
+
+
+def _shapes_of(signature):
+    """A signature without the collections of the model, to be read."""
+    name, leaves = signature
+    skipped = ("params", "memory", "slots", "lora", "cfg")
+    return name, [(p, x) for p, x in leaves if not any(word in p for word in skipped)]
