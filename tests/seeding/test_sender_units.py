@@ -1,0 +1,89 @@
+"""Slots that begin as their sender: which units these are, and what the slot then computes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sample_exchanges import EXCHANGES
+
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
+from sleep_jax.memory.slots import init_memory, put_slot, put_wake, take_slot, take_wake, unlock
+from sleep_jax.models.decoder import Decoder
+from sleep_jax.models.experts import expert
+from sleep_jax.seeding.sender_units import largest_units, slot_from_sender, unit_sizes, units_of
+from sleep_jax.seeding.transaction import MemoryState, begin_consolidation
+from sleep_jax.wake.stream import WakeConfig
+
+LEVELS = (LevelConfig(period=1, slots=2, rank=3), LevelConfig(slots=2, rank=8))
+LENGTH = 16
+
+
+@pytest.fixture(scope="module")
+def sender(cfg, variables):
+    """(cfg, collections) of a model whose level 1 has six units: its wake weights and a slot; what
+    lies in the slot that is not active is NaN."""
+    cfg = cfg.replace(memory=MemoryConfig(LEVELS))
+    memory, slots = init_memory(jax.random.key(0), cfg.memory, layers=cfg.layers, width=cfg.width)
+    rng = np.random.default_rng(0)
+
+    def filled(weights):
+        return jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), weights)
+
+    memory = put_wake(memory, filled(take_wake(memory)))
+    slots, index = unlock(slots, 1)
+    memory = put_slot(memory, 1, index, filled(take_slot(memory, 1, index)))
+    memory = put_slot(memory, 1, 1, jax.tree.map(lambda x: x * jnp.nan, take_slot(memory, 1, 1)))
+    return cfg, variables | {"memory": memory, "slots": slots}
+
+
+def test_largest_units_take_the_first_places_of_a_slot():
+    def units(count):  # column j of gate is j, row j of down is -j
+        gate = jnp.broadcast_to(jnp.arange(1.0, count + 1), (1, 4, count))
+        return {"gate": gate, "down": -gate.swapaxes(1, 2)}
+
+    slot = {"gate": jnp.zeros((1, 4, 2)), "down": jnp.zeros((1, 2, 4))}
+    got = largest_units(units(3), jnp.asarray([[1.0, 5.0, 3.0]]), slot)
+    np.testing.assert_array_equal(got["gate"][0, 0], [2, 3])
+    np.testing.assert_array_equal(got["down"][0, :, 0], [-2, -3])
+    got = largest_units(units(1), jnp.ones((1, 1)), slot)
+    np.testing.assert_array_equal(got["gate"][0, 0], [1, 0])
+    np.testing.assert_array_equal(got["down"][0, :, 0], [-1, 0])
+
+
+def test_unit_sizes_are_what_units_add_to_real_tokens(sender):
+    cfg, teacher = sender
+    tokens = np.random.default_rng(1).integers(3, 97, (2, 5)).astype(np.int32)
+    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
+    units = units_of(teacher, 1)
+    got = unit_sizes(cfg, teacher, 1, units, tokens, mask)
+    _, sown = Decoder(cfg).apply(teacher, tokens, mask, mutable=["intermediates"])
+    [inputs] = sown["intermediates"]["layers"]["level_1"]["input"]
+    for layer, unit in np.ndindex(2, 6):
+        weights = {name: w[layer] for name, w in units.items()}
+        weights = {
+            name: w[unit : unit + 1] if name == "down" else w[:, unit : unit + 1]
+            for name, w in weights.items()
+        }
+        added = np.asarray(expert(inputs[layer], weights), np.float64) * mask[..., None]
+        np.testing.assert_allclose(got[layer, unit], np.sum(added**2), rtol=1e-4)
+    np.testing.assert_array_equal(got[:, 6:], 0)
+
+
+def test_student_with_room_for_all_units_of_its_sender_is_its_teacher(sender, logits):
+    cfg, teacher = sender
+    state = MemoryState(teacher["memory"], teacher["slots"])
+    transaction = begin_consolidation(
+        cfg, WakeConfig(), state, 1, "commit_then_clear", jax.random.key(1)
+    )
+    student, index = transaction.student, transaction.index
+    empty = take_slot(student.memory, 2, index)
+    slot = slot_from_sender(cfg, teacher, 2, empty, EXCHANGES, LENGTH)
+    begun = student.replace(memory=put_slot(student.memory, 2, index, slot))
+    tokens = np.random.default_rng(1).integers(3, 97, (2, 9)).astype(np.int32)
+    ones, params = np.ones_like(tokens), teacher["params"]
+    want = logits(cfg, teacher, tokens, ones)
+    np.testing.assert_allclose(
+        logits(cfg, begun.variables(params), tokens, ones), want, rtol=1e-4, atol=1e-4
+    )
+    assert np.abs(logits(cfg, student.variables(params), tokens, ones) - want).max() > 0.1
+    np.testing.assert_array_equal(slot["gate"][..., 6:], empty["gate"][..., 6:])
