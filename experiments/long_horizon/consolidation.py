@@ -156,7 +156,8 @@ def _write(cfg, variables, prompts, new: int, temperature: float, rng) -> list[C
     """A completion of each prompt, always BATCH at a time, so that all nights share a program."""
     sampling = SamplingConfig(new, (END,), temperature)
     filled = [*prompts, *[(START,)] * (-len(prompts) % BATCH)]
-    drawn = generate(cfg, sampling, variables, filled, rng, width=SENTENCE, batch=BATCH)
+    width = max(map(len, filled))
+    drawn = generate(cfg, sampling, variables, filled, rng, width=width, batch=BATCH)
     return [completion for [completion] in drawn[: len(prompts)]]
 
 
@@ -201,17 +202,16 @@ def seed_slot(
     def learnt(slot):
         return student | {"memory": put_slot(student["memory"], level, index, slot)}
 
-    def divergence(variables) -> tuple[np.ndarray, float]:
-        """Of each sentence, and in nats a token of all that is new and as many others."""
-        nats, tokens = map(np.asarray, _divergences(cfg, night.objective, variables, batch))
-        measured = slice(2 * len(new))
-        return np.maximum(nats, 0), float(nats[measured].sum() / tokens[measured].sum())
+    def divergence(variables) -> float:
+        nats, tokens = _divergences(cfg, night.objective, variables, measured)
+        return float(nats.sum() / tokens.sum())
 
-    nats, before = divergence(student)
-    state = init_state(slot, adam)
+    # All that is new, and as many sentences of what was known.
+    measured = jax.tree.map(lambda x: x[: 2 * len(new)], batch)
+    state, nats = init_state(slot, adam), None
     for number in range(night.parts):
         if number:
-            nats, _ = divergence(learnt(state.slot))
+            nats, _ = _divergences(cfg, night.objective, learnt(state.slot), batch)
         order = draw_rows(
             night,
             steps // night.parts,
@@ -219,13 +219,14 @@ def seed_slot(
             known,
             jax.random.fold_in(rng, number),
             PAGE // SENTENCE,
-            nats if number else None,
+            nats,
         )
         state = _seed(
             cfg, night.objective, adam, level, jnp.int32(index), state, student, batch, order, basis
         )
     variables = learnt(state.slot)
-    return variables["memory"], {"before": before, "after": divergence(variables)[1]} | figures
+    divergences = {"before": divergence(student), "after": divergence(variables)}
+    return variables["memory"], divergences | figures
 
 
 def draw_rows(
@@ -247,7 +248,8 @@ def draw_rows(
     def drawn(rows, pages: int):
         chances = None
         if nats is not None:
-            chances = 0.5 / len(rows) + 0.5 * nats[rows] / nats[rows].sum(dtype=np.float64)
+            weights = np.maximum(np.asarray(nats, np.float64)[rows], 0)  # rounding: below 0
+            chances = 0.5 / len(rows) + 0.5 * weights / weights.sum()
         return generator.choice(rows, (steps, scale * pages), p=chances)
 
     known_pages = night.known_pages
