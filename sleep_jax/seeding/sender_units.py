@@ -78,7 +78,8 @@ def unit_sizes(cfg: DecoderConfig, variables, level: int, units, tokens, mask):
 
 @jax.jit
 def largest_units(units, sizes, slot):
-    """The largest units of each layer in the places of a slot's first, its other leaves left out.
+    """A slot whose first units are the largest ones of each layer, without its other leaves. A unit
+    of size 0 is not taken: nothing would move it.
 
     Args:
       units: as of `units_of`.
@@ -86,11 +87,12 @@ def largest_units(units, sizes, slot):
       slot: gate, up [layers, d, r] and down [layers, r, d].
     """
     count = min(sizes.shape[1], slot["down"].shape[1])
-    chosen = jax.lax.top_k(sizes, count)[1]
+    largest, chosen = jax.lax.top_k(sizes, count)
     out = {}
     for name, weights in units.items():
         axis = 1 if name == "down" else 2
-        index = jnp.expand_dims(chosen, 3 - axis)
-        largest = jnp.take_along_axis(weights, index, axis)
-        out[name] = jax.lax.dynamic_update_slice_in_dim(slot[name], largest, 0, axis)
+        taken = jnp.take_along_axis(weights, jnp.expand_dims(chosen, 3 - axis), axis)
+        initial = jax.lax.slice_in_dim(slot[name], 0, count, axis=axis)
+        taken = jnp.where(jnp.expand_dims(largest > 0, 3 - axis), taken, initial)
+        out[name] = jax.lax.dynamic_update_slice_in_dim(slot[name], taken, 0, axis)
     return out
