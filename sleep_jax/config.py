@@ -166,6 +166,11 @@ class RunConfig(Settings):
                 "take what earlier nights learnt out of the slot that holds it; set "
                 "seeding.null_space=0, or another memory.on_full"
             )
+        if self.seeding.slot_init == "sender" and self.memory.depth < 2:
+            raise ValueError(
+                "seeding.slot_init='sender' with one level of memory, whose slots are filled from "
+                "the context, which has no units; set seeding.slot_init='zero', or another level"
+            )
         self.dreaming.learning.as_seeding(self.seeding, self.dreaming.writing)
 
     def _check_own_questions(self) -> None:

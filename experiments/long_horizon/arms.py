@@ -53,16 +53,18 @@ class Arm:
         return dataclasses.replace(self, night=dataclasses.replace(self.night, **settings))
 
 
-WRITTEN = {"known": 360, "earlier_facts": 60}  # the same for all that replay
 FINE_TUNING = Arm("fine-tuning", NightConfig(known_pages=0, learning_rate=2e-4))
-REPLAY = Arm("fine-tuning", NightConfig(**WRITTEN, learning_rate=2e-4))
+REPLAY = Arm("fine-tuning", NightConfig(known=360, earlier_facts=60, learning_rate=2e-4))
+WRITTEN = {"known": 480, "earlier_facts": 60, "drafts": 8}
 LASTING = Arm(
     "commit_then_clear",
     NightConfig(
         **WRITTEN,
+        parts=4,
         replays_today=False,
         known_teacher="before",
         null_space=0.97,
+        begins_as="sender",
         ranks=(64, 128),
         learning_rate=2e-3,
     ),
@@ -79,7 +81,12 @@ ARMS = {
     "lasting, no null space": LASTING.without(null_space=0.0),
     "lasting, one teacher": LASTING.without(known_teacher="self"),
     "lasting, no earlier questions": LASTING.without(earlier_facts=0),
+    "lasting, recitation alone": LASTING.without(asks=False),
+    "lasting, slots begin as nothing": LASTING.without(begins_as="nothing"),
+    "lasting, all drafts": LASTING.without(drafts=1),
+    "lasting, drawn evenly": LASTING.without(parts=1),
     "lasting, narrow slots": LASTING.without(ranks=(16, 32)),
+    "fine-tuning with replay, drafts": REPLAY.without(**WRITTEN),
     "lasting, longer": LASTING.without(**LONGER),
     "fine-tuning, longer": FINE_TUNING.without(**LONGER),
     "fine-tuning with replay, longer": REPLAY.without(**LONGER),
@@ -176,8 +183,8 @@ class Learner:
         # What was read is pending until now: without it, this is the model before the day.
         before = transaction.before.variables(self.params)
         known_teacher = {"self": teacher, "before": before}[night.known_teacher]
-        exchanges = new_exchanges(cfg, teacher, window, rng)
-        exchanges += known_exchanges(cfg, known_teacher, earlier, night.known, rng)
+        exchanges = new_exchanges(cfg, teacher, window, rng, night.asks)
+        exchanges += known_exchanges(cfg, known_teacher, earlier, night.known, rng, night.drafts)
         memory, figures = seed_slot(
             cfg, night, transaction, self.params, exchanges, known_teacher, rng
         )
@@ -200,7 +207,9 @@ class Learner:
         new, known = statements(window), []
         if night.known_pages:
             new = new + [fact.tokens(question) for question in ASKED for fact in window]
-            written = known_exchanges(self.cfg, self.variables, earlier, night.known, rng)
+            written = known_exchanges(
+                self.cfg, self.variables, earlier, night.known, rng, night.drafts
+            )
             known = [e.student + e.completion for e in written]
         sentences = pad(new + known, SENTENCE, value=PAD)[0]
         rows = np.arange(len(new)), np.arange(len(new), len(sentences))

@@ -44,6 +44,7 @@ from sleep_jax.programs.calls import losses_of_texts, reading, repeated
 from sleep_jax.programs.program import Program
 from sleep_jax.programs.seeding import (
     batch_count,
+    begun_as_sender,
     kept_out,
     precomputed,
     refreshes,
@@ -335,6 +336,7 @@ def programs(run: AbstractRun) -> list[Program]:
         _measured(run, shape),
         *_bounded(run, seeding),
         *losses_of_texts(run, "consolidate: anchors", sizes.anchors[:1], 2),
+        *begun_as_sender(run, "consolidate", seeding, sizes.exchanges),
         *kept_out(run, "consolidate", seeding, sizes.exchanges),
         *rolled_out(run, "consolidate", seeding, learner, context),
         *(dataclasses.replace(update, knobs=KNOBS) for update in updates),

@@ -7,21 +7,19 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from sleep_jax.memory.slots import take_slot
 from sleep_jax.models.decoder import run_trunk
 from sleep_jax.programs.abstract import AbstractRun, first_receiver
 from sleep_jax.programs.calls import END, judged, repeated, sampled
 from sleep_jax.programs.program import Program, by_shape
 from sleep_jax.programs.sizes import PROMPT
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
-from sleep_jax.seeding.null_space import (
-    MOMENT_ROWS,
-    leading_basis,
-    max_rank,
-    sum_outer_products,
-)
+from sleep_jax.seeding.level_inputs import INPUT_ROWS
+from sleep_jax.seeding.null_space import leading_basis, max_rank, sum_outer_products
 from sleep_jax.seeding.rollout_buffer import fitting_dreams, rollout_widths
 from sleep_jax.seeding.rollout_scores import score_rows
 from sleep_jax.seeding.seeding_config import SeedingConfig
+from sleep_jax.seeding.sender_units import largest_units, unit_sizes, units_of
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -154,7 +152,7 @@ def kept_out(
     learn anything."""
     if not seeding.null_space:
         return []
-    rows, columns = MOMENT_ROWS, seeding.shape.max_length
+    rows, columns = INPUT_ROWS, seeding.shape.max_length
     args = (run.cfg, run.variables, first_receiver(run.cfg), *run.rows(rows, columns))
     known = sum(e.is_known for e in exchanges)
     calls = math.ceil(known / rows) + math.ceil((len(exchanges) - known) / rows)
@@ -171,6 +169,26 @@ def kept_out(
             0,
         ),
         Program(f"{phase}: null space", leading_basis, basis, 1, 0, 0, 0),
+    ]
+
+
+def begun_as_sender(
+    run: AbstractRun, phase: str, seeding: SeedingConfig, exchanges: Sequence[Exchange]
+) -> list[Program]:
+    """What chooses the units that a slot begins as (`sender_units`); nothing where it begins as
+    nothing, or its sender is the context."""
+    level = first_receiver(run.cfg)
+    if seeding.slot_init != "sender" or level == 1:
+        return []
+    rows, columns = INPUT_ROWS, seeding.shape.max_length
+    units = jax.eval_shape(lambda variables: units_of(variables, level - 1), run.variables)
+    args = (run.cfg, run.variables, level - 1, units, *run.rows(rows, columns))
+    calls = math.ceil(sum(not e.is_known for e in exchanges) / rows)
+    slot = jax.eval_shape(lambda memory: take_slot(memory, level, 0), run.variables["memory"])
+    sizes = jax.eval_shape(unit_sizes, *args)
+    return [
+        Program(f"{phase}: units", unit_sizes, args, calls, rows * columns, columns / 2, 0),
+        Program(f"{phase}: largest units", largest_units, (units, sizes, slot), 1, 0, 0, 0),
     ]
 
 

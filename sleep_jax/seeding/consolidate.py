@@ -29,6 +29,7 @@ from sleep_jax.seeding.rollout_buffer import RolloutBuffer
 from sleep_jax.seeding.rollouts import collect_rollouts
 from sleep_jax.seeding.router_key import init_router_key
 from sleep_jax.seeding.seeding_config import SeedingConfig, automatic_rate
+from sleep_jax.seeding.sender_units import slot_from_sender
 from sleep_jax.seeding.sequences import (
     BatchShape,
     Exchange,
@@ -344,6 +345,16 @@ def run_consolidation(
         check_reach(bound, seeding, gate, automatic_rate(cfg, level))
     log(-1, figures)
     anchors_before = anchors(transaction.before.variables(params))
+    if seeding.slot_init == "sender" and transaction.has_sender_units:
+        slot = slot_from_sender(
+            cfg,
+            transaction.teacher.variables(params),
+            level,
+            take_slot(variables["memory"], level, index),
+            [e for e in exchanges if not e.is_known],
+            seeding.shape.max_length,
+        )
+        variables = variables | {"memory": put_slot(variables["memory"], level, index, slot)}
     seeded = seed_slot(
         cfg,
         tokenizer,

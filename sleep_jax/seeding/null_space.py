@@ -20,16 +20,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from sleep_jax.data.batches import pad
-from sleep_jax.models.decoder import Decoder
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import constrain_tree, to_host
+from sleep_jax.seeding.level_inputs import input_rows, level_inputs
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.services import Figures
 
-MOMENT_ROWS = 4  # sequences whose inputs exist at a time
 INPUT_SIDE = ("gate", "up")  # leaves of a slot that are kept out of the known inputs
 
 
@@ -80,11 +77,8 @@ def second_moments(
     [layers, d, d]; 0 of none."""
     layers = variables["memory"]["layers"][f"level_{level}"]["experts"]["gate"].shape[0]
     total = jnp.zeros((layers, cfg.width, cfg.width))
-    for start in range(0, len(exchanges), MOMENT_ROWS):
-        part = exchanges[start : start + MOMENT_ROWS]
-        tokens, mask = pad([(*e.student, *e.completion)[:length] for e in part], length)
-        fill = ((0, MOMENT_ROWS - len(part)), (0, 0))
-        total += sum_outer_products(cfg, variables, level, np.pad(tokens, fill), np.pad(mask, fill))
+    for tokens, mask in input_rows(exchanges, length):
+        total += sum_outer_products(cfg, variables, level, tokens, mask)
     return total
 
 
@@ -100,11 +94,7 @@ def sum_outer_products(cfg: DecoderConfig, variables, level: int, tokens, mask):
     Returns:
       float32 [layers, d, d].
     """
-    _, sown = Decoder(cfg.replace(remat="none")).apply(
-        variables, tokens, mask, mutable=["intermediates"]
-    )
-    [h] = sown["intermediates"]["layers"][f"level_{level}"]["input"]
-    h = h.astype(jnp.float32) * mask[..., None]
+    h = level_inputs(cfg, variables, level, tokens, mask)
     moments = jnp.einsum("lbtd,lbte->lde", h, h, precision="highest")
     return constrain_tree({"moments": moments}, "null_space")["moments"]
 

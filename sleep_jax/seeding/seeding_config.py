@@ -20,6 +20,7 @@ from sleep_jax.setting import AUTO
 from sleep_jax.settings import Settings, part, setting
 
 MODES = ("joint", "staged")
+SLOT_INITS = ("zero", "sender")
 TEACHERS = ("self", "base", "ema")
 KNOWN_TEACHERS = ("self", "before", "base")
 
@@ -130,6 +131,11 @@ class SeedingConfig(Settings, section="seeding"):
         0.5, "mode staged: share of the steps that distil; to distil in all: joint with alpha=1",
         above=0, below=1,
     )  # fmt: skip
+    slot_init: str = setting(
+        "zero",
+        "a new slot begins as nothing, or as the largest units of its sender, if that is a level",
+        choices=SLOT_INITS,
+    )
     null_space: float = setting(
         0.0,
         "share of the energy of what was known that a new slot does not see; 0: it sees all",

@@ -107,6 +107,12 @@ class Transaction:
         """Whether the slot was in use before, so that training continues from what it holds."""
         return self.index < used(self.before.slots, self.level)
 
+    @property
+    def has_sender_units(self) -> bool:
+        """Whether a new slot may begin as units of its sender: this one is a level, not the
+        context, and the slot is no merged or reused one."""
+        return self.level > 1 and not (self.is_merge or self.is_reuse)
+
     def commit(self, memory) -> MemoryState:
         """The state after the night.
 

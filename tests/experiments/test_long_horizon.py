@@ -82,6 +82,32 @@ def test_draw_rows_has_as_many_known_pages_as_the_settings_say(lab):
     assert (lab.consolidation.draw_rows(none, 4, [0, 1], [], jax.random.key(0)) < 2).all()
 
 
+def test_draw_rows_draws_half_in_proportion_to_the_divergence(lab):
+    night = lab.consolidation.NightConfig(batch_size=2, known_pages=1)
+    nats = np.array([0.0, 3.0, 1.0, 0.0, 0.0, 5.0])
+    order = lab.consolidation.draw_rows(
+        night, 4000, np.arange(3), np.arange(3, 6), jax.random.key(0), nats=nats
+    )
+    shares = np.bincount(order.ravel(), minlength=6) / 4000
+    np.testing.assert_allclose(shares, [1 / 6, 13 / 24, 7 / 24, 1 / 6, 1 / 6, 2 / 3], atol=0.03)
+
+
+def test_known_exchanges_keep_the_likeliest_drafts_and_the_first(lab, monkeypatch):
+    def write(cfg, model, prompts, *_):
+        scores = [0.0, -4.0, -1.0, -3.0, -2.0, -5.0]
+        assert len(prompts) == len(scores)
+        return [
+            lab.consolidation.Completion((number,), np.full(1, score), True)
+            for number, score in enumerate(scores)
+        ]
+
+    monkeypatch.setattr(lab.consolidation, "_write", write)
+    kept = lab.consolidation.known_exchanges(None, None, [], 3, jax.random.key(0), drafts=2)
+    assert [e.completion for e in kept] == [(0,), (0,), (1,)]
+    kept = lab.consolidation.known_exchanges(None, None, [], 6, jax.random.key(0))
+    assert [e.completion for e in kept] == [(i,) for i in range(6)]
+
+
 @pytest.mark.parametrize("replays_today, days", [(True, [1, 2, 3, 4, 5]), (False, [1, 2, 3, 4])])
 def test_window_of_a_level_with_slots(lab, params, monkeypatch, replays_today, days):
     """On the fifth night it was handed four episodes and has read a fifth."""

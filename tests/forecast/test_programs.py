@@ -241,6 +241,13 @@ def test_updates_of_a_slot_kept_out_of_the_known_list_its_basis():
     assert not [name for name in programs() if "known inputs" in name or "null space" in name]
 
 
+def test_slots_that_begin_as_their_sender_list_the_choice_of_units():
+    listed = programs("ladder", seeding__slot_init="sender")
+    for name in ("consolidate: units", "consolidate: largest units"):
+        listed[name].function.trace(*listed[name].args)
+    assert not [name for name in programs("ladder") if "units" in name]
+
+
 def test_known_sequences_are_taught_from_a_trunk_without_memory():
     listed = programs(memory__layers="last_quarter", study__rehearsals=1)
     program = listed["consolidate: teach from the trunk"]
