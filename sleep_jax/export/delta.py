@@ -1,0 +1,144 @@
+"""The memory of a run alone: what its nights have added to a base, loadable onto it again.
+
+A folder with `delta.json`: the run's config, its base by name and fingerprint, and with
+`delta.safetensors`: the slots in use, and wake weights that change something, in the layers that
+carry memory. Projections are stored in the dtype that the model computes in, to which every program
+casts them first: the loaded model computes the same bits. Gates of a router stay float32.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from sleep_jax.export.run_model import Base, RunModel, empty_memory
+from sleep_jax.fields import read_object, reason
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.memory.slots import ROUTING, level_of
+from sleep_jax.models.decoder_config import DecoderConfig
+
+MANIFEST, WEIGHTS, VERSION = "delta.json", "delta.safetensors", 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model that can be asked.
+
+    Attributes:
+      cfg, variables, tokenizer: the decoder, its collections params, memory and slots, in scanned
+        form, and its tokenizer.
+    """
+
+    cfg: DecoderConfig
+    variables: dict[str, Any]
+    tokenizer: Tokenizer
+
+
+def is_delta(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a delta."""
+    return (pathlib.Path(folder) / MANIFEST).exists()
+
+
+def write_delta(model: RunModel, folder: pathlib.Path) -> None:
+    """Writes the memory of a run into a folder that exists."""
+    cfg, tensors = model.base.cfg, {}
+    carried = _carriers(cfg)
+    for level, masks in model.slots["layers"].items():
+        active = np.asarray(masks.get("active", np.zeros((1, 0), bool)))
+        if active.any():
+            tensors[f"{level}.active"] = active
+        parts = {f"slot_{i}": i for i in np.flatnonzero(active.any(axis=0)).tolist()}
+        for part, slot in (parts | ({"wake": None} if _has_wake(cfg, level) else {})).items():
+            weights = model.expert(level, slot)
+            if slot is None and not np.any(weights["down"]):
+                continue
+            for leaf, x in weights.items():
+                stored = np.float32 if leaf in ROUTING else cfg.dtype
+                tensors[f"{level}.{part}.{leaf}"] = np.ascontiguousarray(x[carried], stored)
+    save_file(tensors, folder / WEIGHTS)
+    manifest = {
+        "version": VERSION,
+        "base": model.run.base.get("model.name", {"name": model.base.settings.model.name}),
+        "config": model.checkpoint.record["config"],
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def _carriers(cfg: DecoderConfig) -> list[int]:
+    """The layers that carry memory, as indices of the stack that begins with the first of them."""
+    carriers = cfg.memory.carriers(cfg.layers)
+    return [layer - carriers[0] for layer in carriers]
+
+
+def _has_wake(cfg: DecoderConfig, level: str) -> bool:
+    return cfg.memory.has_wake(level_of(level))
+
+
+def load_delta(folder: str | os.PathLike[str], base: str | None = None) -> LoadedModel:
+    """A base with the memory of a run, as `write_delta` wrote it.
+
+    Args:
+      folder: of the delta.
+      base: where the base lies, as `--config.model.name`; None: where the run had it.
+
+    Raises:
+      FileNotFoundError: there is no delta, or no base.
+      ValueError: it is damaged, or the base has other weights than the run's.
+    """
+    folder = pathlib.Path(folder)
+    if not is_delta(folder):
+        raise FileNotFoundError(f"no {MANIFEST} in {folder}; give a folder of --to=delta")
+    manifest = read_object(folder / MANIFEST)
+    if manifest.whole("version") != VERSION:
+        manifest.refuse("version", f"{VERSION}, the one that this version of sleep_jax reads")
+    recorded = dict(manifest.section("config"))
+    if base is not None:
+        recorded["model"] = {**recorded["model"], "name": base}
+    opened = Base.open(recorded)
+    memory = read_memory(folder, opened.cfg)
+    weights = manifest.section("base").text("weights", None)
+    params = opened.params(opened.settings.model.dtype, weights)
+    return LoadedModel(opened.cfg, {"params": params, **memory}, opened.tokenizer)
+
+
+def read_memory(folder: pathlib.Path, cfg: DecoderConfig) -> dict[str, Any]:
+    """The collections `memory` and `slots` of a delta; what it leaves out is 0.
+
+    Args:
+      folder: of the delta.
+      cfg: of the decoder with the run's memory.
+
+    Raises:
+      ValueError: the file is damaged, or holds what `cfg` has no place for.
+    """
+    collections = empty_memory(cfg)
+    places = {
+        **flatten_dict(collections["memory"]["layers"], sep="."),
+        **flatten_dict(collections["slots"]["layers"], sep="."),
+    }
+    carried = _carriers(cfg)
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118: the file is no mapping
+                level, part, *leaf = name.split(".")
+                tensor = file.get_tensor(name)
+                if part == "active":
+                    places[name][...] = tensor
+                elif part == "wake":
+                    places[name][carried] = tensor
+                else:
+                    slot = int(part.removeprefix("slot_"))
+                    places[".".join([level, "experts", *leaf])][carried, slot] = tensor
+    except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{path} is damaged, or not the memory of this config ({reason(error)}); export it "
+            "again"
+        ) from error
+    return collections
