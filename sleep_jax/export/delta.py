@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from sleep_jax.export.run_model import Base, RunModel, empty_memory
 from sleep_jax.fields import read_object, reason
@@ -61,7 +61,7 @@ def write_delta(model: RunModel, folder: pathlib.Path) -> None:
             for leaf, x in weights.items():
                 stored = np.float32 if leaf in ROUTING else cfg.dtype
                 tensors[f"{level}.{part}.{leaf}"] = np.ascontiguousarray(x[carried], stored)
-    save_file(tensors, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(save(tensors))
     manifest = {
         "version": VERSION,
         "base": model.run.base.get("model.name", {"name": model.base.settings.model.name}),
@@ -126,7 +126,7 @@ def read_memory(folder: pathlib.Path, cfg: DecoderConfig) -> dict[str, Any]:
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118: the file is no mapping
+            for name in sorted(file.keys()):
                 level, part, *leaf = name.split(".")
                 tensor = file.get_tensor(name)
                 if part == "active":

@@ -212,9 +212,7 @@ def _metadata_of_base(base: GGUFFile) -> dict[str, tuple[Any, Value, Value | Non
     """The metadata of a GGUF file, with their types."""
     values = {}
     for key, value in base.fields.items():
-        if (
-            key == "general.architecture" or value == []
-        ):  # the writer adds the one, refuses the other
+        if key == "general.architecture" or value == []:  # what the writer adds; what it refuses
             continue
         values[key] = (_encoded(value), *base.kinds(key))
     return values
