@@ -6,10 +6,13 @@ carry memory. Projections are stored in the dtype that the model computes in, to
 casts them first: the loaded model computes the same bits. Gates of a router stay float32.
 """
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,9 @@ from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from sleep_jax.export.run_model import Base, RunModel, empty_memory
+from sleep_jax.export.options import Options
+from sleep_jax.export.programs import OwnProgram, Program
+from sleep_jax.export.run_model import MEMORY, Base, RunModel, empty_memory
 from sleep_jax.fields import read_object, reason
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.slots import ROUTING, level_of
@@ -38,6 +43,36 @@ class LoadedModel:
     cfg: DecoderConfig
     variables: dict[str, Any]
     tokenizer: Tokenizer
+
+
+class DeltaExport:
+    """A folder with the memory alone; attributes and methods as of `Export`."""
+
+    def __init__(self, model: RunModel, options: Options):
+        self._model = model
+        self.precision = self.reference_dtype = np.dtype(model.base.cfg.dtype).name
+        self.size = 4 * sum(math.prod(x.shape) for x in model.checkpoint.leaves(MEMORY).values())
+        self.tensors = 1
+
+    def write(self, folder: pathlib.Path, on_tensor: Callable[[], None]) -> None:
+        write_delta(self._model, folder)
+        on_tensor()
+
+    @contextlib.contextmanager
+    def program(self, folder: pathlib.Path) -> Iterator[Program]:
+        loaded = load_delta(folder)
+        base = {"params": loaded.variables["params"], **self._model.without_memory()}
+        yield OwnProgram(loaded.cfg, loaded.variables, (loaded.cfg, base), loaded.tokenizer)
+
+    def description(self, name: str) -> tuple[str, list[str]]:
+        lines = [
+            "```python",
+            "from sleep_jax.export.delta import load_delta",
+            "",
+            f'model = load_delta("{name}")  # its cfg, variables and tokenizer',
+            "```",
+        ]
+        return "\n".join(lines), [f"`{WEIGHTS}` holds the slots alone, to be put onto the base."]
 
 
 def is_delta(folder: str | os.PathLike[str]) -> bool:

@@ -19,7 +19,8 @@ from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 
-BATCH = 8  # sequences at a time
+BATCH = 32  # replies at a time
+SCORED = 8  # sequences that are scored at a time
 Tokens = Sequence[int]
 
 
@@ -78,9 +79,9 @@ def _log_probs(cfg, variables, prompts, replies) -> list[np.ndarray]:
     texts = [[*p, *r] for p, r in zip(prompts, replies)]
     width = bucket(max(map(len, texts)))
     out = []
-    for start in range(0, len(texts), BATCH):
-        chosen = texts[start : start + BATCH]
-        filled = chosen + [chosen[0]] * (BATCH - len(chosen))
+    for start in range(0, len(texts), SCORED):
+        chosen = texts[start : start + SCORED]
+        filled = chosen + [chosen[0]] * (SCORED - len(chosen))
         tokens, mask = pad(filled, width)
         scores = np.asarray(
             _scored(cfg, variables, Examples(tokens=tokens, segment_ids=mask, mask=mask > 0))

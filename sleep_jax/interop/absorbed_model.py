@@ -1,6 +1,7 @@
 """A base with its memory absorbed, read in rows of one tensor at a time: what exports write."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,6 +40,11 @@ class AbsorbedModel:
         """The leaves of the widened decoder."""
         return leaves(self.cfg)
 
+    @property
+    def numbers(self) -> int:
+        """Its weights."""
+        return sum(math.prod(leaf.shape) * (leaf.layers or 1) for leaf in self.leaves)
+
     def base_name(self, leaf: Leaf, index: int) -> str:
         """The name of a tensor in the base."""
         return getattr(leaf, self.base.naming)[index]
@@ -60,7 +66,7 @@ class AbsorbedModel:
         shape = self.base.shape(name)
         step = shape[0] if len(shape) == 1 else max(1, CHUNK // leaf.shape[-1])
         for start in range(0, shape[0], step):
-            rows = self.base.read(name, slice(start, start + step))
+            rows = self.base.read(name, slice(start, min(start + step, shape[0])))
             if is_down:
                 columns = added[start : start + step]
                 rows = np.concatenate([rows.astype(np.float32), columns], axis=1)

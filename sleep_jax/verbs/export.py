@@ -2,7 +2,8 @@
 
 import argparse
 
-from sleep_jax.export.exporting import FORMATS, TYPES, Options, bytes_of, export
+from sleep_jax.export.exporting import FORMATS, export
+from sleep_jax.export.options import TYPES, Options, bytes_of
 from sleep_jax.interop.safetensors_writer import DTYPES
 from sleep_jax.runtime.progress import say
 
