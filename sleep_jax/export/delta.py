@@ -38,11 +38,13 @@ class LoadedModel:
     Attributes:
       cfg, variables, tokenizer: the decoder, its collections params, memory and slots, in scanned
         form, and its tokenizer.
+      config: of the run that made it, nested dicts.
     """
 
     cfg: DecoderConfig
     variables: dict[str, Any]
     tokenizer: Tokenizer
+    config: dict[str, Any]
 
 
 class DeltaExport:
@@ -139,7 +141,8 @@ def load_delta(folder: str | os.PathLike[str], base: str | None = None) -> Loade
     memory = read_memory(folder, opened.cfg)
     weights = manifest.section("base").text("weights", None)
     params = opened.params(opened.settings.model.dtype, weights)
-    return LoadedModel(opened.cfg, {"params": params, **memory}, opened.tokenizer)
+    variables = {"params": params, **memory}
+    return LoadedModel(opened.cfg, variables, opened.tokenizer, recorded)
 
 
 def read_memory(folder: pathlib.Path, cfg: DecoderConfig) -> dict[str, Any]:
