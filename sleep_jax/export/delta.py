@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -104,7 +103,8 @@ def write_delta(model: RunModel, folder: pathlib.Path) -> None:
         "base": model.run.base.get("model.name", {"name": model.base.settings.model.name}),
         "config": model.checkpoint.record["config"],
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
 
 
 def _carriers(cfg: DecoderConfig) -> list[int]:
@@ -136,7 +136,7 @@ def load_delta(folder: str | os.PathLike[str], base: str | None = None) -> Loade
         manifest.refuse("version", f"{VERSION}, the one that this version of sleep_jax reads")
     recorded = dict(manifest.section("config"))
     if base is not None:
-        recorded["model"] = {**recorded["model"], "name": base}
+        recorded["model"] = {**recorded.get("model", {}), "name": base}
     opened = Base.open(recorded)
     memory = read_memory(folder, opened.cfg)
     weights = manifest.section("base").text("weights", None)
@@ -156,27 +156,33 @@ def read_memory(folder: pathlib.Path, cfg: DecoderConfig) -> dict[str, Any]:
       ValueError: the file is damaged, or holds what `cfg` has no place for.
     """
     collections = empty_memory(cfg)
-    places = {
-        **flatten_dict(collections["memory"]["layers"], sep="."),
-        **flatten_dict(collections["slots"]["layers"], sep="."),
-    }
-    carried = _carriers(cfg)
+    places = _places(cfg, collections["memory"]["layers"], collections["slots"]["layers"])
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="numpy") as file:
             for name in sorted(file.keys()):
-                level, part, *leaf = name.split(".")
+                array, index = places[name]
                 tensor = file.get_tensor(name)
-                if part == "active":
-                    places[name][...] = tensor
-                elif part == "wake":
-                    places[name][carried] = tensor
-                else:
-                    slot = int(part.removeprefix("slot_"))
-                    places[".".join([level, "experts", *leaf])][carried, slot] = tensor
-    except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
+                if tensor.shape != array[index].shape:
+                    raise ValueError(f"{name} has shape {list(tensor.shape)}")
+                array[index] = tensor
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged, or not the memory of this config ({reason(error)}); export it "
             "again"
         ) from error
     return collections
+
+
+def _places(cfg: DecoderConfig, memory, slots) -> dict[str, tuple[np.ndarray, Any]]:
+    """Every name that a delta may hold: (array, index) of where it belongs."""
+    carried, places = _carriers(cfg), {}
+    for level, masks in slots.items():
+        if "active" in masks:
+            places[f"{level}.active"] = masks["active"], ...
+        for leaf, array in memory[level].get("experts", {}).items():
+            for slot in range(array.shape[1]):
+                places[f"{level}.slot_{slot}.{leaf}"] = array, (carried, slot)
+        for leaf, array in memory[level].get("wake", {}).items():
+            places[f"{level}.wake.{leaf}"] = array, carried
+    return places

@@ -1,8 +1,10 @@
 """Writes a run in another format, compares it with the run, and only then gives it its name."""
 
+import contextlib
 import gc
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 import jax
 
@@ -48,12 +50,14 @@ def export(workdir: str, folder: str, options: Options) -> verify.Verification |
     model = RunModel.open(workdir)
     exported: Export = FORMATS[options.to](model, options)
     _check_disk(target, exported.size)
-    draft.mkdir(parents=True)
-    with phase_progress("write", exported.tensors, "tensor") as bar:
-        exported.write(draft, bar.advance)
-    checked = _verified(model, exported, draft, options.questions) if options.questions else None
-    text = card(model, options.to, *exported.description(target.name), checked)
-    (draft / "README.md").write_text(text, encoding="utf-8")
+    with _made(draft):
+        with phase_progress("write", exported.tensors, "tensor") as bar:
+            exported.write(draft, bar.advance)
+        checked = None
+        if options.questions:
+            checked = _verified(model, exported, draft, options.questions)
+        text = card(model, options.to, *exported.description(target.name), checked)
+        (draft / "README.md").write_text(text, encoding="utf-8")
     if checked and checked.problems:
         raise ExportRefused(
             f"the export is not the model of {workdir}: {'; '.join(checked.problems)}. It is left "
@@ -61,6 +65,17 @@ def export(workdir: str, folder: str, options: Options) -> verify.Verification |
         )
     draft.rename(target)
     return checked
+
+
+@contextlib.contextmanager
+def _made(folder: pathlib.Path) -> Iterator[None]:
+    """Makes a folder, and removes it again where what fills it fails."""
+    folder.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _check_disk(target: pathlib.Path, size: int) -> None:

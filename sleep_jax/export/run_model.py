@@ -89,7 +89,7 @@ class Base:
         return jax.tree.map(jnp.asarray, place(params, "params"))
 
     def _in_run_dtype(self, path, x):
-        return x if path[-1].key == "scale" else x.astype(self.cfg.dtype)
+        return x if path[-1].key == "scale" else x.astype(self.cfg.dtype, copy=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ _PATTERNS = ("libllama.so*", "libllama.v*.so", "libllama*.dylib", "llama.dll")
 _OPAQUE = 4096  # bytes, more than llama.cpp's structs of parameters have
 
 
-class LlamaCppError(OSError):
+class LlamaCppError(ValueError):
     """llama.cpp could not be loaded, or did not answer."""
 
 

@@ -71,4 +71,6 @@ def run(arguments: argparse.Namespace) -> None:
         say("not verified: --questions=0")
     else:
         say(*checked.lines())
+        if arguments.to == "gguf" and "llama.cpp" not in checked.program:
+            say("llama.cpp was not found; --llama_cpp=PATH says where it is")
     say(f"done: {arguments.folder}")

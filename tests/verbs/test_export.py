@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from families import write_family
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from slept_run import TITLE, model_of, write_slept_run
 
 from sleep_jax.export.delta import WEIGHTS, load_delta
@@ -156,6 +156,35 @@ def test_load_delta_of_another_base_raises(tiny_run, family_run, tmp_path):
         load_delta(tmp_path / "delta")
     with pytest.raises(FileNotFoundError, match=r"no delta\.json in"):
         load_delta(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "words"),
+    [
+        ("level_1.slot_0.up", np.zeros((2, 64, 1), np.float32), r"level_1\.slot_0\.up has shape"),
+        ("level_2.slot_0.up", np.zeros((2, 64, 4), np.float32), r"level_2\.slot_0\.up"),
+        ("level_1.slot_3.up", np.zeros((2, 64, 4), np.float32), r"level_1\.slot_3\.up"),
+    ],
+)
+def test_load_delta_of_a_damaged_file_raises(name, tensor, words, tiny_run, tmp_path):
+    assert exported(tiny_run(), tmp_path / "delta", "--to=delta", "--questions=0") == 0
+    path = tmp_path / "delta" / WEIGHTS
+    save_file(load_file(path) | {name: tensor}, path)
+    with pytest.raises(ValueError, match=f"is damaged, or not the memory of this .*{words}"):
+        load_delta(tmp_path / "delta")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is damaged, or not the memory of this config"):
+        load_delta(tmp_path / "delta")
+
+
+def test_export_that_fails_leaves_nothing(tiny_run, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("sleep_jax.export.hf.write_shards", fail)
+    assert exported(tiny_run(), tmp_path / "x", "--to=hf", "--questions=0") == 1
+    assert "error: the disk is full" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
