@@ -1,6 +1,7 @@
 """The model card of an export: what was read, the settings, what was measured."""
 
 import importlib.metadata
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,22 +71,25 @@ def card(
 
 def _front_matter(name: str, to: str) -> list[str]:
     hub = next((x.hub for x in PACKAGED if name in (x.name, x.hub)), name)
-    base = [f"base_model: {hub}"] if re.fullmatch(_HUB, hub) else []
+    is_hub = re.fullmatch(_HUB, hub) and not pathlib.Path(hub).exists()
+    base = [f"base_model: {hub}"] if is_hub else []
     return [*base, f"library_name: {LIBRARIES[to]}", "tags:", "- sleep_jax"]
 
 
 def titles_by_day(model: RunModel) -> list[list[str]]:
-    """The titles of the documents of each day; where these are not there any more, of those that
-    questions were asked about."""
+    """The titles of the documents of each day; where these are not there any more, or are others,
+    of those that questions were asked about."""
     recorded = model.checkpoint.record
     filled, days = filled_config(recorded["config"]), recorded["run"]["days"]
+    titles = [[asked["document"] for asked in day.get("asked", ())] for day in days]
     try:
         source = read_source(filled.data.documents, filled.data.limit)
         _, read = cut_into_days(filled, source, model.base.tokenizer.encode)
-        titles = [[document.title for document in day.documents] for day in read]
     except (OSError, ValueError):
-        titles = [[asked["document"] for asked in day.get("asked", ())] for day in days]
-    return [[*dict.fromkeys(day)] for day in titles[: len(days)]]
+        read = ()
+    if len(read) == len(days):
+        titles = [[document.title for document in day.documents] for day in read]
+    return [[*dict.fromkeys(day)] for day in titles]
 
 
 def _measured(record: Mapping[str, Any]) -> list[str]:
