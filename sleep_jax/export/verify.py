@@ -20,6 +20,7 @@ FACTOR = 2.0  # of the noise floor
 TINY = 1e-5  # nats a token: the rounding of log-probabilities themselves
 QUANTIZED = 0.5  # nats a token
 EQUAL_REPLIES = {"float32": 0.99}  # share; a tie may break otherwise in another program
+MOST_SCORED = 40  # replies whose tokens are scored
 SOME_REPLIES = 0.25  # in other precisions, where a reply goes on otherwise after its first tie
 
 
@@ -30,7 +31,8 @@ class Answers:
     Attributes:
       name: of the program.
       prompts, replies: token ids, a reply with the token that ended it.
-      log_probs, base_log_probs: of the tokens of the run's replies, by the model and by its base.
+      log_probs, base_log_probs: of the tokens of `scored` of the run's replies, by the model and
+        by its base.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Verification:
       program, reference: names of the programs, and their precisions.
       questions: that were asked.
       prompts_equal, replies_equal: how many prompts have the same tokens, replies likewise.
-      tokens: of the run's replies.
+      tokens: of the run's replies that were scored.
       distance, floor: of the export, and of the base, in nats a token.
       precision: of the export.
     """
@@ -123,15 +125,23 @@ def answers_of(
     asked = prompts if run is None else run.prompts
     replies = program.replies(asked, max_new_tokens)
     on_step()
-    scored = replies if run is None else run.replies
-    log_probs = program.log_probs(asked, scored)
+    given = scored(asked), scored(replies if run is None else run.replies)
+    log_probs = program.log_probs(*given)
     on_step()
-    base_log_probs = program.base_log_probs(asked, scored)
+    base_log_probs = program.base_log_probs(*given)
     on_step()
     return Answers(program.name, prompts, replies, log_probs, base_log_probs)
 
 
 STEPS = 3
+
+
+def scored(items: Sequence) -> list:
+    """Those of all prompts, or of all replies, whose tokens are scored: `MOST_SCORED`, spread
+    evenly, at most.
+    """
+    count = min(MOST_SCORED, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def compare(run: Answers, export: Answers, reference: str, precision: str) -> Verification:
@@ -142,7 +152,7 @@ def compare(run: Answers, export: Answers, reference: str, precision: str) -> Ve
         questions=len(run.prompts),
         prompts_equal=_equal(run.prompts, export.prompts),
         replies_equal=_equal(run.replies, export.replies),
-        tokens=sum(map(len, run.replies)),
+        tokens=sum(map(len, scored(run.replies))),
         distance=_distance(run.log_probs, export.log_probs),
         floor=_distance(run.base_log_probs, export.base_log_probs),
         precision=precision,
