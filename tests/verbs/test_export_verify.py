@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.export.questions import questions_of
-from sleep_jax.export.verify import Answers, compare
+from sleep_jax.export.verify import MOST_SCORED, Answers, compare, scored
 
 PROMPTS, REPLIES = [[1, 2], [3]], [[5, 6], [7, 8]]
 RUN = Answers(
@@ -45,6 +45,11 @@ def test_verification_says_why_an_export_is_refused(export, precision, words):
     problems = compare(RUN, export, "the run", precision).problems
     assert len(problems) == len(words)
     assert all(word in problem for word, problem in zip(words, problems))
+
+
+def test_scored_replies_are_spread_evenly():
+    assert scored(["a", "b"]) == ["a", "b"]
+    assert scored(range(2 * MOST_SCORED)) == [*range(0, 2 * MOST_SCORED, 2)]
 
 
 def test_questions_of_a_run_come_before_general_ones():
