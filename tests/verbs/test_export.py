@@ -118,10 +118,8 @@ def test_export_to_gguf_is_the_run(kind, family_run, tmp_path, logits):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
         {"model__dtype": "bfloat16"},
-        {"memory__layers": "1"},
-        {"memory__router": "sigmoid"},
+        {"memory__layers": "1", "memory__router": "sigmoid"},
         {"memory__expert": "bottleneck", "memory__layout": "chain"},
     ],
     ids=str,
