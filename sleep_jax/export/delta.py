@@ -28,6 +28,7 @@ from sleep_jax.memory.slots import ROUTING, level_of
 from sleep_jax.models.decoder_config import DecoderConfig
 
 MANIFEST, WEIGHTS, VERSION = "delta.json", "delta.safetensors", 1
+KEPT = ("slot", "asked", "scores")  # of the record of a day
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +39,14 @@ class LoadedModel:
       cfg, variables, tokenizer: the decoder, its collections params, memory and slots, in scanned
         form, and its tokenizer.
       config: of the run that made it, nested dicts.
+      record: of that run: its phases, and of its days `KEPT`.
     """
 
     cfg: DecoderConfig
     variables: dict[str, Any]
     tokenizer: Tokenizer
     config: dict[str, Any]
+    record: dict[str, Any]
 
 
 class DeltaExport:
@@ -83,7 +86,7 @@ def is_delta(folder: str | os.PathLike[str]) -> bool:
 
 def write_delta(model: RunModel, folder: pathlib.Path) -> None:
     """Writes the memory of a run into a folder that exists."""
-    cfg, tensors = model.base.cfg, {}
+    cfg, tensors, record = model.base.cfg, {}, model.checkpoint.record["run"]
     carried = _carriers(cfg)
     for level, masks in model.slots["layers"].items():
         active = np.asarray(masks.get("active", np.zeros((1, 0), bool)))
@@ -102,6 +105,10 @@ def write_delta(model: RunModel, folder: pathlib.Path) -> None:
         "version": VERSION,
         "base": model.run.base.get("model.name", {"name": model.base.settings.model.name}),
         "config": model.checkpoint.record["config"],
+        "run": {
+            "phases": record["phases"],
+            "days": [{name: day[name] for name in KEPT if name in day} for day in record["days"]],
+        },
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
     (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
@@ -142,7 +149,8 @@ def load_delta(folder: str | os.PathLike[str], base: str | None = None) -> Loade
     weights = manifest.section("base").text("weights", None)
     params = opened.params(opened.settings.model.dtype, weights)
     variables = {"params": params, **memory}
-    return LoadedModel(opened.cfg, variables, opened.tokenizer, recorded)
+    record = dict(manifest.section("run"))
+    return LoadedModel(opened.cfg, variables, opened.tokenizer, recorded, record)
 
 
 def read_memory(folder: pathlib.Path, cfg: DecoderConfig) -> dict[str, Any]:

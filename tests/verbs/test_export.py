@@ -129,6 +129,7 @@ def test_export_to_delta_loads_to_the_bit(changes, tiny_run, tmp_path, logits):
     assert exported(run, tmp_path / "delta", "--to=delta", "--questions=0") == 0
     loaded, (cfg, variables) = load_delta(tmp_path / "delta"), model_of(run)
     assert loaded.cfg == cfg
+    assert loaded.record["days"][0]["asked"][0]["document"] == TITLE
     got = np.asarray(logits(loaded.cfg, loaded.variables, TOKENS))
     np.testing.assert_array_equal(got, logits(cfg, variables, TOKENS))
     bare = variables | {"slots": jax.tree.map(np.zeros_like, variables["slots"])}
