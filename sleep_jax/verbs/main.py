@@ -26,8 +26,8 @@ from sleep_jax.errors import UnrecoverableError
 from sleep_jax.similar_name import similar_name
 
 VERBS = {
-    "export": ("sleep_jax.verbs.export", "the model of a run for other tools: hf, gguf, delta"),
     "inspect": ("sleep_jax.verbs.inspect", "what a run did: its timeline, slots, curves, scores"),
+    "export": ("sleep_jax.verbs.export", "the model of a run for other tools: hf, gguf, delta"),
 }
 HELP = ("-h", "--help", "help")
 
