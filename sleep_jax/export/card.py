@@ -50,7 +50,7 @@ def card(
         "",
         "## What was read",
         "",
-        *(f"- Day {i}: {', '.join(titles)}" for i, titles in enumerate(titles_by_day(model), 1)),
+        *(f"- Day {i}: {'; '.join(titles)}" for i, titles in enumerate(titles_by_day(model), 1)),
         "",
         "## Measured",
         "",
