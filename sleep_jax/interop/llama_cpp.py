@@ -93,7 +93,9 @@ def ask(
         "replies": None if replies is None else [[*map(int, x)] for x in replies],
     }
     command = [sys.executable, "-m", __name__]
-    ran = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
+    # It cuts the lines that it logs anywhere, also within a character.
+    how = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    ran = subprocess.run(command, input=json.dumps(job), **how)
     if ran.returncode:
         lines = ran.stderr.strip().splitlines() or [f"status {ran.returncode}"]
         raise LlamaCppError(f"llama.cpp ({library}) failed on {model}: {lines[-1]}")
