@@ -52,6 +52,7 @@ CYCLE = {
     "test_lifecycle.py",
     "test_seal.py",
     "test_several_days.py",
+    "verbs/test_export.py",
 }
 # Files whose tests are long begin before all others, which then keep both workers busy to the end.
 FIRST = (

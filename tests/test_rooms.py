@@ -13,7 +13,7 @@ ORDER = (
     *("data", "memory", "models", "rl", "interop", "sampling", "wake", "rewards"),
     *("evals", "seeding", "dreaming", "study", "config", "lengths", "run_schedule"),
     *("runtime", "programs", "days", "experiment", "phases", "baselines", "lifecycle"),
-    *("report", "forecast", "cli", "inspect"),
+    *("report", "forecast", "cli", "inspect", "export", "verbs", "__main__"),
 )
 
 

@@ -1,11 +1,13 @@
 """Decoder config and dequantized weights from a GGUF file (llama.cpp)."""
 
 import pathlib
+import re
 
+import gguf
 import numpy as np
 
 from sleep_jax.fields import MOST, Fields, one_of, shown
-from sleep_jax.interop.gguf_header import Header
+from sleep_jax.interop.gguf_header import Header, Tensor
 from sleep_jax.interop.huggingface import (
     MAX_HEADS,
     MAX_LAYERS,
@@ -15,6 +17,7 @@ from sleep_jax.interop.huggingface import (
     ROTARY_BASE,
     SCALING,
 )
+from sleep_jax.interop.tensors import ALL
 from sleep_jax.models.attention import rope_frequencies
 from sleep_jax.models.decoder_config import DecoderConfig, RopeScaling
 
@@ -73,26 +76,44 @@ class GGUFFile:
             raise ValueError(f"{self.path} has no tensor {name!r}, which its metadata ask for")
         return self._header.tensors[name].shape
 
-    def read(self, name: str) -> np.ndarray:
-        """A tensor, dequantized to float32, with query and key rows in the order of Hugging Face.
+    def read(self, name: str, rows: slice = ALL) -> np.ndarray:
+        """A tensor, or rows of it, dequantized to float32, with query and key rows in the order of
+        Hugging Face.
 
         Raises:
           ValueError: no such tensor, or its storage type is not supported.
         """
-        self.shape(name)
-        tensor = self._header.tensors[name]
+        tensor = self.tensor(name)
+        kind = re.search(r"\.attn_([qk])\.", name) if self.architecture == "llama" else None
         try:
-            array = self._header.read(tensor)
+            array = self._header.read(tensor, ALL if kind else rows)
         except NotImplementedError as error:
             raise ValueError(
                 f"tensor {name!r} in {self.path} is stored as {tensor.kind.name}, which is not "
                 "supported; convert the model to F16, BF16 or Q8_0"
             ) from error
-        if self.architecture == "llama" and ".attn_q." in name:
-            return unpermute(array, heads(self)[0])
-        if self.architecture == "llama" and ".attn_k." in name:
-            return unpermute(array, heads(self)[1])
-        return array
+        return unpermute(array, heads(self)["qk".index(kind[1])])[rows] if kind else array
+
+    def tensor(self, name: str) -> Tensor:
+        """Where a tensor lies and how it is stored.
+
+        Raises:
+          ValueError: no such tensor.
+        """
+        self.shape(name)
+        return self._header.tensors[name]
+
+    def stored(self, name: str) -> np.ndarray:
+        """The bytes of a tensor as the file has them, uint8 [..., bytes of a row], mapped.
+
+        Raises:
+          ValueError: no such tensor.
+        """
+        return self._header.stored(self.tensor(name))
+
+    def kinds(self, key: str) -> tuple[gguf.GGUFValueType, gguf.GGUFValueType | None]:
+        """The type of a value of the metadata, and that of the entries of an array."""
+        return self._header.metadata.kinds(key)
 
 
 def heads(file: GGUFFile) -> tuple[int, int]:
@@ -122,6 +143,13 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
     rows = weight.shape[0]
     pairs = weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:])
     return pairs.swapaxes(1, 2).reshape(weight.shape)
+
+
+def permute(weight: np.ndarray, heads: int) -> np.ndarray:
+    """The inverse of `unpermute`: rows in llama.cpp's order."""
+    rows = weight.shape[0]
+    halves = weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
 def decoder_config(file: GGUFFile) -> DecoderConfig:

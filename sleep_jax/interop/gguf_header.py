@@ -84,7 +84,7 @@ class Header:
                 raise ValueError(f"key {shown(key)} occurs twice")
             starts[key] = cursor.at
             cursor.skip_value()
-        self.metadata: Mapping[str, Any] = _Metadata(cursor.data, starts)
+        self.metadata = _Metadata(cursor.data, starts)
         self.tensors = self._tensors(cursor, count)
 
     def _tensors(self, cursor: "_Cursor", count: int) -> dict[str, Tensor]:
@@ -121,17 +121,24 @@ class Header:
             raise ValueError(f"tensor {shown(name)} ends at byte {start + size}")
         return Tensor(kind, shape, start, size)
 
-    def read(self, tensor: Tensor) -> np.ndarray:
-        """A tensor, dequantized to float32.
+    def read(self, tensor: Tensor, rows: slice = slice(None)) -> np.ndarray:
+        """A tensor, or rows of it, dequantized to float32.
 
         Raises:
           NotImplementedError: its quantization type is not supported.
         """
+        stored = self.stored(tensor)
+        stored = stored[rows] if len(tensor.shape) > 1 else stored
+        array = gguf.quants.dequantize(stored, tensor.kind)
+        return array if len(tensor.shape) > 1 else array[rows]
+
+    def stored(self, tensor: Tensor) -> np.ndarray:
+        """The bytes of a tensor, uint8 [..., bytes of a row]."""
         raw = self.data[tensor.start : tensor.start + tensor.size]
+        if not tensor.shape:
+            return raw
         block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.kind]
-        if tensor.shape:
-            raw = raw.reshape(*tensor.shape[:-1], tensor.shape[-1] // block * block_bytes)
-        return gguf.quants.dequantize(raw, tensor.kind)
+        return raw.reshape(*tensor.shape[:-1], tensor.shape[-1] // block * block_bytes)
 
 
 class _Metadata(Mapping):
@@ -143,6 +150,13 @@ class _Metadata(Mapping):
 
     def __getitem__(self, key: str) -> Any:
         return _Cursor(self._data, self._starts[key]).value()
+
+    def kinds(self, key: str) -> tuple[gguf.GGUFValueType, gguf.GGUFValueType | None]:
+        """The type of a value, and that of its entries where it is an array."""
+        cursor = _Cursor(self._data, self._starts[key])
+        kind = gguf.GGUFValueType(cursor.scalar("I"))
+        is_array = kind == gguf.GGUFValueType.ARRAY
+        return kind, gguf.GGUFValueType(cursor.scalar("I")) if is_array else None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._starts)

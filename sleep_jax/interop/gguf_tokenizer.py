@@ -1,4 +1,7 @@
-"""The tokenizer in the metadata of a GGUF file."""
+"""The tokenizer in the metadata of a GGUF file, read and written."""
+
+import json
+from typing import Any
 
 import gguf
 import tokenizers
@@ -106,6 +109,78 @@ def read_tokenizer(file: GGUFFile, *, thinking: bool = False, date: str = DATE) 
         template_name=f"tokenizer.chat_template in {file.path}",
         thinking=thinking,
         date=date,
+    )
+
+
+# Where the pre-tokenizers above differ: digits, contractions, punctuation, line breaks, spaces.
+_SAMPLE = "In 1871 it's (Odrin's)  DON'T-stop, 12345.6!\n\n  Zürich\r\n naïve\t?x 東京2024年"
+
+
+def metadata_of(tokenizer: Tokenizer, vocab: int) -> dict[str, Any]:
+    """The metadata that `read_tokenizer` reads as this tokenizer.
+
+    Args:
+      tokenizer: a byte-level BPE.
+      vocab: rows of the embedding; those without a token get one that no text has.
+
+    Raises:
+      ValueError: llama.cpp has no name for it.
+    """
+    described = json.loads(tokenizer.backend.to_str())
+    model = described["model"]
+    if model["type"] != "BPE" or not model.get("merges"):
+        raise ValueError(
+            f"the tokenizer is a {model['type']}"
+            + ("" if model.get("merges") else " without merges")
+            + ", which GGUF files cannot hold here; export with --to=hf"
+        )
+    tokens = [f"[PAD{i}]" for i in range(vocab)]
+    kinds = [gguf.TokenType.UNUSED] * vocab
+    for token, i in tokenizer.backend.get_vocab(with_added_tokens=True).items():
+        tokens[i], kinds[i] = token, gguf.TokenType.NORMAL
+    for added in described["added_tokens"]:
+        kind = "CONTROL" if added["special"] else "USER_DEFINED"
+        kinds[added["id"]] = gguf.TokenType[kind]
+    merges = [x if isinstance(x, str) else " ".join(x) for x in model["merges"]]
+    values = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": _name_of_pre_tokenizer(tokenizer.backend),
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [int(kind) for kind in kinds],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.add_bos_token": bool(tokenizer.text_start),
+    }
+    roles = {"bos": "bos_token", "padding": "pad_token", "unknown": "unk_token", "eos": "eos_token"}
+    ids = {
+        role: tokenizer.backend.token_to_id(tokenizer.special_tokens[name])
+        for role, name in roles.items()
+        if name in tokenizer.special_tokens
+    }
+    if tokenizer.text_start:
+        ids["bos"] = tokenizer.text_start[0]
+    ids.setdefault("eos", tokenizer.eos_ids[0])
+    if tokenizer.eos_ids[0] != ids["eos"]:
+        ids["eot"] = tokenizer.eos_ids[0]
+    values |= {f"tokenizer.ggml.{role}_token_id": i for role, i in ids.items() if i is not None}
+    if tokenizer.has_template:
+        values["tokenizer.chat_template"] = tokenizer.template.source
+    return values
+
+
+def _name_of_pre_tokenizer(backend: tokenizers.Tokenizer) -> str:
+    """llama.cpp's name of how a tokenizer splits a text into words."""
+
+    def words(steps) -> list[str]:
+        return [word for word, _ in steps.pre_tokenize_str(_SAMPLE)]
+
+    if backend.pre_tokenizer is not None:
+        own = words(backend.pre_tokenizer)
+        for name, steps in _PRE_TOKENIZERS.items():
+            if words(pre_tokenizers.Sequence(steps())) == own:
+                return name
+    raise ValueError(
+        f"the tokenizer splits text as none of {', '.join(_PRE_TOKENIZERS)} does, the ones that "
+        "can be written as GGUF; export with --to=hf"
     )
 
 

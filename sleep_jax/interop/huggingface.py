@@ -1,5 +1,8 @@
-"""Decoder config from a Hugging Face `config.json` (Llama 3, SmolLM2, Qwen 2.5, Qwen 3)."""
+"""Decoder config from a Hugging Face `config.json` (Llama 3, SmolLM2, Qwen 2.5, Qwen 3), and
+back.
+"""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -89,6 +92,47 @@ def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
         return DecoderConfig(**shape)
     except ValueError as error:
         raise ValueError(f"{fields.where}: {error}") from error
+
+
+def config_fields(cfg: DecoderConfig, dtype: str) -> dict[str, Any]:
+    """The fields of a `config.json` that `decoder_config` reads as this decoder.
+
+    Args:
+      cfg: a decoder without memory.
+      dtype: of the stored weights, e.g. `bfloat16`.
+    """
+    architecture = architecture_of(cfg)
+    fields = {
+        "architectures": [architecture],
+        "model_type": architecture.removesuffix("ForCausalLM").lower(),
+        "vocab_size": cfg.vocab,
+        "hidden_size": cfg.width,
+        "intermediate_size": cfg.hidden,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "num_key_value_heads": cfg.kv_heads,
+        "head_dim": cfg.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": cfg.norm_eps,
+        "rope_theta": cfg.rope_theta,
+        "max_position_embeddings": cfg.max_position,
+        "tie_word_embeddings": cfg.tie_embeddings,
+        "attention_dropout": 0.0,
+        "use_cache": True,
+        "torch_dtype": dtype,
+    }
+    if cfg.rope_scaling is not None:
+        scaling = dataclasses.asdict(cfg.rope_scaling)
+        scaling["original_max_position_embeddings"] = scaling.pop("original_max_position")
+        fields["rope_scaling"] = {"rope_type": "llama3", **scaling}
+    return fields
+
+
+def architecture_of(cfg: DecoderConfig) -> str:
+    """The architecture of a decoder, one of `ARCHITECTURES`."""
+    if cfg.qk_norm:
+        return "Qwen3ForCausalLM"
+    return "Qwen2ForCausalLM" if cfg.attention_bias else "LlamaForCausalLM"
 
 
 def _reject_variants(fields: Fields, architecture: str):

@@ -9,7 +9,7 @@ from sleep_jax.interop import huggingface
 from sleep_jax.interop.chat_template import DATE
 from sleep_jax.interop.resolve import resolve
 from sleep_jax.interop.safetensors import SafetensorsFolder
-from sleep_jax.interop.tensors import read_params
+from sleep_jax.interop.tensors import WeightsFile, read_params
 from sleep_jax.interop.tiny import byte_tokenizer
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.interop.tokenizer_files import ID_FILES, ids_of, read_tokenizer
@@ -47,8 +47,26 @@ def load_model(
     if jnp.dtype(dtype) not in dtypes:
         raise ValueError(f"dtype={jnp.dtype(dtype).name!r}; choose 'float32' or 'bfloat16'")
     dtype = dtypes[jnp.dtype(dtype)]
-    path = resolve(name, cache_dir=cache_dir)
+    cfg, checkpoint, tokenizer = open_model(name, cache_dir=cache_dir, thinking=thinking, date=date)
+    cfg = cfg.replace(dtype=dtype, **overrides)
+    return cfg, read_params(cfg, checkpoint, jnp.dtype(dtype)), tokenizer
 
+
+def open_model(
+    name: str, *, cache_dir=None, thinking: bool = False, date: str = DATE
+) -> tuple[DecoderConfig, WeightsFile, Tokenizer]:
+    """The same as `load_model` with the weights still in their files.
+
+    Args:
+      name, cache_dir, thinking, date: as for `load_model`.
+
+    Returns:
+      The config, the open checkpoint and the tokenizer.
+
+    Raises:
+      FileNotFoundError, ConnectionError, ValueError: as `load_model`.
+    """
+    path = resolve(name, cache_dir=cache_dir)
     if path.suffix == ".gguf":
         # A local import: the gguf package is needed only for GGUF files.
         from sleep_jax.interop import gguf, gguf_tokenizer
@@ -61,8 +79,7 @@ def load_model(
         cfg = huggingface.decoder_config(huggingface.read_config(path))
         tokenizer = read_tokenizer(path, thinking=thinking, date=date)
     check_token_ids(tokenizer, cfg, path)
-    cfg = cfg.replace(dtype=dtype, **overrides)
-    return cfg, read_params(cfg, checkpoint, jnp.dtype(dtype)), tokenizer
+    return cfg, checkpoint, tokenizer
 
 
 def check_token_ids(tokenizer: Tokenizer, cfg: DecoderConfig, path: pathlib.Path) -> None:

@@ -68,10 +68,15 @@ def _in_folder(path: pathlib.Path) -> pathlib.Path:
         )
     if files:
         return path / files[0]
+    if (path / "delta.json").exists():
+        raise ValueError(
+            f"model.name={str(path)!r} is the memory of a run alone; give its base, or the folder "
+            "of `python -m sleep_jax export RUN FOLDER --to=hf`"
+        )
     if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").exists():
         raise ValueError(
             f"model.name={str(path)!r} is the folder of a run, not a model; give the model it "
-            f"began with (`python -m sleep_jax.inspect {path} config` says which)"
+            f"began with (`python -m sleep_jax inspect {path} config` says which)"
         )
     return path
 

@@ -7,6 +7,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from sleep_jax.fields import read_object, reason
+from sleep_jax.interop.tensors import ALL
 
 _DTYPES = ("F32", "F16", "BF16", "F64")
 _INDEX = "model.safetensors.index.json"
@@ -14,7 +15,11 @@ _SINGLE = "model.safetensors"
 
 
 class SafetensorsFolder:
-    """A model folder as a `WeightsFile`; tensors are read when asked for."""
+    """A model folder as a `WeightsFile`; tensors are read when asked for.
+
+    Attributes:
+      folder: of the model.
+    """
 
     naming = "huggingface"
 
@@ -25,7 +30,7 @@ class SafetensorsFolder:
           FileNotFoundError: no weights, or a shard that the index names is missing.
           ValueError: a file is truncated or damaged.
         """
-        self._folder = folder
+        self.folder = folder
         index, single = folder / _INDEX, folder / _SINGLE
         if index.exists():
             self._shard_of = _weight_map(index)
@@ -52,7 +57,7 @@ class SafetensorsFolder:
     def file(self, name: str) -> str:
         """The path of the file that should hold a tensor."""
         shard = _SINGLE if self._shard_of is None else self._shard_of.get(name, _INDEX)
-        return str(self._folder / shard)
+        return str(self.folder / shard)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it.
@@ -62,20 +67,21 @@ class SafetensorsFolder:
         """
         return tuple(self._shard(name).get_slice(name).get_shape())
 
-    def read(self, name: str) -> np.ndarray:
-        """A tensor in its stored dtype.
+    def read(self, name: str, rows: slice = ALL) -> np.ndarray:
+        """A tensor, or rows of it, in its stored dtype.
 
         Raises:
           ValueError: no such tensor, or its dtype is not a plain float.
         """
         file = self._shard(name)
-        dtype = file.get_slice(name).get_dtype()
+        stored = file.get_slice(name)
+        dtype = stored.get_dtype()
         if dtype not in _DTYPES:
             raise ValueError(
                 f"tensor {name!r} in {self.file(name)} is stored as {dtype}; "
                 f"supported: {', '.join(_DTYPES)}"
             )
-        return file.get_tensor(name)
+        return file.get_tensor(name) if rows == ALL else stored[rows]
 
     def _shard(self, name: str):
         """The open file of a tensor."""

@@ -101,6 +101,9 @@ def _leaf(path: str, shape: tuple[int, ...], layers: int) -> Leaf:
     return Leaf(path, shape, layers if is_stacked else None, huggingface, gguf)
 
 
+ALL = slice(None)
+
+
 class WeightsFile(Protocol):
     """The interface of a checkpoint that `read_params` reads, whatever its format."""
 
@@ -112,8 +115,8 @@ class WeightsFile(Protocol):
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it; raises ValueError if there is none."""
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, in a float dtype; raises ValueError if there is none."""
+    def read(self, name: str, rows: slice = ALL) -> np.ndarray:
+        """One tensor, or rows of it, in a float dtype; raises ValueError if there is none."""
 
     def file(self, name: str) -> str:
         """The path of the file that should hold a tensor, for error messages."""
@@ -137,7 +140,7 @@ def read_params(cfg: DecoderConfig, checkpoint: WeightsFile, dtype) -> dict:
       ValueError: a tensor is missing, has the wrong shape or a value that is not finite, or the
         checkpoint holds one that the decoder does not use.
     """
-    _check_shapes(cfg, checkpoint)
+    check_shapes(cfg, checkpoint)
     params = {}
     for leaf in leaves(cfg):
         shape = leaf.shape[::-1] if leaf.is_transposed else leaf.shape
@@ -148,7 +151,7 @@ def read_params(cfg: DecoderConfig, checkpoint: WeightsFile, dtype) -> dict:
             target = stacked if leaf.layers is None else stacked[i]
             with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below
                 target[...] = tensor.T if leaf.is_transposed else tensor
-            if not _is_finite(target):
+            if not is_finite(target):
                 raise ValueError(
                     f"tensor {name!r} in {checkpoint.file(name)} holds NaN, infinity or a value "
                     f"too large for {target.dtype.name}; download it again, or repair the model"
@@ -179,7 +182,40 @@ def join_stacks(cfg: DecoderConfig, params: dict) -> dict:
     return rest | {"layers": jax.tree.map(lambda *x: jnp.concatenate(x), *stacks)}
 
 
-def _check_shapes(cfg: DecoderConfig, checkpoint: WeightsFile):
+class ParamsInMemory:
+    """The `params` of a decoder, all layers stacked in `layers`, as a `WeightsFile`."""
+
+    naming = "huggingface"
+
+    def __init__(self, cfg: DecoderConfig, params: dict):
+        """Takes `params` as `read_params` gives them."""
+        stacked = traverse_util.flatten_dict(join_stacks(cfg, params), sep="/")
+        self._leaves = {
+            name: (leaf, i, stacked[leaf.path])
+            for leaf in leaves(cfg)
+            for i, name in enumerate(leaf.huggingface)
+        }
+
+    def names(self) -> set[str]:
+        """The tensors of the decoder."""
+        return set(self._leaves)
+
+    def file(self, name: str) -> str:
+        """Where a tensor lies."""
+        return "the model in memory"
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+        return self._leaves[name][0].shape
+
+    def read(self, name: str, rows: slice = ALL) -> np.ndarray:
+        """A tensor or rows of it, in the dtype of `params`."""
+        leaf, i, array = self._leaves[name]
+        tensor = np.asarray(array if leaf.layers is None else array[i])
+        return (tensor.T if leaf.is_transposed else tensor)[rows]
+
+
+def check_shapes(cfg: DecoderConfig, checkpoint: WeightsFile) -> None:
     """Compares the shapes in the checkpoint with those of the config.
 
     Raises:
@@ -197,7 +233,7 @@ def _check_shapes(cfg: DecoderConfig, checkpoint: WeightsFile):
     _reject_unknown(cfg, checkpoint, used)
 
 
-def _is_finite(array: np.ndarray) -> bool:
+def is_finite(array: np.ndarray) -> bool:
     """Whether no entry is NaN or infinite, in one pass and without a copy.
 
     Max and min propagate both. They are slow in bfloat16, so its bits are compared instead: from

@@ -137,6 +137,11 @@ class Tokenizer:
         return tuple(i for i, text in enumerate(texts) if "\n" in text)
 
     @property
+    def has_template(self) -> bool:
+        """Whether it has a chat template."""
+        return self._template is not None
+
+    @property
     def template(self) -> ChatTemplate:
         """The chat template.
 

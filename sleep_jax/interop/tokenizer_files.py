@@ -1,6 +1,8 @@
-"""The tokenizer of a Hugging Face model folder."""
+"""The tokenizer of a Hugging Face model folder, read and written."""
 
+import json
 import pathlib
+import shutil
 from collections.abc import Mapping
 
 import tokenizers
@@ -64,6 +66,57 @@ def read_tokenizer(folder: pathlib.Path, *, thinking: bool = False, date: str = 
         thinking=thinking,
         date=date,
     )
+
+
+# What a folder may hold of a tokenizer, beside `ID_FILES`.
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def write_tokenizer(
+    tokenizer: Tokenizer, folder: pathlib.Path, source: pathlib.Path | None, max_position: int
+) -> None:
+    """Writes a tokenizer, its chat template and a generation config into a model folder.
+
+    Args:
+      tokenizer: of the model.
+      folder: of the model.
+      source: the Hugging Face folder that the tokenizer was read from, whose files are copied;
+        None: the files are made from the tokenizer.
+      max_position: longest sequence of the model.
+    """
+    generation = {"do_sample": False}
+    if source is not None:
+        for name in _FILES:
+            if (source / name).exists():
+                shutil.copyfile(source / name, folder / name)
+        generation = dict(_read_optional(source / ID_FILES[0]))
+    else:
+        tokenizer.backend.save(str(folder / "tokenizer.json"))
+        fields = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": max_position,
+            **tokenizer.special_tokens,
+        }
+        _write_json(folder / "tokenizer_config.json", fields)
+        if tokenizer.has_template:
+            (folder / "chat_template.jinja").write_text(tokenizer.template.source, encoding="utf-8")
+    generation |= {"eos_token_id": [*tokenizer.eos_ids], "pad_token_id": tokenizer.pad_id}
+    if tokenizer.bos_id is not None:
+        generation["bos_token_id"] = tokenizer.bos_id
+    _write_json(folder / ID_FILES[0], generation)
+
+
+def _write_json(path: pathlib.Path, fields: dict) -> None:
+    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def checked(path: pathlib.Path, backend: tokenizers.Tokenizer, **parts) -> Tokenizer:

@@ -59,6 +59,29 @@ def test_absorb_without_active_slots_is_the_base(cfg, variables, logits):
     )
 
 
+def test_absorb_leaves_out_a_slot_that_is_not_active(slept, logits):
+    cfg, variables = slept("all")
+    masks = variables["slots"]["layers"]
+    active = masks["level_1"]["active"].at[:, 0].set(False)  # the first of two
+    slots = {"layers": masks | {"level_1": masks["level_1"] | {"active": active}}}
+    variables |= {"slots": slots}
+    plain, params = absorb(cfg, variables)
+    assert plain.hidden == cfg.hidden + 4 + 2 + 4 + 3
+    expected = logits(cfg, variables, TOKENS)
+    np.testing.assert_allclose(logits(plain, {"params": params}, TOKENS), expected, atol=2e-5)
+
+
+def test_absorb_pads_with_units_that_add_nothing(slept, logits):
+    cfg, variables = slept((1,))
+    plain, params = absorb(cfg, variables, pad=32)
+    assert plain.hidden == 96  # 48 of the base and 17 of the memory
+    mlp = params["layers"]["mlp"]
+    assert not any(np.any(mlp[x]["kernel"][:, :, 65:]) for x in ("gate", "up"))
+    assert not np.any(mlp["down"]["kernel"][:, 65:])
+    expected = logits(cfg, variables, TOKENS)
+    np.testing.assert_allclose(logits(plain, {"params": params}, TOKENS), expected, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     "field, value", [("layout", "chain"), ("expert", "bottleneck"), ("router", "sigmoid")]
 )

@@ -3,7 +3,8 @@ import json
 import pytest
 import transformers
 
-from sleep_jax.interop.huggingface import decoder_config, read_config
+from sleep_jax.interop.huggingface import config_fields, decoder_config, read_config
+from sleep_jax.interop.known_models import CONFIGS
 from sleep_jax.models.decoder_config import RopeScaling
 
 SIZES = {
@@ -42,6 +43,16 @@ def test_decoder_config_of_llama3(tmp_path):
     assert (cfg.rope_theta, cfg.norm_eps, cfg.max_position) == (5e5, 1e-5, 128)
     assert cfg.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 64)
     assert not (cfg.tie_embeddings or cfg.attention_bias or cfg.qk_norm)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_fields_are_read_as_the_same_decoder(name, tmp_path):
+    cfg = decoder_config(CONFIGS[name])
+    fields = config_fields(cfg, "bfloat16")
+    assert decoder_config(fields) == cfg
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    peer = transformers.AutoConfig.from_pretrained(tmp_path)  # and by transformers
+    assert decoder_config(written(peer, fields["architectures"][0], tmp_path)) == cfg
 
 
 def test_old_and_new_rope_fields_agree():

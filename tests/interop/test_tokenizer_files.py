@@ -6,7 +6,8 @@ import pytest
 import transformers
 from chatml import CHATML, TALK, peer
 
-from sleep_jax.interop.tokenizer_files import read_tokenizer
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.interop.tokenizer_files import read_tokenizer, write_tokenizer
 
 
 def test_read_tokenizer_of_transformers_folder(bpe, tmp_path):
@@ -40,6 +41,37 @@ def test_read_tokenizer_of_old_style_folder(bpe, tmp_path):
     assert (tokenizer.eos_ids, tokenizer.pad_id, tokenizer.bos_id) == ((2, 5, 0), 4, None)
     (tmp_path / "chat_template.jinja").write_text("file wins" + CHATML)
     assert read_tokenizer(tmp_path).chat_text(TALK).startswith("file wins")
+
+
+def test_write_tokenizer_is_read_as_the_same_here_and_by_transformers(bpe, tmp_path):
+    roles = {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>"}
+    tokenizer = Tokenizer(bpe, special_tokens=roles, template=CHATML, pad_id=0)
+    write_tokenizer(tokenizer, tmp_path, None, 512)
+    again, peer_again = (
+        read_tokenizer(tmp_path),
+        transformers.AutoTokenizer.from_pretrained(tmp_path),
+    )
+    assert again.chat(TALK) == tokenizer.chat(TALK)
+    chat = peer_again.apply_chat_template(TALK, add_generation_prompt=True, return_dict=True)
+    assert chat["input_ids"] == tokenizer.chat(TALK)
+    assert (again.eos_ids, again.pad_id) == (tokenizer.eos_ids, 0)
+    generation = transformers.GenerationConfig.from_pretrained(tmp_path)
+    assert generation.eos_token_id == [*tokenizer.eos_ids]
+
+
+def test_write_tokenizer_copies_the_files_of_a_folder(bpe, tmp_path):
+    source, folder = tmp_path / "source", tmp_path / "copy"
+    folder.mkdir()
+    peer(bpe).save_pretrained(source)
+    (source / "generation_config.json").write_text('{"eos_token_id": 5, "temperature": 0.6}')
+    tokenizer = read_tokenizer(source)
+    write_tokenizer(tokenizer, folder, source, 512)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (folder / name).read_bytes() == (source / name).read_bytes()
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert generation["temperature"] == 0.6
+    assert generation["eos_token_id"] == [*tokenizer.eos_ids] == [2, 5, 0]
+    assert read_tokenizer(folder).eos_ids == tokenizer.eos_ids
 
 
 def test_folder_errors(bpe, tmp_path):

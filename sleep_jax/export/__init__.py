@@ -1,0 +1,1 @@
+"""A run in the formats of other tools: absorbed into an ordinary model, or its slots alone."""

@@ -1,0 +1,137 @@
+"""The model card of an export: what was read, the settings, what was measured."""
+
+import importlib.metadata
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sleep_jax import config
+from sleep_jax.data.documents import read_source
+from sleep_jax.days import cut_into_days
+from sleep_jax.export.run_model import RunModel, filled_config
+from sleep_jax.export.verify import Verification
+from sleep_jax.interop.packaged import PACKAGED
+from sleep_jax.report import run_record
+from sleep_jax.report.headline import headline
+from sleep_jax.runtime.workdir import flat_config
+
+_HUB = r"[\w-][\w.-]*/[\w.-]+"
+LIBRARIES = {"hf": "transformers", "gguf": "gguf", "delta": "sleep_jax"}
+_PERCENT = ("questions", "chance", "paraphrases")
+
+
+def card(
+    model: RunModel, to: str, how_to_use: str, facts: Sequence[str], checked: Verification | None
+) -> str:
+    """The README.md of an export.
+
+    Args:
+      model: the run.
+      to: the format, a key of `LIBRARIES`.
+      how_to_use: an example, as Markdown code.
+      facts: what is to be said of the files, a line each.
+      checked: how it was compared with the run; None: it was not.
+    """
+    record, settings = model.checkpoint.record["run"], model.base.settings
+    nights = len([x for x in record["phases"] if x.startswith("consolidate")])
+    name = settings.model.name.rstrip("/").rpartition("/")[2]
+    lines = ["---", *_front_matter(settings.model.name, to), "---", "", f"# {name}, having slept"]
+    lines += [
+        "",
+        f"{name} read the documents below and consolidated them in {nights} "
+        f"night{'s' if nights > 1 else ''} into memory slots, by [Knowledge Seeding and "
+        "dreaming](https://arxiv.org/abs/2606.03979), with sleep_jax "
+        f"{importlib.metadata.version('sleep_jax')}. The weights of the base are unchanged.",
+        "",
+        *facts,
+        "",
+        how_to_use,
+        "",
+        "## What was read",
+        "",
+        *(f"- Day {i}: {'; '.join(titles)}" for i, titles in enumerate(titles_by_day(model), 1)),
+        "",
+        "## Measured",
+        "",
+        *_measured(record),
+        "",
+        "## This export",
+        "",
+        *([f"- {line}" for line in checked.lines()] if checked else ["- It was not verified."]),
+        "",
+        "## Settings",
+        "",
+        "Those that differ from the defaults of sleep_jax:",
+        "",
+        *(f"- `{change}`" for change in _settings(model.checkpoint.record["config"])),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _front_matter(name: str, to: str) -> list[str]:
+    hub = next((x.hub for x in PACKAGED if name in (x.name, x.hub)), name)
+    is_hub = re.fullmatch(_HUB, hub) and not pathlib.Path(hub).exists()
+    base = [f"base_model: {hub}"] if is_hub else []
+    return [*base, f"library_name: {LIBRARIES[to]}", "tags:", "- sleep_jax"]
+
+
+def titles_by_day(model: RunModel) -> list[list[str]]:
+    """The titles of the documents of each day; where these are not there any more, or are others,
+    of those that questions were asked about."""
+    recorded = model.checkpoint.record
+    filled, days = filled_config(recorded["config"]), recorded["run"]["days"]
+    titles = [[asked["document"] for asked in day.get("asked", ())] for day in days]
+    try:
+        source = read_source(filled.data.documents, filled.data.limit)
+        _, read = cut_into_days(filled, source, model.base.tokenizer.encode)
+    except (OSError, ValueError):
+        read = ()
+    if len(read) == len(days):
+        titles = [[document.title for document in day.documents] for day in read]
+    return [[*dict.fromkeys(day)] for day in titles]
+
+
+def _measured(record: Mapping[str, Any]) -> list[str]:
+    """The scores of the last day that was evaluated, and recall by day."""
+    days = [rows for day in record["days"] if (rows := run_record.scores(day))]
+    if not days:
+        return ["Nothing yet: its last night has not been evaluated."]
+    scores = days[-1]
+    lines = [headline(scores, run_record.verdict(record)), ""]
+    names = [x for x in (*_PERCENT, "anchor_perplexity") if any(x in row for row in scores)]
+    lines += _table(
+        ["", *(x.replace("_", " ") for x in names)],
+        [[run_record.title_of(x["stage"]), *(_cell(x, y) for y in names)] for x in scores],
+    )
+    if nights := run_record.recall(record):
+        shares = [[f"{100 * x:.0f} %" for x in row] for row in nights]
+        lines += ["", "Questions about each day answered right after each night:", ""]
+        lines += _by_night(shares)
+    if nights := run_record.kept(record):
+        lines += ["", "Own questions answered without the documents, of those right with them:", ""]
+        lines += _by_night(nights)
+    return lines
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    if row.get(name) is None:
+        return ""
+    return f"{100 * row[name]:.0f} %" if name in _PERCENT else f"{row[name]:.2f}"
+
+
+def _by_night(nights: Sequence[Sequence[str]]) -> list[str]:
+    columns = ["after night", *(f"day {i + 1}" for i in range(len(nights)))]
+    rows = [[str(i + 1), *row, *[""] * (len(nights) - len(row))] for i, row in enumerate(nights)]
+    return _table(columns, rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _settings(recorded: Mapping[str, Any]) -> list[str]:
+    defaults = flat_config(config.default().to_dict())
+    given = flat_config(recorded)
+    return [f"{name} = {x}" for name, x in given.items() if defaults.get(name) != x]

@@ -1,0 +1,107 @@
+"""Writes a run in another format, compares it with the run, and only then gives it its name."""
+
+import contextlib
+import gc
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import jax
+
+from sleep_jax.errors import UnrecoverableError
+from sleep_jax.export import verify
+from sleep_jax.export.card import card
+from sleep_jax.export.delta import DeltaExport
+from sleep_jax.export.gguf import GGUFExport
+from sleep_jax.export.hf import HuggingFaceExport
+from sleep_jax.export.options import Export, Options
+from sleep_jax.export.questions import questions_of
+from sleep_jax.export.run_model import RunModel
+from sleep_jax.runtime.progress import phase_progress
+
+FORMATS = {"hf": HuggingFaceExport, "gguf": GGUFExport, "delta": DeltaExport}
+
+
+class ExportRefused(UnrecoverableError):
+    """An export differs from its run; it is left under another name."""
+
+
+def export(workdir: str, folder: str, options: Options) -> verify.Verification | None:
+    """Exports a run.
+
+    Args:
+      workdir: of the run.
+      folder: to be made.
+      options: how.
+
+    Returns:
+      How the export compares with the run; None where it was not asked for.
+
+    Raises:
+      ExportRefused: it differs from the run by more than rounding.
+      ValueError, OSError: the run cannot be exported so, or the folder cannot be written; says what
+        to do.
+    """
+    target = pathlib.Path(folder).expanduser()
+    draft = target.with_name(f"{target.name}.unverified")
+    for path in (target, draft):
+        if path.exists():
+            raise FileExistsError(f"{path} exists; delete it, or give another folder")
+    model = RunModel.open(workdir)
+    exported: Export = FORMATS[options.to](model, options)
+    _check_disk(target, exported.size)
+    with _made(draft):
+        with phase_progress("write", exported.tensors, "tensor") as bar:
+            exported.write(draft, bar.advance)
+        checked = None
+        if options.questions:
+            checked = _verified(model, exported, draft, options.questions)
+        text = card(model, options.to, *exported.description(target.name), checked)
+        (draft / "README.md").write_text(text, encoding="utf-8")
+    if checked and checked.problems:
+        raise ExportRefused(
+            f"the export is not the model of {workdir}: {'; '.join(checked.problems)}. It is left "
+            f"in {draft}"
+        )
+    draft.rename(target)
+    return checked
+
+
+@contextlib.contextmanager
+def _made(folder: pathlib.Path) -> Iterator[None]:
+    """Makes a folder, and removes it again where what fills it fails."""
+    folder.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _check_disk(target: pathlib.Path, size: int) -> None:
+    parent = next(path for path in target.absolute().parents if path.exists())
+    if (free := shutil.disk_usage(parent).free) < size:
+        raise OSError(f"{target} needs {size / 1e9:.1f} GB, {parent} has {free / 1e9:.1f} GB left")
+
+
+def _verified(
+    model: RunModel, exported: Export, draft: pathlib.Path, count: int
+) -> verify.Verification:
+    """The export asked beside the run; one model is in memory at a time."""
+    questions = questions_of(model.checkpoint.record["run"], count)
+    longest, dtype = model.base.settings.evaluation.max_new_tokens, exported.reference_dtype
+    with phase_progress("verify", 2 * verify.STEPS, "step") as bar:
+        program = verify.run_program(model, dtype)
+        run = verify.answers_of(program, questions, longest, None, bar.advance)
+        del program
+        _free()
+        with exported.program(draft) as program:
+            other = verify.answers_of(program, questions, longest, run, bar.advance)
+    _free()
+    return verify.compare(run, other, f"the run in {dtype}", exported.precision)
+
+
+def _free() -> None:
+    """Gives back what no name holds any more, programs with their constants included."""
+    jax.clear_caches()
+    gc.collect()

@@ -1,0 +1,120 @@
+"""A run in Hugging Face layout, its memory absorbed."""
+
+import contextlib
+import datetime
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sleep_jax.experiment import template_options
+from sleep_jax.export.options import Options, widths
+from sleep_jax.export.programs import OwnProgram, Program, TransformersProgram, without_units
+from sleep_jax.export.run_model import RunModel
+from sleep_jax.interop import huggingface
+from sleep_jax.interop.absorbed_model import AbsorbedModel
+from sleep_jax.interop.load import load_model
+from sleep_jax.interop.safetensors import SafetensorsFolder
+from sleep_jax.interop.safetensors_writer import DTYPES, Tensor, write_shards
+from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.interop.tokenizer_files import write_tokenizer
+
+
+class HuggingFaceExport:
+    """Safetensors, config, tokenizer; attributes and methods as of `Export`."""
+
+    def __init__(self, model: RunModel, options: Options):
+        self._base, self._shard_bytes = model.base, options.shard_bytes
+        self._absorbed = model.absorbed(options.pad)
+        run_dtype = np.dtype(model.base.cfg.dtype).name
+        self.precision = options.dtype or run_dtype
+        self.reference_dtype = "float32" if self.precision == "float32" else run_dtype
+        self.size = self._absorbed.numbers * DTYPES[self.precision][0].itemsize
+        self.tensors = len(_tensors(self._absorbed))
+
+    def write(self, folder: pathlib.Path, on_tensor: Callable[[], None]) -> None:
+        tokenizer, how = self._base.tokenizer, (self.precision, self._shard_bytes)
+        write_hugging_face(folder, self._absorbed, tokenizer, *how, on_tensor)
+
+    @contextlib.contextmanager
+    def program(self, folder: pathlib.Path) -> Iterator[Program]:
+        hidden, settings = self._base.cfg.hidden, self._base.settings
+        if TransformersProgram.is_installed():
+            today = datetime.date.fromisoformat(settings.model.date).strftime("%d %b %Y")
+            variables = {"enable_thinking": settings.model.thinking, "date_string": today}
+            yield TransformersProgram(folder, hidden, variables)
+        else:
+            yield read_again(folder, self.reference_dtype, hidden, template_options(settings))
+
+    def description(self, name: str) -> tuple[str, list[str]]:
+        lines = [
+            "```python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+            f'model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto")',
+            "```",
+        ]
+        return "\n".join(lines), [widths(self._absorbed, self.precision)]
+
+
+def write_hugging_face(
+    folder: pathlib.Path,
+    model: AbsorbedModel,
+    tokenizer: Tokenizer,
+    dtype: str,
+    shard_bytes: int,
+    on_tensor: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes a model in Hugging Face layout: weights, `config.json`, tokenizer, generation config.
+
+    Args:
+      folder: that exists.
+      model: that is written.
+      tokenizer: of the model.
+      dtype: of the weights, a key of `DTYPES`.
+      shard_bytes: most of a file of weights.
+      on_tensor: called after every tensor.
+
+    Raises:
+      ValueError: as `write_shards`.
+    """
+    write_shards(folder, _tensors(model), dtype, shard_bytes, on_tensor)
+    source = model.base.folder if isinstance(model.base, SafetensorsFolder) else None
+    if source is None:
+        fields = huggingface.config_fields(model.cfg, dtype)
+    else:
+        fields = dict(huggingface.read_config(source))
+        fields["intermediate_size"] = model.cfg.hidden
+        fields["dtype" if "dtype" in fields else "torch_dtype"] = dtype
+    fields["eos_token_id"] = [*tokenizer.eos_ids]
+    fields.setdefault("bos_token_id", tokenizer.bos_id)
+    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    write_tokenizer(tokenizer, folder, source, model.cfg.max_position)
+
+
+def _tensors(model: AbsorbedModel) -> list[Tensor]:
+    return [
+        Tensor(name, leaf.shape, lambda leaf=leaf, i=i: model.rows(leaf, i))
+        for leaf in model.leaves
+        for i, name in enumerate(leaf.huggingface)
+    ]
+
+
+def read_again(path: pathlib.Path, dtype: str, hidden: int, options: dict[str, Any]) -> OwnProgram:
+    """An absorbed model read by this program.
+
+    Args:
+      path: a folder in Hugging Face layout, or a GGUF file.
+      dtype: to compute in.
+      hidden: width of the base's FFN.
+      options: of the chat template, as for `load_model`.
+    """
+    cfg, params, tokenizer = load_model(str(path), dtype=dtype, **options)
+    params = jax.tree.map(jnp.asarray, params)
+    base = {"params": without_units(params, hidden)}
+    return OwnProgram(cfg, {"params": params}, (cfg, base), tokenizer)
