@@ -145,19 +145,9 @@ def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
         what to do.
     """
     settings = read(config)
-    overrides = {
-        "memory": settings.memory,
-        "lora": settings.dreaming.lora,
-        "remat": config.model.remat,
-    }
     # A mistake is reported before a large model is loaded.
     whole_documents = read_source(config.data.documents, config.data.limit)
-    is_tiny, template = config.model.name == "tiny", template_options(config)
-    cfg, params, tokenizer = (
-        tiny_model(dtype=config.model.dtype, seed=config.seed, **template, **overrides)
-        if is_tiny
-        else load_model(config.model.name, dtype=config.model.dtype, **template, **overrides)
-    )
+    cfg, params, tokenizer = load_base(config, settings)
     source, days = cut_into_days(config, whole_documents, tokenizer.encode)
     documents = [document for day in days for document in day.documents]
     lengths = check_lengths(config, Prompts(tokenizer), documents)
@@ -172,13 +162,39 @@ def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
         others=tuple(_others(config, cfg, tokenizer, lengths)),
         topics=read_rehearsal_topics(),
         anchors=_anchors(tokenizer),
-        judge=_judge(config.seeding.judge, cfg, params, tokenizer),
+        judge=load_judge(config.seeding.judge, cfg, params, tokenizer),
         source=source,
     )
     schedule = experiment.schedule  # raises where a level would never learn
     if config.dreaming.random_expert and config.dreaming.steps:
         _check_random_expert(cfg.memory, schedule)
     return experiment
+
+
+def load_base(
+    config: ml_collections.ConfigDict, settings: RunConfig
+) -> tuple[DecoderConfig, Any, Tokenizer]:
+    """The base model of a run: its config with the memory of the run, weights on the host, and
+    tokenizer.
+
+    Args:
+      config: of the run.
+      settings: the same as dataclasses.
+
+    Raises:
+      ValueError, OSError: as `load_model`.
+    """
+    name = config.model.name
+    options = {
+        "dtype": config.model.dtype,
+        "memory": settings.memory,
+        "lora": settings.dreaming.lora,
+        "remat": config.model.remat,
+        **template_options(config),
+    }
+    if name == "tiny":
+        return tiny_model(seed=config.seed, **options)
+    return load_model(name, **options)
 
 
 def _check_random_expert(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> None:
@@ -235,7 +251,7 @@ def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:
     }
 
 
-def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge:
+def load_judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge:
     """r_sem by its name; the base model is that of the judge `model`."""
     if name in ("embedding", "cosine"):
         encoder = load_encoder(resolve("all-MiniLM-L6-v2"))

@@ -13,3 +13,17 @@ HOURS = {
     "learn": NIGHT,
     "evaluate": MORNING,
 }
+# What is on record among the phases where the user has let days be forgotten, some morning.
+FORGET = "forget"
+
+
+def hour_of(label: str) -> str:
+    """The hour of the day that a phase belongs to, by its label; "" for an unknown one."""
+    kind = label.partition("-")[0]
+    return MORNING if kind == FORGET else HOURS.get(kind, "")
+
+
+def ends_day(label: str) -> bool:
+    """Whether a day is over with the phase of this label."""
+    kind = label.partition("-")[0]
+    return kind != FORGET and HOURS.get(kind) == MORNING

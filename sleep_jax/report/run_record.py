@@ -9,7 +9,7 @@ from typing import Any
 from sleep_jax.evals.kept import KeptAnswers
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.fields import Fields, as_object
-from sleep_jax.phases.hours import HOURS, MORNING
+from sleep_jax.phases.hours import FORGET, ends_day, hour_of
 from sleep_jax.runtime.progress import figure
 
 COSTS = ("tokens", "seconds", "programs", "memory")  # of a phase
@@ -88,11 +88,12 @@ def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     rows, day = [], 1
     for index, (label, facts) in enumerate(record["phases"].items()):
-        kind = label.partition("-")[0]
-        rows.append({"index": index, "phase": label, "day": day, "hour": HOURS.get(kind, "")})
+        is_afterwards = label.partition("-")[0] == FORGET
+        rows.append({"index": index, "phase": label, "day": day - is_afterwards})
+        rows[-1]["hour"] = hour_of(label)
         rows[-1] |= {name: facts.get(name) for name in COSTS} | {"tokens_per_second": _pace(facts)}
         rows[-1]["detail"] = detail(facts)
-        day += HOURS.get(kind) == MORNING
+        day += ends_day(label)
     return rows
 
 

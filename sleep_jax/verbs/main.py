@@ -26,6 +26,7 @@ from sleep_jax.errors import UnrecoverableError
 from sleep_jax.similar_name import similar_name
 
 VERBS = {
+    "ask": ("sleep_jax.verbs.ask", "ask the model of a run, with no document in view"),
     "inspect": ("sleep_jax.verbs.inspect", "what a run did: its timeline, slots, curves, scores"),
 }
 HELP = ("-h", "--help", "help")
