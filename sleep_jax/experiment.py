@@ -94,12 +94,16 @@ class Experiment:
         pages = map(self.prompts.plain_document, self.days[day].documents)
         return tuple(token for page in pages for token in page)
 
-    def pages(self, scheduled: ScheduledPhase) -> list[tuple[int, ...]]:
+    def pages(
+        self, scheduled: ScheduledPhase, left_out: Sequence[int] = ()
+    ) -> list[tuple[int, ...]]:
         """The tokens that were read between a level's last sleep and this one, document by
-        document.
+        document, but for some days.
         """
         out = []
         for day in range(scheduled.since, scheduled.day + 1):
+            if day in left_out:
+                continue
             start = scheduled.start if day == scheduled.since else 0
             stop = scheduled.stop if day == scheduled.day else None
             offset = 0

@@ -54,23 +54,26 @@ class _Slots:
         self.used[level] = 1
 
 
-def places_of_days(record: Mapping[str, Any], capacities: Sequence[int]) -> dict[int, Place]:
+def places_of_days(
+    record: Mapping[str, Any], capacities: Sequence[int], morning: int | None = None
+) -> dict[int, Place]:
     """The slot that holds each day, by the index of the day; days that no slot holds are left out:
     their night was rolled back or skipped, or they were forgotten.
 
     Args:
       record: of a run (`phases.run_state.RunState.record`).
       capacities: slots of each level, the fastest first.
+      morning: as they were when the day of this index began; None: as they are.
     """
-    now, day = _Slots({}, collections.Counter()), 0
-    mornings = {0: now.copy()}  # as each day began
+    now, day, silent = _Slots({}, collections.Counter()), 0, set()
+    mornings = {0: now.copy()}
     for label, facts in record["phases"].items():
         kind = label.partition("-")[0]
         if kind == FORGET:
-            taken_back, silenced = days_of(facts["taken_back"]), days_of(facts["silenced"])
-            if taken_back:
+            silent |= set(days_of(facts.get("silenced", "")))
+            if taken_back := days_of(facts.get("taken_back", "")):
                 now = mornings[min(taken_back)].copy()
-            for forgotten in silenced:
+            for forgotten in silent:
                 now.places.pop(forgotten, None)
             mornings[day] = now.copy()
         elif kind in ("consolidate", "merge") and not {"skipped", "rolled_back"} & facts.keys():
@@ -86,7 +89,22 @@ def places_of_days(record: Mapping[str, Any], capacities: Sequence[int]) -> dict
         if ends_day(label):
             day += 1
             mornings[day] = now.copy()
-    return now.places
+    return (now if morning is None else mornings[morning]).places
+
+
+def phase_before_day(record: Mapping[str, Any], day: int) -> str | None:
+    """Label of the last phase before a day began; None before the first."""
+    last, days = None, 0
+    for label in record["phases"]:
+        if days == day and label.partition("-")[0] != FORGET:
+            return last
+        last, days = label, days + ends_day(label)
+    return last
+
+
+def finished_days(record: Mapping[str, Any]) -> int:
+    """How many days are over."""
+    return sum(map(ends_day, record["phases"]))
 
 
 def days_of(text: str) -> list[int]:

@@ -15,8 +15,9 @@ import numpy as np
 
 from sleep_jax.data.batches import pad
 from sleep_jax.models.cache import grow, init_cache
-from sleep_jax.models.decoder import Decoder, lm_logits, unstack_layers
+from sleep_jax.models.decoder import Decoder, lm_head, unstack_layers
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.linear import matmul
 from sleep_jax.sampling.generate import decoding_config
 from sleep_jax.sampling.sampler import SamplingConfig, draw_token
 
@@ -60,11 +61,12 @@ def read_block(cfg: DecoderConfig, variables, cache, tokens, mask) -> View:
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "sampling"), donate_argnames="view")
-def draw_chunk(cfg: DecoderConfig, sampling: SamplingConfig, variables, view: View, rng):
+def draw_chunk(cfg: DecoderConfig, sampling: SamplingConfig, variables, head, view: View, rng):
     """Draws the next tokens of a reply, at most CHUNK; none once it is over.
 
     Args:
       cfg, variables: as for `read_block`.
+      head: LM head [d, vocab].
       sampling: how, and how long the reply may become.
       view: with room for them.
       rng: PRNG key of the reply.
@@ -80,7 +82,7 @@ def draw_chunk(cfg: DecoderConfig, sampling: SamplingConfig, variables, view: Vi
 
     def advance(state):
         count, view, tokens = state
-        logits = lm_logits(cfg, variables["params"], view.hidden)
+        logits = matmul(view.hidden.astype(cfg.dtype), head)
         token, _ = draw_token(sampling, logits, jax.random.fold_in(rng, view.drawn))
         hidden, grown = Decoder(cfg).apply(
             {**variables, "cache": view.cache}, token[:, None], mutable=["cache"]
@@ -102,11 +104,31 @@ _grown = jax.jit(grow, static_argnames=("cfg", "more"))
 
 def decoding_form(cfg: DecoderConfig, variables):
     """A decoder and collections of it, both in scanned form, as a reader takes them: in the form
-    that decodes fastest here, on the device."""
+    that decodes fastest here, on the device.
+
+    On a CPU weights of the base are widened to float32, once: a CPU multiplies them so, and would
+    widen all of them again in every call.
+    """
     decoding = decoding_config(cfg, jax.default_backend())
-    if not decoding.scan_layers:
-        variables = unstack_layers(cfg, variables)
+    if decoding.scan_layers:
+        return decoding, jax.tree.map(jnp.asarray, variables)
+    variables = unstack_layers(cfg, variables)
+    if "params" in variables:
+        variables |= {"params": jax.tree.map(_widened, variables["params"])}
     return decoding, jax.tree.map(jnp.asarray, variables)
+
+
+def _widened(x):
+    return np.asarray(x).astype(np.float32)
+
+
+def decoding_head(cfg: DecoderConfig, params):
+    """The LM head [d, vocab] of a reader; on a CPU widened, and a copy where it is an embedding,
+    transposed."""
+    head = lm_head(cfg, params)
+    if jax.default_backend() != "cpu":
+        return head
+    return jnp.asarray(_widened(np.ascontiguousarray(head)))
 
 
 class Reader:
@@ -115,11 +137,13 @@ class Reader:
     Args:
       cfg: the decoder, as `decoding_form` returns it.
       variables: its collections in that form, without `cache`.
+      head: as `decoding_head` returns it.
       sampling: how it replies, one reply at a time.
     """
 
-    def __init__(self, cfg: DecoderConfig, variables, sampling: SamplingConfig):
-        self._cfg, self.variables, self._sampling = cfg, variables, sampling
+    def __init__(self, cfg: DecoderConfig, variables, head, sampling: SamplingConfig):
+        self._cfg, self._sampling, self._head = cfg, sampling, head
+        self.variables = variables
         self._clear()
 
     def _clear(self) -> None:
@@ -148,7 +172,7 @@ class Reader:
                 f"{most:,} that the model was trained on; shorten the one or the other"
             )
         view = self._read(prompt)
-        draw = functools.partial(draw_chunk, self._cfg, self._sampling, self.variables)
+        draw = functools.partial(draw_chunk, self._cfg, self._sampling, self.variables, self._head)
         view, chunk = draw(view, rng)
         while tokens := [t for t in np.asarray(chunk).tolist() if t != NO_TOKEN]:
             view, chunk = draw(view, rng)  # computed while these are shown

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 
 from sleep_jax.config import RunConfig, default, read
@@ -62,11 +64,12 @@ class SavedRun:
 
     def experiment(self) -> Experiment:
         """What asks the own questions of its record: an experiment without documents."""
-        judge = load_judge(self.config.seeding.judge, self.cfg, self.params, self.tokenizer)
+        params = jax.tree.map(jnp.asarray, self.params)
+        judge = load_judge(self.config.seeding.judge, self.cfg, params, self.tokenizer)
         return Experiment(
             config=self.config,
             cfg=self.cfg,
-            params=self.params,
+            params=params,
             tokenizer=self.tokenizer,
             days=(),
             others=(),

@@ -10,7 +10,7 @@ from sleep_jax.phases.day_slots import places_of_days, text_of, titles_of_day
 from sleep_jax.runtime.compiled_programs import keep_compiled_programs
 from sleep_jax.runtime.progress import printable, table
 from sleep_jax.sampling.sampler import SamplingConfig
-from sleep_jax.sampling.streaming import Reader, decoding_form
+from sleep_jax.sampling.streaming import Reader, decoding_form, decoding_head
 from sleep_jax.seeding.transaction import MemoryState
 from sleep_jax.verbs.saved_run import SavedRun, load_saved_run
 
@@ -45,12 +45,12 @@ class Speaker:
     def __init__(self, saved: SavedRun, sampling: SamplingConfig):
         self.saved = saved
         self._cfg, self._base = decoding_form(saved.cfg, {"params": saved.params})
-        self._sampling = sampling
+        self._head, self._sampling = decoding_head(saved.cfg, saved.params), sampling
         self.now = self._reader(saved.state)
         self.before = self._reader(saved.state.without_memory())
 
     def _reader(self, state: MemoryState) -> Reader:
-        return Reader(self._cfg, self._variables(state), self._sampling)
+        return Reader(self._cfg, self._variables(state), self._head, self._sampling)
 
     def _variables(self, state: MemoryState):
         memory = {"memory": state.memory, "slots": state.slots}

@@ -7,7 +7,7 @@ import pytest
 from sleep_jax.sampling import streaming
 from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
-from sleep_jax.sampling.streaming import Reader, decoding_form
+from sleep_jax.sampling.streaming import Reader, decoding_form, decoding_head
 
 RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(0, 97, n).tolist() for n in (3, 70, 64)]
@@ -18,7 +18,8 @@ KEY = jax.random.key(1)
 def reader(cfg, trained, monkeypatch):
     """(sampling) -> a reader of the tiny model, with little room at first."""
     monkeypatch.setattr(streaming, "SMALLEST", 256)
-    return lambda sampling: Reader(*decoding_form(cfg, trained), sampling)
+    head = decoding_head(cfg, trained["params"])
+    return lambda sampling: Reader(*decoding_form(cfg, trained), head, sampling)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,7 @@ def test_reply_to_another_prompt_or_after_an_interrupted_one_reads_anew(reader):
 
 
 def test_conversation_has_two_programs_until_its_room_doubles(reader, compilations):
+    jax.clear_caches()
     sampling = SamplingConfig(5, (), temperature=0.0)
     one, chat = reader(sampling), list(PROMPTS[0])
     chat += [*one.reply(chat, KEY), 7]
@@ -73,6 +75,6 @@ def test_conversation_has_two_programs_until_its_room_doubles(reader, compilatio
 def test_prompt_beyond_what_the_model_was_trained_on_is_refused(cfg, trained):
     sampling = SamplingConfig(6, ())
     short = cfg.replace(max_position=20)
-    one = Reader(*decoding_form(short, trained), sampling)
+    one = Reader(*decoding_form(short, trained), decoding_head(cfg, trained["params"]), sampling)
     with pytest.raises(ValueError, match="15 tokens and a reply of up to 6 are more than the 20"):
         list(one.reply([1] * 15, KEY))
