@@ -53,8 +53,8 @@ def plan_forgetting(
     count, state = finished_days(record), _forgotten(record)
     for day in sorted(days):
         if not 0 <= day < count:
-            there = f"days 1 to {count}" if count > 1 else "day 1 alone"
-            raise ValueError(f"day {day + 1}: there is no such day; there is {there}")
+            there = f"there are days 1 to {count}" if count > 1 else "there is day 1"
+            raise ValueError(f"day {day + 1}: there is no such day; {there}")
         if day in state:
             raise ValueError(f"day {day + 1} is forgotten already ({state[day]})")
     taken_back = _newest(count, state, days) if may_take_back else ()

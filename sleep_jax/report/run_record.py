@@ -180,7 +180,8 @@ def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
 def verdict(record: Mapping[str, Any]) -> str:
     """Outcome of the last complete night: `kept`, or `rolled back: ...` or `skipped: ...` with the
     reason; `kept, but for its dreams: ...` if only the dreams were rolled back; "" before the first
-    one. A night of several consolidations has the outcome of the last, that of the context.
+    one. A night of several consolidations has the outcome of the last, that of the context. Days
+    that were forgotten since are named.
     """
     outcome = ""
     for label, facts in record["phases"].items():
@@ -189,6 +190,12 @@ def verdict(record: Mapping[str, Any]) -> str:
             outcome = _outcome(facts) or "kept"
         elif kind == "learn" and outcome == "kept" and "rolled_back" in facts:
             outcome = f"kept, but for its dreams: {facts['rolled_back']}"
+    forgotten = [str(d) for d, day in enumerate(record["days"], 1) if "forgotten" in day]
+    if outcome and forgotten:
+        days = (
+            f"days {', '.join(forgotten)} were" if len(forgotten) > 1 else f"day {forgotten[0]} was"
+        )
+        outcome += f"; {days} forgotten since"
     return outcome
 
 
