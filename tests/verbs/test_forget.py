@@ -1,14 +1,18 @@
 """Forgetting: the newest day gives back the memory before it, an earlier one is silent."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
 from tiny_run import equal
+from written_run import Life
 
 from sleep_jax.inspect import Checkpoint, Run
+from sleep_jax.lifecycle import _remaining
 from sleep_jax.memory.slots import take_slot
 from sleep_jax.report import run_record
+from sleep_jax.run_schedule import run_schedule
 from sleep_jax.verbs.main import main
 
 WHOLE = ("current", "before_sleep", "before_dreams")
@@ -133,8 +137,6 @@ def test_timeline_and_verdict_show_what_was_forgotten(life):
 
 
 def test_newest_day_goes_silent_where_the_checkpoint_before_it_was_removed(life, capsys):
-    import shutil
-
     workdir, states = life
     for index in range(8):
         shutil.rmtree(workdir / "checkpoints" / str(index))
@@ -147,9 +149,19 @@ def test_newest_day_goes_silent_where_the_checkpoint_before_it_was_removed(life,
 
 
 def test_forget_while_a_day_is_under_way_is_refused(tmp_path, capsys):
-    from conftest import Life
-
     life = Life(tmp_path).live(1)
     life.phase("wake-2", tokens=4)
     assert main(["forget", str(tmp_path), "--day=1"]) == 2
     assert "a day is under way (the last phase is wake-2)" in capsys.readouterr().err
+
+
+def test_run_goes_on_after_a_day_was_forgotten(life, three_days):
+    workdir, _ = life
+    main(["forget", str(workdir), "--day=1"])
+    run, memory = Run(workdir), three_days.experiment.cfg.memory
+    schedule = run_schedule(memory, [4] * 4, dreams=False)
+    schedule = [x for x in schedule if x.phase != "study"]  # as `Life` writes it
+    remaining = _remaining(schedule, run.record["phases"], run.latest.index)
+    assert [(i, x.label) for i, x in remaining] == [
+        (10, "wake-4"), (11, "consolidate-4"), (12, "evaluate-4"),
+    ]  # fmt: skip
