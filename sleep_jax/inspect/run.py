@@ -165,7 +165,7 @@ class Run:
 
     def headline(self) -> str:
         """The last night in one line, as in its report."""
-        return headline(self.scores(), run_record.verdict(self.record))
+        return headline(self.scores(), run_record.verdict_now(self.record))
 
     def recall(self) -> list[list[float]]:
         """Share of right answers about each day after each night (`run_record.recall`)."""

@@ -9,6 +9,7 @@ from typing import Any
 from sleep_jax.evals.kept import KeptAnswers
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.fields import Fields, as_object
+from sleep_jax.phases.day_slots import text_of
 from sleep_jax.phases.hours import FORGET, ends_day, hour_of
 from sleep_jax.runtime.progress import figure
 
@@ -180,8 +181,7 @@ def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
 def verdict(record: Mapping[str, Any]) -> str:
     """Outcome of the last complete night: `kept`, or `rolled back: ...` or `skipped: ...` with the
     reason; `kept, but for its dreams: ...` if only the dreams were rolled back; "" before the first
-    one. A night of several consolidations has the outcome of the last, that of the context. Days
-    that were forgotten since are named.
+    one. A night of several consolidations has the outcome of the last, that of the context.
     """
     outcome = ""
     for label, facts in record["phases"].items():
@@ -190,13 +190,18 @@ def verdict(record: Mapping[str, Any]) -> str:
             outcome = _outcome(facts) or "kept"
         elif kind == "learn" and outcome == "kept" and "rolled_back" in facts:
             outcome = f"kept, but for its dreams: {facts['rolled_back']}"
-    forgotten = [str(d) for d, day in enumerate(record["days"], 1) if "forgotten" in day]
-    if outcome and forgotten:
-        days = (
-            f"days {', '.join(forgotten)} were" if len(forgotten) > 1 else f"day {forgotten[0]} was"
-        )
-        outcome += f"; {days} forgotten since"
     return outcome
+
+
+def verdict_now(record: Mapping[str, Any]) -> str:
+    """The verdict, and which days were forgotten since."""
+    forgotten = [i for i, day in enumerate(record["days"]) if "forgotten" in day]
+    if not forgotten:
+        return verdict(record)
+    days = (
+        f"days {text_of(forgotten)} were" if len(forgotten) > 1 else f"day {forgotten[0] + 1} was"
+    )
+    return f"{verdict(record)}; {days} forgotten since"
 
 
 def _outcome(facts: Mapping[str, Any]) -> str:

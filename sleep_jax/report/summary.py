@@ -16,7 +16,7 @@ def summarise(experiment: Experiment, run: RunState) -> dict[str, Any]:
     """The summary of a run, with the parts that `html_report` describes."""
     columns = html_report.COLUMNS["phases"]
     return {
-        "verdict": run_record.verdict(run.record),
+        "verdict": run_record.verdict_now(run.record),
         "scores": run_record.scores(run.record["days"][-1]),
         "recall": run_record.recall(run.record),
         "kept": run_record.kept(run.record),

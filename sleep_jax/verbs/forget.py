@@ -117,16 +117,17 @@ def forget(workdir: str, days: str, is_dry_run: bool = False) -> None:
     experiment, is_at_hand = saved.experiment(), True
     with PhaseCheckpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
         before = _restored(checkpoints, last.index, experiment)
-        after, base = before, None
+        base, config = before, last.record["config"]
         if how.taken_back:
-            base = _state_before(checkpoints, Run(workdir), saved.record, how, experiment)
-            is_at_hand = base is not None
-            if not is_at_hand:  # its checkpoint was removed
+            earlier = _before_day(checkpoints, Run(workdir), saved.record, how, experiment)
+            if is_at_hand := earlier is not None:
+                base, slots = earlier
+                config = {**config, "memory": {**config["memory"], "slots": slots}}
+            else:
                 how = plan_forgetting(saved.record, capacities, numbers, may_take_back=False)
-        after = _forgotten(base or before, how)
+        after = _forgotten(base, how)
         known = _measured(experiment, saved.record, (before, after))
-        for line in _outcome(numbers, how, saved.record, is_at_hand):
-            say(line)
+        say(*_outcome(numbers, how, saved.record, is_at_hand))
         _show(known, numbers)
         if is_dry_run:
             say("nothing was written")
@@ -136,8 +137,8 @@ def forget(workdir: str, days: str, is_dry_run: bool = False) -> None:
         if known[0]:
             facts |= {"kept_before": kept_line(known[0]), "kept_after": kept_line(known[1])}
         record = forget_on_record(saved.record, numbers, how, label, **facts)
-        facts = {**last.record, "run": record}
-        checkpoints.save(last.index + 1, label, state=after.arrays, record=facts)
+        record = {**last.record, "config": config, "run": record}
+        checkpoints.save(last.index + 1, label, state=after.arrays, record=record)
     say(
         f"written: {label}, checkpoint {last.index + 1}; `forget {workdir} --undo` takes it back, "
         "and the report has it when launch.py is run again"
@@ -161,21 +162,20 @@ def _restored(checkpoints: PhaseCheckpoints, index: int, experiment: Experiment)
     return RunState(**arrays, record=record["run"])
 
 
-def _state_before(
+def _before_day(
     checkpoints: PhaseCheckpoints, run: Run, record, how: Forgetting, experiment: Experiment
-) -> RunState | None:
-    """The state before the first day that is taken back; None where its checkpoint was removed."""
+) -> tuple[RunState, list[int]] | None:
+    """The state before the first day that is taken back, and the slots that its levels had; None
+    where its checkpoint was removed."""
     label = phase_before_day(record, min(how.taken_back))
-    if label is None:
-        return init_run_state(experiment)
-    [found] = [x for x in run.checkpoints if x.phase == label] or [None]
+    found = next((x for x in run.checkpoints if label in (None, x.phase)), None)
     if found is None:
         return None
     config = saved_config(found.record["config"])
     cfg = experiment.cfg.replace(memory=read(config).memory)
-    return _restored(
-        checkpoints, found.index, dataclasses.replace(experiment, config=config, cfg=cfg)
-    )
+    then = dataclasses.replace(experiment, config=config, cfg=cfg)
+    state = init_run_state(then) if label is None else _restored(checkpoints, found.index, then)
+    return state, found.record["config"]["memory"]["slots"]
 
 
 def _forgotten(state: RunState, how: Forgetting) -> RunState:

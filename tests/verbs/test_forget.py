@@ -133,7 +133,7 @@ def test_timeline_and_verdict_show_what_was_forgotten(life):
     row = run.timeline()[-1]
     assert (row["phase"], row["day"], row["hour"]) == ("forget", 3, "morning")
     assert "silenced 2" in row["detail"] and "kept after" in row["detail"]
-    assert run_record.verdict(run.record) == "kept; day 2 was forgotten since"
+    assert run_record.verdict_now(run.record) == "kept; day 2 was forgotten since"
 
 
 def test_newest_day_goes_silent_where_the_checkpoint_before_it_was_removed(life, capsys):
