@@ -12,7 +12,9 @@ ORDER = (
     "fields",
     *("data", "memory", "models", "rl", "interop", "sampling", "wake", "rewards"),
     *("evals", "seeding", "dreaming", "study", "config", "lengths", "run_schedule"),
-    *("runtime", "programs", "days", "experiment", "phases", "baselines", "lifecycle"),
+    "slot_plan",
+    *("runtime", "programs", "days", "experiment", "phases", "baselines"),
+    *("continuation", "lifecycle"),
     *("report", "forecast", "cli", "inspect"),
 )
 

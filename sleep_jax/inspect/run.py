@@ -10,8 +10,10 @@ from typing import Any
 from etils import epath
 
 from sleep_jax.addresses import check_answers
+from sleep_jax.days import read_days
 from sleep_jax.inspect import memory
 from sleep_jax.inspect.checkpoint import Checkpoint
+from sleep_jax.phases.run_state import nights_over
 from sleep_jax.report import run_record
 from sleep_jax.report.headline import headline
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
@@ -112,8 +114,12 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its report exists, the last file that a run writes."""
-        return report_path(self.workdir).exists()
+        """Whether its report exists, the last file that a run writes, and no day was given to it
+        since.
+        """
+        days = read_days(self.workdir)
+        is_reported = report_path(self.workdir).exists()
+        return is_reported and (not days or nights_over(self.record) == len(days))
 
     def state(self) -> str:
         """How far the run is, in one line."""

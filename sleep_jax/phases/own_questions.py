@@ -29,10 +29,14 @@ from sleep_jax.study.self_study import Study
 
 
 def own_questions(experiment: Experiment, run: RunState, day: int) -> list[SelfQuestion]:
-    """The own questions of a day that are asked again; [] where nothing was studied."""
+    """The own questions of a day that are asked again, as many as its night asked; [] where nothing
+    was studied.
+    """
     record = run.day(day)
     held_out = Study.from_record(record["study"]).held_out if "study" in record else ()
-    count = min(experiment.settings.evaluation.own_questions, len(held_out))
+    asked = record.get("own_open_book")
+    count = experiment.settings.evaluation.own_questions if asked is None else len(asked)
+    count = min(count, len(held_out))
     return [held_out[(2 * i + 1) * len(held_out) // (2 * count)] for i in range(count)]
 
 
@@ -141,7 +145,10 @@ def note_kept(
         right = answer_right(experiment, teacher.variables, questions, teacher.context)
     run = note_open_book(run, day, right)
     variables = run.current.variables(experiment.params)
-    asked = [own_questions(experiment, run, d) for d in range(day + 1)]
+    asked = [
+        own_questions(experiment, run, d) if "own_open_book" in run.day(d) else []
+        for d in range(day + 1)
+    ]
     now = iter(answer_right(experiment, variables, [q for questions in asked for q in questions]))
     kept = []
     for d, questions in enumerate(asked):
