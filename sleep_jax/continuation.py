@@ -24,19 +24,18 @@ from sleep_jax.days import Day, cut_into_days, read_days, reading_of
 from sleep_jax.experiment import NOTHING, Experiment, load_experiment, template_options
 from sleep_jax.interop.load import local_tokenizer
 from sleep_jax.memory.memory_config import MemoryConfig
-from sleep_jax.phases.run_state import nights_over
+from sleep_jax.phases.hours import nights_over
 from sleep_jax.run_schedule import ScheduledPhase, phases_left
 from sleep_jax.runtime.checkpoints import last_record
 from sleep_jax.runtime.workdir import (
     FREE,
+    GIVEN,
     check_same_base,
     check_same_reading,
     config_difference,
 )
 from sleep_jax.slot_plan import levels, slots_in_use
 
-# Fields of one command: what it gives to read.
-GIVEN = ("data.documents:", "data.limit:", "data.episodes:")
 # Fields that hold from here on, also for nights that an earlier command has begun.
 FROM_HERE_ON = ("mesh.", "checkpoint.", "model.name:", "memory.slots:", "memory.on_full:")
 # Fields that stay, and why.
@@ -128,7 +127,7 @@ class KnownRun:
         if not new:
             experiment = dataclasses.replace(experiment, config=days[-1].config)
         check_same_base(self.record.get("base", {}), experiment.base, self.workdir)
-        known = self.days[: self.record.get("days")]
+        known = self.days[: self.record.get("days_given")]
         check_same_reading(self.record.get("reading"), reading_of(known), self.workdir)
         check_room(experiment.schedule, experiment.memories, self.phases)
         for day in range(self.over, len(days)):
@@ -171,7 +170,8 @@ class KnownRun:
         line = f"continues {self.workdir}: {known} day{'' if known == 1 else 's'} known, "
         line += f"{new or 'none'} new"
         if self.over < known:
-            line += f"; finishes day {self.over + 1} first, under its own settings"
+            to_come = f"{self.over + 1}" + (f" to {known}" if self.over + 1 < known else "")
+            line += f"; finishes day {to_come} first, under its own settings"
         elif not new:
             line += "; it is finished"
         yield line if new or source == NOTHING else f"{line} ({source})"

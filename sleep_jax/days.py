@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 
 from sleep_jax.config import restored
 from sleep_jax.data.chunking import Encode
 from sleep_jax.data.documents import Document, QuestionAnswer, Source
 from sleep_jax.fields import Fields, read_object
+from sleep_jax.runtime.workdir import days_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +110,6 @@ def _days(documents: Sequence[Document], episodes: int) -> tuple[Day, ...]:
         )
     parts = np.array_split(range(len(documents)), episodes)
     return tuple(Day.of([documents[i] for i in part]) for part in parts)
-
-
-def days_path(workdir: str | os.PathLike[str]) -> epath.Path:
-    """Path of the days of a run."""
-    return epath.Path(workdir) / "days.json"
 
 
 def read_days(workdir: str | os.PathLike[str]) -> tuple[Day, ...]:

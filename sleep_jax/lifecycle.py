@@ -31,9 +31,10 @@ from sleep_jax.days import read_days, write_days
 from sleep_jax.experiment import Experiment
 from sleep_jax.memory.slots import capacity, grown, init_memory
 from sleep_jax.models.sharding import place, to_host
+from sleep_jax.phases.hours import nights_over
 from sleep_jax.phases.registry import PHASES
 from sleep_jax.phases.rng_streams import GROWTH
-from sleep_jax.phases.run_state import PhaseLogger, RunState, nights_over
+from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.allocator import make_room_for_programs
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
@@ -128,7 +129,7 @@ def run(
             cost = {"seconds": mid_phase.seconds, "memory": memory()["memory_peak"]}
             state = state.note(scheduled.label, **cost, programs=compilations.count - compiled)
             record = {"config": night.config.to_dict(), "base": base, "run": state.record}
-            record |= {"reading": experiment.reading, "days": len(experiment.days)}
+            record |= {"reading": experiment.reading, "days_given": len(experiment.days)}
             under_way.wait()  # one at a time: in several processes the barriers of both would mix
             saved.save(index, scheduled.label, state=state.arrays, record=record)
             make_room_for_programs()

@@ -3,13 +3,12 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sleep_jax.data.documents import Document
 from sleep_jax.experiment import Experiment
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.phases.hours import HOURS, MORNING
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.progress import phase_progress
@@ -58,11 +57,6 @@ class RunState:
         days = [self.day(i) for i in range(max(index + 1, len(self.record["days"])))]
         days[index] = days[index] | facts
         return dataclasses.replace(self, record=self.record | {"days": days})
-
-
-def nights_over(record: Mapping[str, Any]) -> int:
-    """How many days of a run are over, with their nights and mornings, from its record."""
-    return sum(HOURS.get(label.partition("-")[0]) == MORNING for label in record["phases"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,8 @@ from sleep_jax.renamed_fields import RENAMED
 # Fields that change no result: devices, checkpoints, and the path of the base, which is identified
 # by its weights.
 FREE = ("mesh.", "checkpoint.", "model.name:")
+# Fields of one command: what it gives to read.
+GIVEN = ("data.documents:", "data.limit:", "data.episodes:")
 # Fields that may change during a run: what to do when slots run out. Every checkpoint records the
 # config that it was made with.
 CHANGEABLE = ("memory.on_full:",)
@@ -167,6 +169,11 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
             f"cannot write to workdir={str(workdir)!r} ({error.strerror or error}); "
             "choose another with --workdir=DIRECTORY"
         ) from error
+
+
+def days_path(workdir: str | os.PathLike[str]) -> epath.Path:
+    """Path of the days of a run (`days`)."""
+    return epath.Path(workdir) / "days.json"
 
 
 def report_path(workdir: str | os.PathLike[str]) -> epath.Path:
