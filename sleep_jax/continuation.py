@@ -19,7 +19,7 @@ from etils import epath
 
 from sleep_jax.addresses import check_answers
 from sleep_jax.config import read, restored
-from sleep_jax.data.documents import Source, read_source
+from sleep_jax.data.documents import NONE, Source, read_source
 from sleep_jax.days import Day, cut_into_days, read_days, reading_of
 from sleep_jax.experiment import NOTHING, Experiment, load_experiment, template_options
 from sleep_jax.interop.load import local_tokenizer
@@ -78,7 +78,7 @@ class KnownRun:
     def config(self) -> ml_collections.ConfigDict:
         """What further days begin with: the settings of the last night, and nothing to read."""
         config = restored(self.days[-1].config.to_dict(), self.workdir)
-        config.data.documents, config.data.limit, config.data.episodes = "", 0, 1
+        config.data.documents, config.data.limit, config.data.episodes = NONE, 0, 1
         return config
 
     def changes(self, config: ml_collections.ConfigDict) -> list[str]:
@@ -112,7 +112,7 @@ class KnownRun:
 
         Args:
           config: the settings of the new nights (`KnownRun.config`, with changes).
-          given: whole documents; None: those of `data.documents`, "" for none.
+          given: whole documents; None: those of `data.documents`.
 
         Raises:
           ValueError: a setting cannot change, nothing is left to use it, the model is another one,

@@ -15,6 +15,7 @@ import ml_collections
 
 from sleep_jax.config import RunConfig, read
 from sleep_jax.data.documents import (
+    NONE,
     Document,
     Source,
     read_anchors,
@@ -195,8 +196,8 @@ def load_experiment(
       config: the settings of the nights of new days.
       known: the days that it was given before, each with the settings of its night; none are read
         again.
-      given: whole documents to read on new days; None: those of `data.documents`, or none where
-        days are known and it names none.
+      given: whole documents to read on new days; None: those of `data.documents`, which may be
+        `none` where days are known.
 
     Raises:
       ValueError, OSError: a setting, a document or the model is not as it should be; says which and
@@ -204,7 +205,7 @@ def load_experiment(
     """
     read(config)
     # A mistake is reported before a large model is loaded.
-    if given is None and (config.data.documents or not known):
+    if given is None and (config.data.documents != NONE or not known):
         given = read_source(config.data.documents, config.data.limit)
     is_tiny, template = config.model.name == "tiny", template_options(config)
     options = {"dtype": config.model.dtype, **template, **_overrides(config)}

@@ -1,11 +1,11 @@
 """More days for a run: what it knows stays, what is given now is new, and how the days were given
 changes no bit.
 
-The phases here compute little: each adds noise of its own random stream. `test_whole_life.py` has
-the real ones.
+The phases here compute next to nothing; `test_whole_life.py` has the real ones.
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 import zlib
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tiny_run import active, equal, tiny_config
 
+from sleep_jax import experiment as experiment_module
 from sleep_jax import lifecycle
 from sleep_jax.cli import main as launch  # which defines the flags
 from sleep_jax.cli.flags import parse
@@ -24,6 +25,7 @@ from sleep_jax.days import read_days, write_days
 from sleep_jax.experiment import load_experiment
 from sleep_jax.forecast.dry_run import plan_of
 from sleep_jax.inspect.run import Run
+from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.memory.slots import SlotsExhausted, put_slot, take_slot, unlock
 from sleep_jax.phases.registry import PHASES
 from sleep_jax.phases.rng_streams import STREAMS, key_of
@@ -31,46 +33,44 @@ from sleep_jax.report.html_report import write_report
 from sleep_jax.report.summary import days as days_shown
 from sleep_jax.report.summary import settings_changed, summarise
 from sleep_jax.runtime.workdir import days_path
-from sleep_jax.seeding.transaction import check_capacity
+from sleep_jax.seeding.transaction import MemoryState, check_capacity
 
 STEPS = "seeding.steps"
 
 
-def noisy(name):
-    """A phase that fills a slot, or adds to the last one, with noise of its random stream and of
-    what it reads."""
+def quick(name):
+    """A phase that records a draw of each of its random streams, what it could read and its
+    settings; a consolidation fills a slot with noise."""
 
     def function(experiment, run, logger, scheduled):
+        state, facts = run.current, {STEPS: experiment.config.seeding.steps}
         texts = [d.text for day in experiment.days[: scheduled.day + 1] for d in day.documents]
-        read, state = zlib.crc32(json.dumps(texts).encode()), run.current
+        facts["texts"] = zlib.crc32(json.dumps(texts).encode())
+        keys = {stream: key_of(experiment, scheduled, stream) for stream in STREAMS.get(name, ())}
+        facts |= {stream: int(jax.random.key_data(key)[0]) for stream, key in keys.items()}
         if name == "consolidate":
             check_capacity(experiment.cfg.memory, state.slots, 1)
             slots, index = unlock(state.slots, 1)
-            state = state.replace(slots=slots)
-            run = run.note_day(scheduled.day, slot=index)
-        for stream in STREAMS.get(name, ()):
-            key = jax.random.fold_in(key_of(experiment, scheduled, stream), read)
-            index = max(active(state)[0] - 1, 0)
-            slot = take_slot(state.memory, 1, index)
-            slot = jax.tree.map(lambda x, k=key: x + jax.random.normal(k, x.shape), slot)
-            state = state.replace(memory=put_slot(state.memory, 1, index, slot))
-        run = dataclasses.replace(run, current=state, before_dreams=state)
+            rng = np.random.default_rng(facts["updates"])
+            slot = jax.tree.map(lambda x: rng.normal(size=x.shape), take_slot(state.memory, 1, 0))
+            state = MemoryState(put_slot(state.memory, 1, index, slot), slots)
+            run, facts = run.note_day(scheduled.day, slot=index), facts | {"levels": "0 -> 1"}
+            run = dataclasses.replace(run, current=state, before_dreams=state)
         if name == "wake":
             run = dataclasses.replace(run, before_sleep=state)
         if name == "evaluate":
             shares = [{"questions": 0.5}] * (scheduled.day + 1)
             run = run.note_day(scheduled.day, scores={"before sleep": {}}, recall=shares)
-        steps = experiment.config.seeding.steps
-        facts = {"levels": "0 -> 1"} if name == "consolidate" else {}
-        return run.note(scheduled.label, steps=steps, **facts)
+        return run.note(scheduled.label, **facts)
 
     return dataclasses.replace(PHASES[name], function=function)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def noisy_phases():
+def quick_phases():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lifecycle, "PHASES", {name: noisy(name) for name in PHASES})
+        patch.setattr(lifecycle, "PHASES", {name: quick(name) for name in PHASES})
+        patch.setattr(experiment_module, "tiny_model", functools.cache(tiny_model))
         yield
 
 
@@ -143,7 +143,7 @@ def test_stopped_run_is_finished_under_its_own_settings_first(one_day, monkeypat
     assert change == f"from day 3 on {STEPS}: 7 -> 9"
     assert experiment.source.endswith("all read; 1 of them read before, and left out")
     run = lifecycle.run(experiment, str(one_day), quiet=True)
-    steps = {label: facts["steps"] for label, facts in run.record["phases"].items()}
+    steps = {label: facts[STEPS] for label, facts in run.record["phases"].items()}
     assert [steps[x] for x in ("evaluate", "evaluate-2", "wake-3", "evaluate-3")] == [4, 7, 9, 9]
     assert [day.config.seeding.steps for day in read_days(one_day)] == [4, 7, 9]
     assert Run(one_day)["evaluate-2"].record["config"]["seeding"]["steps"] == 7

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 
 from sleep_jax.continuation import KnownRun, check_room
-from sleep_jax.data.documents import read_source
+from sleep_jax.data.documents import NONE, read_source
 from sleep_jax.days import cut_into_days
 from sleep_jax.experiment import NOTHING, memories_of, template_options
 from sleep_jax.forecast.programs import flops_of, programs_of
@@ -42,7 +42,7 @@ def plan_of(config, known: KnownRun | None = None) -> RunPlan:
     tokenizer = local_tokenizer(config.model.name, **template_options(config))
     encode = about_tokens if tokenizer is None else tokenizer.encode
     source, new = NOTHING, ()
-    if config.data.documents or not before:
+    if config.data.documents != NONE or not before:
         whole_documents = read_source(config.data.documents, config.data.limit)
         source, new = cut_into_days(config, whole_documents, encode, before)
     days = (*before, *new)
