@@ -83,8 +83,7 @@ class DataConfig(Settings, section="data"):
 
     documents: str = setting(
         SAMPLES,
-        "text, PDF, HTML, Word or JSONL file, folder, gs://..., seqio:TASK, samples, samples:4; "
-        "with --continue also none",
+        "text, PDF, HTML, Word, JSONL file, folder, gs://..., seqio:TASK, samples, samples:4, none",
     )
     limit: int = setting(0, "read only this many parts, the first; 0: all", least=0)
     chunk_tokens: int = setting(256, "tokens of a part; longer documents are split into parts",
