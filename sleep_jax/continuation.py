@@ -127,12 +127,19 @@ class KnownRun:
         if not new:
             experiment = dataclasses.replace(experiment, config=days[-1].config)
         check_same_base(self.record.get("base", {}), experiment.base, self.workdir)
-        known = self.days[: self.record.get("days_given")]
-        check_same_reading(self.record.get("reading"), reading_of(known), self.workdir)
+        self._check_reading()
         check_room(experiment.schedule, experiment.memories, self.phases)
         for day in range(self.over, len(days)):
             experiment.on(day)  # loads its teachers and its judge
         return experiment
+
+    def _check_reading(self) -> None:
+        """Refuses days that are not those of the last checkpoint."""
+        old, count = self.record.get("reading"), self.record.get("days_given")
+        counts = range(1, len(self.days) + 1) if count is None else [count]
+        readings = [reading_of(self.days[:n]) for n in counts]
+        if old not in readings:
+            check_same_reading(old, readings[-1], self.workdir)
 
     def days_kept(self, config: ml_collections.ConfigDict) -> tuple[Day, ...]:
         """What the run was given, with what holds from here on (`FROM_HERE_ON`)."""

@@ -120,16 +120,16 @@ class Experiment:
         config = self.days[day].config
         if config in (None, self.config):
             return self
-        if config not in self._under:
-            self._under[config] = self.under(config)
-        return self._under[config]
+        if config not in self._by_config:
+            self._by_config[config] = self._with(config)
+        return self._by_config[config]
 
     @functools.cached_property
-    def _under(self) -> dict[ml_collections.FrozenConfigDict, "Experiment"]:
+    def _by_config(self) -> dict[ml_collections.FrozenConfigDict, "Experiment"]:
         """What `on` has made, by settings."""
         return {}
 
-    def under(self, config: ml_collections.FrozenConfigDict) -> "Experiment":
+    def _with(self, config: ml_collections.FrozenConfigDict) -> "Experiment":
         """The same model and days with other settings; other teachers and another judge are loaded
         where these ask for them.
         """
@@ -203,8 +203,8 @@ def load_experiment(
       ValueError, OSError: a setting, a document or the model is not as it should be; says which and
         what to do.
     """
-    read(config)
     # A mistake is reported before a large model is loaded.
+    read(config)
     if given is None and (config.data.documents != NONE or not known):
         given = read_source(config.data.documents, config.data.limit)
     is_tiny, template = config.model.name == "tiny", template_options(config)

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.config import read, restored
-from sleep_jax.days import read_days, write_days
+from sleep_jax.days import read_days, reading_of, write_days
 from sleep_jax.experiment import Experiment
 from sleep_jax.memory.slots import capacity, grown, init_memory
 from sleep_jax.models.sharding import place, to_host
@@ -154,11 +154,11 @@ def _recorded(experiment: Experiment, workdir: str, over: int = 0) -> Experiment
     Raises:
       ValueError: the run has more days.
     """
-    known = read_days(workdir)
-    if over and len(known) > len(experiment.days):
+    known, count = read_days(workdir), len(experiment.days)
+    if len(known) > count and reading_of(known[:count]) == experiment.reading:
         raise ValueError(
-            f"the run in {workdir} has {len(known)} days, and this is one of "
-            f"{len(experiment.days)}; go on with --continue={workdir}"
+            f"the run in {workdir} has {len(known)} days, and this is one of {count}; go on with "
+            f"--continue={workdir}"
         )
     configs = [day.config or experiment.config for day in experiment.days]
     configs[:over] = [day.config for day in known[:over]] or configs[:over]

@@ -92,7 +92,7 @@ def forecast(
     mesh_shape(config, chip_of(topology)[1] if topology else jax.device_count())
     plan = plan_of(config, known)
     if is_dry:
-        return dry_run(config, topology, plan, workdir)
+        return dry_run(config, topology, plan, workdir, known)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"--aot={topology} needs the TPU compiler; pip install -e '.[tpu]' brings it, no "

@@ -73,7 +73,13 @@ def plan_of(config, known: KnownRun | None = None) -> RunPlan:
     )
 
 
-def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) -> Iterator[str]:
+def dry_run(
+    config,
+    topology: str,
+    plan: RunPlan,
+    workdir: str | None = None,
+    known: KnownRun | None = None,
+) -> Iterator[str]:
     """What a run holds and does, as lines.
 
     Args:
@@ -81,7 +87,10 @@ def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) ->
       topology: the slice; empty: the devices of this machine.
       plan: of the run.
       workdir: that it would be written in; None: unknown.
+      known: the run that is continued there; None: a new one.
     """
+    if known:
+        yield from known.lines(config, len(plan.days), plan.source)
     chips = chip_of(topology)[1] if topology else jax.device_count()
     shape = mesh_shape(config, chips)
     mesh = AbstractMesh(shape, AXES, (AxisType.Auto,) * len(AXES))
