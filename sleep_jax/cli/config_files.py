@@ -51,7 +51,7 @@ class GivenConfig:
                 del rest[index : index + 1 + is_next_word]
             return cls(argument, False, [argv[0], f"--config={argument}", *rest])
         known = ", ".join(map(str, configs(argv[0]))) or "a Python file with get_config()"
-        raise ValueError(f"which run? Give --continue=RUN, or --config=FILE, one of: {known}")
+        raise ValueError(f"which run? Give --config=FILE, one of: {known}")
 
     def load(self) -> ml_collections.ConfigDict:
         """The config without overrides."""
