@@ -51,6 +51,7 @@ CYCLE = {
     "test_lifecycle.py",
     "test_seal.py",
     "test_several_days.py",
+    "test_whole_life.py",
 }
 # Files whose tests are long begin before all others, which then keep both workers busy to the end.
 # The forecast begins after the lifecycle, most of whose programs it finds compiled.

@@ -163,7 +163,7 @@ def merge(
     if rejection_reason := figures.get("rolled_back"):
         raise UnrecoverableError(
             f"level {level} is full and merging its slots was rolled back: {rejection_reason}; set "
-            "memory.on_full='skip' and this run goes on, or start a new one with more memory.slots"
+            "memory.on_full='skip' and this run goes on, or give it more memory.slots by --continue"
         )
     return _after_consolidation(run, state).note(scheduled.label, **figures)
 

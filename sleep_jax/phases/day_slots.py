@@ -102,11 +102,6 @@ def phase_before_day(record: Mapping[str, Any], day: int) -> str | None:
     return last
 
 
-def finished_days(record: Mapping[str, Any]) -> int:
-    """How many days are over."""
-    return sum(map(ends_day, record["phases"]))
-
-
 def days_of(text: str) -> list[int]:
     """Indices of days that are on record as `1, 3`, counted from 1.
 

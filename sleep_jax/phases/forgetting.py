@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sleep_jax.memory.slots import put_slot, take_slot, zeroed
-from sleep_jax.phases.day_slots import Place, finished_days, places_of_days, text_of
+from sleep_jax.phases.day_slots import Place, places_of_days, text_of
+from sleep_jax.phases.hours import nights_over
 from sleep_jax.seeding.transaction import MemoryState
 
 TAKEN_BACK, SILENT = "taken back", "silent"  # `forgotten` of a day on record
@@ -50,7 +51,7 @@ def plan_forgetting(
       ValueError: a day does not exist, is forgotten already, is held by no slot, or by one that
         holds others as well; says what can be done.
     """
-    count, state = finished_days(record), _forgotten(record)
+    count, state = nights_over(record), _forgotten(record)
     for day in sorted(days):
         if not 0 <= day < count:
             there = f"there are days 1 to {count}" if count > 1 else "there is day 1"

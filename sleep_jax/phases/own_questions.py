@@ -29,11 +29,14 @@ from sleep_jax.study.self_study import Study
 
 
 def own_questions(experiment: Experiment, run: RunState, day: int) -> list[SelfQuestion]:
-    """The own questions of a day that are asked again; [] where nothing was studied, or the day was
-    forgotten."""
+    """The own questions of a day that are asked again, as many as its night asked; [] where nothing
+    was studied, or the day was forgotten.
+    """
     record = {} if run.is_forgotten(day) else run.day(day)
     held_out = Study.from_record(record["study"]).held_out if "study" in record else ()
-    count = min(experiment.settings.evaluation.own_questions, len(held_out))
+    asked = record.get("own_open_book")
+    count = experiment.settings.evaluation.own_questions if asked is None else len(asked)
+    count = min(count, len(held_out))
     return [held_out[(2 * i + 1) * len(held_out) // (2 * count)] for i in range(count)]
 
 
@@ -135,7 +138,10 @@ def kept_answers(experiment: Experiment, run: RunState, variables, days: int) ->
       variables: collections of the model.
       days: how many.
     """
-    asked = [own_questions(experiment, run, day) for day in range(days)]
+    asked = [
+        own_questions(experiment, run, day) if "own_open_book" in run.day(day) else []
+        for day in range(days)
+    ]
     now = iter(answer_right(experiment, variables, [q for questions in asked for q in questions]))
     kept = []
     for day, questions in enumerate(asked):

@@ -179,18 +179,29 @@ def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def verdict(record: Mapping[str, Any]) -> str:
-    """Outcome of the last complete night: `kept`, or `rolled back: ...` or `skipped: ...` with the
-    reason; `kept, but for its dreams: ...` if only the dreams were rolled back; "" before the first
-    one. A night of several consolidations has the outcome of the last, that of the context.
+    """Outcome of the last complete night, as of `verdicts`; "" before the first one."""
+    return next((outcome for outcome in reversed(verdicts(record)) if outcome), "")
+
+
+def verdicts(record: Mapping[str, Any]) -> list[str]:
+    """Outcome of the night of each day that was begun: `kept`, or `rolled back: ...` or `skipped:
+    ...` with the reason; `kept, but for its dreams: ...` if only the dreams were rolled back; ""
+    where there was none yet. A night of several consolidations has the outcome of the last, that of
+    the context.
     """
-    outcome = ""
+    outcomes, is_over = [], True
     for label, facts in record["phases"].items():
         kind = label.partition("-")[0]
+        if kind == FORGET:
+            continue
+        if is_over:
+            outcomes.append("")
+        is_over = ends_day(label)
         if kind == "consolidate":
-            outcome = _outcome(facts) or "kept"
-        elif kind == "learn" and outcome == "kept" and "rolled_back" in facts:
-            outcome = f"kept, but for its dreams: {facts['rolled_back']}"
-    return outcome
+            outcomes[-1] = _outcome(facts) or "kept"
+        elif kind == "learn" and outcomes[-1] == "kept" and "rolled_back" in facts:
+            outcomes[-1] = f"kept, but for its dreams: {facts['rolled_back']}"
+    return outcomes
 
 
 def verdict_now(record: Mapping[str, Any]) -> str:

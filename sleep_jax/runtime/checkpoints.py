@@ -228,6 +228,17 @@ class PhaseCheckpoints:
             )
 
 
+def last_record(directory: epath.PathLike) -> dict[str, Any] | None:
+    """The record of the last finished checkpoint in a directory, without its state, read without a
+    device; None where there is none.
+    """
+    folders = [x for x in epath.Path(directory).glob("*") if x.name.isdigit()]
+    for folder in sorted(folders, key=lambda x: int(x.name), reverse=True):
+        if damage(folder, is_thorough=False) is None:
+            return dict(read_object(folder / "record" / "metadata").section("record"))
+    return None
+
+
 def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:
     """What is wrong with a checkpoint, as text; None if it is valid.
 

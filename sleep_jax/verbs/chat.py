@@ -8,8 +8,14 @@ from typing import NamedTuple
 
 import jax
 
-from sleep_jax.data.documents import Document, read_source
+from sleep_jax import lifecycle
+from sleep_jax.continuation import load_continued
+from sleep_jax.data.documents import Document, Source, read_source
+from sleep_jax.errors import UnrecoverableError
 from sleep_jax.interop.prompts import document_text
+from sleep_jax.report.headline import headline
+from sleep_jax.report.html_report import write_report
+from sleep_jax.report.summary import summarise
 from sleep_jax.runtime.progress import say
 from sleep_jax.verbs import forget
 from sleep_jax.verbs.speaking import (
@@ -27,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds how replies are drawn."""
     parser.description = (
         "A conversation with the model of a run, in its own chat template. Ctrl-C ends a reply, "
-        "Ctrl-D or /quit the chat. A night over what was read in a chat is not possible yet."
+        "Ctrl-D or /quit the chat."
     )
     listed = [f"  {f'{name} {x.needs}':<14}{x.about}" for name, x in COMMANDS.items()]
     parser.epilog = "\n".join(["in the chat:", *listed])
@@ -53,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
                     return
             elif line:
                 chat.say(line)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, UnrecoverableError) as error:
             say(f"error: {error}")
 
 
@@ -74,6 +80,7 @@ class Chat:
       speaker: whose model replies.
       messages: of the chat template, so far.
       read: documents that the next message will begin with.
+      of_today: all documents that were read since the last night.
       is_before: the model before its first night replies.
     """
 
@@ -81,6 +88,7 @@ class Chat:
     speaker: Speaker
     messages: list[dict[str, str]] = dataclasses.field(default_factory=list)
     read: list[Document] = dataclasses.field(default_factory=list)
+    of_today: list[Document] = dataclasses.field(default_factory=list)
     is_before: bool = False
 
     def say(self, text: str) -> None:
@@ -130,6 +138,29 @@ def _read(chat: Chat, path: str) -> None:
         tokens = len(chat.speaker.saved.tokenizer.encode(document_text(document)))
         say(f"{document.title}: {tokens:,} tokens, in view from your next message on")
     chat.read += documents
+    chat.of_today += documents
+
+
+def _sleep(chat: Chat, _: str) -> None:
+    """A night over what was read in this chat, as another day of the run."""
+    if not chat.of_today:
+        raise ValueError("there is nothing to sleep over; /read FILE first")
+    workdir, phase = chat.arguments.run, chat.speaker.saved.phase
+    source = Source(tuple(chat.of_today), f"{len(chat.of_today)} documents of a chat", "chat")
+    experiment = load_continued(workdir, source)
+    say(f"sleeping; after Ctrl-C, `launch.py --continue={workdir}` goes on with it")
+    chat.speaker = None  # its arrays make room
+    try:
+        state = lifecycle.run(experiment, workdir)
+        summary = summarise(experiment, state)
+        say(headline(summary["scores"], summary["verdict"]))
+        say(f"report: {write_report(workdir, summary)}")
+        phase = "-1"
+    finally:
+        chat.arguments.phase = phase
+        chat.speaker = load_speaker(chat.arguments)
+    chat.messages, chat.read, chat.of_today = [], [], []
+    say("the day is over: nothing is in view any more")
 
 
 def _toggle(chat: Chat, _: str) -> None:
@@ -165,6 +196,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "/read": Command("FILE", "a document comes into view, with your next message", _read),
     "/before": Command("", "the model before its first night replies, or again as it is", _toggle),
+    "/sleep": Command("", "a night over what was read in this chat, as a day of the run", _sleep),
     "/forget": Command("DAY", "the slot of a day goes silent (as the verb forget)", _forget),
     "/new": Command("", "the conversation begins anew", _begin_anew),
     "/help": Command("", "this list", _help),

@@ -7,26 +7,27 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sleep_jax.config import read
+from ml_collections import FrozenConfigDict
+
+from sleep_jax.config import read, restored
 from sleep_jax.evals.kept import KeptAnswers, kept_line
 from sleep_jax.experiment import Experiment
 from sleep_jax.inspect.run import Run
 from sleep_jax.lifecycle import init_run_state
 from sleep_jax.phases.day_slots import (
     days_of,
-    finished_days,
     phase_before_day,
     text_of,
     titles_of_day,
 )
 from sleep_jax.phases.forgetting import Forgetting, forget_on_record, plan_forgetting, silence
-from sleep_jax.phases.hours import FORGET, ends_day
+from sleep_jax.phases.hours import FORGET, ends_day, nights_over
 from sleep_jax.phases.own_questions import kept_answers
 from sleep_jax.phases.run_state import RunState
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.compiled_programs import keep_compiled_programs
 from sleep_jax.runtime.progress import phase_progress, say, table
-from sleep_jax.verbs.saved_run import finished_run, load_saved_run, saved_config
+from sleep_jax.verbs.saved_run import finished_run, load_saved_run
 
 EPILOG = """\
 The newest day is taken back: the memory is again as it was before it, bit for bit. The slot of an
@@ -171,7 +172,7 @@ def _before_day(
     found = next((x for x in run.checkpoints if label in (None, x.phase)), None)
     if found is None:
         return None
-    config = saved_config(found.record["config"])
+    config = FrozenConfigDict(restored(found.record["config"], str(found.folder)))
     cfg = experiment.cfg.replace(memory=read(config).memory)
     then = dataclasses.replace(experiment, config=config, cfg=cfg)
     state = init_run_state(then) if label is None else _restored(checkpoints, found.index, then)
@@ -195,7 +196,7 @@ def _measured(
         for state in states:
             asked = dataclasses.replace(state, record=record)
             variables = asked.current.variables(experiment.params)
-            known.append(kept_answers(experiment, asked, variables, finished_days(record)))
+            known.append(kept_answers(experiment, asked, variables, nights_over(record)))
             bar.advance(1)
     return known if any(x.asked for x in known[0]) else [[], []]
 

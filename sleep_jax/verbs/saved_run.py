@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from sleep_jax.config import RunConfig, default, read
-from sleep_jax.data.documents import read_source
-from sleep_jax.days import Day, cut_into_days
+from sleep_jax.config import RunConfig, read, restored
+from sleep_jax.continuation import known_run
+from sleep_jax.days import Day
 from sleep_jax.experiment import Experiment, load_base, load_judge
 from sleep_jax.inspect.run import Run
 from sleep_jax.interop.fingerprint import fingerprint
@@ -54,13 +54,12 @@ class SavedRun:
         return Prompts(self.tokenizer)
 
     def days(self) -> tuple[Day, ...]:
-        """Its documents, day by day, read again from where they were.
+        """Its days, with their documents.
 
         Raises:
-          ValueError, OSError: they cannot be read.
+          ValueError, OSError: as `known_run`.
         """
-        source = read_source(self.config.data.documents, self.config.data.limit)
-        return cut_into_days(self.config, source, self.tokenizer.encode)[1]
+        return known_run(self.workdir).days
 
     def experiment(self) -> Experiment:
         """What asks the own questions of its record: an experiment without documents."""
@@ -77,13 +76,6 @@ class SavedRun:
             anchors={},
             judge=judge,
         )
-
-
-def saved_config(config: dict[str, Any]) -> ml_collections.FrozenConfigDict:
-    """The config of a checkpoint; settings that are newer than it have their defaults."""
-    whole = default()
-    whole.update(config)
-    return ml_collections.FrozenConfigDict(whole)
 
 
 def finished_run(workdir: str) -> Run:
@@ -123,8 +115,9 @@ def load_saved_run(workdir: str, phase: str = "-1") -> SavedRun:
         checkpoint = run[phase]
     except KeyError as error:
         raise ValueError(error.args[0]) from None
-    config = saved_config(checkpoint.record["config"])
-    cfg, params, tokenizer = load_base(config, read(config))
+    settings = restored(checkpoint.record["config"], str(checkpoint.folder))
+    config = ml_collections.FrozenConfigDict(settings)
+    cfg, params, tokenizer = load_base(config)
     base = {"model.name": {"name": config.model.name, "weights": fingerprint(params)}}
     saved = {k: x for k, x in (checkpoint.record.get("base") or {}).items() if k in base}
     check_same_base(saved, base, workdir)

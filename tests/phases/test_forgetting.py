@@ -2,8 +2,11 @@
 
 import pytest
 
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.phases.day_slots import Place, phase_before_day, places_of_days
 from sleep_jax.phases.forgetting import forget_on_record, plan_forgetting
+from sleep_jax.run_schedule import run_schedule
+from sleep_jax.slot_plan import slots_in_use
 
 NIGHT = {"levels": "0 -> 1"}
 
@@ -80,6 +83,16 @@ def test_slot_of_a_day_that_was_taken_back_is_given_to_the_next_one():
     assert places_of_days(record, (3,)) == {0: Place(1, 0), 2: Place(1, 1)}
     assert phase_before_day(record, 2) == "forget" and phase_before_day(record, 1) == "evaluate"
     assert phase_before_day(record, 0) is None
+
+
+def test_slots_of_days_that_were_taken_back_are_free_again():
+    memory = MemoryConfig((LevelConfig(slots=3, rank=2),))
+    schedule = run_schedule(memory, [4] * 3, dreams=False)
+    record = record_of(*day(), *day(), *day())
+    assert slots_in_use(schedule, [memory] * 3, record["phases"]) == {1: 3}
+    for days, count in (((1,), 3), ((2, 3), 1)):
+        record = forgotten(record, *days)
+        assert slots_in_use(schedule, [memory] * 3, record["phases"]) == {1: count}
 
 
 def test_silent_slot_stays_in_use():

@@ -1,11 +1,13 @@
 """A chat: its own template, documents that come into view, and commands."""
 
 import argparse
+import shutil
 
 import pytest
 
 from sleep_jax.evals.recall import greedy_replies
 from sleep_jax.runtime.progress import printable
+from sleep_jax.verbs import chat as module
 from sleep_jax.verbs.chat import Chat
 from sleep_jax.verbs.main import main
 from sleep_jax.verbs.speaking import load_speaker
@@ -129,3 +131,28 @@ def test_chat_reads_lines_until_the_end(three_days, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "error: day 9: there is no such day" in shown
     assert shown.endswith("nothing is in view any more\n")
+
+
+def test_sleep_without_anything_read_is_refused(chat):
+    with pytest.raises(ValueError, match="nothing to sleep over; /read FILE first"):
+        chat.obey("/sleep")
+
+
+def test_sleep_gives_the_run_a_day_of_what_was_read(three_days, tmp_path, capsys, monkeypatch):
+    """The night itself is that of `launch.py --continue`; here it is stood in for."""
+    shutil.copytree(three_days.workdir / "checkpoints", tmp_path / "run" / "checkpoints")
+    (tmp_path / "ferry.md").write_text("# The ferry\n\nIt leaves at 6:40.")
+    arguments = arguments_of(tmp_path / "run")
+    chat, given = Chat(arguments, load_speaker(arguments)), []
+    monkeypatch.setattr(module, "load_continued", lambda run, source: given.append((run, source)))
+    monkeypatch.setattr(module.lifecycle, "run", lambda experiment, run: None)
+    monkeypatch.setattr(module, "summarise", lambda *_: {"scores": [], "verdict": "kept"})
+    monkeypatch.setattr(module, "write_report", lambda run, summary: f"{run}/report.html")
+    chat.obey(f"/read {tmp_path}/ferry.md")
+    chat.say("When?")
+    chat.obey("/sleep")
+    [(run, source)] = given
+    assert run == str(tmp_path / "run") and [x.title for x in source.documents] == ["The ferry"]
+    assert "Kept" in capsys.readouterr().out
+    assert not (chat.messages or chat.read or chat.of_today)
+    chat.say("And now?")

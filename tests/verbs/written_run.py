@@ -1,10 +1,12 @@
 """Runs of the tiny model with several days, written without their nights: every slot is random."""
 
 import jax
+import ml_collections
 import numpy as np
 from tiny_run import tiny_config
 
-from sleep_jax.config import read
+from sleep_jax.data.documents import read_source
+from sleep_jax.days import cut_into_days, reading_of
 from sleep_jax.evals.recall import greedy_replies
 from sleep_jax.experiment import load_base
 from sleep_jax.lifecycle import init_run_state
@@ -14,7 +16,7 @@ from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.seeding.transaction import MemoryState
 from sleep_jax.study.questions import SelfQuestion
 from sleep_jax.study.self_study import Study
-from sleep_jax.verbs.saved_run import SavedRun, saved_config
+from sleep_jax.verbs.saved_run import SavedRun
 
 
 def learnt(state: MemoryState, seed: int) -> MemoryState:
@@ -44,12 +46,12 @@ class Life:
         config.memory.slots = (slots,)
         config.evaluation.own_questions = 2
         self.workdir, self.config = workdir, config
-        cfg, params, tokenizer = load_base(config, read(config))
-        nothing = MemoryState(None, None)
-        saved = SavedRun(
-            "", "", saved_config(config.to_dict()), {}, nothing, cfg, params, tokenizer
-        )
+        cfg, params, tokenizer = load_base(config)
+        frozen, nothing = ml_collections.FrozenConfigDict(config), MemoryState(None, None)
+        saved = SavedRun("", "", frozen, {}, nothing, cfg, params, tokenizer)
         self.experiment = saved.experiment()
+        source = read_source(config.data.documents)
+        self.reading = reading_of(cut_into_days(config, source, tokenizer.encode)[1])
         self.run = init_run_state(self.experiment)
         self.states: list[MemoryState] = []
         self._count = 0
@@ -93,7 +95,7 @@ class Life:
     def _save(self, name: str, **facts) -> None:
         self.run = self.run.note(name, seconds=1.0, **facts)
         record = {"config": self.config.to_dict(), "base": self.experiment.base}
-        record |= {"reading": "0", "run": self.run.record}
+        record |= {"reading": self.reading, "run": self.run.record}
         with PhaseCheckpoints(self.workdir / "checkpoints") as saved:
             saved.save(self._count, name, state=self.run.arrays, record=record)
         self._count += 1
