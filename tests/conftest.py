@@ -30,7 +30,17 @@ TESTS = pathlib.Path(__file__).parent
 # Folders and files whose tests compile for long or run whole nights: they are marked `cycle`, and
 # `.ci/run` runs them after all others.
 CYCLE = {
-    *("experiments", "forecast", "fuzz", "inspect", "models", "phases", "sampling", "wake"),
+    *(
+        "experiments",
+        "forecast",
+        "fuzz",
+        "inspect",
+        "models",
+        "phases",
+        "sampling",
+        "verbs",
+        "wake",
+    ),
     "dreaming/test_dream_importance.py",
     "dreaming/test_reward.py",
     "dreaming/test_trial.py",

@@ -17,7 +17,7 @@ from sleep_jax.data.batches import pad
 from sleep_jax.models.cache import grow, init_cache
 from sleep_jax.models.decoder import Decoder, lm_head, unstack_layers
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.models.linear import matmul
+from sleep_jax.models.linear import matmul, rounded
 from sleep_jax.sampling.generate import decoding_config
 from sleep_jax.sampling.sampler import SamplingConfig, draw_token
 
@@ -82,7 +82,7 @@ def draw_chunk(cfg: DecoderConfig, sampling: SamplingConfig, variables, head, vi
 
     def advance(state):
         count, view, tokens = state
-        logits = matmul(view.hidden.astype(cfg.dtype), head)
+        logits = matmul(rounded(view.hidden, cfg.dtype), head)
         token, _ = draw_token(sampling, logits, jax.random.fold_in(rng, view.drawn))
         hidden, grown = Decoder(cfg).apply(
             {**variables, "cache": view.cache}, token[:, None], mutable=["cache"]

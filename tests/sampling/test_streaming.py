@@ -1,6 +1,7 @@
 """Replies drawn a few tokens a call: the same as by the sampler, with two programs."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,6 +35,18 @@ def test_reply_is_that_of_the_sampler(cfg, trained, reader, choice):
     ended = SamplingConfig(9, (expected.tokens[5],), **choice)
     stop = expected.tokens.index(expected.tokens[5])
     assert tuple(reader(ended).reply(PROMPTS[0], key)) == expected.tokens[: stop + 1]
+
+
+def test_reply_in_bfloat16_is_that_of_the_sampler(cfg, trained):
+    """On a CPU the weights of a reader are widened; what they are multiplied by is not."""
+    narrow = cfg.replace(dtype=jnp.bfloat16)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: x if path[-1].key == "scale" else x.astype(jnp.bfloat16), trained["params"]
+    )
+    variables, sampling = trained | {"params": params}, SamplingConfig(9, (), temperature=0.0)
+    one = Reader(*decoding_form(narrow, variables), decoding_head(narrow, params), sampling)
+    groups = generate(narrow, sampling, variables, PROMPTS, KEY)
+    assert [tuple(one.reply(p, KEY)) for p in PROMPTS] == [group[0].tokens for group in groups]
 
 
 def test_reply_that_continues_what_is_in_view_equals_one_that_reads_all(reader):
