@@ -6,6 +6,8 @@ the paper's where it has one: `alpha`, `lam` (lambda), `gamma` (Eq. 3), `thresho
 
 import dataclasses
 import datetime
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -13,9 +15,11 @@ from sleep_jax import settings
 from sleep_jax.data.chunking import MIN_CHUNK_TOKENS
 from sleep_jax.data.documents import SAMPLES
 from sleep_jax.dreaming.dreaming_config import DreamingConfig
+from sleep_jax.fields import reason, shown
 from sleep_jax.interop.chat_template import DATE
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.models.decoder_config import DTYPES, REMATS
+from sleep_jax.renamed_fields import RENAMED
 from sleep_jax.seeding.gate import Gate
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.settings import Settings, part, setting
@@ -79,7 +83,7 @@ class DataConfig(Settings, section="data"):
 
     documents: str = setting(
         SAMPLES,
-        "text, PDF, HTML, Word or JSONL file, folder, gs://..., seqio:TASK, samples, samples:4",
+        "text, PDF, HTML, Word, JSONL file, folder, gs://..., seqio:TASK, samples, samples:4, none",
     )
     limit: int = setting(0, "read only this many parts, the first; 0: all", least=0)
     chunk_tokens: int = setting(256, "tokens of a part; longer documents are split into parts",
@@ -264,6 +268,36 @@ class RunConfig(Settings):
 def default() -> ml_collections.ConfigDict:
     """The default config of a run; a preset changes some of its fields."""
     return settings.defaults(RunConfig)
+
+
+def restored(values: Mapping[str, Any], where: str) -> ml_collections.ConfigDict:
+    """The config that was kept as JSON, which has lists for tuples; a field that it lacks, since it
+    was added later, has its default.
+
+    Args:
+      values: nested dicts.
+      where: what kept it, for errors.
+
+    Raises:
+      ValueError: a field that is unknown, or has a value of another type; names it.
+    """
+    from flax.traverse_util import flatten_dict
+
+    config, known = default(), settings.every(RunConfig)
+    for path, value in flatten_dict({**values}, sep=".").items():
+        if path in RENAMED:
+            raise ValueError(
+                f"{where} was written by an older version of sleep_jax: it has {path}, which is "
+                f"called {RENAMED[path]} now; go on with that version"
+            )
+        if path not in known:
+            raise ValueError(f"{where}: {path}={shown(value)}; there is no such setting")
+        try:
+            value = tuple(value) if isinstance(value, list) else value
+            config.update_from_flattened_dict({path: value})
+        except TypeError as error:
+            raise ValueError(f"{where}: {path}={shown(value)}; {reason(error)}") from error
+    return config
 
 
 def read(config) -> RunConfig:

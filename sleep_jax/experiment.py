@@ -5,8 +5,6 @@ same through a run.
 import collections
 import dataclasses
 import functools
-import hashlib
-import json
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +15,14 @@ import ml_collections
 
 from sleep_jax.config import RunConfig, read
 from sleep_jax.data.documents import (
+    NONE,
     Document,
+    Source,
     read_anchors,
     read_rehearsal_topics,
     read_source,
 )
-from sleep_jax.days import Day, EvalQuestion, cut_into_days
+from sleep_jax.days import Day, EvalQuestion, cut_into_days, reading_of
 from sleep_jax.evals.recall import AnchorSet
 from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.load import load_model
@@ -30,7 +30,7 @@ from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.resolve import resolve
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.lengths import Lengths, check_lengths, check_positions
+from sleep_jax.lengths import Lengths, check_lengths, check_positions, measure, of_days
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.encoder import load_encoder
@@ -40,7 +40,9 @@ from sleep_jax.rewards.calibration import calibrated_judge
 from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
 from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
 from sleep_jax.rewards.yes_no import YesNoScore
-from sleep_jax.run_schedule import ScheduledPhase, run_schedule
+from sleep_jax.run_schedule import ScheduledPhase, schedule_of_days
+
+NOTHING = "nothing new"  # what is read where no documents are given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +96,16 @@ class Experiment:
         pages = map(self.prompts.plain_document, self.days[day].documents)
         return tuple(token for page in pages for token in page)
 
-    def pages(self, scheduled: ScheduledPhase) -> list[tuple[int, ...]]:
+    def pages(
+        self, scheduled: ScheduledPhase, left_out: Sequence[int] = ()
+    ) -> list[tuple[int, ...]]:
         """The tokens that were read between a level's last sleep and this one, document by
-        document.
+        document, but for some days.
         """
         out = []
         for day in range(scheduled.since, scheduled.day + 1):
+            if day in left_out:
+                continue
             start = scheduled.start if day == scheduled.since else 0
             stop = scheduled.stop if day == scheduled.day else None
             offset = 0
@@ -109,11 +115,42 @@ class Experiment:
                 offset += len(page)
         return [page for page in out if page]
 
+    def questions_until(self, day: int) -> list[EvalQuestion]:
+        """The test questions of a day and of those before it."""
+        return [question for earlier in self.days[: day + 1] for question in earlier.questions]
+
+    def on(self, day: int) -> "Experiment":
+        """The same with the settings of the night of a day."""
+        config = self.days[day].config
+        if config in (None, self.config):
+            return self
+        if config not in self._by_config:
+            self._by_config[config] = self._with(config)
+        return self._by_config[config]
+
+    @functools.cached_property
+    def _by_config(self) -> dict[ml_collections.FrozenConfigDict, "Experiment"]:
+        """What `on` has made, by settings."""
+        return {}
+
+    def _with(self, config: ml_collections.FrozenConfigDict) -> "Experiment":
+        """The same model and days with other settings; other teachers and another judge are loaded
+        where these ask for them.
+        """
+        others, judge = self.others, self.judge
+        if config.seeding.teachers != self.config.seeding.teachers:
+            documents = [x for day in self.days if day.config == config for x in day.documents]
+            lengths = measure(read(config), self.prompts, documents)
+            others = tuple(_others(config, self.cfg, self.tokenizer, lengths))
+        if config.seeding.judge != self.config.seeding.judge:
+            judge = load_judge(config.seeding.judge, self.cfg, self.params, self.tokenizer)
+        cfg = self.cfg.replace(**_overrides(config))
+        return dataclasses.replace(self, config=config, cfg=cfg, others=others, judge=judge)
+
     @functools.cached_property
     def reading(self) -> str:
         """Fingerprint of what it reads and is asked, day by day."""
-        days = [[dataclasses.asdict(document) for document in day.documents] for day in self.days]
-        return hashlib.sha256(json.dumps(days, sort_keys=True).encode()).hexdigest()[:16]
+        return reading_of(self.days)
 
     @functools.cached_property
     def base(self) -> dict[str, dict[str, str]]:
@@ -131,36 +168,56 @@ class Experiment:
         }
 
     @functools.cached_property
+    def memories(self) -> list[MemoryConfig]:
+        """The levels as each day has them."""
+        by_config = {None: self.cfg.memory, self.config: self.cfg.memory}
+        return memories_of(self.days, by_config)
+
+    @functools.cached_property
     def schedule(self) -> list[ScheduledPhase]:
         """Its phases in order."""
         lengths = [len(self.stream(day)) for day in range(len(self.days))]
-        return run_schedule(self.cfg.memory, lengths, dreams=self.config.dreaming.steps > 0)
+        dreams = [(day.config or self.config).dreaming.steps > 0 for day in self.days]
+        return schedule_of_days(self.memories, lengths, dreams)
 
 
-def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
+def memories_of(days: Sequence[Day], by_config: dict[Any, MemoryConfig]) -> list[MemoryConfig]:
+    """The levels as each day has them; `by_config` has those of days without own settings, and is
+    given others.
+    """
+    for day in days:
+        if day.config not in by_config:
+            by_config[day.config] = read(day.config).memory
+    return [by_config[day.config] for day in days]
+
+
+def load_experiment(
+    config: ml_collections.ConfigDict, known: Sequence[Day] = (), given: Source | None = None
+) -> Experiment:
     """Loads everything that a run needs and checks it.
+
+    Args:
+      config: the settings of the nights of new days.
+      known: the days that it was given before, each with the settings of its night; none are read
+        again.
+      given: whole documents to read on new days; None: those of `data.documents`, which may be
+        `none` where days are known.
 
     Raises:
       ValueError, OSError: a setting, a document or the model is not as it should be; says which and
         what to do.
     """
-    settings = read(config)
-    overrides = {
-        "memory": settings.memory,
-        "lora": settings.dreaming.lora,
-        "remat": config.model.remat,
-    }
     # A mistake is reported before a large model is loaded.
-    whole_documents = read_source(config.data.documents, config.data.limit)
-    is_tiny, template = config.model.name == "tiny", template_options(config)
-    cfg, params, tokenizer = (
-        tiny_model(dtype=config.model.dtype, seed=config.seed, **template, **overrides)
-        if is_tiny
-        else load_model(config.model.name, dtype=config.model.dtype, **template, **overrides)
-    )
-    source, days = cut_into_days(config, whole_documents, tokenizer.encode)
-    documents = [document for day in days for document in day.documents]
-    lengths = check_lengths(config, Prompts(tokenizer), documents)
+    read(config)
+    if given is None and (config.data.documents != NONE or not known):
+        given = read_source(config.data.documents, config.data.limit)
+    cfg, params, tokenizer = load_base(config)
+    source, new = NOTHING, ()
+    if given is not None:
+        source, new = cut_into_days(config, given, tokenizer.encode, known)
+    days = (*known, *new)
+    documents = [document for day in new for document in day.documents]
+    lengths = check_lengths(of_days(config, len(days)), Prompts(tokenizer), documents)
     check_positions(config, cfg, lengths)
     params = jax.tree.map(jnp.asarray, place(params, "params"))
     experiment = Experiment(
@@ -172,13 +229,40 @@ def load_experiment(config: ml_collections.ConfigDict) -> Experiment:
         others=tuple(_others(config, cfg, tokenizer, lengths)),
         topics=read_rehearsal_topics(),
         anchors=_anchors(tokenizer),
-        judge=_judge(config.seeding.judge, cfg, params, tokenizer),
+        judge=load_judge(config.seeding.judge, cfg, params, tokenizer),
         source=source,
     )
     schedule = experiment.schedule  # raises where a level would never learn
     if config.dreaming.random_expert and config.dreaming.steps:
         _check_random_expert(cfg.memory, schedule)
     return experiment
+
+
+def load_base(config: ml_collections.ConfigDict) -> tuple[DecoderConfig, Any, Tokenizer]:
+    """The base model of a run: its config with the memory of the run, weights on the host, and
+    tokenizer.
+
+    Args:
+      config: of the run.
+
+    Raises:
+      ValueError, OSError: as `load_model`.
+    """
+    name = config.model.name
+    options = {"dtype": config.model.dtype, **template_options(config), **_overrides(config)}
+    return (
+        tiny_model(seed=config.seed, **options) if name == "tiny" else load_model(name, **options)
+    )
+
+
+def _overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields of a decoder's config that a run sets."""
+    settings = read(config)
+    return {
+        "memory": settings.memory,
+        "lora": settings.dreaming.lora,
+        "remat": settings.model.remat,
+    }
 
 
 def _check_random_expert(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> None:
@@ -235,7 +319,7 @@ def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:
     }
 
 
-def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge:
+def load_judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge:
     """r_sem by its name; the base model is that of the judge `model`."""
     if name in ("embedding", "cosine"):
         encoder = load_encoder(resolve("all-MiniLM-L6-v2"))

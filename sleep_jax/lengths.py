@@ -6,6 +6,8 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
+import ml_collections
+
 from sleep_jax.config import RunConfig, read
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.reinforce import writer_prompt
@@ -41,6 +43,13 @@ class Lengths:
     variant: int
     varied: int
     writers: Mapping[str, int]
+
+
+def of_days(config, count: int):
+    """The config of a run of so many days, however many of them it was given before."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.data.episodes = count
+    return config
 
 
 def measure(settings: RunConfig, prompts: Prompts, documents: Sequence[Document]) -> list[Lengths]:
@@ -203,6 +212,8 @@ def check_positions(
     if any(config.memory.learning_rates):
         purpose = "for the context of the stream while awake"
         sequences.append((config.wake.context, purpose, "lower wake.context"))
+    if not sequences:
+        return
     longest, purpose, remedy = max(sequences)
     if longest <= cfg.max_position:
         return

@@ -24,11 +24,16 @@ import dataclasses
 from collections.abc import Collection, Sequence
 
 import jax
+import jax.numpy as jnp
 
+from sleep_jax.config import read, restored
+from sleep_jax.days import read_days, reading_of, write_days
 from sleep_jax.experiment import Experiment
-from sleep_jax.memory.slots import init_memory
-from sleep_jax.models.sharding import place
+from sleep_jax.memory.slots import capacity, grown, init_memory
+from sleep_jax.models.sharding import place, to_host
+from sleep_jax.phases.hours import nights_over
 from sleep_jax.phases.registry import PHASES
+from sleep_jax.phases.rng_streams import GROWTH
 from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.allocator import make_room_for_programs
@@ -64,10 +69,11 @@ def run(
     profile: Profile | None = None,
     time_estimate: TimeEstimate | None = None,
 ) -> RunState:
-    """Runs the days and nights, from where an earlier attempt in `workdir` was stopped.
+    """Runs the days and nights, from where an earlier attempt in `workdir` was stopped, or where a
+    run of fewer days had ended.
 
     Args:
-      experiment: what is run.
+      experiment: what is run: all days that it was ever given (`continuation`).
       workdir: where checkpoints and metrics go.
       quiet: no progress bars.
       watch: says when to stop; None: never.
@@ -80,10 +86,10 @@ def run(
     Raises:
       UnrecoverableError: a level is full or never learnt by day, or a night cannot be learnt; the
         phases before are saved.
-      ValueError: none of the checkpoints in `workdir` is whole.
+      ValueError: none of the checkpoints in `workdir` is whole, or the run there has more days.
       Preempted: the run was asked to stop.
     """
-    config, checkpoint = experiment.config.to_dict(), experiment.config.checkpoint
+    base, checkpoint = experiment.base, experiment.config.checkpoint
     with (
         MetricWriter(workdir, is_writer=jax.process_index() == 0) as writer,
         PhaseCheckpoints(f"{workdir}/checkpoints", checkpoint.max_to_keep) as saved,
@@ -91,24 +97,29 @@ def run(
         Compilations() as compilations,
         profile or contextlib.nullcontext(),
     ):
-        state, remaining = init_run_state(experiment), [*enumerate(experiment.schedule)]
-        if (latest := saved.latest()) is not None:
-            arrays, record = saved.restore(latest[0], state.arrays)
-            state = RunState(**arrays, record=record["run"])
+        if (latest := saved.latest()) is None:
+            experiment = _recorded(experiment, workdir)
+            state = init_run_state(experiment.on(0))
+            remaining = [*enumerate(experiment.schedule)]
+        else:
+            state = _restored(experiment, saved, latest[0])
+            experiment = _recorded(experiment, workdir, nights_over(state.record))
             remaining = _remaining(experiment.schedule, state.record["phases"], latest[0])
         for index, scheduled in remaining:
+            night = experiment.on(scheduled.day)
+            state = _with_new_slots(night, state)
             writer.restart(scheduled.label)
             compiled = compilations.count
             mid_phase = MidPhaseCheckpoint(
                 under_way, scheduled.label, checkpoint.save_interval_steps, watch, finished=saved
             )
-            timer = StepTimer(experiment.cfg, scheduled.label, profile)
+            timer = StepTimer(night.cfg, scheduled.label, profile)
             phase = PHASES[scheduled.phase]
             stopped_by = None if phase.resumable else watch
             logger = PhaseLogger(
                 writer, scheduled.label, quiet, mid_phase, timer, stopped_by, time_estimate
             )
-            state = phase.function(experiment, state, logger, scheduled)
+            state = phase.function(night, state, logger, scheduled)
             is_studied = (
                 scheduled.phase == "study"
                 and "skipped" not in state.record["phases"][scheduled.label]
@@ -117,8 +128,8 @@ def run(
                 time_estimate.add_study(mid_phase.seconds)
             cost = {"seconds": mid_phase.seconds, "memory": memory()["memory_peak"]}
             state = state.note(scheduled.label, **cost, programs=compilations.count - compiled)
-            record = {"config": config, "base": experiment.base, "reading": experiment.reading}
-            record["run"] = state.record
+            record = {"config": night.config.to_dict(), "base": base, "run": state.record}
+            record |= {"reading": experiment.reading, "days_given": len(experiment.days)}
             under_way.wait()  # one at a time: in several processes the barriers of both would mix
             saved.save(index, scheduled.label, state=state.arrays, record=record)
             make_room_for_programs()
@@ -130,6 +141,59 @@ def run(
     if state.current.wake is not None:
         check_updates(experiment.cfg.memory, state.current.wake)
     return state
+
+
+def _recorded(experiment: Experiment, workdir: str, over: int = 0) -> Experiment:
+    """The experiment with its days on record in `workdir`. Nights that are over keep the settings
+    that they had.
+
+    Args:
+      experiment, workdir: of the run.
+      over: how many nights are.
+
+    Raises:
+      ValueError: the run has more days.
+    """
+    known, count = read_days(workdir), len(experiment.days)
+    if len(known) > count and reading_of(known[:count]) == experiment.reading:
+        raise ValueError(
+            f"the run in {workdir} has {len(known)} days, and this is one of {count}; go on with "
+            f"--continue={workdir}"
+        )
+    configs = [day.config or experiment.config for day in experiment.days]
+    configs[:over] = [day.config for day in known[:over]] or configs[:over]
+    days = [dataclasses.replace(day, config=x) for day, x in zip(experiment.days, configs)]
+    experiment = dataclasses.replace(experiment, days=tuple(days))
+    if experiment.days != known:
+        write_days(workdir, experiment.days)
+    return experiment
+
+
+def _restored(experiment: Experiment, saved: PhaseCheckpoints, index: int) -> RunState:
+    """What a checkpoint holds; its memory has the slots of the settings that it was made with."""
+    record = saved.record(index)
+    memory = read(restored(record["config"], f"checkpoint {index}")).memory
+    initial = init_run_state(
+        dataclasses.replace(experiment, cfg=experiment.cfg.replace(memory=memory))
+    )
+    arrays, record = saved.restore(index, initial.arrays)
+    return RunState(**arrays, record=record["run"])
+
+
+def _with_new_slots(experiment: Experiment, run: RunState) -> RunState:
+    """The run with the slots that its settings have more than it has."""
+    cfg = experiment.cfg
+    levels = enumerate(cfg.memory.levels, 1)
+    if all(capacity(run.current.slots, n) >= level.slots for n, level in levels):
+        return run
+    key = jax.random.fold_in(jax.random.key(experiment.config.seed), GROWTH)
+
+    def grow(state: MemoryState) -> MemoryState:
+        memory, slots = to_host((state.memory, state.slots))
+        memory, slots = jax.tree.map(jnp.asarray, grown(key, cfg.memory, memory, slots, cfg.width))
+        return state.replace(memory=place(memory, "memory"), slots=place(slots, "slots"))
+
+    return RunState(**{name: grow(x) for name, x in run.arrays.items()}, record=run.record)
 
 
 def _remaining(

@@ -7,7 +7,7 @@ when the day is over, once the day has been studied. Then come dreams, and quest
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.schedule import due
@@ -49,12 +49,21 @@ class ScheduledPhase:
 def run_schedule(
     memory: MemoryConfig, lengths: Sequence[int], dreams: bool = True
 ) -> list[ScheduledPhase]:
-    """All phases of a run.
+    """All phases of a run whose nights have the same settings; as `schedule_of_days`."""
+    return schedule_of_days([memory] * len(lengths), lengths, [dreams] * len(lengths))
+
+
+def schedule_of_days(
+    memories: Sequence[MemoryConfig], lengths: Sequence[int], dreams: Sequence[bool]
+) -> list[ScheduledPhase]:
+    """All phases of a run. What comes on later days changes nothing of those before: the schedule
+    of a run that is given more days begins with that of the run before.
 
     Args:
-      memory: the levels, which say when they sleep.
+      memories: the levels, which say when they sleep, as each day has them: they may differ in
+        their slots, and in what happens where these run out.
       lengths: tokens of each day's stream.
-      dreams: whether there are any.
+      dreams: whether there are any on that day.
 
     Raises:
       ValueError: a level that should learn by day would never do so; names its period.
@@ -70,9 +79,10 @@ def run_schedule(
         schedule.append(ScheduledPhase(label, phase, day, rng_stream, **facts))
 
     read = 0  # tokens before this day
-    last = dict.fromkeys(range(1, memory.depth), (0, 0))  # each level's last sleep: day, token
+    depth = max((memory.depth for memory in memories), default=0)
+    last = dict.fromkeys(range(1, depth), (0, 0))  # each level's last sleep: day, token
     in_use = collections.Counter()  # slots that each level has in use, if no night is rolled back
-    for day, length in enumerate(lengths):
+    for day, (memory, length) in enumerate(zip(memories, lengths)):
         start = 0
         for stop, clock in _cuts(memory, day, read, length):
             is_end = stop == length
@@ -90,12 +100,21 @@ def run_schedule(
                 in_use[level] += 1
                 in_use[sender] = 0
             start = stop
-        for phase in DREAMING if dreams else ():
+        for phase in DREAMING if dreams[day] else ():
             add(phase, day)
         add("evaluate", day)
         read += length
-    _check_periods(memory, len(lengths), read)
+    if memories:
+        _check_periods(memories[-1], len(lengths), read)
     return schedule
+
+
+def phases_left(
+    schedule: Sequence[ScheduledPhase], finished: Collection[str]
+) -> list[ScheduledPhase]:
+    """The phases that come after the last finished one; `finished` has the labels."""
+    done = max((i for i, x in enumerate(schedule) if x.label in finished), default=-1)
+    return [*schedule[done + 1 :]]
 
 
 def _cuts(memory: MemoryConfig, day: int, read: int, length: int) -> list[tuple[int, int]]:

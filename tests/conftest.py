@@ -31,7 +31,17 @@ TESTS = pathlib.Path(__file__).parent
 # Folders and files whose tests compile for long or run whole nights: they are marked `cycle`, and
 # `.ci/run` runs them after all others.
 CYCLE = {
-    *("experiments", "forecast", "fuzz", "inspect", "models", "phases", "sampling", "wake"),
+    *(
+        "experiments",
+        "forecast",
+        "fuzz",
+        "inspect",
+        "models",
+        "phases",
+        "sampling",
+        "verbs",
+        "wake",
+    ),
     "dreaming/test_dream_importance.py",
     "dreaming/test_reward.py",
     "dreaming/test_trial.py",
@@ -52,6 +62,7 @@ CYCLE = {
     "test_lifecycle.py",
     "test_seal.py",
     "test_several_days.py",
+    "test_whole_life.py",
     "verbs/test_export.py",
 }
 # Files whose tests are long begin before all others, which then keep both workers busy to the end.

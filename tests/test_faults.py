@@ -45,8 +45,13 @@ def home(tmp_path_factory):
 
 def start(home, workdir, *flags, devices=1, **more):
     """The tiny run in a process of its own, which dreams and keeps its place after every update."""
-    command = [sys.executable, "tests/articulate.py", "--config=configs/sleep_tiny.py"]
-    command += [*UPDATES, f"--workdir={workdir}", *flags]
+    flags = ("--config=configs/sleep_tiny.py", *UPDATES, f"--workdir={workdir}", *flags)
+    return launched(home, *flags, devices=devices, **more)
+
+
+def launched(home, *flags, devices=1, **more):
+    """launch.py with these flags in a process of its own, in which the tiny model dreams."""
+    command = [sys.executable, "tests/articulate.py", *flags]
     # Programs are kept on disk: an attempt does not spend its time compiling.
     cache = {"JAX_COMPILATION_CACHE_DIR": str(home / "programs"), "SLEEP_JAX_QUIET": "1"}
     cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -68,12 +73,17 @@ def printed(process):
 
 def start_two(home, workdir):
     """The same in two processes of four devices each, which split rows, weights and heads."""
+    flags = ("--config=configs/sleep_tiny.py", *UPDATES, f"--workdir={workdir}")
+    return launched_in_two_processes(home, *flags)
+
+
+def launched_in_two_processes(home, *flags):
+    """As `launched`, in two processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"--coordinator=127.0.0.1:{probe.getsockname()[1]}"
-    flags = [f"--config.mesh.{axis}=2" for axis in AXES] + [address, "--num_processes=2"]
-    each = [(*flags, f"--process_id={i}") for i in range(2)]
-    return [start(home, workdir, *flags, devices=4) for flags in each]
+    flags = [*flags, *(f"--config.mesh.{axis}=2" for axis in AXES), address, "--num_processes=2"]
+    return [launched(home, *flags, f"--process_id={i}", devices=4) for i in range(2)]
 
 
 def finish(home, workdir):

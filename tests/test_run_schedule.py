@@ -3,7 +3,7 @@
 import pytest
 
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
-from sleep_jax.run_schedule import DREAMING, run_schedule
+from sleep_jax.run_schedule import DREAMING, phases_left, run_schedule, schedule_of_days
 
 
 def chain(*chunks, slots=8, rate=0.0, **fields):
@@ -43,6 +43,36 @@ def test_schedule_without_dreams_has_no_dreaming_phases():
         "sleep 0>1",
         "evaluate",
     ]
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        chain(unit="episodes", slots=3, on_full="merge"),
+        chain(2, unit="episodes"),
+        chain(100, unit="tokens", stride=50),
+        chain(2, 4, unit="updates", stride=50),
+    ],
+)
+def test_schedule_of_more_days_begins_with_that_of_fewer(memory):
+    lengths = [120, 90, 260, 70, 100]
+    whole = run_schedule(memory, lengths)
+    for days in range(1, 5):
+        part = run_schedule(memory, lengths[:days])
+        assert part == whole[: len(part)] and whole[len(part)].day == days
+
+
+def test_schedule_of_days_follows_the_settings_of_each():
+    error = chain(unit="episodes", slots=3)
+    merge = chain(unit="episodes", slots=3, on_full="merge")
+    days, dreams = [error, error, merge, merge], [True, False, False, True]
+    schedule = schedule_of_days(days, [9] * 4, dreams)
+    assert [x.day for x in schedule if x.phase == "merge"] == [2, 3]
+    assert [x.day for x in schedule if x.phase == "write"] == [0, 3]
+    labels = [x.label for x in schedule]
+    left = phases_left(schedule, labels[:7])
+    assert left == schedule[7:] and phases_left(schedule, []) == schedule
+    assert phases_left(schedule, labels) == []
 
 
 def test_merge_precedes_a_consolidation_into_the_last_slot():

@@ -1,5 +1,6 @@
 """Runs of several days on the tiny model: levels above the first, and slots that run out."""
 
+import json
 import shutil
 
 import pytest
@@ -7,6 +8,8 @@ from articulate import articulate
 from tiny_run import active, equal, tiny_config
 
 from sleep_jax import lifecycle
+from sleep_jax.continuation import load_continued
+from sleep_jax.data.documents import read_source
 from sleep_jax.experiment import load_experiment
 from sleep_jax.memory.slots import SlotsExhausted
 from sleep_jax.report import comparison
@@ -24,16 +27,21 @@ def dreaming():
         yield
 
 
-@pytest.fixture(scope="module")
-def several_days(tmp_path_factory):
-    """Two days and two levels that learn by day, one slot each."""
+def config_of_levels(documents, days):
+    """Two levels that learn by day."""
     config = tiny_config()
-    config.data.episodes = 2
+    config.data.documents, config.data.episodes = documents, days
     config.memory.periods, config.memory.slots = (1, 0), (1, 2)
     config.memory.learning_rates = (5.0, 0.0)
     config.memory.stride = 64
     config.wake.context = 512
-    experiment = load_experiment(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def several_days(tmp_path_factory):
+    """Two days, one document each."""
+    experiment = load_experiment(config_of_levels("samples:2", 2))
     workdir = tmp_path_factory.mktemp("days")
     return experiment, workdir, lifecycle.run(experiment, str(workdir), quiet=True)
 
@@ -54,6 +62,17 @@ def test_run_moves_knowledge_up_one_level_a_night(several_days):
     summary = summarise(experiment, run)
     assert [len(row) for row in summary["recall"]] == [1, 2]
     assert "What it keeps" in write_report(workdir, summary).read_text()
+
+
+@pytest.mark.slow
+def test_days_given_in_two_calls_end_with_the_same_bits(several_days, tmp_path):
+    want = several_days[2]
+    experiment = load_experiment(config_of_levels("samples:1", 1))
+    lifecycle.run(experiment, str(tmp_path), quiet=True)
+    experiment = load_continued(tmp_path, read_source("samples:2-2"))
+    run = lifecycle.run(experiment, str(tmp_path), quiet=True)
+    assert equal(run.arrays, want.arrays)
+    assert json.dumps(run.record["days"]) == json.dumps(want.record["days"])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Config and sweep files: listing them, finding the one of a command line, loading it."""
 
+import dataclasses
 import inspect
 import os
 import pathlib
@@ -10,29 +11,59 @@ from typing import Any
 
 import ml_collections
 
+from sleep_jax.continuation import known_run
 from sleep_jax.similar_name import similar_name
 
-CONFIG_FLAG = r"--?(config|sweep)(?:=(.*))?$"
+CONFIG_FLAG = r"--?(config|sweep|continue)(?:=(.*))?$"
 
 
-def config_first(argv: Sequence[str]) -> tuple[list[str], str]:
-    """`argv` with --config=FILE in front, because overrides must follow it; and the FILE.
+@dataclasses.dataclass(frozen=True)
+class GivenConfig:
+    """Where the config of a command line comes from.
 
-    Raises:
-      ValueError: there is no --config and no --sweep, or more than one.
+    Attributes:
+      argument: of --config or --sweep, FILE or FILE:VARIANT, or of --continue, a RUN.
+      is_run: it is a run, whose own config is meant.
+      argv: the command line; --config=FILE is in front, because overrides must follow it.
     """
-    rest = list(argv[1:])
-    matches = [(i, m) for i, x in enumerate(rest) if (m := re.match(CONFIG_FLAG, x))]
-    if len(matches) > 1:
-        raise ValueError(f"{rest[matches[1][0]]}: one file is enough; give --config or --sweep")
-    for index, match in matches:
-        is_next_word = match[2] is None and index + 1 < len(rest)
-        argument = os.path.expanduser(rest[index + 1] if is_next_word else match[2] or "")
-        if match[1] == "config":
-            del rest[index : index + 1 + is_next_word]
-        return [argv[0], f"--config={argument}", *rest], argument
-    known = ", ".join(str(path) for path in configs(argv[0])) or "a Python file with get_config()"
-    raise ValueError(f"which run? Give --config=FILE, one of: {known}")
+
+    argument: str
+    is_run: bool
+    argv: list[str]
+
+    @classmethod
+    def of(cls, argv: Sequence[str]) -> "GivenConfig":
+        """That of a command line.
+
+        Raises:
+          ValueError: there is no --config, --sweep or --continue, or more than one of them.
+        """
+        rest = list(argv[1:])
+        matches = [(i, m) for i, x in enumerate(rest) if (m := re.match(CONFIG_FLAG, x))]
+        if len(matches) > 1:
+            raise ValueError(_too_many([match for _, match in matches]))
+        for index, match in matches:
+            is_next_word = match[2] is None and index + 1 < len(rest)
+            argument = os.path.expanduser(rest[index + 1] if is_next_word else match[2] or "")
+            if match[1] == "continue":
+                return cls(argument, True, [*argv])
+            if match[1] == "config":
+                del rest[index : index + 1 + is_next_word]
+            return cls(argument, False, [argv[0], f"--config={argument}", *rest])
+        known = ", ".join(map(str, configs(argv[0]))) or "a Python file with get_config()"
+        raise ValueError(f"which run? Give --config=FILE, one of: {known}")
+
+    def load(self) -> ml_collections.ConfigDict:
+        """The config without overrides."""
+        return known_run(self.argument).config if self.is_run else load(self.argument)
+
+
+def _too_many(matches: Sequence[re.Match]) -> str:
+    """What is wrong where several flags give a config."""
+    if any(match[1] == "continue" for match in matches):
+        other = next((m[1] for m in matches if m[1] != "continue"), "continue")
+        return f"--{other}: --continue takes the run's own config; leave out --{other}"
+    return f"{matches[1][0]}: one file is enough; give --config or --sweep"
 
 
 def load(argument: str) -> ml_collections.ConfigDict:

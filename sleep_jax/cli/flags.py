@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sleep_jax.cli import interrupts
-from sleep_jax.cli.config_files import config_first, fields, is_node, load, nearest
+from sleep_jax.cli.config_files import GivenConfig, fields, is_node, nearest
 from sleep_jax.cli.errors import exit_status, warning_in_one_line
 from sleep_jax.cli.help import FLAGS, HELP, help_text
 from sleep_jax.cli.version import version
@@ -91,7 +91,8 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
     """Reads `--config` with its overrides and `--workdir`; other flags go to `flags.FLAGS`.
 
     `--sweep=FILE`, where the launching module defines it, is a config file as well: its
-    get_config() is what the runs of the sweep have in common.
+    get_config() is what the runs of the sweep have in common. `--continue=RUN` has the config of
+    that run, which is the workdir.
 
     Returns:
       (config, workdir): the config, locked, and the workdir, by default `runs/<config file name>`.
@@ -100,8 +101,9 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
       FileNotFoundError: no such config file; lists the existing ones.
       ValueError: a flag, field or value that does not exist; names the nearest.
     """
-    argv, config_argument = config_first(argv)
-    defaults = fields(load(config_argument))
+    given = GivenConfig.of(argv)
+    argv, config = given.argv, given.load()
+    defaults = fields(config)
     for arg in argv:
         if override := re.match(r"--?(?:no)?config\.([^=\[]+)", arg):
             name = override[1].rstrip(".")
@@ -113,7 +115,7 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
                 near = nearest(name, defaults, "--config.") or "; --help beside --config lists them"
                 raise ValueError(f"--config.{name}: no such field{near}")
 
-    values = _flag_values(argv)
+    values = _flag_values(argv, config if given.is_run else None)
     try:
         unused = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
@@ -125,17 +127,29 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:
     if unused:
         raise ValueError(f"{unused[0]!r}: no such argument; every flag begins with --")
     flags.FLAGS.mark_as_parsed()
-    file, _, variant = config_argument.partition(":")
+    workdir = values["workdir"].value
+    if given.is_run and workdir is not None:
+        raise ValueError(
+            f"--workdir={workdir}: --continue goes on in the directory of its run; leave it out"
+        )
+    file, _, variant = given.argument.partition(":")
     run = "-".join(part for part in (pathlib.Path(file).stem, variant) if part)
-    return values["config"].value, os.path.expanduser(values["workdir"].value or f"runs/{run}")
+    workdir = given.argument if given.is_run else os.path.expanduser(workdir or f"runs/{run}")
+    return values["config"].value, workdir
 
 
-def _flag_values(argv: list[str]) -> flags.FlagValues:
-    """The flags of this module, new at every call, together with the global ones."""
+def _flag_values(
+    argv: list[str], config: ml_collections.ConfigDict | None = None
+) -> flags.FlagValues:
+    """The flags of this module, new at every call, together with the global ones; `config` is what
+    the flags override, None: that of a file.
+    """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", lock_config=True, flag_values=values, sys_argv=argv, help_string=FLAGS[0][1]
-    )
+    about = {"flag_values": values, "sys_argv": argv, "help_string": FLAGS[0][1]}
+    if config is None:
+        config_flags.DEFINE_config_file("config", lock_config=True, **about)
+    else:
+        config_flags.DEFINE_config_dict("config", config, lock_config=True, **about)
     flags.DEFINE_string("workdir", None, FLAGS[2][1], flag_values=values)
     flags.DEFINE_boolean("debug", False, FLAGS[3][1], flag_values=values)
     values.append_flag_values(flags.FLAGS)

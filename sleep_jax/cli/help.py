@@ -11,11 +11,10 @@ from absl import flags
 
 from sleep_jax.cli.config_files import (
     CONFIG_FLAG,
-    config_first,
+    GivenConfig,
     configs,
     fields,
     is_node,
-    load,
     sweeps,
 )
 from sleep_jax.setting import Setting
@@ -56,7 +55,8 @@ def help_text(
     )
     parts = [
         f"usage: python {program} --config=FILE [--config.FIELD=VALUE ...]\n"
-        f"       {' ' * len(f'python {program}')} [--workdir=DIRECTORY]",
+        f"       {' ' * len(f'python {program}')} [--workdir=DIRECTORY]\n"
+        f"       python {program} --continue=RUN [--config.data.documents=MORE]",
         textwrap.fill(" ".join(about.split()), WIDTH),
         _list("flags", [*FLAGS, *extra]),
         _list("configs", presets),
@@ -64,9 +64,9 @@ def help_text(
         _list("examples", [(example, "") for example in examples]),
     ]
     if any(re.match(CONFIG_FLAG, arg) for arg in argv):
-        _, argument = config_first(argv)
-        values = {name: x for name, x in fields(load(argument)).items() if not is_node(x)}
-        parts.append(f"fields of {argument} (* differs from the default):")
+        given = GivenConfig.of(argv)
+        values = {name: x for name, x in fields(given.load()).items() if not is_node(x)}
+        parts.append(f"fields of {given.argument} (* differs from the default):")
         parts.append(_describe(values, settings or {}))
     else:
         parts.append(f"python {program} --config=FILE --help lists the fields of that config.")

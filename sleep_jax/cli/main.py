@@ -17,6 +17,7 @@ from sleep_jax.cli.errors import exit_status
 from sleep_jax.cli.flags import run_with_config
 from sleep_jax.cli.sweep_runs import SweepRun, run_all, runs_of
 from sleep_jax.config import RunConfig, read
+from sleep_jax.continuation import KnownRun, known_run
 from sleep_jax.errors import UnrecoverableError
 from sleep_jax.experiment import Experiment, load_experiment
 from sleep_jax.forecast import aot
@@ -27,6 +28,7 @@ from sleep_jax.memory.schedule import describe, plan
 from sleep_jax.report import comparison, comparison_chart
 from sleep_jax.report.html_report import write_report
 from sleep_jax.report.summary import show_summary, summarise
+from sleep_jax.run_schedule import phases_left
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.distributed import check_shared, join_processes
@@ -41,6 +43,7 @@ from sleep_jax.runtime.workdir import (
     check_writable,
 )
 from sleep_jax.settings import every
+from sleep_jax.slot_plan import slots_in_use
 
 # `--help` lists flags by the script that is run.
 _integer, _string, _boolean = (
@@ -68,16 +71,24 @@ DRY_RUN = _boolean(
     False,
     "read the documents, say what a run would hold and do, time a few steps here, and end",
 )
+CONTINUE = _string(
+    "continue",
+    None,
+    "give the run in this directory more days, in place of --config and --workdir: its own config "
+    "holds but for fields given now, and --config.data.documents is read on new days; without it, "
+    "finish what was stopped",
+)
 PROFILE = _string(
     "profile", None, "trace these updates of a phase into WORKDIR/profile, e.g. consolidate:3-5"
 )
 ABOUT = (
     "Lets a language model read documents, puts it to sleep, and shows what it knows afterwards "
-    "without them. Run the same command again to resume."
+    "without them. Run the same command again to resume; --continue=RUN gives a run more days."
 )
 EXAMPLES = (
     "python launch.py --config=configs/sleep_smollm2.py",
     "python launch.py --config=configs/sleep_smollm2.py --config.data.documents=my_notes.txt",
+    "python launch.py --continue=runs/sleep_smollm2 --config.data.documents=next_week/",
     "python launch.py --config=configs/ladder.py --plan=50000",
     "python launch.py --config=configs/sleep_tiny.py --workdir=/tmp/tiny",
     "python launch.py --config=configs/sleep_tiny.py --profile=consolidate:2-3",
@@ -88,7 +99,10 @@ EXAMPLES = (
 
 # What a command may do in place of a run; each of these excludes the others and the flags of a run.
 INSTEAD_OF_A_RUN = ({"sweep"}, {"plan"}, {"aot", "dry_run"})
-ABOUT_THE_RUN = (PLAN, SWEEP, AOT, DRY_RUN, PROFILE, COORDINATOR, NUM_PROCESSES, PROCESS_ID)
+ABOUT_THE_RUN = (
+    *(PLAN, SWEEP, AOT, DRY_RUN, PROFILE, CONTINUE),
+    *(COORDINATOR, NUM_PROCESSES, PROCESS_ID),
+)
 
 
 def prepare(config, workdir) -> Callable[[], None]:
@@ -98,27 +112,33 @@ def prepare(config, workdir) -> Callable[[], None]:
         return functools.partial(show_level_plan, read(config).memory, PLAN.value)
     if SWEEP.value is not None:
         return prepare_sweep(SWEEP.value, config, workdir)
+    known = None if CONTINUE.value is None else known_run(workdir)
     if AOT.value or DRY_RUN.value:
-        return functools.partial(show, aot.forecast(config, AOT.value, DRY_RUN.value, workdir))
+        forecast = aot.forecast(config, AOT.value, DRY_RUN.value, workdir, known)
+        return functools.partial(show, forecast)
     read(config)  # a mistake is reported before anything is begun
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
     use_mesh(config)
     watch = Watch()
     with raising_store_errors(workdir):
-        record = check_workdir(config, workdir)
+        record = check_workdir(config, workdir) if known is None else check_writable(workdir)
         check_shared(workdir)
     profile = None
     if PROFILE.value is not None:
         profile = Profile.of(PROFILE.value, updates_of(config), workdir)
-    experiment = load_experiment(config)
-    check_same_base(record.get("base", {}), experiment.base, workdir)
-    check_same_reading(record.get("reading"), experiment.reading, workdir)
+    if known is None:
+        experiment = load_experiment(config)
+        check_same_base(record.get("base", {}), experiment.base, workdir)
+        check_same_reading(record.get("reading"), experiment.reading, workdir)
+    else:
+        experiment = known.with_days(config)
+        say(*known.lines(config, len(experiment.days), experiment.source))
     if profile is not None:
         updates = updates_of(config)
         profile.check_phase([x.label for x in experiment.schedule if x.phase in updates])
     is_first = jax.process_index() == 0  # it speaks for all
-    time_estimate = show_run_plan(experiment, workdir) if is_first else None
+    time_estimate = show_run_plan(experiment, workdir, known) if is_first else None
     return functools.partial(run_and_report, experiment, workdir, watch, profile, time_estimate)
 
 
@@ -136,7 +156,7 @@ def check_flags() -> None:
         raise ValueError("--aot=: for which slice? Give one, e.g. --aot=v5e:4x4")
     given = {flag.name for flag in ABOUT_THE_RUN if flag.value != flag.default}
     for names in INSTEAD_OF_A_RUN:
-        others = given - names
+        others = given - names - ({"continue"} if "dry_run" in names else set())
         if not (given & names and others):
             continue
         if "sweep" in names:
@@ -242,17 +262,24 @@ def answering_store(workdir: str) -> Iterator[None]:
         raise SystemExit(exit_status(plain)) from None
 
 
-def show_run_plan(experiment: Experiment, workdir: str) -> TimeEstimate | None:
-    """Says what the run will do, and warns of what may surprise. How long it will take is said
-    later, by the estimate that this returns; None where no night learns anything.
+def show_run_plan(
+    experiment: Experiment, workdir: str, known: KnownRun | None = None
+) -> TimeEstimate | None:
+    """Says what the run will do, or what is left of one that is continued, and warns of what may
+    surprise. How long it will take is said later, by the estimate that this returns; None where no
+    night learns anything.
     """
+    phases = known.phases if known else {}
+    if not (left := phases_left(experiment.schedule, phases)):
+        return None
     plan = RunPlan.of(
         experiment.config,
         experiment.cfg,
         experiment.source,
         experiment.days,
         experiment.tokenizer.encode,
-        experiment.schedule,
+        left,
+        slots_used=slots_in_use(experiment.schedule, experiment.memories, phases),
     )
     say(*plan.lines())
     for warning in plan.warnings(workdir):

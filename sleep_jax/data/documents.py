@@ -28,6 +28,7 @@ from sleep_jax.data.readers import JSONL, SUPPORTED
 from sleep_jax.fields import writable
 
 SAMPLES = "samples"
+NONE = "none"  # a run that is continued is given nothing new to read
 _SAMPLES = "the samples"  # its description in messages
 MAX_NAMED = 5  # skipped files that a warning names
 MAX_TITLE = 200  # characters of a title that every chunk repeats; a heading may be a whole text

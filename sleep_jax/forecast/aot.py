@@ -19,6 +19,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from sleep_jax.config import read
+from sleep_jax.continuation import KnownRun
 from sleep_jax.forecast.counts import Counts, count
 from sleep_jax.forecast.dry_run import axes, dry_run, plan_of
 from sleep_jax.forecast.programs import flops_of, programs_of
@@ -72,10 +73,14 @@ def too_large(compiled: Compiled, chip: Chip) -> bool:
 
 
 def forecast(
-    config, topology: str | None, is_dry: bool, workdir: str | None = None
+    config,
+    topology: str | None,
+    is_dry: bool,
+    workdir: str | None = None,
+    known: KnownRun | None = None,
 ) -> Iterator[str]:
     """`report` of a slice, or `dry_run`, as lines, after checking that it can be made; `workdir` is
-    where the run would be written.
+    where the run would be written, `known` a run that is continued there.
 
     Raises:
       ValueError: a setting that cannot be, no such slice, no compiler, a mesh that does not match
@@ -85,9 +90,9 @@ def forecast(
     read(config)
     topology = slice_of(topology or config.mesh.slice)
     mesh_shape(config, chip_of(topology)[1] if topology else jax.device_count())
-    plan = plan_of(config)
+    plan = plan_of(config, known)
     if is_dry:
-        return dry_run(config, topology, plan, workdir)
+        return dry_run(config, topology, plan, workdir, known)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"--aot={topology} needs the TPU compiler; pip install -e '.[tpu]' brings it, no "

@@ -8,45 +8,78 @@ from collections.abc import Iterator
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from sleep_jax.data.documents import read_source
+from sleep_jax.continuation import KnownRun, check_room
+from sleep_jax.data.documents import NONE, read_source
 from sleep_jax.days import cut_into_days
-from sleep_jax.experiment import template_options
+from sleep_jax.experiment import NOTHING, memories_of, template_options
 from sleep_jax.forecast.programs import flops_of, programs_of
 from sleep_jax.forecast.run_plan import RunPlan, about_tokens
 from sleep_jax.forecast.timing import minutes, seconds_of, time_steps
 from sleep_jax.interop.load import local_tokenizer
 from sleep_jax.interop.prompts import Prompts, document_text
-from sleep_jax.lengths import check_lengths, check_positions
+from sleep_jax.lengths import check_lengths, check_positions, of_days
 from sleep_jax.models.sharding import AXES, path_of, shardings
 from sleep_jax.programs.abstract import collections_of, decoder_of
-from sleep_jax.run_schedule import run_schedule
+from sleep_jax.run_schedule import phases_left, schedule_of_days
 from sleep_jax.runtime.hardware import GIB, chip_of
 from sleep_jax.runtime.mesh import mesh_shape
+from sleep_jax.slot_plan import slots_in_use
 
 
-def plan_of(config) -> RunPlan:
+def plan_of(config, known: KnownRun | None = None) -> RunPlan:
     """The plan of a run whose model is not loaded; tokens are counted by its tokenizer where that
     is on this machine.
 
+    Args:
+      config: of the run, or of the new days of one that is continued.
+      known: that run.
+
     Raises:
       ValueError, OSError: the documents are not as they should be, do not fit the settings, or a
-        level would never learn.
+        level would never learn; or as `KnownRun.with_days`; or nothing is left to do.
     """
-    cfg, whole_documents = decoder_of(config), read_source(config.data.documents, config.data.limit)
+    cfg, before = decoder_of(config), known.days_kept(config) if known else ()
     tokenizer = local_tokenizer(config.model.name, **template_options(config))
     encode = about_tokens if tokenizer is None else tokenizer.encode
-    source, days = cut_into_days(config, whole_documents, encode)
+    source, new = NOTHING, ()
+    if config.data.documents != NONE or not before:
+        whole_documents = read_source(config.data.documents, config.data.limit)
+        source, new = cut_into_days(config, whole_documents, encode, before)
+    days = (*before, *new)
     if tokenizer is None:
         lengths = [sum(len(encode(document_text(x))) for x in day.documents) for day in days]
     else:
-        prompts, documents = Prompts(tokenizer), [x for day in days for x in day.documents]
-        check_positions(config, cfg, check_lengths(config, prompts, documents))
+        prompts, documents = Prompts(tokenizer), [x for day in new for x in day.documents]
+        check_positions(config, cfg, check_lengths(of_days(config, len(days)), prompts, documents))
         lengths = [sum(len(prompts.plain_document(x)) for x in day.documents) for day in days]
-    schedule = run_schedule(cfg.memory, lengths, dreams=config.dreaming.steps > 0)
-    return RunPlan.of(config, cfg, source, days, encode, schedule, tokenizer is not None)
+    memories = memories_of(days, {None: cfg.memory})
+    dreams = [(day.config or config).dreaming.steps > 0 for day in days]
+    schedule = schedule_of_days(memories, lengths, dreams)
+    phases = known.phases if known else {}
+    if known:
+        known.check_used(config, len(new))
+        check_room(schedule, memories, phases)
+        if not phases_left(schedule, phases):
+            raise ValueError(f"{known.workdir}: it is finished, and no new documents are given")
+    return RunPlan.of(
+        config,
+        cfg,
+        source,
+        days,
+        encode,
+        phases_left(schedule, phases),
+        tokenizer is not None,
+        slots_in_use(schedule, memories, phases),
+    )
 
 
-def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) -> Iterator[str]:
+def dry_run(
+    config,
+    topology: str,
+    plan: RunPlan,
+    workdir: str | None = None,
+    known: KnownRun | None = None,
+) -> Iterator[str]:
     """What a run holds and does, as lines.
 
     Args:
@@ -54,7 +87,10 @@ def dry_run(config, topology: str, plan: RunPlan, workdir: str | None = None) ->
       topology: the slice; empty: the devices of this machine.
       plan: of the run.
       workdir: that it would be written in; None: unknown.
+      known: the run that is continued there; None: a new one.
     """
+    if known:
+        yield from known.lines(config, len(plan.days), plan.source)
     chips = chip_of(topology)[1] if topology else jax.device_count()
     shape = mesh_shape(config, chips)
     mesh = AbstractMesh(shape, AXES, (AxisType.Auto,) * len(AXES))
@@ -104,7 +140,7 @@ def _duration(config, plan: RunPlan, programs) -> str:
     night = seconds_of(programs, plan.cfg, rates, plan.seedings)
     device = jax.devices()[0].device_kind
     return (
-        f"about {minutes(night)} for a day and its night, {minutes(night * len(plan.days))} for "
+        f"about {minutes(night)} for a day and its night, {minutes(night * len(plan.ahead))} for "
         f"all, if replies are as long as they may be; {len(rates) - 1} kinds of steps were timed "
         f"on {jax.device_count()} x {device}"
     )

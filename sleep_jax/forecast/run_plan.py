@@ -7,7 +7,7 @@ import functools
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -15,8 +15,8 @@ from sleep_jax.addresses import is_remote
 from sleep_jax.config import read
 from sleep_jax.data.documents import read_rehearsal_topics
 from sleep_jax.days import Day
-from sleep_jax.forecast.slot_plan import exhausted, levels
 from sleep_jax.forecast.timing import memory_at_hand
+from sleep_jax.lengths import of_days
 from sleep_jax.models.cache import init_cache
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.programs.abstract import collections_of
@@ -26,6 +26,7 @@ from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.hardware import GIB
 from sleep_jax.seeding.seeding_config import automatic_rate
 from sleep_jax.setting import AUTO
+from sleep_jax.slot_plan import LevelPlan, exhausted, levels
 from sleep_jax.study.self_study import sentences
 from sleep_jax.study.variants import sampled_tokens
 from sleep_jax.wake.context import read_shape
@@ -42,10 +43,11 @@ class RunPlan:
       config: its settings.
       cfg: the decoder.
       source: a line that says what is read.
-      days: with their documents.
+      days: with their documents; the first of them may be over.
       tokens: of every document of every day.
-      schedule: its phases in order.
+      schedule: its phases in order, or those that are left.
       is_exact: tokens are those of the model's tokenizer, not an estimate.
+      slots_used: how many slots of each level are in use already.
     """
 
     config: object
@@ -55,6 +57,7 @@ class RunPlan:
     tokens: tuple[tuple[int, ...], ...]
     schedule: Sequence[ScheduledPhase]
     is_exact: bool = True
+    slots_used: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -66,19 +69,35 @@ class RunPlan:
         encode: Callable,
         schedule: Sequence[ScheduledPhase],
         is_exact: bool = True,
+        slots_used: Mapping[int, int] | None = None,
     ) -> "RunPlan":
         """The plan of a run; `encode` counts its tokens."""
         tokens = tuple(tuple(len(encode(d.text)) for d in day.documents) for day in days)
-        return cls(config, cfg, source, days, tokens, schedule, is_exact)
+        return cls(config, cfg, source, days, tokens, schedule, is_exact, slots_used or {})
+
+    @functools.cached_property
+    def ahead(self) -> range:
+        """The days that are not over, from 0."""
+        return range(self.schedule[0].day, len(self.days))
+
+    def _of_days(self, by_day: Sequence) -> Sequence:
+        """Of what each day has, that of the days that are not over."""
+        return by_day[self.ahead.start :]
+
+    @property
+    def _parts(self) -> list[int]:
+        """Documents of each day that is not over."""
+        return [len(day.documents) for day in self._of_days(self.days)]
 
     @functools.cached_property
     def sizes(self) -> Sizes:
         """Of its largest day, for its programs."""
-        return self._sizes(max(len(day.documents) for day in self.days), max(self._sentences))
+        return self._sizes(max(self._parts), max(self._of_days(self._sentences)))
 
     def _sizes(self, documents: int, sentences: int) -> Sizes:
-        context = max(map(max, self.tokens)) + PROMPTED
-        return expected_sizes(read(self.config), documents, context, sentences)
+        context = max(map(max, self._of_days(self.tokens))) + PROMPTED
+        settings = read(of_days(self.config, len(self.days)))
+        return expected_sizes(settings, documents, context, sentences)
 
     @functools.cached_property
     def _updates_by_day(self) -> list[int]:
@@ -104,20 +123,24 @@ class RunPlan:
     @functools.cached_property
     def merges(self) -> int:
         """How often the slots of a level become one."""
-        return sum(len(level.merges) for level in levels(self.cfg.memory, self.schedule))
+        return sum(len(level.merges) for level in self._levels)
+
+    @functools.cached_property
+    def _levels(self) -> list[LevelPlan]:
+        return levels(self.cfg.memory, self.schedule, self.slots_used)
 
     @property
     def seedings(self) -> float:
         """Slots that are seeded on a day and its night, on average."""
-        return (self.consolidations + self.merges) / len(self.days)
+        return (self.consolidations + self.merges) / len(self.ahead)
 
     def lines(self) -> Iterator[str]:
         """The plan as lines."""
         about = "" if self.is_exact else "about "
-        tokens = sum(map(sum, self.tokens))
+        tokens = sum(map(sum, self._of_days(self.tokens)))
         yield f"documents   {self.source}; {about}{tokens:,} tokens"
         yield f"days        {self._days()}"
-        for level in levels(self.cfg.memory, self.schedule):
+        for level in self._levels:
             yield f"slots       {level.line()}"
         yield f"updates     {self._updates()}"
         yield f"written     {self._written()}"
@@ -137,7 +160,7 @@ class RunPlan:
           is_here: it runs on the devices of this machine.
           is_loaded: the model is in memory already.
         """
-        yield from exhausted(self.cfg.memory, self.schedule)
+        yield from exhausted(self.cfg.memory, self.schedule, self.slots_used)
         yield from self._too_few_updates()
         yield from self._too_low_a_rate()
         if is_here:
@@ -151,8 +174,8 @@ class RunPlan:
         model = 0.0 if is_loaded else sum(_size(run[x]) for x in ("params", "memory", "slots"))
         if needed > (available := max(memory_at_hand() - model, 0.0)):
             yield (
-                f"a day of {max(map(len, self.tokens)):,} parts asks for {_gib(needed)} beside the "
-                f"model, and there are {_gib(available)}; give more days by data.episodes, or "
+                f"a day of {max(self._parts):,} parts asks for {_gib(needed)} beside the model, "
+                f"and there are {_gib(available)}; give more days by data.episodes, or "
                 "dream about fewer of the day's documents by dreaming.curriculum.recent"
             )
 
@@ -166,13 +189,13 @@ class RunPlan:
             )
 
     def _days(self) -> str:
-        most, least = (f(len(day.documents) for day in self.days) for f in (max, min))
+        most, least = max(self._parts), min(self._parts)
         parts = f"{least:,}" if most == least else f"{least:,} to {most:,}"
         slept = _count(self.nights, "night")
         if self.consolidations != self.nights:
             slept += f", {_count(self.consolidations, 'consolidation')}"
         return (
-            f"{_count(len(self.days), 'day')} of {parts} part{'' if most == 1 else 's'}, {slept} "
+            f"{_count(len(self._parts), 'day')} of {parts} part{'' if most == 1 else 's'}, {slept} "
             f"({_count(len(self.schedule), 'phase')})"
         )
 
@@ -185,7 +208,7 @@ class RunPlan:
         that its recitations, completed sentences and variants have, and its parts.
         """
         s, study = self.config.seeding, read(self.config).study
-        longest = max(range(len(self.days)), key=lambda day: sum(self.tokens[day]))
+        longest = max(self.ahead, key=lambda day: sum(self.tokens[day]))
         day, updates = self.tokens[longest], self._updates_by_day[longest]
         written = math.ceil((study.recitations + study.completions + study.multiple) * sum(day))
         return updates * s.batch_size * s.max_target_length, written, len(day)
@@ -194,7 +217,8 @@ class RunPlan:
         c = self.config
         learnt, _, parts = self._room()
         event = "consolidation or merge" if self.merges else "consolidation"
-        least, most = min(self._updates_by_day), max(self._updates_by_day)
+        updates = self._of_days(self._updates_by_day)
+        least, most = min(updates), max(updates)
         each = f"{least:,} to {_count(most, 'update')}" if least < most else _count(most, "update")
         # A level that hands over more than one day has the updates of all of them, at most.
         total = self.merges * most + sum(
@@ -227,20 +251,20 @@ class RunPlan:
 
     def _too_few_updates(self) -> Iterator[str]:
         name = "max_steps" if self.config.seeding.epochs else "steps"
-        updates = max(self._updates_by_day)
+        updates = max(self._of_days(self._updates_by_day))
         learnt, written, parts = self._room()
         if updates < self._most_updates:
             return  # as many as seeding.epochs asks for
         variants = ", and its variants," if self.config.study.multiple else ""
         if learnt < written and any(scheduled.phase == "study" for scheduled in self.schedule):
-            days = -(-written * len(self.days) // learnt)
+            days = -(-written * len(self.ahead) // learnt)
             yield (
                 f"a day of {_count(parts, 'part')} and a night of {_count(updates, 'update')}: "
                 f"they hold {learnt:,} learnt tokens, but reciting the day and completing its "
                 f"sentences once{variants} takes {written:,}, so a part is learnt "
                 f"{learnt / written:.2f} times; for once each give "
                 f"seeding.{name}={-(-written * updates // learnt):,}, or more days by "
-                f"data.episodes={min(days, sum(map(len, self.tokens)))} (with as many memory.slots)"
+                f"data.episodes={min(days, sum(self._parts))} (with as many memory.slots)"
             )
 
     def _automatic_rates(self) -> dict[int, float]:
@@ -275,7 +299,8 @@ class RunPlan:
         c, study = self.config, read(self.config).study
         seeding = read(c).seeding.sized_for(self.sizes.exchanges)
         studied = sum(scheduled.phase == "study" for scheduled in self.schedule)
-        questions = sum(self._sentences) * study.questions if studied else 0
+        sentences, tokens = self._of_days(self._sentences), self._of_days(self.tokens)
+        questions = sum(sentences) * study.questions if studied else 0
         topics = len(read_rehearsal_topics())  # every other one is continued as plain text
         rehearsed = study.rehearsals * (
             (topics + 1) // 2 * study.max_chat_tokens + topics // 2 * study.max_answer_tokens
@@ -298,8 +323,7 @@ class RunPlan:
             "study": questions * (study.max_question_tokens + study.max_chat_tokens)
             + studied * rehearsed
             + sum(x.phase == "study" and x.day > 0 for x in self.schedule) * again
-            + sum(map(functools.partial(sampled_tokens, study), self.tokens, self._sentences))
-            * bool(studied),
+            + sum(map(functools.partial(sampled_tokens, study), tokens, sentences)) * bool(studied),
             "replays": len(replays) * rehearsed + sum(x.since > 0 for x in replays) * again,
             "dreams": sum(self._pages(x.day) * each for x in self.schedule if x.phase == "write"),
             "rollouts": (self.consolidations + self.merges) * rolled_out,

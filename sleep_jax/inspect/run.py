@@ -10,12 +10,14 @@ from typing import Any
 from etils import epath
 
 from sleep_jax.addresses import check_answers
+from sleep_jax.fields import read_object
 from sleep_jax.inspect import memory
 from sleep_jax.inspect.checkpoint import Checkpoint
+from sleep_jax.phases.hours import nights_over
 from sleep_jax.report import run_record
 from sleep_jax.report.headline import headline
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
-from sleep_jax.runtime.workdir import config_difference, report_path
+from sleep_jax.runtime.workdir import config_difference, days_path, report_path
 
 CURVES = ("kl", "held_out_kl", "reward")
 
@@ -112,8 +114,18 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its report exists, the last file that a run writes."""
-        return report_path(self.workdir).exists()
+        """Whether its report exists, the last file that a run writes, and no day was given to it
+        since.
+        """
+        if not report_path(self.workdir).exists():
+            return False
+        return not self.checkpoints or nights_over(self.record) >= self.days_given
+
+    @property
+    def days_given(self) -> int:
+        """How many days it was given; 0 where an older version did not keep them."""
+        path = days_path(self.workdir)
+        return len(read_object(path).objects("days")) if path.exists() else 0
 
     def state(self) -> str:
         """How far the run is, in one line."""
@@ -165,7 +177,7 @@ class Run:
 
     def headline(self) -> str:
         """The last night in one line, as in its report."""
-        return headline(self.scores(), run_record.verdict(self.record))
+        return headline(self.scores(), run_record.verdict_now(self.record))
 
     def recall(self) -> list[list[float]]:
         """Share of right answers about each day after each night (`run_record.recall`)."""

@@ -31,8 +31,8 @@ class SlotsExhausted(UnrecoverableError):
     def __init__(self, level: int, capacity: int):
         super().__init__(
             f"memory.slots={capacity} of level {level} are all in use; set memory.on_full to "
-            "'skip' or 'reuse' to continue this run, or start a new one with more slots or with "
-            "'merge', which needs a free slot"
+            "'skip' or 'reuse' to continue this run, or give it more slots with "
+            "--continue=WORKDIR --config.memory.slots=..., and where one is free 'merge' may begin"
         )
         self.level, self.capacity = level, capacity
 
@@ -100,6 +100,37 @@ def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
     return {"layers": weights}, {"layers": slots}
 
 
+def grown(rng, config: MemoryConfig, memory, slots, width: int):
+    """The memory with as many slots as a config has, of which it has fewer: banks get new ones at
+    their end, in the initial form, and all others keep their bits.
+
+    Args:
+      rng: PRNG key; the new slots of a level depend on its number and on those it has.
+      config: with at least as many slots of each level as the memory has.
+      memory, slots: the collections, as arrays of the host.
+      width: d.
+
+    Returns:
+      (memory, slots).
+    """
+    for number, level in enumerate(config.levels, 1):
+        name = f"level_{number}"
+        masks, bank = slots["layers"][name], memory["layers"][name].get("experts")
+        layers = len(masks["carries"])
+        has = capacity(slots, number)
+        if (count := level.slots - has) <= 0:
+            continue
+        key = jax.random.fold_in(jax.random.fold_in(rng, number), has)
+        new = init_expert(key, config, number, width, (layers, count), True)
+        if bank:
+            new = jax.tree.map(lambda x, y: np.concatenate([x, y], axis=1), bank, new)
+        memory = _with(memory, number, experts=new)
+        active = masks.get("active", np.zeros((layers, 0), bool))
+        active = np.concatenate([active, np.zeros((layers, count), bool)], axis=1)
+        slots = {"layers": slots["layers"] | {name: masks | {"active": active}}}
+    return memory, slots
+
+
 def level_of(name: str) -> int:
     """3 for `level_3`."""
     return int(name.removeprefix("level_"))
@@ -110,6 +141,12 @@ def used(slots, level: int) -> int:
     next one."""
     masks = slots["layers"][f"level_{level}"]
     return int(np.asarray(masks["active"]).any(axis=0).sum()) if "active" in masks else 0
+
+
+def capacity(slots, level: int) -> int:
+    """How many slots a level has."""
+    masks = slots["layers"][f"level_{level}"]
+    return masks["active"].shape[1] if "active" in masks else 0
 
 
 def unlock(slots, level: int):

@@ -70,6 +70,13 @@ def _matmul_backward(residuals, g):
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+def rounded(x, dtype):
+    """The nearest values of a narrower dtype, for products with weights that are held in a wider
+    one (a cast to the one and back would be left out by the compiler)."""
+    info = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+
+
 class Linear(nn.Module):
     """y = x W (+ bias) (+ alpha / rank * (x A) B if the `lora` collection holds A and B).
 
@@ -94,7 +101,7 @@ class Linear(nn.Module):
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), dtype
         )
-        y = matmul(x, kernel)
+        y = matmul(x if kernel.dtype == dtype else rounded(x, dtype), kernel)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), dtype)
         if self.has_variable("lora", "a"):

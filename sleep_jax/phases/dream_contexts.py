@@ -7,6 +7,7 @@ ones of the dream contexts, as the model recollects them.
 
 import dataclasses
 
+from sleep_jax.data.answers import canonical
 from sleep_jax.data.documents import Document
 from sleep_jax.dreaming.curriculum import (
     OLD,
@@ -41,7 +42,7 @@ def draw_dream_contexts(
     known = [*_earlier(experiment, run, day), *today]
     answered = dict.fromkeys(known)
     if len(known) > len(today) or 0 < config.recent < len(today):
-        answered |= _answered(experiment, run, known)
+        answered |= _answered(experiment, run, day, known)
     drawn = draw_contexts(config, answered, day, int(experiment.config.seed))
     figures = {f"contexts_{role}": sum(x.role == role for x in drawn) for role in ROLES}
     for role in ROLES:
@@ -82,7 +83,8 @@ def reward_items(experiment: Experiment, run: RunState, day: int) -> RewardItems
       AssertionError: one of them is a test question.
     """
     about = subjects(experiment, run, day)
-    return _items(experiment, run, {page: (x.day, x.document) for page, x in about.items()})
+    documents = {page: (x.day, x.document) for page, x in about.items()}
+    return _items(experiment, run, day, documents)
 
 
 def tau(experiment: Experiment) -> Scorer:
@@ -120,10 +122,12 @@ def _contexts(run: RunState, day: int) -> list[DreamContext]:
 
 def _earlier(experiment: Experiment, run: RunState, day: int) -> list[tuple[int, int]]:
     """(day, document) of each earlier document that can be dreamt about: by its text, where that is
-    kept, or by earlier dreams."""
+    kept, or by earlier dreams. Forgotten days are left out."""
     if experiment.config.dreaming.curriculum.source == "dreams":
-        return list(_dreams_before(experiment, run, day))
-    return [(d, i) for d in range(day) for i in range(len(experiment.days[d].documents))]
+        known = list(_dreams_before(experiment, run, day))
+    else:
+        known = [(d, i) for d in range(day) for i in range(len(experiment.days[d].documents))]
+    return [(d, i) for d, i in known if not run.is_forgotten(d)]
 
 
 def _dreams_before(
@@ -159,20 +163,29 @@ def _recollected(experiment: Experiment, run: RunState, day: int, x: DreamContex
     )
 
 
-def _items(experiment: Experiment, run: RunState, pages: dict[int, tuple[int, int]]) -> RewardItems:
-    """The model's own questions about documents, given as {page: (day, document)}."""
-    items = []
+def _items(
+    experiment: Experiment, run: RunState, today: int, pages: dict[int, tuple[int, int]]
+) -> RewardItems:
+    """The model's own questions about documents, given as {page: (day, document)}. One that it
+    wrote on an earlier day, and that has become a test question since, is left out.
+    """
+    items, tests = [], {q.text for q in experiment.questions_until(today)}
+    asked = {canonical(text) for text in tests}
     for page, (day, document) in pages.items():
         record = run.day(day)
         held_out = Study.from_record(record["study"]).held_out if "study" in record else ()
         questions = [q for q in held_out if q.document == document]
+        if day < today:
+            questions = [q for q in questions if canonical(q.question) not in asked]
         items += [Item(page, q.question, (q.answer,)) for q in questions]
-    return RewardItems.checked_against({q.text for q in experiment.questions}, items)
+    return RewardItems.checked_against(tests, items)
 
 
-def _answered(experiment: Experiment, run: RunState, known) -> dict[tuple[int, int], float]:
-    """tau of the model as it is, of each of these documents that has questions."""
-    items = _items(experiment, run, dict(enumerate(known)))
+def _answered(
+    experiment: Experiment, run: RunState, day: int, known
+) -> dict[tuple[int, int], float]:
+    """tau of the model as it is after a day, of each of these documents that has questions."""
+    items = _items(experiment, run, day, dict(enumerate(known)))
     indices = sorted(items.documents)
     if not indices:
         return {}

@@ -18,6 +18,8 @@ STREAMS = {
     "learn": {"updates": (2,)},
 }
 
+GROWTH = 2**31 - 1  # folded into the seed, for slots that a run is given on the way
+
 
 def key_of(experiment: Experiment, scheduled: ScheduledPhase, stream: str) -> jax.Array:
     """The PRNG key of a stream of a phase."""

@@ -27,6 +27,8 @@ def study(
     """Puts on record the questions that the model asks itself about the day, with its answers, and
     its replies on general topics."""
     c, day = experiment.config, experiment.days[scheduled.day]
+    # Those of later days may not be known yet.
+    tests = {q.text for q in experiment.questions_until(scheduled.day)}
     with logger.bar(2, "step") as bar:
         if check_capacity(experiment.cfg.memory, run.current.slots, 1) == "skip":
             bar.advance(2)
@@ -41,7 +43,7 @@ def study(
             day.documents,
             teacher.context,
             config,
-            {q.text for q in experiment.questions},
+            tests,
             key_of(experiment, scheduled, "questions"),
             draw,
         )
@@ -59,7 +61,7 @@ def study(
             teacher.context,
             config,
             experiment.settings.dreaming.writing.rejection,
-            {q.text for q in experiment.questions} | {q.question for q in held_out},
+            tests | {q.question for q in held_out},
             key_of(experiment, scheduled, "variants"),
             draw,
         )

@@ -14,6 +14,8 @@ out.
                   "after": "...", "before_right": False, "after_right": True}, ...],
      "recall": [[0.5], [0.4, 0.6], ...],    # after each night: share right about each day so far
      "kept": [["5 of 6"], ["4 of 6", "6 of 6"], ...],    # likewise of the model's own questions
+     "days": [{"day": 1, "documents": "title, title", "night": "kept",
+               "settings": "seeding.steps: 100 -> 50"}, ...],    # settings changed since the last
      "documents": ["title", ...],
      "notes": ["...", ...]}
 
@@ -45,6 +47,7 @@ COLUMNS = {
     "samples": (
         "document", "question", "answer", "before", "after", "before_right", "after_right",
     ),
+    "days": ("day", "documents", "night", "settings"),
 }  # fmt: skip
 COSTS = {"tokens_per_second": "tokens a second", "programs": "programs", "memory": "GiB at most"}
 PARTS = ("verdict", *COLUMNS, "recall", "kept", "documents", "notes", "config", "versions")
@@ -83,6 +86,7 @@ def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
         recall=summary.get("recall") or [],
         kept=summary.get("kept") or [],
         documents=documents,
+        has_changes=any(row["settings"] for row in rows["days"]),
         notes=summary.get("notes") or [],
         costs=[item for item in COSTS.items() if any(row[item[0]] for row in rows["phases"])],
         config=flat_config(summary.get("config") or {}),

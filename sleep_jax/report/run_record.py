@@ -9,7 +9,8 @@ from typing import Any
 from sleep_jax.evals.kept import KeptAnswers
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.fields import Fields, as_object
-from sleep_jax.phases.hours import HOURS, MORNING
+from sleep_jax.phases.day_slots import text_of
+from sleep_jax.phases.hours import FORGET, ends_day, hour_of
 from sleep_jax.runtime.progress import figure
 
 COSTS = ("tokens", "seconds", "programs", "memory")  # of a phase
@@ -88,11 +89,12 @@ def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     rows, day = [], 1
     for index, (label, facts) in enumerate(record["phases"].items()):
-        kind = label.partition("-")[0]
-        rows.append({"index": index, "phase": label, "day": day, "hour": HOURS.get(kind, "")})
+        is_afterwards = label.partition("-")[0] == FORGET
+        rows.append({"index": index, "phase": label, "day": day - is_afterwards})
+        rows[-1]["hour"] = hour_of(label)
         rows[-1] |= {name: facts.get(name) for name in COSTS} | {"tokens_per_second": _pace(facts)}
         rows[-1]["detail"] = detail(facts)
-        day += HOURS.get(kind) == MORNING
+        day += ends_day(label)
     return rows
 
 
@@ -177,18 +179,40 @@ def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def verdict(record: Mapping[str, Any]) -> str:
-    """Outcome of the last complete night: `kept`, or `rolled back: ...` or `skipped: ...` with the
-    reason; `kept, but for its dreams: ...` if only the dreams were rolled back; "" before the first
-    one. A night of several consolidations has the outcome of the last, that of the context.
+    """Outcome of the last complete night, as of `verdicts`; "" before the first one."""
+    return next((outcome for outcome in reversed(verdicts(record)) if outcome), "")
+
+
+def verdicts(record: Mapping[str, Any]) -> list[str]:
+    """Outcome of the night of each day that was begun: `kept`, or `rolled back: ...` or `skipped:
+    ...` with the reason; `kept, but for its dreams: ...` if only the dreams were rolled back; ""
+    where there was none yet. A night of several consolidations has the outcome of the last, that of
+    the context.
     """
-    outcome = ""
+    outcomes, is_over = [], True
     for label, facts in record["phases"].items():
         kind = label.partition("-")[0]
+        if kind == FORGET:
+            continue
+        if is_over:
+            outcomes.append("")
+        is_over = ends_day(label)
         if kind == "consolidate":
-            outcome = _outcome(facts) or "kept"
-        elif kind == "learn" and outcome == "kept" and "rolled_back" in facts:
-            outcome = f"kept, but for its dreams: {facts['rolled_back']}"
-    return outcome
+            outcomes[-1] = _outcome(facts) or "kept"
+        elif kind == "learn" and outcomes[-1] == "kept" and "rolled_back" in facts:
+            outcomes[-1] = f"kept, but for its dreams: {facts['rolled_back']}"
+    return outcomes
+
+
+def verdict_now(record: Mapping[str, Any]) -> str:
+    """The verdict, and which days were forgotten since."""
+    forgotten = [i for i, day in enumerate(record["days"]) if "forgotten" in day]
+    if not forgotten:
+        return verdict(record)
+    days = (
+        f"days {text_of(forgotten)} were" if len(forgotten) > 1 else f"day {forgotten[0] + 1} was"
+    )
+    return f"{verdict(record)}; {days} forgotten since"
 
 
 def _outcome(facts: Mapping[str, Any]) -> str:

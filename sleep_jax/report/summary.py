@@ -8,7 +8,9 @@ from sleep_jax.phases.run_state import RunState
 from sleep_jax.report import html_report, run_record
 from sleep_jax.report.headline import headline
 from sleep_jax.runtime.progress import clock, say, table
+from sleep_jax.runtime.workdir import FREE, GIVEN, config_difference
 
+MOST_TITLES = 4  # of a day, in the table of days
 PACKAGES = ("sleep_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -16,7 +18,7 @@ def summarise(experiment: Experiment, run: RunState) -> dict[str, Any]:
     """The summary of a run, with the parts that `html_report` describes."""
     columns = html_report.COLUMNS["phases"]
     return {
-        "verdict": run_record.verdict(run.record),
+        "verdict": run_record.verdict_now(run.record),
         "scores": run_record.scores(run.record["days"][-1]),
         "recall": run_record.recall(run.record),
         "kept": run_record.kept(run.record),
@@ -24,11 +26,44 @@ def summarise(experiment: Experiment, run: RunState) -> dict[str, Any]:
             {name: row[name] for name in columns} for row in run_record.timeline(run.record)
         ],
         "samples": samples(experiment, run),
+        "days": days(experiment, run),
         "documents": [document.title for document in experiment.documents],
         "notes": notes(experiment),
         "config": experiment.config.to_dict(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def days(experiment: Experiment, run: RunState) -> list[dict[str, Any]]:
+    """The days of a run of several: what was read, what became of the night, and the settings that
+    are not those of the night before.
+    """
+    verdicts, rows = run_record.verdicts(run.record), []
+    for number, day in enumerate(experiment.days, 1):
+        titles = [document.title for document in day.documents]
+        more = f" and {len(titles) - MOST_TITLES} more" if len(titles) > MOST_TITLES else ""
+        changes = settings_changed(experiment, number - 1)
+        rows.append(
+            {
+                "day": number,
+                "documents": f"{', '.join(titles[:MOST_TITLES])}{more}",
+                "night": verdicts[number - 1] if number <= len(verdicts) else "",
+                "settings": "; ".join(changes),
+            }
+        )
+    return rows if len(rows) > 1 else []
+
+
+def settings_changed(experiment: Experiment, day: int) -> list[str]:
+    """The settings of the night of a day that the night before it had otherwise, as `name: old ->
+    new`, without those that change no result or say what is read.
+    """
+    if not day:
+        return []
+    old, new = (
+        (x.config or experiment.config).to_dict() for x in experiment.days[day - 1 : day + 1]
+    )
+    return [x for x in config_difference(old, new) if not x.startswith((*FREE, *GIVEN))]
 
 
 def notes(experiment: Experiment) -> list[str]:
@@ -110,6 +145,9 @@ def show_summary(summary: dict[str, Any]) -> None:
         )
     if nights := summary["kept"]:
         table(*run_record.kept_table(nights))
+    if summary.get("days"):
+        rows = [[*row.values()] for row in summary["days"]]
+        table("Days", ("day", "documents", "night", "settings changed"), rows)
     table(
         "Phases",
         ("phase", "tokens", "time", "tokens/s", "programs", "GiB", "detail"),

@@ -171,6 +171,11 @@ class PhaseCheckpoints:
         self.wait()
         return self._facts(phase_index)["record"]
 
+    def remove(self, phase_index: int) -> None:
+        """Removes a checkpoint."""
+        self.wait()
+        self._manager.delete(phase_index)
+
     def clear(self) -> None:
         """Removes all checkpoints."""
         self.wait()
@@ -221,6 +226,17 @@ class PhaseCheckpoints:
                 f"checkpoint {self._folder(step)} has another state than this config makes "
                 f"({'; '.join(changes[:5])}{more}); use another --workdir or delete this one"
             )
+
+
+def last_record(directory: epath.PathLike) -> dict[str, Any] | None:
+    """The record of the last finished checkpoint in a directory, without its state, read without a
+    device; None where there is none.
+    """
+    folders = [x for x in epath.Path(directory).glob("*") if x.name.isdigit()]
+    for folder in sorted(folders, key=lambda x: int(x.name), reverse=True):
+        if damage(folder, is_thorough=False) is None:
+            return dict(read_object(folder / "record" / "metadata").section("record"))
+    return None
 
 
 def damage(folder: epath.PathLike, *, is_thorough: bool = True) -> str | None:

@@ -17,6 +17,8 @@ from sleep_jax.renamed_fields import RENAMED
 # Fields that change no result: devices, checkpoints, and the path of the base, which is identified
 # by its weights.
 FREE = ("mesh.", "checkpoint.", "model.name:")
+# Fields of one command: what it gives to read.
+GIVEN = ("data.documents:", "data.limit:", "data.episodes:")
 # Fields that may change during a run: what to do when slots run out. Every checkpoint records the
 # config that it was made with.
 CHANGEABLE = ("memory.on_full:",)
@@ -78,7 +80,8 @@ def check_same_config(
     if changes := [c for c in changes if c not in allowed]:
         raise ValueError(
             f"{workdir} holds a run of another config ({'; '.join(changes)}); "
-            "use another --workdir, or delete this one to start over"
+            "use another --workdir, or delete this one to start over; to give it more days, and "
+            f"these other settings, use --continue={workdir} without --config"
         )
     return allowed
 
@@ -114,6 +117,8 @@ def check_same_base(
       ValueError: naming the field, both weights and what to do.
     """
     for field, model in old.items():
+        if field not in new or (field != "model.name" and new[field]["name"] != model["name"]):
+            continue  # later nights have other teachers
         if model["weights"] != new[field]["weights"]:
             raise ValueError(
                 f"{field}={new[field]['name']!r} has the weights {new[field]['weights']}, but the "
@@ -137,7 +142,7 @@ def check_same_reading(old: str | None, new: str, workdir: str | os.PathLike[str
         raise ValueError(
             f"data.documents: the run in {workdir} has other documents or questions (fingerprint "
             f"{old}) than are there now ({new}); put them back as they were, or use another "
-            "--workdir"
+            f"--workdir; a run that was given more days goes on with --continue={workdir}"
         )
 
 
@@ -164,6 +169,11 @@ def check_writable(workdir: str | os.PathLike[str]) -> None:
             f"cannot write to workdir={str(workdir)!r} ({error.strerror or error}); "
             "choose another with --workdir=DIRECTORY"
         ) from error
+
+
+def days_path(workdir: str | os.PathLike[str]) -> epath.Path:
+    """Path of the days of a run (`days`)."""
+    return epath.Path(workdir) / "days.json"
 
 
 def report_path(workdir: str | os.PathLike[str]) -> epath.Path:

@@ -26,6 +26,9 @@ from sleep_jax.errors import UnrecoverableError
 from sleep_jax.similar_name import similar_name
 
 VERBS = {
+    "ask": ("sleep_jax.verbs.ask", "ask the model of a run, with no document in view"),
+    "chat": ("sleep_jax.verbs.chat", "a conversation with the model of a run"),
+    "forget": ("sleep_jax.verbs.forget", "let a run forget days, or undo that"),
     "inspect": ("sleep_jax.verbs.inspect", "what a run did: its timeline, slots, curves, scores"),
     "export": ("sleep_jax.verbs.export", "the model of a run for other tools: hf, gguf, delta"),
 }

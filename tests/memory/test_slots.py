@@ -10,8 +10,11 @@ import pytest
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import (
     SlotsExhausted,
+    capacity,
     clear_experts,
     clear_wake,
+    grown,
+    init_expert,
     init_memory,
     put_slot,
     put_wake,
@@ -97,6 +100,41 @@ def test_put_slot_and_take_slot_touch_one_slot(initial, index):
         np.testing.assert_array_equal,
         put_slot(memory, 2, index, take_slot(memory, 2, index)),
         memory,
+    )
+
+
+def test_grown_memory_has_new_slots_at_the_end_and_the_bits_of_the_old_ones(initial):
+    memory, slots = initial
+    slots, _ = unlock(slots, 2)
+    levels = (LevelConfig(period=2, slots=3, rank=5), LevelConfig(slots=5, rank=5))
+    config, key = MemoryConfig(levels, unit="episodes"), jax.random.key(7)
+    after, masks = grown(key, config, memory, slots, 64)
+    assert after["layers"]["level_1"] is memory["layers"]["level_1"]
+    assert masks["layers"]["level_1"] is slots["layers"]["level_1"]
+    assert capacity(masks, 2) == 5 and used(masks, 2) == 1
+    new = init_expert(jax.random.fold_in(jax.random.fold_in(key, 2), 3), config, 2, 64, (2, 2))
+    old = memory["layers"]["level_2"]["experts"]
+    for name, leaf in after["layers"]["level_2"]["experts"].items():
+        np.testing.assert_array_equal(leaf[:, :3], old[name])
+        np.testing.assert_array_equal(leaf[:, 3:], new[name])
+    assert not after["layers"]["level_2"]["experts"]["down"].any()
+    again, _ = grown(key, config, after, masks, 64)
+    assert again is after
+
+
+def test_grown_memory_gives_a_bank_to_a_level_without_one():
+    levels = (LevelConfig(period=2, slots=0), LevelConfig(slots=3))
+    bare = MemoryConfig(levels, unit="episodes", from_context=False)
+    memory, slots = init_memory(jax.random.key(0), bare, layers=3, width=64)
+    levels = (LevelConfig(period=2, slots=2), LevelConfig(slots=3))
+    full = MemoryConfig(levels, unit="episodes", from_context=False)
+    wanted = jax.eval_shape(lambda: init_memory(jax.random.key(0), full, layers=3, width=64))
+    got = grown(jax.random.key(1), full, memory, slots, 64)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), got) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), wanted
+    )
+    np.testing.assert_array_equal(
+        got[0]["layers"]["level_1"]["wake"]["up"], memory["layers"]["level_1"]["wake"]["up"]
     )
 
 

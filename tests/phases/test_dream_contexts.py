@@ -10,6 +10,7 @@ import pytest
 
 from sleep_jax import lifecycle
 from sleep_jax.dreaming import write
+from sleep_jax.dreaming.curriculum import DreamContext
 from sleep_jax.dreaming.write import Dream
 from sleep_jax.experiment import load_experiment
 from sleep_jax.phases import dream_contexts
@@ -63,6 +64,18 @@ def test_weak_documents_are_recollected_from_dreams(experiment, run):
         (1, "What is day 0?"),
     ]
     assert dream_contexts.rehearsed(experiment, drawn, 1) == []
+
+
+def test_own_question_that_became_a_test_question_rewards_no_dream(experiment, run):
+    later = experiment.days[1].questions[0].text
+    study = Study((SelfQuestion(0, "A sentence.", later, "It is."),), (), ())
+    contexts = [DreamContext(1, 0, "recent"), DreamContext(0, 0, "weak")]
+    run = run.note_day(0, study=study.to_record())
+    run = run.note_day(1, dream_contexts=[dataclasses.asdict(x) for x in contexts])
+    items = dream_contexts.reward_items(experiment, run, 1)
+    assert [(x.document, x.question) for x in items.items] == [(0, "What is day 1?")]
+    with pytest.raises(AssertionError, match="test question"):
+        dream_contexts.reward_items(experiment, run.note_day(1, study=study.to_record()), 1)
 
 
 def test_source_text_keeps_the_text(experiment, run):
@@ -129,3 +142,10 @@ def test_second_night_dreams_about_both_days(tmp_path, monkeypatch):
     assert [x["role"] for x in run.day(1)["dream_contexts"]] == ["recent", "weak"]
     assert {x["document"] for x in run.day(1)["dreams"]} == {0, 1}
     assert jax.tree.all(jax.tree.map(lambda x: bool(np.isfinite(x).all()), run.current.memory))
+
+
+@pytest.mark.parametrize("source", ["dreams", "text"])
+def test_forgotten_days_are_not_dreamt_about(experiment, run, source):
+    chosen = under(experiment, source=source)
+    assert dream_contexts._earlier(chosen, run, 1) == [(0, 0)]
+    assert dream_contexts._earlier(chosen, run.note_day(0, forgotten="silent"), 1) == []

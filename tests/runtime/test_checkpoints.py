@@ -8,7 +8,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from sleep_jax.runtime import checkpoints as module
-from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints, last_record
 
 
 def state(value=1.0):
@@ -47,6 +47,13 @@ def test_restore_in_another_process_is_bitwise_what_was_saved(two_phases):
             assert_same(restored, state(value))
         assert record == {"kl": 0.5}
         assert checkpoints.record(0) == {"config": {"layers": [1, 2]}}
+
+
+def test_last_record_is_of_the_last_finished_checkpoint(two_phases, tmp_path):
+    assert last_record(two_phases) == {"kl": 0.5}
+    (two_phases / "1" / "digests.json").unlink()
+    assert last_record(two_phases) == {"config": {"layers": [1, 2]}}
+    assert last_record(tmp_path / "nowhere") is None
 
 
 def test_latest_is_none_without_checkpoints(tmp_path):

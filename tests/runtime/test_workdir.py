@@ -69,6 +69,14 @@ def test_check_same_base_refuses_other_weights_at_any_path(tmp_path):
     assert "was started with 91bc ('/disk1/m')" in message and "--workdir" in message
 
 
+def test_check_same_base_lets_later_nights_have_other_teachers(tmp_path):
+    old = {"seeding.teachers[0]": {"name": "a", "weights": "1"}}
+    check_same_base(old, {}, tmp_path)
+    check_same_base(old, {"seeding.teachers[0]": {"name": "b", "weights": "2"}}, tmp_path)
+    with pytest.raises(ValueError, match="'a' has the weights 2"):
+        check_same_base(old, {"seeding.teachers[0]": {"name": "a", "weights": "2"}}, tmp_path)
+
+
 def test_check_writable_creates_an_empty_directory(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []

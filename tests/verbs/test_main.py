@@ -23,7 +23,7 @@ def test_main_without_a_verb_lists_all_verbs(capsys):
 
 
 @pytest.mark.parametrize(
-    ("verb", "words"), [("inspetc", "did you mean inspect?"), ("zzz", "there is inspect")]
+    ("verb", "words"), [("inspetc", "did you mean inspect?"), ("zzz", "there is ask, chat")]
 )
 def test_main_of_an_unknown_verb_names_the_nearest_or_all(verb, words, capsys):
     assert command.main([verb, "RUN"]) == 2

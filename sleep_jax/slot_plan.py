@@ -4,13 +4,16 @@ night is rolled back.
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.phases.day_slots import days_of
 from sleep_jax.run_schedule import ScheduledPhase
 
 THEN = {
     "error": "the run stops there",
+    "merge": "the run stops there, since a merge needs a free slot",
     "skip": "nights from then on are skipped",
     "reuse": "later nights overwrite the last slot",
 }
@@ -45,14 +48,22 @@ class LevelPlan:
         return text
 
 
-def levels(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> list[LevelPlan]:
+def levels(
+    memory: MemoryConfig,
+    schedule: Sequence[ScheduledPhase],
+    slots_used: Mapping[int, int] | None = None,
+) -> list[LevelPlan]:
     """The plan of each level that a run fills, the fastest first.
 
     Args:
       memory: of the model.
-      schedule: of the run; its merges happen where `transaction.check_capacity` says `merge`.
+      schedule: of the run, or of what is left of it; its merges happen where
+        `transaction.check_capacity` says `merge`.
+      slots_used: how many slots each level has in use before that; None: none.
     """
+    before = [schedule[0].day - 1] if schedule else []
     in_use: dict[int, list[int]] = collections.defaultdict(list)
+    in_use |= {level: before * count for level, count in (slots_used or {}).items()}
     most: dict[int, list[int]] = {}
     merges: dict[int, list[int]] = collections.defaultdict(list)
     for scheduled in schedule:
@@ -67,9 +78,48 @@ def levels(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> list[Lev
     return [LevelPlan(n, memory.level(n).slots, most[n], merges[n]) for n in sorted(most)]
 
 
-def exhausted(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> Iterator[str]:
-    """A line for each level that runs out of slots: what happens then, and the remedy."""
-    for level in levels(memory, schedule):
+def slots_in_use(
+    schedule: Sequence[ScheduledPhase],
+    memories: Sequence[MemoryConfig],
+    phases: Mapping[str, Mapping[str, Any]],
+) -> dict[int, int]:
+    """How many slots of each level a run has in use, by level.
+
+    Args:
+      schedule: of the run.
+      memories: the levels as each day has them.
+      phases: facts of the finished phases, by label, in their order.
+    """
+    in_use, mornings = collections.Counter(), {}
+    by_label = {scheduled.label: scheduled for scheduled in schedule}
+    for label, facts in phases.items():
+        if taken_back := days_of(facts.get("taken_back", "")):
+            in_use = mornings[min(taken_back)].copy()
+        if (scheduled := by_label.get(label)) is None:
+            continue
+        mornings.setdefault(scheduled.day, in_use.copy())
+        if "skipped" in facts or "rolled_back" in facts:
+            continue
+        level = scheduled.sender + 1
+        if scheduled.phase == "merge":
+            in_use[level] = 1
+        elif scheduled.phase == "consolidate":
+            slots = memories[scheduled.day].level(level).slots
+            in_use[level] = min(in_use[level] + 1, slots)
+            in_use[scheduled.sender] = 0
+    in_use.pop(0, None)
+    return dict(in_use)
+
+
+def exhausted(
+    memory: MemoryConfig,
+    schedule: Sequence[ScheduledPhase],
+    slots_used: Mapping[int, int] | None = None,
+) -> Iterator[str]:
+    """A line for each level that runs out of slots: what happens then, and the remedy; arguments as
+    for `levels`.
+    """
+    for level in levels(memory, schedule, slots_used):
         slots, nights = level.slots, len(level.nights)
         if nights <= slots or memory.on_full not in THEN:
             continue
@@ -78,5 +128,5 @@ def exhausted(memory: MemoryConfig, schedule: Sequence[ScheduledPhase]) -> Itera
             f"nights: on day {level.nights[slots] + 1} none is free and {THEN[memory.on_full]} "
             f"(memory.on_full={memory.on_full!r}); begin with memory.slots of {nights} or "
             "memory.on_full='merge', or set it to 'skip' or 'reuse', now or in the same workdir "
-            "later"
+            "later, where --continue can also give more slots"
         )
