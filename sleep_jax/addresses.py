@@ -1,7 +1,7 @@
 """Addresses in object stores: whether one answers, and errors in plain words where it does not.
 
 What may be temporary (a network, an overloaded store) is a ConnectionError; what the user has to
-fix is another error. `cli.flags.exit_status` turns either into an exit status.
+fix is another error. `cli.errors.exit_status` turns either into an exit status.
 """
 
 import contextlib

@@ -96,12 +96,16 @@ class Experiment:
         pages = map(self.prompts.plain_document, self.days[day].documents)
         return tuple(token for page in pages for token in page)
 
-    def pages(self, scheduled: ScheduledPhase) -> list[tuple[int, ...]]:
+    def pages(
+        self, scheduled: ScheduledPhase, left_out: Sequence[int] = ()
+    ) -> list[tuple[int, ...]]:
         """The tokens that were read between a level's last sleep and this one, document by
-        document.
+        document, but for some days.
         """
         out = []
         for day in range(scheduled.since, scheduled.day + 1):
+            if day in left_out:
+                continue
             start = scheduled.start if day == scheduled.since else 0
             stop = scheduled.stop if day == scheduled.day else None
             offset = 0
@@ -139,8 +143,8 @@ class Experiment:
             lengths = measure(read(config), self.prompts, documents)
             others = tuple(_others(config, self.cfg, self.tokenizer, lengths))
         if config.seeding.judge != self.config.seeding.judge:
-            judge = _judge(config.seeding.judge, self.cfg, self.params, self.tokenizer)
-        cfg = self.cfg.replace(**_overrides(config))
+            judge = load_judge(config.seeding.judge, self.cfg, self.params, self.tokenizer)
+        cfg = self.cfg.replace(**_overrides(read(config)))
         return dataclasses.replace(self, config=config, cfg=cfg, others=others, judge=judge)
 
     @functools.cached_property
@@ -204,16 +208,10 @@ def load_experiment(
         what to do.
     """
     # A mistake is reported before a large model is loaded.
-    read(config)
+    settings = read(config)
     if given is None and (config.data.documents != NONE or not known):
         given = read_source(config.data.documents, config.data.limit)
-    is_tiny, template = config.model.name == "tiny", template_options(config)
-    options = {"dtype": config.model.dtype, **template, **_overrides(config)}
-    cfg, params, tokenizer = (
-        tiny_model(seed=config.seed, **options)
-        if is_tiny
-        else load_model(config.model.name, **options)
-    )
+    cfg, params, tokenizer = load_base(config, settings)
     source, new = NOTHING, ()
     if given is not None:
         source, new = cut_into_days(config, given, tokenizer.encode, known)
@@ -231,7 +229,7 @@ def load_experiment(
         others=tuple(_others(config, cfg, tokenizer, lengths)),
         topics=read_rehearsal_topics(),
         anchors=_anchors(tokenizer),
-        judge=_judge(config.seeding.judge, cfg, params, tokenizer),
+        judge=load_judge(config.seeding.judge, cfg, params, tokenizer),
         source=source,
     )
     schedule = experiment.schedule  # raises where a level would never learn
@@ -240,9 +238,32 @@ def load_experiment(
     return experiment
 
 
-def _overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def load_base(
+    config: ml_collections.ConfigDict, settings: RunConfig
+) -> tuple[DecoderConfig, Any, Tokenizer]:
+    """The base model of a run: its config with the memory of the run, weights on the host, and
+    tokenizer.
+
+    Args:
+      config: of the run.
+      settings: the same as dataclasses.
+
+    Raises:
+      ValueError, OSError: as `load_model`.
+    """
+    name = config.model.name
+    options = {
+        "dtype": config.model.dtype,
+        **template_options(config),
+        **_overrides(settings),
+    }
+    if name == "tiny":
+        return tiny_model(seed=config.seed, **options)
+    return load_model(name, **options)
+
+
+def _overrides(settings: RunConfig) -> dict[str, Any]:
     """The fields of a decoder's config that a run sets."""
-    settings = read(config)
     return {
         "memory": settings.memory,
         "lora": settings.dreaming.lora,
@@ -304,7 +325,7 @@ def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:
     }
 
 
-def _judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge:
+def load_judge(name: str, cfg: DecoderConfig, params, tokenizer: Tokenizer) -> Judge:
     """r_sem by its name; the base model is that of the judge `model`."""
     if name in ("embedding", "cosine"):
         encoder = load_encoder(resolve("all-MiniLM-L6-v2"))

@@ -89,10 +89,16 @@ def slots_in_use(
       memories: the levels as each day has them.
       phases: facts of the finished phases, by label.
     """
-    in_use: dict[int, int] = collections.defaultdict(int)
-    for scheduled in schedule:
-        facts, level = phases.get(scheduled.label), scheduled.sender + 1
-        if facts is None or "skipped" in facts or "rolled_back" in facts:
+    in_use, by_label = collections.Counter(), {scheduled.label: scheduled for scheduled in schedule}
+    mornings: dict[int, collections.Counter] = {}
+    for label, facts in phases.items():
+        if (scheduled := by_label.get(label)) is None:
+            if days := facts.get("taken_back"):  # as by the verb `forget`
+                in_use = mornings[int(days.partition(",")[0]) - 1].copy()
+            continue
+        mornings.setdefault(scheduled.day, in_use.copy())
+        level = scheduled.sender + 1
+        if "skipped" in facts or "rolled_back" in facts:
             continue
         if scheduled.phase == "merge":
             in_use[level] = 1
@@ -100,8 +106,7 @@ def slots_in_use(
             slots = memories[scheduled.day].level(level).slots
             in_use[level] = min(in_use[level] + 1, slots)
             in_use[scheduled.sender] = 0
-    in_use.pop(0, None)
-    return dict(in_use)
+    return {level: count for level, count in in_use.items() if level}
 
 
 def exhausted(

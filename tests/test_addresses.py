@@ -17,9 +17,10 @@ from cloud_storage import FAILURES, assert_fails_in_words
 from gcsfs.retry import HttpError
 
 from sleep_jax.addresses import check_answers, raising_store_errors, store_error
-from sleep_jax.cli.flags import exit_status, run_with_config
-from sleep_jax.inspect.__main__ import main
+from sleep_jax.cli.errors import exit_status
+from sleep_jax.cli.flags import run_with_config
 from sleep_jax.runtime.workdir import check_writable
+from sleep_jax.verbs.main import main
 
 RUN = "gs://bucket/run"
 
@@ -46,7 +47,7 @@ def test_check_writable_of_a_failing_store_ends_in_one_line(store, status, tmp_p
 def test_inspect_of_a_failing_store_ends_in_one_line(store, status, capfd):
     with cloud_storage.answering(status) as address:
         store(address)
-        exit_status = main([RUN])
+        exit_status = main(["inspect", RUN])
     assert_fails_in_words(status, exit_status, capfd.readouterr().err, RUN)
 
 
@@ -55,7 +56,7 @@ def test_inspect_of_an_address_without_gcsfs_names_the_extra(monkeypatch, capsys
         raise ImportError("Please install gcsfs to access Google Storage")
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
-    assert main([RUN]) == 2
+    assert main(["inspect", RUN]) == 2
     stderr = capsys.readouterr().err
     assert "pip install -e '.[gs]'" in stderr and stderr.count("\n") == 1
 
@@ -84,7 +85,7 @@ def test_sweep_in_a_store_that_refuses_is_not_begun():
     "arguments",
     [
         ("launch.py", "--config=configs/sleep_tiny.py", f"--workdir={RUN}"),
-        ("-m", "sleep_jax.inspect", RUN),
+        ("-m", "sleep_jax", "inspect", RUN),
     ],
 )
 def test_command_ends_within_half_a_minute_of_a_failing_store(status, arguments):

@@ -14,6 +14,7 @@ from absl import flags
 from sleep_jax.config import RunConfig, default
 from sleep_jax.seeding.transaction import MemoryState
 from sleep_jax.settings import every
+from sleep_jax.verbs.main import VERBS
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIELDS = every(RunConfig)
@@ -131,12 +132,18 @@ def test_config_fields_exist(name):
 @each_text
 def test_flags_exist(name):
     known = defined_flags()
-    ours = re.compile(rf"launch\.py|sleep_jax\.inspect|(?:{FOLDERS})/\S+\.(?:py|sh)|^--")
+    ours = re.compile(rf"launch\.py|-m sleep_jax |sleep-jax |(?:{FOLDERS})/\S+\.(?:py|sh)|^--")
     for line in code_of(name):
         if match := ours.search(line.strip()):
             command = line.strip()[match.start() :].split("#")[0]
             for flag in re.findall(r"(?<!\S)'?--([\w-]+)(?=[=\s'.]|$)", command):
                 assert flag == "config" or flag.removeprefix("no") in known or flag in known, line
+
+
+@each_page
+def test_verbs_exist(name):
+    for verb in re.findall(r"(?:-m sleep_jax|sleep-jax) ([a-z]+)", (PAGES | OTHERS)[name]):
+        assert verb in VERBS, verb
 
 
 def test_python_of_the_front_page_can_be_imported():

@@ -9,7 +9,7 @@ import pytest
 from sleep_jax import config as settings
 from sleep_jax import experiment
 from sleep_jax.dreaming.templates import FORMS
-from sleep_jax.experiment import _judge
+from sleep_jax.experiment import load_judge
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.rewards.judge import JUDGES
@@ -18,13 +18,13 @@ from sleep_jax.run_schedule import run_schedule
 
 def test_judge_rules_by_name():
     pairs = ["The lamp is red at 5 km.", "a Lamp"], ["At 5 km, the lamp is red.", "The lamp!"]
-    assert _judge("agreement", None, None, None)(*pairs).tolist() == [1, 1]
-    assert _judge("exact", None, None, None)(*pairs).tolist() == [0, 1]
+    assert load_judge("agreement", None, None, None)(*pairs).tolist() == [1, 1]
+    assert load_judge("exact", None, None, None)(*pairs).tolist() == [0, 1]
 
 
 def test_model_judge_warns_of_poor_calibration(cfg, variables, tokenizer):
     with pytest.warns(UserWarning, match="this judge accepts"):  # its weights are random
-        judge = _judge("model", cfg, variables["params"], tokenizer)
+        judge = load_judge("model", cfg, variables["params"], tokenizer)
     assert judge(["the same", "the red lamp"], ["the same", ""]).tolist() == [1, 0]
     assert judge.score(["a lamp"], ["a goat"]) == judge.score(["a goat"], ["a lamp"])
 

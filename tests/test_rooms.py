@@ -15,7 +15,7 @@ ORDER = (
     "slot_plan",
     *("runtime", "programs", "days", "experiment", "phases", "baselines"),
     *("continuation", "lifecycle"),
-    *("report", "forecast", "cli", "inspect"),
+    *("report", "forecast", "cli", "inspect", "verbs", "__main__"),
 )
 
 

@@ -10,7 +10,6 @@ import pathlib
 import re
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,19 +19,12 @@ from ml_collections import config_flags
 
 from sleep_jax.cli import interrupts
 from sleep_jax.cli.config_files import GivenConfig, fields, is_node, nearest
+from sleep_jax.cli.errors import exit_status, warning_in_one_line
 from sleep_jax.cli.help import FLAGS, HELP, help_text
 from sleep_jax.cli.version import version
 from sleep_jax.renamed_fields import RENAMED
 from sleep_jax.setting import Setting
 
-# The kinds of OSError that the user has to fix; others (a network, a disk) may be temporary.
-PERMANENT = (
-    FileNotFoundError,
-    FileExistsError,
-    NotADirectoryError,
-    IsADirectoryError,
-    PermissionError,
-)
 Plan = TypeVar("Plan")
 
 
@@ -72,8 +64,7 @@ def run_with_config(
         if not is_debug:
             remark = "interrupted; run the same command to resume"
             stack.enter_context(interrupts.ending_quietly(remark))
-            stack.enter_context(warnings.catch_warnings())  # restores showwarning at the end
-            warnings.showwarning = _in_one_line(warnings.showwarning)
+            stack.enter_context(warning_in_one_line())
         return work(_prepared(prepare, about, examples, argv, is_debug, settings))
 
 
@@ -94,29 +85,6 @@ def _prepared(prepare, about, examples, argv: list[str], is_debug: bool, setting
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(exit_status(error)) from None
-
-
-def exit_status(error: Exception) -> int:
-    """1 for an error that may be temporary (a network, a disk), so that another start makes sense;
-    2 for one that the user has to fix.
-    """
-    return 1 if isinstance(error, OSError) and not isinstance(error, PERMANENT) else 2
-
-
-def _in_one_line(showwarning: Callable[..., None]) -> Callable[..., None]:
-    """`warnings.showwarning` that prints a UserWarning once and without its line of code; other
-    warnings go to the given one.
-    """
-    shown: set[str] = set()
-
-    def show(message, category, *where, **more):
-        if category is not UserWarning:
-            showwarning(message, category, *where, **more)
-        elif str(message) not in shown:
-            shown.add(str(message))
-            print(f"warning: {message}", file=sys.stderr)
-
-    return show
 
 
 def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, str]:

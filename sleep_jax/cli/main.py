@@ -13,7 +13,8 @@ from etils import epath
 
 from sleep_jax import lifecycle
 from sleep_jax.addresses import raising_store_errors, store_error
-from sleep_jax.cli.flags import exit_status, run_with_config
+from sleep_jax.cli.errors import exit_status
+from sleep_jax.cli.flags import run_with_config
 from sleep_jax.cli.sweep_runs import SweepRun, run_all, runs_of
 from sleep_jax.config import RunConfig, read
 from sleep_jax.continuation import KnownRun, known_run

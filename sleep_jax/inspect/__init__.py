@@ -1,4 +1,4 @@
-"""Inspection of a run: `python -m sleep_jax.inspect RUN`, or from a notebook.
+"""Inspection of a run: `python -m sleep_jax inspect RUN`, or from a notebook.
 
     from sleep_jax import inspect
 
@@ -11,13 +11,6 @@
 It needs no accelerator and no base model, and reads only the parts of a checkpoint that are asked
 for.
 """
-
-import sys
-
-if sys.argv[0] == "-m":  # python -m sleep_jax.inspect
-    from sleep_jax.cli.interrupts import loads_quietly
-
-    loads_quietly()
 
 from sleep_jax.inspect.checkpoint import Checkpoint
 from sleep_jax.inspect.memory import Change, LevelSlots, changes, slots

@@ -71,7 +71,7 @@ def _in_folder(path: pathlib.Path) -> pathlib.Path:
     if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").exists():
         raise ValueError(
             f"model.name={str(path)!r} is the folder of a run, not a model; give the model it "
-            f"began with (`python -m sleep_jax.inspect {path} config` says which)"
+            f"began with (`python -m sleep_jax inspect {path} config` says which)"
         )
     return path
 

@@ -94,7 +94,8 @@ class Linear(nn.Module):
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), dtype
         )
-        y = matmul(x, kernel)
+        # Operands are of the compute dtype, also where the weights are held in a wider one.
+        y = matmul(x if kernel.dtype == dtype else x.astype(dtype), kernel)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), dtype)
         if self.has_variable("lora", "a"):

@@ -289,13 +289,16 @@ def _replay(
     experiment: Experiment, run: RunState, scheduled: ScheduledPhase, teacher: Teacher
 ) -> tuple[list[Exchange], list[Exchange]]:
     """What a level hands over, as (exchanges, probe): the days it holds, closed book, and what was
-    known before them."""
+    known before them. Forgotten days are left out."""
     prompts = experiment.prompts
-    days = [d for d in range(scheduled.since, scheduled.day + 1) if "study" in run.day(d)]
+    span = range(scheduled.since, scheduled.day + 1)
+    days = [d for d in span if "study" in run.day(d) and not run.is_forgotten(d)]
     exchanges = [e for d in days for e in without_documents(studied(experiment, run, d))]
     if run.current.wake is not None:
         longest = experiment.config.seeding.max_target_length
-        exchanges += reread([page[:longest] for page in experiment.pages(scheduled)])
+        forgotten = [d for d in span if run.is_forgotten(d)]
+        pages = experiment.pages(scheduled, forgotten)
+        exchanges += reread([page[:longest] for page in pages])
     probe = without_documents(
         [
             exchange

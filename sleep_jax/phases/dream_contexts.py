@@ -122,10 +122,12 @@ def _contexts(run: RunState, day: int) -> list[DreamContext]:
 
 def _earlier(experiment: Experiment, run: RunState, day: int) -> list[tuple[int, int]]:
     """(day, document) of each earlier document that can be dreamt about: by its text, where that is
-    kept, or by earlier dreams."""
+    kept, or by earlier dreams. Forgotten days are left out."""
     if experiment.config.dreaming.curriculum.source == "dreams":
-        return list(_dreams_before(experiment, run, day))
-    return [(d, i) for d in range(day) for i in range(len(experiment.days[d].documents))]
+        known = list(_dreams_before(experiment, run, day))
+    else:
+        known = [(d, i) for d in range(day) for i in range(len(experiment.days[d].documents))]
+    return [(d, i) for d, i in known if not run.is_forgotten(d)]
 
 
 def _dreams_before(

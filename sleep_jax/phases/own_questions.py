@@ -30,9 +30,8 @@ from sleep_jax.study.self_study import Study
 
 def own_questions(experiment: Experiment, run: RunState, day: int) -> list[SelfQuestion]:
     """The own questions of a day that are asked again, as many as its night asked; [] where nothing
-    was studied.
-    """
-    record = run.day(day)
+    was studied, or the day was forgotten."""
+    record = {} if run.is_forgotten(day) else run.day(day)
     held_out = Study.from_record(record["study"]).held_out if "study" in record else ()
     asked = record.get("own_open_book")
     count = experiment.settings.evaluation.own_questions if asked is None else len(asked)
@@ -129,6 +128,28 @@ def note_open_book(run: RunState, day: int, right: Sequence[bool]) -> RunState:
     return run.note_day(day, own_open_book=[*right])
 
 
+def kept_answers(experiment: Experiment, run: RunState, variables, days: int) -> list[KeptAnswers]:
+    """How many own questions of each of the first days a model answers right closed book, of those
+    that were right with the book open on their day.
+
+    Args:
+      experiment, run: whose record has the questions.
+      variables: collections of the model.
+      days: how many.
+    """
+    asked = [
+        own_questions(experiment, run, day) if "own_open_book" in run.day(day) else []
+        for day in range(days)
+    ]
+    now = iter(answer_right(experiment, variables, [q for questions in asked for q in questions]))
+    kept = []
+    for day, questions in enumerate(asked):
+        open_book, closed = run.day(day).get("own_open_book", []), [next(now) for _ in questions]
+        right = sum(a and b for a, b in zip(closed, open_book))
+        kept.append(KeptAnswers(right, sum(open_book), len(questions)))
+    return kept
+
+
 def note_kept(
     experiment: Experiment,
     run: RunState,
@@ -144,17 +165,7 @@ def note_kept(
         questions = own_questions(experiment, run, day)
         right = answer_right(experiment, teacher.variables, questions, teacher.context)
     run = note_open_book(run, day, right)
-    variables = run.current.variables(experiment.params)
-    asked = [
-        own_questions(experiment, run, d) if "own_open_book" in run.day(d) else []
-        for d in range(day + 1)
-    ]
-    now = iter(answer_right(experiment, variables, [q for questions in asked for q in questions]))
-    kept = []
-    for d, questions in enumerate(asked):
-        open_book, closed = run.day(d).get("own_open_book", []), [next(now) for _ in questions]
-        right = sum(a and b for a, b in zip(closed, open_book))
-        kept.append(KeptAnswers(right, sum(open_book), len(questions)))
+    kept = kept_answers(experiment, run, run.current.variables(experiment.params), day + 1)
     if not any(x.asked for x in kept):
         return run
     figures = {}

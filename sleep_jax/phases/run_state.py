@@ -27,8 +27,8 @@ class RunState:
       before_sleep: as it was when the last day ended: with its documents, the teacher of the night.
       before_dreams: as it was before the last dreams.
       record: JSON-able facts: `phases` by label, and `days`, for each its `study`, the `slot` that
-        holds it, the `dream_contexts` of its dreams, these `dreams`, which of them were `kept`,
-        their `rewards` and `gains`, `scores`, `replies` and `recall`.
+        holds it (none once it is `forgotten`), the `dream_contexts` of its dreams, these `dreams`,
+        which of them were `kept`, their `rewards` and `gains`, `scores`, `replies` and `recall`.
     """
 
     current: MemoryState
@@ -45,6 +45,10 @@ class RunState:
         """What is on record of a day; empty before its first phase has written."""
         days = self.record["days"]
         return days[index] if index < len(days) else {}
+
+    def is_forgotten(self, index: int) -> bool:
+        """Whether a day was forgotten (`phases.forgetting`)."""
+        return "forgotten" in self.day(index)
 
     def note(self, label: str, **facts) -> "RunState":
         """The same with facts of a phase on record."""

@@ -9,7 +9,7 @@ from typing import Any
 from sleep_jax.evals.kept import KeptAnswers
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.fields import Fields, as_object
-from sleep_jax.phases.hours import HOURS, MORNING
+from sleep_jax.phases.hours import FORGET, ends_day, hour_of
 from sleep_jax.runtime.progress import figure
 
 COSTS = ("tokens", "seconds", "programs", "memory")  # of a phase
@@ -88,11 +88,12 @@ def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     rows, day = [], 1
     for index, (label, facts) in enumerate(record["phases"].items()):
-        kind = label.partition("-")[0]
-        rows.append({"index": index, "phase": label, "day": day, "hour": HOURS.get(kind, "")})
+        is_afterwards = label.partition("-")[0] == FORGET
+        rows.append({"index": index, "phase": label, "day": day - is_afterwards})
+        rows[-1]["hour"] = hour_of(label)
         rows[-1] |= {name: facts.get(name) for name in COSTS} | {"tokens_per_second": _pace(facts)}
         rows[-1]["detail"] = detail(facts)
-        day += HOURS.get(kind) == MORNING
+        day += ends_day(label)
     return rows
 
 
@@ -177,8 +178,17 @@ def scores(day: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def verdict(record: Mapping[str, Any]) -> str:
-    """Outcome of the last complete night, as of `verdicts`; "" before the first one."""
-    return next((outcome for outcome in reversed(verdicts(record)) if outcome), "")
+    """Outcome of the last complete night, as of `verdicts`; "" before the first one. Days that were
+    forgotten since are named.
+    """
+    outcome = next((outcome for outcome in reversed(verdicts(record)) if outcome), "")
+    forgotten = [str(d) for d, day in enumerate(record.get("days", []), 1) if "forgotten" in day]
+    if outcome and forgotten:
+        days = (
+            f"days {', '.join(forgotten)} were" if len(forgotten) > 1 else f"day {forgotten[0]} was"
+        )
+        outcome += f"; {days} forgotten since"
+    return outcome
 
 
 def verdicts(record: Mapping[str, Any]) -> list[str]:
@@ -189,10 +199,11 @@ def verdicts(record: Mapping[str, Any]) -> list[str]:
     """
     outcomes, is_over = [], True
     for label, facts in record["phases"].items():
-        if is_over:
-            outcomes.append("")
         kind = label.partition("-")[0]
-        is_over = HOURS.get(kind) == MORNING
+        if is_over and kind != FORGET:
+            outcomes.append("")
+            is_over = False
+        is_over = is_over or ends_day(label)
         if kind == "consolidate":
             outcomes[-1] = _outcome(facts) or "kept"
         elif kind == "learn" and outcomes[-1] == "kept" and "rolled_back" in facts:

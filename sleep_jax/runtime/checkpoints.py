@@ -171,6 +171,11 @@ class PhaseCheckpoints:
         self.wait()
         return self._facts(phase_index)["record"]
 
+    def remove(self, phase_index: int) -> None:
+        """Removes a checkpoint."""
+        self.wait()
+        self._manager.delete(phase_index)
+
     def clear(self) -> None:
         """Removes all checkpoints."""
         self.wait()

@@ -145,6 +145,27 @@ def _first_above(cumulative, target, mass):
     return jnp.where(jnp.any(exceeds, -1, keepdims=True), first, last)
 
 
+def draw_token(config: SamplingConfig, logits, rng):
+    """The next token of each row.
+
+    Args:
+      config: how to sample.
+      logits: float32 [batch, vocab].
+      rng: PRNG key; a greedy draw needs none.
+
+    Returns:
+      (tokens, log_probs): int32 [batch] and float32 [batch], under the distribution they were drawn
+      from.
+    """
+    logits = truncate(logits, config)
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    if config.temperature == 0:
+        token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    else:
+        token = draw(rng, log_probs)
+    return token, jnp.take_along_axis(log_probs, token[:, None], -1)[:, 0]
+
+
 @functools.partial(jax.jit, static_argnames=("cfg",))
 def prefill(cfg: DecoderConfig, variables, tokens, mask, cache=None):
     """Reads tokens into a cache, the context: level 0 of the memory.
@@ -207,15 +228,6 @@ def sample(
     if rows > 1:  # a new layout, made once; for a single row it would not pay
         head = transposed(head.T)
 
-    def sample_token(step, hidden):
-        logits = truncate(matmul(hidden, head), config)
-        log_probs = jax.nn.log_softmax(logits, axis=-1)
-        if config.temperature == 0:
-            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        else:
-            token = draw(jax.random.fold_in(rng, step), log_probs)
-        return token, jnp.take_along_axis(log_probs, token[:, None], -1)[:, 0]
-
     def expert_rngs(step):
         if expert_rng is None:
             return {}
@@ -227,7 +239,7 @@ def sample(
 
     def advance(state):
         step, cache, hidden, done, out = state
-        token, log_prob = sample_token(step, hidden)
+        token, log_prob = draw_token(config, matmul(hidden, head), jax.random.fold_in(rng, step))
         token = jnp.where(done, 0, token)
         out = Samples(
             tokens=out.tokens.at[:, step].set(token),

@@ -12,7 +12,7 @@ from sleep_jax.cli import interrupts
 
 COMMANDS = {
     "launch": ("launch.py", "--config=configs/sleep_tiny.py"),
-    "inspect": ("-m", "sleep_jax.inspect", "/nowhere"),
+    "inspect": ("-m", "sleep_jax", "inspect", "/nowhere"),
 }
 
 
@@ -69,7 +69,8 @@ def test_loads_quietly_keeps_a_handler_that_ignores_interrupts():
         ("launch.py", "--config=configs/sleep_tiny.py", "--plan=50"),
         ("launch.py", "--sweep=configs/sweeps/alpha_tiny.py", "--sweep_print"),
         ("launch.py", "--config=configs/sleep_tiny.py", "--dry_run"),
-        ("-m", "sleep_jax.inspect", "--help"),
+        ("-m", "sleep_jax", "--help"),
+        ("-m", "sleep_jax", "inspect", "--help"),
     ],
 )
 def test_command_whose_reader_is_gone_ends_without_output(arguments):

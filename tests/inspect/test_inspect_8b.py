@@ -19,8 +19,8 @@ SECONDS, GIB = 10, 2
 # The peak that a parent reads of a child (ru_maxrss) is never below its own; VmHWM is the child's.
 ASK = """
 import sys
-from sleep_jax.inspect.__main__ import main
-status = main(sys.argv[1:])
+from sleep_jax.verbs.main import main
+status = main(["inspect", *sys.argv[1:]])
 print(next(line for line in open("/proc/self/status") if "VmHWM" in line), file=sys.stderr)
 sys.exit(status)
 """

@@ -104,8 +104,8 @@ def test_inspect_needs_no_device_and_no_heavy_import(finished):
     """JAX_PLATFORMS names a platform that is not there: whoever started a backend would fail."""
     program = (
         "import sys\n"
-        "from sleep_jax.inspect.__main__ import main\n"
-        f"status = main([{str(finished)!r}, '--json'])\n"
+        "from sleep_jax.verbs.main import main\n"
+        f"status = main(['inspect', {str(finished)!r}, '--json'])\n"
         "heavy = {'tensorflow', 'torch', 'transformers', 'flax', 'optax', 'matplotlib'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "sys.exit(status)\n"

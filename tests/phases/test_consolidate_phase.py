@@ -3,6 +3,7 @@
 import types
 
 from sleep_jax.phases import consolidate as module
+from sleep_jax.phases.run_state import RunState
 from sleep_jax.runtime.progress import PhaseBar
 from sleep_jax.seeding.seeding_config import SeedingConfig
 
@@ -41,3 +42,19 @@ def test_bar_shows_the_bound_and_no_reward_before_rollouts(monkeypatch):
     # What was known before is a curve of two points beside that of what is new.
     held_out = {"held_out_kl_before": 2.0, "held_out_kl_after": 1.5, "accepted": 0.0}
     assert recorded == [(0, {"kl_known": 0.125}), (3, held_out | {"kl_known": 0.25})]
+
+
+def test_level_hands_over_no_forgotten_day(monkeypatch):
+    days = [{"study": {}}, {"study": {}, "forgotten": "silent"}, {}, {"study": {}}]
+    run = RunState(types.SimpleNamespace(wake=None), None, None, {"phases": {}, "days": days})
+    handed_over, nothing = [], types.SimpleNamespace(held_out=())
+    monkeypatch.setattr(module, "studied", lambda e, r, day: handed_over.append(day) or [])
+    monkeypatch.setattr(module.Study, "from_record", lambda record: nothing)
+    monkeypatch.setattr(module.self_study, "answer", lambda *_: [])
+    for name in ("rehearse", "ask_again"):
+        monkeypatch.setattr(module, name, lambda *_: [])
+    monkeypatch.setattr(module, "key_of", lambda *_: None)
+    experiment = types.SimpleNamespace(prompts=None)
+    scheduled = types.SimpleNamespace(since=0, day=3)
+    module._replay(experiment, run, scheduled, None)
+    assert handed_over == [0, 3]

@@ -142,3 +142,10 @@ def test_second_night_dreams_about_both_days(tmp_path, monkeypatch):
     assert [x["role"] for x in run.day(1)["dream_contexts"]] == ["recent", "weak"]
     assert {x["document"] for x in run.day(1)["dreams"]} == {0, 1}
     assert jax.tree.all(jax.tree.map(lambda x: bool(np.isfinite(x).all()), run.current.memory))
+
+
+@pytest.mark.parametrize("source", ["dreams", "text"])
+def test_forgotten_days_are_not_dreamt_about(experiment, run, source):
+    chosen = under(experiment, source=source)
+    assert dream_contexts._earlier(chosen, run, 1) == [(0, 0)]
+    assert dream_contexts._earlier(chosen, run.note_day(0, forgotten="silent"), 1) == []

@@ -56,6 +56,12 @@ def test_day_is_asked_again_what_its_own_night_asked():
     assert asked == [["b?", "d?", "f?"], [f"{name}?" for name in "abcdef"]]
 
 
+def test_questions_of_a_forgotten_day_are_not_asked():
+    run = run_of(studied(*"ab"), studied(*"ab") | {"forgotten": "silent"})
+    asked = [len(own_questions(experiment_of(2), run, d)) for d in range(2)]
+    assert asked == [2, 0] and run.is_forgotten(1) and not run.is_forgotten(2)
+
+
 @pytest.mark.parametrize("context", [None, "documents"])
 def test_replies_that_contain_the_answer_or_mean_the_same_are_right(monkeypatch, context):
     calls = []

@@ -1,17 +1,13 @@
-"""The command line: `python -m sleep_jax.inspect RUN [QUESTION ...]`."""
+"""`inspect RUN [QUESTION ...]`: what a run did."""
 
 import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from sleep_jax.addresses import raising_store_errors
-from sleep_jax.cli.interrupts import ending_quietly
-from sleep_jax.cli.version import version
 from sleep_jax.inspect.memory import STATES, changes, slots
 from sleep_jax.inspect.run import Run, difference
 from sleep_jax.inspect.tables import show
@@ -33,50 +29,46 @@ QUESTIONS = {
 OVERVIEW = ("timeline", "slots", "curves", "scores", "samples")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Answers one question about a run; returns the exit status."""
-    with ending_quietly():
-        return _answer_all(_parse(argv))
-
-
-def _answer_all(arguments: argparse.Namespace) -> int:
-    try:
-        with raising_store_errors(arguments.run):
-            answers = _answers(Run(arguments.run), arguments)
-    except (OSError, ValueError, LookupError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1 if isinstance(error, ConnectionError) else 2
-    if arguments.json:
-        print(_json(_plain(answers)))
-    else:
-        for name, answer in answers.items():
-            show(name, answer)
-    return int(any(answers.get("verify", {}).values()))
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the question and what it needs."""
     listed = [f"  {f'{name} {more}':<24}{about}" for name, (more, about) in QUESTIONS.items()]
-    parser = argparse.ArgumentParser(
-        prog="python -m sleep_jax.inspect",
-        description="Shows what a run did, without an accelerator and without its base model.",
-        epilog="\n".join(["questions:", *listed]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="RUN", help="the workdir of a run")
+    parser.description = "Shows what a run did, without an accelerator and without its base model."
+    parser.epilog = "\n".join(["questions:", *listed])
     parser.add_argument("question", metavar="QUESTION", nargs="?", default="all", help="[all]")
     parser.add_argument("more", metavar="...", nargs="*", help="arguments of the question")
     parser.add_argument("--phase", default="-1", help="a phase by name or index [the last one]")
     parser.add_argument("--state", default="current", choices=STATES, help="memory state [current]")
     parser.add_argument("--slot", type=int, help="for `restore`: slot of an expert bank")
-    parser.add_argument("--version", action="version", version=version())
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Answers one question about a run.
+
+    Raises:
+      SystemExit: with status 1 where `verify` finds a damaged checkpoint.
+    """
+    _check(arguments)
+    try:
+        answers = _answers(Run(arguments.run), arguments)
+    except LookupError as error:
+        raise ValueError(error.args[0]) from error
+    if arguments.json:
+        print(_json(_plain(answers)))
+    else:
+        for name, answer in answers.items():
+            show(name, answer)
+    if any(answers.get("verify", {}).values()):
+        raise SystemExit(1)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for a question that does not exist, or with another number of arguments."""
     if arguments.question not in QUESTIONS:
-        parser.error(f"no question {arguments.question!r}; choose from {', '.join(QUESTIONS)}")
+        raise ValueError(f"no question {arguments.question!r}; choose from {', '.join(QUESTIONS)}")
     needed = QUESTIONS[arguments.question][0]
     if len(arguments.more) != len(needed.split()):
-        parser.error(f"{arguments.question} has to be followed by {needed or 'nothing'}")
-    return arguments
+        raise ValueError(f"{arguments.question} has to be followed by {needed or 'nothing'}")
 
 
 def _answers(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -149,7 +141,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-if __name__ == "__main__":
-    sys.exit(main())
