@@ -50,9 +50,9 @@ class Experiment:
     """A model and its days.
 
     Attributes:
-      config: the run's settings.
+      config: the run's settings, which hold for every day that has none of its own.
       cfg, params, tokenizer: the base model.
-      days: what it reads and is asked.
+      days: what it reads and is asked, past days included.
       others: (config, params) of further checkpoints that teach.
       topics: general prompts that it rehearses on.
       anchors: texts that it should predict as well after the night as before, by name of the score.
