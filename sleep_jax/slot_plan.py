@@ -107,8 +107,7 @@ def slots_in_use(
             slots = memories[scheduled.day].level(level).slots
             in_use[level] = min(in_use[level] + 1, slots)
             in_use[scheduled.sender] = 0
-    in_use.pop(0, None)
-    return dict(in_use)
+    return {level: count for level, count in in_use.items() if level}
 
 
 def exhausted(

@@ -185,7 +185,7 @@ def test_memory_grows_where_it_is_full(tmp_path):
     with pytest.raises(ValueError) as full:
         load_continued(workdir, given, days)
     assert str(full.value) == (
-        "level 1 has 1 slots, 1 of them in use, and on day 2 none is free; give "
+        "level 1 has 1 of its memory.slots=1 in use, and on day 2 none is free; give "
         "'--config.memory.slots=(4,)', or --config.memory.on_full=merge with "
         "'--config.memory.slots=(3,)'"
     )

@@ -23,14 +23,12 @@ from sleep_jax.inspect.run import Run
 pytestmark = pytest.mark.slow
 
 DAYS, KILLS = 5, 10
-# Short nights, which merge the slots, dream of earlier days and ask their questions again.
+# Short nights, which merge the slots and dream of earlier days.
 SETTINGS = (
     "--config=configs/sleep_tiny.py",
     "--config.checkpoint.save_interval_steps=1",
     "--config.memory.slots=(3,)",
     "--config.memory.on_full=merge",
-    "--config.study.earlier_questions=2",
-    "--config.study.earlier_answers=stored",
 )
 WITHOUT_DREAMS = "--config.dreaming.steps=0"
 
@@ -68,7 +66,6 @@ def test_life_in_five_calls_with_kills_ends_with_the_bits_of_one_call(home):
     finish(launched(home, *at_once(home / "at_once")))
     want, phases = end_of(home / "at_once"), Run(home / "at_once").record["phases"]
     assert "skipped" not in phases["merge-2"] and phases["learn-5"].get("learnt")
-    assert phases["consolidate-5"]["earlier_questions"] == 2
     moment, workdir, kills = random.Random(0), home / "day_by_day", 0
     for day in range(1, DAYS + 1):
         before = finished(workdir)

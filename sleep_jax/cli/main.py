@@ -122,7 +122,10 @@ def prepare(config, workdir) -> Callable[[], None]:
     use_mesh(config)
     watch = Watch()
     with raising_store_errors(workdir):
-        record = check_workdir(config, workdir) if known is None else check_writable(workdir)
+        if known is None:
+            record = check_workdir(config, workdir)
+        else:
+            check_writable(workdir)
         check_shared(workdir)
     profile = None
     if PROFILE.value is not None:
@@ -133,11 +136,12 @@ def prepare(config, workdir) -> Callable[[], None]:
         check_same_reading(record.get("reading"), experiment.reading, workdir)
     else:
         experiment = known.with_days(config)
-        say(*known.lines(config, len(experiment.days), experiment.source))
     if profile is not None:
         updates = updates_of(config)
         profile.check_phase([x.label for x in experiment.schedule if x.phase in updates])
     is_first = jax.process_index() == 0  # it speaks for all
+    if known and is_first:
+        say(*known.lines(config, len(experiment.days), experiment.source))
     time_estimate = show_run_plan(experiment, workdir, known) if is_first else None
     return functools.partial(run_and_report, experiment, workdir, watch, profile, time_estimate)
 

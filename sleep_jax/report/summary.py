@@ -42,12 +42,14 @@ def days(experiment: Experiment, run: RunState) -> list[dict[str, Any]]:
     for number, day in enumerate(experiment.days, 1):
         titles = [document.title for document in day.documents]
         more = f" and {len(titles) - MOST_TITLES} more" if len(titles) > MOST_TITLES else ""
+        night = verdicts[number - 1] if number <= len(verdicts) else ""
+        forgotten = "; forgotten since" if run.is_forgotten(number - 1) else ""
         changes = settings_changed(experiment, number - 1)
         rows.append(
             {
                 "day": number,
                 "documents": f"{', '.join(titles[:MOST_TITLES])}{more}",
-                "night": verdicts[number - 1] if number <= len(verdicts) else "",
+                "night": f"{night}{forgotten}",
                 "settings": "; ".join(changes),
             }
         )
