@@ -24,7 +24,7 @@ from sleep_jax.days import Day, cut_into_days, read_days, reading_of
 from sleep_jax.experiment import NOTHING, Experiment, load_experiment, template_options
 from sleep_jax.interop.load import local_tokenizer
 from sleep_jax.memory.memory_config import MemoryConfig
-from sleep_jax.phases.day_slots import finished_days
+from sleep_jax.phases.hours import nights_over
 from sleep_jax.run_schedule import ScheduledPhase, phases_left
 from sleep_jax.runtime.checkpoints import last_record
 from sleep_jax.runtime.workdir import (
@@ -72,7 +72,7 @@ class KnownRun:
     @property
     def over(self) -> int:
         """How many days are over."""
-        return finished_days({"phases": self.phases})
+        return nights_over({"phases": self.phases})
 
     @property
     def config(self) -> ml_collections.ConfigDict:
@@ -255,7 +255,7 @@ def check_room(
             merging = _slots_flag(memory, number, max(slots, used + 1, 3))
             remedy = f"give {remedy}, or --config.memory.on_full=merge with {merging}"
         raise ValueError(
-            f"level {number} has {used} of its memory.slots={slots} in use, and on day "
+            f"level {number} has {slots} slots, {used} of them in use, and on day "
             f"{level.nights[slots] + 1} none is free; {remedy}"
         )
 

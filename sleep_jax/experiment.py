@@ -50,9 +50,9 @@ class Experiment:
     """A model and its days.
 
     Attributes:
-      config: the run's settings, which hold for every day that has none of its own.
+      config: the run's settings.
       cfg, params, tokenizer: the base model.
-      days: what it reads and is asked, past days included.
+      days: what it reads and is asked.
       others: (config, params) of further checkpoints that teach.
       topics: general prompts that it rehearses on.
       anchors: texts that it should predict as well after the night as before, by name of the score.
@@ -257,6 +257,7 @@ def load_base(config: ml_collections.ConfigDict) -> tuple[DecoderConfig, Any, To
 
 def _overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The fields of a decoder's config that a run sets."""
+    settings = read(config)
     return {
         "memory": settings.memory,
         "lora": settings.dreaming.lora,

@@ -31,7 +31,7 @@ from sleep_jax.days import read_days, reading_of, write_days
 from sleep_jax.experiment import Experiment
 from sleep_jax.memory.slots import capacity, grown, init_memory
 from sleep_jax.models.sharding import place, to_host
-from sleep_jax.phases.day_slots import finished_days
+from sleep_jax.phases.hours import nights_over
 from sleep_jax.phases.registry import PHASES
 from sleep_jax.phases.rng_streams import GROWTH
 from sleep_jax.phases.run_state import PhaseLogger, RunState
@@ -103,7 +103,7 @@ def run(
             remaining = [*enumerate(experiment.schedule)]
         else:
             state = _restored(experiment, saved, latest[0])
-            experiment = _recorded(experiment, workdir, finished_days(state.record))
+            experiment = _recorded(experiment, workdir, nights_over(state.record))
             remaining = _remaining(experiment.schedule, state.record["phases"], latest[0])
         for index, scheduled in remaining:
             night = experiment.on(scheduled.day)

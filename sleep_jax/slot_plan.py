@@ -107,7 +107,8 @@ def slots_in_use(
             slots = memories[scheduled.day].level(level).slots
             in_use[level] = min(in_use[level] + 1, slots)
             in_use[scheduled.sender] = 0
-    return {level: count for level, count in in_use.items() if level}
+    in_use.pop(0, None)
+    return dict(in_use)
 
 
 def exhausted(

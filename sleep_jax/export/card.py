@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sleep_jax import config
-from sleep_jax.data.documents import read_source
-from sleep_jax.days import cut_into_days
-from sleep_jax.export.run_model import RunModel, filled_config
+from sleep_jax.continuation import known_run
+from sleep_jax.export.run_model import RunModel
 from sleep_jax.export.verify import Verification
 from sleep_jax.interop.packaged import PACKAGED
 from sleep_jax.report import run_record
@@ -77,18 +76,16 @@ def _front_matter(name: str, to: str) -> list[str]:
 
 
 def titles_by_day(model: RunModel) -> list[list[str]]:
-    """The titles of the documents of each day; where these are not there any more, or are others,
-    of those that questions were asked about."""
-    recorded = model.checkpoint.record
-    filled, days = filled_config(recorded["config"]), recorded["run"]["days"]
+    """The titles of the documents of each day that is over; where the run did not keep its
+    documents and they are not there as they were, of those that questions were asked about."""
+    days = model.checkpoint.record["run"]["days"]
     titles = [[asked["document"] for asked in day.get("asked", ())] for day in days]
     try:
-        source = read_source(filled.data.documents, filled.data.limit)
-        _, read = cut_into_days(filled, source, model.base.tokenizer.encode)
+        known = known_run(model.run.workdir).days
     except (OSError, ValueError):
-        read = ()
-    if len(read) == len(days):
-        titles = [[document.title for document in day.documents] for day in read]
+        known = ()
+    if len(known) >= len(days):
+        titles = [[document.title for document in day.documents] for day in known[: len(days)]]
     return [[*dict.fromkeys(day)] for day in titles]
 
 

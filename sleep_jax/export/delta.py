@@ -144,7 +144,7 @@ def load_delta(folder: str | os.PathLike[str], base: str | None = None) -> Loade
     recorded = dict(manifest.section("config"))
     if base is not None:
         recorded["model"] = {**recorded.get("model", {}), "name": base}
-    opened = Base.open(recorded)
+    opened = Base.open(recorded, str(folder))
     memory = read_memory(folder, opened.cfg)
     weights = manifest.section("base").text("weights", None)
     params = opened.params(opened.settings.model.dtype, weights)

@@ -6,12 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sleep_jax import config
-from sleep_jax.config import RunConfig
+from sleep_jax.config import RunConfig, read, restored
 from sleep_jax.experiment import template_options
 from sleep_jax.inspect.checkpoint import Checkpoint
 from sleep_jax.inspect.run import Run
@@ -46,18 +43,18 @@ class Base:
     tokenizer: Tokenizer
 
     @classmethod
-    def open(cls, recorded: dict[str, Any]) -> "Base":
+    def open(cls, recorded: dict[str, Any], where: str) -> "Base":
         """The base of a run.
 
         Args:
           recorded: the run's config as its checkpoints have it, nested dicts.
+          where: what has it, for errors.
 
         Raises:
-          ValueError, OSError: as `settings.read` and `load_model`.
+          ValueError, OSError: as `config.restored` and `load_model`.
         """
-        filled = filled_config(recorded)
-        settings, model = config.read(filled), filled.model
-        template = template_options(filled)
+        config = restored(recorded, where)
+        settings, model, template = read(config), config.model, template_options(config)
         dtype = jnp.dtype(model.dtype).type
         if model.name == "tiny":
             cfg, params, tokenizer = tiny_model(dtype=dtype, seed=settings.seed, **template)
@@ -116,7 +113,7 @@ class RunModel:
         """
         run = Run(workdir)
         checkpoint = run.latest
-        base = Base.open(checkpoint.record["config"])
+        base = Base.open(checkpoint.record["config"], str(checkpoint.folder))
         model = cls(run, checkpoint, base)
         if not model.has_memory:
             done = ", ".join(checkpoint.record["run"]["phases"])
@@ -176,10 +173,3 @@ def empty_memory(cfg: DecoderConfig) -> dict[str, Any]:
     _, slots = init_memory(jax.random.key(0), cfg.memory, layers=cfg.layers, width=1)
     memory = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     return {"memory": memory, "slots": jax.tree.map(np.array, slots)}
-
-
-def filled_config(recorded: dict[str, Any]) -> ml_collections.ConfigDict:
-    """A recorded config; fields that did not exist then have their defaults."""
-    defaults = flatten_dict(config.default().to_dict(), sep=".")
-    values = defaults | flatten_dict(recorded, sep=".")
-    return ml_collections.ConfigDict(unflatten_dict(values, sep="."))

@@ -13,7 +13,7 @@ from sleep_jax.addresses import check_answers
 from sleep_jax.fields import read_object
 from sleep_jax.inspect import memory
 from sleep_jax.inspect.checkpoint import Checkpoint
-from sleep_jax.phases.day_slots import finished_days
+from sleep_jax.phases.hours import nights_over
 from sleep_jax.report import run_record
 from sleep_jax.report.headline import headline
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
@@ -119,7 +119,7 @@ class Run:
         """
         if not report_path(self.workdir).exists():
             return False
-        return not self.checkpoints or finished_days(self.record) >= self.days_given
+        return not self.checkpoints or nights_over(self.record) >= self.days_given
 
     @property
     def days_given(self) -> int:

@@ -1,6 +1,9 @@
 """The phases of a run, in their order, and the hour of the day that each belongs to: all that
 tables and plots need to know of them. Nothing heavy is imported."""
 
+from collections.abc import Mapping
+from typing import Any
+
 DAY, NIGHT, MORNING = "day", "night", "morning"
 HOURS = {
     "wake": DAY,

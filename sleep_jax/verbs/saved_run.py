@@ -12,6 +12,7 @@ from sleep_jax.config import RunConfig, read, restored
 from sleep_jax.continuation import known_run
 from sleep_jax.days import Day
 from sleep_jax.experiment import Experiment, load_base, load_judge
+from sleep_jax.export.delta import is_delta, load_delta
 from sleep_jax.inspect.run import Run
 from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.prompts import Prompts
@@ -103,13 +104,15 @@ def load_saved_run(workdir: str, phase: str = "-1") -> SavedRun:
     """Loads the model that a run has made.
 
     Args:
-      workdir: of the run.
+      workdir: of the run, or a folder of `export --to=delta`.
       phase: whose checkpoint is taken, by name or index; by default the last.
 
     Raises:
       FileNotFoundError, ValueError: as `finished_run`; there is no such phase; the base model is
         not there, or has other weights than the run began with.
     """
+    if is_delta(workdir):
+        return _of_delta(workdir)
     run = finished_run(workdir)
     try:
         checkpoint = run[phase]
@@ -125,3 +128,12 @@ def load_saved_run(workdir: str, phase: str = "-1") -> SavedRun:
     state = MemoryState(current["memory"], current["slots"])
     record = checkpoint.record["run"]
     return SavedRun(workdir, checkpoint.phase, config, record, state, cfg, params, tokenizer)
+
+
+def _of_delta(folder: str) -> SavedRun:
+    """What a folder of `export --to=delta` makes of its base."""
+    loaded = load_delta(folder)
+    state = MemoryState(loaded.variables["memory"], loaded.variables["slots"])
+    config = ml_collections.FrozenConfigDict(restored(loaded.config, folder))
+    model = loaded.cfg, loaded.variables["params"], loaded.tokenizer
+    return SavedRun(folder, "delta", config, loaded.record, state, *model)

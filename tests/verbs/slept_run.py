@@ -35,7 +35,7 @@ def write_slept_run(workdir, name="tiny", slots=2, **changes):
         section, field = path.split("__")
         config[section][field] = value
     recorded = config.to_dict()
-    base = Base.open(recorded)
+    base = Base.open(recorded, "a run")
     memory = base.cfg.memory
     weights, masks = init_memory(
         jax.random.key(1), memory, layers=base.cfg.layers, width=base.cfg.width
