@@ -255,7 +255,7 @@ def check_room(
             merging = _slots_flag(memory, number, max(slots, used + 1, 3))
             remedy = f"give {remedy}, or --config.memory.on_full=merge with {merging}"
         raise ValueError(
-            f"level {number} has {slots} slots, {used} of them in use, and on day "
+            f"level {number} has {used} of its memory.slots={slots} in use, and on day "
             f"{level.nights[slots] + 1} none is free; {remedy}"
         )
 
