@@ -33,6 +33,7 @@ from sleep_jax.runtime.workdir import (
     check_same_base,
     check_same_reading,
     config_difference,
+    runs_in,
 )
 from sleep_jax.slot_plan import levels, slots_in_use
 
@@ -197,8 +198,8 @@ def known_run(workdir: str | os.PathLike[str]) -> KnownRun:
     check_answers(workdir)
     days, record = read_days(workdir), last_record(epath.Path(workdir) / "checkpoints")
     if not days and record is None:
-        nearby = sorted(str(x.parent) for x in epath.Path(workdir).glob("*/checkpoints"))
-        remedy = f"there are {', '.join(nearby)}" if nearby else "begin one with --config=FILE"
+        nearby = runs_in(workdir)
+        remedy = f"there are {nearby}" if nearby else "begin one with --config=FILE"
         raise FileNotFoundError(f"--continue={workdir}: no run is there; {remedy}")
     return KnownRun(str(workdir), days or _days_read_again(record, workdir), record or {})
 

@@ -90,14 +90,14 @@ def slots_in_use(
       memories: the levels as each day has them.
       phases: facts of the finished phases, by label, in their order.
     """
-    in_use, mornings = collections.Counter(), {}
+    in_use, at_start = collections.Counter(), {}
     by_label = {scheduled.label: scheduled for scheduled in schedule}
     for label, facts in phases.items():
         if taken_back := days_of(facts.get("taken_back", "")):
-            in_use = mornings[min(taken_back)].copy()
+            in_use = at_start[min(taken_back)].copy()
         if (scheduled := by_label.get(label)) is None:
             continue
-        mornings.setdefault(scheduled.day, in_use.copy())
+        at_start.setdefault(scheduled.day, in_use.copy())
         if "skipped" in facts or "rolled_back" in facts:
             continue
         level = scheduled.sender + 1

@@ -262,11 +262,14 @@ def test_plan_of_a_continued_run_shows_the_new_days(first, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[:4] == lines[:4]
 
 
-def test_known_run_is_refused_where_there_is_none(tmp_path, first):
+def test_known_run_is_refused_where_there_is_none(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"--continue={tmp_path}: no run is there; begin"):
         known_run(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"no run is there; there are .*{first}"):
-        known_run(first.parent)
+    for name in "abcdefg":
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    named = ", ".join(str(tmp_path / name) for name in "abcde")
+    with pytest.raises(FileNotFoundError, match=f"no run is there; there are {named} and 2 more"):
+        known_run(tmp_path)
 
 
 def test_run_of_an_older_version_reads_its_documents_once_more(one_day):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from articulate import articulate
 from attempts import reproducible
+from called_programs import check_programs_of_a_run, record_calls
 from hurry import Hurry
-from life import check_programs_of_a_run, record_calls
 from tiny_run import active, equal, tiny_config
 
 from sleep_jax import config as settings

@@ -17,7 +17,7 @@ from sleep_jax.phases.hours import nights_over
 from sleep_jax.report import run_record
 from sleep_jax.report.headline import headline
 from sleep_jax.runtime.metrics import figure_of, metrics_path, read_metrics
-from sleep_jax.runtime.workdir import config_difference, days_path, report_path
+from sleep_jax.runtime.workdir import config_difference, days_path, report_path, runs_in
 
 CURVES = ("kl", "held_out_kl", "reward")
 
@@ -39,8 +39,8 @@ class Run:
         if not self.workdir.is_dir():
             raise FileNotFoundError(f"no run in {workdir}: there is no such directory")
         if not self._checkpoints.is_dir() and not metrics_path(workdir).exists():
-            nearby = sorted(str(x.parent) for x in self.workdir.glob("*/checkpoints"))
-            remedy = f"; there are {', '.join(nearby)}" if nearby else ""
+            nearby = runs_in(self.workdir)
+            remedy = f"; there are {nearby}" if nearby else ""
             raise FileNotFoundError(
                 f"no run in {workdir}: it holds neither checkpoints nor metrics.jsonl{remedy}"
             )

@@ -55,7 +55,7 @@ class _Slots:
 
 
 def places_of_days(
-    record: Mapping[str, Any], capacities: Sequence[int], morning: int | None = None
+    record: Mapping[str, Any], capacities: Sequence[int], before: int | None = None
 ) -> dict[int, Place]:
     """The slot that holds each day, by the index of the day; days that no slot holds are left out:
     their night was rolled back or skipped, or they were forgotten.
@@ -63,19 +63,19 @@ def places_of_days(
     Args:
       record: of a run (`phases.run_state.RunState.record`).
       capacities: slots of each level, the fastest first.
-      morning: as they were when the day of this index began; None: as they are.
+      before: as they were when the day of this index began; None: as they are.
     """
-    now, day, silent = _Slots({}, collections.Counter()), 0, set()
-    mornings = {0: now.copy()}
+    now, day, zeroed = _Slots({}, collections.Counter()), 0, set()
+    at_start = {0: now.copy()}
     for label, facts in record["phases"].items():
         kind = label.partition("-")[0]
         if kind == FORGET:
-            silent |= set(days_of(facts.get("silenced", "")))
+            zeroed |= set(days_of(facts.get("zeroed", "")))
             if taken_back := days_of(facts.get("taken_back", "")):
-                now = mornings[min(taken_back)].copy()
-            for forgotten in silent:
+                now = at_start[min(taken_back)].copy()
+            for forgotten in zeroed:
                 now.places.pop(forgotten, None)
-            mornings[day] = now.copy()
+            at_start[day] = now.copy()
         elif kind in ("consolidate", "merge") and not {"skipped", "rolled_back"} & facts.keys():
             sender, level = (int(x) for x in facts["levels"].split(" -> "))
             index = min(now.used[level], capacities[level - 1] - 1)
@@ -88,8 +88,8 @@ def places_of_days(
                 now.used[level] = max(now.used[level], index + 1)
         if ends_day(label):
             day += 1
-            mornings[day] = now.copy()
-    return (now if morning is None else mornings[morning]).places
+            at_start[day] = now.copy()
+    return (now if before is None else at_start[before]).places
 
 
 def phase_before_day(record: Mapping[str, Any], day: int) -> str | None:

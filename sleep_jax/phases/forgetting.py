@@ -1,8 +1,8 @@
-"""Forgetting days, some morning, by the user.
+"""Forgetting days, by the user.
 
     the newest days    are taken back: the memory is again as it was before the first of them, bit
                        for bit
-    an earlier day     is silenced: down = 0 in the slot that holds it. The slot stays in use, and
+    an earlier day     is zeroed: down = 0 in the slot that holds it. The slot stays in use, and
                        what later nights learnt beside it stays as it is
 
 Later nights neither ask again nor dream of nor hand over what a forgotten day had.
@@ -17,7 +17,7 @@ from sleep_jax.phases.day_slots import Place, places_of_days, text_of
 from sleep_jax.phases.hours import nights_over
 from sleep_jax.seeding.transaction import MemoryState
 
-TAKEN_BACK, SILENT = "taken back", "silent"  # `forgotten` of a day on record
+TAKEN_BACK, ZEROED = "taken back", "zeroed"  # `forgotten` of a day on record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Forgetting:
 
     Attributes:
       taken_back: the newest days, by their indices.
-      silenced: the slots that go silent, by day; days that went silent earlier are among them.
+      zeroed: the slots to be zeroed, by day; those of days that were zeroed earlier are among them.
     """
 
     taken_back: tuple[int, ...]
-    silenced: Mapping[int, Place]
+    zeroed: Mapping[int, Place]
 
 
 def plan_forgetting(
@@ -59,28 +59,27 @@ def plan_forgetting(
         if day in state:
             raise ValueError(f"day {day + 1} is forgotten already ({state[day]})")
     taken_back = _newest(count, state, days) if may_take_back else ()
-    morning = min(taken_back) if taken_back else None
-    places = places_of_days(record, capacities, morning)
+    places = places_of_days(record, capacities, min(taken_back, default=None))
     rest = set(days) - set(taken_back)
-    silent = {day for day, how in state.items() if how == SILENT} & places.keys()
+    already = {day for day, how in state.items() if how == ZEROED} & places.keys()
     for day in sorted(rest):
         if day not in places:
             raise ValueError(
                 f"day {day + 1}: no slot holds it, its night changed nothing; there is nothing to "
                 "forget"
             )
-        together = {d for d, place in places.items() if place == places[day]} - silent
+        together = {d for d, place in places.items() if place == places[day]} - already
         if together - rest:
             raise ValueError(
                 f"day {day + 1} shares {places[day]} with {_others(together - {day})}, and a slot "
-                f"can only go silent as a whole; forget them together, --day={_joined(together)}, "
+                f"can only be zeroed as a whole; forget them together, --day={_joined(together)}, "
                 "or none of them"
             )
-    return Forgetting(taken_back, {day: places[day] for day in sorted(rest | silent)})
+    return Forgetting(taken_back, {day: places[day] for day in sorted(rest | already)})
 
 
-def silence(state: MemoryState, places: Iterable[Place]) -> MemoryState:
-    """The memory with some slots silent (down = 0); every other entry is bit-identical."""
+def with_zeroed_slots(state: MemoryState, places: Iterable[Place]) -> MemoryState:
+    """The memory with some slots zeroed (down = 0); every other entry is bit-identical."""
     memory = state.memory
     for place in places:
         slot = zeroed(take_slot(memory, place.level, place.slot))
@@ -93,9 +92,9 @@ def forget_on_record(
 ) -> dict[str, Any]:
     """The record with days forgotten, as after a phase with this label and these facts."""
     rest = sorted(set(days) - set(how.taken_back))
-    parts = {"taken_back": text_of(how.taken_back), "silenced": text_of(rest)}
+    parts = {"taken_back": text_of(how.taken_back), "zeroed": text_of(rest)}
     facts = {name: text for name, text in parts.items() if text} | facts
-    forgotten = dict.fromkeys(how.taken_back, TAKEN_BACK) | dict.fromkeys(rest, SILENT)
+    forgotten = dict.fromkeys(how.taken_back, TAKEN_BACK) | dict.fromkeys(rest, ZEROED)
     by_day = [*record["days"]]
     for day, word in forgotten.items():
         by_day[day] = {k: x for k, x in by_day[day].items() if k != "slot"} | {"forgotten": word}

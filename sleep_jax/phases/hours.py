@@ -16,7 +16,7 @@ HOURS = {
     "learn": NIGHT,
     "evaluate": MORNING,
 }
-# What is on record among the phases where the user has let days be forgotten, some morning.
+# What is on record among the phases where the user has let days be forgotten.
 FORGET = "forget"
 
 

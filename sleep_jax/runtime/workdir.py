@@ -176,6 +176,12 @@ def days_path(workdir: str | os.PathLike[str]) -> epath.Path:
     return epath.Path(workdir) / "days.json"
 
 
+def runs_in(folder: str | os.PathLike[str], most: int = 5) -> str:
+    """Paths of the first runs in a folder, as text; "" where there is none."""
+    runs = sorted(str(x.parent) for x in epath.Path(folder).glob("*/checkpoints"))
+    return ", ".join(runs[:most]) + (f" and {len(runs) - most} more" if len(runs) > most else "")
+
+
 def report_path(workdir: str | os.PathLike[str]) -> epath.Path:
     """Path of the report of a finished run."""
     return epath.Path(workdir) / "report.html"

@@ -197,7 +197,7 @@ COMMANDS = {
     "/read": Command("FILE", "a document comes into view, with your next message", _read),
     "/before": Command("", "the model before its first night replies, or again as it is", _toggle),
     "/sleep": Command("", "a night over what was read in this chat, as a day of the run", _sleep),
-    "/forget": Command("DAY", "the slot of a day goes silent (as the verb forget)", _forget),
+    "/forget": Command("DAY", "the slot of a day is zeroed (as the verb forget)", _forget),
     "/new": Command("", "the conversation begins anew", _begin_anew),
     "/help": Command("", "this list", _help),
     "/quit": Command("", "ends the chat, as Ctrl-D does", lambda chat, _: None),

@@ -1,4 +1,4 @@
-"""`forget RUN --day N`: the slot of a day goes silent, and what is known then is measured."""
+"""`forget RUN --day N`: the slot of a day is zeroed, and what is known then is measured."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,12 @@ from sleep_jax.phases.day_slots import (
     text_of,
     titles_of_day,
 )
-from sleep_jax.phases.forgetting import Forgetting, forget_on_record, plan_forgetting, silence
+from sleep_jax.phases.forgetting import (
+    Forgetting,
+    forget_on_record,
+    plan_forgetting,
+    with_zeroed_slots,
+)
 from sleep_jax.phases.hours import FORGET, ends_day, nights_over
 from sleep_jax.phases.own_questions import kept_answers
 from sleep_jax.phases.run_state import RunState
@@ -31,7 +36,7 @@ from sleep_jax.verbs.saved_run import finished_run, load_saved_run
 
 EPILOG = """\
 The newest day is taken back: the memory is again as it was before it, bit for bit. The slot of an
-earlier day goes silent; later days stay as they were learnt beside it. Days that share a slot can
+earlier day is zeroed; later days stay as they were learnt beside it. Days that share a slot can
 only be forgotten together. What is forgotten is the model's memory: the documents, and the record
 of what was asked about them, stay on disk.
 
@@ -83,7 +88,7 @@ def undo(workdir: str) -> None:
             "before it stay so"
         )
     facts = last.record["run"]["phases"][last.phase]
-    days = [d for name in ("taken_back", "silenced") for d in days_of(facts.get(name, ""))]
+    days = [d for name in ("taken_back", "zeroed") for d in days_of(facts.get(name, ""))]
     with PhaseCheckpoints(os.path.join(workdir, "checkpoints")) as saved:
         saved.remove(last.index)
     words = f"days {text_of(days)} are" if len(days) > 1 else f"day {text_of(days)} is"
@@ -180,9 +185,9 @@ def _before_day(
 
 
 def _forgotten(state: RunState, how: Forgetting) -> RunState:
-    """The state with slots silent, also in what the last night began with."""
-    places = how.silenced.values()
-    arrays = {name: silence(memory, places) for name, memory in state.arrays.items()}
+    """The state with slots zeroed, also in what the last night began with."""
+    places = how.zeroed.values()
+    arrays = {name: with_zeroed_slots(memory, places) for name, memory in state.arrays.items()}
     return dataclasses.replace(state, **arrays)
 
 
@@ -212,11 +217,11 @@ def _outcome(numbers, how: Forgetting, record, is_at_hand: bool) -> list[str]:
             when = f"after {before}" if before else "before its first night"
             lines.append(f"{name}: taken back; the memory is as {when}, bit for bit")
         else:
-            lines.append(f"{name}: {how.silenced[day]} is silent")
+            lines.append(f"{name}: {how.zeroed[day]} is zeroed")
     if not is_at_hand:
         lines.append(
             "the memory before the newest day is not at hand (its checkpoint was removed, as "
-            "checkpoint.max_to_keep says), so its slot goes silent as that of an earlier day"
+            "checkpoint.max_to_keep says), so its slot is zeroed as that of an earlier day"
         )
     return lines
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from articulate import articulate
-from life import check_programs, check_programs_of_a_run, record_calls
+from called_programs import check_programs, check_programs_of_a_run, record_calls
 
 from sleep_jax import lifecycle
 from sleep_jax.config import read

@@ -8,7 +8,7 @@ import runpy
 import jax
 import pytest
 from articulate import articulate
-from life import check_programs, record_calls
+from called_programs import check_programs, record_calls
 
 from sleep_jax import lifecycle
 from sleep_jax.data.sentences import sentences

@@ -45,7 +45,7 @@ def test_bar_shows_the_bound_and_no_reward_before_rollouts(monkeypatch):
 
 
 def test_level_hands_over_no_forgotten_day(monkeypatch):
-    days = [{"study": {}}, {"study": {}, "forgotten": "silent"}, {}, {"study": {}}]
+    days = [{"study": {}}, {"study": {}, "forgotten": "zeroed"}, {}, {"study": {}}]
     run = RunState(types.SimpleNamespace(wake=None), None, None, {"phases": {}, "days": days})
     handed_over, nothing = [], types.SimpleNamespace(held_out=())
     monkeypatch.setattr(module, "studied", lambda e, r, day: handed_over.append(day) or [])

@@ -148,4 +148,4 @@ def test_second_night_dreams_about_both_days(tmp_path, monkeypatch):
 def test_forgotten_days_are_not_dreamt_about(experiment, run, source):
     chosen = under(experiment, source=source)
     assert dream_contexts._earlier(chosen, run, 1) == [(0, 0)]
-    assert dream_contexts._earlier(chosen, run.note_day(0, forgotten="silent"), 1) == []
+    assert dream_contexts._earlier(chosen, run.note_day(0, forgotten="zeroed"), 1) == []

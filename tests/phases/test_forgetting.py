@@ -55,10 +55,10 @@ def test_days_climb_together_and_are_forgotten_together():
     with pytest.raises(ValueError, match=r"day 1 shares slot 0 of level 2 with day 2, .*--day=1,2"):
         plan_forgetting(record, (2, 2), [0])
     how = plan_forgetting(record, (2, 2), [0, 1])
-    assert how.silenced == {0: Place(2, 0), 1: Place(2, 0)} and not how.taken_back
+    assert how.zeroed == {0: Place(2, 0), 1: Place(2, 0)} and not how.taken_back
     # With the day on which they climbed, that is taken back as well.
     how = plan_forgetting(record, (2, 2), [0, 2])
-    assert how.taken_back == (2,) and how.silenced == {0: Place(1, 0)}
+    assert how.taken_back == (2,) and how.zeroed == {0: Place(1, 0)}
 
 
 def test_merged_days_share_a_slot():
@@ -95,12 +95,12 @@ def test_slots_of_days_that_were_taken_back_are_free_again():
         assert slots_in_use(schedule, [memory] * 3, record["phases"]) == {1: count}
 
 
-def test_silent_slot_stays_in_use():
+def test_zeroed_slot_stays_in_use():
     record = forgotten(record_of(*day(), *day()), 1)
     assert places_of_days(record, (3,)) == {1: Place(1, 1)}
-    # The newest day is taken back to a memory in which day 1 still speaks: it is silenced again.
+    # The newest day is taken back to a memory in which day 1 still speaks: it is zeroed again.
     how = plan_forgetting(record, (3,), [1])
-    assert how.taken_back == (1,) and how.silenced == {0: Place(1, 0)}
+    assert how.taken_back == (1,) and how.zeroed == {0: Place(1, 0)}
 
 
 def test_only_days_that_no_other_follows_are_taken_back():

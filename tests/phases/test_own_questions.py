@@ -51,7 +51,7 @@ def test_questions_are_spread_evenly_over_the_held_out_ones():
 
 
 def test_questions_of_a_forgotten_day_are_not_asked():
-    run = run_of(studied(*"ab"), studied(*"ab") | {"forgotten": "silent"})
+    run = run_of(studied(*"ab"), studied(*"ab") | {"forgotten": "zeroed"})
     asked = [len(own_questions(experiment_of(2), run, d)) for d in range(2)]
     assert asked == [2, 0] and run.is_forgotten(1) and not run.is_forgotten(2)
 

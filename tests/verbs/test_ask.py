@@ -63,7 +63,7 @@ def test_ask_names_the_slots_that_spoke_and_their_days(three_days, capsys):
     assert {row["documents"][0] for row in rows} == {"Page 1", "Page 2", "Page 3"}
 
 
-def test_silent_slot_does_not_speak(three_days, tmp_path, capsys):
+def test_zeroed_slot_does_not_speak(three_days, tmp_path, capsys):
     shutil.copytree(three_days.workdir, tmp_path, dirs_exist_ok=True)
     assert main(["forget", str(tmp_path), "--day=2"]) == 0
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Forgetting: the newest day gives back the memory before it, an earlier one is silent."""
+"""Forgetting: the newest day gives back the memory before it, an earlier one is zeroed."""
 
 import re
 import shutil
@@ -52,22 +52,22 @@ def test_forgetting_all_days_gives_back_the_initial_memory(life, three_days):
     assert all(np.array_equal(first[x], last[x]) for x in first)
 
 
-def test_forgetting_an_earlier_day_silences_its_slot_and_nothing_else(life, capsys):
+def test_forgetting_an_earlier_day_zeroes_its_slot_and_nothing_else(life, capsys):
     workdir, states = life
     assert main(["forget", str(workdir), "--day=1"]) == 0
     shown = capsys.readouterr().out
-    assert "day 1 (Page 1): slot 0 of level 1 is silent" in shown
+    assert "day 1 (Page 1): slot 0 of level 1 is zeroed" in shown
     current = Run(workdir)["forget"].restore("current")
-    for slot, is_silent in enumerate((True, False, False)):
+    for slot, is_zeroed in enumerate((True, False, False)):
         now, then = take_slot(current["memory"], 1, slot), take_slot(states[2].memory, 1, slot)
-        assert not is_silent or not np.any(now["down"])
+        assert not is_zeroed or not np.any(now["down"])
         assert equal({**now, "down": 0}, {**then, "down": 0})
-        assert is_silent or np.array_equal(now["down"], then["down"])
+        assert is_zeroed or np.array_equal(now["down"], then["down"])
     assert equal(current["slots"], states[2].slots)
     assert table(shown)["3"][0] == "2 of 2"
 
 
-def test_newest_day_is_taken_back_without_waking_a_silent_one(life):
+def test_newest_day_is_taken_back_without_waking_a_zeroed_one(life):
     workdir, states = life
     for day in ("1", "3", "2"):
         assert main(["forget", str(workdir), f"--day={day}"]) == 0
@@ -75,10 +75,10 @@ def test_newest_day_is_taken_back_without_waking_a_silent_one(life):
     last = run["forget-3"].restore("current")
     assert not np.any(take_slot(last["memory"], 1, 0)["down"])
     assert equal(last["slots"], states[0].slots)
-    silent = take_slot(last["memory"], 1, 1)
-    assert equal(silent, take_slot(states[0].memory, 1, 1))
+    zeroed = take_slot(last["memory"], 1, 1)
+    assert equal(zeroed, take_slot(states[0].memory, 1, 1))
     assert [day["forgotten"] for day in run.record["days"]] == [
-        "silent",
+        "zeroed",
         "taken back",
         "taken back",
     ]
@@ -123,7 +123,7 @@ def test_forget_of_a_forgotten_day_is_refused(life, capsys):
     workdir, _ = life
     main(["forget", str(workdir), "--day=2"])
     assert main(["forget", str(workdir), "--day=2"]) == 2
-    assert "day 2 is forgotten already (silent)" in capsys.readouterr().err
+    assert "day 2 is forgotten already (zeroed)" in capsys.readouterr().err
 
 
 def test_timeline_and_verdict_show_what_was_forgotten(life):
@@ -132,17 +132,17 @@ def test_timeline_and_verdict_show_what_was_forgotten(life):
     run = Run(workdir)
     row = run.timeline()[-1]
     assert (row["phase"], row["day"], row["hour"]) == ("forget", 3, "morning")
-    assert "silenced 2" in row["detail"] and "kept after" in row["detail"]
+    assert "zeroed 2" in row["detail"] and "kept after" in row["detail"]
     assert run_record.verdict_now(run.record) == "kept; day 2 was forgotten since"
 
 
-def test_newest_day_goes_silent_where_the_checkpoint_before_it_was_removed(life, capsys):
+def test_newest_day_is_zeroed_where_the_checkpoint_before_it_was_removed(life, capsys):
     workdir, states = life
     for index in range(8):
         shutil.rmtree(workdir / "checkpoints" / str(index))
     assert main(["forget", str(workdir), "--day=3"]) == 0
     shown = capsys.readouterr().out
-    assert "slot 2 of level 1 is silent" in shown and "is not at hand" in shown
+    assert "slot 2 of level 1 is zeroed" in shown and "is not at hand" in shown
     current = Run(workdir)["forget"].restore("current")
     assert not np.any(take_slot(current["memory"], 1, 2)["down"])
     assert equal(current["slots"], states[2].slots)
