@@ -28,7 +28,15 @@ def slot_norms(
 
     Returns:
       float [S] by level; 0 for slots that are not active. Levels without slots are left out.
+
+    Raises:
+      ValueError: the slots are within the FFN, where none adds anything of its own.
     """
+    if cfg.memory.expert == "lora":
+        raise ValueError(
+            "memory.expert='lora' acts within the FFN, so what each slot adds cannot be told "
+            "apart; ask without --slots"
+        )
     tokens = [*prompt, *reply]
     row, mask = pad([tokens], bucket(len(tokens)))
     scored = np.zeros(row.shape, bool)
