@@ -39,7 +39,7 @@ class HuggingFaceExport:
 
     def __init__(self, model: RunModel, options: Options):
         self._base, self._shard_bytes = model.base, options.shard_bytes
-        self._model, self._is_merged = model, model.base.cfg.memory.expert == "lora"
+        self._is_merged = model.base.cfg.memory.expert == "lora"
         self._written = model.merged() if self._is_merged else model.absorbed(options.pad)
         run_dtype = np.dtype(model.base.cfg.dtype).name
         self.precision = options.dtype or run_dtype
@@ -53,29 +53,18 @@ class HuggingFaceExport:
 
     @contextlib.contextmanager
     def program(self, folder: pathlib.Path) -> Iterator[Program]:
-        hidden, settings = self._base.cfg.hidden, self._base.settings
-        if not TransformersProgram.is_installed():
-            program = read_again(folder, self.reference_dtype, hidden, template_options(settings))
-            if self._is_merged:
-                program = ProgramBesideBase(program, self._own_base())
-            yield program
-            return
-        variables = template_variables(settings)
-        program = TransformersProgram(folder, hidden, variables)
+        program = self._program(folder)
         if not self._is_merged:
             yield program
             return
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            path = pathlib.Path(scratch)
-            write_base(path, self._base, self.reference_dtype)
-            yield ProgramBesideBase(program, TransformersProgram(path, hidden, variables))
+        with written_base(self._base, folder, self.reference_dtype) as base:
+            yield ProgramBesideBase(program, self._program(base))
 
-    def _own_base(self) -> OwnProgram:
-        dtype = self.reference_dtype
-        cfg = self._base.cfg.replace(dtype=np.dtype(dtype).type)
-        params = self._base.params(dtype, self._model.base_fingerprint)
-        variables = {"params": params, **self._model.without_memory()}
-        return OwnProgram(cfg, variables, (cfg, variables), self._base.tokenizer)
+    def _program(self, folder: pathlib.Path) -> Program:
+        hidden, settings = self._base.cfg.hidden, self._base.settings
+        if TransformersProgram.is_installed():
+            return TransformersProgram(folder, hidden, template_variables(settings))
+        return read_again(folder, self.reference_dtype, hidden, template_options(settings))
 
     def description(self, name: str) -> tuple[str, list[str]]:
         lines = [
@@ -99,10 +88,20 @@ def template_variables(settings: RunConfig) -> dict[str, Any]:
     return {"enable_thinking": settings.model.thinking, "date_string": today}
 
 
-def write_base(folder: pathlib.Path, base: Base, dtype: str) -> None:
-    """Writes a base as it is, in Hugging Face layout; arguments as of `write_hugging_face`."""
+@contextlib.contextmanager
+def written_base(base: Base, folder: pathlib.Path, dtype: str) -> Iterator[pathlib.Path]:
+    """A base as it is, in Hugging Face layout, in a folder that is deleted afterwards.
+
+    Args:
+      base: of a run.
+      folder: in which the other is made.
+      dtype: of the weights, a key of `DTYPES`.
+    """
     model = AbsorbedModel(base.cfg, base.weights, Units((), 0, 0, base.cfg.width))
-    write_hugging_face(folder, model, base.tokenizer, dtype, Options("hf").shard_bytes)
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        path = pathlib.Path(made)
+        write_hugging_face(path, model, base.tokenizer, dtype, Options("hf").shard_bytes)
+        yield path
 
 
 def write_hugging_face(

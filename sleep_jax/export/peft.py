@@ -7,7 +7,6 @@ https://huggingface.co/docs/peft/developer_guides/checkpoint
 import contextlib
 import json
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator
 
 import jax
@@ -16,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from sleep_jax.export.card import base_name
-from sleep_jax.export.hf import template_variables, write_base
+from sleep_jax.export.hf import template_variables, written_base
 from sleep_jax.export.options import Options
 from sleep_jax.export.programs import OwnProgram, PeftProgram, Program
 from sleep_jax.export.run_model import RunModel
@@ -25,7 +24,7 @@ from sleep_jax.interop.low_rank import Adapter
 from sleep_jax.interop.safetensors_writer import DTYPES, Tensor, write_file
 from sleep_jax.interop.tensors import join_stacks
 from sleep_jax.memory.memory_config import MemoryConfig
-from sleep_jax.memory.slots import LORA
+from sleep_jax.memory.slots import FFN
 from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -52,9 +51,7 @@ class PeftExport:
     def program(self, folder: pathlib.Path) -> Iterator[Program]:
         base = self._model.base
         if PeftProgram.is_installed():
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                path = pathlib.Path(scratch)
-                write_base(path, base, self.reference_dtype)
+            with written_base(base, folder, self.reference_dtype) as path:
                 yield PeftProgram(path, folder, template_variables(base.settings))
             return
         cfg, dtype = base.cfg, self.reference_dtype
@@ -111,17 +108,18 @@ def write_adapter(
     """
     write_file(folder / WEIGHTS, _tensors(adapter), dtype, on_tensor)
     is_everywhere = len(adapter.carriers) == cfg.layers
+    alpha = adapter.scale * adapter.rank  # PEFT's factor is lora_alpha / r
     fields = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": adapter.rank,
-        "lora_alpha": adapter.scale * adapter.rank,  # PEFT's factor is lora_alpha / r
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,  # some readers take no 8.0
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
-        "target_modules": [f"{name}_proj" for name in LORA],
+        "target_modules": [f"{name}_proj" for name in FFN],
         "layers_to_transform": None if is_everywhere else [*adapter.carriers],
         "layers_pattern": None if is_everywhere else "layers",
         "modules_to_save": None,
@@ -135,7 +133,7 @@ def _tensors(adapter: Adapter) -> list[Tensor]:
     """A^T [R, in] and B^T [out, R] of every matrix that is changed."""
     tensors = []
     for layer in adapter.carriers:
-        for name in LORA:
+        for name in FFN:
             for side, matrix in zip("AB", adapter.of_layer(layer, name)):
                 path = _NAME.format(layer, name, side)
                 tensors.append(Tensor(path, matrix.T.shape, lambda x=matrix: iter((x.T,))))
@@ -154,9 +152,9 @@ def read_adapter(folder: pathlib.Path, cfg: DecoderConfig) -> tuple[LoraConfig, 
     """
     fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     weights = load_file(folder / WEIGHTS)
-    config = LoraConfig(fields["r"], float(fields["lora_alpha"]), LORA)
+    config = LoraConfig(fields["r"], float(fields["lora_alpha"]), FFN)
     mlp = {}
-    for name in LORA:
+    for name in FFN:
         wide = (cfg.hidden, cfg.width) if name == "down" else (cfg.width, cfg.hidden)
         sides = {"A": (config.rank, wide[0]), "B": (wide[1], config.rank)}
         mlp[name] = {}

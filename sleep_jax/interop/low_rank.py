@@ -12,7 +12,7 @@ import numpy as np
 from sleep_jax.interop.absorbed_model import CHUNK, is_ffn
 from sleep_jax.interop.tensors import Leaf, WeightsFile, leaves
 from sleep_jax.memory.memory_config import MemoryConfig
-from sleep_jax.memory.slots import LORA
+from sleep_jax.memory.slots import FFN
 from sleep_jax.models.decoder_config import DecoderConfig
 
 
@@ -37,7 +37,7 @@ class Adapter:
         return self.terms["gate_a"].shape[-1]
 
     def of_layer(self, layer: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """A [in, R] and B [R, out] of one of `LORA` in a carrier."""
+        """A [in, R] and B [R, out] of one of `FFN` in a carrier."""
         index = layer - self.carriers[0]
         return self.terms[f"{name}_a"][index], self.terms[f"{name}_b"][index]
 
@@ -64,7 +64,7 @@ def adapter_of(
         experts.append({leaf: np.where(on, np.asarray(w, np.float32), 0) for leaf, w in weights})
     terms = {
         f"{matrix}_{side}": np.concatenate([x[f"{matrix}_{side}"] for x in experts], axis)
-        for matrix in LORA
+        for matrix in FFN
         for side, axis in (("a", -1), ("b", -2))
     }
     return Adapter(terms, memory.carriers(cfg.layers), memory.scale)

@@ -20,8 +20,8 @@ from sleep_jax.memory.memory_config import MemoryConfig
 
 INITIAL_BIAS = 3.0  # of a router's gate: sigmoid(3) = 0.95
 ROUTING = ("key", "bias")
-LORA = ("gate", "up", "down")  # matrices of the FFN that a `lora` expert adds A B to
-OUTPUT_SIDE = ("down", *(f"{name}_b" for name in LORA))  # leaves that are 0 initially
+FFN = ("gate", "up", "down")  # matrices of the base's FFN, to each of which `lora` adds A B
+OUTPUT_SIDE = ("down", *(f"{name}_b" for name in FFN))  # leaves that are 0 initially
 
 
 class SlotsExhausted(UnrecoverableError):
@@ -72,7 +72,7 @@ def _init_lora(rng, rank: int, width: int, hidden: int, stack):
         raise ValueError("hidden=0: memory.expert='lora' needs the width of the FFN")
     sides = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width)}
     leaves = {}
-    for key, name in zip(jax.random.split(rng, len(LORA)), LORA):
+    for key, name in zip(jax.random.split(rng, len(FFN)), FFN):
         inputs, outputs = sides[name]
         leaves[f"{name}_a"] = jax.random.normal(key, (*stack, inputs, rank)) * inputs**-0.5
         leaves[f"{name}_b"] = jnp.zeros((*stack, rank, outputs))

@@ -11,7 +11,7 @@ import pytest
 from sleep_jax.interop.tensors import split_stacks
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import (
-    LORA,
+    FFN,
     clear_experts,
     grown,
     init_memory,
@@ -65,7 +65,7 @@ def test_low_rank_terms_of_several_slots_equal_their_formula(cfg):
     full = {
         name: np.asarray(params[name]["kernel"], np.float64)
         + 0.5 * sum(np.asarray(bank[f"{name}_a"][s] @ bank[f"{name}_b"][s]) for s in (0, 2))
-        for name in LORA
+        for name in FFN
     }
     want = (silu(h @ full["gate"]) * (h @ full["up"])) @ full["down"]
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
@@ -78,7 +78,7 @@ def test_low_rank_terms_gradient_by_hand(cfg):
     kernels = {"gate": 0.5, "up": 1.5, "down": 3.0}
     params = {name: {"kernel": jnp.full((1, 1), x)} for name, x in kernels.items()}
     terms = {
-        f"{n}_{side}": jnp.full((1, 1), x) for n in LORA for side, x in (("a", 1.0), ("b", 0.0))
+        f"{n}_{side}": jnp.full((1, 1), x) for n in FFN for side, x in (("a", 1.0), ("b", 0.0))
     }
 
     def output(terms):
@@ -98,8 +98,8 @@ def test_low_rank_terms_change_nothing_initially(low_rank):
     slot = noise(take_slot(variables["memory"], 1, 0), 4)
     learnt = put_slot(variables["memory"], 1, 0, slot)
     assert np.abs(Decoder(cfg).apply(variables | {"memory": learnt}, TOKENS) - want).max() > 0.01
-    silent = put_slot(learnt, 1, 0, zeroed(slot))
-    got = Decoder(cfg).apply(variables | {"memory": silent}, TOKENS)
+    without = put_slot(learnt, 1, 0, zeroed(slot))
+    got = Decoder(cfg).apply(variables | {"memory": without}, TOKENS)
     np.testing.assert_array_equal(got, want)
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from slept_run import TITLE, model_of, write_slept_run
 
 from sleep_jax.export.delta import WEIGHTS, load_delta
-from sleep_jax.export.hf import write_base
+from sleep_jax.export.hf import written_base
 from sleep_jax.export.options import bytes_of
 from sleep_jax.export.programs import PeftProgram, TransformersProgram
 from sleep_jax.export.run_model import RunModel
@@ -259,8 +259,8 @@ def test_export_to_peft_is_the_run_in_peft(tiny_run, tmp_path, logits, capsys):
     run, folder = tiny_run(memory__expert="lora", memory__layers="1"), tmp_path / "x"
     assert exported(run, folder, "--to=peft", "--questions=2") == 0
     assert "2 of 2 greedy replies as the run's, 2 of 2 prompts (peft" in capsys.readouterr().out
-    write_base(tmp_path, RunModel.open(run).base, "float32")
-    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    with written_base(RunModel.open(run).base, tmp_path, "float32") as path:
+        base = transformers.AutoModelForCausalLM.from_pretrained(path, dtype="auto")
     peer = peft.PeftModel.from_pretrained(base, folder).eval()
     with torch.no_grad():
         got = peer(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
