@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -202,7 +203,8 @@ class PeftProgram(TransformersProgram):
 
         super().__init__(base, 0, options)
         self.name = f"peft {peft.__version__}, {self.name}"
-        self._model = peft.PeftModel.from_pretrained(self._model, adapter).eval()
+        with warnings.catch_warnings(action="ignore"):  # of what PEFT calls in transformers
+            self._model = peft.PeftModel.from_pretrained(self._model, adapter).eval()
 
     @staticmethod
     def is_installed() -> bool:

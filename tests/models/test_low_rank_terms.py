@@ -90,16 +90,16 @@ def test_low_rank_terms_gradient_by_hand(cfg):
     assert got == pytest.approx(want | dict.fromkeys(("gate_a", "up_a", "down_a"), 0), rel=1e-5)
 
 
-def test_low_rank_terms_change_nothing_initially(low_rank):
+def test_low_rank_terms_change_nothing_initially(low_rank, logits):
     cfg, variables = low_rank
     bare = cfg.replace(memory=MemoryConfig())
-    want = Decoder(bare).apply({"params": variables["params"]}, TOKENS)
-    np.testing.assert_array_equal(Decoder(cfg).apply(variables, TOKENS), want)
+    want = logits(bare, {"params": variables["params"]}, TOKENS)
+    np.testing.assert_array_equal(logits(cfg, variables, TOKENS), want)
     slot = noise(take_slot(variables["memory"], 1, 0), 4)
     learnt = put_slot(variables["memory"], 1, 0, slot)
-    assert np.abs(Decoder(cfg).apply(variables | {"memory": learnt}, TOKENS) - want).max() > 0.01
+    assert np.abs(logits(cfg, variables | {"memory": learnt}, TOKENS) - want).max() > 0.01
     without = put_slot(learnt, 1, 0, zeroed(slot))
-    got = Decoder(cfg).apply(variables | {"memory": without}, TOKENS)
+    got = logits(cfg, variables | {"memory": without}, TOKENS)
     np.testing.assert_array_equal(got, want)
 
 
@@ -126,18 +126,15 @@ def test_low_rank_terms_of_inactive_slots_leak_nothing(low_rank):
     assert all(np.any(x) for x in jax.tree.leaves(take_slot(gradient, 1, 0)))
 
 
-def test_low_rank_terms_of_some_layers(cfg, variables):
+def test_low_rank_terms_of_some_layers(cfg, variables, logits):
     cfg = cfg.replace(memory=dataclasses.replace(CONFIG, layers=(1,)))
     shape = {"layers": cfg.layers, "width": cfg.width, "hidden": cfg.hidden}
     memory, slots = init_memory(jax.random.key(3), cfg.memory, **shape)
     assert memory["layers"]["level_1"]["experts"]["down_a"].shape == (1, 3, cfg.hidden, 2)
     params = split_stacks(cfg, variables["params"])
-    got = Decoder(cfg).apply(
-        {"params": params, "memory": noise(memory, 1), "slots": unlock(slots, 1)[0]}, TOKENS
-    )
-    bare = Decoder(cfg.replace(memory=MemoryConfig())).apply(
-        {"params": variables["params"]}, TOKENS
-    )
+    slots, _ = unlock(slots, 1)
+    got = logits(cfg, {"params": params, "memory": noise(memory, 1), "slots": slots}, TOKENS)
+    bare = logits(cfg.replace(memory=MemoryConfig()), {"params": variables["params"]}, TOKENS)
     assert np.abs(got - bare).max() > 0.01
 
 

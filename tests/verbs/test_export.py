@@ -14,10 +14,7 @@ from safetensors.numpy import load_file, save_file
 from slept_run import TITLE, model_of, write_slept_run
 
 from sleep_jax.export.delta import WEIGHTS, load_delta
-from sleep_jax.export.hf import written_base
 from sleep_jax.export.options import bytes_of
-from sleep_jax.export.programs import PeftProgram, TransformersProgram
-from sleep_jax.export.run_model import RunModel
 from sleep_jax.interop.absorb import Units
 from sleep_jax.interop.absorbed_model import AbsorbedModel
 from sleep_jax.interop.gguf import GGUFFile
@@ -124,7 +121,6 @@ def test_export_to_gguf_is_the_run(kind, family_run, tmp_path, logits):
         {"model__dtype": "bfloat16"},
         {"memory__layers": "1", "memory__router": "sigmoid"},
         {"memory__expert": "bottleneck", "memory__layout": "chain"},
-        {"memory__expert": "lora", "memory__layers": "1"},
     ],
     ids=str,
 )
@@ -204,85 +200,6 @@ def test_export_of_memory_that_is_no_ffn_is_refused(changes, field, to, tiny_run
     error = capsys.readouterr().err
     assert f"error: {field} cannot be absorbed into an FFN" in error and "--to=delta" in error
     assert not [*tmp_path.iterdir()]
-
-
-@pytest.mark.parametrize("is_peer", [True, False], ids=["transformers", "sleep_jax"])
-def test_export_of_lora_to_hf_is_merged(is_peer, tiny_run, tmp_path, logits, monkeypatch, capsys):
-    if not is_peer:
-        monkeypatch.setattr(TransformersProgram, "is_installed", lambda: False)
-    run = tiny_run(memory__expert="lora", memory__scale=0.5)
-    folder = tmp_path / "x"
-    assert exported(run, folder, "--to=hf", "--questions=2") == 0
-    program = "transformers" if is_peer else "sleep_jax"
-    assert f"2 of 2 greedy replies as the run's, 2 of 2 prompts ({program}" in (
-        capsys.readouterr().out
-    )
-    assert "base are the sum of what they were and" in (folder / "README.md").read_text()
-    cfg, params, _ = load_model(str(folder), dtype="float32")
-    run_cfg, variables = model_of(run)
-    assert cfg.hidden == run_cfg.hidden  # nothing is appended
-    got, want = logits(cfg, {"params": params}, TOKENS), logits(run_cfg, variables, TOKENS)
-    np.testing.assert_allclose(got, want, atol=5e-5)
-    bare = variables | {"slots": jax.tree.map(np.zeros_like, variables["slots"])}
-    assert np.abs(got - logits(run_cfg, bare, TOKENS)).max() > 0.01
-
-
-def test_export_to_peft_is_the_run(tiny_run, tmp_path, logits, monkeypatch, capsys):
-    monkeypatch.setattr(PeftProgram, "is_installed", lambda: False)
-    run = tiny_run(memory__expert="lora", memory__scale=0.5, memory__layers="1")
-    folder = tmp_path / "x"
-    assert exported(run, folder, "--to=peft", "--questions=2") == 0
-    assert "2 of 2 greedy replies as the run's, 2 of 2 prompts (sleep_jax" in (
-        capsys.readouterr().out
-    )
-    assert {path.name for path in folder.iterdir()} == {
-        "README.md",
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    }
-    config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["layers_to_transform"]) == (8, 4.0, [1])
-    weights, (_, variables) = load_file(folder / "adapter_model.safetensors"), model_of(run)
-    assert len(weights) == 6
-    bank = variables["memory"]["layers"]["level_1"]["experts"]
-    name = "base_model.model.model.layers.1.mlp.{}_proj.lora_{}.weight".format
-    for slot in (0, 1):
-        part = slice(4 * slot, 4 * slot + 4)
-        np.testing.assert_array_equal(weights[name("up", "A")][part], bank["up_a"][0, slot].T)
-        np.testing.assert_array_equal(
-            weights[name("down", "B")][:, part], bank["down_b"][0, slot].T
-        )
-
-
-def test_export_to_peft_is_the_run_in_peft(tiny_run, tmp_path, logits, capsys):
-    peft = pytest.importorskip("peft")
-    run, folder = tiny_run(memory__expert="lora", memory__layers="1"), tmp_path / "x"
-    assert exported(run, folder, "--to=peft", "--questions=2") == 0
-    assert "2 of 2 greedy replies as the run's, 2 of 2 prompts (peft" in capsys.readouterr().out
-    with written_base(RunModel.open(run).base, tmp_path, "float32") as path:
-        base = transformers.AutoModelForCausalLM.from_pretrained(path, dtype="auto")
-    peer = peft.PeftModel.from_pretrained(base, folder).eval()
-    with torch.no_grad():
-        got = peer(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
-        merged = peer.merge_and_unload()(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
-    want = logits(*model_of(run), TOKENS)
-    np.testing.assert_allclose(got, want, atol=5e-5)
-    np.testing.assert_allclose(merged, want, atol=5e-5)
-
-
-def test_export_to_peft_of_another_expert_is_refused(tiny_run, tmp_path, capsys):
-    assert exported(tiny_run(), tmp_path / "x", "--to=peft", "--questions=0") == 2
-    error = capsys.readouterr().err
-    assert "error: memory.expert='swiglu' is no LoRA; take --to=delta" in error
-    assert not [*tmp_path.iterdir()]
-
-
-def test_export_of_lora_to_gguf_is_refused(tiny_run, tmp_path, capsys):
-    run = tiny_run(memory__expert="lora")
-    assert exported(run, tmp_path / "x", "--to=gguf", "--questions=0") == 2
-    error = capsys.readouterr().err
-    assert "error: memory.expert='lora' cannot be absorbed into an FFN: its terms" in error
-    assert "--to=peft" in error
 
 
 def test_export_before_a_night_is_refused(tmp_path, capsys):
