@@ -1,4 +1,4 @@
-"""`export` of a run with `memory.expert="lora"`: as an adapter, merged, as its slots, or refused."""
+"""`export` of a run with `memory.expert="lora"`: an adapter, merged, its slots, or refused."""
 
 import json
 
@@ -12,9 +12,12 @@ from slept_run import model_of, write_slept_run
 
 from sleep_jax.export.delta import load_delta
 from sleep_jax.export.hf import written_base
+from sleep_jax.export.peft import read_adapter
 from sleep_jax.export.programs import PeftProgram, TransformersProgram
 from sleep_jax.export.run_model import RunModel
 from sleep_jax.interop.load import load_model
+from sleep_jax.interop.tensors import join_stacks
+from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.verbs.main import main
 
 TOKENS = np.random.default_rng(0).integers(0, 250, (2, 16)).astype(np.int32)
@@ -60,21 +63,19 @@ def test_export_to_hf_is_merged(program, run, run_logits, tmp_path, logits, monk
     assert np.abs(got - bare).max() > 0.01
 
 
-def test_export_to_peft_holds_the_slots_side_by_side(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(PeftProgram, "is_installed", lambda: False)
+def test_export_to_peft_holds_the_slots_side_by_side(run, run_logits, tmp_path, logits):
     folder = tmp_path / "x"
-    assert exported(run, folder, "--to=peft", "--questions=2") == 0
-    assert f"{EQUAL} (sleep_jax" in capsys.readouterr().out
-    weights_name = "adapter_model.safetensors"
+    assert exported(run, folder, "--to=peft", "--questions=0") == 0
     assert {path.name for path in folder.iterdir()} == {
         "README.md",
         "adapter_config.json",
-        weights_name,
+        "adapter_model.safetensors",
     }
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["layers_to_transform"]) == (8, [1])
     assert repr(config["lora_alpha"]) == "4"  # 0.5 * 8
-    weights, (_, variables) = load_file(folder / weights_name), model_of(run)
+    weights = load_file(folder / "adapter_model.safetensors")
+    run_cfg, variables = model_of(run)
     assert len(weights) == 6
     bank = variables["memory"]["layers"]["level_1"]["experts"]
     name = "base_model.model.model.layers.1.mlp.{}_proj.lora_{}.weight".format
@@ -84,6 +85,17 @@ def test_export_to_peft_holds_the_slots_side_by_side(run, tmp_path, monkeypatch,
         np.testing.assert_array_equal(
             weights[name("down", "B")][:, part], bank["down_b"][0, slot].T
         )
+    lora, terms = read_adapter(folder, run_cfg)
+    cfg = run_cfg.replace(memory=MemoryConfig(), lora=lora)
+    variables = {"params": join_stacks(run_cfg, variables["params"]), "lora": terms}
+    np.testing.assert_allclose(logits(cfg, variables, TOKENS), run_logits[0], atol=5e-5)
+
+
+@pytest.mark.slow
+def test_export_to_peft_is_the_run_in_sleep_jax(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(PeftProgram, "is_installed", lambda: False)
+    assert exported(run, tmp_path / "x", "--to=peft", "--questions=2") == 0
+    assert f"{EQUAL} (sleep_jax" in capsys.readouterr().out
 
 
 def test_export_to_peft_is_the_run_in_peft(run, run_logits, tmp_path, capsys):
@@ -112,16 +124,3 @@ def test_export_to_gguf_is_refused(run, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "error: memory.expert='lora' cannot be absorbed into an FFN: its terms" in error
     assert "--to=peft" in error
-
-
-def test_export_to_peft_of_another_expert_is_refused(tmp_path, capsys):
-    run = write_slept_run(tmp_path / "run")
-    assert exported(run, tmp_path / "x", "--to=peft", "--questions=0") == 2
-    error = capsys.readouterr().err
-    assert "error: memory.expert='swiglu' is no LoRA; take --to=delta" in error
-    assert not (tmp_path / "x").exists()
-
-
-def test_ask_which_slots_spoke_is_refused(run, capsys):
-    assert main(["ask", str(run), "Who lit it?", "--slots"]) == 2
-    assert "memory.expert='lora' acts within the FFN" in capsys.readouterr().err
