@@ -186,9 +186,11 @@ def low_rank_terms(levels, h):
       {gate_a, up_a [d, R], gate_b, up_b [R, f], down_a [f, R], down_b [R, d]}, 0 where inactive;
       None where there are no slots.
     """
-    for level in levels:
-        _, slots = level(h)
-        return slots and slots[0]
+    if not levels:
+        return None
+    [level] = levels
+    _, slots = level(h)
+    return None if slots is None else slots[0]
 
 
 def contribution(memory: MemoryConfig, levels, h):
