@@ -115,7 +115,7 @@ def write_adapter(
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": adapter.rank,
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,  # some readers take no 8.0
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,  # vLLM expects a whole number
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
