@@ -50,6 +50,7 @@ setup(
             "datasets>=4",
             "ipykernel>=6",
             "nbclient>=0.10",
+            "peft>=0.21",
             "pytest>=8",
             "pytest-xdist>=3",
             "pyyaml>=6",

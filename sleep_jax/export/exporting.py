@@ -15,11 +15,17 @@ from sleep_jax.export.delta import DeltaExport
 from sleep_jax.export.gguf import GGUFExport
 from sleep_jax.export.hf import HuggingFaceExport
 from sleep_jax.export.options import Export, Options
+from sleep_jax.export.peft import PeftExport
 from sleep_jax.export.questions import questions_of
 from sleep_jax.export.run_model import RunModel
 from sleep_jax.runtime.progress import phase_progress
 
-FORMATS = {"hf": HuggingFaceExport, "gguf": GGUFExport, "delta": DeltaExport}
+FORMATS = {
+    "hf": HuggingFaceExport,
+    "gguf": GGUFExport,
+    "delta": DeltaExport,
+    "peft": PeftExport,
+}
 
 
 class ExportRefused(UnrecoverableError):

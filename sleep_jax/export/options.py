@@ -20,8 +20,8 @@ class Options:
     """How to export.
 
     Attributes:
-      to: `hf`, `gguf` or `delta`.
-      dtype: of hf: float32, bfloat16 or float16; "": the run's.
+      to: `hf`, `gguf`, `delta` or `peft`.
+      dtype: of hf and peft: float32, bfloat16 or float16; "": the run's.
       type: of gguf, one of `TYPES`; "": `base` where the base is a GGUF file, else `Q8_0`.
       pad: the FFN's width becomes a multiple of it.
       shard_bytes: most of a safetensors file.

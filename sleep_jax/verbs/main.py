@@ -30,7 +30,10 @@ VERBS = {
     "chat": ("sleep_jax.verbs.chat", "a conversation with the model of a run"),
     "forget": ("sleep_jax.verbs.forget", "let a run forget days, or undo that"),
     "inspect": ("sleep_jax.verbs.inspect", "what a run did: its timeline, slots, curves, scores"),
-    "export": ("sleep_jax.verbs.export", "the model of a run for other tools: hf, gguf, delta"),
+    "export": (
+        "sleep_jax.verbs.export",
+        "the model of a run for other tools: hf, gguf, delta, peft",
+    ),
 }
 HELP = ("-h", "--help", "help")
 
