@@ -26,8 +26,12 @@ def get_config(documents: str = REPORTED):
     c = default()
     c.data.documents, c.data.episodes = documents, days
     c.memory.slots = (days,)
-    c.study.earlier_questions = 24
+    c.model.remat = "none"
+    c.study.questions = 8
+    c.study.earlier_questions = 64
     c.seeding.steps = 60
+    c.seeding.learning_rate = 5e-3
+    c.seeding.null_space, c.seeding.null_space_spare = 0.9, 0.5
     c.seeding.num_prompts = 0
     c.dreaming.steps = 0
     return c
