@@ -31,6 +31,7 @@ VERBS = {
     "forget": ("sleep_jax.verbs.forget", "let a run forget days, or undo that"),
     "inspect": ("sleep_jax.verbs.inspect", "what a run did: its timeline, slots, curves, scores"),
     "export": ("sleep_jax.verbs.export", "the model of a run for other tools: hf, gguf, delta"),
+    "evaluate": ("sleep_jax.verbs.evaluate", "scores of a run on tasks: local ones, lm-eval's"),
 }
 HELP = ("-h", "--help", "help")
 
