@@ -43,8 +43,8 @@ class HarnessModel(TemplateLM):
     """A model that lm_eval can ask.
 
     Attributes:
-      name: of the model, for progress.
-      variables: its collections; may be replaced.
+      name: of the model, for progress; empty: there is one only.
+      task: what is measured, for progress.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class HarnessModel(TemplateLM):
         variables,
         tokenizer: Tokenizer,
         *,
-        name: str = "evaluate",
+        name: str = "",
         batch: int = BATCH,
         thought_tokens: int = 0,
         seed: int = 0,
@@ -65,7 +65,7 @@ class HarnessModel(TemplateLM):
           cfg: the decoder, in scanned form.
           variables: its collections.
           tokenizer: of the model.
-          name: for progress.
+          name: of the model, for progress.
           batch: requests at a time, at most.
           thought_tokens: longest thought before a reply, which is left out of it; 0: it does not
             think.
@@ -73,8 +73,8 @@ class HarnessModel(TemplateLM):
           quiet: show no progress; None: as the variable SLEEP_JAX_QUIET says.
         """
         super().__init__()
-        self.name, self.variables = name, variables
-        self._cfg, self._own_tokenizer = cfg, tokenizer
+        self.name, self.task = name, "evaluate"
+        self._cfg, self._variables, self._own_tokenizer = cfg, variables, tokenizer
         self._batch, self._thought_tokens = batch, thought_tokens
         self._seed, self._quiet = seed, quiet
         self._has_warned = False
@@ -185,10 +185,14 @@ class HarnessModel(TemplateLM):
         if len(tokens) > most and not self._has_warned:
             self._has_warned = True
             say(
-                f"{self.name}: a text of {len(tokens)} tokens is longer than the {most} that the "
+                f"{self.task}: a text of {len(tokens)} tokens is longer than the {most} that the "
                 "model takes here; the beginnings of such texts are cut off"
             )
         return tokens[-most:]
+
+    def _bar(self, total: int, unit: str):
+        name = f"{self.task}, {self.name}" if self.name else self.task
+        return phase_progress(name, total, unit, quiet=self._quiet)
 
     # Requests.
 
@@ -212,16 +216,16 @@ class HarnessModel(TemplateLM):
             kept = self._last([*before, *after], most)
             cut = max(1, len(kept) - len(after))
             texts.append((kept[:cut], kept[cut:]))
-        with phase_progress(self.name, len(texts), "text", quiet=self._quiet) as bar:
+        with self._bar(len(texts), "text") as bar:
             scores = continuation_scores(
-                self._cfg, self.variables, texts, batch=self._batch, on_batch=bar.advance
+                self._cfg, self._variables, texts, batch=self._batch, on_batch=bar.advance
             )
         return [
             (float(np.sum(x.log_probs, dtype=np.float64)), bool(x.is_greedy.all())) for x in scores
         ]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False):
-        """Log-likelihood in nats of whole texts, in windows of as many tokens as the model takes."""
+        """Log-likelihood in nats of whole texts, in windows of `max_length` tokens."""
         windows = [
             [
                 utils.make_disjoint_window(window)
@@ -246,7 +250,7 @@ class HarnessModel(TemplateLM):
         for i, request in enumerate(requests):
             alike.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(i)
         texts = [""] * len(requests)
-        with phase_progress(self.name, len(requests), "reply", quiet=self._quiet) as bar:
+        with self._bar(len(requests), "prompt") as bar:
             for chosen in alike.values():
                 prompts = [self.tok_encode(requests[i].args[0]) for i in chosen]
                 how = requests[chosen[0]].args[1]
@@ -275,7 +279,7 @@ class HarnessModel(TemplateLM):
             drawn = generate(
                 self._cfg,
                 sampling,
-                self.variables,
+                self._variables,
                 [prompts[i] for i in filled],
                 jax.random.fold_in(key, number),
                 width=width - sampling.max_new_tokens,
@@ -311,9 +315,8 @@ class HarnessModel(TemplateLM):
         if self._token_texts is None:
             ids = [[i] for i in range(self._own_tokenizer.vocab_size)]
             self._token_texts = self._own_tokenizer.backend.decode_batch(ids)
-        return [
-            i for i, text in enumerate(self._token_texts) if any(x and x in text for x in texts)
-        ]
+        parts = [text for text in texts if text]
+        return [i for i, whole in enumerate(self._token_texts) if any(x in whole for x in parts)]
 
 
 def thought_tokens(settings: RunConfig) -> int:

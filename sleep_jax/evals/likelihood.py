@@ -25,8 +25,8 @@ def log_probs(cfg: DecoderConfig, variables, examples: Examples):
 
 
 def log_probs_and_greedy(cfg: DecoderConfig, variables, examples: Examples):
-    """`log_probs`, and whether each scored token is the likeliest one there, bool [..., rows, time];
-    without gradients."""
+    """`log_probs` without gradients, and whether each scored token is the likeliest one there, bool
+    [..., rows, time]."""
     return _of_scored(token_scores, cfg, variables, examples)
 
 

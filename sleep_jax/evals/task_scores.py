@@ -55,7 +55,7 @@ def require_lm_eval() -> None:
     """Raises a ValueError that says how to install lm_eval, where it is missing."""
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError(
-            "tasks need lm-evaluation-harness: pip install 'sleep_jax[eval]', or pip install lm-eval"
+            "tasks are measured by lm-evaluation-harness: pip install 'sleep_jax[eval]' brings it"
         )
 
 
@@ -109,8 +109,8 @@ class Tasks:
             near = similar_name(unknown[0], local) or similar_name(unknown[0], known)
             nearest = f"the nearest is {near}; " if near else ""
             raise ValueError(
-                f"task {unknown[0]!r} is unknown; {nearest}`--tasks list` names those of sleep_jax, "
-                "`lm-eval ls tasks` its own"
+                f"task {unknown[0]!r} is unknown; {nearest}`--tasks list` names the local ones, "
+                "`lm-eval ls tasks` those of lm_eval"
             )
 
     def measure(
@@ -147,6 +147,7 @@ class Tasks:
             is_chat = model.has_template and (
                 template == "always" or (template == "auto" and _is_chat(loaded["tasks"]))
             )
+            model.task = name
             results = _results(model, loaded, limit, is_chat, samples is not None)
             scores += _scores(results, loaded["tasks"], is_chat)
             for task, items in (results.get("samples") or {}).items():
@@ -221,7 +222,14 @@ def _scores(results: Mapping[str, Any], tasks: Mapping, is_chat: bool) -> Iterab
     for name, figures in results["results"].items():
         if name not in tasks and name not in results.get("groups", {}):
             continue  # a group that only lists its tasks
-        for key, value in figures.items():
+        metrics = [*tasks[name].aggregation()] if name in tasks else []
+
+        def place(key: str) -> int:
+            metric = key.partition(",")[0]
+            return metrics.index(metric) if metric in metrics else len(metrics)
+
+        for key in sorted(figures, key=place):
+            value = figures[key]
             metric, _, filtered = key.partition(",")
             if not filtered or metric.endswith("_stderr") or isinstance(value, str):
                 continue
