@@ -11,7 +11,7 @@ import logging
 import os
 import pathlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -218,23 +218,20 @@ def _results(model, loaded, limit: int, is_chat: bool, has_samples: bool) -> dic
         )
 
 
-def _scores(results: Mapping[str, Any], tasks: Mapping, is_chat: bool) -> Iterable[TaskScore]:
+def _scores(results: Mapping[str, Any], tasks: Mapping, is_chat: bool) -> list[TaskScore]:
+    """The figures of each task, its main metric first: the first of its list."""
+    scores = []
     for name, figures in results["results"].items():
         if name not in tasks and name not in results.get("groups", {}):
             continue  # a group that only lists its tasks
-        metrics = [*tasks[name].aggregation()] if name in tasks else []
-
-        def place(key: str) -> int:
-            metric = key.partition(",")[0]
-            return metrics.index(metric) if metric in metrics else len(metrics)
-
-        for key in sorted(figures, key=place):
-            value = figures[key]
+        metrics = tasks[name].aggregation() if name in tasks else ()
+        found, place = [], {metric: number for number, metric in enumerate(metrics)}
+        for key, value in figures.items():
             metric, _, filtered = key.partition(",")
             if not filtered or metric.endswith("_stderr") or isinstance(value, str):
                 continue
             stderr = figures.get(f"{metric}_stderr,{filtered}")
-            yield TaskScore(
+            score = TaskScore(
                 task=name,
                 metric=metric if filtered == "none" else f"{metric}, {filtered}",
                 value=float(value),
@@ -243,6 +240,9 @@ def _scores(results: Mapping[str, Any], tasks: Mapping, is_chat: bool) -> Iterab
                 is_higher_better=bool(results["higher_is_better"].get(name, {}).get(metric, True)),
                 is_chat=is_chat,
             )
+            found.append((place.get(metric, len(place)), score))
+        scores += [score for _, score in sorted(found, key=lambda x: x[0])]
+    return scores
 
 
 def _sample(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _measured(
             saved.cfg,
             state.variables(params),
             saved.tokenizer,
-            name=f"{of} sleep" if arguments.before else "evaluate",
+            name=f"{of} sleep" if arguments.before else "",
             batch=arguments.batch,
             thought_tokens=thought_tokens(saved.settings),
         )

@@ -110,7 +110,7 @@ def _some(items: Sequence[dict[str, Any]], problem: str):
 def _record(record: Record | None, run: str | None) -> Record:
     """The record that is given, or that of a workdir."""
     if record is None and run is None:
-        raise ValueError('this task is about a run; give one by --metadata \'{"run": "WORKDIR"}\'')
+        raise ValueError('this task is about a run; give --metadata \'{"run": "WORKDIR"}\'')
     return _record_of(run) if record is None else record
 
 
