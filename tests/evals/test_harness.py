@@ -16,7 +16,7 @@ from sleep_jax.evals.harness import HarnessModel
 from sleep_jax.verbs.main import main
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "verbs"))
-from slept_run import model_of, write_slept_run
+from slept_run import write_slept_run
 
 POSITIONS = 64
 TEXT = "The harbour was quiet, and the keeper of the light wrote down the names of the ships. "
