@@ -24,7 +24,7 @@ CORE = [
     "tokenizers>=0.20",
 ]
 
-EVAL = ["lm-eval>=0.4.9"]  # tasks of lm-evaluation-harness
+EVAL = ["lm-eval>=0.4.13"]  # tasks of lm-evaluation-harness
 DOCUMENTS = ["beautifulsoup4>=4.12", "pypdf>=5", "python-docx>=1.1"]  # HTML, PDF, Word
 STORES = ["gcsfs", "google-cloud-storage"]  # gs://
 
