@@ -123,6 +123,11 @@ def test_list_says_which_local_tasks_there_are(run, capsys):
     assert all(name in shown for name in ("instructions", "common_knowledge", "own_questions"))
 
 
+def of_local_tasks(folders, metadata, is_all, manager=task_scores._manager):
+    """As `_manager`, without the thousands of tasks of lm_eval, which take a while to find."""
+    return manager(folders, metadata, is_all=False)
+
+
 def test_wrong_arguments_are_named(run, capsys, monkeypatch, tmp_path):
     def error(*words):
         assert main(["evaluate", str(run), *words]) == 2
@@ -130,9 +135,7 @@ def test_wrong_arguments_are_named(run, capsys, monkeypatch, tmp_path):
 
     assert "--limit=-1; give 0 or more" in error("--tasks=anchors", "--limit=-1")
     assert "no such folder" in error("--tasks=anchors", f"--include_path={tmp_path / 'none'}")
-    monkeypatch.setattr(
-        task_scores, "_manager", lambda *a, is_all, f=task_scores._manager: f(*a, False)
-    )
+    monkeypatch.setattr(task_scores, "_manager", of_local_tasks)
     unknown = error("--tasks=anchors,instructoins")
     assert "task 'instructoins' is unknown; the nearest is instructions" in unknown
     find = task_scores.importlib.util.find_spec
