@@ -24,6 +24,7 @@ from sleep_jax.data.documents import (
 )
 from sleep_jax.days import Day, EvalQuestion, cut_into_days, reading_of
 from sleep_jax.evals.recall import AnchorSet
+from sleep_jax.evals.task_scores import Tasks
 from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.load import load_model
 from sleep_jax.interop.prompts import Prompts
@@ -209,6 +210,8 @@ def load_experiment(
     """
     # A mistake is reported before a large model is loaded.
     read(config)
+    if config.evaluation.tasks:
+        Tasks(config.evaluation.tasks)
     if given is None and (config.data.documents != NONE or not known):
         given = read_source(config.data.documents, config.data.limit)
     cfg, params, tokenizer = load_base(config)

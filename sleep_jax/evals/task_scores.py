@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+import math
 import os
 import pathlib
 import random
@@ -49,6 +50,30 @@ class TaskScore:
     items: int
     is_higher_better: bool
     is_chat: bool
+
+
+def side_by_side(before: Sequence[TaskScore], after: Sequence[TaskScore]) -> list[dict[str, Any]]:
+    """The scores of two models on the same tasks, as JSON has them: the fields of `TaskScore`, with
+    `before` and `after` in place of `value` and the standard error after.
+    """
+    rows = []
+    for one, other in zip(before, after, strict=True):
+        row = dataclasses.asdict(other)
+        rows.append(row | {"before": one.value, "after": row.pop("value")})
+    return rows
+
+
+def falls(before: Sequence[TaskScore], after: Sequence[TaskScore]) -> dict[str, float]:
+    """How far the main score of each task, its first one, has fallen; where less is better, how far
+    it has risen, as a share.
+    """
+    fallen = {}
+    for one, other in zip(before, after, strict=True):
+        change = one.value - other.value
+        if not one.is_higher_better:
+            change = -change / one.value if one.value else math.inf
+        fallen.setdefault(one.task, change)
+    return fallen
 
 
 def require_lm_eval() -> None:

@@ -21,6 +21,7 @@ from sleep_jax.evals.task_scores import (
     local_tasks,
     require_lm_eval,
 )
+from sleep_jax.report.run_record import metric_title
 from sleep_jax.runtime.compiled_programs import keep_compiled_programs
 from sleep_jax.runtime.progress import say, table
 from sleep_jax.verbs.saved_run import load_saved_run
@@ -150,10 +151,9 @@ def _show(scores: dict[str, list[TaskScore]]) -> None:
     """Prints the scores, of one model or of both side by side."""
     rows = []
     for before, after in itertools.zip_longest(scores.get(BEFORE, ()), scores[AFTER]):
-        direction = "" if after.is_higher_better else " (less is better)"
         values = [before.value, after.value] if before else [after.value]
         prompt = "chat" if after.is_chat else "text"
-        name = f"{after.metric}{direction}"
+        name = metric_title(after.metric, after.is_higher_better)
         rows.append((after.task, prompt, name, *values, after.stderr, after.items))
     values = (BEFORE, AFTER) if BEFORE in scores else ("score",)
     table("Scores", ("task", "prompt", "metric", *values, "stderr", "n"), rows)
