@@ -100,9 +100,3 @@ def test_settings_of_tasks_that_contradict_each_other_are_refused(tasks, limit, 
     config.evaluation.tasks, config.gate.tasks = tasks, limit
     with pytest.raises(ValueError, match=message):
         read(config)
-
-
-def test_night_is_rolled_back_where_a_task_fell(measured):
-    config = tiny_config()
-    config.evaluation.tasks, config.gate.tasks = ("a",), 0.1
-    assert read(config).gate.tasks_rejection_reason(falls(BEFORE, AFTER)).startswith("the score")
