@@ -38,8 +38,8 @@ setup(
     package_data={
         "sleep_jax": [
             "data/samples/*",
-            "evals/tasks/*.jsonl",
-            "evals/tasks/*.yaml",
+            "tasks/local/*.jsonl",
+            "tasks/local/*.yaml",
             "report/*.html",
         ]
     },

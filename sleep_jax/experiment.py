@@ -24,7 +24,6 @@ from sleep_jax.data.documents import (
 )
 from sleep_jax.days import Day, EvalQuestion, cut_into_days, reading_of
 from sleep_jax.evals.recall import AnchorSet
-from sleep_jax.evals.task_scores import Tasks
 from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.load import load_model
 from sleep_jax.interop.prompts import Prompts
@@ -42,6 +41,7 @@ from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
 from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
 from sleep_jax.rewards.yes_no import YesNoScore
 from sleep_jax.run_schedule import ScheduledPhase, schedule_of_days
+from sleep_jax.tasks.task_scores import Tasks
 
 NOTHING = "nothing new"  # what is read where no documents are given
 

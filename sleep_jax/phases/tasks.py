@@ -4,9 +4,9 @@
 import math
 from collections.abc import Callable
 
-from sleep_jax.evals.task_scores import Tasks, TaskScore, falls, side_by_side
 from sleep_jax.experiment import Experiment
 from sleep_jax.phases.run_state import PhaseLogger, RunState
+from sleep_jax.tasks.task_scores import Tasks, TaskScore, falls, side_by_side
 
 
 def scores_of_tasks(
@@ -20,7 +20,7 @@ def scores_of_tasks(
       name: of the model, for progress.
       quiet: show no progress; None: as the variable SLEEP_JAX_QUIET says.
     """
-    from sleep_jax.evals.harness import HarnessModel, thought_tokens
+    from sleep_jax.tasks.harness import HarnessModel, thought_tokens
 
     settings = experiment.settings
     model = HarnessModel(

@@ -13,7 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.evals.task_scores import (
+from sleep_jax.report.run_record import metric_title
+from sleep_jax.runtime.compiled_programs import keep_compiled_programs
+from sleep_jax.runtime.progress import say, table
+from sleep_jax.tasks.task_scores import (
     LOCAL,
     TEMPLATE,
     Tasks,
@@ -21,9 +24,6 @@ from sleep_jax.evals.task_scores import (
     local_tasks,
     require_lm_eval,
 )
-from sleep_jax.report.run_record import metric_title
-from sleep_jax.runtime.compiled_programs import keep_compiled_programs
-from sleep_jax.runtime.progress import say, table
 from sleep_jax.verbs.saved_run import load_saved_run
 from sleep_jax.verbs.speaking import showing
 
@@ -114,7 +114,7 @@ def _measured(
     arguments: argparse.Namespace,
 ) -> tuple[dict[str, list[TaskScore]], list[dict[str, Any]]]:
     """The scores of each model, and all items."""
-    from sleep_jax.evals.harness import HarnessModel, thought_tokens
+    from sleep_jax.tasks.harness import HarnessModel, thought_tokens
 
     keep_compiled_programs()
     names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]

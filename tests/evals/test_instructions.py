@@ -3,7 +3,7 @@
 import pytest
 
 from sleep_jax.evals.instructions import CHECKS, paragraphs, passes, sentences, words
-from sleep_jax.evals.tasks.items import packaged
+from sleep_jax.tasks.items import packaged
 
 PASSES = {
     "at_most_words 3": ["One two three.", "It's well-known."],

@@ -7,13 +7,13 @@ import pytest
 from tiny_run import tiny_config
 
 from sleep_jax.config import read
-from sleep_jax.evals.task_scores import TaskScore, falls, side_by_side
 from sleep_jax.phases import tasks as module
 from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.phases.tasks import falls_of_tasks, note_tasks
 from sleep_jax.report import run_record
 from sleep_jax.runtime.metrics import MetricWriter, read_metrics
 from sleep_jax.seeding.gate import Gate
+from sleep_jax.tasks.task_scores import TaskScore, falls, side_by_side
 
 
 def score(task, value, is_higher_better=True, metric="acc", stderr=0.1):

@@ -71,7 +71,7 @@ def test_every_kind_of_local_task_is_measured_before_and_after(run, capsys):
 
 
 def test_sample_documents_are_those_that_the_run_has_read(run):
-    from sleep_jax.evals.tasks.items import sample_documents
+    from sleep_jax.tasks.items import sample_documents
 
     record = Run(run).record
     assert {x["document"] for x in sample_documents(record)["test"]} == {TITLE}
@@ -82,7 +82,7 @@ def test_sample_documents_are_those_that_the_run_has_read(run):
 
 
 def test_own_questions_are_those_of_days_that_are_not_forgotten():
-    from sleep_jax.evals.tasks.items import own_questions
+    from sleep_jax.tasks.items import own_questions
 
     day = {"study": {"held_out": [{"question": "Who?", "answer": "Odrin"}]}}
     record = {"days": [day, day | {"forgotten": "zeroed"}, {}]}

@@ -2,8 +2,7 @@
 continuations, of whole texts, and generated texts.
 
 Texts are encoded, truncated and cut as its own backend `hf` does it, so that scores are the same as
-those of an export in transformers, to rounding. This module needs lm_eval; `sleep_jax.evals.tasks`
-measures tasks with it.
+those of an export in transformers, to rounding.
 """
 
 import json
@@ -11,12 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
 from lm_eval.models.utils import (
     handle_stop_sequences,
     normalize_gen_kwargs,
@@ -38,7 +35,6 @@ MOST_NEW_TOKENS = 256  # where a task does not say, as backend `hf`
 SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "until", "max_gen_toks")
 
 
-@register_model("sleep_jax")
 class HarnessModel(TemplateLM):
     """A model that lm_eval can ask.
 
@@ -79,40 +75,6 @@ class HarnessModel(TemplateLM):
         self._seed, self._quiet = seed, quiet
         self._has_warned = False
         self._token_texts: list[str] | None = None
-
-    @classmethod
-    def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None):
-        """The model of a run, for lm_eval's own command line.
-
-        Args:
-          arg_dict: `run` (the workdir), `phase`, and `before` (the model before its first night).
-          additional_config: `batch_size`; the rest is not used.
-        """
-        from sleep_jax.verbs.saved_run import load_saved_run
-
-        options = {"phase": "-1", "before": False, **arg_dict}
-        if unknown := options.keys() - {"run", "phase", "before"}:
-            raise ValueError(f"model_args: {min(unknown)!r} is unknown; give run, phase, before")
-        if "run" not in options:
-            raise ValueError("model_args has no run; give run=WORKDIR")
-        saved = load_saved_run(options["run"], str(options["phase"]))
-        state = saved.state.without_memory() if options["before"] else saved.state
-        batch = (additional_config or {}).get("batch_size") or BATCH
-        params = jax.tree.map(jnp.asarray, saved.params)
-        return cls(
-            saved.cfg,
-            state.variables(params),
-            saved.tokenizer,
-            batch=int(batch),
-            thought_tokens=thought_tokens(saved.settings),
-        )
-
-    @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None):
-        """As `create_from_arg_obj`, of `run=WORKDIR,before=True`."""
-        return cls.create_from_arg_obj(
-            utils.simple_parse_args_string(arg_string), additional_config
-        )
 
     # Tokens.
 

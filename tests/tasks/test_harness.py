@@ -12,7 +12,7 @@ pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from sleep_jax.evals.harness import HarnessModel
+from sleep_jax.verbs.harness_run import HarnessRun
 from sleep_jax.verbs.main import main
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "verbs"))
@@ -34,7 +34,7 @@ def both(request, tmp_path_factory):
     run = write_slept_run(folder / "run", base)
     assert main(["export", str(run), str(folder / "hf"), "--to=hf", "--questions=0"]) == 0
     peer = HFLM(str(folder / "hf"), device="cpu", dtype="float32", batch_size=2)
-    ours = HarnessModel.create_from_arg_string(f"run={run}", {"batch_size": 3})
+    ours = HarnessRun.create_from_arg_string(f"run={run}", {"batch_size": 3})
     return ours, peer
 
 

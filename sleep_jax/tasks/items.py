@@ -1,6 +1,6 @@
 """The items of the tasks, as lm_eval takes them: {"test": data set}. Nothing is downloaded.
 
-A task about a run is given its record by `sleep_jax.evals.task_scores`, or names its workdir in
+A task about a run is given its record by `sleep_jax.tasks.task_scores`, or names its workdir in
 lm_eval's own command line: `--model_args run=WORKDIR`, or `--metadata '{"run": "WORKDIR"}'`.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from sleep_jax.data import json_lines
 from sleep_jax.data.documents import read_anchors
-from sleep_jax.inspect.run import Run
+from sleep_jax.runtime.checkpoints import last_record
 
 Record = Mapping[str, Any]
 Items = list[dict[str, Any]]
@@ -33,7 +33,7 @@ def packaged(file: str) -> Items:
     Raises:
       ValueError: a line is wrong.
     """
-    content = (importlib.resources.files(__package__) / file).read_text(encoding="utf-8")
+    content = (importlib.resources.files(__package__) / "local" / file).read_text(encoding="utf-8")
     return [item for _, item in json_lines.objects(file, content)]
 
 
@@ -116,4 +116,11 @@ def _record(record: Record | None, run: str | None) -> Record:
 
 @functools.cache
 def _record_of(workdir: str) -> Record:
-    return Run(workdir).record
+    """The record of the last checkpoint of a run.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if (saved := last_record(workdir)) is None:
+        raise ValueError(f"{workdir}: there is no run, or none of its phases has ended")
+    return saved["run"]

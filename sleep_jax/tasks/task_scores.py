@@ -1,5 +1,4 @@
-"""Scores of a model on tasks of lm-evaluation-harness: those of this project (`sleep_jax.evals.
-tasks`), the user's own, and those of lm_eval, whose data sets it downloads.
+"""Scores of a model on tasks of lm-evaluation-harness: those of this project (`local`), the user's own, and those of lm_eval, whose data sets it downloads.
 
 lm_eval is imported when it is needed, which takes seconds.
 """
@@ -20,9 +19,9 @@ import numpy as np
 from sleep_jax.similar_name import similar_name
 
 if TYPE_CHECKING:
-    from sleep_jax.evals.harness import HarnessModel
+    from sleep_jax.tasks.harness import HarnessModel
 
-FOLDER = pathlib.Path(__file__).parent / "tasks"
+FOLDER = pathlib.Path(__file__).parent / "local"
 LOCAL = "sleep_jax"  # tag of the tasks of this project
 TEMPLATE = ("auto", "always", "never")  # when prompts are chats
 SEED = 1234  # of few-shot examples, as lm_eval's
