@@ -52,7 +52,7 @@ def test_tasks_of_a_run_resume_with_the_same_bits(tmp_path, monkeypatch):
 
 
 def test_unknown_task_of_a_run_is_refused_before_its_model_is_loaded(monkeypatch):
-    from sleep_jax.evals import task_scores
+    from sleep_jax.tasks import task_scores
 
     manager = task_scores._manager
     monkeypatch.setattr(

@@ -9,6 +9,8 @@ import importlib.resources
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from sleep_jax.data import json_lines
 from sleep_jax.data.documents import read_anchors
 from sleep_jax.runtime.checkpoints import last_record
@@ -121,6 +123,6 @@ def _record_of(workdir: str) -> Record:
     Raises:
       ValueError: there is none.
     """
-    if (saved := last_record(workdir)) is None:
+    if (saved := last_record(epath.Path(workdir) / "checkpoints")) is None:
         raise ValueError(f"{workdir}: there is no run, or none of its phases has ended")
     return saved["run"]

@@ -1,4 +1,5 @@
-"""Scores of a model on tasks of lm-evaluation-harness: those of this project (`local`), the user's own, and those of lm_eval, whose data sets it downloads.
+"""Scores of a model on tasks of lm-evaluation-harness: those of this project (`local`), the
+user's own, and those of lm_eval, whose data sets it downloads.
 
 lm_eval is imported when it is needed, which takes seconds.
 """

@@ -8,12 +8,12 @@ import pytest
 pytest.importorskip("lm_eval")
 from slept_run import ASKED, TITLE, model_of, write_slept_run
 
-from sleep_jax.evals import task_scores
 from sleep_jax.evals.metrics import contains_answer
 from sleep_jax.evals.recall import greedy_replies
 from sleep_jax.export.run_model import RunModel
 from sleep_jax.inspect.run import Run
 from sleep_jax.interop.prompts import Prompts
+from sleep_jax.tasks import task_scores
 from sleep_jax.verbs.main import main
 
 
@@ -76,6 +76,7 @@ def test_sample_documents_are_those_that_the_run_has_read(run):
     record = Run(run).record
     assert {x["document"] for x in sample_documents(record)["test"]} == {TITLE}
     assert len({x["document"] for x in sample_documents()["test"]}) == 14
+    assert len(sample_documents(run=str(run))["test"]) == 3  # as lm_eval's own command line asks
     other = {"days": [{"asked": [{"document": "My notes"}]}]}
     with pytest.raises(ValueError, match="none of the packaged documents"):
         sample_documents(other)
