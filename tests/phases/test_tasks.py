@@ -100,3 +100,14 @@ def test_settings_of_tasks_that_contradict_each_other_are_refused(tasks, limit, 
     config.evaluation.tasks, config.gate.tasks = tasks, limit
     with pytest.raises(ValueError, match=message):
         read(config)
+
+
+def test_inspection_shows_tasks():
+    from sleep_jax.inspect import tables
+
+    record = {"days": [{"tasks": side_by_side(BEFORE, AFTER)}]}
+    answer = {"stages": [], "recall": [], "tasks": run_record.tasks(record)}
+    [(title, columns, rows)] = tables.scores(answer)
+    assert title == "Tasks before and after each night"
+    assert [*columns] == ["night", "task", "metric", "before", "after", "stderr", "items"]
+    assert rows[0] == [1, "a", "acc", 0.5, 0.3, 0.1, 10]
