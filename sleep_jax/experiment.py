@@ -41,6 +41,7 @@ from sleep_jax.rewards.judge import JUDGES, Judge, is_exact, rule_judge
 from sleep_jax.rewards.semantic import cosine_judge, embedding_judge
 from sleep_jax.rewards.yes_no import YesNoScore
 from sleep_jax.run_schedule import ScheduledPhase, schedule_of_days
+from sleep_jax.tasks.task_scores import Tasks
 
 NOTHING = "nothing new"  # what is read where no documents are given
 
@@ -209,6 +210,8 @@ def load_experiment(
     """
     # A mistake is reported before a large model is loaded.
     read(config)
+    if config.evaluation.tasks:
+        Tasks(config.evaluation.tasks)
     if given is None and (config.data.documents != NONE or not known):
         given = read_source(config.data.documents, config.data.limit)
     cfg, params, tokenizer = load_base(config)

@@ -39,6 +39,7 @@ CYCLE = {
         "models",
         "phases",
         "sampling",
+        "tasks",
         "verbs",
         "wake",
     ),
@@ -62,6 +63,7 @@ CYCLE = {
     "test_lifecycle.py",
     "test_seal.py",
     "test_several_days.py",
+    "test_tasks_of_a_run.py",
     "test_whole_life.py",
     "verbs/test_export.py",
 }

@@ -20,6 +20,7 @@ INFINITE = {
     ("wake.max_grad_norm", math.inf),
     ("gate.divergence", math.inf),
     ("gate.anchors", math.inf),
+    ("gate.tasks", math.inf),
     ("dreaming.margin", -math.inf),
 }
 # What 0 means where a number may be 0. Where it begins with "0: " the field's help says so.
@@ -46,6 +47,7 @@ MEANING_OF_0 = {
     "seeding.epochs": "0: seeding.steps",
     "seeding.eval_steps": "0: none",
     "evaluation.own_questions": "0: none",
+    "evaluation.task_items": "0: all",
     "gate.answers": "0: any",
     "seeding.null_space": "0: it sees all",
     "seeding.null_space_spare": "null_space alone decides",

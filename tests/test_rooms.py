@@ -12,7 +12,7 @@ ORDER = (
     "fields",
     *("data", "memory", "models", "rl", "interop", "sampling", "wake", "rewards"),
     *("evals", "seeding", "dreaming", "study", "config", "lengths", "run_schedule"),
-    *("runtime", "programs", "days", "experiment", "phases", "slot_plan", "baselines"),
+    *("runtime", "programs", "days", "tasks", "experiment", "phases", "slot_plan", "baselines"),
     *("continuation", "lifecycle"),
     *("report", "forecast", "cli", "inspect", "export", "verbs", "__main__"),
 )

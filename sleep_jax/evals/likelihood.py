@@ -1,11 +1,12 @@
 """Log-probabilities of given tokens: the loss of trials and the score of likelihood scorers."""
 
+import jax
 import jax.numpy as jnp
 
 from sleep_jax.data.examples import Examples
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.models.head import token_log_probs
+from sleep_jax.models.head import token_log_probs, token_scores
 
 
 def log_probs(cfg: DecoderConfig, variables, examples: Examples):
@@ -20,20 +21,36 @@ def log_probs(cfg: DecoderConfig, variables, examples: Examples):
     Returns:
       float32 [..., rows, time], in nats; 0 on tokens that are not scored.
     """
+    return _of_scored(token_log_probs, cfg, variables, examples)
+
+
+def log_probs_and_greedy(cfg: DecoderConfig, variables, examples: Examples):
+    """`log_probs` without gradients, and whether each scored token is the likeliest one there, bool
+    [..., rows, time]."""
+    return _of_scored(token_scores, cfg, variables, examples)
+
+
+def _of_scored(function, cfg, variables, examples):
+    """What a function (hidden, targets, mask, head) -> arrays [tokens] makes of all tokens, as
+    arrays in the shape of the examples; zeros on tokens that are not scored."""
     tokens, segments, mask = (
         jnp.reshape(x, (-1, x.shape[-1]))
         for x in (examples.tokens, examples.segment_ids, examples.mask)
     )
     hidden = Decoder(cfg).apply(variables, tokens, segments)
     scored = mask[:, 1:]
-    result = token_log_probs(
+    result = function(
         hidden[:, :-1].reshape(-1, cfg.width),
         tokens[:, 1:].reshape(-1),
         scored.reshape(-1),
         lm_head(cfg, variables["params"]),
     )
-    result = jnp.where(scored, result.reshape(scored.shape), 0.0)
-    return jnp.pad(result, ((0, 0), (1, 0))).reshape(examples.mask.shape)
+
+    def in_shape(x):
+        x = jnp.where(scored, x.reshape(scored.shape), jnp.zeros((), x.dtype))
+        return jnp.pad(x, ((0, 0), (1, 0))).reshape(examples.mask.shape)
+
+    return jax.tree.map(in_shape, result)
 
 
 def mean_nll(cfg: DecoderConfig, variables, examples: Examples):

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sleep_jax.data.batches import bucket, pad
-from sleep_jax.data.examples import Examples
-from sleep_jax.evals.likelihood import log_probs
+from sleep_jax.data.batches import pad
+from sleep_jax.evals.continuations import continuation_scores
 from sleep_jax.interop import llama_cpp
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
@@ -21,7 +20,6 @@ from sleep_jax.sampling.generate import generate
 from sleep_jax.sampling.sampler import SamplingConfig
 
 BATCH = 32  # replies at a time
-SCORED = 8  # sequences that are scored at a time
 Tokens = Sequence[int]
 
 
@@ -73,23 +71,9 @@ class OwnProgram:
         return _log_probs(*self._base, prompts, replies)
 
 
-_scored = jax.jit(log_probs, static_argnames=("cfg",))
-
-
 def _log_probs(cfg, variables, prompts, replies) -> list[np.ndarray]:
-    texts = [[*p, *r] for p, r in zip(prompts, replies)]
-    width = bucket(max(map(len, texts)))
-    out = []
-    for start in range(0, len(texts), SCORED):
-        chosen = texts[start : start + SCORED]
-        filled = chosen + [chosen[0]] * (SCORED - len(chosen))
-        tokens, mask = pad(filled, width)
-        scores = np.asarray(
-            _scored(cfg, variables, Examples(tokens=tokens, segment_ids=mask, mask=mask > 0))
-        )
-        for row, text in enumerate(chosen):
-            out.append(scores[row, len(prompts[start + row]) : len(text)])
-    return out
+    scores = continuation_scores(cfg, variables, [*zip(prompts, replies)])
+    return [score.log_probs for score in scores]
 
 
 def user_turn(tokenizer: Tokenizer, question: str) -> list[int]:

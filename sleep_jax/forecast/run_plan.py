@@ -149,6 +149,11 @@ class RunPlan:
             f"context, then {_gib(self._trials())} for the trials of a night's dreams"
         )
         yield f"disk        {self._disk()}"
+        if tasks := self.config.evaluation.tasks:
+            yield (
+                f"tasks       {', '.join(tasks)}: before and after every night; what they take is "
+                "not in this plan"
+            )
 
     def warnings(
         self, workdir: str | None = None, is_here: bool = True, is_loaded: bool = True

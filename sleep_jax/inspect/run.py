@@ -187,6 +187,10 @@ class Run:
         """Own questions about each day right after each night (`run_record.kept`)."""
         return run_record.kept(self.record)
 
+    def tasks(self) -> list[dict[str, Any]]:
+        """Scores of tasks before and after each night (`run_record.tasks`)."""
+        return run_record.tasks(self.record)
+
     @property
     def _checkpoints(self) -> epath.Path:
         return self.workdir / "checkpoints"

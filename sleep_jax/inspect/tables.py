@@ -8,7 +8,7 @@ import numpy as np
 from sleep_jax.inspect.checkpoint import Leaf
 from sleep_jax.inspect.memory import Change, LevelSlots
 from sleep_jax.report.headline import share
-from sleep_jax.report.run_record import kept_table, title_of
+from sleep_jax.report.run_record import kept_table, tasks_table, title_of
 from sleep_jax.runtime.progress import clock, table
 from sleep_jax.runtime.workdir import flat_config
 
@@ -90,7 +90,7 @@ def curves(phases: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> T
 
 def scores(answer: Mapping[str, Sequence[Any]]) -> Tables:
     """Of {"headline": `Run.headline`, "stages": `Run.scores`, "recall": `Run.recall`,
-    "kept": `Run.kept`}."""
+    "kept": `Run.kept`, "tasks": `Run.tasks`}."""
     if rows := answer["stages"]:
         names = list(dict.fromkeys(name for row in rows for name in row))[1:]
         lines = [[title_of(row["stage"]), *(_score(row, name) for name in names)] for row in rows]
@@ -103,6 +103,8 @@ def scores(answer: Mapping[str, Sequence[Any]]) -> Tables:
         yield "Questions about each day answered right after each night", columns, lines
     if nights := answer.get("kept"):
         yield kept_table(nights)
+    if rows := answer.get("tasks"):
+        yield tasks_table(rows)
 
 
 def _score(row: Mapping[str, Any], name: str) -> Any:

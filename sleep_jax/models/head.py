@@ -127,6 +127,25 @@ def _backward(logit_chunk, gradient, g):
 _token_log_probs.defvjp(_forward, _backward)
 
 
+def token_scores(hidden, targets, mask, head, logit_chunk: int = 128):
+    """`token_log_probs` without gradients, and whether each target is the likeliest token.
+
+    Args:
+      hidden, targets, mask, head, logit_chunk: as for `token_log_probs`.
+
+    Returns:
+      (float32 [tokens], bool [tokens]); of entries outside the mask maybe 0 and False.
+    """
+    head, _ = head_and_transpose(head)
+
+    def scores(hidden, targets):
+        log_p = jax.nn.log_softmax(matmul(hidden, head), axis=-1)
+        chosen = jnp.take_along_axis(log_p, targets[:, None], -1)[:, 0]
+        return chosen, jnp.argmax(log_p, -1) == targets
+
+    return map_chunks(scores, (hidden, targets), mask, logit_chunk)
+
+
 def masked_sum(values, mask):
     """(sum over the mask, number of its entries); values outside it may be anything, even NaN."""
     return jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.float32)

@@ -33,6 +33,7 @@ from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.rng_streams import key_of
 from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.phases.study import ask_again, asking_again, rehearse, rehearsing, studied
+from sleep_jax.phases.tasks import falls_of_tasks
 from sleep_jax.phases.teachers import (
     teacher_of_day,
     teacher_of_level,
@@ -129,6 +130,7 @@ def consolidate(
                 probe,
                 asked,
                 with_slot,
+                falls_of_tasks(experiment, run),
             )
         except TeacherIsStudent as error:
             if not scheduled.sender:
@@ -159,7 +161,16 @@ def merge(
     with logger.bar(_planned(experiment), "step") as bar:
         asked = _asked(experiment, run, scheduled, teachers[0])
         state, figures = _seed(
-            experiment, logger, bar, scheduled, transaction, teachers, exchanges, probe, asked
+            experiment,
+            logger,
+            bar,
+            scheduled,
+            transaction,
+            teachers,
+            exchanges,
+            probe,
+            asked,
+            task_falls=falls_of_tasks(experiment, run),
         )
     if rejection_reason := figures.get("rolled_back"):
         raise UnrecoverableError(
@@ -209,6 +220,7 @@ def _seed(
     probe,
     asked=None,
     with_slot=None,
+    task_falls=None,
 ):
     """`run_consolidation` with this run's settings; the figures of updates go to the logger.
 
@@ -254,6 +266,7 @@ def _seed(
         log=log,
         teacher_with_slot=with_slot,
         answers=asked and asked.as_answers(),
+        task_falls=task_falls,
         mid_phase=logger.mid_phase,
         timer=logger.timer,
     )

@@ -14,6 +14,7 @@ from sleep_jax.interop.prompts import answer_request
 from sleep_jax.phases.own_questions import are_asked_at_night, asked_programs, note_kept
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.run_state import PhaseLogger, RunState, awake
+from sleep_jax.phases.tasks import note_tasks
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.calls import greedy, losses_of_texts, reading, repeated, sampled
 from sleep_jax.programs.program import Program
@@ -27,7 +28,8 @@ def evaluate(
     experiment: Experiment, run: RunState, logger: PhaseLogger, scheduled: ScheduledPhase
 ) -> RunState:
     """Asks the day's questions at every stage of its night, those of earlier days after it, and
-    measures the anchor set; then it says what the night kept (`phases.own_questions`).
+    measures the anchor set, then tasks (`phases.tasks`); then it says what the night kept
+    (`phases.own_questions`).
 
     Documents that came without questions are asked about in the model's own words; replies are
     kept, there is no score.
@@ -78,6 +80,7 @@ def evaluate(
     run = run.note_day(scheduled.day, scores=scores, replies=replies, recall=recall)
     run = run.note_day(scheduled.day, asked=_asked(run.day(scheduled.day), day))
     run = run.note(scheduled.label, tokens=0, questions=len(questions))
+    run = note_tasks(experiment, run, logger, scheduled.day, (0, STAGES.index(stages[-2])))
     if experiment.config.evaluation.own_questions:
         run = note_kept(experiment, run, logger, scheduled, teacher)
     return run
@@ -182,7 +185,8 @@ def question_prompt(experiment: Experiment, text: str, has_context: bool) -> tup
 
 def programs(run: AbstractRun) -> list[Program]:
     """Questions at every stage, and the anchor sets at those without a context; questions of
-    earlier days are more calls of the same."""
+    earlier days are more calls of the same. Those of tasks are left out: what these ask is known to
+    lm_eval alone, and the plan of a run says so."""
     sizes, closed = run.sizes, len(stages_of(run)) - 1
     how = greedy(run.settings.evaluation.max_new_tokens)
     without, after = ([pair[i] for pair in sizes.questions] for i in (0, 1))

@@ -15,6 +15,7 @@ from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.rng_streams import key_of
 from sleep_jax.phases.run_state import PhaseLogger, RunState
 from sleep_jax.phases.study import studied
+from sleep_jax.phases.tasks import falls_of_tasks
 from sleep_jax.phases.teachers import teacher_of_day
 from sleep_jax.phases.trial import kept_dreams
 from sleep_jax.programs.abstract import AbstractRun
@@ -80,6 +81,11 @@ def learn(
     before, after = (anchor_perplexity(experiment, x, GATED) for x in (model, after_dreams))
     if rejection_reason := experiment.settings.gate.anchors_rejection_reason(before, after):
         return run.note(scheduled.label, rolled_back=rejection_reason)
+    if falls_of := falls_of_tasks(experiment, run):
+        falls = falls_of(model, after_dreams)
+        run = run.note(scheduled.label, **{f"fall_{task}": fall for task, fall in falls.items()})
+        if rejection_reason := experiment.settings.gate.tasks_rejection_reason(falls):
+            return run.note(scheduled.label, rolled_back=rejection_reason)
     return dataclasses.replace(run, current=run.current.replace(memory=after_dreams["memory"]))
 
 

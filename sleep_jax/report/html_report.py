@@ -14,6 +14,8 @@ out.
                   "after": "...", "before_right": False, "after_right": True}, ...],
      "recall": [[0.5], [0.4, 0.6], ...],    # after each night: share right about each day so far
      "kept": [["5 of 6"], ["4 of 6", "6 of 6"], ...],    # likewise of the model's own questions
+     "tasks": [{"night": 1, "task": "instructions", "metric": "followed", "before": 0.31,
+                "after": 0.30, "stderr": 0.04, "items": 102}, ...],
      "days": [{"day": 1, "documents": "title, title", "night": "kept",
                "settings": "seeding.steps: 100 -> 50"}, ...],    # settings changed since the last
      "documents": ["title", ...],
@@ -47,6 +49,7 @@ COLUMNS = {
     "samples": (
         "document", "question", "answer", "before", "after", "before_right", "after_right",
     ),
+    "tasks": ("night", "task", "metric", "before", "after", "stderr", "items"),
     "days": ("day", "documents", "night", "settings"),
 }  # fmt: skip
 COSTS = {"tokens_per_second": "tokens a second", "programs": "programs", "memory": "GiB at most"}

@@ -54,6 +54,9 @@ def _check_day(day: Fields) -> None:
     for kept in day.objects("kept_answers", []):
         asked = kept.whole("asked")
         kept.whole("right", most=kept.whole("open_book", most=asked))
+    for task in day.objects("tasks", []):
+        _check_figures(task)
+        task.text("task"), task.text("metric"), task.whole("items"), task.flag("is_higher_better")
     if "asked" not in day:
         return
     day.section("scores")
@@ -135,6 +138,33 @@ def kept_table(
     columns = ("after night", *(f"day {i + 1}" for i in range(len(nights))))
     rows = [(str(i + 1), *row, *[""] * (len(nights) - len(row))) for i, row in enumerate(nights)]
     return "Own questions right without the documents, of those right with them", columns, rows
+
+
+def tasks(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Scores of tasks before and after each night: {night (from 1), task, metric, before, after,
+    stderr (after), items}."""
+    return [
+        {
+            "night": night,
+            "task": row["task"],
+            "metric": metric_title(row["metric"], row["is_higher_better"]),
+            **{name: row.get(name) for name in ("before", "after", "stderr", "items")},
+        }
+        for night, day in enumerate(record["days"], 1)
+        for row in day.get("tasks", [])
+    ]
+
+
+def metric_title(metric: str, is_higher_better: bool) -> str:
+    """Name of a metric in tables."""
+    return metric if is_higher_better else f"{metric} (less is better)"
+
+
+def tasks_table(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[str, Sequence[str], list[Sequence[Any]]]:
+    """(title, columns, rows) of `tasks`."""
+    return "Tasks before and after each night", [*rows[0]], [[*row.values()] for row in rows]
 
 
 def _kept(day: Mapping[str, Any]) -> list[KeptAnswers]:

@@ -22,6 +22,7 @@ def summarise(experiment: Experiment, run: RunState) -> dict[str, Any]:
         "scores": run_record.scores(run.record["days"][-1]),
         "recall": run_record.recall(run.record),
         "kept": run_record.kept(run.record),
+        "tasks": run_record.tasks(run.record),
         "phases": [
             {name: row[name] for name in columns} for row in run_record.timeline(run.record)
         ],
@@ -147,6 +148,8 @@ def show_summary(summary: dict[str, Any]) -> None:
         )
     if nights := summary["kept"]:
         table(*run_record.kept_table(nights))
+    if rows := summary.get("tasks"):
+        table(*run_record.tasks_table(rows))
     if summary.get("days"):
         rows = [[*row.values()] for row in summary["days"]]
         table("Days", ("day", "documents", "night", "settings changed"), rows)

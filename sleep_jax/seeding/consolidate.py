@@ -271,6 +271,7 @@ def run_consolidation(
     log: Log,
     teacher_with_slot: TeacherWithSlot | None = None,
     answers: OwnAnswers | None = None,
+    task_falls: Callable[[dict, dict], dict[str, float]] | None = None,
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
 ) -> tuple[MemoryState, dict[str, float | str]]:
@@ -289,6 +290,8 @@ def run_consolidation(
       log: is given every step's figures, and before the first, as step -1, those `before`.
       teacher_with_slot: as for `seed_slot`; the divergence is measured from `teachers`.
       answers: own questions that the gate judges (`gate.answers`), and as for `seed_slot`.
+      task_falls: takes the collections before and after the night and returns how far each task has
+        fallen, for the gate; asked only of a slot that it accepts otherwise.
       mid_phase, timer: as for `seed_slot`.
 
     Returns:
@@ -297,8 +300,8 @@ def run_consolidation(
       kl_known_before and kl_known_after likewise on some of what was known before the day, if any
       of `exchanges` was; where the gate asks for less divergence first_order_fall, the share of
       kl_before that the updates remove to first order; with `answers`, answers_right of
-      answers_asked or, where these are too few, answers, which says so; and after a rejection
-      rolled_back, the reason in words.
+      answers_asked or, where these are too few, answers, which says so; with `task_falls`, these as
+      fall_ and the name of the task; and after a rejection rolled_back, the reason in words.
 
     Raises:
       OutOfReach: that share is below a tenth of what the gate asks; before the first update.
@@ -382,6 +385,10 @@ def run_consolidation(
         right = answers.right(seeded)
         figures |= {"answers_right": right, "answers_asked": answers.total}
         reason = reason or gate.answers_rejection_reason(right, answers.total)
+    if task_falls is not None and not reason:
+        falls = task_falls(transaction.before.variables(params), seeded)
+        figures |= {f"fall_{task}": fall for task, fall in falls.items()}
+        reason = gate.tasks_rejection_reason(falls)
     if reason:
         reason += top_k_hint(cfg.memory, used(student.slots, level))
         return transaction.before, figures | {"rolled_back": reason}

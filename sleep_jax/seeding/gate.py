@@ -1,8 +1,9 @@
 """The gate of a consolidation: a slot is accepted if its student came close to the teacher and the
-perplexity of an anchor set held, and if it answers what the model asked itself."""
+perplexity of an anchor set held, if it answers what the model asked itself, and if no task fell."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.settings import Settings, setting
@@ -22,6 +23,10 @@ class Gate(Settings, section="gate"):
     answers: float = setting(
         0.0, "least share right closed book of own questions that are right with the book open; 0: "
         "any", least=0, most=1,
+    )  # fmt: skip
+    tasks: float = setting(
+        math.inf, "largest fall of a task in a night, as a share where less is better; inf: any",
+        above=0, most=math.inf,
     )  # fmt: skip
 
     def rejection_reason(
@@ -65,6 +70,20 @@ class Gate(Settings, section="gate"):
             f"{right} of {total} own questions that the night's teacher answers right are answered "
             f"right closed book, fewer than gate.answers={self.answers} of them"
         )
+
+    def tasks_rejection_reason(self, falls: Mapping[str, float]) -> str | None:
+        """Like `rejection_reason`, by tasks alone.
+
+        Args:
+          falls: of the score of each task (`task_scores.falls`).
+        """
+        for task, fall in falls.items():
+            if not fall <= self.tasks:
+                return (
+                    f"the score of the task {task} fell by {fall:.3g}, more than "
+                    f"gate.tasks={self.tasks}"
+                )
+        return None
 
 
 def top_k_hint(memory: MemoryConfig, slots: int) -> str:

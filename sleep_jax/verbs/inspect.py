@@ -103,6 +103,7 @@ def _answer(run: Run, question: str, phase: str, memory: str) -> Any:
             "stages": run.scores(),
             "recall": run.recall(),
             "kept": run.kept(),
+            "tasks": run.tasks(),
         }
     if question == "leaves":
         return list(run[phase].leaves().values())

@@ -34,6 +34,7 @@ VERBS = {
         "sleep_jax.verbs.export",
         "the model of a run for other tools: hf, gguf, delta, peft",
     ),
+    "evaluate": ("sleep_jax.verbs.evaluate", "scores of a run on tasks: local ones, lm-eval's"),
 }
 HELP = ("-h", "--help", "help")
 

@@ -317,3 +317,13 @@ def test_plan_counts_an_adapter_a_page_for_passages():
     against = RunPlan.of(config, plan.cfg, "", plan.days, str.split, plan.schedule)
     each = config.dreaming.keep_top + config.dreaming.keep_random
     assert against._trials() == plan._trials() * 3 * (each + 1) / each
+
+
+def test_plan_says_that_it_leaves_out_tasks():
+    memory = MemoryConfig((LevelConfig(slots=2, rank=4),))
+    assert not lines_of(plan_over(memory, 1), "tasks")
+    plan = plan_over(memory, 1, evaluation__tasks=("instructions", "anchors"))
+    words = (
+        "instructions, anchors: before and after every night; what they take is not in this plan"
+    )
+    assert lines_of(plan, "tasks") == [words]

@@ -37,7 +37,7 @@ def test_bar_ends_with_closed_book_scores_and_the_ceiling(tmp_path, monkeypatch,
         anchors={"anchor_perplexity": None},
         config=types.SimpleNamespace(
             dreaming=types.SimpleNamespace(steps=1),
-            evaluation=types.SimpleNamespace(report_samples=1, own_questions=0),
+            evaluation=types.SimpleNamespace(report_samples=1, own_questions=0, tasks=()),
         ),
     )
     run = RunState(*states, {"phases": {}, "days": [{}, {}]})

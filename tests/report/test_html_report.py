@@ -26,6 +26,10 @@ SUMMARY = {
          "before": "California", "after": "Gannet Tooth", "before_right": False,
          "after_right": True},
     ],
+    "tasks": [
+        {"night": 1, "task": "instructions", "metric": "followed", "before": 0.312, "after": 0.344,
+         "stderr": None, "items": 102},
+    ],
     "documents": ["Lighthouse", "Kiln"],
     "notes": ["Two steps were skipped."],
 }  # fmt: skip
