@@ -7,14 +7,13 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.experiment import template_options
 from sleep_jax.export.options import Options, widths
-from sleep_jax.export.programs import OwnProgram, Program, TransformersProgram, without_units
+from sleep_jax.export.programs import OwnProgram, Program, TransformersProgram
 from sleep_jax.export.run_model import RunModel
+from sleep_jax.export.verify import widened
 from sleep_jax.interop import huggingface
 from sleep_jax.interop.absorbed_model import AbsorbedModel
 from sleep_jax.interop.load import load_model
@@ -35,6 +34,7 @@ class HuggingFaceExport:
         self.reference_dtype = "float32" if self.precision == "float32" else run_dtype
         self.size = self._absorbed.numbers * DTYPES[self.precision][0].itemsize
         self.tensors = len(_tensors(self._absorbed))
+        self.has_base = TransformersProgram.is_installed()
 
     def write(self, folder: pathlib.Path, on_tensor: Callable[[], None]) -> None:
         tokenizer, how = self._base.tokenizer, (self.precision, self._shard_bytes)
@@ -42,13 +42,13 @@ class HuggingFaceExport:
 
     @contextlib.contextmanager
     def program(self, folder: pathlib.Path) -> Iterator[Program]:
-        hidden, settings = self._base.cfg.hidden, self._base.settings
-        if TransformersProgram.is_installed():
+        settings = self._base.settings
+        if self.has_base:
             today = datetime.date.fromisoformat(settings.model.date).strftime("%d %b %Y")
             variables = {"enable_thinking": settings.model.thinking, "date_string": today}
-            yield TransformersProgram(folder, hidden, variables)
+            yield TransformersProgram(folder, self._base.cfg.hidden, variables)
         else:
-            yield read_again(folder, self.reference_dtype, hidden, template_options(settings))
+            yield read_again(folder, template_options(settings))
 
     def description(self, name: str) -> tuple[str, list[str]]:
         lines = [
@@ -105,16 +105,12 @@ def _tensors(model: AbsorbedModel) -> list[Tensor]:
     ]
 
 
-def read_again(path: pathlib.Path, dtype: str, hidden: int, options: dict[str, Any]) -> OwnProgram:
-    """An absorbed model read by this program.
+def read_again(path: pathlib.Path, options: dict[str, Any]) -> OwnProgram:
+    """An absorbed model read by this program, which computes in float32 with the weights as stored.
 
     Args:
       path: a folder in Hugging Face layout, or a GGUF file.
-      dtype: to compute in.
-      hidden: width of the base's FFN.
       options: of the chat template, as for `load_model`.
     """
-    cfg, params, tokenizer = load_model(str(path), dtype=dtype, **options)
-    params = jax.tree.map(jnp.asarray, params)
-    base = {"params": without_units(params, hidden)}
-    return OwnProgram(cfg, {"params": params}, (cfg, base), tokenizer)
+    cfg, params, tokenizer = load_model(str(path), dtype="float32", **options)
+    return OwnProgram(cfg, widened({"params": params}), None, tokenizer)
