@@ -10,13 +10,14 @@ import jax
 
 from sleep_jax.errors import UnrecoverableError
 from sleep_jax.export import verify
-from sleep_jax.export.card import card
+from sleep_jax.export.card import card, is_verified, without_checks
 from sleep_jax.export.delta import DeltaExport
 from sleep_jax.export.gguf import GGUFExport
 from sleep_jax.export.hf import HuggingFaceExport
 from sleep_jax.export.options import Export, Options
 from sleep_jax.export.questions import questions_of
 from sleep_jax.export.run_model import RunModel
+from sleep_jax.export.serving import serving_lines
 from sleep_jax.runtime.progress import phase_progress
 
 FORMATS = {"hf": HuggingFaceExport, "gguf": GGUFExport, "delta": DeltaExport}
@@ -56,7 +57,9 @@ def export(workdir: str, folder: str, options: Options) -> verify.Verification |
         checked = None
         if options.questions:
             checked = _verified(model, exported, draft, options.questions)
-        text = card(model, options.to, *exported.description(target.name), checked)
+        how_to_use, facts = exported.description(target.name)
+        facts += _serving_facts(draft)
+        text = card(model, options.to, how_to_use, facts, checked)
         (draft / "README.md").write_text(text, encoding="utf-8")
     if checked and checked.problems:
         raise ExportRefused(
@@ -65,6 +68,39 @@ def export(workdir: str, folder: str, options: Options) -> verify.Verification |
         )
     draft.rename(target)
     return checked
+
+
+def is_exported(workdir: str, folder: str, options: Options) -> bool:
+    """Whether a folder is there already, with this export in it, verified.
+
+    Args:
+      workdir, folder, options: as for `export`.
+
+    Raises:
+      FileExistsError: it is there, and holds something else.
+      ValueError, OSError: as `export`.
+    """
+    target = pathlib.Path(folder).expanduser()
+    if not target.exists():
+        return False
+    model = RunModel.open(workdir)
+    how_to_use, facts = FORMATS[options.to](model, options).description(target.name)
+    facts += _serving_facts(target)
+    readme = target / "README.md"
+    written = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    expected = card(model, options.to, how_to_use, facts, None)
+    if without_checks(written) != without_checks(expected):
+        raise FileExistsError(
+            f"{target} exists, and is not this export of {workdir}; delete it, or give another "
+            "folder"
+        )
+    if not is_verified(written):
+        raise FileExistsError(f"{target} exists, but was not verified; delete it")
+    return True
+
+
+def _serving_facts(folder: pathlib.Path) -> list[str]:
+    return [x for line in serving_lines(folder) for x in ("", f"{line}.")]
 
 
 @contextlib.contextmanager
