@@ -72,8 +72,9 @@ def test_export_to_hf_writes_a_card(family_run, tmp_path):
     assert exported(family_run, tmp_path / "x", "--to=hf", "--questions=0") == 0
     text = (tmp_path / "x" / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: transformers\n")
-    for words in (TITLE, "Served by vLLM and SGLang on 1, 2 or 4 devices", "| after dreaming | 50 % | 9.50 |", "128, 8 of the memory, and 120 zero",
-                  "- It was not verified.", "`memory.ranks = [4]`"):  # fmt: skip
+    sizes = "Served by vLLM and SGLang on 1, 2 or 4 devices (tensor parallel)"
+    for words in (TITLE, "| after dreaming | 50 % | 9.50 |", "128, 8 of the memory, and 120 zero",
+                  "- It was not verified.", "`memory.ranks = [4]`", sizes):  # fmt: skip
         assert words in text, words
 
 
