@@ -3,9 +3,9 @@
 import dataclasses
 import sys
 
-import huggingface_hub
 import pytest
 from hub_server import hub_server
+from huggingface_hub import constants
 from slept_run import write_slept_run
 
 from sleep_jax.export.push import Repository
@@ -22,9 +22,9 @@ ACCEPTED = Verification(
 def hub(monkeypatch, tmp_path):
     """The repositories of a stand-in, to which the client writes with a token that may."""
     monkeypatch.setenv("HF_TOKEN", "hf_write")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
     with hub_server() as (address, repositories):
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
         yield repositories
 
 
@@ -64,7 +64,7 @@ def test_push_commits_the_verified_folder(run, hub, verified, tmp_path, capsys):
     assert repository.files == files_of(folder) | {".gitattributes": b""}
     assert repository.commits == ["Export of a run of sleep_jax, as delta"]
     shown = capsys.readouterr().out.splitlines()[-1]
-    address = f"{huggingface_hub.constants.ENDPOINT}/sleeper/night"
+    address = f"{constants.ENDPOINT}/sleeper/night"
     assert shown == f"pushed: {address} (private), commit {1:040x}"
 
 
@@ -127,7 +127,7 @@ def test_push_without_permission_says_what_to_do(
 
 
 def test_push_without_a_network_says_so(run, hub, verified, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert pushed(run, tmp_path / "delta") == 1
     error = capsys.readouterr().err
     assert "the Hub did not take it (" in error and "when there is a network" in error
