@@ -107,7 +107,7 @@ def hub_errors_in_words(name: str) -> Iterator[None]:
         yield
     except PermissionError:
         raise
-    except (HTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError) as error:
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

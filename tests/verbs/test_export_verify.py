@@ -56,6 +56,7 @@ def test_reversed_units_change_the_order_of_sums_alone(logits):
     [
         (other(0.25, 0.125), "bfloat16", []),
         (other(0.26, 0.125), "bfloat16", ["0.26 nats a token from the run's, more than 0.25"]),
+        (other(0.26, 0.125), "BF16", ["0.26 nats a token from the run's, more than 0.25"]),
         (other(0.26, 0.125), "Q8_0", []),
         (other(0.6, 0.125), "Q4_0", ["0.6 nats a token from the run's, more than 0.5"]),
         (other(float("nan")), "float32", ["nan nats a token"]),
