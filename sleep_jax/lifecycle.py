@@ -52,7 +52,8 @@ def init_run_state(experiment: Experiment) -> RunState:
     """The state before the first phase: the initial memory changes no output."""
     cfg = experiment.cfg
     key = jax.random.key(experiment.config.seed)
-    memory, slots = init_memory(key, cfg.memory, layers=cfg.layers, width=cfg.width)
+    shape = {"layers": cfg.layers, "width": cfg.width, "hidden": cfg.hidden}
+    memory, slots = init_memory(key, cfg.memory, **shape)
     memory = place(memory, "memory")
     state = MemoryState(memory, place(slots, "slots"))
     learns = any(level.learning_rate for level in cfg.memory.levels)
@@ -190,7 +191,8 @@ def _with_new_slots(experiment: Experiment, run: RunState) -> RunState:
 
     def grow(state: MemoryState) -> MemoryState:
         memory, slots = to_host((state.memory, state.slots))
-        memory, slots = jax.tree.map(jnp.asarray, grown(key, cfg.memory, memory, slots, cfg.width))
+        more = grown(key, cfg.memory, memory, slots, cfg.width, cfg.hidden)
+        memory, slots = jax.tree.map(jnp.asarray, more)
         return state.replace(memory=place(memory, "memory"), slots=place(slots, "slots"))
 
     return RunState(**{name: grow(x) for name, x in run.arrays.items()}, record=run.record)

@@ -239,6 +239,10 @@ def test_unknown_field_of_a_preset_is_compared_with_none_that_is_unlike_it():
             "dreaming.restart='base' with memory.on_full='reuse'",
         ),
         (
+            {"memory.expert": "lora", "seeding.null_space": 0.5},
+            "seeding.null_space=0.5 with memory.expert='lora': .*; set seeding.null_space=0, or",
+        ),
+        (
             {f"study.{x}": 0 for x in ("recitations", "completions", "questions", "rehearsals")},
             "study.questions=0, study.rehearsals=0 leave a night nothing to learn; set one",
         ),

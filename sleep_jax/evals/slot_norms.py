@@ -28,7 +28,11 @@ def slot_norms(
 
     Returns:
       float [S] by level; 0 for slots that are not active. Levels without slots are left out.
+
+    Raises:
+      ValueError: as `check_slots_have_outputs`.
     """
+    check_slots_have_outputs(cfg.memory)
     tokens = [*prompt, *reply]
     row, mask = pad([tokens], bucket(len(tokens)))
     scored = np.zeros(row.shape, bool)
@@ -36,6 +40,19 @@ def slot_norms(
     norms = _summed_norms(cfg, variables, row, mask, scored)
     count = len(reply) * len(cfg.memory.carriers(cfg.layers))
     return {level: np.asarray(total) / count for level, total in norms.items()}
+
+
+def check_slots_have_outputs(memory: MemoryConfig) -> None:
+    """Checks that each slot adds something of its own to the residual stream.
+
+    Raises:
+      ValueError: they act within the FFN, where what they do cannot be told apart.
+    """
+    if memory.expert == "lora":
+        raise ValueError(
+            "memory.expert='lora' acts within the FFN, so what each slot adds cannot be told "
+            "apart; ask without --slots"
+        )
 
 
 @functools.partial(jax.jit, static_argnames="cfg")

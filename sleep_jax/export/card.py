@@ -16,7 +16,7 @@ from sleep_jax.report.headline import headline
 from sleep_jax.runtime.workdir import flat_config
 
 _HUB = r"[\w-][\w.-]*/[\w.-]+"
-LIBRARIES = {"hf": "transformers", "gguf": "gguf", "delta": "sleep_jax"}
+LIBRARIES = {"hf": "transformers", "gguf": "gguf", "delta": "sleep_jax", "peft": "peft"}
 _CHECKS, _SETTINGS = "## This export", "## Settings"
 _UNVERIFIED, _REFUSED = "- It was not verified.", "- It was refused:"
 _PERCENT = ("questions", "chance", "paraphrases")
@@ -36,6 +36,7 @@ def card(
     """
     record, settings = model.checkpoint.record["run"], model.base.settings
     nights = len([x for x in record["phases"] if x.startswith("consolidate")])
+    is_merged = to == "hf" and settings.memory.expert == "lora"
     name = settings.model.name.rstrip("/").rpartition("/")[2]
     lines = ["---", *_front_matter(settings.model.name, to), "---", "", f"# {name}, having slept"]
     lines += [
@@ -43,7 +44,8 @@ def card(
         f"{name} read the documents below and consolidated them in {nights} "
         f"night{'s' if nights > 1 else ''} into memory slots, by [Knowledge Seeding and "
         "dreaming](https://arxiv.org/abs/2606.03979), with sleep_jax "
-        f"{importlib.metadata.version('sleep_jax')}. The weights of the base are unchanged.",
+        f"{importlib.metadata.version('sleep_jax')}. The weights of the base are "
+        f"{'the sum of what they were and of the slots' if is_merged else 'unchanged'}.",
         "",
         *facts,
         "",
@@ -82,8 +84,13 @@ def is_verified(text: str) -> bool:
     return not any(line.startswith((_UNVERIFIED, _REFUSED)) for line in text.splitlines())
 
 
+def base_name(name: str) -> str:
+    """The name of a base on the Hub; of one that is not there, `model.name` as it is."""
+    return next((x.hub for x in PACKAGED if name in (x.name, x.hub)), name)
+
+
 def _front_matter(name: str, to: str) -> list[str]:
-    hub = next((x.hub for x in PACKAGED if name in (x.name, x.hub)), name)
+    hub = base_name(name)
     is_hub = re.fullmatch(_HUB, hub) and not pathlib.Path(hub).exists()
     base = [f"base_model: {hub}"] if is_hub else []
     return [*base, f"library_name: {LIBRARIES[to]}", "tags:", "- sleep_jax"]

@@ -15,12 +15,18 @@ from sleep_jax.export.delta import DeltaExport
 from sleep_jax.export.gguf import GGUFExport
 from sleep_jax.export.hf import HuggingFaceExport
 from sleep_jax.export.options import Export, Options
+from sleep_jax.export.peft import PeftExport
 from sleep_jax.export.questions import questions_of
 from sleep_jax.export.run_model import RunModel
 from sleep_jax.export.serving import serving_lines
 from sleep_jax.runtime.progress import phase_progress
 
-FORMATS = {"hf": HuggingFaceExport, "gguf": GGUFExport, "delta": DeltaExport}
+FORMATS = {
+    "hf": HuggingFaceExport,
+    "gguf": GGUFExport,
+    "delta": DeltaExport,
+    "peft": PeftExport,
+}
 
 
 class ExportRefused(UnrecoverableError):
@@ -131,7 +137,9 @@ def _verified(
         run = verify.answers_of(program, questions, longest, None, bar.advance)
         del program
         if not exported.has_base:
-            run = verify.with_rounding(run, verify.rounded_run(model, exported.precision))
+            run = verify.with_rounding(
+                run, verify.rounded_run(model, exported.precision, exported.is_merged)
+            )
         _free()
         with exported.program(draft) as program:
             other = verify.answers_of(program, questions, longest, run, bar.advance)

@@ -4,19 +4,28 @@ import contextlib
 import datetime
 import json
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from sleep_jax.config import RunConfig
 from sleep_jax.experiment import template_options
 from sleep_jax.export.options import Options, widths
-from sleep_jax.export.programs import OwnProgram, Program, TransformersProgram
-from sleep_jax.export.run_model import RunModel
+from sleep_jax.export.programs import (
+    OwnProgram,
+    Program,
+    ProgramBesideBase,
+    TransformersProgram,
+)
+from sleep_jax.export.run_model import Base, RunModel
 from sleep_jax.export.verify import widened
 from sleep_jax.interop import huggingface
+from sleep_jax.interop.absorb import Units
 from sleep_jax.interop.absorbed_model import AbsorbedModel
 from sleep_jax.interop.load import load_model
+from sleep_jax.interop.low_rank import MergedModel
 from sleep_jax.interop.safetensors import SafetensorsFolder
 from sleep_jax.interop.safetensors_writer import DTYPES, Tensor, write_shards
 from sleep_jax.interop.tokenizer import Tokenizer
@@ -28,27 +37,32 @@ class HuggingFaceExport:
 
     def __init__(self, model: RunModel, options: Options):
         self._base, self._shard_bytes = model.base, options.shard_bytes
-        self._absorbed = model.absorbed(options.pad)
+        self.is_merged = model.base.cfg.memory.expert == "lora"
+        self._written = model.merged() if self.is_merged else model.absorbed(options.pad)
         run_dtype = np.dtype(model.base.cfg.dtype).name
         self.precision = options.dtype or run_dtype
         self.reference_dtype = "float32" if self.precision == "float32" else run_dtype
-        self.size = self._absorbed.numbers * DTYPES[self.precision][0].itemsize
-        self.tensors = len(_tensors(self._absorbed))
+        self.size = self._written.numbers * DTYPES[self.precision][0].itemsize
+        self.tensors = len(_tensors(self._written))
         self.has_base = TransformersProgram.is_installed()
 
     def write(self, folder: pathlib.Path, on_tensor: Callable[[], None]) -> None:
         tokenizer, how = self._base.tokenizer, (self.precision, self._shard_bytes)
-        write_hugging_face(folder, self._absorbed, tokenizer, *how, on_tensor)
+        write_hugging_face(folder, self._written, tokenizer, *how, on_tensor)
 
     @contextlib.contextmanager
     def program(self, folder: pathlib.Path) -> Iterator[Program]:
-        settings = self._base.settings
-        if self.has_base:
-            today = datetime.date.fromisoformat(settings.model.date).strftime("%d %b %Y")
-            variables = {"enable_thinking": settings.model.thinking, "date_string": today}
-            yield TransformersProgram(folder, self._base.cfg.hidden, variables)
-        else:
+        hidden, settings = self._base.cfg.hidden, self._base.settings
+        if not self.has_base:
             yield read_again(folder, template_options(settings))
+            return
+        how = (hidden, template_variables(settings))
+        program = TransformersProgram(folder, *how)
+        if not self.is_merged:
+            yield program
+            return
+        with written_base(self._base, folder, self.reference_dtype) as base:
+            yield ProgramBesideBase(program, TransformersProgram(base, *how))
 
     def description(self, name: str) -> tuple[str, list[str]]:
         lines = [
@@ -59,12 +73,38 @@ class HuggingFaceExport:
             f'model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto")',
             "```",
         ]
-        return "\n".join(lines), [widths(self._absorbed, self.precision)]
+        if isinstance(self._written, AbsorbedModel):
+            return "\n".join(lines), [widths(self._written, self.precision)]
+        rank = self._written.adapter.rank
+        fact = f"Terms of rank {rank} are merged into the FFNs, stored as {self.precision}."
+        return "\n".join(lines), [fact]
+
+
+def template_variables(settings: RunConfig) -> dict[str, Any]:
+    """The variables of the chat template that transformers is given."""
+    today = datetime.date.fromisoformat(settings.model.date).strftime("%d %b %Y")
+    return {"enable_thinking": settings.model.thinking, "date_string": today}
+
+
+@contextlib.contextmanager
+def written_base(base: Base, folder: pathlib.Path, dtype: str) -> Iterator[pathlib.Path]:
+    """A base as it is, in Hugging Face layout, in a folder that is deleted afterwards.
+
+    Args:
+      base: of a run.
+      folder: in which the other is made.
+      dtype: of the weights, a key of `DTYPES`.
+    """
+    model = AbsorbedModel(base.cfg, base.weights, Units((), 0, 0, base.cfg.width))
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        path = pathlib.Path(made)
+        write_hugging_face(path, model, base.tokenizer, dtype, Options("hf").shard_bytes)
+        yield path
 
 
 def write_hugging_face(
     folder: pathlib.Path,
-    model: AbsorbedModel,
+    model: AbsorbedModel | MergedModel,
     tokenizer: Tokenizer,
     dtype: str,
     shard_bytes: int,
@@ -97,7 +137,7 @@ def write_hugging_face(
     write_tokenizer(tokenizer, folder, source, model.cfg.max_position)
 
 
-def _tensors(model: AbsorbedModel) -> list[Tensor]:
+def _tensors(model: AbsorbedModel | MergedModel) -> list[Tensor]:
     return [
         Tensor(name, leaf.shape, lambda leaf=leaf, i=i: model.rows(leaf, i))
         for leaf in model.leaves

@@ -20,8 +20,8 @@ class Options:
     """How to export.
 
     Attributes:
-      to: `hf`, `gguf` or `delta`.
-      dtype: of hf: float32, bfloat16 or float16; "": the run's.
+      to: `hf`, `gguf`, `delta` or `peft`.
+      dtype: of hf and peft: float32, bfloat16 or float16; "": the run's.
       type: of gguf, one of `TYPES`; "": `base` where the base is a GGUF file, else `Q8_0`.
       pad: the FFN's width becomes a multiple of it.
       shard_bytes: most of a safetensors file.
@@ -45,6 +45,7 @@ class Export(Protocol):
     reference_dtype: str  # that the run computes in when it is compared
     size: int  # bytes that it takes while it is made, about
     has_base: bool  # whether `program` has the base too, for the noise floor
+    is_merged: bool  # whether memory is added to the base's matrices, which rounds these anew
 
     def write(self, folder: pathlib.Path, on_tensor: Callable[[], None]) -> None:
         """Writes all but the card into a folder; calls `on_tensor` `tensors` times."""

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -181,6 +182,44 @@ class TransformersProgram:
             for down, columns in zip(downs, kept):
                 down[:, self._hidden :] = columns
         return scores
+
+
+class PeftProgram(TransformersProgram):
+    """PEFT on transformers; attributes and methods as of `TransformersProgram`."""
+
+    def __init__(self, base: pathlib.Path, adapter: pathlib.Path, options: dict[str, Any]):
+        """Loads the folders of a base, in Hugging Face layout, and of an adapter."""
+        import peft
+
+        super().__init__(base, 0, options)
+        self.name = f"peft {peft.__version__}, {self.name}"
+        with warnings.catch_warnings(action="ignore"):  # of what PEFT calls in transformers
+            self._model = peft.PeftModel.from_pretrained(self._model, adapter).eval()
+
+    @staticmethod
+    def is_installed() -> bool:
+        return TransformersProgram.is_installed() and bool(importlib.util.find_spec("peft"))
+
+    def base_log_probs(self, prompts, replies):
+        with self._model.disable_adapter():
+            return self.log_probs(prompts, replies)
+
+
+class ProgramBesideBase:
+    """A program whose base is loaded apart, since its own weights are changed.
+
+    Attributes:
+      name: of it.
+    """
+
+    def __init__(self, program: Program, base: Program):
+        """Takes the programs of a model and of its base."""
+        self.name, self._base = program.name, base
+        self.prompts, self.replies = program.prompts, program.replies
+        self.log_probs = program.log_probs
+
+    def base_log_probs(self, prompts, replies):
+        return self._base.log_probs(prompts, replies)
 
 
 class LlamaCppProgram:

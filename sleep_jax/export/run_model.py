@@ -16,6 +16,7 @@ from sleep_jax.interop.absorb import Units, units_of
 from sleep_jax.interop.absorbed_model import AbsorbedModel
 from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.load import open_model
+from sleep_jax.interop.low_rank import Adapter, MergedModel, adapter_of
 from sleep_jax.interop.tensors import ParamsInMemory, WeightsFile, read_params
 from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.interop.tokenizer import Tokenizer
@@ -155,6 +156,14 @@ class RunModel:
         """Its base with the memory absorbed; errors as of `units_of`."""
         return AbsorbedModel(self.base.cfg, self.base.weights, self.units(pad))
 
+    def adapter(self) -> Adapter:
+        """Its memory as one LoRA adapter; errors as of `adapter_of`."""
+        return adapter_of(self.base.cfg, self.slots, self.expert)
+
+    def merged(self) -> MergedModel:
+        """Its base with that adapter merged into the matrices."""
+        return MergedModel(self.base.cfg, self.base.weights, self.adapter())
+
     def memory(self) -> dict[str, Any]:
         """The `memory` and `slots` collections, as the checkpoint has them."""
         return {"memory": {"layers": self.checkpoint.restore(MEMORY)}, "slots": self.slots}
@@ -167,9 +176,11 @@ class RunModel:
 def empty_memory(cfg: DecoderConfig) -> dict[str, Any]:
     """The collections `memory` and `slots` of a decoder, all zeros, as numpy arrays."""
     shapes = jax.eval_shape(
-        lambda key: init_memory(key, cfg.memory, layers=cfg.layers, width=cfg.width)[0],
+        lambda key: init_memory(
+            key, cfg.memory, layers=cfg.layers, width=cfg.width, hidden=cfg.hidden
+        )[0],
         jax.random.key(0),
     )
-    _, slots = init_memory(jax.random.key(0), cfg.memory, layers=cfg.layers, width=1)
+    _, slots = init_memory(jax.random.key(0), cfg.memory, layers=cfg.layers, width=1, hidden=1)
     memory = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     return {"memory": memory, "slots": jax.tree.map(np.array, slots)}

@@ -33,6 +33,7 @@ FLOATS = {  # by the names of NumPy and of GGUF
     **{"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16},
     **{"F32": jnp.float32, "BF16": jnp.bfloat16, "F16": jnp.float16},
 }
+MERGED = 1.1  # no power of two: what it scales is rounded anew
 MOST_SCORED = 40  # replies whose tokens are scored
 BASES = "the base without memory in the same two programs"
 REROUNDED = "the run beside itself, rounded as stored and summed in another order"
@@ -217,13 +218,26 @@ def exact_run(model: RunModel, dtype: str) -> OwnProgram:
     return _in_float32(model, {"params": params, **model.memory()})
 
 
-def rounded_run(model: RunModel, precision: str) -> OwnProgram:
+def rounded_run(model: RunModel, precision: str, is_merged: bool = False) -> OwnProgram:
     """What rounding costs `exact_run`: every weight is rounded to the precision of an export
     (quantized ones are not), and FFNs sum over their hidden units in reverse order.
+
+    Args:
+      model: the run.
+      precision: of the export.
+      is_merged: the export has the memory in the base's FFN matrices, which may be rounded already
+        as they are: they are rounded at another scale, and the memory is not.
     """
     variables = {"params": model.base.params("float32", None), **model.memory()}
-    rounded = jax.tree.map(lambda x: _rounded(x, precision), variables)
-    return _in_float32(model, {**rounded, "params": reversed_units(rounded["params"])})
+
+    def rounded(path, x):
+        if not is_merged:
+            return _rounded(x, precision)
+        keys = {key.key for key in path}
+        return x if "memory" in keys else _rounded(x, precision, MERGED if "mlp" in keys else 1.0)
+
+    changed = jax.tree_util.tree_map_with_path(rounded, variables)
+    return _in_float32(model, {**changed, "params": reversed_units(changed["params"])})
 
 
 def reversed_units(params: dict) -> dict:
@@ -239,9 +253,9 @@ def reversed_units(params: dict) -> dict:
     return {name: of_stack(x) if "mlp" in x else x for name, x in params.items()}
 
 
-def _rounded(x, precision: str):
+def _rounded(x, precision: str, scale: float = 1.0):
     is_rounded = precision in FLOATS and jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(FLOATS[precision]).astype(x.dtype) if is_rounded else x
+    return (x * scale).astype(FLOATS[precision]).astype(x.dtype) / scale if is_rounded else x
 
 
 def _in_float32(model: RunModel, variables: dict) -> OwnProgram:

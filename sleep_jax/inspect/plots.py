@@ -54,17 +54,18 @@ def slots(levels: Sequence[LevelSlots], leaf: str = "down") -> Figure:
 
     Args:
       levels: of `memory.slots`.
-      leaf: name of the matrix.
+      leaf: name of the matrix; of `lora` experts, where there is none of this name, `LEAF_b`.
     """
     shown = [level for level in levels if level.capacity]
     figure, all_axes = plt.subplots(
         len(shown), 1, figsize=(9, 1 + 1.1 * len(shown)), squeeze=False, layout="constrained"
     )
     for axes, level in zip(all_axes[:, 0], shown):
-        norms = level.norms.get(leaf, np.full(level.active.shape, np.nan))
+        name = f"{leaf}_b" if f"{leaf}_b" in level.norms else leaf
+        norms = level.norms.get(name, np.full(level.active.shape, np.nan))
         image = axes.imshow(norms.T, aspect="auto", cmap="viridis", interpolation="nearest")
         axes.set(xlabel="layer", ylabel="slot", yticks=range(level.capacity))
-        axes.set_title(f"level {level.level}: |{leaf}| of {level.used} of {level.capacity} slots")
+        axes.set_title(f"level {level.level}: |{name}| of {level.used} of {level.capacity} slots")
         if level.used:
             figure.colorbar(image, ax=axes)
     return _finished(figure)

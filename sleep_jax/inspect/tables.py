@@ -59,21 +59,22 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
 
 
 def slots(levels: Sequence[LevelSlots]) -> Tables:
-    """Of `memory.slots`: mean norms over the layers, and `down` layer by layer."""
+    """Of `memory.slots`: mean norms over the layers, and layer by layer of `down`, or `down_b`."""
     for level in levels:
         names = list(level.norms or level.wake)
+        output = "down" if "down" in names else "down_b"
         shown = {f"slot {i}": {n: x[:, i] for n, x in level.norms.items()} for i in level.indices}
         shown |= {"wake": level.wake} if level.wake else {}
         rows = [
             (
                 name,
                 *(float(np.nanmean(norms[n])) if n in norms else "" for n in names),
-                sparkline(norms["down"]),
+                sparkline(norms[output]),
             )
             for name, norms in shown.items()
         ]
         title = f"Level {level.level}: {level.used} of {level.capacity} slots in use"
-        yield title, ("", *(f"|{n}|" for n in names), "|down| from the first layer up"), rows
+        yield title, ("", *(f"|{n}|" for n in names), f"|{output}| from the first layer up"), rows
 
 
 def curves(phases: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Tables:

@@ -24,6 +24,8 @@ _REASONS = {
     "router": "its gates depend on the token",
     "layout": "each level changes what the next one sees",
     "expert": "it has no gated units",
+    "lora": "its terms change the base's own matrices, which --to=hf merges and --to=peft leaves "
+    "beside them",
 }
 _ABSORBED = {"router": "none", "layout": "parallel", "expert": "swiglu"}
 
@@ -36,8 +38,9 @@ def check_absorbable(memory: MemoryConfig) -> None:
     """
     for field, wanted in _ABSORBED.items():
         if (value := getattr(memory, field)) != wanted:
+            reason = _REASONS.get(value, _REASONS[field])
             raise ValueError(
-                f"memory.{field}={value!r} cannot be absorbed into an FFN: {_REASONS[field]}; take "
+                f"memory.{field}={value!r} cannot be absorbed into an FFN: {reason}; take "
                 f"the slots as they are with --to=delta, or make a run with memory.{field}="
                 f"{wanted!r}"
             )

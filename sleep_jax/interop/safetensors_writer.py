@@ -75,7 +75,7 @@ def write_shards(
     names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
     names = names if count > 1 else ["model.safetensors"]
     for name, shard in zip(names, shards):
-        _write(folder / name, shard, dtype, on_tensor)
+        write_file(folder / name, shard, dtype, on_tensor)
     if count > 1:
         total = sum(math.prod(tensor.shape) for tensor in tensors) * stored.itemsize
         weight_map = {x.name: name for name, shard in zip(names, shards) for x in shard}
@@ -84,7 +84,13 @@ def write_shards(
     return names
 
 
-def _write(path: pathlib.Path, tensors: Sequence[Tensor], dtype: str, on_tensor) -> None:
+def write_file(
+    path: pathlib.Path,
+    tensors: Sequence[Tensor],
+    dtype: str,
+    on_tensor: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes tensors as one file; arguments and errors as of `write_shards`."""
     stored, kind = DTYPES[dtype]
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for tensor in tensors:

@@ -7,7 +7,7 @@ from sleep_jax.settings import Settings, columns, setting
 
 UNITS = ("tokens", "updates", "episodes")
 LAYOUTS = ("parallel", "chain")
-EXPERTS = ("swiglu", "bottleneck")
+EXPERTS = ("swiglu", "bottleneck", "lora")
 ROUTERS = ("none", "sigmoid")
 ROUTER_KEYS = ("mean", "contrast")
 POLICIES = ("error", "skip", "merge", "reuse")
@@ -63,7 +63,8 @@ class MemoryConfig(Settings, section="memory"):
     The choices:
       unit: `tokens` of the stream, `updates` (gradients of `stride` tokens each) or `episodes`.
       layout: `parallel` adds all levels to the FFN's output; `chain` runs them one after the other.
-      expert: `swiglu`, (silu(h G) * (h U)) D, or `bottleneck`, silu(h A) B.
+      expert: `swiglu`, (silu(h G) * (h U)) D, or `bottleneck`, silu(h A) B, beside the FFN; or
+        `lora`, A B added to each matrix of the FFN, for one level that is not routed.
       router: `none`, every active slot is on, or `sigmoid`, each is scaled by its gate.
       router_key: `mean`, the mean hidden state of what the slot will learn from, or `contrast`, the
         direction that best tells what is new of it from what was known.
@@ -105,8 +106,26 @@ class MemoryConfig(Settings, section="memory"):
                 f"memory.router_key={self.router_key!r} needs a router that has keys; set "
                 "memory.router='sigmoid' or memory.router_key='mean'"
             )
+        if self.expert == "lora":
+            self._check_lora()
         for number, level in enumerate(self.levels, start=1):
             self._check(number, level)
+
+    def _check_lora(self):
+        """Checks what terms within the FFN can be combined with."""
+        for field, wanted in (("layout", "parallel"), ("router", "none")):
+            if (value := getattr(self, field)) != wanted:
+                raise ValueError(
+                    f"memory.{field}={value!r} with memory.expert='lora', whose terms are part of "
+                    f"the FFN's own matrices; set memory.{field}={wanted!r}, or another "
+                    "memory.expert"
+                )
+        if self.depth > 1:
+            periods = tuple(level.period for level in self.levels)
+            raise ValueError(
+                f"memory.periods={periods} with memory.expert='lora', which has no wake weights "
+                "to learn by day; give one level, memory.periods=(0,), or another memory.expert"
+            )
 
     def _check(self, number: int, level: LevelConfig):
         """Checks a level against its neighbours."""

@@ -2,7 +2,9 @@
 `slots` collections (paper 3.2).
 
 `memory["layers"]["level_l"]` holds experts/{gate, up [layers, S, d, r], down [layers, S, r, d]}
-and, above the slowest level, wake/{gate, up [layers, d, r], down [layers, r, d]};
+and, above the slowest level, wake/{gate, up [layers, d, r], down [layers, r, d]}; with
+`memory.expert="lora"` experts/{gate_a, up_a [layers, S, d, r], gate_b, up_b [layers, S, r, f],
+down_a [layers, S, f, r], down_b [layers, S, r, d]}, where f is the width of the FFN;
 `slots["layers"]["level_l"]` holds carries, bool [layers]: which layers have memory, and, where the
 level has slots, active, bool [layers, S]; no array is empty, since Orbax stores none of size zero.
 A slot is the pytree of one entry of the bank in every layer: what one consolidation unlocks, and
@@ -18,6 +20,8 @@ from sleep_jax.memory.memory_config import MemoryConfig
 
 INITIAL_BIAS = 3.0  # of a router's gate: sigmoid(3) = 0.95
 ROUTING = ("key", "bias")
+FFN = ("gate", "up", "down")  # matrices of the base's FFN, to each of which `lora` adds A B
+OUTPUT_SIDE = ("down", *(f"{name}_b" for name in FFN))  # leaves that are 0 initially
 
 
 class SlotsExhausted(UnrecoverableError):
@@ -37,7 +41,9 @@ class SlotsExhausted(UnrecoverableError):
         self.level, self.capacity = level, capacity
 
 
-def init_expert(rng, memory: MemoryConfig, level: int, width: int, stack=(), routed=False):
+def init_expert(
+    rng, memory: MemoryConfig, level: int, width: int, stack=(), routed=False, hidden: int = 0
+):
     """Initial low-rank weights, which add nothing: A ~ N(0, 1/d), B = 0.
 
     Args:
@@ -47,8 +53,11 @@ def init_expert(rng, memory: MemoryConfig, level: int, width: int, stack=(), rou
       width: d.
       stack: leading axes, e.g. (layers, S).
       routed: with the router's key [*stack, d] and bias [*stack].
+      hidden: f, width of the FFN; `memory.expert="lora"` alone needs it.
     """
     r = memory.level(level).rank
+    if memory.expert == "lora":
+        return _init_lora(rng, r, width, hidden, stack)
     projections = ("gate", "up") if memory.expert == "swiglu" else ("gate",)
     normal = jax.random.normal(rng, (len(projections), *stack, width, r)) * width**-0.5
     leaves = dict(zip(projections, normal)) | {"down": jnp.zeros((*stack, r, width))}
@@ -57,23 +66,36 @@ def init_expert(rng, memory: MemoryConfig, level: int, width: int, stack=(), rou
     return leaves
 
 
-def init_level(rng, memory: MemoryConfig, level: int, width: int, stack=()):
+def _init_lora(rng, rank: int, width: int, hidden: int, stack):
+    """A ~ N(0, 1 / its inputs) and B = 0 for each matrix of the FFN (Hu et al., 2021)."""
+    if not hidden:
+        raise ValueError("hidden=0: memory.expert='lora' needs the width of the FFN")
+    sides = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width)}
+    leaves = {}
+    for key, name in zip(jax.random.split(rng, len(FFN)), FFN):
+        inputs, outputs = sides[name]
+        leaves[f"{name}_a"] = jax.random.normal(key, (*stack, inputs, rank)) * inputs**-0.5
+        leaves[f"{name}_b"] = jnp.zeros((*stack, rank, outputs))
+    return leaves
+
+
+def init_level(rng, memory: MemoryConfig, level: int, width: int, stack=(), hidden: int = 0):
     """One level of the `memory` collection: its bank, and wake weights unless it is the slowest.
 
     Args:
-      rng, memory, level, width: as for `init_expert`.
+      rng, memory, level, width, hidden: as for `init_expert`.
       stack: leading axes, e.g. (layers,).
     """
     bank, wake = jax.random.split(rng)
     leaves = {}
     if slots := memory.level(level).slots:
-        leaves["experts"] = init_expert(bank, memory, level, width, (*stack, slots), True)
+        leaves["experts"] = init_expert(bank, memory, level, width, (*stack, slots), True, hidden)
     if memory.has_wake(level):
         leaves["wake"] = init_expert(wake, memory, level, width, stack)
     return leaves
 
 
-def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
+def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int, hidden: int = 0):
     """The initial memory, which changes no output: no slot is active.
 
     Args:
@@ -81,6 +103,7 @@ def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
       memory: its config.
       layers: depth of the decoder; layers from the first carrier on are stacked.
       width: d.
+      hidden: as for `init_expert`.
 
     Returns:
       (memory, slots): the two collections.
@@ -90,7 +113,7 @@ def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
     carries = np.isin(np.arange(carriers[0], layers), carriers)
     levels = range(1, memory.depth + 1)
     weights = {
-        f"level_{n}": init_level(jax.random.fold_in(rng, n - 1), memory, n, width, (stack,))
+        f"level_{n}": init_level(jax.random.fold_in(rng, n - 1), memory, n, width, (stack,), hidden)
         for n in levels
     }
     slots = {f"level_{n}": {"carries": jnp.asarray(carries)} for n in levels}
@@ -100,7 +123,7 @@ def init_memory(rng, memory: MemoryConfig, *, layers: int, width: int):
     return {"layers": weights}, {"layers": slots}
 
 
-def grown(rng, config: MemoryConfig, memory, slots, width: int):
+def grown(rng, config: MemoryConfig, memory, slots, width: int, hidden: int = 0):
     """The memory with as many slots as a config has, of which it has fewer: banks get new ones at
     their end, in the initial form, and all others keep their bits.
 
@@ -109,6 +132,7 @@ def grown(rng, config: MemoryConfig, memory, slots, width: int):
       config: with at least as many slots of each level as the memory has.
       memory, slots: the collections, as arrays of the host.
       width: d.
+      hidden: as for `init_expert`.
 
     Returns:
       (memory, slots).
@@ -121,7 +145,7 @@ def grown(rng, config: MemoryConfig, memory, slots, width: int):
         if (count := level.slots - has) <= 0:
             continue
         key = jax.random.fold_in(jax.random.fold_in(rng, number), has)
-        new = init_expert(key, config, number, width, (layers, count), True)
+        new = init_expert(key, config, number, width, (layers, count), True, hidden)
         if bank:
             new = jax.tree.map(lambda x, y: np.concatenate([x, y], axis=1), bank, new)
         memory = _with(memory, number, experts=new)
@@ -182,8 +206,8 @@ def put_slot(memory, level: int, index, slot):
 
 
 def zeroed(slot):
-    """A slot, or wake weights, that change nothing: down = 0."""
-    return slot | {"down": jnp.zeros_like(slot["down"])}
+    """A slot, or wake weights, that change nothing: down = 0, or all B = 0."""
+    return slot | {name: jnp.zeros_like(slot[name]) for name in OUTPUT_SIDE if name in slot}
 
 
 def take_wake(memory):
@@ -204,8 +228,10 @@ def clear_experts(rng, config: MemoryConfig, memory, slots, level: int):
       (memory, slots).
     """
     if bank := memory["layers"][f"level_{level}"].get("experts"):
-        stack, width = bank["down"].shape[:2], bank["down"].shape[-1]
-        bank = init_expert(rng, config, level, width, stack, True)
+        down = bank["down_b" if "down_b" in bank else "down"]
+        hidden = bank["gate_b"].shape[-1] if "gate_b" in bank else 0
+        stack, width = down.shape[:2], down.shape[-1]
+        bank = init_expert(rng, config, level, width, stack, True, hidden)
         memory = _with(memory, level, experts=bank)
     return memory, without_slots(slots, level)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.models.experts import RANDOM_EXPERT, MemoryLevel, contribution
+from sleep_jax.models.experts import RANDOM_EXPERT, MemoryLevel, contribution, low_rank_terms
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
 from sleep_jax.models.mixer import get_mixer
 from sleep_jax.models.sharding import ROWS, constrain
@@ -22,16 +22,24 @@ COLLECTIONS = ("params", "memory", "slots", "lora", "cache", "intermediates")
 
 
 class MLP(nn.Module):
-    """The base FFN: (silu(h G) * (h U)) D, the oldest memory of the slowest level."""
+    """The base FFN: (silu(h G) * (h U)) D, the oldest memory of the slowest level. With low-rank
+    terms each matrix W of it is W + scale * A B."""
 
     cfg: DecoderConfig
 
     @nn.compact
-    def __call__(self, h):
-        """Maps [batch, time, d] to float32 [batch, time, d]."""
-        gate = Linear(self.cfg, self.cfg.hidden, name="gate")(h)
-        up = Linear(self.cfg, self.cfg.hidden, name="up")(h)
-        return Linear(self.cfg, self.cfg.width, name="down")(jax.nn.silu(gate) * up)
+    def __call__(self, h, terms=None):
+        """Maps [batch, time, d] to float32 [batch, time, d]; terms are of `low_rank_terms`."""
+
+        def linear(name, features, x):
+            y = Linear(self.cfg, features, name=name)(x)
+            if terms is None:
+                return y
+            low = matmul(x, terms[f"{name}_a"])
+            return y + self.cfg.memory.scale * matmul(low, terms[f"{name}_b"])
+
+        gate, up = (linear(name, self.cfg.hidden, h) for name in ("gate", "up"))
+        return linear("down", self.cfg.width, jax.nn.silu(gate) * up)
 
 
 class Block(nn.Module):
@@ -39,6 +47,8 @@ class Block(nn.Module):
 
     parallel   x <- x + F(Nx) + sum over levels M_l(Nx)
     chain      x <- x + M_1(Nx); ...; x <- x + M_{k-1}(Nx); x <- x + F(Nx) + M_k(Nx)     (Eq. 1)
+
+    A `lora` level is part of F.
 
     Attributes:
       cfg: the decoder.
@@ -67,8 +77,10 @@ class Block(nn.Module):
             for level in levels[:-1]:
                 x = x + contribution(cfg.memory, [level], norm(x))
             levels = levels[-1:]
-        h = norm(x)
-        x = x + MLP(cfg, name="mlp")(h)
+        h, terms = norm(x), None
+        if cfg.memory.expert == "lora":
+            terms, levels = low_rank_terms(levels, h), []
+        x = x + MLP(cfg, name="mlp")(h, terms)
         if levels:
             x = x + contribution(cfg.memory, levels, h)
         return on_mesh(x), None

@@ -4,6 +4,9 @@
     M(h) = scale * (wake(h) + sum over active slots s of gate_s(h) * expert_s(h))
     expert(h) = (silu(h G) * (h U)) D     or, as a bottleneck,     silu(h G) D
 
+or, with `memory.expert="lora"`, within it: W + scale * sum over active slots s of A_s B_s in place
+of each of its matrices W (`MLP`); that is nothing beside the FFN, and M(h) = 0.
+
 With a PRNG key named RANDOM_EXPERT, which only the writing of dreams passes, every routed bank adds
 one more of its slots for every token (paper 4, step 1).
 """
@@ -13,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.memory.memory_config import MemoryConfig
-from sleep_jax.memory.slots import ROUTING, init_level
+from sleep_jax.memory.slots import OUTPUT_SIDE, ROUTING, init_level
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.linear import matmul
 
@@ -120,14 +123,16 @@ class MemoryLevel(nn.Module):
 
         Returns:
           (wake, slots): its experts, each None where the level has none, or (weights, gates) as
-          for `expert`; all its slots are one expert of width S * r.
+          for `expert`; all its slots are one expert of width S * r. A `lora` expert's weights are
+          those of `MLP`.
         """
         memory, count = self.cfg.memory, self.cfg.memory.level(self.number).slots
         self.sow("intermediates", "input", h)
 
         def init(part):
             rng = self.make_rng("memory")
-            return init_level(rng, memory, self.number, self.cfg.width)[part]
+            widths = {"width": self.cfg.width, "hidden": self.cfg.hidden}
+            return init_level(rng, memory, self.number, **widths)[part]
 
         carries = self.variable("slots", "carries", jnp.ones, (), bool).value
         wake = slots = None
@@ -151,10 +156,12 @@ class MemoryLevel(nn.Module):
 
     def _bank(self, h, bank, active):
         """All slots concatenated into one expert, and the gates of its units."""
-        memory, d = self.cfg.memory, self.cfg.width
+        memory = self.cfg.memory
         units = self._masked({k: w for k, w in bank.items() if k not in ROUTING}, active)
         wide = {
-            leaf: w.reshape(-1, d) if leaf == "down" else w.transpose(1, 0, 2).reshape(d, -1)
+            leaf: w.reshape(-1, w.shape[-1])
+            if leaf in OUTPUT_SIDE
+            else w.transpose(1, 0, 2).reshape(w.shape[1], -1)
             for leaf, w in units.items()
         }
         if memory.router == "none":
@@ -166,6 +173,24 @@ class MemoryLevel(nn.Module):
         gates = route(h, key, bias, active, is_zero, memory.top_k, rng)
         self.sow("intermediates", "gates", gates)
         return wide, jnp.repeat(gates, memory.level(self.number).rank, axis=-1)
+
+
+def low_rank_terms(levels, h):
+    """A and B of the active slots of `lora` levels, side by side.
+
+    Args:
+      levels: modules `MemoryLevel`, at most one, as `MemoryConfig` checks.
+      h: normalised hidden states [batch, time, d], which the level records.
+
+    Returns:
+      {gate_a, up_a [d, R], gate_b, up_b [R, f], down_a [f, R], down_b [R, d]}, 0 where inactive;
+      None where there are no slots.
+    """
+    if not levels:
+        return None
+    [level] = levels
+    _, slots = level(h)
+    return None if slots is None else slots[0]
 
 
 def contribution(memory: MemoryConfig, levels, h):

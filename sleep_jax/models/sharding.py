@@ -38,8 +38,10 @@ RULES = (
     (r"params/.*/(q|k|v)/bias", ("tensor",)),
     (r"params/(.*/)?\w+_norm/scale", ()),
     # memory, and all trees of its form: a slot, moments, summed gradients.
-    (r"(memory|learner|wake)/(.*/)?(gate|up)", ("fsdp", None)),
-    (r"(memory|learner|wake)/(.*/)?down", (None, "fsdp")),
+    (r"(memory|learner|wake)/(.*/)?(gate|up)(_a)?", ("fsdp", None)),
+    (r"(memory|learner|wake)/(.*/)?down(_b)?", (None, "fsdp")),
+    (r"(memory|learner)/(.*/)?(gate|up)_b", (None, "tensor")),
+    (r"(memory|learner)/(.*/)?down_a", ("tensor", None)),
     (r"(memory|learner)/(.*/)?(key|bias)", ()),  # of the router, or a value head's
     (r"learner/(.*/)?(kernel|count|step|warmup|steps)", ()),
     (r"wake/moments/.*/(count|ns_coeffs)", ()),

@@ -119,7 +119,9 @@ def ask_again(
         experiment.cfg,
         teacher.of_known.variables,
         experiment.tokenizer,
-        earlier.draw_questions(studies, config.earlier_questions, key),
+        earlier.draw_questions(
+            studies, config.earlier_questions, key, is_answered=config.earlier_answers == "stored"
+        ),
         config,
         key,
         draw,

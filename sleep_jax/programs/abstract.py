@@ -44,7 +44,7 @@ def collections_of(config, cfg: DecoderConfig) -> dict[str, Any]:
     def init():
         rngs = {"params": jax.random.key(0), "memory": jax.random.key(1)}
         params = Decoder(cfg).init(rngs, jnp.zeros((1, 1), jnp.int32))["params"]
-        shape = {"layers": cfg.layers, "width": cfg.width}
+        shape = {"layers": cfg.layers, "width": cfg.width, "hidden": cfg.hidden}
         memory, slots = init_memory(rngs["memory"], cfg.memory, **shape)
         collections = {"params": params, "memory": memory, "slots": slots}
         collections["lora"] = init_lora(cfg, params, rngs["params"])

@@ -14,7 +14,7 @@ from sleep_jax.programs.calls import END, judged, repeated, sampled
 from sleep_jax.programs.program import Program, by_shape
 from sleep_jax.programs.sizes import PROMPT
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
-from sleep_jax.seeding.level_inputs import INPUT_ROWS
+from sleep_jax.seeding.level_inputs import INPUT_ROWS, input_calls
 from sleep_jax.seeding.null_space import leading_basis, max_rank, sum_outer_products
 from sleep_jax.seeding.rollout_buffer import fitting_dreams, rollout_widths
 from sleep_jax.seeding.rollout_scores import score_rows
@@ -154,8 +154,8 @@ def kept_out(
         return []
     rows, columns = INPUT_ROWS, seeding.shape.max_length
     args = (run.cfg, run.variables, first_receiver(run.cfg), *run.rows(rows, columns))
-    known = sum(e.is_known for e in exchanges)
-    calls = math.ceil(known / rows) + math.ceil((len(exchanges) - known) / rows)
+    groups = [[e for e in exchanges if e.is_known == is_known] for is_known in (True, False)]
+    calls = sum(input_calls(group, columns) for group in groups)
     moments, scalar = _moments(run, "moments", run.cfg.width), jax.ShapeDtypeStruct((), "float32")
     basis = (moments, moments, scalar, scalar)
     return [
@@ -183,7 +183,7 @@ def begun_as_sender(
     rows, columns = INPUT_ROWS, seeding.shape.max_length
     units = jax.eval_shape(lambda variables: units_of(variables, level - 1), run.variables)
     args = (run.cfg, run.variables, level - 1, units, *run.rows(rows, columns))
-    calls = math.ceil(sum(not e.is_known for e in exchanges) / rows)
+    calls = input_calls([e for e in exchanges if not e.is_known], columns)
     slot = jax.eval_shape(lambda memory: take_slot(memory, level, 0), run.variables["memory"])
     sizes = jax.eval_shape(unit_sizes, *args)
     return [

@@ -115,6 +115,6 @@ def zeroed_slot(cfg: DecoderConfig) -> dict:
     """Collections of an `initial_config` whose slot is inactive; {} without memory."""
     if not cfg.memory.levels:
         return {}
-    shape = {"layers": cfg.layers, "width": cfg.width}
+    shape = {"layers": cfg.layers, "width": cfg.width, "hidden": cfg.hidden}
     memory, slots = init_memory(jax.random.key(0), cfg.memory, **shape)
     return {"memory": memory, "slots": slots}

@@ -51,7 +51,7 @@ def known_basis(
       cfg, variables: the student, its new slot still without effect.
       level: that the slot belongs to.
       exchanges: what the night learns from; `Exchange.is_known` tells what was known before.
-      length: tokens that rows are padded to, and longer sequences cut to.
+      length: tokens of a row; longer sequences are cut to it.
       share: of the known inputs' energy, in [0, 1]; 0: none is kept out.
       spare: least share of the new inputs' energy that is left outside, in [0, 1].
 
@@ -77,24 +77,24 @@ def second_moments(
     [layers, d, d]; 0 of none."""
     layers = variables["memory"]["layers"][f"level_{level}"]["experts"]["gate"].shape[0]
     total = jnp.zeros((layers, cfg.width, cfg.width))
-    for tokens, mask in input_rows(exchanges, length):
-        total += sum_outer_products(cfg, variables, level, tokens, mask)
+    for tokens, segment_ids in input_rows(exchanges, length):
+        total += sum_outer_products(cfg, variables, level, tokens, segment_ids)
     return total
 
 
 @jax.jit(static_argnames=("cfg", "level"))
-def sum_outer_products(cfg: DecoderConfig, variables, level: int, tokens, mask):
+def sum_outer_products(cfg: DecoderConfig, variables, level: int, tokens, segment_ids):
     """h h^T of a level's inputs, summed over real tokens.
 
     Args:
       cfg, variables: the decoder.
       level: of its memory.
-      tokens, mask: int32 [rows, time]; the mask is 1 on real tokens.
+      tokens, segment_ids: int32 [rows, time]; segment 0 is padding.
 
     Returns:
       float32 [layers, d, d].
     """
-    h = level_inputs(cfg, variables, level, tokens, mask)
+    h = level_inputs(cfg, variables, level, tokens, segment_ids)
     moments = jnp.einsum("lbtd,lbte->lde", h, h, precision="highest")
     return constrain_tree({"moments": moments}, "null_space")["moments"]
 

@@ -35,15 +35,15 @@ def slot_from_sender(
       level: of the slot, at least 2.
       slot: as initialised.
       exchanges: what is new.
-      length: tokens that rows are padded to, and longer sequences cut to.
+      length: tokens of a row; longer sequences are cut to it.
 
     Returns:
       The slot with its gate, up and down replaced.
     """
     units = units_of(teacher, level - 1)
     sizes = jnp.zeros(units["down"].shape[:2])
-    for tokens, mask in input_rows(exchanges, length):
-        sizes += unit_sizes(cfg, teacher, level - 1, units, tokens, mask)
+    for tokens, segment_ids in input_rows(exchanges, length):
+        sizes += unit_sizes(cfg, teacher, level - 1, units, tokens, segment_ids)
     return slot | largest_units(units, sizes, slot)
 
 
@@ -66,10 +66,10 @@ def units_of(variables, level: int):
 
 
 @jax.jit(static_argnames=("cfg", "level"))
-def unit_sizes(cfg: DecoderConfig, variables, level: int, units, tokens, mask):
-    """The size of each unit of a level on the real tokens of int32 [rows, time]: float32
-    [layers, units]."""
-    h = level_inputs(cfg, variables, level, tokens, mask)
+def unit_sizes(cfg: DecoderConfig, variables, level: int, units, tokens, segment_ids):
+    """The size of each unit of a level on the tokens int32 [rows, time] of all segments but 0:
+    float32 [layers, units]."""
+    h = level_inputs(cfg, variables, level, tokens, segment_ids)
     activation = jax.nn.silu(jnp.einsum("lbtd,ldu->lbtu", h, units["gate"]))
     if "up" in units:
         activation *= jnp.einsum("lbtd,ldu->lbtu", h, units["up"])

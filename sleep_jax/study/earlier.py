@@ -19,16 +19,20 @@ from sleep_jax.study.self_study import Study
 from sleep_jax.study.study_config import StudyConfig
 
 
-def draw_questions(studies: Sequence[Study], count: int, rng) -> list[SelfQuestion]:
-    """At most `count` of the answered questions that were learnt on earlier days, without
-    replacement, each as likely as any other.
+def draw_questions(
+    studies: Sequence[Study], count: int, rng, *, is_answered: bool = False
+) -> list[SelfQuestion]:
+    """At most `count` of the questions that were learnt on earlier days, without replacement, each
+    as likely as any other.
 
     Args:
       studies: of these days.
       count: how many to draw.
       rng: PRNG key.
+      is_answered: only those with a recorded answer; others were learnt with the sentence that they
+        are about as the reply.
     """
-    learnt = [q for study in studies for q in study.learnt if q.answer]
+    learnt = [q for study in studies for q in study.learnt if q.answer or not is_answered]
     order = np.random.default_rng(np.asarray(jax.random.key_data(rng))).permutation(len(learnt))
     return [learnt[i] for i in order[:count]]
 
@@ -47,7 +51,7 @@ def ask_again(
     Args:
       cfg, variables, tokenizer: the teacher of what was known, whose greedy replies are learnt
         with `study.earlier_answers='before'`.
-      questions: answered ones, whose recorded answers are learnt with `'stored'`.
+      questions: with `'stored'` those whose recorded answers are learnt.
       study: the settings.
       rng: PRNG key.
       draw: as for `questions.write_questions`.

@@ -20,12 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "done.\n\n"
         "hf      safetensors, config, tokenizer and model card, for transformers, vLLM, SGLang\n"
         "gguf    one file for llama.cpp, Ollama, LM Studio\n"
-        "delta   the memory alone, to be loaded onto the base again by sleep_jax"
+        "delta   the memory alone, to be loaded onto the base again by sleep_jax\n"
+        "peft    the memory of a run with memory.expert='lora' as an adapter, for PEFT, vLLM"
     )
     parser.add_argument("folder", metavar="FOLDER", help="that is made")
     parser.add_argument("--to", required=True, choices=FORMATS, help="the format")
     parser.add_argument(
-        "--dtype", default="", choices=DTYPES, help="hf: of the weights [the run's]"
+        "--dtype", default="", choices=DTYPES, help="hf, peft: of the weights [the run's]"
     )
     parser.add_argument(
         "--type",

@@ -20,7 +20,7 @@ from types import ModuleType
 
 from sleep_jax.addresses import raising_store_errors
 from sleep_jax.cli.errors import exit_status, warning_in_one_line
-from sleep_jax.cli.interrupts import ending_quietly, is_reader_gone, loads_quietly
+from sleep_jax.cli.interrupts import ending_quietly, is_reader_gone
 from sleep_jax.cli.version import version
 from sleep_jax.errors import UnrecoverableError
 from sleep_jax.similar_name import similar_name
@@ -30,7 +30,10 @@ VERBS = {
     "chat": ("sleep_jax.verbs.chat", "a conversation with the model of a run"),
     "forget": ("sleep_jax.verbs.forget", "let a run forget days, or undo that"),
     "inspect": ("sleep_jax.verbs.inspect", "what a run did: its timeline, slots, curves, scores"),
-    "export": ("sleep_jax.verbs.export", "the model of a run for other tools: hf, gguf, delta"),
+    "export": (
+        "sleep_jax.verbs.export",
+        "the model of a run for other tools: hf, gguf, delta, peft",
+    ),
 }
 HELP = ("-h", "--help", "help")
 
@@ -48,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       SystemExit: after `--help`, wrong arguments or Ctrl-C, or where a verb ends with another
         status.
     """
-    loads_quietly()
     argv = [*(sys.argv[1:] if argv is None else argv)]
     if not argv or argv[0] not in VERBS:
         with ending_quietly():

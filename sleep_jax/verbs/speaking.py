@@ -5,7 +5,7 @@ import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from sleep_jax.evals.slot_norms import slot_norms
+from sleep_jax.evals.slot_norms import check_slots_have_outputs, slot_norms
 from sleep_jax.phases.day_slots import places_of_days, text_of, titles_of_day
 from sleep_jax.runtime.compiled_programs import keep_compiled_programs
 from sleep_jax.runtime.progress import printable, table
@@ -92,7 +92,8 @@ def load_speaker(arguments: argparse.Namespace) -> Speaker:
     """The speaker that a command line asks for.
 
     Raises:
-      ValueError, OSError: as `load_saved_run`; a number is out of its range.
+      ValueError, OSError: as `load_saved_run`; a number is out of its range; with --slots, as
+        `check_slots_have_outputs`.
     """
     sampling = {
         "max_new_tokens": arguments.max_tokens,
@@ -104,6 +105,8 @@ def load_speaker(arguments: argparse.Namespace) -> Speaker:
     keep_compiled_programs()
     with showing("loading the model"):
         saved = load_saved_run(arguments.run, arguments.phase)
+        if arguments.slots:
+            check_slots_have_outputs(saved.cfg.memory)
         return Speaker(saved, SamplingConfig(eos_ids=saved.tokenizer.eos_ids, **sampling))
 
 

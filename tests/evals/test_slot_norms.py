@@ -34,6 +34,12 @@ def test_slot_norms_are_those_of_what_each_slot_adds(cfg, trained, scan_layers):
     assert norms[0] > 0 and norms[1] > 0 and norms[2] == 0
 
 
+def test_slot_norms_of_low_rank_terms_raise(cfg, trained):
+    memory = MemoryConfig((LevelConfig(slots=3, rank=4),), expert="lora")
+    with pytest.raises(ValueError, match=r"memory\.expert='lora' acts within the FFN"):
+        slot_norms(cfg.replace(memory=memory), trained, PROMPT, REPLY)
+
+
 def test_slot_norms_count_gates_and_leave_out_inactive_slots(cfg, trained):
     memory = MemoryConfig((LevelConfig(slots=3, rank=4),), router="sigmoid")
     routed = cfg.replace(memory=memory)

@@ -51,10 +51,11 @@ OTHERS = {
 
 
 CONTRAST = {"memory.router": "sigmoid", "memory.router_key": "contrast"}
+LORA = {"memory.expert": "lora", "memory.layers": "last_quarter"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [OTHERS, CONTRAST], ids=["others", "contrast"])
+@pytest.mark.parametrize("changes", [OTHERS, CONTRAST, LORA], ids=["others", "contrast", "lora"])
 def test_phases_list_the_programs_that_a_run_compiles(changes, tmp_path, monkeypatch):
     config = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
     config.update_from_flattened_dict(changes)

@@ -29,6 +29,18 @@ def ladder(number, **changes):
         ({"unit": "steps"}, "memory.unit='steps'; choose from tokens, updates, episodes"),
         ({"layout": "serial"}, "memory.layout='serial'; choose from parallel, chain"),
         ({"expert": "glu"}, "memory.expert='glu'; choose from swiglu, bottleneck"),
+        (
+            {"expert": "lora", "layout": "chain"},
+            "memory.layout='chain' with memory.expert='lora', .*; set memory.layout='parallel', or",
+        ),
+        (
+            {"expert": "lora", "router": "sigmoid"},
+            "memory.router='sigmoid' with memory.expert='lora', .*; set memory.router='none', or",
+        ),
+        (
+            {"expert": "lora", "levels": (LevelConfig(period=4), LevelConfig())},
+            "memory.periods=(4, 0) with memory.expert='lora', which has no wake w",
+        ),
         ({"router": "softmax"}, "memory.router='softmax'; choose from none, sigmoid"),
         ({"on_full": "wrap"}, "memory.on_full='wrap'; choose from error, skip, merge, reuse"),
         ({"stride": 0}, "memory.stride=0; give a whole number at least 1"),

@@ -58,6 +58,16 @@ def test_rules_match_a_router_and_a_critic():
         sharding.shardings(collections[name], name, abstract())
 
 
+def test_rules_match_low_rank_terms():
+    config = preset("sleep_tiny")
+    config.memory.expert = "lora"
+    collections = collections_of(config, decoder_of(config))
+    for name in ("memory", "learner"):
+        sharding.shardings(collections[name], name, abstract())
+    slot = sharding.shardings(collections["learner"], "learner", abstract()).slot
+    assert {"gate_a", "up_b", "down_a", "down_b"} <= slot.keys()
+
+
 def test_shardings_split_weights_over_fsdp_and_tensor():
     config = preset("seeding_8b")
     collections = collections_of(config, decoder_of(config))

@@ -66,7 +66,7 @@ def test_leading_basis_spans_the_eigenvectors_of_numpy():
 
 
 def test_second_moments_are_sums_over_the_inputs_of_real_tokens(cfg, trained):
-    """Five sequences are two batches; each alone, without padding, is summed up here."""
+    """They are packed into rows; each alone, without padding, is summed up here."""
     got = second_moments(cfg, trained, 1, EXCHANGES, LENGTH)
     want = np.zeros((2, 32, 32))
     apply = jax.jit(functools.partial(Decoder(cfg).apply, mutable=["intermediates"]))

@@ -19,9 +19,12 @@ STUDIES = [
 ]
 
 
-def test_draw_questions_takes_learnt_and_answered_ones_of_all_days_once():
+def test_draw_questions_takes_learnt_ones_of_all_days_once():
     drawn = draw_questions(STUDIES, 10, jax.random.key(0))
-    assert sorted(q.question for q in drawn) == [q.question for q in QUESTIONS[1:]]
+    learnt = [*QUESTIONS[1:], UNANSWERED]
+    assert sorted(q.question for q in drawn) == sorted(q.question for q in learnt)
+    answered = draw_questions(STUDIES, 10, jax.random.key(0), is_answered=True)
+    assert sorted(q.question for q in answered) == [q.question for q in QUESTIONS[1:]]
     assert draw_questions(STUDIES, 3, jax.random.key(0)) == drawn[:3]
     assert draw_questions(STUDIES, 10, jax.random.key(1)) != drawn
     assert draw_questions(STUDIES, 0, jax.random.key(0)) == []

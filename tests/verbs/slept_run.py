@@ -8,7 +8,7 @@ from configs import sleep_tiny
 from sleep_jax.export.run_model import Base
 from sleep_jax.interop.fingerprint import fingerprint
 from sleep_jax.interop.tensors import read_params
-from sleep_jax.memory.slots import init_memory, put_slot, take_slot, unlock
+from sleep_jax.memory.slots import OUTPUT_SIDE, init_memory, put_slot, take_slot, unlock
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.seeding.transaction import MemoryState
 
@@ -38,13 +38,21 @@ def write_slept_run(workdir, name="tiny", slots=2, **changes):
     base = Base.open(recorded, "a run")
     memory = base.cfg.memory
     weights, masks = init_memory(
-        jax.random.key(1), memory, layers=base.cfg.layers, width=base.cfg.width
+        jax.random.key(1),
+        memory,
+        layers=base.cfg.layers,
+        width=base.cfg.width,
+        hidden=base.cfg.hidden,
     )
     rng = np.random.default_rng(0)
     for _ in range(slots):
         masks, index = unlock(masks, 1)
         slot = take_slot(weights, 1, index)
-        slot |= {"down": jnp.asarray(0.3 * rng.normal(size=slot["down"].shape), jnp.float32)}
+        slot |= {
+            leaf: jnp.asarray(0.3 * rng.normal(size=slot[leaf].shape), jnp.float32)
+            for leaf in OUTPUT_SIDE
+            if leaf in slot
+        }
         weights = put_slot(weights, 1, index, slot)
     state = MemoryState(weights, masks)
     params = read_params(base.cfg, base.weights, jnp.dtype(base.cfg.dtype))

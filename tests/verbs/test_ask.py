@@ -3,11 +3,13 @@
 import io
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
 
 from sleep_jax.evals.recall import greedy_replies
+from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.verbs.main import main
 
 QUESTION = "Who built the lighthouse?"
@@ -70,6 +72,14 @@ def test_zeroed_slot_does_not_speak(three_days, tmp_path, capsys):
     assert main(["ask", str(tmp_path), QUESTION, "--slots", "--json", "--max-tokens=6"]) == 0
     [answer] = json.loads(capsys.readouterr().out)
     assert sorted(row["slot"] for row in answer["slots"]) == [0, 2]
+
+
+def test_ask_which_low_rank_terms_spoke_is_refused(monkeypatch, capsys):
+    memory = MemoryConfig((LevelConfig(),), expert="lora")
+    saved = types.SimpleNamespace(cfg=types.SimpleNamespace(memory=memory))
+    monkeypatch.setattr("sleep_jax.verbs.speaking.load_saved_run", lambda *_: saved)
+    assert main(["ask", "a run", QUESTION, "--slots"]) == 2
+    assert "memory.expert='lora' acts within the FFN" in capsys.readouterr().err
 
 
 def test_ask_reads_questions_from_stdin_and_prints_them_with_the_replies(

@@ -247,6 +247,13 @@ def test_export_of_memory_that_is_no_ffn_is_refused(changes, field, to, tiny_run
     assert not [*tmp_path.iterdir()]
 
 
+def test_export_to_peft_of_swiglu_slots_is_refused(tiny_run, tmp_path, capsys):
+    assert exported(tiny_run(), tmp_path / "x", "--to=peft", "--questions=0") == 2
+    error = capsys.readouterr().err
+    assert "error: memory.expert='swiglu' is no LoRA; take --to=delta" in error
+    assert not [*tmp_path.iterdir()]
+
+
 def test_export_before_a_night_is_refused(tmp_path, capsys):
     run = write_slept_run(tmp_path / "run", slots=0)
     assert exported(run, tmp_path / "x", "--to=hf") == 2

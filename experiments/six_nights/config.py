@@ -1,0 +1,37 @@
+"""Days of two sample documents each: SmolLM2-135M-Instruct reads them, sleeps after each day, and
+is asked about all days so far.
+
+    python launch.py --config=experiments/six_nights/config.py
+"""
+
+import re
+
+from sleep_jax.config import default
+
+REPORTED = "samples:3-14"
+PER_DAY = 2  # documents
+
+
+def get_config(documents: str = REPORTED):
+    """Nights that last: what was known before a day has a teacher of its own, earlier questions are
+    asked again, and a night has as many passes as the next one over what it learns from.
+
+    Args:
+      documents: a range of the sample documents, two for each day.
+    """
+    if not (span := re.fullmatch(r"samples:(\d+)-(\d+)", documents)):
+        raise ValueError(f"documents={documents!r}; give a range of samples, as in {REPORTED}")
+    first, last = map(int, span.groups())
+    days = (last - first + 1) // PER_DAY
+    c = default()
+    c.data.documents, c.data.episodes = documents, days
+    c.memory.slots = (days,)
+    c.model.remat = "none"
+    c.study.questions = 8
+    c.study.earlier_questions = 64
+    c.seeding.steps = 60
+    c.seeding.learning_rate = 5e-3
+    c.seeding.null_space, c.seeding.null_space_spare = 0.9, 0.5
+    c.seeding.num_prompts = 0
+    c.dreaming.steps = 0
+    return c

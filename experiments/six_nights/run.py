@@ -1,0 +1,54 @@
+"""Six nights of a real model beside an adapter that is fine-tuned on the same written data.
+
+    python experiments/six_nights/run.py --workdir runs/six_nights
+
+Each seed sleeps (config.py), then the adapter learns what it wrote (sequential_lora.py). What is
+finished is kept in the workdir, phase by phase and night by night; a second call goes on after it.
+"""
+
+import argparse
+import json
+import pathlib
+
+import config as days_config
+from figures import of_sleep, report
+from sequential_lora import fine_tuned
+
+from sleep_jax import lifecycle
+from sleep_jax.experiment import load_experiment
+from sleep_jax.runtime.allocator import keep_freed_memory
+from sleep_jax.runtime.compiled_programs import keep_compiled_programs
+from sleep_jax.runtime.workdir import claim
+
+
+def main() -> None:
+    """All seeds, then the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/six_nights"))
+    parser.add_argument("--documents", default=days_config.REPORTED, help="[%(default)s]")
+    parser.add_argument("--seeds", type=int, nargs="*", default=range(3))
+    parser.add_argument("--rates", type=float, nargs="*", default=[1e-3], help="of the adapter")
+    parser.add_argument("--publish", action="store_true", help="rewrite the README's tables")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    keep_compiled_programs()
+    c = days_config.get_config(arguments.documents)
+    claim(arguments.workdir, c.to_dict())
+    arms: dict[str, list[dict]] = {"sleep": []}
+    for seed in arguments.seeds:
+        c.seed = seed
+        experiment = load_experiment(c)
+        slept = lifecycle.run(experiment, str(arguments.workdir / f"sleep-{seed}"))
+        arms["sleep"].append(of_sleep(slept.record, seed))
+        for rate in arguments.rates:
+            kept = arguments.workdir / f"lora-{rate:g}-{seed}"
+            run = fine_tuned(experiment, slept, rate, seed, kept)
+            arms.setdefault(f"sequential LoRA, rate {rate:g}", []).append(run)
+        (arguments.workdir / "results.json").write_text(json.dumps(arms))
+    print(report(arms, arguments.publish))
+
+
+if __name__ == "__main__":
+    main()

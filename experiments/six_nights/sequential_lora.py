@@ -1,0 +1,113 @@
+"""The baseline: one adapter, fine-tuned night after night on what the sleeping model wrote."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sleep_jax.baselines.finetune import finetune
+from sleep_jax.baselines.model import Leaves, Model
+from sleep_jax.baselines.sft import cross_entropy, epochs, with_lora
+from sleep_jax.data.examples import Examples, make_examples
+from sleep_jax.experiment import Experiment
+from sleep_jax.fields import read_json
+from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.models.decoder_config import LoraConfig
+from sleep_jax.phases.consolidate import GATED
+from sleep_jax.phases.evaluate import anchor_perplexity, ask, shares_right
+from sleep_jax.phases.run_state import RunState
+from sleep_jax.phases.study import studied
+from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.seeding.seeding_config import SeedingConfig
+
+# The rank of a slot, on every linear layer.
+LORA = LoraConfig(rank=16, alpha=32.0, targets=("q", "k", "v", "o", "gate", "up", "down"))
+
+
+def fine_tuned(
+    experiment: Experiment, slept: RunState, rate: float, seed: int, workdir: pathlib.Path
+) -> dict:
+    """What an adapter knows after each night, as `figures.of_sleep` has it.
+
+    A night has the updates of the sleeping model's, as many rows an update, its warm-up, cosine and
+    clipping; what is learnt, by cross-entropy, is all that the sleeping model wrote for that night,
+    its replies to general prompts and to earlier questions among it.
+
+    Args:
+      experiment: the model and its days.
+      slept: the end of the sleeping model's run.
+      rate: Adam's peak rate.
+      seed: of the adapter's first weights and of the order of rows.
+      workdir: keeps finished nights.
+    """
+    seeding, nights = experiment.settings.seeding, []
+    cfg = experiment.cfg.replace(memory=MemoryConfig())
+    model = with_lora(Model(cfg, {"params": experiment.params}), LORA, jax.random.key(seed))
+    tuned = dataclasses.replace(experiment, cfg=model.cfg)
+    optimizer = _optimizer(rate, seeding)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with phase_progress(f"{workdir.name}", len(experiment.days), "night") as bar:
+        for night in range(len(experiment.days)):
+            figures, adapter = workdir / f"{night}.json", workdir / f"{night}.npz"
+            if figures.exists():
+                model = model.replace(variables=model.variables | {"lora": _load(adapter)})
+            else:
+                began, rows = time.perf_counter(), rows_of_night(experiment, slept, night)
+                key = jax.random.fold_in(jax.random.key(seed), night)
+                batches = _batches(rows, seeding, key)
+                model = finetune(
+                    model, Leaves("lora/.*"), cross_entropy, batches, optimizer, steps=seeding.steps
+                )
+                np.savez(adapter, **flatten_dict(model.variables["lora"], sep="/"))
+                known = _known(tuned, model.variables, night)
+                known |= {"tokens": int(rows.mask.sum()), "seconds": time.perf_counter() - began}
+                draft = figures.with_suffix(".new")
+                draft.write_text(json.dumps(known))
+                draft.replace(figures)
+            nights.append(read_json(figures))
+            right = [share["questions"] for share in nights[-1]["recall"]]
+            bar.advance(1, recall=float(np.mean(right)), anchors=nights[-1]["anchors"])
+    return {"seed": seed, "rate": rate} | {
+        name: [night[name] for night in nights] for name in nights[0]
+    }
+
+
+def rows_of_night(experiment: Experiment, slept: RunState, night: int) -> Examples:
+    """All that the sleeping model wrote for a night, packed, [rows, time]."""
+    pairs = [(e.student, e.completion) for e in studied(experiment, slept, night)]
+    return jax.tree.map(lambda x: x[0], make_examples([pairs]))
+
+
+def _batches(rows: Examples, seeding: SeedingConfig, key: jax.Array) -> Iterator[Examples]:
+    """As many as the night has updates, pass after pass."""
+    passes = epochs(rows, seeding.steps, seeding.shape.batch_size, key)
+    return itertools.islice(passes, seeding.steps)
+
+
+def _known(tuned: Experiment, variables, night: int) -> dict:
+    """Shares of right replies about each day so far, and the perplexity of the anchor texts."""
+    recall = []
+    for day in tuned.days[: night + 1]:
+        asked = [(question.document, question.text) for question in day.questions]
+        recall.append(shares_right(day.questions, ask(tuned, variables, asked)))
+    return {"recall": recall, "anchors": anchor_perplexity(tuned, variables, GATED)}
+
+
+def _optimizer(rate: float, seeding: SeedingConfig) -> optax.GradientTransformation:
+    schedule = optax.warmup_cosine_decay_schedule(
+        rate / (seeding.warmup + 1), rate, seeding.warmup, seeding.steps, rate / 10
+    )
+    return optax.chain(optax.clip_by_global_norm(seeding.max_grad_norm), optax.adam(schedule))
+
+
+def _load(path: pathlib.Path):
+    with np.load(path) as leaves:
+        return unflatten_dict({name: jnp.asarray(leaves[name]) for name in leaves}, sep="/")
