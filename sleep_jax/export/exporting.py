@@ -136,10 +136,8 @@ def _verified(
         program = (verify.run_program if exported.has_base else verify.exact_run)(model, dtype)
         run = verify.answers_of(program, questions, longest, None, bar.advance)
         del program
-        if not exported.has_base:
-            run = verify.with_rounding(
-                run, verify.rounded_run(model, exported.precision, exported.is_merged)
-            )
+        if not exported.has_base and not exported.is_merged:
+            run = verify.with_rounding(run, verify.rounded_run(model, exported.precision))
         _free()
         with exported.program(draft) as program:
             other = verify.answers_of(program, questions, longest, run, bar.advance)

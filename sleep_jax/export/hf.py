@@ -20,7 +20,7 @@ from sleep_jax.export.programs import (
     TransformersProgram,
 )
 from sleep_jax.export.run_model import Base, RunModel
-from sleep_jax.export.verify import widened
+from sleep_jax.export.verify import rounded_anew, widened
 from sleep_jax.interop import huggingface
 from sleep_jax.interop.absorb import Units
 from sleep_jax.interop.absorbed_model import AbsorbedModel
@@ -54,7 +54,8 @@ class HuggingFaceExport:
     def program(self, folder: pathlib.Path) -> Iterator[Program]:
         hidden, settings = self._base.cfg.hidden, self._base.settings
         if not self.has_base:
-            yield read_again(folder, template_options(settings))
+            rounded_to = self.precision if self.is_merged else None
+            yield read_again(folder, template_options(settings), rounded_to)
             return
         how = (hidden, template_variables(settings))
         program = TransformersProgram(folder, *how)
@@ -145,12 +146,18 @@ def _tensors(model: AbsorbedModel | MergedModel) -> list[Tensor]:
     ]
 
 
-def read_again(path: pathlib.Path, options: dict[str, Any]) -> OwnProgram:
-    """An absorbed model read by this program, which computes in float32 with the weights as stored.
+def read_again(
+    path: pathlib.Path, options: dict[str, Any], rounded_to: str | None = None
+) -> OwnProgram:
+    """A written model read by this program, which computes in float32 with the weights as stored.
 
     Args:
       path: a folder in Hugging Face layout, or a GGUF file.
       options: of the chat template, as for `load_model`.
+      rounded_to: in place of a base it has itself, its FFNs rounded anew to this precision.
     """
     cfg, params, tokenizer = load_model(str(path), dtype="float32", **options)
-    return OwnProgram(cfg, widened({"params": params}), None, tokenizer)
+    variables, base = widened({"params": params}), None
+    if rounded_to is not None:
+        base = cfg, {"params": rounded_anew(variables["params"], rounded_to)}
+    return OwnProgram(cfg, variables, base, tokenizer)

@@ -9,7 +9,9 @@ measured in which no export has a part, on the same tokens, the noise floor:
   - where this program reads it again, for want of the other, the bases would be equal to the bit.
     Both compute in float32 then, so that nothing but weights is compared. What is left is that the
     export has rounded them, and sums in another order. The floor is what this costs the run
-    (`exact_run` beside `rounded_run`).
+    (`exact_run` beside `rounded_run`). Where slots were added to the base's own matrices, these
+    were rounded anew, and the floor is what that costs the export (`rounded_anew`): it is the same
+    for a wrong one.
 
 An export is refused whose distance is more than twice the floor, unless it was quantized: then what
 that costs is said, and refused where it is more than a coarse type ever costs.
@@ -33,10 +35,11 @@ FLOATS = {  # by the names of NumPy and of GGUF
     **{"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16},
     **{"F32": jnp.float32, "BF16": jnp.bfloat16, "F16": jnp.float16},
 }
-MERGED = 1.1  # no power of two: what it scales is rounded anew
+ANEW = 1.1  # no power of two: what is scaled by it is rounded otherwise
 MOST_SCORED = 40  # replies whose tokens are scored
 BASES = "the base without memory in the same two programs"
 REROUNDED = "the run beside itself, rounded as stored and summed in another order"
+ROUNDED_ANEW = "the export beside itself, rounded once more at another scale"
 SOME_REPLIES = 0.25  # in other precisions, where a reply goes on otherwise after its first tie
 
 
@@ -48,8 +51,8 @@ class Answers:
       name: of the program.
       prompts, replies: token ids, a reply with the token that ended it.
       log_probs, base_log_probs: of the tokens of `scored` of the run's replies, by the model and
-        by its base. Where this program reads the export again: of the run, by the run rounded
-        as the export is; of the export, None.
+        by its base. Where this program reads the export again, of one of both, by itself rounded
+        otherwise, and of the other None.
     """
 
     name: str
@@ -170,7 +173,10 @@ def scored(items: Sequence) -> list:
 
 def compare(run: Answers, export: Answers, reference: str, precision: str) -> Verification:
     """The export's answers beside those of the run, which was asked in `reference`."""
-    has_base = export.base_log_probs is not None
+    one = export.log_probs if run.base_log_probs is None else run.base_log_probs
+    other = run.log_probs if export.base_log_probs is None else export.base_log_probs
+    floor_of = REROUNDED if other is run.log_probs else ROUNDED_ANEW
+    is_of_bases = one is run.base_log_probs and other is export.base_log_probs
     return Verification(
         program=export.name,
         reference=reference,
@@ -179,8 +185,8 @@ def compare(run: Answers, export: Answers, reference: str, precision: str) -> Ve
         replies_equal=_equal(run.replies, export.replies),
         tokens=sum(map(len, scored(run.replies))),
         distance=_distance(run.log_probs, export.log_probs),
-        floor=_distance(run.base_log_probs, export.base_log_probs if has_base else run.log_probs),
-        floor_of=BASES if has_base else REROUNDED,
+        floor=_distance(one, other),
+        floor_of=BASES if is_of_bases else floor_of,
         precision=precision,
     )
 
@@ -218,26 +224,24 @@ def exact_run(model: RunModel, dtype: str) -> OwnProgram:
     return _in_float32(model, {"params": params, **model.memory()})
 
 
-def rounded_run(model: RunModel, precision: str, is_merged: bool = False) -> OwnProgram:
+def rounded_run(model: RunModel, precision: str) -> OwnProgram:
     """What rounding costs `exact_run`: every weight is rounded to the precision of an export
-    (quantized ones are not), and FFNs sum over their hidden units in reverse order.
-
-    Args:
-      model: the run.
-      precision: of the export.
-      is_merged: the export has the memory in the base's FFN matrices, which may be rounded already
-        as they are: they are rounded at another scale, and the memory is not.
+    (quantized ones are not), and widened FFNs sum over their hidden units in reverse order.
     """
     variables = {"params": model.base.params("float32", None), **model.memory()}
+    changed = jax.tree.map(lambda x: _rounded(x, precision), variables)
+    if model.base.cfg.memory.expert != "lora":  # whose terms belong to hidden units of the base
+        changed["params"] = reversed_units(changed["params"])
+    return _in_float32(model, changed)
 
-    def rounded(path, x):
-        if not is_merged:
-            return _rounded(x, precision)
-        keys = {key.key for key in path}
-        return x if "memory" in keys else _rounded(x, precision, MERGED if "mlp" in keys else 1.0)
 
-    changed = jax.tree_util.tree_map_with_path(rounded, variables)
-    return _in_float32(model, {**changed, "params": reversed_units(changed["params"])})
+def rounded_anew(params: dict, precision: str) -> dict:
+    """`params` with the matrices of its FFNs rounded once more, otherwise: at another scale."""
+
+    def of_stack(stack):
+        return stack | {"mlp": jax.tree.map(lambda x: _rounded(x, precision, ANEW), stack["mlp"])}
+
+    return {name: of_stack(x) if "mlp" in x else x for name, x in params.items()}
 
 
 def reversed_units(params: dict) -> dict:
