@@ -58,6 +58,7 @@ setup(
             *STORES,
             "accelerate>=1",
             "datasets>=4",
+            "huggingface_hub>=1",
             "ipykernel>=6",
             "nbclient>=0.10",
             "peft>=0.21",

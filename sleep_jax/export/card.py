@@ -17,6 +17,8 @@ from sleep_jax.runtime.workdir import flat_config
 
 _HUB = r"[\w-][\w.-]*/[\w.-]+"
 LIBRARIES = {"hf": "transformers", "gguf": "gguf", "delta": "sleep_jax", "peft": "peft"}
+_CHECKS, _SETTINGS = "## This export", "## Settings"
+_UNVERIFIED, _REFUSED = "- It was not verified.", "- It was refused:"
 _PERCENT = ("questions", "chance", "paraphrases")
 
 
@@ -57,17 +59,29 @@ def card(
         "",
         *_measured(record),
         "",
-        "## This export",
+        _CHECKS,
         "",
-        *([f"- {line}" for line in checked.lines()] if checked else ["- It was not verified."]),
+        *([f"- {line}" for line in checked.lines()] if checked else [_UNVERIFIED]),
+        *([f"{_REFUSED} {'; '.join(checked.problems)}."] if checked and checked.problems else []),
         "",
-        "## Settings",
+        _SETTINGS,
         "",
         "Those that differ from the defaults of sleep_jax:",
         "",
         *(f"- `{change}`" for change in _settings(model.checkpoint.record["config"])),
     ]
     return "\n".join(lines) + "\n"
+
+
+def without_checks(text: str) -> str:
+    """A card without what it says of its comparison with the run: the same for the same export."""
+    before, _, rest = text.partition(_CHECKS)
+    return before + rest.partition(_SETTINGS)[2]
+
+
+def is_verified(text: str) -> bool:
+    """Whether a card says that its export was compared with the run, and accepted."""
+    return not any(line.startswith((_UNVERIFIED, _REFUSED)) for line in text.splitlines())
 
 
 def base_name(name: str) -> str:

@@ -57,6 +57,7 @@ class DeltaExport:
         self.precision = self.reference_dtype = np.dtype(model.base.cfg.dtype).name
         self.size = 4 * sum(math.prod(x.shape) for x in model.checkpoint.leaves(MEMORY).values())
         self.tensors = 1
+        self.has_base, self.is_merged = True, False
 
     def write(self, folder: pathlib.Path, on_tensor: Callable[[], None]) -> None:
         write_delta(self._model, folder)

@@ -10,7 +10,7 @@ import jax
 
 from sleep_jax.errors import UnrecoverableError
 from sleep_jax.export import verify
-from sleep_jax.export.card import card
+from sleep_jax.export.card import card, is_verified, without_checks
 from sleep_jax.export.delta import DeltaExport
 from sleep_jax.export.gguf import GGUFExport
 from sleep_jax.export.hf import HuggingFaceExport
@@ -18,6 +18,7 @@ from sleep_jax.export.options import Export, Options
 from sleep_jax.export.peft import PeftExport
 from sleep_jax.export.questions import questions_of
 from sleep_jax.export.run_model import RunModel
+from sleep_jax.export.serving import serving_lines
 from sleep_jax.runtime.progress import phase_progress
 
 FORMATS = {
@@ -62,7 +63,9 @@ def export(workdir: str, folder: str, options: Options) -> verify.Verification |
         checked = None
         if options.questions:
             checked = _verified(model, exported, draft, options.questions)
-        text = card(model, options.to, *exported.description(target.name), checked)
+        how_to_use, facts = exported.description(target.name)
+        facts += _serving_facts(draft)
+        text = card(model, options.to, how_to_use, facts, checked)
         (draft / "README.md").write_text(text, encoding="utf-8")
     if checked and checked.problems:
         raise ExportRefused(
@@ -71,6 +74,39 @@ def export(workdir: str, folder: str, options: Options) -> verify.Verification |
         )
     draft.rename(target)
     return checked
+
+
+def is_exported(workdir: str, folder: str, options: Options) -> bool:
+    """Whether a folder is there already, with this export in it, verified.
+
+    Args:
+      workdir, folder, options: as for `export`.
+
+    Raises:
+      FileExistsError: it is there, and holds something else.
+      ValueError, OSError: as `export`.
+    """
+    target = pathlib.Path(folder).expanduser()
+    if not target.exists():
+        return False
+    model = RunModel.open(workdir)
+    how_to_use, facts = FORMATS[options.to](model, options).description(target.name)
+    facts += _serving_facts(target)
+    readme = target / "README.md"
+    written = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    expected = card(model, options.to, how_to_use, facts, None)
+    if without_checks(written) != without_checks(expected):
+        raise FileExistsError(
+            f"{target} exists, and is not this export of {workdir}; delete it, or give another "
+            "folder"
+        )
+    if not is_verified(written):
+        raise FileExistsError(f"{target} exists, but was not verified; delete it")
+    return True
+
+
+def _serving_facts(folder: pathlib.Path) -> list[str]:
+    return [x for line in serving_lines(folder) for x in ("", f"{line}.")]
 
 
 @contextlib.contextmanager
@@ -97,14 +133,17 @@ def _verified(
     questions = questions_of(model.checkpoint.record["run"], count)
     longest, dtype = model.base.settings.evaluation.max_new_tokens, exported.reference_dtype
     with phase_progress("verify", 2 * verify.STEPS, "step") as bar:
-        program = verify.run_program(model, dtype)
+        program = (verify.run_program if exported.has_base else verify.exact_run)(model, dtype)
         run = verify.answers_of(program, questions, longest, None, bar.advance)
         del program
+        if not exported.has_base and not exported.is_merged:
+            run = verify.with_rounding(run, verify.rounded_run(model, exported.precision))
         _free()
         with exported.program(draft) as program:
             other = verify.answers_of(program, questions, longest, run, bar.advance)
     _free()
-    return verify.compare(run, other, f"the run in {dtype}", exported.precision)
+    reference = f"the run in {dtype}" if exported.has_base else "both computed in float32"
+    return verify.compare(run, other, reference, exported.precision)
 
 
 def _free() -> None:

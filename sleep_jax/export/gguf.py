@@ -36,6 +36,7 @@ class GGUFExport:
         else:
             self._kind = gguf.GGMLQuantizationType[self.precision]
         self._library = find_library(options.llama_cpp) if options.questions else None
+        self.has_base, self.is_merged = self._library is not None, False
         self.reference_dtype = np.dtype(model.base.cfg.dtype).name
         # At most two bytes a number; another base than a GGUF file is copied for the noise floor.
         self.size = 2 * self._absorbed.numbers * (1 if self._kind is None else 2)
@@ -51,8 +52,7 @@ class GGUFExport:
     def program(self, folder: pathlib.Path) -> Iterator[Program]:
         file, hidden = folder / self._file, self._base.cfg.hidden
         if self._library is None:
-            options = template_options(self._base.settings)
-            yield read_again(file, self.reference_dtype, hidden, options)
+            yield read_again(file, template_options(self._base.settings))
             return
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             if self._kind is None:

@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.config import RunConfig
@@ -20,9 +18,9 @@ from sleep_jax.export.programs import (
     Program,
     ProgramBesideBase,
     TransformersProgram,
-    without_units,
 )
 from sleep_jax.export.run_model import Base, RunModel
+from sleep_jax.export.verify import rounded_anew, widened
 from sleep_jax.interop import huggingface
 from sleep_jax.interop.absorb import Units
 from sleep_jax.interop.absorbed_model import AbsorbedModel
@@ -39,13 +37,14 @@ class HuggingFaceExport:
 
     def __init__(self, model: RunModel, options: Options):
         self._base, self._shard_bytes = model.base, options.shard_bytes
-        self._is_merged = model.base.cfg.memory.expert == "lora"
-        self._written = model.merged() if self._is_merged else model.absorbed(options.pad)
+        self.is_merged = model.base.cfg.memory.expert == "lora"
+        self._written = model.merged() if self.is_merged else model.absorbed(options.pad)
         run_dtype = np.dtype(model.base.cfg.dtype).name
         self.precision = options.dtype or run_dtype
         self.reference_dtype = "float32" if self.precision == "float32" else run_dtype
         self.size = self._written.numbers * DTYPES[self.precision][0].itemsize
         self.tensors = len(_tensors(self._written))
+        self.has_base = TransformersProgram.is_installed()
 
     def write(self, folder: pathlib.Path, on_tensor: Callable[[], None]) -> None:
         tokenizer, how = self._base.tokenizer, (self.precision, self._shard_bytes)
@@ -53,18 +52,18 @@ class HuggingFaceExport:
 
     @contextlib.contextmanager
     def program(self, folder: pathlib.Path) -> Iterator[Program]:
-        program = self._program(folder)
-        if not self._is_merged:
+        hidden, settings = self._base.cfg.hidden, self._base.settings
+        if not self.has_base:
+            rounded_to = self.precision if self.is_merged else None
+            yield read_again(folder, template_options(settings), rounded_to)
+            return
+        how = (hidden, template_variables(settings))
+        program = TransformersProgram(folder, *how)
+        if not self.is_merged:
             yield program
             return
         with written_base(self._base, folder, self.reference_dtype) as base:
-            yield ProgramBesideBase(program, self._program(base))
-
-    def _program(self, folder: pathlib.Path) -> Program:
-        hidden, settings = self._base.cfg.hidden, self._base.settings
-        if TransformersProgram.is_installed():
-            return TransformersProgram(folder, hidden, template_variables(settings))
-        return read_again(folder, self.reference_dtype, hidden, template_options(settings))
+            yield ProgramBesideBase(program, TransformersProgram(base, *how))
 
     def description(self, name: str) -> tuple[str, list[str]]:
         lines = [
@@ -147,16 +146,18 @@ def _tensors(model: AbsorbedModel | MergedModel) -> list[Tensor]:
     ]
 
 
-def read_again(path: pathlib.Path, dtype: str, hidden: int, options: dict[str, Any]) -> OwnProgram:
-    """An absorbed model read by this program.
+def read_again(
+    path: pathlib.Path, options: dict[str, Any], rounded_to: str | None = None
+) -> OwnProgram:
+    """A written model read by this program, which computes in float32 with the weights as stored.
 
     Args:
       path: a folder in Hugging Face layout, or a GGUF file.
-      dtype: to compute in.
-      hidden: width of the base's FFN.
       options: of the chat template, as for `load_model`.
+      rounded_to: in place of a base it has itself, its FFNs rounded anew to this precision.
     """
-    cfg, params, tokenizer = load_model(str(path), dtype=dtype, **options)
-    params = jax.tree.map(jnp.asarray, params)
-    base = {"params": without_units(params, hidden)}
-    return OwnProgram(cfg, {"params": params}, (cfg, base), tokenizer)
+    cfg, params, tokenizer = load_model(str(path), dtype="float32", **options)
+    variables, base = widened({"params": params}), None
+    if rounded_to is not None:
+        base = cfg, {"params": rounded_anew(variables["params"], rounded_to)}
+    return OwnProgram(cfg, variables, base, tokenizer)

@@ -44,6 +44,8 @@ class Export(Protocol):
     precision: str  # of the weights that it stores
     reference_dtype: str  # that the run computes in when it is compared
     size: int  # bytes that it takes while it is made, about
+    has_base: bool  # whether `program` has the base too, for the noise floor
+    is_merged: bool  # whether memory was added to the base's own matrices
 
     def write(self, folder: pathlib.Path, on_tensor: Callable[[], None]) -> None:
         """Writes all but the card into a folder; calls `on_tensor` `tensors` times."""

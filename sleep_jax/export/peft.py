@@ -19,6 +19,7 @@ from sleep_jax.export.hf import template_variables, written_base
 from sleep_jax.export.options import Options
 from sleep_jax.export.programs import OwnProgram, PeftProgram, Program
 from sleep_jax.export.run_model import RunModel
+from sleep_jax.export.verify import widened
 from sleep_jax.interop.gguf import GGUFFile
 from sleep_jax.interop.low_rank import Adapter
 from sleep_jax.interop.safetensors_writer import DTYPES, Tensor, write_file
@@ -42,6 +43,7 @@ class PeftExport:
         numbers = sum(x.size for x in self._adapter.terms.values())
         self.size = numbers * DTYPES[self.precision][0].itemsize
         self.tensors = len(_tensors(self._adapter))
+        self.has_base, self.is_merged = PeftProgram.is_installed(), False
 
     def write(self, folder: pathlib.Path, on_tensor: Callable[[], None]) -> None:
         base = base_name(self._model.base.settings.model.name)
@@ -50,17 +52,16 @@ class PeftExport:
     @contextlib.contextmanager
     def program(self, folder: pathlib.Path) -> Iterator[Program]:
         base = self._model.base
-        if PeftProgram.is_installed():
+        if self.has_base:
             with written_base(base, folder, self.reference_dtype) as path:
                 yield PeftProgram(path, folder, template_variables(base.settings))
             return
-        cfg, dtype = base.cfg, self.reference_dtype
-        params = join_stacks(cfg, base.params(dtype, self._model.base_fingerprint))
-        bare = cfg.replace(memory=MemoryConfig(), dtype=np.dtype(dtype).type)
+        cfg = base.cfg
+        params = base.params(self.reference_dtype, self._model.base_fingerprint)
         lora, terms = read_adapter(folder, cfg)
-        adapted = bare.replace(lora=lora)
-        variables = {"params": params, "lora": terms}
-        yield OwnProgram(adapted, variables, (bare, {"params": params}), base.tokenizer)
+        adapted = cfg.replace(memory=MemoryConfig(), lora=lora, dtype=jnp.float32)
+        variables = widened({"params": join_stacks(cfg, params), "lora": terms})
+        yield OwnProgram(adapted, variables, None, base.tokenizer)
 
     def description(self, name: str) -> tuple[str, list[str]]:
         base = base_name(self._model.base.settings.model.name)

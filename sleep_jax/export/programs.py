@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sleep_jax.data.batches import pad
@@ -39,8 +38,8 @@ class Program(Protocol):
 
     def base_log_probs(
         self, prompts: Sequence[Tokens], replies: Sequence[Tokens]
-    ) -> list[np.ndarray]:
-        """The same by the base."""
+    ) -> list[np.ndarray] | None:
+        """The same by the base; None where the program was given none."""
 
 
 class OwnProgram:
@@ -50,8 +49,10 @@ class OwnProgram:
       name: of it.
     """
 
-    def __init__(self, cfg: DecoderConfig, variables, base: tuple[DecoderConfig, Any], tokenizer):
-        """Takes a model, its base (config, variables) and their tokenizer."""
+    def __init__(
+        self, cfg: DecoderConfig, variables, base: tuple[DecoderConfig, Any] | None, tokenizer
+    ):
+        """Takes a model, its base (config, variables) or None, and their tokenizer."""
         self.name = f"sleep_jax {importlib.metadata.version('sleep_jax')}"
         self._model, self._base, self._tokenizer = (cfg, variables), base, tokenizer
 
@@ -68,7 +69,7 @@ class OwnProgram:
         return _log_probs(*self._model, prompts, replies)
 
     def base_log_probs(self, prompts, replies):
-        return _log_probs(*self._base, prompts, replies)
+        return self._base and _log_probs(*self._base, prompts, replies)
 
 
 def _log_probs(cfg, variables, prompts, replies) -> list[np.ndarray]:
@@ -81,17 +82,6 @@ def user_turn(tokenizer: Tokenizer, question: str) -> list[int]:
     if not tokenizer.has_template:
         return [*tokenizer.text_start, *tokenizer.encode(question)]
     return tokenizer.encode_pieces(tokenizer.template.user_turn(question))
-
-
-def without_units(params: dict, hidden: int) -> dict:
-    """`params` of a widened decoder whose units from `hidden` on change nothing: its base."""
-
-    def zeroed(stack):
-        down = stack["mlp"]["down"]["kernel"]
-        kernel = jnp.asarray(down).at[:, hidden:].set(0)
-        return stack | {"mlp": stack["mlp"] | {"down": {"kernel": kernel}}}
-
-    return {name: zeroed(x) if "mlp" in x else x for name, x in params.items()}
 
 
 class TransformersProgram:

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from slept_run import TITLE, model_of, write_slept_run
 
 from sleep_jax.export.delta import WEIGHTS, load_delta
 from sleep_jax.export.options import bytes_of
+from sleep_jax.export.programs import TransformersProgram
 from sleep_jax.interop.absorb import Units
 from sleep_jax.interop.absorbed_model import AbsorbedModel
 from sleep_jax.interop.gguf import GGUFFile
@@ -70,8 +72,9 @@ def test_export_to_hf_writes_a_card(family_run, tmp_path):
     assert exported(family_run, tmp_path / "x", "--to=hf", "--questions=0") == 0
     text = (tmp_path / "x" / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: transformers\n")
+    sizes = "Served by vLLM and SGLang on 1, 2 or 4 devices (tensor parallel)"
     for words in (TITLE, "| after dreaming | 50 % | 9.50 |", "128, 8 of the memory, and 120 zero",
-                  "- It was not verified.", "`memory.ranks = [4]`"):  # fmt: skip
+                  "- It was not verified.", "`memory.ranks = [4]`", sizes):  # fmt: skip
         assert words in text, words
 
 
@@ -89,6 +92,48 @@ def test_export_that_loses_the_memory_is_refused(tiny_run, tmp_path, monkeypatch
     assert "the export is not the model of" in error and "nats a token from the run's" in error
     assert not folder.exists()
     assert (tmp_path / "slept.unverified" / "model.safetensors").exists()
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """No transformers here: exports are read again by this program."""
+    monkeypatch.setattr(TransformersProgram, "is_installed", lambda: False)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_export_that_is_read_again_is_the_run(dtype, tiny_run, tmp_path, alone, capsys):
+    run = tiny_run(model__dtype="bfloat16", memory__scale=0.7)
+    assert exported(run, tmp_path / "x", "--to=hf", "--questions=3", f"--dtype={dtype}") == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"3 of 3 greedy replies.*sleep_jax.*{dtype}; both computed in float32", shown)
+    distance, floor = measured(shown)
+    assert 0 < distance < 2 * floor < 2e-3
+
+
+def measured(shown):
+    """The distance from the run, and the noise floor, that were printed."""
+    found = re.search(r"log-probabilities (\S+) nats a token .*; noise floor (\S+) \(", shown)
+    return tuple(map(float, found.groups()))
+
+
+@pytest.mark.parametrize("wrong", ["a slot of two is missing", "scaled by 1.02"])
+def test_export_that_is_read_again_and_differs_is_refused(
+    wrong, tiny_run, tmp_path, alone, monkeypatch, capsys
+):
+    of_layer = Units.of_layer
+
+    def changed(self, layer):
+        units = of_layer(self, layer)
+        down = 1.02 * units["down"] if "scaled" in wrong else units["down"].copy()
+        if "missing" in wrong:
+            down[:, :4] = 0
+        return units | {"down": down}
+
+    monkeypatch.setattr(Units, "of_layer", changed)
+    run = tiny_run(model__dtype="bfloat16", memory__scale=0.7)
+    assert exported(run, tmp_path / "x", "--to=hf", "--questions=3") == 2
+    assert "nats a token from the run's, more than 0.000" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("kind", ["base", "F16"])

@@ -1,6 +1,7 @@
 """`export` of a run with `memory.expert="lora"`: an adapter, merged, its slots, or refused."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -92,10 +93,18 @@ def test_export_to_peft_holds_the_slots_side_by_side(run, run_logits, tmp_path, 
 
 
 @pytest.mark.slow
-def test_export_to_peft_is_the_run_in_sleep_jax(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(PeftProgram, "is_installed", lambda: False)
-    assert exported(run, tmp_path / "x", "--to=peft", "--questions=2") == 0
-    assert f"{EQUAL} (sleep_jax" in capsys.readouterr().out
+@pytest.mark.parametrize("to", ["hf", "peft"])
+def test_export_in_16_bits_that_is_read_again_is_the_run(to, tmp_path, monkeypatch, capsys):
+    for program in (PeftProgram, TransformersProgram):
+        monkeypatch.setattr(program, "is_installed", lambda: False)
+    changes = {"memory__expert": "lora", "memory__scale": 0.5, "model__dtype": "bfloat16"}
+    run = write_slept_run(tmp_path / "run", **changes)
+    assert exported(run, tmp_path / "x", f"--to={to}", "--questions=2") == 0
+    shown = capsys.readouterr().out
+    assert f"{EQUAL} (sleep_jax" in shown
+    found = re.search(r"log-probabilities (\S+) nats .*; noise floor (\S+) \(", shown)
+    distance, floor = map(float, found.groups())
+    assert 0 < distance < 2 * floor < 5e-3
 
 
 def test_export_to_peft_is_the_run_in_peft(run, run_logits, tmp_path, capsys):

@@ -1,10 +1,14 @@
 """How an export is compared with its run, by hand."""
 
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sleep_jax.export.questions import questions_of
-from sleep_jax.export.verify import MOST_SCORED, Answers, compare, scored
+from sleep_jax.export.verify import MOST_SCORED, Answers, compare, reversed_units, scored
+from sleep_jax.interop.tiny import tiny_model
 
 PROMPTS, REPLIES = [[1, 2], [3]], [[5, 6], [7, 8]]
 RUN = Answers(
@@ -27,11 +31,32 @@ def test_compare_by_hand():
     assert found.limit == pytest.approx(2 * 0.125 + 1e-5)
 
 
+def test_compare_with_an_export_that_is_read_again_by_hand():
+    run = dataclasses.replace(RUN, base_log_probs=[x + 0.0625 for x in RUN.log_probs])
+    export = dataclasses.replace(other(0.25), base_log_probs=None)
+    found = compare(run, export, "both computed in float32", "bfloat16")
+    assert (found.distance, found.floor, found.limit) == (0.25, 0.0625, 0.125 + 1e-5)
+    assert "the run beside itself" in found.lines()[1]
+
+
+def test_reversed_units_change_the_order_of_sums_alone(logits):
+    cfg, params, _ = tiny_model(dtype=jnp.float32, seed=0)
+    turned = reversed_units(params)
+    mlp, mlp_turned = params["layers"]["mlp"], turned["layers"]["mlp"]
+    for name, axis in (("gate", 2), ("up", 2), ("down", 1)):
+        kernel = np.flip(mlp[name]["kernel"], axis)
+        np.testing.assert_array_equal(mlp_turned[name]["kernel"], kernel)
+    tokens = np.arange(24, dtype=np.int32).reshape(2, 12)
+    got, want = (logits(cfg, {"params": x}, tokens) for x in (turned, params))
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("export", "precision", "words"),
     [
         (other(0.25, 0.125), "bfloat16", []),
         (other(0.26, 0.125), "bfloat16", ["0.26 nats a token from the run's, more than 0.25"]),
+        (other(0.26, 0.125), "BF16", ["0.26 nats a token from the run's, more than 0.25"]),
         (other(0.26, 0.125), "Q8_0", []),
         (other(0.6, 0.125), "Q4_0", ["0.6 nats a token from the run's, more than 0.5"]),
         (other(float("nan")), "float32", ["nan nats a token"]),
