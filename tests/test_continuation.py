@@ -13,6 +13,7 @@ import zlib
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from tiny_run import active, equal, tiny_config
 
 from sleep_jax import experiment as experiment_module
@@ -285,6 +286,7 @@ def test_run_with_more_days_is_not_run_with_fewer(one_day):
         lifecycle.run(load_experiment(config_of("samples:1", 1)), str(one_day), quiet=True)
 
 
+@flagsaver.flagsaver  # other tests see none of its flags
 def test_parse_takes_the_config_of_the_run(first):
     line = ["launch.py", f"--continue={first}", "--config.data.documents=x.txt"]
     config, workdir = parse([*line, "--config.seeding.steps=9", "--config.memory.slots=(5,)"])
