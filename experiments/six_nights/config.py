@@ -13,8 +13,9 @@ PER_DAY = 2  # documents
 
 
 def get_config(documents: str = REPORTED):
-    """Nights that last: what was known before a day has a teacher of its own, earlier questions are
-    asked again, and a new slot does not see most of what was known.
+    """Nights that last: each day is taught by the base with the documents in view, and what was
+    known by the memory before it; earlier questions are asked again, and a new slot does not see
+    most of what was known.
 
     Args:
       documents: a range of the sample documents, two for each day.
@@ -29,6 +30,7 @@ def get_config(documents: str = REPORTED):
     c.model.remat = "none"
     c.study.questions = 8
     c.study.earlier_questions = 64
+    c.seeding.teacher = "base"
     c.seeding.steps = 80
     c.seeding.null_space, c.seeding.null_space_spare = 0.95, 0.2
     c.gate.anchors = 1.0  # every night is measured, none rolled back
