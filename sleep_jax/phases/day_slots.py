@@ -124,3 +124,13 @@ def titles_of_day(record: Mapping[str, Any], day: int) -> list[str]:
     """Titles of a day's documents that something was asked about, in their order."""
     asked = record["days"][day].get("asked", []) if day < len(record["days"]) else []
     return [*dict.fromkeys(question["document"] for question in asked)]
+
+
+def shortened(titles: Sequence[str], most: int = 3) -> str:
+    """The first titles, and how many more there are.
+
+    >>> shortened(["A", "B", "C", "D"])
+    'A; B; C; and 1 more'
+    """
+    more = len(titles) - most
+    return "; ".join(titles[:most]) + (f"; and {more} more" if more > 0 else "")

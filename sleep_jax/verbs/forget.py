@@ -17,6 +17,7 @@ from sleep_jax.lifecycle import init_run_state
 from sleep_jax.phases.day_slots import (
     days_of,
     phase_before_day,
+    shortened,
     text_of,
     titles_of_day,
 )
@@ -210,7 +211,7 @@ def _outcome(numbers, how: Forgetting, record, is_at_hand: bool) -> list[str]:
     """What has happened to each day, in words."""
     lines = []
     for day in numbers:
-        titles = "; ".join(titles_of_day(record, day)[:3])
+        titles = shortened(titles_of_day(record, day))
         name = f"day {day + 1}" + (f" ({titles})" if titles else "")
         if day in how.taken_back:
             before = phase_before_day(record, min(how.taken_back))

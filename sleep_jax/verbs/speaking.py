@@ -6,15 +6,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from sleep_jax.evals.slot_norms import check_slots_have_outputs, slot_norms
-from sleep_jax.phases.day_slots import places_of_days, text_of, titles_of_day
+from sleep_jax.phases.day_slots import places_of_days, shortened, text_of, titles_of_day
 from sleep_jax.runtime.compiled_programs import keep_compiled_programs
 from sleep_jax.runtime.progress import printable, table
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.sampling.streaming import Reader, decoding_form, decoding_head
 from sleep_jax.seeding.transaction import MemoryState
 from sleep_jax.verbs.saved_run import SavedRun, load_saved_run
-
-MAX_TITLES = 3  # documents of a day that are named
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,16 +120,11 @@ def show_slots(rows: Sequence[dict]) -> None:
                 row["norm"],
                 f"{100 * row['share']:.0f} %",
                 text_of([day - 1 for day in row["days"]]) or "forgotten",
-                _shortened(row["documents"]),
+                shortened(row["documents"]),
             )
             for row in rows
         ],
     )
-
-
-def _shortened(titles: Sequence[str]) -> str:
-    more = len(titles) - MAX_TITLES
-    return "; ".join(titles[:MAX_TITLES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def show_streamed(pieces: Iterable[str]) -> str:
