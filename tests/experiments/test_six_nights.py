@@ -1,0 +1,60 @@
+"""Six nights: its days, its figures by hand, and what the adapter learns from."""
+
+import numpy as np
+import pytest
+
+EXPERIMENT = "six_nights"
+MODULES = ("config", "figures", "sequential_lora", "run")
+
+
+def shares(*questions):
+    return [{"questions": x, "paraphrases": x / 2} for x in questions]
+
+
+RUN = {
+    "seed": 0,
+    "recall": [shares(0.5), shares(0.25, 1.0)],
+    "anchors": [22.0, 21.0],
+    "before": 20.0,
+    "open_book": shares(1.0, 0.5),
+    "tokens": [9, 9],
+    "seconds": [10.0, 30.0],
+}
+
+
+def test_config_has_a_day_and_a_slot_for_two_documents(lab):
+    c = lab.config.get_config("samples:1-6")
+    assert (c.data.documents, c.data.episodes, c.memory.slots) == ("samples:1-6", 3, (3,))
+    assert lab.config.get_config().data.episodes == 6
+    with pytest.raises(ValueError, match="documents='notes'; give a range of samples"):
+        lab.config.get_config("notes")
+
+
+def test_retention_and_summary_by_hand(lab):
+    want = [[0.5, np.nan], [0.25, 1.0]]
+    np.testing.assert_array_equal(lab.figures.retention(RUN, "questions"), want)
+    assert lab.figures.summarise(RUN, "questions") == {
+        "after its own night": 75.0,
+        "at the end": 62.5,
+        "of the former": pytest.approx(100 * 1.25 / 1.5),
+        "oldest half, at the end": 25.0,
+    }
+
+
+def test_table_has_anchors_beside_those_before_the_first_night(lab):
+    text = lab.figures.report({"sleep": [RUN, RUN | {"anchors": [22.0, 23.0]}]}, False)
+    assert "| sleep | 2 | 75 ± 0 % | 62 ± 0 % | 83 ± 0 % | 25 ± 0 % | +10 ± 7 % | 20 ± 0 |" in text
+    assert "| open book | 2 | 75 ± 0 % |" in text
+    assert "| 2 | 25 | 100 |" in text
+
+
+def test_figures_of_sleep_are_those_of_the_record(lab):
+    stages = ("before sleep", "after consolidation", "with the document in context")
+    scores = [
+        dict(zip(stages, ({"anchor_perplexity": a}, {"anchor_perplexity": b}, book)))
+        for a, b, book in zip((20.0, 22.0), (22.0, 21.0), RUN["open_book"])
+    ]
+    days = [{"recall": r, "scores": s} for r, s in zip(RUN["recall"], scores)]
+    night = {"tokens": 9, "seconds": 10.0}
+    phases = {"consolidate": night, "consolidate-2": night | {"seconds": 30.0}}
+    assert lab.figures.of_sleep({"days": days, "phases": phases}, 0) == RUN
