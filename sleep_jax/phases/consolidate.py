@@ -121,6 +121,7 @@ def consolidate(
         try:
             state, figures = _seed(
                 experiment,
+                run,
                 logger,
                 bar,
                 scheduled,
@@ -130,7 +131,6 @@ def consolidate(
                 probe,
                 asked,
                 with_slot,
-                falls_of_tasks(experiment, run),
             )
         except TeacherIsStudent as error:
             if not scheduled.sender:
@@ -161,16 +161,7 @@ def merge(
     with logger.bar(_planned(experiment), "step") as bar:
         asked = _asked(experiment, run, scheduled, teachers[0])
         state, figures = _seed(
-            experiment,
-            logger,
-            bar,
-            scheduled,
-            transaction,
-            teachers,
-            exchanges,
-            probe,
-            asked,
-            task_falls=falls_of_tasks(experiment, run),
+            experiment, run, logger, bar, scheduled, transaction, teachers, exchanges, probe, asked
         )
     if rejection_reason := figures.get("rolled_back"):
         raise UnrecoverableError(
@@ -211,6 +202,7 @@ def _asked(
 
 def _seed(
     experiment,
+    run,
     logger,
     bar,
     scheduled,
@@ -220,7 +212,6 @@ def _seed(
     probe,
     asked=None,
     with_slot=None,
-    task_falls=None,
 ):
     """`run_consolidation` with this run's settings; the figures of updates go to the logger.
 
@@ -266,7 +257,7 @@ def _seed(
         log=log,
         teacher_with_slot=with_slot,
         answers=asked and asked.as_answers(),
-        task_falls=task_falls,
+        task_falls=falls_of_tasks(experiment, run),
         mid_phase=logger.mid_phase,
         timer=logger.timer,
     )

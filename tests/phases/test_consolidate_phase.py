@@ -5,6 +5,7 @@ import types
 from sleep_jax.phases import consolidate as module
 from sleep_jax.phases.run_state import RunState
 from sleep_jax.runtime.progress import PhaseBar
+from sleep_jax.seeding.gate import Gate
 from sleep_jax.seeding.seeding_config import SeedingConfig
 
 
@@ -34,10 +35,10 @@ def test_bar_shows_the_bound_and_no_reward_before_rollouts(monkeypatch):
         config=types.SimpleNamespace(seed=0),
         cfg=None, params=None, tokenizer=None, judge=None,
         prompts=types.SimpleNamespace(shared_prefix=()),
-        settings=types.SimpleNamespace(gate=None, seeding=SeedingConfig(steps=3, warmup=0)),
+        settings=types.SimpleNamespace(gate=Gate(), seeding=SeedingConfig(steps=3, warmup=0)),
     )  # fmt: skip
     scheduled = types.SimpleNamespace(phase="consolidate", rng_stream=0, day=0)
-    module._seed(experiment, logger, bar, scheduled, types.SimpleNamespace(), [], [], [])
+    module._seed(experiment, None, logger, bar, scheduled, types.SimpleNamespace(), [], [], [])
     assert shown == ["-", "0.25", "0.25"]
     # What was known before is a curve of two points beside that of what is new.
     held_out = {"held_out_kl_before": 2.0, "held_out_kl_after": 1.5, "accepted": 0.0}
