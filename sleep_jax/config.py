@@ -138,18 +138,19 @@ class RunConfig(Settings):
                 f"wake.context={self.wake.context} holds less than memory.stride="
                 f"{self.memory.stride} tokens; raise the one or lower the other"
             )
-        if (longest := self.study.max_answer_tokens) > self.seeding.shape.max_target_length:
+        scored = self.seeding.shape.max_target_length
+        written = ["max_answer_tokens", "max_rehearsal_tokens"]
+        for name in written + ["max_variant_tokens"] * bool(self.study.multiple):
+            if (longest := getattr(self.study, name)) > scored:
+                raise ValueError(
+                    f"study.{name}={longest} is more than a row scores, "
+                    f"seeding.max_target_length={scored}; lower the one or raise the other"
+                )
+        if self.study.readings and not self.study.rehearsals:
             raise ValueError(
-                f"study.max_answer_tokens={longest} is more than a row scores, "
-                f"seeding.max_target_length={self.seeding.shape.max_target_length}; lower the one "
-                f"or raise the other"
-            )
-        longest = self.study.max_variant_tokens
-        if self.study.multiple and longest > self.seeding.shape.max_target_length:
-            raise ValueError(
-                f"study.max_variant_tokens={longest} is more than a row scores, "
-                f"seeding.max_target_length={self.seeding.shape.max_target_length}; lower the one "
-                f"or raise the other"
+                f"study.readings={self.study.readings} asks about replies to general prompts, of "
+                "which study.rehearsals=0 writes none; set study.rehearsals to 1 or more, or "
+                "study.readings=0"
             )
         self._check_something_to_learn()
         if self.study.earlier_questions and self.seeding.known_teacher == "base":
@@ -267,12 +268,13 @@ class RunConfig(Settings):
         if not self.model.thinking:
             return self
         thought, scored = self.model.thought_tokens, self.seeding.shape.max_target_length
-        if thought + self.study.max_answer_tokens > scored:
-            raise ValueError(
-                f"model.thought_tokens={thought} beside study.max_answer_tokens="
-                f"{self.study.max_answer_tokens} exceed seeding.max_target_length={scored}, so a "
-                f"reply with its thought could not be learnt; lower the one or raise the other"
-            )
+        for name in ("max_answer_tokens", "max_rehearsal_tokens"):
+            if thought + (longest := getattr(self.study, name)) > scored:
+                raise ValueError(
+                    f"model.thought_tokens={thought} beside study.{name}={longest} exceed "
+                    f"seeding.max_target_length={scored}, so a reply with its thought could not be "
+                    f"learnt; lower the one or raise the other"
+                )
 
         writing = dataclasses.replace(self.dreaming.writing, thought_tokens=thought)
         answer = self.evaluation.max_new_tokens + thought

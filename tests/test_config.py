@@ -37,6 +37,8 @@ MEANING_OF_0 = {
     "study.completions": "0: none",
     "study.questions": "0: none",
     "study.rehearsals": "0: none",
+    "study.readings": "0: none",
+    "study.max_rehearsal_tokens": "0: max_answer_tokens",
     "study.earlier_questions": "0: none",
     "study.temperature": "0: greedy",
     "study.multiple": "0: none",
@@ -219,6 +221,14 @@ def test_unknown_field_of_a_preset_is_compared_with_none_that_is_unlike_it():
         (
             {"wake.context": 100, "memory.periods": (1, 0), "memory.learning_rates": (0.1, 0.0)},
             "wake.context=100 holds less than memory.stride=256 tokens",
+        ),
+        (
+            {"study.max_rehearsal_tokens": 321},
+            "study.max_rehearsal_tokens=321 is more than a row scores, seeding.max_target_length",
+        ),
+        (
+            {"study.readings": 1, "study.rehearsals": 0},
+            "study.readings=1 asks .* study.rehearsals=0 writes none; set study.rehearsals to 1",
         ),
         (
             {"study.max_answer_tokens": 321},

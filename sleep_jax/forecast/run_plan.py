@@ -306,10 +306,9 @@ class RunPlan:
         studied = sum(scheduled.phase == "study" for scheduled in self.schedule)
         sentences, tokens = self._of_days(self._sentences), self._of_days(self.tokens)
         questions = sum(sentences) * study.questions if studied else 0
-        topics = len(read_rehearsal_topics())  # every other one is continued as plain text
-        rehearsed = study.rehearsals * (
-            (topics + 1) // 2 * study.max_chat_tokens + topics // 2 * study.max_answer_tokens
-        )
+        topics = len(read_rehearsal_topics())
+        of_reading = study.readings * (study.max_question_tokens + study.max_chat_tokens)
+        rehearsed = study.rehearsals * (sum(study.rehearsal_lengths(topics)) + topics * of_reading)
         writes_again = study.earlier_answers == "before"
         again = writes_again * study.earlier_questions * study.max_chat_tokens
         replays = [

@@ -3,6 +3,8 @@ what the night will learn."""
 
 import functools
 
+import jax
+
 from sleep_jax.data.batches import bucket
 from sleep_jax.experiment import Experiment
 from sleep_jax.phases.drafts import Drafts
@@ -17,7 +19,7 @@ from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.sequences import Exchange, Teacher
 from sleep_jax.seeding.transaction import check_capacity
-from sleep_jax.study import earlier, questions, self_study, strategies, variants
+from sleep_jax.study import earlier, questions, rehearsal, strategies, variants
 from sleep_jax.study.self_study import Study
 
 
@@ -85,18 +87,14 @@ def study(
 
 
 def rehearse(experiment: Experiment, teacher: Teacher, key, draw=None) -> list[Exchange]:
-    """Replies on general topics by the teacher of what was known; `draw` as for
-    `questions.write_questions`."""
-    config = experiment.settings.study
-    return self_study.rehearse(
-        experiment.cfg,
-        teacher.of_known.variables,
-        experiment.tokenizer,
-        experiment.topics,
-        config,
-        key,
-        draw,
-    )
+    """Replies on general topics, and to questions about these, by the teacher of rehearsals; `draw`
+    as for `questions.write_questions`."""
+    config, topics = experiment.settings.study, experiment.topics
+    model = experiment.cfg, teacher.of_rehearsals.variables, experiment.tokenizer
+    replies = rehearsal.rehearse(*model, topics, config, key, draw)
+    longest = experiment.settings.seeding.shape.max_length
+    again = jax.random.fold_in(key, 1 + len(rehearsal.rehearsal_calls(config)))
+    return replies + rehearsal.read_again(*model, topics, replies, config, longest, again, draw)
 
 
 def ask_again(
@@ -172,7 +170,8 @@ def varying(run: AbstractRun, context: int) -> list[Program]:
 
 
 def rehearsing(run: AbstractRun, phase: str) -> list[Program]:
-    """Replies on general topics; where a chat has thoughts, texts are another program."""
+    """Replies on general topics and questions about them; where a chat has thoughts, texts are
+    another program."""
     config, out = run.settings.study, []
     names = (f"{phase}: rehearse", f"{phase}: rehearse texts")
     if config.rehearsals:
@@ -182,8 +181,12 @@ def rehearsing(run: AbstractRun, phase: str) -> list[Program]:
             temperature=config.temperature,
             num_generations=config.rehearsals,
         )
-        for name, (part, longest) in zip(names, self_study.rehearsal_calls(config)):
+        for name, (part, longest) in zip(names, rehearsal.rehearsal_calls(config)):
             out += sampled(run, name, sampling(longest), run.sizes.rehearse[part])
+        asking = rehearsal.asking(config, END)
+        out += sampled(run, f"{phase}: rehearse questions", asking, run.sizes.ask_again)
+        reply = greedy(config.max_chat_tokens)
+        out += sampled(run, f"{phase}: rehearse reading", reply, run.sizes.read_again)
     return out
 
 

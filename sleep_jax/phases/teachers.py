@@ -10,6 +10,10 @@
     self                   the night's teacher, which the day has moved
     base                   the model without any memory
 
+    seeding.rehearsal_teacher  what writes and teaches rehearsals among it
+    known                      as seeding.known_teacher
+    base                       the model without any memory
+
 A level that hands over to the next one teaches what is new itself, whatever `seeding.teacher` is.
 """
 
@@ -56,11 +60,18 @@ def teacher_of_level(experiment: Experiment, transaction: Transaction) -> Teache
 def _with_known(
     experiment: Experiment, teacher: Teacher, state: MemoryState, known: dict[str, MemoryState]
 ) -> Teacher:
-    """A teacher with the teacher of what was known, chosen by its name; `state` is its memory."""
-    chosen = known[experiment.settings.seeding.known_teacher]
-    if chosen is state:
+    """A teacher with the teachers of what was known and of rehearsals, chosen by their names;
+    `state` is its memory."""
+    seeding = experiment.settings.seeding
+    chosen, rehearsing = known[seeding.known_teacher], known["base"]
+    if chosen is not state:
+        known_variables = chosen.variables(experiment.params)
+        teacher = dataclasses.replace(teacher, known_variables=known_variables)
+    if seeding.rehearsal_teacher == "known" or rehearsing is chosen:
         return teacher
-    return dataclasses.replace(teacher, known_variables=chosen.variables(experiment.params))
+    is_its_own = rehearsing is state
+    variables = teacher.variables if is_its_own else rehearsing.variables(experiment.params)
+    return dataclasses.replace(teacher, rehearsal_variables=variables)
 
 
 def with_other_teachers(
@@ -88,11 +99,17 @@ def teacher_with_slot(
     if experiment.settings.seeding.teacher != "ema":
         return None
     student, known = transaction.student, teacher.of_known.variables
+    rehearsal = teacher.of_rehearsals.variables
 
     def teacher_with(slot) -> Teacher:
         memory = put_slot(student.memory, transaction.level, transaction.index, slot)
         variables = student.replace(memory=memory).variables(experiment.params)
         follower = reader(experiment, experiment.cfg, variables, documents)
-        return dataclasses.replace(follower, weight=teacher.weight, known_variables=known)
+        return dataclasses.replace(
+            follower,
+            weight=teacher.weight,
+            known_variables=known,
+            rehearsal_variables=rehearsal,
+        )
 
     return teacher_with

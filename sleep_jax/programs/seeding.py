@@ -21,6 +21,7 @@ from sleep_jax.seeding.rollout_scores import score_rows
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sender_units import largest_units, unit_sizes, units_of
 from sleep_jax.seeding.sequences import (
+    REHEARSED,
     BatchShape,
     Exchange,
     pack_exchanges,
@@ -101,17 +102,18 @@ def precomputed(
 
 
 def parts_by_teacher(run: AbstractRun, exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
-    """The exchanges that each teacher reads: those that were known before the day apart, where they
-    have a teacher of their own (`phases.teachers`)."""
+    """The exchanges that each teacher reads: those that were known before the day, and
+    rehearsals, apart where they have teachers of their own (`phases.teachers`)."""
     seeding = run.settings.seeding
-    learns_by_day = "wake" in run.collections
-    same_as_known = {"self": ["self"], "base": ["base"], "ema": []}[seeding.teacher]
-    if seeding.teacher == "self" and not learns_by_day:
-        same_as_known.append("before")
-    if seeding.known_teacher in same_as_known:
-        return [[*exchanges]]
-    new = [e for e in exchanges if not e.is_known]
-    return [new, [e for e in exchanges if e.is_known]]
+    known = seeding.known_teacher
+    if known == "before" and "wake" not in run.collections:
+        known = "self"  # which has learnt nothing by day
+    rehearsing = known if seeding.rehearsal_teacher == "known" else seeding.rehearsal_teacher
+    parts: dict[str, list[Exchange]] = {}
+    for e in exchanges:
+        by = rehearsing if e.kind == REHEARSED else known if e.is_known else seeding.teacher
+        parts.setdefault(by, []).append(e)
+    return [*parts.values()]
 
 
 def refreshes(seeding: SeedingConfig) -> int:

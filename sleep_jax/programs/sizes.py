@@ -10,7 +10,7 @@ from sleep_jax.config import RunConfig
 from sleep_jax.data.batches import pack
 from sleep_jax.data.documents import read_rehearsal_topics
 from sleep_jax.seeding.mixture import EPOCHS
-from sleep_jax.seeding.sequences import BatchShape, Exchange
+from sleep_jax.seeding.sequences import REHEARSED, BatchShape, Exchange
 
 # What is assumed before a run.
 SENTENCE = 24  # tokens of a sentence, and of a line of a dream
@@ -31,6 +31,8 @@ class Sizes:
       ask: each prompt for a question about a sentence.
       answer: each question that the model asked itself, with the document in context.
       rehearse: each general prompt.
+      ask_again: each prompt for a question about a reply to these.
+      read_again: each such question, with its reply in view.
       earlier: each question of an earlier day that is asked again.
       suggest: each prompt for a strategy to study a sentence.
       vary: each prompt for a variant, of one turn.
@@ -59,6 +61,8 @@ class Sizes:
     ask: tuple[int, ...]
     answer: tuple[int, ...]
     rehearse: tuple[int, ...]
+    ask_again: tuple[int, ...]
+    read_again: tuple[int, ...]
     earlier: tuple[int, ...]
     suggest: tuple[int, ...]
     vary: tuple[int, ...]
@@ -90,6 +94,8 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
       sentences: of the day.
     """
     study, dreaming, page = settings.study, settings.dreaming, settings.data.chunk_tokens
+    topics = len(read_rehearsal_topics())
+    readings = topics * study.rehearsals * study.readings
     pages, stands_for = range(documents), _Lengths(settings.seeding.shape)
     held_out = [i for i in pages for _ in range(dreaming.held_out)]
     probe = [stands_for(i, study.max_answer_tokens, "answer") for i in held_out]
@@ -105,7 +111,9 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
         stream=documents * page,
         ask=(PROMPT,) * sentences,
         answer=(PROMPT,) * sentences * study.questions,
-        rehearse=(PROMPT,) * len(read_rehearsal_topics()),
+        rehearse=(PROMPT,) * topics,
+        ask_again=(PROMPT,) * readings,
+        read_again=(PROMPT + study.rehearsal_tokens,) * readings,
         earlier=(PROMPT,) * _earlier_questions(settings),
         suggest=(PROMPT,) * sentences * (bool(study.multiple) and "strategy" in study.variants),
         vary=(PROMPT,) * documents * len(study.variants) * bool(study.multiple),
@@ -158,19 +166,17 @@ def _exchanges(
     varied = [
         (i, study.variants[n % len(study.variants)]) for i in range(documents) for n in range(each)
     ]
-    # Every second general prompt is a text to be continued, which has no thought before it.
-    longest = [
-        study.max_answer_tokens if i % 2 else study.max_chat_tokens
-        for i in range(len(read_rehearsal_topics()))
-        for _ in range(study.rehearsals)
-    ]
+    longest = study.rehearsal_lengths(len(read_rehearsal_topics())) * study.rehearsals
+    again = len(longest) * study.readings
+    in_view = PROMPT + study.rehearsal_tokens
     return [
         *(stands_for(i, page, "recite") for i in recited),
         *(stands_for(i, SENTENCE, "complete") for i in completed),
         *(stands_for(i, SENTENCE, "quote") for i in answered),
         *(stands_for(i, study.max_answer_tokens, "answer") for i in answered),
         *(stands_for(i, study.max_variant_tokens, kind) for i, kind in varied),
-        *(stands_for(None, tokens, "rehearse") for tokens in longest),
+        *(stands_for(None, tokens, REHEARSED) for tokens in longest),
+        *[stands_for(None, study.max_chat_tokens, REHEARSED, in_view)] * again,
         *[stands_for(None, study.max_chat_tokens, "earlier")] * _earlier_questions(settings),
     ]
 

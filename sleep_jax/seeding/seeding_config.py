@@ -22,6 +22,7 @@ from sleep_jax.settings import Settings, part, setting
 MODES = ("joint", "staged")
 SLOT_INITS = ("zero", "sender")
 TEACHERS = ("self", "base", "ema")
+REHEARSAL_TEACHERS = ("known", "base")
 KNOWN_TEACHERS = ("self", "before", "base")
 
 
@@ -66,6 +67,10 @@ class SeedingConfig(Settings, section="seeding"):
     known_teacher: str = setting(
         "before", "what teaches what was known; before: the memory before the day, self: as it "
         "ended, base: none", choices=KNOWN_TEACHERS,
+    )  # fmt: skip
+    rehearsal_teacher: str = setting(
+        "known", "what writes and teaches rehearsals; known: as seeding.known_teacher, base: the "
+        "model without memory", choices=REHEARSAL_TEACHERS,
     )  # fmt: skip
     known_share: float = setting(
         0.0, "share of an update's teacher-written tokens that were known before; 0: as drawn",

@@ -18,6 +18,8 @@ from sleep_jax.sampling.sampler import prefill
 from sleep_jax.seeding.objective import SeedingBatch
 from sleep_jax.settings import Settings, setting
 
+REHEARSED = "rehearse"  # the kind of replies to general prompts
+
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
@@ -63,7 +65,7 @@ class Exchange:
     @property
     def is_known(self) -> bool:
         """The model knew it before the day; all else is new."""
-        return self.kind in ("rehearse", "earlier")
+        return self.kind in (REHEARSED, "earlier")
 
     @property
     def is_imitable(self) -> bool:
@@ -96,6 +98,7 @@ class Teacher:
       weight: of its divergence.
       known_variables: the collections that teach what was known before the day
         (`Exchange.is_known`), of the same config over the same base; None: `variables`.
+      rehearsal_variables: those that teach rehearsals; None: as what was known.
     """
 
     cfg: DecoderConfig
@@ -103,14 +106,31 @@ class Teacher:
     context: Any
     weight: float = 1.0
     known_variables: Any = None
+    rehearsal_variables: Any = None
 
     @property
     def of_known(self) -> "Teacher":
         """The teacher of what was known before the day."""
-        if self.known_variables is None:
+        return self._closed_book(self.known_variables)
+
+    @property
+    def of_rehearsals(self) -> "Teacher":
+        """The teacher of replies to general prompts."""
+        return self._closed_book(self.rehearsal_variables or self.known_variables)
+
+    def of(self, exchange: Exchange) -> "Teacher":
+        """The teacher of an exchange."""
+        if exchange.kind == REHEARSED:
+            return self.of_rehearsals
+        return self.of_known if exchange.is_known else self
+
+    def _closed_book(self, variables) -> "Teacher":
+        if variables is None:
             return self
         # The row of its context that it reads is the empty one, which is the same for all weights.
-        return dataclasses.replace(self, variables=self.known_variables, known_variables=None)
+        return dataclasses.replace(
+            self, variables=variables, known_variables=None, rehearsal_variables=None
+        )
 
 
 def teacher_heads(teachers: Sequence[Teacher]):

@@ -109,13 +109,13 @@ def precompute(
 
 
 def _parts(teacher: Teacher, exchanges: Sequence[Exchange]) -> list[tuple[Teacher, list[int]]]:
-    """Who teaches which exchanges, by their indices: what was known before the day may have a
-    teacher of its own."""
-    if teacher.known_variables is None:
-        return [(teacher, [*range(len(exchanges))])]
-    known = [i for i, e in enumerate(exchanges) if e.is_known]
-    new = [i for i, e in enumerate(exchanges) if not e.is_known]
-    return [(teacher, new), (teacher.of_known, known)]
+    """Who teaches which exchanges, by their indices: what was known before the day, and rehearsals,
+    may have teachers of their own."""
+    parts: dict[int, tuple[Teacher, list[int]]] = {}
+    for i, exchange in enumerate(exchanges):
+        by = teacher.of(exchange)
+        parts.setdefault(id(by.variables), (by, []))[1].append(i)
+    return [*parts.values()]
 
 
 def _states_from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:

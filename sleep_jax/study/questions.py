@@ -83,7 +83,7 @@ def write_questions(
     written = {
         (i, text): sentence
         for (i, sentence), group in zip(topics, groups)
-        for text in (_first_line(tokenizer.decode(c.tokens)) for c in group)
+        for text in (first_line(tokenizer.decode(c.tokens)) for c in group)
         if is_about(text, sentence)
         and canonical(text) not in excluded
         and not (study.is_grounded and ungrounded(text, pages[i]))
@@ -106,7 +106,8 @@ def write_questions(
     return questions, sum(map(len, groups))
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """The first line of a text, stripped."""
     return text.partition("\n")[0].strip()
 
 

@@ -18,16 +18,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from sleep_jax.data.documents import Document
 from sleep_jax.data.sentences import sentences, word_ends
 from sleep_jax.interop.prompts import RECITE_REQUEST, Prompts, answer_request
-from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.sampling.generate import Completion, Draw, generate
-from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.study.questions import SelfQuestion
 from sleep_jax.study.study_config import StudyConfig
@@ -191,59 +186,4 @@ def answer(
             kind=kind,
         )
         for q, kind, reply, shown in replies
-    ]
-
-
-def rehearsal_calls(study: StudyConfig) -> list[tuple[slice, int]]:
-    """(topics, longest reply in tokens) of the calls of `rehearse`: with thoughts, chats and plain
-    texts are sampled separately, since a plain text is continued without a thought."""
-    if not study.thought_tokens:
-        return [(slice(None), study.max_answer_tokens)]
-    return [
-        (slice(0, None, 2), study.max_chat_tokens),
-        (slice(1, None, 2), study.max_answer_tokens),
-    ]
-
-
-def rehearse(
-    cfg: DecoderConfig,
-    variables,
-    tokenizer: Tokenizer,
-    topics: Sequence[str],
-    study: StudyConfig,
-    rng,
-    draw: Draw | None = None,
-) -> list[Exchange]:
-    """The model's replies to general prompts, alternately in a chat and as plain text to continue.
-
-    Their teacher is the model itself, without a document.
-
-    Args:
-      cfg, variables, tokenizer: the model.
-      topics: the prompts.
-      study: the settings.
-      rng: PRNG key.
-      draw: as for `write_questions`.
-    """
-    if not topics or not study.rehearsals:
-        return []
-    prompts = Prompts(tokenizer)
-    topic_prompts = [
-        prompts.plain(topic) if i % 2 else prompts.without_context(topic)
-        for i, topic in enumerate(topics)
-    ]
-    groups: list[list[Completion]] = [[]] * len(topic_prompts)
-    for call, (part, longest) in enumerate(rehearsal_calls(study)):
-        key = jax.random.fold_in(rng, call) if call else rng
-        sampling = SamplingConfig(
-            longest,
-            tokenizer.eos_ids,
-            temperature=study.temperature,
-            num_generations=study.rehearsals,
-        )
-        groups[part] = (draw or generate)(cfg, sampling, variables, topic_prompts[part], key)
-    return [
-        Exchange(None, prompt, prompt, c.tokens, "rehearse")
-        for prompt, group in zip(topic_prompts, groups)
-        for c in group
     ]

@@ -28,6 +28,9 @@ class StudyConfig(Settings, section="study"):
         4, "questions drawn per sentence; repeated ones are kept once; 0: none", least=0
     )
     rehearsals: int = setting(3, "replies per general prompt; 0: none", least=0)
+    readings: int = setting(
+        0, "questions asked of each such reply with it in view, as of a document; 0: none", least=0
+    )
     earlier_questions: int = setting(
         0, "own questions of earlier days that a night asks again; 0: none", least=0
     )
@@ -42,7 +45,10 @@ class StudyConfig(Settings, section="study"):
         also=(0,),
     )
     max_question_tokens: int = setting(24, "longest question, in tokens", least=1)
-    max_answer_tokens: int = setting(48, "longest answer or rehearsal, in tokens", least=1)
+    max_answer_tokens: int = setting(48, "longest answer, in tokens", least=1)
+    max_rehearsal_tokens: int = setting(
+        0, "longest reply to a general prompt, in tokens; 0: max_answer_tokens", least=0
+    )
     is_grounded: bool = setting(
         True, "drop answers, and sentences of variants, that invent names or numbers"
     )
@@ -64,8 +70,18 @@ class StudyConfig(Settings, section="study"):
 
     @property
     def max_chat_tokens(self) -> int:
-        """Longest answer or rehearsal in a chat, in tokens, thought included."""
+        """Longest answer in a chat, in tokens, thought included."""
         return self.max_answer_tokens + self.thought_tokens
+
+    @property
+    def rehearsal_tokens(self) -> int:
+        """Longest reply to a general prompt, in tokens, without a thought."""
+        return self.max_rehearsal_tokens or self.max_answer_tokens
+
+    def rehearsal_lengths(self, topics: int) -> list[int]:
+        """Tokens that a reply to each general prompt may take: every other one is a plain text that
+        is continued, without a thought."""
+        return [self.rehearsal_tokens + self.thought_tokens * (i % 2 == 0) for i in range(topics)]
 
     def variant_turns(self, tokens: int) -> int:
         """How often each kind of variant is asked for, at most: variants of full length would be

@@ -24,6 +24,7 @@ from sleep_jax.phases.teachers import (
     with_other_teachers,
 )
 from sleep_jax.runtime.preemption import Preempted
+from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.seeding.transaction import begin_consolidation, begin_merge
 from sleep_jax.study import questions
 
@@ -120,6 +121,25 @@ def test_teacher_of_day_by_kind(levels, evening, monkeypatch, teacher, new, know
     assert parts(got.of_known.variables) == known
     assert (got.known_variables is None) == (known == new)
     assert got.variables["params"] is got.of_known.variables["params"] is experiment.params
+
+
+@pytest.mark.parametrize("teacher", ["self", "base"])
+@pytest.mark.parametrize(
+    ("known_teacher", "known"), [("before", HAS_READ - {"wake of level_1"}), ("base", set())]
+)
+def test_rehearsals_may_be_taught_by_the_base(
+    levels, evening, monkeypatch, teacher, known_teacher, known
+):
+    monkeypatch.setattr(module, "reader", lambda _, cfg, x, documents: module.Teacher(cfg, x, ()))
+    seeding = {"teacher": teacher, "known_teacher": known_teacher, "rehearsal_teacher": "base"}
+    experiment = configured(levels, **seeding)
+    got = teacher_of_day(experiment, evening.run, ())
+    by = {kind: got.of(Exchange(None, (1,), (1,), (2,), kind)) for kind in ("rehearse", "earlier")}
+    assert parts(by["rehearse"].variables) == set()
+    assert parts(by["earlier"].variables) == known
+    assert got.of(Exchange(0, (1,), (1,), (2,), "answer")) is got
+    if teacher == "base":  # not held twice
+        assert by["rehearse"].variables is got.variables
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,22 @@ def test_precompute_takes_the_states_of_what_was_known_from_its_teacher(cfg, tea
         assert np.abs(states.teacher - wrong).max() > 0.1
 
 
+def test_precompute_takes_the_states_of_rehearsals_from_their_teacher(cfg, teacher, night):
+    of_rehearsals = jax.tree.map(lambda x: 1.5 * x, teacher.variables["params"])
+    variables = teacher.variables | {"params": of_rehearsals}
+    with_own = dataclasses.replace(teacher, rehearsal_variables=variables)
+    got = precompute(cfg, night["student"], [with_own], ALL, SHAPE)
+    as_before = precompute(cfg, night["student"], [teacher], ALL, SHAPE)
+    empty, _, _ = read(cfg, variables, [()])
+    for e, states, others in zip(ALL, got, as_before):
+        if e.kind != "rehearse":
+            np.testing.assert_allclose(states.teacher, others.teacher, atol=1e-5)
+            continue
+        [expected] = teacher_hidden(cfg, variables, empty, [e])
+        np.testing.assert_allclose(states.teacher, expected, atol=1e-5)
+        assert np.abs(states.teacher - others.teacher).max() > 0.1
+
+
 def test_precompute_replaces_the_first_of_several_teachers(cfg, teacher, night):
     second = dataclasses.replace(teacher, weight=0.5, known_variables=None)
     first = dataclasses.replace(teacher, weight=0.5)

@@ -1,4 +1,4 @@
-"""Self-study: recitations, completions, answers and rehearsals."""
+"""Self-study: recitations, completions and answers."""
 
 import dataclasses
 import functools
@@ -21,7 +21,6 @@ from sleep_jax.study.self_study import (
     answer,
     complete,
     recite,
-    rehearse,
     reread,
     without_documents,
 )
@@ -93,36 +92,6 @@ def test_answer_quotes_the_sentence_and_gives_the_answer_if_any(prompts, tokeniz
     assert out[2].student == prompts.without_context("Is it out?")
     assert out[2].teacher == prompts.with_context(answer_request("Is it out?"))
     assert out[2].completion == prompts.reply("Yes.")
-
-
-def test_rehearse_has_one_prompt_for_teacher_and_student(prompts, tokenizer, script, cfg):
-    script([["Hi.", "Hello."], ["Blue..."]])
-    study = StudyConfig(rehearsals=2)
-    out = rehearse(cfg, {}, tokenizer, ["Greet me.", "Sky?"], study, jax.random.key(0))
-    assert [tokenizer.decode(e.completion) for e in out] == ["Hi.", "Hello.", "Blue"]
-    assert {e.document for e in out} == {None} and {e.kind for e in out} == {"rehearse"}
-    # In a chat and in plain text, in turn.
-    assert out[0].student == prompts.without_context("Greet me.") and out[
-        2
-    ].student == prompts.plain("Sky?")
-    assert all(e.student == e.teacher for e in out)
-    assert rehearse(cfg, {}, tokenizer, [], study, jax.random.key(0)) == []
-
-
-def test_rehearse_gives_plain_text_no_tokens_for_thought(prompts, tokenizer, script, cfg):
-    calls = script([["Hi."], ["Bye."]], [["Blue."]])
-    study = StudyConfig(rehearsals=1, max_answer_tokens=48, thought_tokens=1024)
-    topics = ["Greet me.", "Sky?", "Take leave."]
-    out = rehearse(cfg, {}, tokenizer, topics, study, jax.random.key(0))
-    assert [tokenizer.decode(e.completion) for e in out] == ["Hi.", "Blue.", "Bye."]
-    assert [e.student for e in out] == [
-        prompts.without_context("Greet me."),
-        prompts.plain("Sky?"),
-        prompts.without_context("Take leave."),
-    ]
-    assert [call["sampling"].max_new_tokens for call in calls] == [1072, 48]
-    script([["Hi."]], [])
-    assert len(rehearse(cfg, {}, tokenizer, topics[:1], study, jax.random.key(0))) == 1
 
 
 def test_study_round_trips_through_json():
