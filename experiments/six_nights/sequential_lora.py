@@ -1,11 +1,9 @@
 """The baseline: one adapter, fine-tuned night after night on what the sleeping model wrote."""
 
 import dataclasses
-import itertools
 import json
 import pathlib
 import time
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sleep_jax.baselines.finetune import finetune
 from sleep_jax.baselines.model import Leaves, Model
-from sleep_jax.baselines.sft import cross_entropy, epochs, with_lora
+from sleep_jax.baselines.sft import cross_entropy, with_lora
 from sleep_jax.data.examples import Examples, make_examples
 from sleep_jax.experiment import Experiment
 from sleep_jax.fields import read_json
@@ -23,10 +21,14 @@ from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.phases.consolidate import GATED
 from sleep_jax.phases.evaluate import anchor_perplexity, ask, shares_right
+from sleep_jax.phases.rng_streams import key_of
 from sleep_jax.phases.run_state import RunState
 from sleep_jax.phases.study import studied
 from sleep_jax.runtime.progress import phase_progress
+from sleep_jax.seeding.consolidate import data_seed
+from sleep_jax.seeding.mixture import fill_batch, shuffled
 from sleep_jax.seeding.seeding_config import SeedingConfig
+from sleep_jax.seeding.sequences import Exchange
 
 # The rank of a slot, on every linear layer.
 LORA = LoraConfig(rank=16, alpha=32.0, targets=("q", "k", "v", "o", "gate", "up", "down"))
@@ -37,9 +39,8 @@ def fine_tuned(
 ) -> dict:
     """What an adapter knows after each night, as `figures.of_sleep` has it.
 
-    A night has the updates of the sleeping model's, as many rows an update, its warm-up, cosine and
-    clipping; what is learnt, by cross-entropy, is all that the sleeping model wrote for that night,
-    its replies to general prompts and to earlier questions among it.
+    A night has the sleeping model's updates, with its warm-up, cosine and clipping: each learns, by
+    cross-entropy, the very sequences that the sleeping model's did.
 
     Args:
       experiment: the model and its days.
@@ -60,15 +61,14 @@ def fine_tuned(
             if figures.exists():
                 model = model.replace(variables=model.variables | {"lora": _load(adapter)})
             else:
-                began, rows = time.perf_counter(), rows_of_night(experiment, slept, night)
-                key = jax.random.fold_in(jax.random.key(seed), night)
-                batches = _batches(rows, seeding, key)
+                began, batches = time.perf_counter(), batches_of_night(experiment, slept, night)
                 model = finetune(
                     model, Leaves("lora/.*"), cross_entropy, batches, optimizer, steps=seeding.steps
                 )
                 np.savez(adapter, **flatten_dict(model.variables["lora"], sep="/"))
+                tokens = sum(int(batch.mask.sum()) for batch in batches)
                 known = _known(tuned, model.variables, night)
-                known |= {"tokens": int(rows.mask.sum()), "seconds": time.perf_counter() - began}
+                known |= {"tokens": tokens, "seconds": time.perf_counter() - began}
                 draft = figures.with_suffix(".new")
                 draft.write_text(json.dumps(known))
                 draft.replace(figures)
@@ -80,16 +80,27 @@ def fine_tuned(
     }
 
 
-def rows_of_night(experiment: Experiment, slept: RunState, night: int) -> Examples:
-    """All that the sleeping model wrote for a night, packed, [rows, time]."""
-    pairs = [(e.student, e.completion) for e in studied(experiment, slept, night)]
-    return jax.tree.map(lambda x: x[0], make_examples([pairs]))
+def batches_of_night(experiment: Experiment, slept: RunState, night: int) -> list[Examples]:
+    """What each update of the sleeping model's night learnt from, [rows, time] of one shape."""
+    drawn = [
+        [(e.student, e.completion) for e in update]
+        for update in drawn_by_night(experiment, slept, night)
+    ]
+    rows = make_examples(drawn)
+    return [jax.tree.map(lambda x, i=i: x[i], rows) for i in range(len(drawn))]
 
 
-def _batches(rows: Examples, seeding: SeedingConfig, key: jax.Array) -> Iterator[Examples]:
-    """As many as the night has updates, pass after pass."""
-    passes = epochs(rows, seeding.steps, seeding.shape.batch_size, key)
-    return itertools.islice(passes, seeding.steps)
+def drawn_by_night(experiment: Experiment, slept: RunState, night: int) -> list[list[Exchange]]:
+    """The sequences of each update of a night without rollouts, as `seed_slot` draws them."""
+    [scheduled] = [x for x in experiment.schedule if x.phase == "consolidate" and x.day == night]
+    seeding = experiment.settings.seeding.with_shared_prefix(experiment.prompts.shared_prefix)
+    seed = data_seed(key_of(experiment, scheduled, "updates"))
+    exchanges = studied(experiment, slept, night)
+    stream, updates = shuffled(exchanges, seed, known_share=seeding.known_share), []
+    for _ in range(seeding.steps):
+        chosen, stream = fill_batch([], stream, seeding.shape)
+        updates.append(chosen)
+    return updates
 
 
 def _known(tuned: Experiment, variables, night: int) -> dict:

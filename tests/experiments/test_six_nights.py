@@ -1,7 +1,14 @@
 """Six nights: its days, its figures by hand, and what the adapter learns from."""
 
+import runpy
+
 import numpy as np
 import pytest
+
+from sleep_jax import lifecycle
+from sleep_jax.experiment import load_experiment
+from sleep_jax.seeding import consolidate
+from sleep_jax.seeding.mixture import fill_batch
 
 EXPERIMENT = "six_nights"
 MODULES = ("config", "figures", "sequential_lora", "run")
@@ -58,3 +65,24 @@ def test_figures_of_sleep_are_those_of_the_record(lab):
     night = {"tokens": 9, "seconds": 10.0}
     phases = {"consolidate": night, "consolidate-2": night | {"seconds": 30.0}}
     assert lab.figures.of_sleep({"days": days, "phases": phases}, 0) == RUN
+
+
+@pytest.mark.slow
+def test_adapter_learns_the_sequences_of_every_update_of_the_night(lab, monkeypatch, tmp_path):
+    c = runpy.run_path("configs/sleep_tiny.py")["get_config"]()
+    c.seeding.num_prompts = c.dreaming.steps = 0
+    c.seeding.steps, c.seeding.known_share = 5, 0.5
+    experiment, drawn = load_experiment(c), []
+
+    def recorded(*args):
+        chosen, stream = fill_batch(*args)
+        drawn.append(chosen)
+        return chosen, stream
+
+    monkeypatch.setattr(consolidate, "fill_batch", recorded)
+    slept = lifecycle.run(experiment, tmp_path / "run")
+    assert lab.sequential_lora.drawn_by_night(experiment, slept, 0) == drawn and len(drawn) == 5
+    batches = lab.sequential_lora.batches_of_night(experiment, slept, 0)
+    tokens = [sum(len(e.completion) for e in chosen) for chosen in drawn]
+    assert [int(batch.mask.sum()) for batch in batches] == tokens
+    assert len({batch.tokens.shape for batch in batches}) == 1

@@ -5,7 +5,6 @@ import functools
 import json
 import types
 
-import jax
 import numpy as np
 import pytest
 from scripted import scripted
