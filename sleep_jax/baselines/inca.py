@@ -25,8 +25,9 @@ import scipy.linalg
 import scipy.spatial
 
 from sleep_jax.baselines.in_context import InContextConfig, replies_in_view
-from sleep_jax.baselines.labels import Labelled, label_in, label_request
+from sleep_jax.baselines.labels import label_in, label_request
 from sleep_jax.baselines.model import Model
+from sleep_jax.data.class_sets import Labelled
 from sleep_jax.data.documents import Document
 from sleep_jax.evals.recall import greedy_replies
 from sleep_jax.interop.prompts import Prompts

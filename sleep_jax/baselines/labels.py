@@ -3,19 +3,12 @@ words for all methods, with examples in view or closed book.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from sleep_jax.data.class_sets import Labelled
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import PromptCompletion
 from sleep_jax.evals.metrics import contains_answer, exact_match
 from sleep_jax.interop.prompts import Prompts
-
-
-class Labelled(NamedTuple):
-    """A text and the name of its class."""
-
-    text: str
-    label: str
 
 
 def label_request(text: str) -> str:

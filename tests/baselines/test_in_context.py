@@ -7,14 +7,9 @@ import pytest
 from tiny_run import tiny_config
 
 from sleep_jax.baselines.in_context import InContextConfig, replies_in_view
-from sleep_jax.baselines.labels import (
-    Labelled,
-    examples_document,
-    label_in,
-    label_pairs,
-    label_request,
-)
+from sleep_jax.baselines.labels import examples_document, label_in, label_pairs, label_request
 from sleep_jax.baselines.model import Model
+from sleep_jax.data.class_sets import Labelled
 from sleep_jax.data.documents import Document
 from sleep_jax.evals.recall import greedy_replies
 from sleep_jax.experiment import load_experiment

@@ -6,8 +6,8 @@ import scipy.spatial
 
 from sleep_jax.baselines import inca as module
 from sleep_jax.baselines.inca import ClassGaussians, InCA, InCAConfig, tags_in
-from sleep_jax.baselines.labels import Labelled
 from sleep_jax.baselines.model import Model
+from sleep_jax.data.class_sets import Labelled
 from sleep_jax.interop.tiny import byte_tokenizer
 
 RNG = np.random.default_rng(0)
