@@ -1,5 +1,5 @@
 """Fine-tuning task after task, with what a method keeps between tasks: nothing, old examples
-(`replay.py`), or how much each weight mattered (`ewc.py`).
+(`replay.py`), how much each weight mattered (`ewc.py`), or the model before (`lwf.py`).
 
     learner = SequentialLearner(model, Leaves("lora/.*"), jax.random.key(seed), ewc=EWCConfig())
     for pairs in tasks:
@@ -18,7 +18,8 @@ import safetensors.flax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sleep_jax.baselines.ewc import Consolidated, EWCConfig, ewc_loss, remember
-from sleep_jax.baselines.finetune import Log
+from sleep_jax.baselines.finetune import Log, Loss
+from sleep_jax.baselines.lwf import LwFConfig, lwf_loss
 from sleep_jax.baselines.model import Model, Trainable
 from sleep_jax.baselines.replay import ReplayConfig, ReplayMemory, with_replay
 from sleep_jax.baselines.sft import SFTConfig, sft
@@ -38,9 +39,13 @@ class SequentialLearner:
       sft: how each task is learnt.
       replay: None: no old examples.
       ewc: None: no penalty.
+      lwf: None: no divergence from the model before a task.
       tasks: learnt so far.
       kept: for replay.
       consolidated: for the penalty.
+
+    Raises:
+      ValueError: both `ewc` and `lwf` are given.
     """
 
     model: Model
@@ -49,9 +54,14 @@ class SequentialLearner:
     sft: SFTConfig = dataclasses.field(default_factory=SFTConfig)
     replay: ReplayConfig | None = None
     ewc: EWCConfig | None = None
+    lwf: LwFConfig | None = None
     tasks: int = 0
     kept: ReplayMemory = dataclasses.field(default_factory=ReplayMemory)
     consolidated: Consolidated | None = None
+
+    def __post_init__(self):
+        if self.ewc is not None and self.lwf is not None:
+            raise ValueError(f"ewc={self.ewc} with lwf={self.lwf}; a task has one loss: give one")
 
     def learn(
         self,
@@ -60,13 +70,13 @@ class SequentialLearner:
     ) -> "SequentialLearner":
         """After one more task, (prompt, reply) tokens."""
         keys = jax.random.split(jax.random.fold_in(self.rng, self.tasks), 4)
-        mixed, kept, loss, consolidated = pairs, self.kept, None, self.consolidated
+        mixed, kept, consolidated = pairs, self.kept, self.consolidated
         if self.replay is not None:
             mixed = with_replay(pairs, kept, self.replay, keys[0])
             kept = kept.add(pairs, self.replay.capacity, keys[1])
-        if self.ewc is not None:
-            loss = ewc_loss(self.model, self.trainable, consolidated, self.ewc)
-        model = sft(self.model, self.trainable, mixed, self.sft, rng=keys[2], loss=loss, log=log)
+        model = sft(
+            self.model, self.trainable, mixed, self.sft, rng=keys[2], loss=self._loss(), log=log
+        )
         if self.ewc is not None:
             consolidated = remember(
                 model, self.trainable, pairs, consolidated, self.ewc, rng=keys[3]
@@ -74,6 +84,14 @@ class SequentialLearner:
         return dataclasses.replace(
             self, model=model, tasks=self.tasks + 1, kept=kept, consolidated=consolidated
         )
+
+    def _loss(self) -> Loss | None:
+        """Of the next task; None: the cross-entropy alone."""
+        if self.ewc is not None:
+            return ewc_loss(self.model, self.trainable, self.consolidated, self.ewc)
+        if self.lwf is not None and self.tasks:
+            return lwf_loss(self.model, self.trainable, self.lwf)
+        return None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes what changes from task to task."""

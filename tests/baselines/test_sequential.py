@@ -1,10 +1,13 @@
 """Task after task: what is kept between them, and going on from what was saved."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from sleep_jax.baselines.ewc import EWCConfig
+from sleep_jax.baselines.lwf import LwFConfig
 from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.baselines.replay import ReplayConfig
 from sleep_jax.baselines.sequential import SequentialLearner
@@ -45,6 +48,15 @@ def test_sequential_learner_keeps_what_its_methods_need(learner):
         second.consolidated.anchor["lora"]["layers"]["mlp"]["down"]["b"],
         second.model.variables["lora"]["layers"]["mlp"]["down"]["b"],
     )
+
+
+def test_sequential_learner_stays_near_the_model_before_a_task(learner):
+    begun, logged = dataclasses.replace(learner, lwf=LwFConfig()), []
+    for pairs in TASKS[:2]:
+        begun = begun.learn(pairs, log=lambda _, x: logged.append(x))
+    assert ["kl" in x for x in logged] == [False, False, True, True]
+    with pytest.raises(ValueError, match=r"ewc=.* with lwf=.*; a task has one loss: give one"):
+        dataclasses.replace(begun, ewc=EWCConfig())
 
 
 def test_sequential_learner_goes_on_with_the_same_bits(learner, tmp_path):
