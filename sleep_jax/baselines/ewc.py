@@ -29,9 +29,9 @@ import jax.numpy as jnp
 
 from sleep_jax.baselines.finetune import Loss
 from sleep_jax.baselines.model import Model, Trainable
-from sleep_jax.baselines.replay import numpy_generator
 from sleep_jax.baselines.sft import cross_entropy_for, rows_of
 from sleep_jax.data.examples import Examples, PromptCompletion
+from sleep_jax.data.orders import numpy_generator
 from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.settings import Settings, setting
 

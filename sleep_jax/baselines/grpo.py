@@ -18,14 +18,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from sleep_jax.baselines.finetune import Log, Loss, finetune
+from sleep_jax.baselines.finetune import Log, Loss, clipped_adam, finetune
 from sleep_jax.baselines.model import Model, Trainable
-from sleep_jax.baselines.replay import numpy_generator
 from sleep_jax.baselines.sft import trains_base
 from sleep_jax.data.batches import bucket, pad
 from sleep_jax.data.examples import Examples
+from sleep_jax.data.orders import in_turn
 from sleep_jax.evals.likelihood import log_probs, log_probs_with_head
 from sleep_jax.rl.algorithms import Surrogate, surrogate
 from sleep_jax.sampling.generate import Completion, generate
@@ -120,15 +119,16 @@ def grpo(
         num_generations=config.num_generations,
     )
     width = bucket(max(map(len, prompts)))
+    order_key, sampling_key = jax.random.split(rng)
 
     def rollouts(step: int, policy: Model) -> Rollouts:
-        chosen = prompts_of_update(len(prompts), config.prompts, step, rng)
+        chosen = in_turn(len(prompts), config.prompts, step, order_key)
         groups = generate(
             policy.cfg,
             sampling,
             policy.variables,
             [prompts[i] for i in chosen],
-            jax.random.fold_in(rng, step),
+            jax.random.fold_in(sampling_key, step),
             width=width,
         )
         rewards = np.array([[reward(i, x) for x in g] for i, g in zip(chosen, groups)], np.float32)
@@ -151,25 +151,12 @@ def grpo(
         trainable,
         policy_loss(options, trains_base(model, trainable)),
         rollouts,
-        _optimizer(config.learning_rate, config.max_grad_norm),
+        clipped_adam(config.learning_rate, config.max_grad_norm),
         steps=config.steps,
         accumulate=config.accumulate,
         log=log,
         checkpoint=checkpoint,
     )
-
-
-def prompts_of_update(count: int, size: int, step: int, rng: jax.Array) -> list[int]:
-    """Indices of the prompts of an update: each pass over all has an order of its own."""
-    first, orders = step * size, {}
-    out = []
-    for place in range(first, first + size):
-        number, index = divmod(place, count)
-        if number not in orders:
-            key = jax.random.fold_in(jax.random.fold_in(rng, 2**31 - 1), number)
-            orders[number] = numpy_generator(key).permutation(count)
-        out.append(int(orders[number][index]))
-    return out
 
 
 @functools.cache  # one object a setting: for any other, all is compiled anew
@@ -206,9 +193,3 @@ def _rows(
 
 
 _log_probs = functools.partial(jax.jit, static_argnames=("cfg",))(log_probs)
-
-
-@functools.cache
-def _optimizer(rate: float, max_grad_norm: float) -> optax.GradientTransformation:
-    clipping = [optax.clip_by_global_norm(max_grad_norm)] if max_grad_norm else []
-    return optax.chain(*clipping, optax.adam(rate))

@@ -15,9 +15,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
 from sleep_jax.data.examples import PromptCompletion
+from sleep_jax.data.orders import numpy_generator
 from sleep_jax.settings import Settings, setting
 
 
@@ -75,8 +75,3 @@ def with_replay(
     kept."""
     count = round(len(pairs) * config.share / (1 - config.share))
     return [*pairs, *memory.draw(count, rng)]
-
-
-def numpy_generator(rng: jax.Array) -> np.random.Generator:
-    """Draws on the host, from a PRNG key."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(rng)))

@@ -27,13 +27,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from sleep_jax.baselines.finetune import Log, Loss, finetune
-from sleep_jax.baselines.grpo import prompts_of_update
+from sleep_jax.baselines.finetune import Log, Loss, clipped_adam, finetune
 from sleep_jax.baselines.model import Model, Trainable
 from sleep_jax.data.batches import bucket
 from sleep_jax.data.documents import Document
+from sleep_jax.data.orders import in_turn
 from sleep_jax.interop.prompts import Prompts, answer_request
 from sleep_jax.models.decoder import lm_head
 from sleep_jax.models.decoder_config import LoraConfig
@@ -158,19 +157,19 @@ def self_distilled(
     )
     width = bucket(max(len(e.student) for e in exchanges))
     teacher_width = bucket(max(len(e.teacher) for e in exchanges)) + config.max_new_tokens
+    order_key, sampling_key = jax.random.split(rng)
     is_fixed = config.teacher == "initial"
     empty_context = read(model.cfg, model.variables, [()])[0]
 
     def rollouts(step: int, student: Model) -> SeedingBatch:
-        chosen = [
-            exchanges[i] for i in prompts_of_update(len(exchanges), config.prompts, step, rng)
-        ]
+        order = in_turn(len(exchanges), config.prompts, step, order_key)
+        chosen = [exchanges[i] for i in order]
         groups = generate(
             student.cfg,
             sampling,
             student.variables,
             [e.student for e in chosen],
-            jax.random.fold_in(rng, step),
+            jax.random.fold_in(sampling_key, step),
             width=width,
         )
         written = [
@@ -190,7 +189,7 @@ def self_distilled(
         trainable,
         jax.tree_util.Partial(distillation_loss(config.objective), heads),
         rollouts,
-        _optimizer(config.learning_rate, config.max_grad_norm),
+        clipped_adam(config.learning_rate, config.max_grad_norm),
         steps=config.steps,
         accumulate=config.accumulate,
         log=log,
@@ -227,9 +226,3 @@ def distillation_loss(objective: Objective) -> Loss:
         return terms["kl_on"]
 
     return loss
-
-
-@functools.cache
-def _optimizer(rate: float, max_grad_norm: float) -> optax.GradientTransformation:
-    clipping = [optax.clip_by_global_norm(max_grad_norm)] if max_grad_norm else []
-    return optax.chain(*clipping, optax.adam(rate))

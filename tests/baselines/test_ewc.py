@@ -18,7 +18,6 @@ from sleep_jax.baselines.ewc import (
 from sleep_jax.baselines.finetune import finetune, finetune_steps
 from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.baselines.sft import SFTConfig, cross_entropy, rows_of, sft, with_lora
-from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.decoder_config import LoraConfig
 
@@ -56,9 +55,8 @@ def test_fisher_of_a_logistic_model_by_hand():
 
 
 @pytest.fixture(scope="module")
-def model():
-    cfg, params, _ = tiny_model(dtype="float32", remat="none")
-    return Model(cfg, {"params": params})
+def model(tiny):
+    return tiny
 
 
 def test_fisher_of_a_decoder_is_the_expectation_over_the_vocabulary(model):

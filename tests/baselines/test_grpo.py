@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stopped import Stop, StoppedAt
 
 from sleep_jax.baselines.grpo import (
     GRPOConfig,
@@ -11,23 +12,22 @@ from sleep_jax.baselines.grpo import (
     deepseek_math,
     grpo,
     policy_loss,
-    prompts_of_update,
 )
-from sleep_jax.baselines.model import Leaves, Model
+from sleep_jax.baselines.model import Leaves
 from sleep_jax.baselines.sft import with_lora
 from sleep_jax.data.examples import make_examples
 from sleep_jax.evals.likelihood import log_probs
-from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.rl.algorithms import surrogate
+from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.runtime.mid_phase import MidPhaseCheckpoint
 
 LORA = LoraConfig(rank=4, alpha=8.0, targets=("q", "v", "down"))
 
 
 @pytest.fixture(scope="module")
-def model():
-    cfg, params, tokenizer = tiny_model(dtype="float32", remat="none")
-    return with_lora(Model(cfg, {"params": params}, tokenizer), LORA, jax.random.key(1))
+def model(tiny):
+    return with_lora(tiny, LORA, jax.random.key(1))
 
 
 def test_grpo_raises_a_reward_and_leaves_other_leaves_alone(model):
@@ -58,6 +58,30 @@ def test_grpo_raises_a_reward_and_leaves_other_leaves_alone(model):
         np.testing.assert_array_equal(x, y)
 
 
+def test_grpo_goes_on_after_a_stop_with_the_same_bits(model, tmp_path):
+    config = GRPOConfig(
+        steps=4, prompts=2, num_generations=16, max_new_tokens=4, learning_rate=1e-2
+    )
+
+    def run(checkpoint=None):
+        return grpo(
+            model,
+            Leaves("params/embed/.*"),
+            [(5, 6, 7), (8, 9), (10,)],
+            lambda prompt, completion: float(prompt + completion.tokens[0] % 7),
+            config,
+            rng=jax.random.key(0),
+            checkpoint=checkpoint,
+        )
+
+    with PhaseCheckpoints(tmp_path) as saved:
+        with pytest.raises(Stop):
+            run(StoppedAt(saved, "grpo", every=2, watch=None))
+        again = run(MidPhaseCheckpoint(saved, "grpo", every=100, watch=None))
+    for x, y in zip(*map(jax.tree.leaves, (run().variables, again.variables))):
+        np.testing.assert_array_equal(x, y)
+
+
 def test_policy_loss_gradient_by_hand(model):
     """Of one group: - mean over completions of the advantage times the mean log-probability of
     their tokens; advantages are the rewards less their mean, over their spread."""
@@ -85,13 +109,6 @@ def test_policy_loss_gradient_by_hand(model):
     for x, y in zip(got, expected):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-7)
     assert any(np.any(x) for x in got)
-
-
-def test_prompts_of_update_go_through_all_in_a_new_order_each_time():
-    key = jax.random.key(0)
-    drawn = [i for step in range(10) for i in prompts_of_update(5, 2, step, key)]
-    passes = [tuple(drawn[i : i + 5]) for i in range(0, 20, 5)]
-    assert all(sorted(x) == [0, 1, 2, 3, 4] for x in passes) and len({*passes}) > 1
 
 
 def test_grpo_config_is_that_of_deepseek_math():

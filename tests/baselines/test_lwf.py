@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from sleep_jax.baselines.lwf import LwFConfig, lwf_loss
-from sleep_jax.baselines.model import Leaves, Model
+from sleep_jax.baselines.model import Leaves
 from sleep_jax.baselines.sft import SFTConfig, cross_entropy, rows_of, sft, with_lora
-from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.models.decoder_config import LoraConfig
 
@@ -16,11 +15,8 @@ PAIRS = [((1, 2), (5, 6, 7)), ((3,), (9, 10))]
 
 
 @pytest.fixture(scope="module")
-def model():
-    """Weights large enough for distributions to differ."""
-    cfg, params, _ = tiny_model(dtype="float32", remat="none")
-    params = params | {"embed": {"embedding": 8 * params["embed"]["embedding"]}}
-    return with_lora(Model(cfg, {"params": params}), LORA, jax.random.key(0))
+def model(loud):
+    return with_lora(loud, LORA, jax.random.key(0))
 
 
 def learnt(model, config):

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from sleep_jax.baselines.model import Model
 from sleep_jax.baselines.retrieval import (
     HiddenStateEncoder,
     RetrievalConfig,
@@ -15,7 +14,6 @@ from sleep_jax.baselines.retrieval import (
     retrieved,
 )
 from sleep_jax.data.documents import Document
-from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder import Decoder
 
 TEXTS = ["kiln fires clay clay", "harbour lights", "clay harbour boats sail far", "stone"]
@@ -81,13 +79,11 @@ def test_embeddings_are_compared_by_cosine():
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-def test_hidden_state_encoder_is_the_mean_over_tokens_whatever_the_padding():
-    cfg, params, tokenizer = tiny_model(dtype="float32")
-    model = Model(cfg, {"params": params}, tokenizer)
+def test_hidden_state_encoder_is_the_mean_over_tokens_whatever_the_padding(tiny):
     texts = ["a kiln", "", "the harbour lights of Oakham"]
-    got = HiddenStateEncoder(model, batch=2).encode(texts)
+    got = HiddenStateEncoder(tiny, batch=2).encode(texts)
     for i in (0, 2):
-        tokens = np.array([tokenizer.encode(texts[i])])
-        hidden = Decoder(cfg).apply(model.variables, tokens)
+        tokens = np.array([tiny.tokenizer.encode(texts[i])])
+        hidden = Decoder(tiny.cfg).apply(tiny.variables, tokens)
         np.testing.assert_allclose(got[i], np.mean(hidden[0], axis=0), rtol=1e-4, atol=1e-5)
     assert not got[1].any() and got.dtype == np.float32

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.baselines.finetune import finetune_steps
-from sleep_jax.baselines.model import Leaves, Model
+from sleep_jax.baselines.model import Leaves
 from sleep_jax.baselines.self_distillation import (
     OPSD,
     SDFT,
@@ -21,7 +21,6 @@ from sleep_jax.baselines.self_distillation import (
 from sleep_jax.baselines.sft import with_lora
 from sleep_jax.data.documents import Document
 from sleep_jax.interop.prompts import Prompts
-from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.seeding.divergence import Divergence
@@ -34,11 +33,8 @@ DOCUMENT = Document("kiln", "The kiln", "It is hot.")
 
 
 @pytest.fixture(scope="module")
-def model():
-    """Weights large enough for distributions to differ."""
-    cfg, params, tokenizer = tiny_model(dtype="float32", remat="none")
-    params = params | {"embed": {"embedding": 8 * params["embed"]["embedding"]}}
-    return with_lora(Model(cfg, {"params": params}, tokenizer), LORA, jax.random.key(1))
+def model(loud):
+    return with_lora(loud, LORA, jax.random.key(1))
 
 
 @pytest.fixture(scope="module")

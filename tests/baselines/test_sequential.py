@@ -8,11 +8,10 @@ import pytest
 
 from sleep_jax.baselines.ewc import EWCConfig
 from sleep_jax.baselines.lwf import LwFConfig
-from sleep_jax.baselines.model import Leaves, Model
+from sleep_jax.baselines.model import Leaves
 from sleep_jax.baselines.replay import ReplayConfig
 from sleep_jax.baselines.sequential import SequentialLearner
 from sleep_jax.baselines.sft import SFTConfig, with_lora
-from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder_config import LoraConfig
 
 TASKS = [[((i, j), (i + j, 7)) for j in range(3)] for i in range(1, 4)]
@@ -20,10 +19,9 @@ CONFIG = SFTConfig(epochs=2, batch_size=4, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
-def learner():
-    cfg, params, _ = tiny_model(dtype="float32", remat="none")
+def learner(tiny):
     lora = LoraConfig(rank=2, alpha=4.0, targets=("q", "down"))
-    model = with_lora(Model(cfg, {"params": params}), lora, jax.random.key(0))
+    model = with_lora(tiny, lora, jax.random.key(0))
     return SequentialLearner(model, Leaves("lora/.*"), jax.random.key(1), CONFIG)
 
 

@@ -25,7 +25,6 @@ from sleep_jax.data.examples import make_examples
 from sleep_jax.dreaming.adapters import init_adapters
 from sleep_jax.dreaming.trial import TrialConfig, train_adapters
 from sleep_jax.interop.prompts import Prompts
-from sleep_jax.interop.tiny import tiny_model
 from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.seeding.sequences import Exchange
@@ -42,13 +41,8 @@ def random_pairs(count):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return Model(*_tiny())
-
-
-def _tiny():
-    cfg, params, tokenizer = tiny_model(dtype="float32", remat="none")
-    return cfg, {"params": params}, tokenizer
+def model(tiny):
+    return tiny
 
 
 @pytest.mark.parametrize("batch_size", [2, 0])
