@@ -8,35 +8,41 @@ from tiny_run import tiny_config
 
 from sleep_jax.baselines.in_context import InContextConfig, replies_in_view
 from sleep_jax.baselines.labels import examples_document, label_in, label_pairs, label_request
-from sleep_jax.baselines.model import Model
+from sleep_jax.baselines.model import base_model
 from sleep_jax.data.class_sets import Labelled
 from sleep_jax.data.documents import Document
 from sleep_jax.evals.recall import greedy_replies
 from sleep_jax.experiment import load_experiment
 from sleep_jax.interop.prompts import Prompts, answer_request
-from sleep_jax.memory.memory_config import MemoryConfig
+from sleep_jax.memory.slots import init_memory
 from sleep_jax.phases.evaluate import ask
 from sleep_jax.phases.run_state import reader
 
 
 @pytest.fixture(scope="module")
 def experiment():
-    """The base alone, without levels; its weights are large enough for replies to differ."""
-    experiment = load_experiment(tiny_config())
-    params = jax.tree.map(lambda x: 3 * x, experiment.params)
-    cfg = experiment.cfg.replace(memory=MemoryConfig())
-    return dataclasses.replace(experiment, cfg=cfg, params=params)
+    """Its weights are large enough for replies to differ; memory begins at the second layer."""
+    config = tiny_config()
+    config.memory.layers = "last_quarter"
+    experiment = load_experiment(config)
+    assert "trunk" in experiment.cfg.stacks
+    return dataclasses.replace(experiment, params=jax.tree.map(lambda x: 3 * x, experiment.params))
 
 
 @pytest.fixture(scope="module")
 def model(experiment):
-    return Model(experiment.cfg, {"params": experiment.params}, experiment.tokenizer)
+    return base_model(experiment)
 
 
 def test_replies_in_view_are_those_of_the_open_book(experiment, model):
     day = experiment.days[0]
     questions = [(q.document, q.text) for q in day.questions]
-    teacher = reader(experiment, model.cfg, model.variables, day.documents)
+    cfg = experiment.cfg
+    memory, slots = init_memory(
+        jax.random.key(0), cfg.memory, layers=cfg.layers, width=cfg.width, hidden=cfg.hidden
+    )
+    variables = {"params": experiment.params, "memory": memory, "slots": slots}
+    teacher = reader(experiment, cfg, variables, day.documents)
     want = ask(experiment, teacher.variables, questions, teacher.context)
     for views_per_call in (1, 16):
         got = replies_in_view(
