@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from plain_model import plain_hidden
 
 from sleep_jax.baselines.ewc import (
     Consolidated,
@@ -18,7 +19,7 @@ from sleep_jax.baselines.ewc import (
 from sleep_jax.baselines.finetune import finetune, finetune_steps
 from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.baselines.sft import SFTConfig, cross_entropy, rows_of, sft, with_lora
-from sleep_jax.models.decoder import Decoder, lm_head
+from sleep_jax.models.decoder import lm_head
 from sleep_jax.models.decoder_config import LoraConfig
 
 W, B = np.array([1.0, -2.0]), 0.5
@@ -62,11 +63,10 @@ def model(tiny):
 def test_fisher_of_a_decoder_is_the_expectation_over_the_vocabulary(model):
     """Of the last norm's scale: sum_v p(v) (d log p(v) / d scale)^2, a mean over labelled tokens;
     prompts count for nothing."""
-    cfg, params, trainable = model.cfg, model.variables["params"], Leaves("params/final_norm/.*")
-    rows = rows_of(PAIRS)
+    trainable, rows = Leaves("params/final_norm/.*"), rows_of(PAIRS)
 
-    hidden = np.asarray(Decoder(cfg).apply({"params": params}, rows.tokens, rows.segment_ids))
-    hidden, head = hidden[:, :-1], np.asarray(lm_head(cfg, params))  # the scale is 1 everywhere
+    hidden = np.asarray(plain_hidden(model, rows.tokens, rows.segment_ids))[:, :-1]
+    head = np.asarray(lm_head(model.cfg, model.variables["params"]))  # the scale is 1 everywhere
     p = np.asarray(jax.nn.softmax(hidden @ head))
     # d log p(v) / d scale = hidden * (head_v - sum_u p(u) head_u)
     slopes = hidden[:, :, None] * (head.T - (p @ head.T)[:, :, None])

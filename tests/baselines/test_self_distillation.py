@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from plain_model import plain_logits
 
 from sleep_jax.baselines.finetune import finetune_steps
 from sleep_jax.baselines.model import Leaves
@@ -21,7 +22,6 @@ from sleep_jax.baselines.self_distillation import (
 from sleep_jax.baselines.sft import with_lora
 from sleep_jax.data.documents import Document
 from sleep_jax.interop.prompts import Prompts
-from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.seeding.divergence import Divergence
 from sleep_jax.seeding.seeding_config import SeedingConfig
@@ -58,15 +58,9 @@ def log_p(model, prompt, completion, temperature):
     """Log-probabilities of the next tokens along a completion, float64 [completion, vocab]."""
     tokens, n = np.zeros((1, 160), np.int32), len(prompt) + len(completion)  # of one shape
     tokens[0, :n] = (*prompt, *completion)
-    logits = np.asarray(_logits(model, tokens), np.float64)[0, len(prompt) - 1 : n - 1]
+    logits = np.asarray(plain_logits(model, tokens), np.float64)[0, len(prompt) - 1 : n - 1]
     logits = logits / temperature
     return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-
-
-@jax.jit
-def _logits(model, tokens):
-    hidden = Decoder(model.cfg).apply(model.variables, tokens)
-    return lm_logits(model.cfg, model.variables["params"], hidden)
 
 
 def generalised_jsd(log_s, log_t, beta, cap):
