@@ -26,6 +26,7 @@ CORE = [
 
 EVAL = ["lm-eval>=0.4.13"]  # tasks of lm-evaluation-harness
 DOCUMENTS = ["beautifulsoup4>=4.12", "pypdf>=5", "python-docx>=1.1"]  # HTML, PDF, Word
+RETRIEVAL = ["bm25s>=0.3"]  # a baseline: BM25
 STORES = ["gcsfs", "google-cloud-storage"]  # gs://
 
 setup(
@@ -52,9 +53,11 @@ setup(
         "eval": EVAL,
         "gs": STORES,
         "hf": ["huggingface_hub>=1"],
+        "retrieval": RETRIEVAL,
         "test": [
             *DOCUMENTS,
             *EVAL,
+            *RETRIEVAL,
             *STORES,
             "accelerate>=1",
             "datasets>=4",

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from sleep_jax.baselines.model import base_model
 from sleep_jax.baselines.sft import document_pairs
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import PromptCompletion, make_examples
@@ -29,7 +30,6 @@ from sleep_jax.evals.scorers import make_scorer
 from sleep_jax.experiment import Experiment
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tokenizer import Tokenizer
-from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.models.decoder_config import DecoderConfig, LoraConfig
 
 ALL_LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -74,8 +74,8 @@ class SealModel:
     @classmethod
     def from_experiment(cls, experiment: Experiment) -> "SealModel":
         """The base model of an experiment, without its memory."""
-        cfg = experiment.cfg.replace(memory=MemoryConfig())
-        return cls(cfg, experiment.params, experiment.tokenizer)
+        base = base_model(experiment)
+        return cls(base.cfg, base.variables["params"], base.tokenizer)
 
     @property
     def prompts(self) -> Prompts:

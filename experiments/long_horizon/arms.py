@@ -13,7 +13,6 @@ from consolidation import (
     draw_rows,
     known_exchanges,
     new_exchanges,
-    numpy_generator,
     optimizer,
     seed_slot,
     statements,
@@ -23,6 +22,7 @@ from facts import ASKED, PAD, SENTENCE, Fact
 from sleep_jax.baselines.finetune import finetune
 from sleep_jax.baselines.model import Leaves, Model
 from sleep_jax.data.batches import pad
+from sleep_jax.data.orders import numpy_generator
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.schedule import due
 from sleep_jax.memory.slots import init_memory, used

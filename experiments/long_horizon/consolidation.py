@@ -21,6 +21,7 @@ import optax
 from base import PAGE
 from facts import ASKED, END, SENTENCE, START, STATEMENTS, Fact
 
+from sleep_jax.data.orders import numpy_generator
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.models.decoder import lm_head
 from sleep_jax.sampling.generate import Completion, generate
@@ -96,11 +97,6 @@ def optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
         0.0, learning_rate, steps // 10, steps, learning_rate / 10
     )
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-
-
-def numpy_generator(rng) -> np.random.Generator:
-    """The same randomness for what is drawn on the host."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(rng)))
 
 
 def statements(window: Sequence[Fact]) -> list[tuple[int, ...]]:

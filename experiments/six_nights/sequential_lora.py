@@ -12,12 +12,11 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sleep_jax.baselines.finetune import finetune
-from sleep_jax.baselines.model import Leaves, Model
+from sleep_jax.baselines.model import Leaves, base_model
 from sleep_jax.baselines.sft import cross_entropy, with_lora
 from sleep_jax.data.examples import Examples, make_examples
 from sleep_jax.experiment import Experiment
 from sleep_jax.fields import read_json
-from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.models.decoder_config import LoraConfig
 from sleep_jax.phases.consolidate import GATED
 from sleep_jax.phases.evaluate import anchor_perplexity, ask, shares_right
@@ -50,8 +49,7 @@ def fine_tuned(
       workdir: keeps finished nights.
     """
     seeding, nights = experiment.settings.seeding, []
-    cfg = experiment.cfg.replace(memory=MemoryConfig())
-    model = with_lora(Model(cfg, {"params": experiment.params}), LORA, jax.random.key(seed))
+    model = with_lora(base_model(experiment), LORA, jax.random.key(seed))
     tuned = dataclasses.replace(experiment, cfg=model.cfg)
     optimizer = _optimizer(rate, seeding)
     workdir.mkdir(parents=True, exist_ok=True)

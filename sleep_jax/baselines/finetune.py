@@ -128,6 +128,13 @@ def finetune(
     return current_model()
 
 
+@functools.cache  # one object a setting: for any other, all is compiled anew
+def clipped_adam(rate: float, max_grad_norm: float) -> optax.GradientTransformation:
+    """Adam at one rate, after clipping the gradient's norm; 0: any norm."""
+    clipping = [optax.clip_by_global_norm(max_grad_norm)] if max_grad_norm else []
+    return optax.chain(*clipping, optax.adam(rate))
+
+
 @functools.partial(jax.jit, static_argnames=("optimizer",))
 def init_state(
     optimizer: optax.GradientTransformation, trainable: Trainable, trained

@@ -7,7 +7,10 @@ import flax.struct
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from sleep_jax.experiment import Experiment
+from sleep_jax.interop.tensors import join_stacks
 from sleep_jax.interop.tokenizer import Tokenizer
+from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.slots import put_slot, take_slot
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.sharding import constrain_tree
@@ -27,6 +30,14 @@ class Model:
     cfg: DecoderConfig = flax.struct.field(pytree_node=False)
     variables: Any
     tokenizer: Tokenizer | None = flax.struct.field(pytree_node=False, default=None)
+
+
+def base_model(experiment: Experiment) -> Model:
+    """The model of a run without its memory, where baselines start."""
+    cfg, params = experiment.cfg, experiment.params
+    if "trunk" in cfg.stacks:  # without memory all layers are one stack
+        params = join_stacks(cfg, params)
+    return Model(cfg.replace(memory=MemoryConfig()), {"params": params}, experiment.tokenizer)
 
 
 class Trainable(Protocol):

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from sleep_jax.data.examples import Examples
 from sleep_jax.models.decoder import Decoder, lm_head
 from sleep_jax.models.decoder_config import DecoderConfig
-from sleep_jax.models.head import token_log_probs, token_scores
+from sleep_jax.models.head import token_log_probs, token_log_probs_with_head, token_scores
 
 
 def log_probs(cfg: DecoderConfig, variables, examples: Examples):
-    """Log-probability of every scored token, given the tokens of its segment before it.
+    """Log-probability of every scored token, given the tokens of its segment before it. The LM head
+    gets no gradient.
 
     Args:
       cfg: the decoder.
@@ -22,6 +23,11 @@ def log_probs(cfg: DecoderConfig, variables, examples: Examples):
       float32 [..., rows, time], in nats; 0 on tokens that are not scored.
     """
     return _of_scored(token_log_probs, cfg, variables, examples)
+
+
+def log_probs_with_head(cfg: DecoderConfig, variables, examples: Examples):
+    """`log_probs` whose gradient reaches the LM head, too."""
+    return _of_scored(token_log_probs_with_head, cfg, variables, examples)
 
 
 def log_probs_and_greedy(cfg: DecoderConfig, variables, examples: Examples):

@@ -76,9 +76,10 @@ class Prompts:
         """The header that every user turn begins with."""
         return self._encode(self._template.open_user_turn(""))
 
-    def context(self, document: Document) -> tuple[int, ...]:
-        """The header of a user turn and a document: what is read of it while awake."""
-        return self._encode(self._template.open_user_turn(document_text(document)))
+    def context(self, *documents: Document) -> tuple[int, ...]:
+        """The header of a user turn and a document, or several: what is read while awake."""
+        text = "".join(map(document_text, documents))
+        return self._encode(self._template.open_user_turn(text))
 
     def plain_document(self, document: Document) -> tuple[int, ...]:
         """A document outside any chat, as the wake weights learn it."""

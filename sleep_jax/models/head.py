@@ -127,6 +127,22 @@ def _backward(logit_chunk, gradient, g):
 _token_log_probs.defvjp(_forward, _backward)
 
 
+def token_log_probs_with_head(hidden, targets, mask, head, logit_chunk: int = 128):
+    """`token_log_probs` whose gradient reaches the head, too, for training that includes it: a
+    chunk's logits are computed again in the backward pass.
+
+    Args:
+      hidden, targets, mask, head, logit_chunk: as for `token_log_probs`.
+    """
+
+    @jax.checkpoint
+    def log_probs(hidden, targets, head):
+        log_p = jax.nn.log_softmax(matmul(hidden, head), axis=-1)
+        return jnp.take_along_axis(log_p, targets[:, None], -1)[:, 0]
+
+    return map_chunks(lambda *parts: log_probs(*parts, head), (hidden, targets), mask, logit_chunk)
+
+
 def token_scores(hidden, targets, mask, head, logit_chunk: int = 128):
     """`token_log_probs` without gradients, and whether each target is the likeliest token.
 

@@ -39,6 +39,7 @@ from sleep_jax.sampling.sampler import MIN_TEMPERATURE
 from sleep_jax.settings import Settings, setting
 
 KINDS = ("forward", "reverse", "jsd", "top_k", "sampled")
+TERMS = KINDS[:3]  # sums over the vocabulary of a term for each word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,13 @@ class Divergence(Settings, section="seeding"):
     factor temperature^2. A token's divergence, summed over vocabulary and teachers, is min(D, cap),
     and its gradient is 0 where it reaches the cap.
 
+    Attributes:
+      term_cap: nats that a single word of the vocabulary counts at most in `forward`, `reverse` or
+        `jsd`, sum_v min(f_v, term_cap), as OPSD has it; None: no cap. Terms below 0 stay as they
+        are, so that the divergence of a token may be below 0, and growing. Not in a run's config.
+
     Raises:
-      ValueError: a field is out of range, or `cap` is combined with `sampled`.
+      ValueError: a field is out of range, or `cap` or `term_cap` does not fit the kind.
     """
 
     kind: str = setting(
@@ -73,8 +79,14 @@ class Divergence(Settings, section="seeding"):
         None, "nats that a token's divergence counts at most; 0: no cap",
         above=0, none=0, name="divergence_cap",
     )  # fmt: skip
+    term_cap: float | None = None
 
     def check(self) -> None:
+        if self.term_cap is not None and not (self.kind in TERMS and self.term_cap > 0):
+            raise ValueError(
+                f"term_cap={self.term_cap} with seeding.divergence={self.kind!r}; give a number "
+                f"above 0 with one of {', '.join(TERMS)}, or None"
+            )
         if self.cap is not None and self.kind == "sampled":
             raise ValueError(
                 f"seeding.divergence_cap={self.cap} with seeding.divergence='sampled', one term of "
@@ -126,6 +138,31 @@ def _jsd(log_s, log_t, beta: float):
     return value, (1 - beta) * gradient
 
 
+def _capped_terms(divergence: Divergence, log_s, log_t):
+    """sum_v min(f_v, term_cap), where sum_v f_v is the divergence: [tokens, 1], and its gradient.
+
+    With g_v = S(v) df_v / dS(v) of the terms below the cap, dD / du = g - S sum_v g_v.
+    """
+    s, t = jnp.exp(log_s), jnp.exp(log_t)
+    beta = {"forward": 0, "reverse": 1}.get(divergence.kind, divergence.beta)
+
+    def times(p, x):
+        return jnp.where(p == 0, 0.0, p * x)
+
+    if beta == 0:
+        terms, slopes = times(t, log_t - log_s), -t
+    elif beta == 1:
+        terms = times(s, log_s - log_t)
+        slopes = terms + s
+    else:
+        log_m = jnp.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
+        slopes = (1 - beta) * times(s, log_s - log_m)
+        terms = beta * times(t, log_t - log_m) + slopes
+    slopes = jnp.where(terms < divergence.term_cap, slopes, 0.0)
+    value = jnp.sum(jnp.minimum(terms, divergence.term_cap), axis=-1, keepdims=True)
+    return value, slopes - s * jnp.sum(slopes, axis=-1, keepdims=True)
+
+
 def _kth_largest(x, k: int):
     """The k-th largest of every row of [tokens, vocab]: [tokens, 1].
 
@@ -164,6 +201,8 @@ def _sampled(log_s, log_t, target):
 
 def _value_and_grad(divergence: Divergence, log_s, log_t, target):
     """The divergence from one teacher, D [tokens, 1], and dD/du [tokens, vocab]."""
+    if divergence.term_cap is not None:
+        return _capped_terms(divergence, log_s, log_t)
     match divergence.kind:
         case "forward":
             return _forward_kl(log_s, log_t)

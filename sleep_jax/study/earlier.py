@@ -5,9 +5,7 @@ day has none in view.
 
 from collections.abc import Sequence
 
-import jax
-import numpy as np
-
+from sleep_jax.data.orders import numpy_generator
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
@@ -33,7 +31,7 @@ def draw_questions(
         are about as the reply.
     """
     learnt = [q for study in studies for q in study.learnt if q.answer or not is_answered]
-    order = np.random.default_rng(np.asarray(jax.random.key_data(rng))).permutation(len(learnt))
+    order = numpy_generator(rng).permutation(len(learnt))
     return [learnt[i] for i in order[:count]]
 
 

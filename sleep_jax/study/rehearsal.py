@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from sleep_jax.data.documents import Document
+from sleep_jax.data.orders import numpy_generator
 from sleep_jax.data.sentences import sentences
 from sleep_jax.interop.prompts import Prompts, answer_request
 from sleep_jax.interop.tokenizer import Tokenizer
@@ -109,7 +110,7 @@ def read_again(
         Document("rehearsal", topics[i // study.rehearsals], tokenizer.reply_text(e.completion))
         for i, e in enumerate(rehearsed)
     ]
-    order = np.random.default_rng(np.asarray(jax.random.key_data(rng)))
+    order = numpy_generator(rng)
     about = [
         (page, sentence)
         for page in pages

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from stopped import Stop, StoppedAt
 
 from sleep_jax.baselines.finetune import finetune, finetune_steps
 from sleep_jax.baselines.model import Leaves, MemorySlot, Model
@@ -207,19 +208,6 @@ def test_finetune_draws_differ_from_step_to_step_and_repeat_with_the_key():
 
     assert losses(0) == losses(0) != losses(1)
     assert losses(0)[0] != losses(0)[1]
-
-
-class Stop(Exception):
-    pass
-
-
-class StoppedAt(MidPhaseCheckpoint):
-    """Stops the run after the first state that it keeps."""
-
-    def keep(self, done, state, facts):
-        super().keep(done, state, facts)
-        self._saved.wait()
-        raise Stop
 
 
 @pytest.mark.parametrize("updates_per_call", [1, 2])

@@ -1,18 +1,33 @@
 """Supervised fine-tuning: the order of its rows, and its adapter beside that of a trial."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sleep_jax.baselines.model import Leaves, Model
-from sleep_jax.baselines.sft import SFTConfig, document_pairs, epochs, sft, with_lora
+from sleep_jax.baselines.sft import (
+    FULL,
+    SEAL_LORA,
+    SFTConfig,
+    cross_entropy_for,
+    document_pairs,
+    epochs,
+    fine_tuned,
+    rows_of,
+    sft,
+    text_pairs,
+    with_lora,
+    written_pairs,
+)
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import make_examples
 from sleep_jax.dreaming.adapters import init_adapters
 from sleep_jax.dreaming.trial import TrialConfig, train_adapters
 from sleep_jax.interop.prompts import Prompts
-from sleep_jax.interop.tiny import tiny_model
+from sleep_jax.models.decoder import Decoder, lm_logits
 from sleep_jax.models.decoder_config import LoraConfig
+from sleep_jax.seeding.sequences import Exchange
 
 LORA = LoraConfig(rank=2, alpha=4.0, targets=("q", "down"))
 
@@ -26,13 +41,8 @@ def random_pairs(count):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return Model(*_tiny())
-
-
-def _tiny():
-    cfg, params, tokenizer = tiny_model(dtype="float32", remat="none")
-    return cfg, {"params": params}, tokenizer
+def model(tiny):
+    return tiny
 
 
 @pytest.mark.parametrize("batch_size", [2, 0])
@@ -104,3 +114,61 @@ def test_epochs_have_every_row_once_each_time_in_another_order():
 def test_sft_without_a_reply_is_refused(model):
     with pytest.raises(ValueError, match="no pair to learn from has a reply"):
         sft(model, Leaves("params/.*"), [((1, 2), ())], SFTConfig(), rng=jax.random.key(0))
+
+
+def plain_loss(model, params, rows):
+    """Mean cross-entropy of the labels, from whole logits."""
+    hidden = Decoder(model.cfg).apply({"params": params}, rows.tokens, rows.segment_ids)
+    log_p = jax.nn.log_softmax(lm_logits(model.cfg, params, hidden[:, :-1]))
+    nats = -jnp.take_along_axis(log_p, rows.tokens[:, 1:, None], -1)[..., 0]
+    return jnp.sum(nats * rows.mask[:, 1:]) / rows.mask.sum()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_full_fine_tuning_has_the_whole_gradient_the_head_included(model, tied):
+    cfg, params = model.cfg.replace(tie_embeddings=tied), model.variables["params"]
+    if not tied:
+        params = params | {"head": {"kernel": 0.5 * params["embed"]["embedding"].T}}
+    whole, rows = Model(cfg, {"params": params}), rows_of(random_pairs(3))
+    loss = cross_entropy_for(whole, Leaves("params/.*"))
+
+    def mean(params):
+        total, count = loss(whole.replace(variables={"params": params}), rows, None)
+        return total / count
+
+    want = jax.grad(lambda p: plain_loss(whole, p, rows))(params)
+    for got, leaf in zip(jax.tree.leaves(jax.grad(mean)(params)), jax.tree.leaves(want)):
+        np.testing.assert_allclose(got, leaf, rtol=1e-4, atol=1e-6)
+        assert np.any(leaf)
+
+
+def test_fine_tuned_trains_all_weights_or_an_adapter_of_its_rank_that_goes_on(model):
+    pairs, key = random_pairs(3), jax.random.key(0)
+    config = SFTConfig(steps=2, batch_size=2)
+    full = fine_tuned(model, pairs, config, lora=None, rng=key)
+    changed = jax.tree.map(lambda x, y: bool(np.any(x != y)), full.variables, model.variables)
+    assert all(jax.tree.leaves(changed)) and "lora" not in full.variables
+    adapted = fine_tuned(model, pairs, config, rng=key)
+    q = adapted.variables["lora"]["layers"]["attention"]["q"]
+    assert q["a"].shape[-1] == q["b"].shape[-2] == SEAL_LORA.rank and np.any(q["b"])
+    again = fine_tuned(adapted, pairs, config, rng=key)
+    assert again.cfg == adapted.cfg
+    assert np.any(again.variables["lora"]["layers"]["attention"]["q"]["b"] != q["b"])
+    with pytest.raises(ValueError, match=r"the model has an adapter of .*rank=32.*give the same"):
+        fine_tuned(adapted, pairs, config, lora=LORA, rng=key)
+
+
+def test_sft_config_counts_updates_by_epochs_or_steps():
+    assert FULL.updates(9) == 4 * 2 and FULL.passes(9) == 4
+    config = SFTConfig(steps=5, batch_size=4)
+    assert config.updates(9) == 5 and config.passes(9) == 2 and config.passes(400) == 1
+
+
+def test_pairs_of_text_and_of_exchanges(model):
+    prompts, document = Prompts(model.tokenizer), Document("d", "The kiln", "It is hot.")
+    [(first, rest)] = text_pairs(prompts, [document])
+    assert (
+        model.tokenizer.decode((*first, *rest)) == "The kiln\n\nIt is hot.\n\n" and len(first) == 1
+    )
+    exchange = Exchange(0, (1, 2), (1, 2, 3), (4, 5), "answer")
+    assert written_pairs([exchange]) == [((1, 2), (4, 5))]

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from confident_head import CERTAIN, near_certain, softmax
 
-from sleep_jax.models.head import map_chunks, masked_sum, token_log_probs
+from sleep_jax.models.head import (
+    map_chunks,
+    masked_sum,
+    token_log_probs,
+    token_log_probs_with_head,
+)
 
 RNG = np.random.default_rng(0)
 HIDDEN = jnp.asarray(RNG.normal(size=(11, 6)), jnp.float32)
@@ -30,6 +35,22 @@ def test_token_log_probs_equal_log_softmax_with_gradients(chunk):
     want, pull_want = jax.vjp(naive, HIDDEN)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(pull(WEIGHTS)[0], pull_want(WEIGHTS)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [4, 64])
+def test_token_log_probs_with_head_have_its_gradient_too(chunk):
+    def fused(hidden, head):
+        return token_log_probs_with_head(hidden, TARGETS, EVERY, head, chunk)
+
+    def plain(hidden, head):
+        log_p = jax.nn.log_softmax(hidden @ head)
+        return jnp.take_along_axis(log_p, TARGETS[:, None], -1)[:, 0]
+
+    got, pull = jax.vjp(fused, HIDDEN, HEAD)
+    want, pull_want = jax.vjp(plain, HIDDEN, HEAD)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    for x, y in zip(pull(WEIGHTS), pull_want(WEIGHTS)):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
 def test_token_log_probs_by_hand():

@@ -426,11 +426,49 @@ def test_divergence_of_tokens_with_probability_0():
             {"cap": 1.0, "kind": "sampled"},
             "seeding.divergence_cap=1.0 with seeding.divergence='sampled'",
         ),
+        ({"term_cap": 1.0, "kind": "top_k"}, "term_cap=1.0 with seeding.divergence='top_k'; give"),
+        ({"term_cap": 0.0}, "term_cap=0.0 with seeding.divergence='forward'; give a number above"),
     ],
 )
 def test_divergence_rejects_invalid_settings(settings, words):
     with pytest.raises(ValueError, match=words):
         Divergence(**settings)
+
+
+def test_capped_terms_by_hand():
+    """T = (1/2, 1/4, 1/4), S = (1/8, 1/2, 3/8): the first word's term of KL(T || S), log(4) / 2,
+    counts as 0.05 and has no gradient, the others stay as they are."""
+    rest = jnp.zeros(1, jnp.int32), jnp.ones(1, bool), jnp.eye(3)
+
+    def kl(logits):
+        divergence = Divergence(term_cap=0.05)
+        return token_scores(logits, jnp.log(T)[None], *rest, divergence=divergence).kl[0]
+
+    value, gradient = jax.value_and_grad(kl)(jnp.log(S)[None])
+    np.testing.assert_allclose(value, 0.05 + (LOG(1 / 2) + LOG(2 / 3)) / 4, rtol=1e-5)
+    # S times the mass of T that has a gradient, 1/2, less that mass itself.
+    np.testing.assert_allclose(gradient[0], S / 2 - [0, 1 / 4, 1 / 4], rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.1])
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
+def test_capped_terms_equal_the_definition_and_autodiff(kind, temperature):
+    d = Divergence(kind, beta=0.3, temperature=temperature, term_cap=0.05)
+
+    def want(student):
+        log_s, log_t = (jax.nn.log_softmax(x @ HEAD / temperature) for x in (student, TEACHER))
+        s, t = jnp.exp(log_s), jnp.exp(log_t)
+        m = {"forward": s, "reverse": t, "jsd": 0.3 * t + 0.7 * s}[kind]
+        terms_t, terms_s = t * jnp.log(t / m), s * jnp.log(s / m)
+        weights = {"forward": (1, 0), "reverse": (0, 1), "jsd": (0.3, 0.7)}[kind]
+        terms = weights[0] * terms_t + weights[1] * terms_s
+        return jnp.minimum(terms, 0.05).sum(-1)
+
+    kl, gradient = value_and_gradient(d)
+    np.testing.assert_allclose(kl, want(STUDENT), rtol=1e-4, atol=1e-6)
+    expected = jax.grad(lambda s: want(s).sum())(STUDENT)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-5)
+    assert np.any(kl != value_and_gradient(dataclasses.replace(d, term_cap=None))[0])
 
 
 def test_entropy_and_gradient_equal_the_naive_ones():
