@@ -94,6 +94,7 @@ def sizes_of(experiment: Experiment, run: RunState, self_asked: list[str], learn
             len((prompts.plain if i % 2 else prompts.without_context)(topic))
             for i, topic in enumerate(experiment.topics)
         ),
+        free_texts=(),
         ask_again=(),  # without questions about rehearsals
         read_again=(),
         earlier=tuple(len(e["student"]) for e in run.day(0)["study"]["earlier"]),

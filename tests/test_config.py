@@ -38,6 +38,7 @@ MEANING_OF_0 = {
     "study.questions": "0: none",
     "study.rehearsals": "0: none",
     "study.readings": "0: none",
+    "study.free_texts": "0: none",
     "study.max_rehearsal_tokens": "0: max_answer_tokens",
     "study.earlier_questions": "0: none",
     "study.temperature": "0: greedy",

@@ -13,9 +13,9 @@ PER_DAY = 2  # documents
 
 
 def get_config(documents: str = REPORTED):
-    """Nights that last: each day is taught by the base with the documents in view, and what was
-    known by the memory before it; earlier questions are asked again, and a new slot does not see
-    most of what was known.
+    """Nights that last: each day is taught by the base with the documents in view; half of what is
+    learnt was known before: replies, free texts and reading by the base, and earlier questions by
+    the memory before the day. A new slot does not see most of that.
 
     Args:
       documents: a range of the sample documents, two for each day.
@@ -29,9 +29,11 @@ def get_config(documents: str = REPORTED):
     c.memory.slots = (days,)
     c.model.remat = "none"
     c.study.questions = 8
-    c.study.earlier_questions = 64
-    c.seeding.teacher = "base"
-    c.seeding.steps = 80
+    c.study.rehearsals = c.study.readings = 1
+    c.study.free_texts, c.study.max_rehearsal_tokens = 48, 128
+    c.study.earlier_questions = 160
+    c.seeding.teacher = c.seeding.rehearsal_teacher = "base"
+    c.seeding.steps, c.seeding.known_share = 80, 0.5
     c.seeding.null_space, c.seeding.null_space_spare = 0.95, 0.2
     c.gate.anchors = 1.0  # every night is measured, none rolled back
     c.seeding.num_prompts = 0

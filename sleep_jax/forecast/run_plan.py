@@ -308,7 +308,9 @@ class RunPlan:
         questions = sum(sentences) * study.questions if studied else 0
         topics = len(read_rehearsal_topics())
         of_reading = study.readings * (study.max_question_tokens + study.max_chat_tokens)
-        rehearsed = study.rehearsals * (sum(study.rehearsal_lengths(topics)) + topics * of_reading)
+        rehearsed = study.free_texts * study.rehearsal_tokens + study.rehearsals * (
+            sum(study.rehearsal_lengths(topics)) + topics * of_reading
+        )
         writes_again = study.earlier_answers == "before"
         again = writes_again * study.earlier_questions * study.max_chat_tokens
         replays = [

@@ -136,6 +136,15 @@ class Tokenizer:
         texts = self.backend.decode_batch([[i] for i in range(self.vocab_size)])
         return tuple(i for i, text in enumerate(texts) if "\n" in text)
 
+    @functools.cached_property
+    def word_ids(self) -> tuple[int, ...]:
+        """Every id whose text is letters alone: a word, or the beginning or end of one."""
+        texts = self.backend.decode_batch([[i] for i in range(self.vocab_size)])
+        is_word = [
+            text.strip().isalpha() and i not in self._controls for i, text in enumerate(texts)
+        ]
+        return tuple(i for i, chosen in enumerate(is_word) if chosen)
+
     @property
     def has_template(self) -> bool:
         """Whether it has a chat template."""

@@ -87,14 +87,20 @@ def study(
 
 
 def rehearse(experiment: Experiment, teacher: Teacher, key, draw=None) -> list[Exchange]:
-    """Replies on general topics, and to questions about these, by the teacher of rehearsals; `draw`
-    as for `questions.write_questions`."""
+    """Replies on general topics, to questions about these, and free texts, by the teacher of
+    rehearsals; `draw` as for `questions.write_questions`."""
     config, topics = experiment.settings.study, experiment.topics
     model = experiment.cfg, teacher.of_rehearsals.variables, experiment.tokenizer
     replies = rehearsal.rehearse(*model, topics, config, key, draw)
     longest = experiment.settings.seeding.shape.max_length
-    again = jax.random.fold_in(key, 1 + len(rehearsal.rehearsal_calls(config)))
-    return replies + rehearsal.read_again(*model, topics, replies, config, longest, again, draw)
+    calls = len(rehearsal.rehearsal_calls(config))
+    freely, again = (jax.random.fold_in(key, calls + i) for i in range(2))
+    texts = rehearsal.free_texts(*model, config, freely, draw) if config.free_texts else []
+    return (
+        replies
+        + texts
+        + rehearsal.read_again(*model, topics, replies, config, longest, again, draw)
+    )
 
 
 def ask_again(
@@ -183,11 +189,15 @@ def rehearsing(run: AbstractRun, phase: str) -> list[Program]:
         )
         for name, (part, longest) in zip(names, rehearsal.rehearsal_calls(config)):
             out += sampled(run, name, sampling(longest), run.sizes.rehearse[part])
-        asking = rehearsal.asking(config, END)
-        out += sampled(run, f"{phase}: rehearse questions", asking, run.sizes.ask_again)
-        reply = greedy(config.max_chat_tokens)
-        out += sampled(run, f"{phase}: rehearse reading", reply, run.sizes.read_again)
-    return out
+    free, asking = rehearsal.free_sampling(config, END), rehearsal.asking(config, END)
+    return [
+        *out,
+        *sampled(run, f"{phase}: rehearse free texts", free, run.sizes.free_texts),
+        *sampled(run, f"{phase}: rehearse questions", asking, run.sizes.ask_again),
+        *sampled(
+            run, f"{phase}: rehearse reading", greedy(config.max_chat_tokens), run.sizes.read_again
+        ),
+    ]
 
 
 def asking_again(run: AbstractRun, phase: str) -> list[Program]:

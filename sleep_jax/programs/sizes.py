@@ -14,6 +14,7 @@ from sleep_jax.seeding.sequences import REHEARSED, BatchShape, Exchange
 
 # What is assumed before a run.
 SENTENCE = 24  # tokens of a sentence, and of a line of a dream
+BEGINNING = 2  # tokens of a free text: the first word, after the start of a text
 PROMPT = 128  # tokens of a prompt without a document
 QUESTIONS = 4  # about each document, in the evaluation
 ANCHORS = (8, 256)  # (texts, tokens) of an anchor set
@@ -31,6 +32,7 @@ class Sizes:
       ask: each prompt for a question about a sentence.
       answer: each question that the model asked itself, with the document in context.
       rehearse: each general prompt.
+      free_texts: the beginning of each free text.
       ask_again: each prompt for a question about a reply to these.
       read_again: each such question, with its reply in view.
       earlier: each question of an earlier day that is asked again.
@@ -61,6 +63,7 @@ class Sizes:
     ask: tuple[int, ...]
     answer: tuple[int, ...]
     rehearse: tuple[int, ...]
+    free_texts: tuple[int, ...]
     ask_again: tuple[int, ...]
     read_again: tuple[int, ...]
     earlier: tuple[int, ...]
@@ -112,6 +115,7 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
         ask=(PROMPT,) * sentences,
         answer=(PROMPT,) * sentences * study.questions,
         rehearse=(PROMPT,) * topics,
+        free_texts=(BEGINNING,) * study.free_texts,
         ask_again=(PROMPT,) * readings,
         read_again=(PROMPT + study.rehearsal_tokens,) * readings,
         earlier=(PROMPT,) * _earlier_questions(settings),
@@ -176,6 +180,7 @@ def _exchanges(
         *(stands_for(i, study.max_answer_tokens, "answer") for i in answered),
         *(stands_for(i, study.max_variant_tokens, kind) for i, kind in varied),
         *(stands_for(None, tokens, REHEARSED) for tokens in longest),
+        *[stands_for(None, study.rehearsal_tokens, REHEARSED, BEGINNING)] * study.free_texts,
         *[stands_for(None, study.max_chat_tokens, REHEARSED, in_view)] * again,
         *[stands_for(None, study.max_chat_tokens, "earlier")] * _earlier_questions(settings),
     ]

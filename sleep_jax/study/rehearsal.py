@@ -2,8 +2,10 @@
 the night forgets nothing else. Their teacher is the model itself, without a document.
 
     rehearse     replies to general prompts, alternately in a chat and as plain text to continue
-    read_again   such a reply put in view, as a document is, with a question about it: a model that
-                 only rehearses what it can say loses the ability to read
+    free_texts   texts that begin with a random word, for all that these prompts do not touch
+                 (data-free distillation: Liu et al. 2023, arXiv 2305.17888)
+    read_again   a reply put in view, as a document is, with a question about it: a model that only
+                 rehearses what it can say loses the ability to read
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.sampling.generate import Completion, Draw, generate
 from sleep_jax.sampling.sampler import SamplingConfig
-from sleep_jax.seeding.sequences import Exchange
+from sleep_jax.seeding.sequences import REHEARSED, Exchange
 from sleep_jax.study.questions import first_line, is_about
 from sleep_jax.study.study_config import StudyConfig
 
@@ -71,9 +73,39 @@ def rehearse(
         )
         groups[part] = (draw or generate)(cfg, sampling, variables, topic_prompts[part], key)
     return [
-        Exchange(None, prompt, prompt, c.tokens, "rehearse")
+        Exchange(None, prompt, prompt, c.tokens, REHEARSED)
         for prompt, group in zip(topic_prompts, groups)
         for c in group
+    ]
+
+
+def free_sampling(study: StudyConfig, eos_ids: tuple[int, ...]) -> SamplingConfig:
+    """How free texts are sampled: as the model would have them."""
+    return SamplingConfig(study.rehearsal_tokens, eos_ids, temperature=1.0)
+
+
+def free_texts(
+    cfg: DecoderConfig,
+    variables,
+    tokenizer: Tokenizer,
+    study: StudyConfig,
+    rng,
+    draw: Draw | None = None,
+) -> list[Exchange]:
+    """Texts outside any chat that each begin with a word of the vocabulary, drawn at random.
+
+    Args:
+      cfg, variables, tokenizer: the model.
+      study: the settings.
+      rng: PRNG key.
+      draw: as for `write_questions`.
+    """
+    words = numpy_generator(rng).choice(tokenizer.word_ids, study.free_texts)
+    beginnings = [(*tokenizer.text_start, word) for word in words.tolist()]
+    sampling = free_sampling(study, tokenizer.eos_ids)
+    texts = (draw or generate)(cfg, sampling, variables, beginnings, jax.random.fold_in(rng, 0))
+    return [
+        Exchange(None, start, start, c.tokens, REHEARSED) for start, [c] in zip(beginnings, texts)
     ]
 
 
@@ -140,7 +172,7 @@ def read_again(
         jax.random.fold_in(rng, 1),
     )
     return [
-        Exchange(None, prompt, prompt, c.tokens, "rehearse")
+        Exchange(None, prompt, prompt, c.tokens, REHEARSED)
         for prompt, [c] in zip(asked, replies)
         if len(prompt) + len(c.tokens) <= longest
     ]

@@ -28,6 +28,9 @@ class StudyConfig(Settings, section="study"):
         4, "questions drawn per sentence; repeated ones are kept once; 0: none", least=0
     )
     rehearsals: int = setting(3, "replies per general prompt; 0: none", least=0)
+    free_texts: int = setting(
+        0, "texts that the model begins with a random word and rehearses as well; 0: none", least=0
+    )
     readings: int = setting(
         0, "questions asked of each such reply with it in view, as of a document; 0: none", least=0
     )
@@ -47,7 +50,9 @@ class StudyConfig(Settings, section="study"):
     max_question_tokens: int = setting(24, "longest question, in tokens", least=1)
     max_answer_tokens: int = setting(48, "longest answer, in tokens", least=1)
     max_rehearsal_tokens: int = setting(
-        0, "longest reply to a general prompt, in tokens; 0: max_answer_tokens", least=0
+        0,
+        "longest reply to a general prompt, or free text, in tokens; 0: max_answer_tokens",
+        least=0,
     )
     is_grounded: bool = setting(
         True, "drop answers, and sentences of variants, that invent names or numbers"

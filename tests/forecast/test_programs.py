@@ -275,14 +275,16 @@ def test_study_samples_texts_without_room_for_a_thought():
     assert listed["write: sample"].args[1].max_new_tokens == 116
 
 
-def test_questions_about_rehearsals_are_listed_where_they_are_read_again():
-    listed = programs(study__rehearsals=1, study__readings=2)
-    asked, read_again = listed["study: rehearse questions"], listed["study: rehearse reading"]
-    assert asked.calls == 2 * read_again.calls or asked.calls == read_again.calls
-    for program in (asked, read_again):
+def test_questions_about_rehearsals_and_free_texts_are_listed():
+    listed = programs(study__rehearsals=1, study__readings=2, study__free_texts=130)
+    new = ("questions", "reading", "free texts")
+    for name in new:
+        program = listed[f"study: rehearse {name}"]
         program.function.trace(*program.args)
+    # 40 replies, two questions each, and 130 texts; 64 at a time.
+    assert [listed[f"study: rehearse {name}"].calls for name in new] == [2, 2, 3]
     at_once = programs(study__rehearsals=1)
-    assert not [name for name in at_once if "questions" in name or "reading" in name]
+    assert not [name for name in at_once if name.removeprefix("study: rehearse ") in new]
 
 
 def test_nothing_is_studied_or_dreamt_where_the_context_never_sleeps():

@@ -9,7 +9,7 @@ from scripted import scripted
 from sleep_jax.data.documents import Document
 from sleep_jax.interop.prompts import Prompts, answer_request
 from sleep_jax.study import rehearsal
-from sleep_jax.study.rehearsal import read_again, rehearse
+from sleep_jax.study.rehearsal import free_texts, read_again, rehearse
 from sleep_jax.study.study_config import StudyConfig
 
 
@@ -94,3 +94,23 @@ def test_read_again_drops_what_is_no_question_or_longer_than_a_row(
     script([["Is the tide high?"]], [["Yes."]])
     assert again(study, 20, jax.random.key(0)) == []
     assert again(StudyConfig(rehearsals=2), 448, jax.random.key(0)) == []
+
+
+def test_free_texts_begin_with_words_and_go_on_at_the_models_own_temperature(
+    tokenizer, script, cfg
+):
+    calls = script([["on"], ["off..."], [""]])
+    study = StudyConfig(free_texts=3, max_answer_tokens=8, max_rehearsal_tokens=64)
+    out = free_texts(cfg, {}, tokenizer, study, jax.random.key(0))
+    assert [e.student for e in out] == calls[0]["prompts"]
+    assert [e.completion[-1] in tokenizer.eos_ids for e in out] == [True, False, True]
+    for e in out:
+        *start, word = e.student
+        assert tuple(start) == tokenizer.text_start and tokenizer.decode([word]).strip().isalpha()
+        assert e.is_known and e.is_closed_book
+    sampling = calls[0]["sampling"]
+    assert (sampling.temperature, sampling.max_new_tokens) == (1.0, 64)
+    script([["on"], ["off"], [""]])
+    assert [e.student for e in free_texts(cfg, {}, tokenizer, study, jax.random.key(1))] != [
+        e.student for e in out
+    ]
