@@ -28,7 +28,7 @@ def get_config(documents: str = REPORTED):
     c.data.documents, c.data.episodes = documents, days
     c.memory.slots = (days,)
     c.model.remat = "none"
-    c.study.questions = 8
+    c.study.questions, c.study.answer_in_sentence = 8, True
     c.study.rehearsals = c.study.readings = 1
     c.study.free_texts, c.study.max_rehearsal_tokens = 48, 128
     c.study.earlier_questions = 160

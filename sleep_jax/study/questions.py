@@ -27,8 +27,8 @@ class SelfQuestion:
       document: index of the document.
       sentence: that it is about.
       question: its text.
-      answer: the model's answer with the document in context; None if that was not grounded or not
-        finished.
+      answer: the model's answer with the document in context; None if that was not grounded, not
+        finished or, with `study.answer_in_sentence`, not from the sentence.
     """
 
     document: int
@@ -101,7 +101,8 @@ def write_questions(
     for ((i, text), sentence), [completion] in zip(written.items(), answers):
         reply = tokenizer.reply_text(completion.tokens)
         is_invented = study.is_grounded and ungrounded(reply, pages[i])
-        is_kept = bool(reply) and completion.finished and not is_invented
+        is_off = study.answer_in_sentence and not answers_from(reply, text, sentence)
+        is_kept = bool(reply) and completion.finished and not is_invented and not is_off
         questions.append(SelfQuestion(i, sentence, text, reply if is_kept else None))
     return questions, sum(map(len, groups))
 
@@ -114,6 +115,17 @@ def first_line(text: str) -> str:
 def is_about(question: str, sentence: str) -> bool:
     """Whether a text is a question, in any script, that shares a content word with a sentence."""
     return is_question(question) and not content_words(question).isdisjoint(content_words(sentence))
+
+
+def answers_from(reply: str, question: str, sentence: str) -> bool:
+    """Whether a reply has a content word of the sentence that its question is about, other than
+    those of the question. A bare yes or no has none.
+
+    >>> answers_from("It is red.", "What colour is the kiln?", "The kiln is red.")
+    True
+    """
+    said = content_words(sentence) - content_words(question)
+    return not said.isdisjoint(content_words(reply))
 
 
 def is_question(text: str) -> bool:

@@ -57,6 +57,9 @@ class StudyConfig(Settings, section="study"):
     is_grounded: bool = setting(
         True, "drop answers, and sentences of variants, that invent names or numbers"
     )
+    answer_in_sentence: bool = setting(
+        False, "drop answers that have no content word of their sentence that the question lacks"
+    )
     answer_in_view: bool = setting(
         False, "the teacher of an answer sees the stored answer beside the text"
     )

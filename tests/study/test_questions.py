@@ -11,7 +11,13 @@ from sleep_jax.data.documents import Document
 from sleep_jax.data.sentences import sentences
 from sleep_jax.interop.prompts import Prompts
 from sleep_jax.study import questions as module
-from sleep_jax.study.questions import SelfQuestion, hold_out, is_about, write_questions
+from sleep_jax.study.questions import (
+    SelfQuestion,
+    answers_from,
+    hold_out,
+    is_about,
+    write_questions,
+)
 from sleep_jax.study.study_config import StudyConfig
 
 DOCUMENTS = [
@@ -122,6 +128,30 @@ def test_write_questions_without_grounding(tokenizer, script, cfg):
     script([["Why 1831, mill?"], ["No."], ["No."]], [["In 1833."]])
     kept, _ = study(cfg, tokenizer, questions=1, is_grounded=False)
     assert [(q.question, q.answer) for q in kept] == [("Why 1831, mill?", "In 1833.")]
+
+
+def test_write_questions_drops_answers_that_are_not_from_the_sentence(tokenizer, script, cfg):
+    asked = [["Who built the mill?"], ["Did Anna grind oats?"], ["No."]]
+    for chosen, answers in ((False, ["Anna built it.", "Anna."]), (True, ["Anna built it.", None])):
+        script(asked, [["Anna built it."], ["Anna."]])
+        kept, _ = study(cfg, tokenizer, questions=1, answer_in_sentence=chosen)
+        assert [q.answer for q in kept] == answers
+
+
+@pytest.mark.parametrize(
+    ("reply", "claim"),
+    [
+        ("The lamp burned walnut oil.", True),
+        ("Walnut.", True),
+        ("That lamp.", False),
+        ("It stands on Gannet Tooth.", False),
+        ("Yes.", False),
+        ("", False),
+    ],
+)
+def test_answers_from_has_a_word_of_the_sentence_beyond_the_question(reply, claim):
+    sentence = "For sixty years the lamp burned walnut oil."
+    assert answers_from(reply, "What did the lamp burn?", sentence) == claim
 
 
 @pytest.mark.parametrize("has_family", [False, True])
