@@ -11,15 +11,15 @@ from typing import Protocol
 import numpy as np
 from protocol import Sizes, requests
 
-from sleep_jax.baselines.in_context import InContextConfig, replies_in_view
 from sleep_jax.baselines.inca import ClassGaussians, InCA
-from sleep_jax.baselines.labels import examples_document, label_pairs
+from sleep_jax.baselines.labels import chat_request, examples_chat, label_pairs
 from sleep_jax.baselines.model import Model
 from sleep_jax.baselines.sequential import SequentialLearner
 from sleep_jax.data.batches import bucket
 from sleep_jax.data.class_sets import Labelled
 from sleep_jax.evals.recall import greedy_replies
 from sleep_jax.interop.prompts import Prompts
+from sleep_jax.wake.context import read
 
 
 class Learner(Protocol):
@@ -47,12 +47,25 @@ class Learner(Protocol):
 
 
 def closed_book_replies(model: Model, examples: Sequence[Labelled], sizes: Sizes) -> list[str]:
-    """Greedy replies with nothing in view; calls of one shape, however many texts there are."""
+    """Greedy replies to the requests for the classes of texts, with nothing in view."""
     prompts = Prompts(model.tokenizer)
-    asked = [prompts.without_context(request) for request in requests(examples)]
+    return _replies(model, [prompts.without_context(x) for x in requests(examples)], sizes)
+
+
+def replies_after(
+    model: Model, shown: Sequence[Labelled], examples: Sequence[Labelled], sizes: Sizes
+) -> list[str]:
+    """The same with labelled texts in view."""
+    context = read(model.cfg, model.variables, [examples_chat(model.tokenizer, shown)])[0]
+    asked = [chat_request(model.tokenizer, x.text) for x in examples]
+    return _replies(model, asked, sizes, context)
+
+
+def _replies(model: Model, asked: Sequence[tuple[int, ...]], sizes: Sizes, context=None):
+    """Greedy replies, by calls of one shape, however many are asked; after row 0 of a context."""
     longest, replies = bucket(max(map(len, asked))), []
     for start in range(0, len(asked), sizes.rows):
-        part = asked[start : start + sizes.rows]
+        part = list(asked[start : start + sizes.rows])
         filled = part + [part[0]] * (sizes.rows - len(part))
         replies += greedy_replies(
             model.cfg,
@@ -61,6 +74,8 @@ def closed_book_replies(model: Model, examples: Sequence[Labelled], sizes: Sizes
             filled,
             max_new_tokens=sizes.max_new_tokens,
             width=longest,
+            context=context,
+            documents=None if context is None else [0] * sizes.rows,
         )[: len(part)]
     return replies
 
@@ -179,9 +194,7 @@ class InContext:
 
     def replies(self, examples: Sequence[Labelled]) -> list[str]:
         """With examples in view."""
-        view = [examples_document(self.shown)]
-        config = InContextConfig(self.sizes.max_new_tokens, replies_per_call=self.sizes.rows)
-        return replies_in_view(self.model, [view] * len(examples), requests(examples), config)
+        return replies_after(self.model, self.shown, examples, self.sizes)
 
     def save(self, folder: pathlib.Path) -> None:
         """Nothing: the texts are those of the data."""

@@ -1,9 +1,9 @@
 """The sleeping model: each group of classes is a day, and a night seeds a slot of its own.
 
-The teacher is the base with the labelled texts of the day in view, and beside each request its
-answer; the student is asked closed book. What it distils is the teacher's distribution along the
-labels (J_KS with alpha 1 and lambda 0: forward KL, no rollouts). What earlier nights have taught is
-kept by one of
+The teacher is the base with the labelled texts of the day in view, as turns of a chat that have
+been, the last of which is that of the text itself; the student is asked closed book. What it
+distils is the teacher's distribution along the labels (J_KS with alpha 1 and lambda 0: forward KL,
+no rollouts). What earlier nights have taught is kept by one of
 
     nothing
     questions   earlier texts are asked again of the model as it was before the day, closed book;
@@ -23,11 +23,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from learners import closed_book_replies
 from protocol import Sizes
 
-from sleep_jax.baselines.labels import examples_document, label_request
+from sleep_jax.baselines.labels import chat_request, examples_chat, label_request
 from sleep_jax.baselines.model import Model
 from sleep_jax.baselines.replay import ReplayMemory
 from sleep_jax.data.class_sets import Labelled
 from sleep_jax.interop.prompts import Prompts
+from sleep_jax.interop.tokenizer import Tokenizer
 from sleep_jax.memory.memory_config import LevelConfig, MemoryConfig
 from sleep_jax.memory.slots import init_memory
 from sleep_jax.seeding.consolidate import seed_slot
@@ -50,7 +51,8 @@ class Night:
     Attributes:
       keeps: one of `KEEPS`.
       learning_rate: Adam's peak rate.
-      answer_in_view: the teacher sees the answer beside the request, not only among the examples.
+      answer_in_view: the text that the teacher is asked about, and its label, are its last turn,
+        too, and not only one of the examples.
       teacher: `base`, or `self`: the model as it has slept so far.
       null_space, null_space_spare: as in `SeedingConfig`.
     """
@@ -131,19 +133,19 @@ class Sleeper:
     def learn(self, examples: Sequence[Labelled]) -> "Sleeper":
         """After one more day and its night."""
         keys = jax.random.split(jax.random.fold_in(self.rng, self.nights), 3)
-        params, prompts = self.model.variables["params"], Prompts(self.model.tokenizer)
+        params = self.model.variables["params"]
         transaction = begin_consolidation(
             self.model.cfg, WakeConfig(), self.state, 0, "commit_then_clear", keys[0]
         )
         earlier = [Labelled(*x) for x in self.kept.pairs]
         relearnt = earlier if self.night.keeps == "labels" else []
-        exchanges = taught(prompts, examples, "answer", self.night)
-        exchanges += taught(prompts, relearnt, "earlier", self.night)
+        exchanges = taught(self.model.tokenizer, examples, "answer", self.night)
+        exchanges += taught(self.model.tokenizer, relearnt, "earlier", self.night)
         if self.night.keeps == "questions":
             exchanges += self._asked_again(earlier)
         has_read = self.state.without_memory() if self.night.teacher == "base" else self.state
         variables = has_read.variables(params)
-        view = prompts.context(examples_document([*relearnt, *examples]))
+        view = examples_chat(self.model.tokenizer, [*relearnt, *examples])
         teacher = Teacher(
             self.model.cfg,
             variables,
@@ -233,20 +235,17 @@ def seeding_config(night: Night, sizes: Sizes, longest: tuple[int, int]) -> Seed
 
 
 def taught(
-    prompts: Prompts, examples: Sequence[Labelled], kind: str, night: Night
+    tokenizer: Tokenizer, examples: Sequence[Labelled], kind: str, night: Night
 ) -> list[Exchange]:
     """Labels as replies to requests, by a teacher that has document 0 in view."""
-    exchanges = []
-    for x in examples:
-        request = label_request(x.text)
-        seen = f"{request}\nThe right answer: {x.label}" if night.answer_in_view else request
-        exchanges.append(
-            Exchange(
-                0,
-                prompts.without_context(request),
-                prompts.with_context(seen),
-                prompts.reply(x.label),
-                kind,
-            )
+    prompts = Prompts(tokenizer)
+    return [
+        Exchange(
+            0,
+            prompts.without_context(label_request(x.text)),
+            chat_request(tokenizer, x.text, [x] if night.answer_in_view else []),
+            prompts.reply(x.label),
+            kind,
         )
-    return exchanges
+        for x in examples
+    ]

@@ -14,7 +14,6 @@ from sleep_jax.baselines.model import Model
 from sleep_jax.data.documents import Document
 from sleep_jax.evals.recall import greedy_replies
 from sleep_jax.interop.prompts import Prompts
-from sleep_jax.sampling.generate import BATCH
 from sleep_jax.settings import Settings, setting
 from sleep_jax.wake.context import read
 
@@ -26,9 +25,6 @@ class InContextConfig(Settings, section="in_context"):
 
     max_new_tokens: int = setting(64, "longest reply, in tokens", least=1)
     views_per_call: int = setting(16, "contexts whose keys and values exist at a time", least=1)
-    replies_per_call: int = setting(
-        BATCH, "replies that are written at a time, each beside a copy of its context", least=1
-    )
 
 
 def replies_in_view(
@@ -71,7 +67,6 @@ def replies_in_view(
             max_new_tokens=config.max_new_tokens,
             context=cache,
             documents=[row for row, _ in asked],
-            batch=config.replies_per_call,
         )
         for (_, i), answer in zip(asked, answers):
             replies[i] = answer
