@@ -50,7 +50,7 @@ FULL = {"remat": "full", "groups": 0, "group_size": 15, "train": 100, "test": 30
         "batch": 32, "capacity": 600, "shots": 10}  # fmt: skip
 PRESETS = {
     "smollm2": Sizes(),
-    "first": Sizes(groups=3, group_size=4, train=6, updates=12, batch=12, capacity=12),
+    "first": Sizes(groups=3, group_size=3, train=4, test=4, updates=10, batch=8, capacity=8),
     "llama-3.2-3b": Sizes(model="meta-llama/Llama-3.2-3B-Instruct", rank=32, **FULL),
     "llama-3-8b": Sizes(model="meta-llama/Meta-Llama-3-8B-Instruct", rank=32, **FULL),
 }
