@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from protocol import Sizes, requests
+from protocol import Sizes, first_of_each, requests
 
 from sleep_jax.baselines.inca import ClassGaussians, InCA
 from sleep_jax.baselines.labels import chat_request, examples_chat, label_pairs
@@ -181,12 +181,7 @@ class InContext:
     @property
     def shown(self) -> list[Labelled]:
         """What is in view, in the order of arrival."""
-        counts, shown = {}, []
-        for x in self.examples:
-            counts[x.label] = counts.get(x.label, 0) + 1
-            if not self.sizes.shots or counts[x.label] <= self.sizes.shots:
-                shown.append(x)
-        return shown
+        return first_of_each(self.examples, self.sizes.shots)
 
     def learn(self, examples: Sequence[Labelled]) -> "InContext":
         """With more in view."""

@@ -5,6 +5,7 @@ measured on the others (`report`). After each group a method is asked for the cl
 texts of every group so far; it replies with a name, and all classes seen so far are candidates.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -41,18 +42,20 @@ class Sizes(Settings, section="classes"):
         0.5, "share of earlier texts in what these learn from", above=0, below=1
     )
     rank: int = setting(16, "of a slot, and of the adapter of the other methods", least=1)
-    shots: int = setting(2, "texts of each class in view, in context; 0: all", least=0)
+    shots: int = setting(
+        2, "texts of each class in view, in context and of the teacher of a night; 0: all", least=0
+    )
     rows: int = setting(16, "replies that are written at a time", least=1)
     max_new_tokens: int = setting(16, "longest reply, in tokens", least=1)
 
 
 FULL = {"remat": "full", "groups": 0, "group_size": 15, "train": 100, "test": 30, "updates": 200,
-        "batch": 32, "capacity": 600, "shots": 10}  # fmt: skip
+        "batch": 32, "capacity": 600, "rank": 32, "rows": 8}  # fmt: skip
 PRESETS = {
     "smollm2": Sizes(),
     "first": Sizes(groups=3, group_size=3, train=4, test=4, updates=10, batch=8, capacity=8),
-    "llama-3.2-3b": Sizes(model="meta-llama/Llama-3.2-3B-Instruct", rank=32, **FULL),
-    "llama-3-8b": Sizes(model="meta-llama/Meta-Llama-3-8B-Instruct", rank=32, **FULL),
+    "llama-3.2-3b": Sizes(model="meta-llama/Llama-3.2-3B-Instruct", shots=4, **FULL),
+    "llama-3-8b": Sizes(model="meta-llama/Meta-Llama-3-8B-Instruct", shots=1, **FULL),
 }
 
 
@@ -102,6 +105,17 @@ def is_right(
 def requests(examples: Sequence[Labelled]) -> list[str]:
     """What is asked about texts."""
     return [label_request(x.text) for x in examples]
+
+
+def first_of_each(examples: Sequence[Labelled], shots: int) -> list[Labelled]:
+    """At most so many texts of each class, the first ones, in order; 0: all."""
+    counts: collections.Counter[str] = collections.Counter()
+    chosen = []
+    for x in examples:
+        counts[x.label] += 1
+        if not shots or counts[x.label] <= shots:
+            chosen.append(x)
+    return chosen
 
 
 def examples_of(groups: Sequence[Group]) -> list[Labelled]:

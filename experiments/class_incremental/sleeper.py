@@ -1,6 +1,6 @@
 """The sleeping model: each group of classes is a day, and a night seeds a slot of its own.
 
-The teacher is the base with the labelled texts of the day in view, as turns of a chat that have
+The teacher is the base with some labelled texts of the day in view, as turns of a chat that have
 been, the last of which is that of the text itself; the student is asked closed book. What it
 distils is the teacher's distribution along the labels (J_KS with alpha 1 and lambda 0: forward KL,
 no rollouts). What earlier nights have taught is kept by one of
@@ -8,7 +8,7 @@ no rollouts). What earlier nights have taught is kept by one of
     nothing
     questions   earlier texts are asked again of the model as it was before the day, closed book;
                 its replies and its distribution along them are learnt. Labels are not kept.
-    labels      earlier texts and their labels are in view and taught with those of the day: replay
+    labels      earlier texts and their labels are taught with those of the day: replay
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import jax
 import safetensors.flax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from learners import closed_book_replies
-from protocol import Sizes
+from protocol import Sizes, first_of_each
 
 from sleep_jax.baselines.labels import chat_request, examples_chat, label_request
 from sleep_jax.baselines.model import Model
@@ -51,8 +51,8 @@ class Night:
     Attributes:
       keeps: one of `KEEPS`.
       learning_rate: Adam's peak rate.
-      answer_in_view: the text that the teacher is asked about, and its label, are its last turn,
-        too, and not only one of the examples.
+      answer_in_view: the last turn that the teacher has in view is that of the text it is asked
+        about, with its label.
       teacher: `base`, or `self`: the model as it has slept so far.
       null_space, null_space_spare: as in `SeedingConfig`.
     """
@@ -145,7 +145,8 @@ class Sleeper:
             exchanges += self._asked_again(earlier)
         has_read = self.state.without_memory() if self.night.teacher == "base" else self.state
         variables = has_read.variables(params)
-        view = examples_chat(self.model.tokenizer, [*relearnt, *examples])
+        shown = first_of_each(examples, self.sizes.shots)
+        view = examples_chat(self.model.tokenizer, shown)
         teacher = Teacher(
             self.model.cfg,
             variables,
