@@ -66,6 +66,7 @@ ARMS: dict[str, Arm] = {
 }
 # Tried on the classes for tuning (README.md).
 TRIED: dict[str, Arm] = {
+    "sleep, no cross-entropy": Night(ce_coef=0.0),
     "sleep, no answer in view": Night(answer_in_view=False),
     "sleep, null space": Night(null_space=0.95),
     "sleep, taught by itself": Night(teacher="self"),

@@ -3,7 +3,9 @@
 The teacher is the base with some labelled texts of the day in view, as turns of a chat that have
 been, the last of which is that of the text itself; the student is asked closed book. What it
 distils is the teacher's distribution along the labels (J_KS with alpha 1 and lambda 0: forward KL,
-no rollouts). What earlier nights have taught is kept by one of
+no rollouts). Labels that are given are also learnt by cross-entropy, as rewarded dreams are: a
+small model is often wrong about them, even in context. What earlier nights have taught is kept by
+one of
 
     nothing
     questions   earlier texts are asked again of the model as it was before the day, closed book;
@@ -53,6 +55,7 @@ class Night:
       learning_rate: Adam's peak rate.
       answer_in_view: the last turn that the teacher has in view is that of the text it is asked
         about, with its label.
+      ce_coef: weight of the cross-entropy of labels; 0: the teacher alone.
       teacher: `base`, or `self`: the model as it has slept so far.
       null_space, null_space_spare: as in `SeedingConfig`.
     """
@@ -60,6 +63,7 @@ class Night:
     keeps: str = "questions"
     learning_rate: float = 1e-2
     answer_in_view: bool = True
+    ce_coef: float = 1.0
     teacher: str = "base"
     null_space: float = 0.0
     null_space_spare: float = 0.2
@@ -231,7 +235,7 @@ def seeding_config(night: Night, sizes: Sizes, longest: tuple[int, int]) -> Seed
         known_share=sizes.earlier_share,
         null_space=night.null_space,
         null_space_spare=night.null_space_spare,
-        objective=Objective(alpha=1.0, lam=0.0),
+        objective=Objective(alpha=1.0, lam=0.0, ce_coef=night.ce_coef),
     )
 
 
@@ -247,6 +251,7 @@ def taught(
             chat_request(tokenizer, x.text, [x] if night.answer_in_view else []),
             prompts.reply(x.label),
             kind,
+            supervised=night.ce_coef > 0,
         )
         for x in examples
     ]

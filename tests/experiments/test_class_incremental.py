@@ -128,9 +128,10 @@ def test_teacher_has_seen_the_text_and_its_label_a_turn_before(lab, base):
     asked = f"user\n{label_request(text.text)}\nassistant\n"
     assert base.tokenizer.decode(shown.teacher) == f"{asked}pin\n{asked}"
     assert base.tokenizer.decode(shown.student) == asked and shown.document == 0
-    night = lab.sleeper.Night(answer_in_view=False)
+    assert shown.supervised
+    night = lab.sleeper.Night(answer_in_view=False, ce_coef=0.0)
     [hidden] = lab.sleeper.taught(base.tokenizer, [text], "answer", night)
-    assert base.tokenizer.decode(hidden.teacher) == asked
+    assert base.tokenizer.decode(hidden.teacher) == asked and not hidden.supervised
     assert base.tokenizer.reply_text(hidden.completion) == "pin"
 
 
