@@ -217,6 +217,8 @@ def main() -> None:
             with phase_progress(f"{title}, seed {seed}", len(groups), "group") as bar:
                 finished_run(path, facts, learner, groups, bar.advance)
     runs = [read_json(path) for path in sorted(a.workdir.glob("*-*.json"))]
+    order = [*ARMS]
+    runs.sort(key=lambda run: order.index(run["arm"]) if run["arm"] in order else len(order))
     print(report(FOLDER if a.publish else a.workdir, runs, read_json(before)["anchors"], sizes))
 
 
