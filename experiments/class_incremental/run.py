@@ -173,15 +173,26 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="smollm2", help="[%(default)s]")
     parser.add_argument("--split", choices=SPLITS, default="report", help="[%(default)s]")
     parser.add_argument("--seeds", type=int, nargs="*", default=range(3))
-    parser.add_argument("--arms", nargs="+", default=[*ARMS], choices=[*ARMS, *TRIED])
+    titles = [*ARMS, *TRIED]
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=[*ARMS],
+        choices=titles,
+        metavar="ARM",
+        help=f"of {'; '.join(titles)} [all before {next(iter(TRIED))!r}]",
+    )
     parser.add_argument(
         "--rates", type=float, nargs="*", default=[], help="in place of the arms' own"
     )
     parser.add_argument("--publish", action="store_true", help="rewrite the README's table")
-    sizes = parser.add_argument_group("sizes", "in place of the preset's")
+    sizes = parser.add_argument_group(
+        "sizes", "in place of the preset's; those of smollm2 in brackets"
+    )
     for name, declared in settings_of(Sizes).items():
         flag = f"--{name.replace('_', '-')}"
-        sizes.add_argument(flag, type=type(declared.default), help=declared.help)
+        shown = f"{declared.help} [{declared.default}]"
+        sizes.add_argument(flag, type=type(declared.default), metavar="...", help=shown)
     return parser.parse_args()
 
 
