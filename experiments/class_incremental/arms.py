@@ -68,7 +68,9 @@ ARMS: dict[str, Arm] = {
 TRIED: dict[str, Arm] = {
     "sleep, no cross-entropy": Night(ce_coef=0.0),
     "sleep, no answer in view": Night(answer_in_view=False),
+    "sleep, a quarter of cross-entropy": Night(ce_coef=0.25),
     "sleep, null space": Night(null_space=0.95),
+    "sleep, null space, a quarter": Night(null_space=0.95, ce_coef=0.25),
     "sleep, taught by itself": Night(teacher="self"),
     "EWC, 1e5": Adapter(ewc=EWCConfig(strength=1e5)),
     "EWC, 1e7": Adapter(ewc=EWCConfig(strength=1e7)),
