@@ -7,7 +7,14 @@ import pytest
 from tiny_run import tiny_config
 
 from sleep_jax.baselines.in_context import InContextConfig, replies_in_view
-from sleep_jax.baselines.labels import examples_document, label_in, label_pairs, label_request
+from sleep_jax.baselines.labels import (
+    chat_request,
+    examples_chat,
+    examples_document,
+    label_in,
+    label_pairs,
+    label_request,
+)
 from sleep_jax.baselines.model import base_model
 from sleep_jax.data.class_sets import Labelled
 from sleep_jax.data.documents import Document
@@ -83,3 +90,21 @@ def test_labels_as_pairs_and_as_a_document(model):
     assert label_request("where is it?") in model.tokenizer.decode(prompt)
     assert model.tokenizer.reply_text(reply) == "lost card"
     assert examples_document([example]).text == "Text: where is it?\nClass: lost card"
+
+
+def test_examples_and_requests_are_the_turns_of_one_chat(model):
+    tokenizer, first = model.tokenizer, Labelled("where is it?", "lost card")
+    second, turns = Labelled("who?", "pin"), []
+    for role, content in (
+        ("user", label_request(first.text)),
+        ("assistant", first.label),
+        ("user", label_request(second.text)),
+        ("assistant", second.label),
+        ("user", label_request("why?")),
+    ):
+        turns.append({"role": role, "content": content})
+    whole = tuple(tokenizer.encode_pieces(tokenizer.template.pieces(turns)))
+    seen = examples_chat(tokenizer, [first, second])
+    assert seen + chat_request(tokenizer, "why?") == whole
+    seen = examples_chat(tokenizer, [first])
+    assert seen + chat_request(tokenizer, "why?", [second]) == whole
