@@ -15,6 +15,7 @@ from sleep_jax.seeding.sequences import REHEARSED, BatchShape, Exchange
 # What is assumed before a run.
 SENTENCE = 24  # tokens of a sentence, and of a line of a dream
 PROMPT = 128  # tokens of a prompt without a document
+SCREEN = 256  # tokens of a prompt about a sentence, with its examples
 QUESTIONS = 4  # about each document, in the evaluation
 ANCHORS = (8, 256)  # (texts, tokens) of an anchor set
 
@@ -28,6 +29,7 @@ class Sizes:
     Attributes:
       contexts: each document of the day as a context.
       stream: all of the day, as it stands in the stream.
+      screen: each prompt about a sentence that is screened.
       ask: each prompt for a question about a sentence.
       answer: each question that the model asked itself, with the document in context.
       rehearse: each general prompt.
@@ -58,6 +60,7 @@ class Sizes:
 
     contexts: tuple[int, ...]
     stream: int
+    screen: tuple[int, ...]
     ask: tuple[int, ...]
     answer: tuple[int, ...]
     rehearse: tuple[int, ...]
@@ -109,6 +112,7 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
     return Sizes(
         contexts=(context,) * documents,
         stream=documents * page,
+        screen=(SCREEN,) * sentences * study.is_screened,
         ask=(PROMPT,) * sentences,
         answer=(PROMPT,) * sentences * study.questions,
         rehearse=(PROMPT,) * topics,

@@ -64,7 +64,8 @@ class YesNoModel:
         if self._words[0] == self._words[1]:
             raise ValueError(
                 "the judging model must answer yes or no, but the tokenizer begins 'Yes' and 'No' "
-                "with the same token; choose another seeding.judge or dreaming.scorer"
+                "with the same token; choose another seeding.judge or dreaming.scorer, and "
+                "study.is_screened=False"
             )
 
     def logit_gap(self, requests: Sequence[str]) -> np.ndarray:

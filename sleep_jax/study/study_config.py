@@ -52,6 +52,9 @@ class StudyConfig(Settings, section="study"):
     is_grounded: bool = setting(
         True, "drop answers, and sentences of variants, that invent names or numbers"
     )
+    is_screened: bool = setting(
+        False, "leave out sentences that tell the reader how to answer, as the initial model judges"
+    )
     answer_in_view: bool = setting(
         False, "the teacher of an answer sees the stored answer beside the text"
     )

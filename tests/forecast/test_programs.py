@@ -285,6 +285,15 @@ def test_questions_about_rehearsals_are_listed_where_they_are_read_again():
     assert not [name for name in at_once if "questions" in name or "reading" in name]
 
 
+def test_study_lists_the_screening_of_every_sentence():
+    # Two documents of 128 tokens, 24 a sentence: ten sentences, eight to a call.
+    listed = programs(study__is_screened=True, data__chunk_tokens=128)
+    screening = listed["study: screen"]
+    assert screening.function is yes_no.logit_gaps and screening.calls == 2
+    screening.function.trace(*screening.args)
+    assert "study: screen" not in programs()
+
+
 def test_nothing_is_studied_or_dreamt_where_the_context_never_sleeps():
     config = runpy.run_path("configs/ladder.py")["get_config"]()
     assert not read(config).memory.from_context
