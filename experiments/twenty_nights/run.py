@@ -50,7 +50,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=range(3),
                         help="0 to 9 are reported, settings are chosen on 10 to 15")  # fmt: skip
     parser.add_argument("--nights", type=int, default=0, help="fewer than the stream has; 0: all")
-    parser.add_argument("--sleep", nargs="*", choices=nights_config.ARMS, help="[%(default)s]")
+    parser.add_argument("--sleep", nargs="*", choices=nights_config.ARMS,
+                        help="arms that sleep [those of the stream]")  # fmt: skip
     parser.add_argument("--lora", nargs="*", choices=lora.ARMS, default=[*lora.ARMS])
     parser.add_argument("--rate", type=float, default=1e-3, help="of adapters [%(default)s]")
     parser.add_argument("--publish", action="store_true", help="rewrite the README's tables")
@@ -58,7 +59,8 @@ def main() -> None:
     keep_freed_memory()
     keep_compiled_programs()
     workdir = arguments.workdir
-    claim(workdir, {"stream": arguments.stream, "nights": arguments.nights})
+    settings = {"stream": arguments.stream, "nights": arguments.nights}
+    claim(workdir, settings | nights_config.get_config().to_dict())
     arms: dict[str, list[dict]] = {}
     hidden = []
     for seed in arguments.seeds:
@@ -91,7 +93,7 @@ def of_seed(stream: streams.Stream, seed: int, arguments: argparse.Namespace) ->
             name,
             arguments.rate,
             seed,
-            workdir / f"{name}-{seed}",
+            workdir / f"{name}-{arguments.rate:g}-{seed}",
             stream.questions,
             stream.asked_after,
         )

@@ -262,27 +262,28 @@ def test_figures_are_measured_once(lab, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_nights_of_the_tiny_model_end_in_tables_and_go_on_after_a_stop(
-    lab, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("name", ["facts", "changes"])
+def test_two_nights_end_in_tables_and_are_not_measured_again(lab, name, tmp_path, monkeypatch):
     def tiny(documents, nights, arm):
         c = tiny_config()
         c.data.documents, c.data.episodes, c.data.chunk_tokens = documents, nights, 1024
-        c.memory.slots, c.dreaming.steps, c.seeding.num_prompts = (nights,), 0, 0
-        c.update_from_flattened_dict(lab.config.ARMS[arm] | {"seeding.steps": 2})
+        c.memory.slots, c.study.rehearsals = (nights,), 0
+        c.seeding.steps, c.seeding.max_length, c.seeding.max_target_length = 2, 512, 448
+        c.dreaming.steps = c.seeding.num_prompts = c.evaluation.own_questions = 0
         return c
 
     monkeypatch.setattr(lab.run.nights_config, "get_config", tiny)
     monkeypatch.setattr(lab.run, "instructions", lambda *_: 0.5)
     monkeypatch.setattr(lab.lora, "instructions", lambda *_: 0.5)
+    stream = lab.streams.make(name, 0, 2)
     arguments = types.SimpleNamespace(
         workdir=tmp_path, sleep=["sleep"], lora=["lora-replay"], rate=1e-3
     )
-    for name in ("facts", "changes"):
-        arguments.workdir = tmp_path / name
-        stream = lab.streams.make(name, 0, 2)
-        arms = lab.run.of_seed(stream, 0, arguments)
-        assert {"sleep", "before", "open book", "lora-replay"} <= {*arms}
-        again = lab.run.of_seed(stream, 0, arguments)
-        assert json.dumps(again) == json.dumps(json.loads(json.dumps(arms)))
-        assert lab.figures.report(name, {k: [x] for k, x in arms.items()}, False)
+    arms = lab.run.of_seed(stream, 0, arguments)
+    assert {"sleep", "before", "open book", "lora-replay"} <= {*arms}
+    assert [len(arms["sleep"]["right"]), len(arms["lora-replay"]["right"])] == [
+        len(stream.asked_after)
+    ] * 2
+    monkeypatch.setattr(lab.measure, "json", None)  # nothing is written any more
+    assert lab.run.of_seed(stream, 0, arguments) == json.loads(json.dumps(arms))
+    assert lab.figures.report(name, {arm: [run] for arm, run in arms.items()}, False)
