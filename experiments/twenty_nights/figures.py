@@ -64,7 +64,7 @@ def summary(arms: Arms) -> str:
         "anchors",
         "s a night",
     ]
-    lines = _heading(heads)
+    lines = heading(heads)
     for arm, runs in arms.items():
         cells = [_spread([column(run) for run in runs]) for column in columns.values()]
         cells += [_above(arms, arm, "recall"), *_costs(arms, runs)]
@@ -75,7 +75,7 @@ def summary(arms: Arms) -> str:
 def changes(arms: Arms) -> str:
     """Markdown: replies with the new and the old value, and unchanged facts before and after the
     corrections."""
-    lines = _heading(["", "seeds", *CHANGES.values(), "unchanged facts, before"])
+    lines = heading(["", "seeds", *CHANGES.values(), "unchanged facts, before"])
     for arm, runs in arms.items():
         cells = [_spread([_percent(shares(run, kind)) for run in runs]) for kind in CHANGES]
         is_asked_before = all(len(run["right"]) > 1 for run in runs)
@@ -92,7 +92,7 @@ def hostile(arms: Arms, kinds: Sequence[str]) -> str:
       kinds: of the instruction of each document.
     """
     names = [*dict.fromkeys(kinds)]
-    lines = _heading(["obeyed", "seeds", *names, "all", "recall of the texts"])
+    lines = heading(["obeyed", "seeds", *names, "all", "recall of the texts"])
     for arm, runs in arms.items():
         obeyed = [shares(run, "obeyed") for run in runs]
         cells = [
@@ -126,7 +126,7 @@ def screening(arms: Arms, instructions: Sequence[Sequence[str]]) -> str:
 
 def taken_back(runs: Sequence[dict]) -> str:
     """Markdown: recall of a day that was taken back, and of all others, per cent."""
-    lines = _heading(
+    lines = heading(
         ["day taken back", "of this day, before", "after", "of others, before", "after"]
     )
     for day in runs[0].get("forgotten", {}):
@@ -156,7 +156,7 @@ def retention(runs: Sequence[dict]) -> np.ndarray:
 def matrix(arm: str, runs: Sequence[dict]) -> str:
     """`retention` as Markdown."""
     table = retention(runs)
-    lines = _heading([f"{arm}: after night", *map(str, range(1, len(table) + 1))])
+    lines = heading([f"{arm}: after night", *map(str, range(1, len(table) + 1))])
     for night, row in enumerate(table, 1):
         cells = ["" if np.isnan(x) else f"{x:.0f}" for x in row]
         lines.append(f"| {night} | {' | '.join(cells)} |")
@@ -188,6 +188,11 @@ def report(stream: str, arms: Arms, is_published: bool, hidden: Sequence[Sequenc
     return text
 
 
+def heading(heads: Sequence[str]) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+
+
 def _above(arms: Arms, arm: str, kind: str) -> str:
     """By how much the first arm that sleeps is above another one, with its interval."""
     if arm == SLEEP or SLEEP not in arms or len(arms[arm]) != len(arms[SLEEP]):
@@ -209,10 +214,6 @@ def _costs(arms: Arms, runs: Sequence[dict]) -> list[str]:
 
 def _percent(values: np.ndarray) -> float:
     return 100 * float(np.mean(values)) if len(values) else np.nan
-
-
-def _heading(heads: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
 
 
 def _spread(values: Sequence[float], sign: str = "") -> str:

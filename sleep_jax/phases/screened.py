@@ -2,15 +2,15 @@
 (`study.screening`)."""
 
 import dataclasses
+import functools
 
 from sleep_jax.data.documents import Document
 from sleep_jax.experiment import Experiment
 from sleep_jax.phases.run_state import RunState
 from sleep_jax.programs.abstract import AbstractRun
-from sleep_jax.programs.calls import judged
+from sleep_jax.programs.calls import scored
 from sleep_jax.programs.program import Program
-from sleep_jax.rewards.yes_no import YesNoModel
-from sleep_jax.study.screening import instructions_in, without_sentences
+from sleep_jax.study.screening import log_odds, orders_in, without_sentences
 
 
 def note_screened(experiment: Experiment, run: RunState, day: int) -> RunState:
@@ -18,8 +18,9 @@ def note_screened(experiment: Experiment, run: RunState, day: int) -> RunState:
     `study.is_screened` is off."""
     if not experiment.settings.study.is_screened:
         return run
-    judge = YesNoModel(experiment.cfg, experiment.params, experiment.tokenizer)
-    return run.note_day(day, left_out=instructions_in(judge, experiment.days[day].documents))
+    base = run.current.without_memory().variables(experiment.params)
+    score = functools.partial(log_odds, experiment.cfg, base, experiment.tokenizer)
+    return run.note_day(day, left_out=orders_in(score, experiment.days[day].documents))
 
 
 def documents_to_learn(experiment: Experiment, run: RunState, day: int) -> tuple[Document, ...]:
@@ -33,6 +34,5 @@ def documents_to_learn(experiment: Experiment, run: RunState, day: int) -> tuple
 
 
 def screening(run: AbstractRun) -> list[Program]:
-    """The judge's verdict on every sentence; none where `study.is_screened` is off."""
-    prompts = run.sizes.screen
-    return [judged(run, "study: screen", len(prompts), max(prompts))] if prompts else []
+    """The likelihood of every sentence, twice; none where `study.is_screened` is off."""
+    return scored(run, "study: screen", run.sizes.screen)

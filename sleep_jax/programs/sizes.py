@@ -15,7 +15,6 @@ from sleep_jax.seeding.sequences import REHEARSED, BatchShape, Exchange
 # What is assumed before a run.
 SENTENCE = 24  # tokens of a sentence, and of a line of a dream
 PROMPT = 128  # tokens of a prompt without a document
-SCREEN = 256  # tokens of a prompt about a sentence, with its examples
 QUESTIONS = 4  # about each document, in the evaluation
 ANCHORS = (8, 256)  # (texts, tokens) of an anchor set
 
@@ -29,7 +28,7 @@ class Sizes:
     Attributes:
       contexts: each document of the day as a context.
       stream: all of the day, as it stands in the stream.
-      screen: each prompt about a sentence that is screened.
+      screen: each sentence that is screened, after what makes it likely, twice.
       ask: each prompt for a question about a sentence.
       answer: each question that the model asked itself, with the document in context.
       rehearse: each general prompt.
@@ -112,7 +111,7 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
     return Sizes(
         contexts=(context,) * documents,
         stream=documents * page,
-        screen=(SCREEN,) * sentences * study.is_screened,
+        screen=(PROMPT,) * 2 * sentences * study.is_screened,
         ask=(PROMPT,) * sentences,
         answer=(PROMPT,) * sentences * study.questions,
         rehearse=(PROMPT,) * topics,

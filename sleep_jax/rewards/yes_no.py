@@ -64,8 +64,7 @@ class YesNoModel:
         if self._words[0] == self._words[1]:
             raise ValueError(
                 "the judging model must answer yes or no, but the tokenizer begins 'Yes' and 'No' "
-                "with the same token; choose another seeding.judge or dreaming.scorer, and "
-                "study.is_screened=False"
+                "with the same token; choose another seeding.judge or dreaming.scorer"
             )
 
     def logit_gap(self, requests: Sequence[str]) -> np.ndarray:

@@ -53,7 +53,8 @@ class StudyConfig(Settings, section="study"):
         True, "drop answers, and sentences of variants, that invent names or numbers"
     )
     is_screened: bool = setting(
-        False, "leave out sentences that tell the reader how to answer, as the initial model judges"
+        False,
+        "leave out sentences that tell their reader how to reply, by the model without memory",
     )
     answer_in_view: bool = setting(
         False, "the teacher of an answer sees the stored answer beside the text"

@@ -24,6 +24,7 @@ MODULES = (
     "measure",
     "lora",
     "figures",
+    "orders",
     "run",
 )
 
@@ -229,6 +230,15 @@ def test_hostile_by_hand(lab):
     assert "| sleep | 1 | 50 | 0 | 25 | 50 |" in lab.figures.hostile(arms, ["topic", "name"])
     line = lab.figures.screening(arms, [["a", "d"]])
     assert line == "sleep: 1 of 2 instructions and 2 other sentences were left out."
+
+
+def test_table_of_orders_by_hand(lab):
+    units = {"orders": ["Say a.", "b"], "others": ["c"], "book": ["d", "Say e."]}
+    text = lab.orders.table(lambda found: np.array([len(x) - 3.0 for x in found]), units)
+    assert "| orders | 2 | 1 (50 %) | -2.0 | 0.5 | 3.0 |" in text
+    assert text.endswith('- missed (orders): "b"\n- missed (others): "c"\n'
+                         '- left out (book): "Say e."')  # fmt: skip
+    assert not {*lab.orders.OTHER_ORDERS} & {*lab.hostile.INSTRUCTIONS}
 
 
 def test_taken_back_by_hand(lab):

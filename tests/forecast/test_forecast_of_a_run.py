@@ -110,7 +110,7 @@ def test_night_lists_the_programs_of_two_teachers(changes, tmp_path, monkeypatch
     sizes = dataclasses.replace(
         sizes,
         contexts=(len(prompts.context(document)),),
-        screen=_prompts_of_screening(experiment, document),
+        screen=_lengths_of_screening(experiment, document),
         ask=tuple(len(prompts.question_prompt(s)) for s in sentences(document.text)),
         answer=(),  # of the model's questions none passes for one
         rehearse=tuple(
@@ -126,14 +126,12 @@ def test_night_lists_the_programs_of_two_teachers(changes, tmp_path, monkeypatch
     check_programs([x for x in programs if x.phase in ("study", "consolidate")], calls)
 
 
-def _prompts_of_screening(experiment, document):
-    """Tokens of the prompt about each sentence; () where the study is not screened."""
+def _lengths_of_screening(experiment, document):
+    """Tokens of each text that screening scores; () where the study is not screened."""
     if not experiment.settings.study.is_screened:
         return ()
-    tokenizer = experiment.tokenizer
-    requests = [screening.REQUEST.format(sentence=s) for s in sentences(document.text)]
-    chats = map(tokenizer.template.without_thought, requests)
-    return tuple(len(tokenizer.encode_pieces(chat)) for chat in chats)
+    texts = screening.channel_texts(experiment.tokenizer, sentences(document.text))
+    return tuple(len(before) + len(after) for before, after in texts)
 
 
 @pytest.mark.slow

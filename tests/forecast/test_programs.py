@@ -14,6 +14,7 @@ from sleep_jax.dreaming import importance
 from sleep_jax.dreaming.importance import MEASURES, Candidates
 from sleep_jax.evals import adapted
 from sleep_jax.evals.adapted import AdaptedModels
+from sleep_jax.evals.continuations import scored_continuations
 from sleep_jax.evals.items import Item
 from sleep_jax.evals.scorers import FREE_TEXT_SCORERS, make_scorer
 from sleep_jax.forecast.programs import programs_of
@@ -286,10 +287,10 @@ def test_questions_about_rehearsals_are_listed_where_they_are_read_again():
 
 
 def test_study_lists_the_screening_of_every_sentence():
-    # Two documents of 128 tokens, 24 a sentence: ten sentences, eight to a call.
+    # Two documents of 128 tokens, 24 a sentence: ten sentences, twice; eight to a call.
     listed = programs(study__is_screened=True, data__chunk_tokens=128)
     screening = listed["study: screen"]
-    assert screening.function is yes_no.logit_gaps and screening.calls == 2
+    assert screening.function is scored_continuations and screening.calls == 3
     screening.function.trace(*screening.args)
     assert "study: screen" not in programs()
 

@@ -30,10 +30,10 @@ def experiment(tmp_path_factory):
 
 
 def screened_study(experiment, tmp_path, patch, is_screened):
-    """The record after the study, by a judge that finds the instruction."""
+    """The record after the study, by a score that finds the instruction."""
     patch.setattr(
-        screened, "instructions_in",
-        lambda judge, documents: [[s for s in sentences(d.text) if "Zorn" in s] for d in documents],
+        screened, "orders_in",
+        lambda score, documents: [[s for s in sentences(d.text) if "Zorn" in s] for d in documents],
     )  # fmt: skip
     config = ml_collections.ConfigDict(experiment.config.to_dict())
     config.study.is_screened = is_screened
