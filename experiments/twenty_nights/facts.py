@@ -1,15 +1,21 @@
 """Short documents of invented facts, and what is asked about them.
 
     recall      each fact by its subject
-    wording     the same in other words, which no document of the run comes with as a question
+    wording     the same in other words
     two-step    needs two facts of the document: the town of someone's teacher
     reversed    asks for the subject by what was said about it
-    changed     recall of a fact that a later document has corrected
 
-    python experiments/twenty_nights/facts.py --seed 10 --out facts.jsonl
-    python launch.py --config=PRESET --config.data.documents=facts.jsonl --config.data.episodes=20
+and about a fact that a later document corrects and those that it leaves
 
-All follows from the seed: documents of two seeds share no name and no number.
+    new         the corrected fact, in both wordings, by its new value
+    stale       the same by its old value
+    unchanged   recall of the others
+
+    python experiments/twenty_nights/facts.py --seed 10 --count 3 --out facts.jsonl
+    python launch.py --config=PRESET --config.data.documents=facts.jsonl --config.data.episodes=3
+
+writes documents with the questions of the first two kinds, and reads them. All follows from the
+seed: documents of two seeds share no name and no number.
 """
 
 import argparse
@@ -20,8 +26,6 @@ from collections.abc import Sequence
 
 from kinds import KINDS, Kind, Template
 from names import Pool
-
-KINDS_OF_QUESTION = ("recall", "wording", "two-step", "reversed")
 
 
 @dataclasses.dataclass(frozen=True)
