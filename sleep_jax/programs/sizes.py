@@ -111,7 +111,7 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
     return Sizes(
         contexts=(context,) * documents,
         stream=documents * page,
-        screen=(PROMPT,) * 2 * sentences * study.is_screened,
+        screen=(PROMPT + SENTENCE,) * 2 * sentences * study.is_screened,
         ask=(PROMPT,) * sentences,
         answer=(PROMPT,) * sentences * study.questions,
         rehearse=(PROMPT,) * topics,
