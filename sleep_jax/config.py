@@ -153,6 +153,7 @@ class RunConfig(Settings):
                 "study.readings=0"
             )
         self._check_something_to_learn()
+        self._check_screening()
         if self.study.earlier_questions and self.seeding.known_teacher == "base":
             raise ValueError(
                 f"study.earlier_questions={self.study.earlier_questions} with "
@@ -189,6 +190,22 @@ class RunConfig(Settings):
                 "the context, which has no units; set seeding.slot_init='zero', or another level"
             )
         self.dreaming.learning.as_seeding(self.seeding, self.dreaming.writing)
+
+    def _check_screening(self) -> None:
+        if not self.study.is_screened:
+            return
+        if not self.memory.from_context:
+            raise ValueError(
+                "study.is_screened=True with memory.from_context=False, where nothing is studied; "
+                "set study.is_screened=False"
+            )
+        rates = tuple(level.learning_rate for level in self.memory.levels)
+        if any(rates):
+            raise ValueError(
+                f"study.is_screened=True with memory.learning_rates={rates}: "
+                "levels learn every sentence by day, before any is left out; set "
+                "memory.learning_rates to 0, or study.is_screened=False"
+            )
 
     def _check_tasks(self) -> None:
         if math.isfinite(self.gate.tasks) and not self.evaluation.tasks:

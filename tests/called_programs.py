@@ -86,6 +86,7 @@ def sizes_of(experiment: Experiment, run: RunState, self_asked: list[str], learn
     return Sizes(
         contexts=tuple(len(prompts.context(x)) for x in day.documents),
         stream=len(experiment.stream(0)),
+        screen=(),  # without screening
         ask=tuple(
             len(prompts.question_prompt(s)) for d in day.documents for s in sentences(d.text)
         ),

@@ -232,6 +232,19 @@ def test_unknown_field_of_a_preset_is_compared_with_none_that_is_unlike_it():
             "study.readings=1 asks .* study.rehearsals=0 writes none; set study.rehearsals to 1",
         ),
         (
+            {"study.is_screened": True, "memory.from_context": False},
+            "study.is_screened=True with memory.from_context=False, where nothing is studied; set",
+        ),
+        (
+            {
+                "study.is_screened": True,
+                "memory.periods": (1, 0),
+                "memory.learning_rates": (0.1, 0.0),
+                "wake.context": 512,
+            },
+            "study.is_screened=True with memory.learning_rates=.*: levels learn every sentence by",
+        ),
+        (
             {"study.max_answer_tokens": 321},
             "study.max_answer_tokens=321 is more than a row scores, seeding.max_target_length=320",
         ),

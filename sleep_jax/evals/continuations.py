@@ -17,7 +17,7 @@ BATCH = 8  # texts that are scored at a time
 MOST_TOKENS = 16_384  # of a batch with its padding, where it has more than one text
 Tokens = Sequence[int]
 
-_scored = jax.jit(log_probs_and_greedy, static_argnames=("cfg",))
+scored_continuations = jax.jit(log_probs_and_greedy, static_argnames=("cfg",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def continuation_scores(
         for row, i in enumerate(filled):
             scored[row, : len(texts[i][0])] = False
         examples = Examples(tokens=tokens, segment_ids=mask, mask=scored)
-        log_probs, is_greedy = to_host(_scored(cfg, variables, examples))
+        log_probs, is_greedy = to_host(scored_continuations(cfg, variables, examples))
         for row, i in enumerate(chosen):
             part = slice(len(texts[i][0]), len(whole[i]))
             scores[i] = Score(log_probs[row, part], is_greedy[row, part])

@@ -32,6 +32,7 @@ from sleep_jax.phases.own_questions import (
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.rng_streams import key_of
 from sleep_jax.phases.run_state import PhaseLogger, RunState
+from sleep_jax.phases.screened import documents_to_learn
 from sleep_jax.phases.study import ask_again, asking_again, rehearse, rehearsing, studied
 from sleep_jax.phases.tasks import falls_of_tasks
 from sleep_jax.phases.teachers import (
@@ -109,7 +110,7 @@ def consolidate(
             teachers = [teacher_of_level(experiment, transaction)]
             exchanges, probe = _replay(experiment, run, scheduled, teachers[0])
         else:
-            documents = experiment.days[scheduled.day].documents
+            documents = documents_to_learn(experiment, run, scheduled.day)
             teacher = teacher_of_day(experiment, run, documents)
             teachers = with_other_teachers(experiment, teacher, documents)
             with_slot = teacher_with_slot(experiment, teachers[0], transaction, documents)
@@ -286,7 +287,7 @@ def _norms(state: MemoryState, transaction: Transaction) -> dict[str, list[float
 def held_out(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
     """What measures the divergence: the day's questions that are not learnt, or its documents."""
     questions, prompts = Study.from_record(run.day(day)["study"]).held_out, experiment.prompts
-    documents = experiment.days[day].documents
+    documents = documents_to_learn(experiment, run, day)
     return self_study.answer(questions, prompts) or self_study.recite(documents, prompts, 1)
 
 

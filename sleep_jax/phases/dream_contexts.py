@@ -25,6 +25,7 @@ from sleep_jax.evals.rubric import Rubric
 from sleep_jax.evals.scorers import Scorer, make_scorer
 from sleep_jax.experiment import Experiment
 from sleep_jax.phases.run_state import RunState
+from sleep_jax.phases.screened import documents_to_learn
 from sleep_jax.seeding.sequences import Exchange
 from sleep_jax.study.self_study import Study
 
@@ -54,7 +55,7 @@ def draw_dream_contexts(
 def pages(experiment: Experiment, run: RunState, day: int) -> tuple[Document, ...]:
     """The documents of a day and, as they are recollected, the weak ones of its dream contexts."""
     return (
-        *experiment.days[day].documents,
+        *documents_to_learn(experiment, run, day),
         *(_recollected(experiment, run, day, x) for x in _contexts(run, day) if x.role == WEAK),
     )
 
@@ -108,7 +109,7 @@ def rehearsed(experiment: Experiment, run: RunState, day: int) -> list[Exchange]
     out, prompts = [], experiment.prompts
     best = _best(_dreams_before(experiment, run, day))
     for x in (x for x in _contexts(run, day) if x.role == OLD):
-        document = experiment.days[x.day].documents[x.document]
+        document = documents_to_learn(experiment, run, x.day)[x.document]
         prompt, dreams = prompts.tell_about(document), best.get((x.day, x.document), ())
         replies = [prompts.reply_without_thought(dream.tokens) for dream, _ in dreams]
         replies = replies or [prompts.reply(document.text)]
@@ -151,7 +152,7 @@ def _best(dreams):
 
 
 def _recollected(experiment: Experiment, run: RunState, day: int, x: DreamContext) -> Document:
-    document = experiment.days[x.day].documents[x.document]
+    document = documents_to_learn(experiment, run, x.day)[x.document]
     if experiment.config.dreaming.curriculum.source == "text":
         return document
     best = _best(_dreams_before(experiment, run, day))[x.day, x.document]

@@ -26,9 +26,10 @@ class RunState:
       current: the model's memory as it is.
       before_sleep: as it was when the last day ended: with its documents, the teacher of the night.
       before_dreams: as it was before the last dreams.
-      record: JSON-able facts: `phases` by label, and `days`, for each its `study`, the `slot` that
-        holds it (none once it is `forgotten`), the `dream_contexts` of its dreams, these `dreams`,
-        which of them were `kept`, their `rewards` and `gains`, `scores`, `replies` and `recall`.
+      record: JSON-able facts: `phases` by label, and `days`, for each the sentences `left_out` of
+        its documents, its `study`, the `slot` that holds it (none once it is `forgotten`), the
+        `dream_contexts` of its dreams, these `dreams`, which of them were `kept`, their `rewards`
+        and `gains`, `scores`, `replies` and `recall`.
     """
 
     current: MemoryState

@@ -11,6 +11,7 @@ from sleep_jax.phases.drafts import Drafts
 from sleep_jax.phases.phase import Phase
 from sleep_jax.phases.rng_streams import key_of
 from sleep_jax.phases.run_state import PhaseLogger, RunState
+from sleep_jax.phases.screened import documents_to_learn, note_screened, screening
 from sleep_jax.phases.teachers import teacher_of_day
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.calls import END, greedy, reading, repeated, sampled
@@ -28,21 +29,23 @@ def study(
 ) -> RunState:
     """Puts on record the questions that the model asks itself about the day, with its answers, and
     its replies on general topics."""
-    c, day = experiment.config, experiment.days[scheduled.day]
+    c = experiment.config
+    run = note_screened(experiment, run, scheduled.day)
+    documents = documents_to_learn(experiment, run, scheduled.day)
     # Those of later days may not be known yet.
     tests = {q.text for q in experiment.questions_until(scheduled.day)}
     with logger.bar(2, "step") as bar:
         if check_capacity(experiment.cfg.memory, run.current.slots, 1) == "skip":
             bar.advance(2)
             return run.note(scheduled.label, tokens=0, skipped="level 1 is full")
-        teacher = teacher_of_day(experiment, run, day.documents)
+        teacher = teacher_of_day(experiment, run, documents)
         config = experiment.settings.study
         draw = Drafts(logger.mid_phase, lambda count: bar.advance(0, batches=count))
         self_questions, drawn = questions.write_questions(
             experiment.cfg,
             teacher.variables,
             experiment.tokenizer,
-            day.documents,
+            documents,
             teacher.context,
             config,
             tests,
@@ -59,7 +62,7 @@ def study(
             experiment.cfg,
             teacher.variables,
             experiment.tokenizer,
-            day.documents,
+            documents,
             teacher.context,
             config,
             experiment.settings.dreaming.writing.rejection,
@@ -135,7 +138,7 @@ def ask_again(
 def studied(experiment: Experiment, run: RunState, day: int) -> list[Exchange]:
     """All teacher-written sequences of a day's night, from its record."""
     written, c = Study.from_record(run.day(day)["study"]), experiment.config
-    documents = experiment.days[day].documents
+    documents = documents_to_learn(experiment, run, day)
     return written.exchanges(documents, experiment.prompts, experiment.settings.study, c.seed)
 
 
@@ -152,6 +155,7 @@ def programs(run: AbstractRun) -> list[Program]:
     )
     reply, context = greedy(config.max_chat_tokens), bucket(max(sizes.contexts))
     return [
+        *screening(run),
         reading(run, "study: read", sizes.contexts),
         *sampled(run, "study: ask", sampling, sizes.ask),
         *sampled(run, "study: answer", reply, sizes.answer, context=context),

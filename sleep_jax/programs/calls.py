@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import jax
 
 from sleep_jax.data.batches import bucket
+from sleep_jax.evals import continuations
+from sleep_jax.evals.continuations import sorted_batches
 from sleep_jax.evals.recall import sum_nll
 from sleep_jax.programs.abstract import AbstractRun
 from sleep_jax.programs.program import Program, by_shape
@@ -84,6 +86,18 @@ def losses_of_texts(
     for title, texts, width, calls in by_shape(name, shapes):
         args, tokens = (run.cfg, run.variables, *run.rows(texts, width)), texts * width
         out.append(Program(title, sum_nll, args, times * calls, tokens, width / 2, tokens))
+    return out
+
+
+def scored(run: AbstractRun, name: str, texts: Sequence[int]) -> list[Program]:
+    """The likelihood of continuations (`evals.continuations`) in texts of these lengths; [] without
+    any."""
+    batches = [(rows, width) for _, rows, width in sorted_batches(texts, continuations.BATCH)]
+    out = []
+    for title, rows, width, calls in by_shape(name, batches):
+        args, tokens = (run.cfg, run.variables, run.examples(rows, width)), rows * width
+        function = continuations.scored_continuations
+        out.append(Program(title, function, args, calls, tokens, width / 2, tokens))
     return out
 
 

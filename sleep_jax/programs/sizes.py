@@ -29,6 +29,7 @@ class Sizes:
     Attributes:
       contexts: each document of the day as a context.
       stream: all of the day, as it stands in the stream.
+      screen: each sentence that is screened, after what makes it likely, twice.
       ask: each prompt for a question about a sentence.
       answer: each question that the model asked itself, with the document in context.
       rehearse: each general prompt.
@@ -60,6 +61,7 @@ class Sizes:
 
     contexts: tuple[int, ...]
     stream: int
+    screen: tuple[int, ...]
     ask: tuple[int, ...]
     answer: tuple[int, ...]
     rehearse: tuple[int, ...]
@@ -112,6 +114,7 @@ def expected_sizes(settings: RunConfig, documents: int, context: int, sentences:
     return Sizes(
         contexts=(context,) * documents,
         stream=documents * page,
+        screen=(PROMPT + SENTENCE,) * 2 * sentences * study.is_screened,
         ask=(PROMPT,) * sentences,
         answer=(PROMPT,) * sentences * study.questions,
         rehearse=(PROMPT,) * topics,

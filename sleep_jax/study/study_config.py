@@ -60,6 +60,10 @@ class StudyConfig(Settings, section="study"):
     answer_in_sentence: bool = setting(
         False, "drop answers that have no content word of their sentence that the question lacks"
     )
+    is_screened: bool = setting(
+        False,
+        "leave out sentences that tell their reader how to reply, by the model without memory",
+    )
     answer_in_view: bool = setting(
         False, "the teacher of an answer sees the stored answer beside the text"
     )

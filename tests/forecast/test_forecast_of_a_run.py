@@ -1,6 +1,7 @@
 """The programs of a tiny run, against those that its phases listed beforehand."""
 
 import dataclasses
+import math
 import runpy
 
 import jax
@@ -26,7 +27,7 @@ from sleep_jax.runtime.mesh import make_mesh
 from sleep_jax.runtime.metrics import MetricWriter
 from sleep_jax.seeding import first_order, step
 from sleep_jax.seeding.sequences import Exchange, HiddenStates, Teacher
-from sleep_jax.study import questions
+from sleep_jax.study import questions, screening
 from sleep_jax.study.questions import SelfQuestion
 from sleep_jax.study.self_study import Study
 
@@ -77,8 +78,9 @@ def test_phases_list_the_programs_that_a_run_compiles(changes, tmp_path, monkeyp
     [
         {"seeding.teacher": "ema", "seeding.teacher_refresh": 1},
         {"seeding.teacher": "base", "memory.layers": "last_quarter"},
+        {"study.is_screened": True},
     ],
-    ids=["ema", "base"],
+    ids=["ema", "base", "screened"],
 )
 @pytest.mark.slow
 def test_night_lists_the_programs_of_two_teachers(changes, tmp_path, monkeypatch):
@@ -96,6 +98,7 @@ def test_night_lists_the_programs_of_two_teachers(changes, tmp_path, monkeypatch
     ]
     with MetricWriter(tmp_path) as writer, monkeypatch.context() as patch:
         articulate(patch)
+        patch.setattr(screening, "THRESHOLD", math.inf)  # nothing is left out
         calls = record_calls(patch)
         for phase in scheduled:
             logger = PhaseLogger(writer, phase.label, quiet=True)
@@ -107,6 +110,7 @@ def test_night_lists_the_programs_of_two_teachers(changes, tmp_path, monkeypatch
     sizes = dataclasses.replace(
         sizes,
         contexts=(len(prompts.context(document)),),
+        screen=_lengths_of_screening(experiment, document),
         ask=tuple(len(prompts.question_prompt(s)) for s in sentences(document.text)),
         answer=(),  # of the model's questions none passes for one
         rehearse=tuple(
@@ -120,6 +124,14 @@ def test_night_lists_the_programs_of_two_teachers(changes, tmp_path, monkeypatch
     )
     programs = programs_of(config, make_mesh(config), sizes, jax.default_backend())
     check_programs([x for x in programs if x.phase in ("study", "consolidate")], calls)
+
+
+def _lengths_of_screening(experiment, document):
+    """Tokens of each text that screening scores; () where the study is not screened."""
+    if not experiment.settings.study.is_screened:
+        return ()
+    texts = screening.channel_texts(experiment.tokenizer, sentences(document.text))
+    return tuple(len(before) + len(after) for before, after in texts)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from sleep_jax.dreaming import importance
 from sleep_jax.dreaming.importance import MEASURES, Candidates
 from sleep_jax.evals import adapted
 from sleep_jax.evals.adapted import AdaptedModels
+from sleep_jax.evals.continuations import scored_continuations
 from sleep_jax.evals.items import Item
 from sleep_jax.evals.scorers import FREE_TEXT_SCORERS, make_scorer
 from sleep_jax.forecast.programs import programs_of
@@ -285,6 +286,15 @@ def test_questions_about_rehearsals_and_free_texts_are_listed():
     assert [listed[f"study: rehearse {name}"].calls for name in new] == [2, 2, 3]
     at_once = programs(study__rehearsals=1)
     assert not [name for name in at_once if name.removeprefix("study: rehearse ") in new]
+
+
+def test_study_lists_the_screening_of_every_sentence():
+    # Two documents of 128 tokens, 24 a sentence: ten sentences, twice; eight to a call.
+    listed = programs(study__is_screened=True, data__chunk_tokens=128)
+    screening = listed["study: screen"]
+    assert screening.function is scored_continuations and screening.calls == 3
+    screening.function.trace(*screening.args)
+    assert "study: screen" not in programs()
 
 
 def test_nothing_is_studied_or_dreamt_where_the_context_never_sleeps():
