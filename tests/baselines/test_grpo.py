@@ -30,6 +30,7 @@ def model(tiny):
     return with_lora(tiny, LORA, jax.random.key(1))
 
 
+@pytest.mark.slow
 def test_grpo_raises_a_reward_and_leaves_other_leaves_alone(model):
     """The share of tokens below 128, about a half at first; the tied embedding learns."""
     config = GRPOConfig(

@@ -41,6 +41,7 @@ def model(experiment):
     return base_model(experiment)
 
 
+@pytest.mark.slow
 def test_replies_in_view_are_those_of_the_open_book(experiment, model):
     day = experiment.days[0]
     questions = [(q.document, q.text) for q in day.questions]

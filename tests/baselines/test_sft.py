@@ -124,7 +124,7 @@ def plain_loss(model, params, rows):
     return jnp.sum(nats * rows.mask[:, 1:]) / rows.mask.sum()
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_full_fine_tuning_has_the_whole_gradient_the_head_included(model, tied):
     cfg, params = model.cfg.replace(tie_embeddings=tied), model.variables["params"]
     if not tied:

@@ -135,6 +135,7 @@ def test_teacher_has_seen_the_text_and_its_label_a_turn_before(lab, base):
     assert base.tokenizer.reply_text(hidden.completion) == "pin"
 
 
+@pytest.mark.slow
 def test_each_night_fills_a_slot_and_leaves_earlier_ones_as_they_were(lab, base, sizes, groups):
     logged = []
     first = begun(lab, "sleep", base, sizes, groups, lambda *x: logged.append(x)).learn(
@@ -169,14 +170,15 @@ def test_view_has_the_first_texts_of_each_class(lab, base, sizes, groups):
     assert lab.learners.InContext(base, sizes).learn(groups[0].train).stores == (4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "title, stores",
     [
         ("sleep, labels kept", (2, 2)),
-        pytest.param("in context", (8, 8), marks=pytest.mark.slow),
-        pytest.param("InCA", (0, 0), marks=pytest.mark.slow),
-        pytest.param("replay", (2, 2), marks=pytest.mark.slow),
-        pytest.param("joint training", (8, 8), marks=pytest.mark.slow),
+        ("in context", (8, 8)),
+        ("InCA", (0, 0)),
+        ("replay", (2, 2)),
+        ("joint training", (8, 8)),
     ],
 )
 def test_an_arm_that_was_stopped_ends_as_one_that_was_not(
