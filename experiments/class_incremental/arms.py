@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 from learners import FineTuned, InContext, Joint, Learner, WithExternalLearner
+from nights import Log, Night, SleepingModel
 from protocol import Group, Sizes, examples_of
-from sleeper import Log, Night, Sleeper
 
 from sleep_jax.baselines.ewc import EWCConfig
 from sleep_jax.baselines.inca import InCA
@@ -99,7 +99,7 @@ def learner_of(
     """
     rng = jax.random.key(seed)
     if isinstance(arm, Night):
-        return Sleeper.create(base, arm, sizes, len(groups), examples_of(groups), rng, log)
+        return SleepingModel.create(base, arm, sizes, len(groups), examples_of(groups), rng, log)
     if isinstance(arm, Untrained):
         if arm.method == "in context":
             return InContext(base, sizes)

@@ -13,7 +13,7 @@ from sleep_jax.data.class_sets import ClassSet, Labelled
 from sleep_jax.interop.tiny import tiny_model
 
 EXPERIMENT = "class_incremental"
-MODULES = ("protocol", "learners", "sleeper", "arms", "figures", "run")
+MODULES = ("protocol", "learners", "nights", "arms", "figures", "run")
 
 NAMES = ["pin", "card", "loan", "cash", "rent", "tax", "fee", "bank", "debt", "fund"]
 DATA = ClassSet(
@@ -124,13 +124,13 @@ def begun(lab, title, base, sizes, groups, log=lambda step, figures: None):
 
 def test_teacher_has_seen_the_text_and_its_label_a_turn_before(lab, base):
     text = Labelled("my code", "pin")
-    [shown] = lab.sleeper.taught(base.tokenizer, [text], "answer", lab.sleeper.Night())
+    [shown] = lab.nights.taught(base.tokenizer, [text], "answer", lab.nights.Night())
     asked = f"user\n{label_request(text.text)}\nassistant\n"
     assert base.tokenizer.decode(shown.teacher) == f"{asked}pin\n{asked}"
     assert base.tokenizer.decode(shown.student) == asked and shown.document == 0
     assert shown.supervised
-    night = lab.sleeper.Night(answer_in_view=False, ce_coef=0.0)
-    [hidden] = lab.sleeper.taught(base.tokenizer, [text], "answer", night)
+    night = lab.nights.Night(answer_in_view=False, ce_coef=0.0)
+    [hidden] = lab.nights.taught(base.tokenizer, [text], "answer", night)
     assert base.tokenizer.decode(hidden.teacher) == asked and not hidden.supervised
     assert base.tokenizer.reply_text(hidden.completion) == "pin"
 

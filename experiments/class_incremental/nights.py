@@ -70,7 +70,7 @@ class Night:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sleeper:
+class SleepingModel:
     """A model with a slot for each group.
 
     Attributes:
@@ -105,7 +105,7 @@ class Sleeper:
         examples: Sequence[Labelled],
         rng: jax.Array,
         log: Log,
-    ) -> "Sleeper":
+    ) -> "SleepingModel":
         """Before the first day.
 
         Args:
@@ -134,7 +134,7 @@ class Sleeper:
         count = len(self.kept.pairs)
         return (count, count if self.night.keeps == "labels" else 0)
 
-    def learn(self, examples: Sequence[Labelled]) -> "Sleeper":
+    def learn(self, examples: Sequence[Labelled]) -> "SleepingModel":
         """After one more day and its night."""
         keys = jax.random.split(jax.random.fold_in(self.rng, self.nights), 3)
         params = self.model.variables["params"]
@@ -188,7 +188,7 @@ class Sleeper:
             flatten_dict(arrays, sep="/"), folder / STATE, {"facts": json.dumps(facts)}
         )
 
-    def restore(self, folder: pathlib.Path, learnt: Sequence[Labelled]) -> "Sleeper":
+    def restore(self, folder: pathlib.Path, learnt: Sequence[Labelled]) -> "SleepingModel":
         """As it was saved."""
         with safetensors.safe_open(folder / STATE, "numpy") as file:
             facts = json.loads(file.metadata()["facts"])
@@ -196,7 +196,7 @@ class Sleeper:
         kept = ReplayMemory(tuple(map(tuple, facts["kept"])), facts["seen"])
         return self._at(MemoryState(**arrays), facts["nights"], kept)
 
-    def _at(self, state: MemoryState, nights: int, kept: ReplayMemory) -> "Sleeper":
+    def _at(self, state: MemoryState, nights: int, kept: ReplayMemory) -> "SleepingModel":
         variables = state.variables(self.model.variables["params"])
         return dataclasses.replace(
             self,
