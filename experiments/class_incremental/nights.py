@@ -184,9 +184,11 @@ class SleepingModel:
         folder.mkdir(parents=True, exist_ok=True)
         facts = {"nights": self.nights, "kept": self.kept.pairs, "seen": self.kept.seen}
         arrays = {"memory": self.state.memory, "slots": self.state.slots}
+        draft = folder / f"{STATE}.new"
         safetensors.flax.save_file(
-            flatten_dict(arrays, sep="/"), folder / STATE, {"facts": json.dumps(facts)}
+            flatten_dict(arrays, sep="/"), draft, {"facts": json.dumps(facts)}
         )
+        draft.replace(folder / STATE)
 
     def restore(self, folder: pathlib.Path, learnt: Sequence[Labelled]) -> "SleepingModel":
         """As it was saved."""
