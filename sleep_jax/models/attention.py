@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.models.attend import ATTENDED, attend
+from sleep_jax.models.decode_layout import by_rows, is_decoding
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.linear import Linear, RMSNorm
 from sleep_jax.models.mixer import CAPACITY, HEADS, ROWS, SHARED_PREFIX, Axes, Mixer
@@ -83,6 +84,8 @@ class Attention(Mixer):
             return y.reshape(b, t, heads, h)
 
         q, key, value = project("q", cfg.heads), project("k", k), project("v", k)
+        if is_decoding(x):
+            q, key, value = map(by_rows, (q, key, value))
         if cfg.qk_norm:
             q = RMSNorm(cfg.norm_eps, name="q_norm")(q)
             key = RMSNorm(cfg.norm_eps, name="k_norm")(key)
@@ -96,6 +99,8 @@ class Attention(Mixer):
         q = q.reshape(b, t, k, group, h).transpose(0, 2, 3, 1, 4).reshape(b, k, group * t, h)
         out = attend(q, key, value, plan.mask, plan.index).reshape(b, k, group, t, h)
         out = out.transpose(0, 3, 1, 2, 4).reshape(b, t, cfg.heads * h)
+        if is_decoding(x):
+            out = by_rows(out.astype(cfg.dtype))
         return Linear(cfg, cfg.width, name="o")(out)
 
     def _with_cached(self, key, value, index):

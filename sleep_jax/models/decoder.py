@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sleep_jax.models.decode_layout import is_decoding, settled, whole
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.experts import RANDOM_EXPERT, MemoryLevel, contribution, low_rank_terms
 from sleep_jax.models.linear import Linear, RMSNorm, matmul
@@ -66,7 +67,7 @@ class Block(nn.Module):
         """
         cfg, x = self.cfg, on_mesh(x)
         h = RMSNorm(cfg.norm_eps, name=f"{cfg.mixer}_norm")(x)
-        x = x + get_mixer(cfg.mixer)(cfg, name=cfg.mixer)(h, plan)
+        x = x + settled(get_mixer(cfg.mixer)(cfg, name=cfg.mixer)(h, plan))
         levels = [
             MemoryLevel(cfg, number, name=f"level_{number}")
             for number in range(1, cfg.memory.depth + 1)
@@ -80,19 +81,20 @@ class Block(nn.Module):
         h, terms = norm(x), None
         if cfg.memory.expert == "lora":
             terms, levels = low_rank_terms(levels, h), []
-        x = x + MLP(cfg, name="mlp")(h, terms)
-        if levels:
-            x = x + contribution(cfg.memory, levels, h)
+        y = MLP(cfg, name="mlp")(h, terms)
+        if not levels:
+            x = x + settled(y)
+        elif is_decoding(x):  # one sum over the chips
+            x = x + settled(y + contribution(cfg.memory, levels, h))
+        else:
+            x = x + y + contribution(cfg.memory, levels, h)
         return on_mesh(x), None
 
 
 def on_mesh(x):
-    """The residual stream [batch, time, d], sharded for what follows.
-
-    Rows are spread and weights gathered. With one token a row the weights, which are far larger,
-    stay sharded and the activations are gathered instead.
-    """
-    return constrain(x, "data", None, "fsdp") if x.shape[1] == 1 else constrain(x, ROWS, None, None)
+    """The residual stream [batch, time, d]: its rows are spread over the mesh; while tokens are
+    decoded one by one every chip has all of it (`models/decode_layout.py`)."""
+    return whole(x) if is_decoding(x) else constrain(x, ROWS, None, None)
 
 
 class Decoder(nn.Module):
@@ -122,7 +124,7 @@ class Decoder(nn.Module):
         embedding = self._table("embed", "embedding", (cfg.vocab, cfg.width))
         # Looked up in the sharded table: without the constraint the compiler gathers the table.
         embedded = constrain(embedding[tokens].astype(jnp.float32), "data", None, "fsdp")
-        x = embedded if trunk is None else trunk
+        x = on_mesh(embedded if trunk is None else trunk)  # as it is between layers
         plan, has_cache = self._plan(segment_ids)
 
         block = Block
@@ -150,7 +152,7 @@ class Decoder(nn.Module):
         x = RMSNorm(cfg.norm_eps, name="final_norm")(x)
         if not cfg.tie_embeddings:
             self._table("head", "kernel", (cfg.width, cfg.vocab))
-        return x
+        return on_mesh(x)
 
     def _table(self, group, name, shape):
         """The parameter `group/name`: a matrix over the vocabulary."""

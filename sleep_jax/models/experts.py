@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.slots import OUTPUT_SIDE, ROUTING, init_level
+from sleep_jax.models.decode_layout import UNITS, is_decoding, times_columns, times_rows
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.linear import matmul
 
@@ -32,9 +33,13 @@ def expert(h, weights, gates=None):
       gates: [batch, time, r], factors on the hidden units; None: 1.
 
     Returns:
-      float32 [batch, time, d].
+      float32 [batch, time, d]; while decoding, as `times_rows`.
     """
-    if "up" in weights:
+    if is_decoding(h):
+        y = jax.nn.silu(times_columns(h, weights["gate"], UNITS))
+        if "up" in weights:
+            y = y * times_columns(h, weights["up"], UNITS)
+    elif "up" in weights:
         both = matmul(h, jnp.concatenate([weights["gate"], weights["up"]], axis=-1))
         gate, up = jnp.split(both, 2, axis=-1)
         y = jax.nn.silu(gate) * up
@@ -42,6 +47,8 @@ def expert(h, weights, gates=None):
         y = jax.nn.silu(matmul(h, weights["gate"]))
     if gates is not None:
         y = y * gates
+    if is_decoding(h):
+        return times_rows(y, weights["down"], UNITS)
     return matmul(y, weights["down"])
 
 
@@ -158,12 +165,9 @@ class MemoryLevel(nn.Module):
         """All slots concatenated into one expert, and the gates of its units."""
         memory = self.cfg.memory
         units = self._masked({k: w for k, w in bank.items() if k not in ROUTING}, active)
-        wide = {
-            leaf: w.reshape(-1, w.shape[-1])
-            if leaf in OUTPUT_SIDE
-            else w.transpose(1, 0, 2).reshape(w.shape[1], -1)
-            for leaf, w in units.items()
-        }
+        # While decoding, the first unit of every slot comes first: a split of r is one of S * r.
+        by_unit = is_decoding(h)
+        wide = {leaf: _joined(w, leaf in OUTPUT_SIDE, by_unit) for leaf, w in units.items()}
         if memory.router == "none":
             return wide, None
         key = jnp.where(active[:, None], bank["key"], 0)
@@ -172,7 +176,16 @@ class MemoryLevel(nn.Module):
         rng = self.make_rng(RANDOM_EXPERT) if self.has_rng(RANDOM_EXPERT) else None
         gates = route(h, key, bias, active, is_zero, memory.top_k, rng)
         self.sow("intermediates", "gates", gates)
-        return wide, jnp.repeat(gates, memory.level(self.number).rank, axis=-1)
+        rank = memory.level(self.number).rank
+        return wide, jnp.tile(gates, rank) if by_unit else jnp.repeat(gates, rank, axis=-1)
+
+
+def _joined(w, is_output: bool, by_unit: bool):
+    """The units of all slots side by side, slot by slot or unit by unit: [S, r, ...] as [S * r,
+    ...] where it `is_output`, else [S, ..., r] as [..., S * r]."""
+    if is_output:
+        return (w.swapaxes(0, 1) if by_unit else w).reshape(-1, w.shape[-1])
+    return w.transpose((1, 2, 0) if by_unit else (1, 0, 2)).reshape(w.shape[1], -1)
 
 
 def low_rank_terms(levels, h):
@@ -202,8 +215,12 @@ def contribution(memory: MemoryConfig, levels, h):
       h: normalised hidden states [batch, time, d].
 
     Returns:
-      float32 [batch, time, d].
+      float32 [batch, time, d]; while decoding, as `times_rows`.
     """
+    if is_decoding(h):  # each by itself: what is cut by units is not concatenated
+        experts = [e for level in levels for e in level(h) if e is not None]
+        scaled = [(w, memory.scale if g is None else memory.scale * g) for w, g in experts]
+        return sum(expert(h, *e) for e in scaled)
     out = jnp.zeros(h.shape, jnp.float32)
     for experts in zip(*(level(h) for level in levels)):
         if experts := [e for e in experts if e is not None]:

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from sleep_jax.models.decode_layout import is_decoding, times_columns, times_rows
 from sleep_jax.models.decoder_config import DecoderConfig
 
+OUTWARD = ("o", "down")  # linear modules that end a mixer or an FFN
 MIN_TRANSPOSED = 128  # rows and columns from which a transposed copy pays
 
 
@@ -96,12 +98,16 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """Maps [..., in] to float32 [..., features]."""
+        """Maps [..., in] to float32 [..., features]; while decoding, an outward one to the dtype of
+        the kernel, in which it is summed over the chips."""
         dtype = self.cfg.dtype
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), dtype
         )
-        y = matmul(x if kernel.dtype == dtype else rounded(x, dtype), kernel)
+        times = matmul
+        if is_decoding(x):
+            times = times_rows if self.name in OUTWARD else times_columns
+        y = times(x if kernel.dtype == dtype else rounded(x, dtype), kernel)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), dtype)
         if self.has_variable("lora", "a"):

@@ -81,24 +81,28 @@ def mixer_rules() -> list[tuple]:
     return [*rules.items()]
 
 
-def rules_of(path: str) -> list[tuple]:
-    """The axes of every rule that matches a path such as `params/layers/mlp/up/kernel`."""
-    rules = (*RULES, *mixer_rules())
-    return [axes for pattern, axes in rules if re.fullmatch(pattern, path)]
+def rules_of(path: str, first: tuple = ()) -> list[tuple]:
+    """The axes of every rule that matches a path such as `params/layers/mlp/up/kernel`: of the
+    rules `first`, or, where none of them does, of all others."""
+    for rules in (first, (*RULES, *mixer_rules())):
+        if matches := [axes for pattern, axes in rules if re.fullmatch(pattern, path)]:
+            return matches
+    return []
 
 
-def spec_of(path: str, shape: tuple[int, ...], mesh) -> PartitionSpec:
+def spec_of(path: str, shape: tuple[int, ...], mesh, first: tuple = ()) -> PartitionSpec:
     """How an array is split.
 
     Args:
       path: from its collection on, e.g. `params/layers/mlp/up/kernel`.
       shape: of the array.
       mesh: a mesh, abstract or not, with `AXES`.
+      first: rules that come before the others.
 
     Raises:
       ValueError: no rule, or more than one, matches the path.
     """
-    matches = rules_of(path)
+    matches = rules_of(path, first)
     if len(matches) != 1:
         raise ValueError(
             f"{path}: {len(matches)} sharding rules match, there must be one; see RULES in "
@@ -177,14 +181,14 @@ def constrain(x, *axes):
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def constrain_tree(tree, name: str):
-    """Inside a program: every leaf of a collection, split by its rule."""
+def constrain_tree(tree, name: str, first: tuple = ()):
+    """Inside a program: every leaf of a collection, split by its rule; `first` as for `spec_of`."""
     if not mesh_axes(0, AXES):
         return tree
     mesh = jax.sharding.get_abstract_mesh()
 
     def split(path, x):
-        spec = spec_of(path_of(name, path), x.shape, mesh)
+        spec = spec_of(path_of(name, path), x.shape, mesh, first)
         return jax.lax.with_sharding_constraint(x, spec)
 
     return jax.tree_util.tree_map_with_path(split, tree)

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.models.cache import grow, init_cache
+from sleep_jax.models.decode_layout import CUT, decode_layout, logits_by_rows, whole
 from sleep_jax.models.decoder import Decoder, lm_head, unstack_layers
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.experts import RANDOM_EXPERT
-from sleep_jax.models.linear import matmul, transposed
-from sleep_jax.models.sharding import constrain_tree
+from sleep_jax.models.linear import transposed
+from sleep_jax.models.sharding import constrain, constrain_tree
 
 MIN_TEMPERATURE = 1e-6  # logits divided by much less overflow, and draws are NaN
 
@@ -219,12 +220,14 @@ def sample(
     cache, hidden = prefill(scanned, variables, prompts, mask, cache)
     cache = grow(scanned, cache, config.max_new_tokens, config.num_generations)
     cache = constrain_tree(cache, "cache")
-    hidden = jnp.repeat(hidden[:, -1], config.num_generations, axis=0)
+    hidden = whole(jnp.repeat(hidden[:, -1], config.num_generations, axis=0))
     params, eos = variables["params"], jnp.array(config.eos_ids, jnp.int32)
+    variables = decode_layout(variables)
     if not cfg.scan_layers:
         variables = unstack_layers(cfg, variables)
         cache = unstack_layers(cfg, {"cache": cache})["cache"]
     rows, head = hidden.shape[0], lm_head(cfg, params)
+    head = constrain(head, None, CUT)
     if rows > 1:  # a new layout, made once; for a single row it would not pay
         head = transposed(head.T)
 
@@ -239,7 +242,8 @@ def sample(
 
     def advance(state):
         step, cache, hidden, done, out = state
-        token, log_prob = draw_token(config, matmul(hidden, head), jax.random.fold_in(rng, step))
+        logits = logits_by_rows(hidden, head)
+        token, log_prob = draw_token(config, logits, jax.random.fold_in(rng, step))
         token = jnp.where(done, 0, token)
         out = Samples(
             tokens=out.tokens.at[:, step].set(token),

@@ -10,6 +10,7 @@ from sleep_jax.cli.config_files import load
 from sleep_jax.forecast.programs import programs_of
 from sleep_jax.models import sharding
 from sleep_jax.models.cache import init_cache
+from sleep_jax.models.decode_layout import DECODE_RULES
 from sleep_jax.phases.registry import PHASES
 from sleep_jax.programs.abstract import collections_of, decoder_of
 from sleep_jax.programs.sizes import expected_sizes
@@ -120,3 +121,28 @@ def test_programs_have_abstract_arguments_only(name):
     leaves = [x for p in programs for x in jax.tree.leaves(p.args)]
     assert not any(isinstance(x, (jax.Array, np.ndarray)) for x in leaves)
     assert all(p.calls >= 1 and p.tokens >= 1 for p in programs)
+
+
+@pytest.mark.parametrize("expert", ["swiglu", "lora"])
+def test_decode_rules_cut_every_matrix_over_all_chips_along_units(expert):
+    config = preset("sleep_tiny")
+    config.memory.expert = expert
+    collections = collections_of(config, decoder_of(config))
+    mesh, specs = abstract(), {}
+    for name in ("params", "memory", "lora"):
+        for path, x in jax.tree_util.tree_leaves_with_path(collections[name]):
+            path = sharding.path_of(name, path)
+            assert len(sharding.rules_of(path, DECODE_RULES)) == 1, path
+            specs[path] = sharding.spec_of(path, x.shape, mesh, DECODE_RULES)
+    layer = "params/layers/mlp"
+    assert specs[f"{layer}/up/kernel"] == PartitionSpec(None, None, ("tensor", "fsdp"))
+    assert specs[f"{layer}/down/kernel"] == PartitionSpec(None, ("tensor", "fsdp"))
+    assert specs["lora/layers/mlp/up/a"] == PartitionSpec()
+    assert specs["params/embed/embedding"] == PartitionSpec("tensor", "fsdp")
+    bank = "memory/layers/level_1/experts"
+    if expert == "swiglu":
+        assert specs[f"{bank}/gate"] == PartitionSpec(None, None, None, "fsdp")
+        assert specs[f"{bank}/down"] == PartitionSpec(None, None, "fsdp")
+    else:
+        assert specs[f"{bank}/up_b"] == PartitionSpec(None, None, None, ("tensor", "fsdp"))
+        assert specs[f"{bank}/up_a"] == PartitionSpec()
