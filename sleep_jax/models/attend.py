@@ -46,28 +46,40 @@ def _unnormalised(q, key, mask, peak=None):
     return jnp.exp(scores - peak), peak
 
 
-def _forward_rows(q, key, value, mask):
+def forward_rows(q, key, value, mask):
+    """What `attend` returns, and of each query the largest score and the normaliser."""
     weights, peak = _unnormalised(q, key, mask)
     total = weights.sum(-1, keepdims=True)
     return product(weights.astype(value.dtype), value) / total, peak, total
 
 
-def _backward_rows(q, key, value, mask, out, peak, total, g, *, start):
-    def of_call(x):
-        return jax.lax.dynamic_slice_in_dim(x, start, mask.shape[1], -1)
+def backward_rows(q, key, value, mask, out, peak, total, g, *, start, own: int):
+    """The gradients of the queries, and, float32, of the keys and values of the `own` tokens from
+    `start` on."""
 
-    def padded(x, like, axis):
-        return jax.lax.dynamic_update_slice_in_dim(jnp.zeros_like(like), x, start, axis)
+    def of_call(x):
+        return jax.lax.dynamic_slice_in_dim(x, start, own, -1)
 
     weights = _unnormalised(q, key, mask, peak)[0] / total
     g = g.astype(value.dtype)
     # Of the rounded cotangent: a query that sees one key alone has exactly no gradient.
     mean = (g.astype(jnp.float32) * out).sum(-1, keepdims=True)
     d_scores = (weights * (product(g, value.swapaxes(-1, -2)) - mean)).astype(key.dtype)
-    d_value = product(of_call(weights).astype(key.dtype).swapaxes(-1, -2), g).astype(value.dtype)
-    d_key = product(q.swapaxes(-1, -2), of_call(d_scores)).astype(key.dtype)
-    d_q = product(d_scores, key.swapaxes(-1, -2))
-    return d_q, padded(d_key, key, -1), padded(d_value, value, -2)
+    d_value = product(of_call(weights).astype(key.dtype).swapaxes(-1, -2), g)
+    d_key = product(q.swapaxes(-1, -2), of_call(d_scores))
+    return product(d_scores, key.swapaxes(-1, -2)), d_key, d_value
+
+
+def padded(x, like, start, axis: int):
+    """The gradient `x` of some keys or values as that of all, which have the form of `like`."""
+    zeros = jnp.zeros_like(like)
+    return jax.lax.dynamic_update_slice_in_dim(zeros, x.astype(like.dtype), start, axis)
+
+
+def _backward(q, key, value, mask, *saved, start):
+    own = mask.shape[1]
+    d_q, d_key, d_value = backward_rows(q, key, value, mask, *saved, start=start, own=own)
+    return d_q, padded(d_key, key, start, -1), padded(d_value, value, start, -2)
 
 
 def _by_rows(function, *arrays):
@@ -88,14 +100,14 @@ def _by_rows(function, *arrays):
 def _attend_forward(q, key, value, mask, start):
     q = q.astype(key.dtype)
     out, peak, total = (
-        checkpoint_name(x, ATTENDED) for x in _by_rows(_forward_rows, q, key, value, mask)
+        checkpoint_name(x, ATTENDED) for x in _by_rows(forward_rows, q, key, value, mask)
     )
     return out, ((q, key, value, mask, out, peak, total), start)
 
 
 def _attend_backward(residuals, g):
     rows, start = residuals
-    backward = functools.partial(_backward_rows, start=start)
+    backward = functools.partial(_backward, start=start)
     return *_by_rows(backward, *rows, g), None, None
 
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.models.attend import ATTENDED, attend
+from sleep_jax.models.attend_in_blocks import Segments, attend_in_blocks, fits, num_visible
 from sleep_jax.models.decode_layout import by_rows, is_decoding
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.linear import Linear, RMSNorm
-from sleep_jax.models.mixer import CAPACITY, HEADS, ROWS, SHARED_PREFIX, Axes, Mixer
+from sleep_jax.models.mixer import CAPACITY, HEADS, ROWS, Axes, Mixer
 
 
 def rope_frequencies(cfg: DecoderConfig):
@@ -52,12 +53,13 @@ class AttentionPlan(NamedTuple):
 
     Attributes:
       positions: rotary positions of the tokens, int32 [batch, time].
-      mask: which keys a query sees, bool [batch, time, keys].
+      visible: which keys a query sees: bool [batch, time, keys], or, where queries are taken in
+        blocks, what says so of each block.
       index: where in the state this call's keys go, int32 []; 0 without a cache.
     """
 
     positions: jax.Array
-    mask: jax.Array
+    visible: jax.Array | Segments
     index: jax.Array | int
 
 
@@ -97,7 +99,8 @@ class Attention(Mixer):
 
         # The query heads of a group share their keys: fold them into the time axis.
         q = q.reshape(b, t, k, group, h).transpose(0, 2, 3, 1, 4).reshape(b, k, group * t, h)
-        out = attend(q, key, value, plan.mask, plan.index).reshape(b, k, group, t, h)
+        attended = attend_in_blocks if isinstance(plan.visible, Segments) else attend
+        out = attended(q, key, value, plan.visible, plan.index).reshape(b, k, group, t, h)
         out = out.transpose(0, 3, 1, 2, 4).reshape(b, t, cfg.heads * h)
         if is_decoding(x):
             out = by_rows(out.astype(cfg.dtype))
@@ -144,11 +147,11 @@ class Attention(Mixer):
             end = start + segment_ids.shape[1]
             keys = jax.lax.dynamic_update_slice(progress["segment_ids"], segment_ids, (0, start))
             progress = {"index": end, "segment_ids": keys}
-        query, key = segment_ids[:, :, None], keys[:, None]
-        related = (key == query) | ((key == SHARED_PREFIX) & (query > 0))
-        time = start + jnp.arange(segment_ids.shape[1])
-        visible = related & (jnp.arange(keys.shape[1]) <= time[:, None])
-        return AttentionPlan(visible.sum(-1) - 1, visible, start), progress
+        segments = Segments.of_call(segment_ids, keys, start)
+        if fits(cfg, *segment_ids.shape, keys.shape[1]):
+            visible = segments.mask()
+            return AttentionPlan(visible.sum(-1) - 1, visible, start), progress
+        return AttentionPlan(num_visible(cfg, segments) - 1, segments, start), progress
 
     @staticmethod
     def reset(progress: dict, is_new) -> dict:
