@@ -32,7 +32,7 @@ from sleep_jax.run_schedule import phases_left
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 from sleep_jax.runtime.distributed import check_shared, join_processes
-from sleep_jax.runtime.mesh import make_mesh, use_mesh
+from sleep_jax.runtime.mesh import make_mesh, mesh_line, use_mesh
 from sleep_jax.runtime.preemption import Preempted, Watch
 from sleep_jax.runtime.profile import Profile
 from sleep_jax.runtime.progress import printable, say
@@ -285,6 +285,8 @@ def show_run_plan(
         left,
         slots_used=slots_in_use(experiment.schedule, experiment.memories, phases),
     )
+    if jax.device_count() > 1:
+        say(f"{jax.device_count()} devices: {mesh_line(experiment.config, jax.device_count())}")
     say(*plan.lines())
     for warning in plan.warnings(workdir):
         warnings.warn(warning, stacklevel=2)

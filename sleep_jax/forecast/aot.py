@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from sleep_jax.config import read
 from sleep_jax.continuation import KnownRun
 from sleep_jax.forecast.counts import Counts, count
-from sleep_jax.forecast.dry_run import axes, dry_run, plan_of
+from sleep_jax.forecast.dry_run import dry_run, plan_of
 from sleep_jax.forecast.programs import flops_of, programs_of
 from sleep_jax.forecast.roofline import Estimate, estimate
 from sleep_jax.models.sharding import AXES
@@ -29,7 +29,7 @@ from sleep_jax.programs.abstract import decoder_of
 from sleep_jax.programs.program import Program
 from sleep_jax.programs.sizes import Sizes
 from sleep_jax.runtime.hardware import ACCELERATORS, GIB, Chip, chip_of, slice_of
-from sleep_jax.runtime.mesh import make_mesh, mesh_shape
+from sleep_jax.runtime.mesh import make_mesh, mesh_line, mesh_shape
 
 # libtpu asks the machine what it runs on; these say it.
 ENVIRONMENT = {
@@ -171,7 +171,7 @@ def report(config, topology: str, sizes: Sizes) -> Iterator[str]:
     """
     chip, chips = chip_of(topology)
     shape = dict(zip(AXES, mesh_shape(config, chips)))
-    yield f"{config.model.name} on {topology}: {chips} chips, mesh {axes(shape)}"
+    yield f"{config.model.name} on {topology}: {chips} chips, {mesh_line(config, chips)}"
     yield ""
     done = []
     for compiled in compile_all(config, topology, sizes):

@@ -22,7 +22,7 @@ from sleep_jax.models.sharding import AXES, path_of, shardings
 from sleep_jax.programs.abstract import collections_of, decoder_of
 from sleep_jax.run_schedule import phases_left, schedule_of_days
 from sleep_jax.runtime.hardware import GIB, chip_of
-from sleep_jax.runtime.mesh import mesh_shape
+from sleep_jax.runtime.mesh import mesh_line, mesh_shape
 from sleep_jax.slot_plan import slots_in_use
 
 
@@ -96,7 +96,7 @@ def dry_run(
     mesh = AbstractMesh(shape, AXES, (AxisType.Auto,) * len(AXES))
     cfg = plan.cfg
     where = topology or f"{chips} local devices"
-    yield f"{config.model.name} on {where}: mesh {axes(dict(zip(AXES, shape)))}"
+    yield f"{config.model.name} on {where}: {mesh_line(config, chips)}"
     yield ""
     model = 0.0
     for name, tree in collections_of(config, cfg).items():
@@ -144,11 +144,6 @@ def _duration(config, plan: RunPlan, programs) -> str:
         f"all, if replies are as long as they may be; {len(rates) - 1} kinds of steps were timed "
         f"on {jax.device_count()} x {device}"
     )
-
-
-def axes(shape: dict[str, int]) -> str:
-    """A mesh as text, e.g. `data 1 x fsdp 8`."""
-    return " x ".join(f"{axis} {size}" for axis, size in shape.items())
 
 
 def _bytes(x) -> float:

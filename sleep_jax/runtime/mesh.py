@@ -3,7 +3,7 @@ splits).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -15,7 +15,8 @@ def make_mesh(config, devices: Sequence | None = None) -> Mesh:
     """The mesh that `config.mesh` asks for.
 
     Args:
-      config: of the run; an axis of size -1 takes the remaining devices.
+      config: of the run; an axis of size -1 takes the remaining devices, and where the rows of a
+        batch fill only some of them, `tensor` the others.
       devices: of the mesh; None: all devices.
 
     Raises:
@@ -28,15 +29,45 @@ def make_mesh(config, devices: Sequence | None = None) -> Mesh:
 
 def mesh_shape(config, count: int) -> tuple[int, ...]:
     """Sizes of the axes on `count` devices; raises as `make_mesh`."""
-    shape = _sizes([config.mesh[axis] for axis in AXES], count)
-    ways, seeding = shape[0] * shape[1], config.seeding
-    if seeding.batch_size % (ways * seeding.accumulate):
-        raise ValueError(
-            f"seeding.batch_size={seeding.batch_size} in seeding.accumulate={seeding.accumulate} "
-            f"parts cannot be spread over the {ways} devices of mesh.data x mesh.fsdp; make it a "
-            f"multiple of {ways * seeding.accumulate}, or give devices to mesh.tensor"
-        )
-    return shape
+    asked, seeding = [config.mesh[axis] for axis in AXES], config.seeding
+    shape = _sizes(asked, count)
+
+    def is_filled(data: int, fsdp: int, tensor: int) -> bool:
+        return seeding.batch_size % (data * fsdp * seeding.accumulate) == 0
+
+    filled = [shape, *_with_more_tensor(shape, asked)]
+    if fitting := next((sizes for sizes in filled if is_filled(*sizes)), None):
+        return fitting
+    ways = shape[0] * shape[1]
+    raise ValueError(
+        f"seeding.batch_size={seeding.batch_size} in seeding.accumulate={seeding.accumulate} "
+        f"parts cannot be spread over the {ways} devices of mesh.data x mesh.fsdp; make it a "
+        f"multiple of {ways * seeding.accumulate}, or give devices to mesh.tensor"
+    )
+
+
+def _with_more_tensor(shape: Sequence[int], asked: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Shapes with fewer devices on an open axis of rows and the others on `tensor`, the largest
+    axis of rows first."""
+    for axis in (0, 1):
+        for factor in range(2, shape[axis] + 1) if asked[axis] == -1 else ():
+            if shape[axis] % factor == 0:
+                sizes = [*shape]
+                sizes[axis], sizes[2] = shape[axis] // factor, shape[2] * factor
+                yield tuple(sizes)
+
+
+def mesh_line(config, count: int) -> str:
+    """The mesh on `count` devices as text, e.g. `mesh data 1 x fsdp 8 x tensor 1`, and whether rows
+    left devices to `tensor`."""
+    shape = mesh_shape(config, count)
+    line = "mesh " + " x ".join(f"{axis} {size}" for axis, size in zip(AXES, shape))
+    if shape == _sizes([config.mesh[axis] for axis in AXES], count):
+        return line
+    ways, rows = shape[0] * shape[1], f"seeding.batch_size={config.seeding.batch_size}"
+    if config.seeding.accumulate > 1:
+        rows += f" in seeding.accumulate={config.seeding.accumulate} parts"
+    return f"{line}; {rows} fills {ways} of {count} devices with rows, mesh.tensor has the others"
 
 
 def use_mesh(config) -> None:

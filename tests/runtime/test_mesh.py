@@ -10,7 +10,7 @@ import pytest
 
 from configs import sleep_tiny
 from sleep_jax.models.sharding import AXES
-from sleep_jax.runtime.mesh import make_mesh, mesh_shape
+from sleep_jax.runtime.mesh import make_mesh, mesh_line, mesh_shape
 
 STEPS = "tests/runtime/sharded_steps.py"
 
@@ -47,12 +47,28 @@ def test_mesh_shape_refuses_sizes_that_do_not_match_the_devices(config, sizes, w
         mesh_shape(on(config, *sizes), 8)
 
 
+def test_mesh_shape_gives_tensor_what_rows_do_not_fill(config):
+    assert mesh_shape(on(config, 1, -1, 1, rows=4), 8) == (1, 4, 2)
+    assert mesh_shape(on(config, 1, -1, 1, rows=16), 64) == (1, 16, 4)
+    assert mesh_shape(on(config, -1, 2, 1, rows=6), 12) == (3, 2, 2)  # not 2, 2, 3
+    config.seeding.accumulate = 2
+    assert mesh_shape(on(config, 1, -1, 2, rows=8), 16) == (1, 4, 4)
+    assert mesh_line(config, 16) == (
+        "mesh data 1 x fsdp 4 x tensor 4; seeding.batch_size=8 in seeding.accumulate=2 parts fills "
+        "4 of 16 devices with rows, mesh.tensor has the others"
+    )
+    assert mesh_line(on(config, 1, -1, 1), 4) == "mesh data 1 x fsdp 4 x tensor 1"
+
+
 def test_mesh_shape_refuses_rows_that_cannot_be_split(config):
     with pytest.raises(ValueError, match=r"seeding\.batch_size=4 .* multiple of 8"):
-        mesh_shape(on(config, 1, -1, 1, rows=4), 8)
+        mesh_shape(on(config, 1, 8, -1, rows=4), 8)
     config.seeding.accumulate = 2
     with pytest.raises(ValueError, match="multiple of 16"):
-        mesh_shape(on(config, 1, -1, 1, rows=8), 8)
+        mesh_shape(on(config, 8, 1, -1, rows=8), 8)
+    with pytest.raises(ValueError, match=r"seeding\.batch_size=7 in seeding\.accumulate=2"):
+        mesh_shape(on(config, 1, -1, 1, rows=7), 8)
+    config.seeding.accumulate = 2
     assert mesh_shape(on(config, 1, 1, -1, rows=2), 8) == (1, 1, 8)
 
 
