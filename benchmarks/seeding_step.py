@@ -55,19 +55,19 @@ def sft_step(cfg, optimizer, state, params, batch):
     return (optax.apply_updates(lora, updates), opt_state), value
 
 
-def exchanges_of(args, rng) -> list[Exchange]:
+def exchanges_of(args, vocab: int, rng) -> list[Exchange]:
     """One exchange fills a row; every other one was written by the student."""
     prompt = args.time - args.scored + 1
     return [
         Exchange(
             document=0,
-            student=tuple(rng.integers(0, args.vocab, prompt)),
-            teacher=tuple(rng.integers(0, args.vocab, prompt)),
-            completion=tuple(rng.integers(0, args.vocab, args.scored)),
+            student=tuple(rng.integers(0, vocab, prompt)),
+            teacher=tuple(rng.integers(0, vocab, prompt)),
+            completion=tuple(rng.integers(0, vocab, args.scored)),
             kind="quote",
             on_policy=bool(row % 2),
             advantage=row - args.rows / 2,
-            log_probs=np.full(args.scored, -np.log(args.vocab), np.float32),
+            log_probs=np.full(args.scored, -np.log(vocab), np.float32),
         )
         for row in range(args.rows)
     ]
@@ -84,11 +84,8 @@ def repeated(step, state):
     return run
 
 
-def main():
-    """Runs every comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    shape_flags(parser, vocab=152064)
-    dtype_flag(parser)
+def step_flags(parser: argparse.ArgumentParser, **defaults) -> None:
+    """Adds the flags of the rows that a step learns from, and of what learns."""
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--time", type=int, default=512, help="tokens of a row")
     parser.add_argument("--scored", type=int, default=256, help="tokens of a row that are scored")
@@ -99,10 +96,18 @@ def main():
     parser.add_argument("--memory-layers", choices=("all", "last_quarter"), default="all")
     parser.add_argument("--remat", choices=("full", "none"), default="full")
     parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    setting, rng = vars(args), np.random.default_rng(0)
+    parser.set_defaults(**defaults)
 
-    bare = shaped(args, remat=args.remat, lora=LoraConfig(args.rank, 2 * args.rank))
+
+def steps_of(args, bare):
+    """What is compared: functions without arguments that do a step, by name, and the programs of an
+    update as (jitted, arguments), by name.
+
+    Args:
+      args: the flags of `step_flags`.
+      bare: the decoder without memory, with the adapter's config.
+    """
+    rng = np.random.default_rng(0)
     params = random_params(bare)
     levels = (LevelConfig(slots=args.slots, rank=args.rank),)
     cfg = bare.replace(memory=MemoryConfig(levels, layers=args.memory_layers))
@@ -110,10 +115,10 @@ def main():
     teacher = {"params": split_stacks(cfg, params), "memory": memory, "slots": slots}
     student = teacher | {"slots": unlock(slots, 1)[0]}
 
-    document = rng.integers(0, args.vocab, (1, args.document)).astype(np.int32)
+    document = rng.integers(0, bare.vocab, (1, args.document)).astype(np.int32)
     context, _ = prefill(cfg, teacher, document, np.ones_like(document))
     teachers = [Teacher(cfg, teacher, context)]
-    exchanges = exchanges_of(args, rng)
+    exchanges = exchanges_of(args, bare.vocab, rng)
     shape = BatchShape(args.rows, args.time, args.scored)
 
     def score():
@@ -146,25 +151,32 @@ def main():
         contestants["seeding, trunk run"] = repeated(
             lambda s: seed(s, student, whole), init_state(jax.tree.map(jnp.copy, slot), optimizer)
         )
+    state = init_state(slot, optimizer)
+    fresh = init_lora(bare, params, jax.random.key(2))
+    ours = (cfg, objective, optimizer, 1, index, state, student, batch)
+    peer = (bare, optimizer, (fresh, optimizer.init(fresh)), params, batch)
+    return contestants, {"seeding": (seeding_step, ours), "lora sft": (sft_step, peer)}
+
+
+def main():
+    """Runs every comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    shape_flags(parser, vocab=152064)
+    dtype_flag(parser)
+    step_flags(parser)
+    args = parser.parse_args()
+    setting = vars(args)
+
+    bare = shaped(args, remat=args.remat, lora=LoraConfig(args.rank, 2 * args.rank))
+    contestants, programs = steps_of(args, bare)
     seconds = interleaved(contestants, args.rounds)
     for ours in ("seeding", "seeding and teacher", "teacher"):
         report("seeding step, time", seconds, ours, "lora sft", aim=2.0, **setting)
-    if batch.trunk is not None:
+    if "seeding, trunk run" in contestants:
         report("stored trunk, time", seconds, "seeding", "seeding, trunk run", **setting)
 
-    state = init_state(slot, optimizer)
-    fresh = init_lora(bare, params, jax.random.key(2))
-    ours = compiled_bytes(seeding_step, cfg, objective, optimizer, 1, index, state, student, batch)
-    sft_state = (fresh, optimizer.init(fresh))
-    peer = compiled_bytes(sft_step, bare, optimizer, sft_state, params, batch)
-    report(
-        "seeding step, bytes",
-        {"seeding": [ours], "lora sft": [peer]},
-        "seeding",
-        "lora sft",
-        aim=1.15,
-        **setting,
-    )
+    held = {name: [compiled_bytes(jitted, *given)] for name, (jitted, given) in programs.items()}
+    report("seeding step, bytes", held, "seeding", "lora sft", aim=1.15, **setting)
 
 
 if __name__ == "__main__":

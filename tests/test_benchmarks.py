@@ -36,3 +36,19 @@ def test_runner_answers_each_request_with_the_seconds_of_its_phases(task):
     for answer in answers:
         assert answer["phases"].keys() == PHASES[task]
         assert answer["seconds"] >= sum(answer["phases"].values())
+
+
+@pytest.mark.slow
+def test_device_measures_every_part_and_writes_it(tmp_path):
+    small = "--model SmolLM2-135M-Instruct --layers 2 --vocab 512 --new 4 --minutes 60"
+    sizes = "--batches 2 --trials 2"
+    command = [sys.executable, "benchmarks/device.py", *small.split(), *sizes.split()]
+    out = tmp_path / "device.json"
+    ran = subprocess.run([*command, f"--out={out}"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    lines = json.loads(out.read_text())
+    parts = {line["part"] for line in lines}
+    assert parts == {"resume", "device", "rollouts", "update", "trials", "memory"}
+    assert lines[0]["value"].startswith("ends with the same bits")
+    assert all(0 < line["share"] < 1.5 for line in lines if "share" in line)
+    assert "| rollouts | batch 2 |" in ran.stdout

@@ -39,20 +39,27 @@ CHIPS = {
     "v5p": Chip(459e12, 95 * GIB, 2.77e12, 1.8e11),
     "v6e": Chip(918e12, 32 * GIB, 1.64e12, 1.8e11),
 }
-# Peak bfloat16 FLOP/s by the `device_kind` of a JAX device.
+# (peak bfloat16 FLOP/s, bandwidth of the memory in bytes/s) by the `device_kind` of a JAX device.
 PEAKS = {
-    "TPU v4": CHIPS["v4"].flops,
-    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), CHIPS["v5e"].flops),
-    **dict.fromkeys(("TPU v5", "TPU v5p"), CHIPS["v5p"].flops),
-    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), CHIPS["v6e"].flops),
-    **dict.fromkeys(("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB"), 312e12),
-    **dict.fromkeys(("NVIDIA H100 80GB HBM3", "NVIDIA H200"), 989e12),
+    "TPU v4": (CHIPS["v4"].flops, CHIPS["v4"].bandwidth),
+    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), (CHIPS["v5e"].flops, CHIPS["v5e"].bandwidth)),
+    **dict.fromkeys(("TPU v5", "TPU v5p"), (CHIPS["v5p"].flops, CHIPS["v5p"].bandwidth)),
+    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), (CHIPS["v6e"].flops, CHIPS["v6e"].bandwidth)),
+    "NVIDIA A100-SXM4-40GB": (312e12, 1.555e12),
+    "NVIDIA A100-SXM4-80GB": (312e12, 2.039e12),
+    "NVIDIA H100 80GB HBM3": (989e12, 3.35e12),
+    "NVIDIA H200": (989e12, 4.8e12),
 }
 
 
 def peak_flops(kind: str) -> float | None:
     """Peak bfloat16 FLOP/s of a device by its JAX `device_kind`; None if it is not known."""
-    return PEAKS.get(kind)
+    return PEAKS[kind][0] if kind in PEAKS else None
+
+
+def peak_bandwidth(kind: str) -> float | None:
+    """Bytes/s of a device's memory by its JAX `device_kind`; None if it is not known."""
+    return PEAKS[kind][1] if kind in PEAKS else None
 
 
 def model_flops(
