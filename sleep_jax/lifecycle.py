@@ -110,7 +110,7 @@ def run(
             night = experiment.on(scheduled.day)
             state = _with_new_slots(night, state)
             writer.restart(scheduled.label)
-            compiled = compilations.count
+            programs, compiled = compilations.count, compilations.compiled
             mid_phase = MidPhaseCheckpoint(
                 under_way, scheduled.label, checkpoint.save_interval_steps, watch, finished=saved
             )
@@ -128,7 +128,9 @@ def run(
             if time_estimate is not None and is_studied:
                 time_estimate.add_study(mid_phase.seconds)
             cost = {"seconds": mid_phase.seconds, "memory": memory()["memory_peak"]}
-            state = state.note(scheduled.label, **cost, programs=compilations.count - compiled)
+            cost |= {"programs": compilations.count - programs}
+            cost |= {"compiled": compilations.compiled - compiled}
+            state = state.note(scheduled.label, **cost)
             record = {"config": night.config.to_dict(), "base": base, "run": state.record}
             record |= {"reading": experiment.reading, "days_given": len(experiment.days)}
             under_way.wait()  # one at a time: in several processes the barriers of both would mix

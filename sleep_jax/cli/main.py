@@ -31,6 +31,7 @@ from sleep_jax.report.summary import show_summary, summarise
 from sleep_jax.run_schedule import phases_left
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
+from sleep_jax.runtime.compiled_programs import keep_compiled_programs
 from sleep_jax.runtime.distributed import check_shared, join_processes
 from sleep_jax.runtime.mesh import make_mesh, mesh_line, use_mesh
 from sleep_jax.runtime.preemption import Preempted, Watch
@@ -120,6 +121,7 @@ def prepare(config, workdir) -> Callable[[], None]:
     if not join_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value):
         keep_freed_memory()
     use_mesh(config)
+    keep_compiled_programs(workdir)
     watch = Watch()
     with raising_store_errors(workdir):
         if known is None:

@@ -9,7 +9,6 @@ its checkpoint and ended, the sweep ends with the same status.
 
 import dataclasses
 import os
-import pathlib
 import shlex
 import signal
 import subprocess
@@ -25,7 +24,6 @@ from sleep_jax.addresses import is_remote
 from sleep_jax.cli import sweep
 from sleep_jax.cli.config_files import fields, function_of, is_node, load
 from sleep_jax.cli.flags import parse
-from sleep_jax.interop.packaged import cache_folder
 from sleep_jax.runtime.preemption import STATUS, Preempted
 from sleep_jax.runtime.progress import clock, table
 from sleep_jax.runtime.workdir import report_path
@@ -109,7 +107,7 @@ def run_all(runs: Sequence[SweepRun], launch: str) -> list[SweepRun]:
     Raises:
       Preempted: the sweep or its current run got SIGTERM; no further run was started.
     """
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(_cache_dir(runs[0].workdir))} | os.environ
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(_programs_folder(runs[0].workdir))} | os.environ
     rows, failed = [], []
     with _Relay() as relay:
         for number, run in enumerate(runs, start=1):
@@ -173,11 +171,10 @@ class _Relay:
             raise
 
 
-def _cache_dir(workdir: str) -> pathlib.Path:
-    """Folder of compiled programs: next to the runs, or on this machine where they are remote."""
-    if is_remote(workdir):
-        return cache_folder() / "programs"
-    return pathlib.Path(workdir).absolute().parent / "programs"
+def _programs_folder(workdir: str) -> epath.Path:
+    """Where compiled programs are kept: next to the runs, also in a bucket."""
+    path = epath.Path(workdir if is_remote(workdir) else os.path.abspath(workdir))
+    return path.parent / "programs"
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ out.
      "scores": [{"stage": "before sleep", "questions": 0.03, "paraphrases": 0.0,
                  "anchor_perplexity": 21.3, "chat_perplexity": 9.8}, ...],   # shares in [0, 1]
      "phases": [{"phase": "wake", "tokens": 2816, "seconds": 12.5, "tokens_per_second": 225,
-                 "programs": 14, "memory": 5.1, "detail": "..."}, ...],   # compiled; GiB at most
+                 "programs": 14, "compiled": 2, "memory": 5.1, "detail": "..."}, ...],   # GiB
      "samples": [{"document": "title", "question": "...", "answer": "...", "before": "...",
                   "after": "...", "before_right": False, "after_right": True}, ...],
      "recall": [[0.5], [0.4, 0.6], ...],    # after each night: share right about each day so far
@@ -44,7 +44,8 @@ COLUMNS = {
         "stage", "questions", "chance", "paraphrases", "anchor_perplexity", "chat_perplexity",
     ),
     "phases": (
-        "phase", "tokens", "seconds", "tokens_per_second", "programs", "memory", "detail",
+        "phase", "tokens", "seconds", "tokens_per_second", "programs", "compiled", "memory",
+        "detail",
     ),
     "samples": (
         "document", "question", "answer", "before", "after", "before_right", "after_right",
@@ -52,7 +53,12 @@ COLUMNS = {
     "tasks": ("night", "task", "metric", "before", "after", "stderr", "items"),
     "days": ("day", "documents", "night", "settings"),
 }  # fmt: skip
-COSTS = {"tokens_per_second": "tokens a second", "programs": "programs", "memory": "GiB at most"}
+COSTS = {
+    "tokens_per_second": "tokens a second",
+    "programs": "programs",
+    "compiled": "compiled",
+    "memory": "GiB at most",
+}
 PARTS = ("verdict", *COLUMNS, "recall", "kept", "documents", "notes", "config", "versions")
 
 

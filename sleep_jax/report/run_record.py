@@ -13,7 +13,7 @@ from sleep_jax.phases.day_slots import text_of
 from sleep_jax.phases.hours import FORGET, ends_day, hour_of
 from sleep_jax.runtime.progress import figure
 
-COSTS = ("tokens", "seconds", "programs", "memory")  # of a phase
+COSTS = ("tokens", "seconds", "programs", "compiled", "memory")  # of a phase
 
 
 def checked(facts: Any, where: str) -> dict[str, Any]:
@@ -85,7 +85,8 @@ def _check_figures(read: Fields) -> None:
 
 def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The finished phases in order: {index, phase, day (from 1), hour, tokens, seconds,
-    tokens_per_second, programs (compiled), memory (GiB at most until then), detail}.
+    tokens_per_second, programs, compiled (of them, those that were not kept), memory (GiB at most
+    until then), detail}.
 
     Args:
       record: of a night.

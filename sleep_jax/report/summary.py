@@ -155,7 +155,7 @@ def show_summary(summary: dict[str, Any]) -> None:
         table("Days", ("day", "documents", "night", "settings changed"), rows)
     table(
         "Phases",
-        ("phase", "tokens", "time", "tokens/s", "programs", "GiB", "detail"),
+        ("phase", "tokens", "time", "tokens/s", "programs", "compiled", "GiB", "detail"),
         [
             (
                 p["phase"],
@@ -163,6 +163,7 @@ def show_summary(summary: dict[str, Any]) -> None:
                 clock(p["seconds"]),
                 p["tokens_per_second"],
                 p["programs"],
+                p["compiled"],
                 p["memory"],
                 p["detail"],
             )

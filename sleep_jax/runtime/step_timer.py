@@ -20,7 +20,8 @@ from sleep_jax.runtime.hardware import GIB, model_flops, peak_flops
 from sleep_jax.runtime.metrics import MEASURED
 from sleep_jax.runtime.profile import Profile
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
+COMPILED = "/jax/core/compile/backend_compile_duration"  # or loaded
+LOADED = "/jax/compilation_cache/cache_hits"
 
 
 class StepTimer:
@@ -97,23 +98,34 @@ def update_flops(cfg: DecoderConfig, sequences: Sequence[tuple[int, int, int]]) 
 
 
 class Compilations:
-    """Counts the programs that XLA compiles or loads from its cache; a context manager.
+    """Counts the programs that XLA compiles, or loads from those that were kept; a context manager.
 
     Attributes:
       count: number of programs since it was entered.
+      loaded: of them, those that were loaded.
     """
 
-    count = 0
+    count = loaded = 0
+
+    @property
+    def compiled(self) -> int:
+        """The others."""
+        return self.count - self.loaded
 
     def __enter__(self) -> "Compilations":
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        jax.monitoring.register_event_duration_secs_listener(self._made)
+        jax.monitoring.register_event_listener(self._event)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._listen)
+        jax.monitoring.unregister_event_duration_listener(self._made)
+        jax.monitoring.unregister_event_listener(self._event)
 
-    def _listen(self, event: str, duration: float, **_) -> None:
+    def _made(self, event: str, duration: float, **_) -> None:
         self.count += event == COMPILED
+
+    def _event(self, event: str, **_) -> None:
+        self.loaded += event == LOADED
 
 
 def memory() -> dict[str, float]:

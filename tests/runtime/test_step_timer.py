@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +69,26 @@ def test_compilations_counts_compiled_programs_alone():
         program(x)
     program(jnp.zeros(12))
     assert compilations.count == 1
+
+
+def test_compilations_tells_compiled_programs_from_loaded_ones(tmp_path):
+    """Two processes: the second loads what the first has kept."""
+    script = (
+        "import jax\n"
+        "from sleep_jax.runtime.step_timer import Compilations\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
+        "x = jax.numpy.zeros(11)\n"
+        "with Compilations() as made:\n"
+        "    jax.jit(lambda x: x * 3.5 + 7)(x)\n"
+        "print(made.count, made.compiled, made.loaded)\n"
+    )
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+    runs = [
+        subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
+        for _ in range(2)
+    ]
+    assert [run.stdout.decode().split() for run in runs] == [["1", "1", "0"], ["1", "0", "1"]]
 
 
 def test_memory_is_at_least_the_size_of_live_arrays():
