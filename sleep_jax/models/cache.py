@@ -43,6 +43,17 @@ def grow(cfg: DecoderConfig, cache, more: int, repeats: int = 1):
     return _map_arrays(cfg.mixer, widen, cache)
 
 
+def row_bytes(cfg: DecoderConfig, cache) -> int:
+    """Bytes that a row of a cache, abstract or not, takes in all layers."""
+    axes, size = {**get_mixer(cfg.mixer).progress_axes, **get_mixer(cfg.mixer).state_axes}, 0
+    for path, x in jax.tree_util.tree_leaves_with_path(cache):
+        names = axes[path[-1].key]
+        if ROWS in names:
+            rows = x.shape[x.ndim - len(names) + names.index(ROWS)]
+            size += x.size * x.dtype.itemsize // rows
+    return size
+
+
 def take_rows(cfg: DecoderConfig, cache, index: Sequence[int]):
     """The rows of a cache at these indices, in any order and as often as they occur."""
     return _take_rows(cfg.mixer, cache, np.asarray(index))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sleep_jax.memory.slots import take_slot
+from sleep_jax.models.cache import row_bytes
 from sleep_jax.models.decoder import run_trunk
 from sleep_jax.programs.abstract import AbstractRun, first_receiver
 from sleep_jax.programs.calls import END, judged, repeated, sampled
@@ -57,8 +58,11 @@ def taught(
       context: tokens of the teacher's context.
       width: as for `teacher_hidden`.
     """
+    context_bytes = row_bytes(run.cfg, run.cache(1, context))
     shapes = [
-        (rows, columns) for lengths in calls for _, rows, columns in teacher_batches(lengths, width)
+        (rows, columns)
+        for lengths in calls
+        for _, rows, columns in teacher_batches(lengths, width, context_bytes=context_bytes)
     ]
     out = []
     for title, rows, columns, count in by_shape(name, shapes):

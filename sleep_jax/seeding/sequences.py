@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sleep_jax.data.batches import bucket, pack, pad
-from sleep_jax.models.cache import take_rows
+from sleep_jax.models.cache import row_bytes, take_rows
 from sleep_jax.models.decoder import lm_head
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.mixer import SHARED_PREFIX
@@ -19,6 +19,7 @@ from sleep_jax.seeding.objective import SeedingBatch
 from sleep_jax.settings import Settings, setting
 
 REHEARSED = "rehearse"  # the kind of replies to general prompts
+MAX_CONTEXT = 2**32  # bytes of a teacher's contexts on a shard, one a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,13 +147,19 @@ def teacher_length(exchange: Exchange) -> int:
 
 
 def teacher_batches(
-    lengths: Sequence[int], width: int | None = None, budget: int = 2048
+    lengths: Sequence[int],
+    width: int | None = None,
+    budget: int = 2048,
+    *,
+    context_bytes: int = 0,
 ) -> Iterator[tuple[list[int], int, int]]:
     """How `teacher_hidden` batches sequences, the longest first.
 
     Args:
       lengths: of the sequences, in tokens.
       width, budget: as for `teacher_hidden`.
+      context_bytes: of the context of a row; a shard has MAX_CONTEXT at most, where that is enough
+        for one row.
 
     Yields:
       (indices, rows, columns): the sequences of a batch and its shape; rows without a sequence are
@@ -161,7 +168,8 @@ def teacher_batches(
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     while order:
         columns = width or bucket(lengths[order[-1]])
-        max_rows = budget // columns * row_shards()
+        most = min(budget // columns, max(1, MAX_CONTEXT // max(1, context_bytes)))
+        max_rows = most * row_shards()
         rows = spread_evenly(max(1, min(max_rows, bucket(len(lengths), 4))))
         chosen, order = order[-rows:], order[:-rows]
         yield chosen, rows, columns
@@ -189,7 +197,9 @@ def teacher_hidden(
     """
     out: list[np.ndarray] = [None] * len(exchanges)
     lengths = [teacher_length(e) for e in exchanges]
-    for chosen, rows, columns in teacher_batches(lengths, width, budget):
+    context_bytes = row_bytes(cfg, cache)
+    batches = teacher_batches(lengths, width, budget, context_bytes=context_bytes)
+    for chosen, rows, columns in batches:
         batch = [exchanges[i] for i in chosen]
         batch += [batch[0]] * (rows - len(batch))
         tokens, mask = pad([e.teacher + e.completion[:-1] for e in batch], columns)

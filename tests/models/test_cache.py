@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from sleep_jax.models.cache import grow, init_cache, take_rows
+from sleep_jax.models.cache import grow, init_cache, row_bytes, take_rows
 from sleep_jax.models.decoder import Decoder, lm_logits, unstack_layers
 from sleep_jax.sampling.sampler import prefill
 
@@ -107,3 +107,10 @@ def test_take_rows_continue_as_in_the_whole_cache(in_pieces, cfg, trained, log_p
     for row, document in enumerate(picked):
         want = log_probs(trained, np.concatenate([documents[document], requests[row]]))[6:]
         np.testing.assert_allclose(got[row], want, rtol=0, atol=5e-5)
+
+
+def test_row_bytes_counts_what_a_row_takes_in_all_layers(cfg):
+    # Keys and values of 16 tokens in every layer, float32, and their segment ids.
+    want = cfg.layers * 2 * cfg.kv_heads * cfg.head_dim * 16 * 4 + 16 * 4
+    assert row_bytes(cfg, init_cache(cfg, 3, 16)) == want
+    assert row_bytes(cfg, jax.eval_shape(lambda: init_cache(cfg, 3, 16))) == want

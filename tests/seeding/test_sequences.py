@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.models.decoder import Decoder, lm_head, lm_logits
+from sleep_jax.seeding import sequences
 from sleep_jax.seeding.divergence import token_scores
 from sleep_jax.seeding.objective import Objective, objective_terms
 from sleep_jax.seeding.sequences import (
@@ -17,6 +18,7 @@ from sleep_jax.seeding.sequences import (
     HiddenStates,
     make_batch,
     pack_exchanges,
+    teacher_batches,
     teacher_hidden,
 )
 from sleep_jax.wake.context import read
@@ -205,3 +207,12 @@ def test_teacher_hidden_does_not_depend_on_the_width(cfg, trained, hidden):
 )
 def test_exchange_is_imitable(kind, length, claim):
     assert Exchange(0, (1,), (1,), tokens(length), kind).is_imitable == claim
+
+
+def test_teacher_batches_have_fewer_rows_where_contexts_are_long(monkeypatch):
+    lengths = [30] * 12
+    assert [rows for _, rows, _ in teacher_batches(lengths, 32, 320)] == [10, 10]
+    monkeypatch.setattr(sequences, "MAX_CONTEXT", 1000)
+    rows = [rows for _, rows, _ in teacher_batches(lengths, 32, 320, context_bytes=300)]
+    assert rows == [3, 3, 3, 3]
+    assert {rows for _, rows, _ in teacher_batches(lengths, 32, context_bytes=5000)} == {1}
