@@ -53,9 +53,9 @@ def timeline(rows: Sequence[Mapping[str, Any]]) -> Tables:
                 *("/".join(map(str, count)) if count else "" for count in counts),
             )
         )
-        facts.append((row["phase"], row["programs"], row["memory"], row["detail"]))
+        facts.append((row["phase"], row["programs"], row["compiled"], row["memory"], row["detail"]))
     yield "Days and nights, and the slots in use after each phase", columns, lines
-    yield "Facts of the phases", ("phase", "programs", "GiB", "detail"), facts
+    yield "Facts of the phases", ("phase", "programs", "compiled", "GiB", "detail"), facts
 
 
 def slots(levels: Sequence[LevelSlots]) -> Tables:
