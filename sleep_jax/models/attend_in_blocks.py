@@ -1,5 +1,6 @@
 """Attention over contexts whose scores do not fit: queries are taken in blocks, one after another,
-and which keys they see is found block by block. Nothing of [time, keys] is formed.
+and which keys they see is found block by block. Nothing of [time, keys] is formed. On a TPU the
+forward pass is a kernel (`models/flash.py`).
 """
 
 import math
@@ -11,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from sleep_jax.models.attend import ATTENDED, backward_rows, forward_rows, padded
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.flash import flash_forward
 from sleep_jax.models.mixer import SHARED_PREFIX
 from sleep_jax.models.sharding import ROWS, mesh_axes
 
@@ -80,6 +82,16 @@ def attend_in_blocks(q, key, value, segments: Segments, start=0):
 
 def _forward(q, key, value, segments, start):
     q = q.astype(key.dtype)
+    parts = jax.lax.platform_dependent(
+        *(q, key, value, segments, start), tpu=flash_forward, default=_forward_in_blocks
+    )
+    out, peak, total = (checkpoint_name(x, ATTENDED) for x in parts)
+    return out, (q, key, value, segments, start, out, peak, total)
+
+
+def _forward_in_blocks(q, key, value, segments, start):
+    del start  # the segments have the times
+    blocks, time = _blocks(segments, q), segments.queries.shape[1]
 
     def forward(block):
         q, *queries = block
@@ -87,10 +99,7 @@ def _forward(q, key, value, segments, start):
         parts = forward_rows(_folded(q), key, value, mask)
         return [x.reshape(*q.shape[:4], -1) for x in parts]
 
-    blocks, time = _blocks(segments, q), segments.queries.shape[1]
-    parts = jax.lax.map(forward, blocks)
-    out, peak, total = (checkpoint_name(_folded(_join(x, 3, time)), ATTENDED) for x in parts)
-    return out, (q, key, value, segments, start, out, peak, total)
+    return tuple(_folded(_join(x, 3, time)) for x in jax.lax.map(forward, blocks))
 
 
 def _backward(residuals, g):
