@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from sleep_jax.models.attend import MASKED
 from sleep_jax.models.mixer import SHARED_PREFIX
-from sleep_jax.models.sharding import ROWS, mesh_axes
+from sleep_jax.models.sharding import AXES, ROWS, mesh_axes
 
 BLOCK = 512  # queries, and keys, of a block
 LANES, SUBLANES = (
@@ -38,15 +38,20 @@ def flash_forward(q, key, value, segments, start, *, block: int = BLOCK, interpr
       block: queries, and keys, of a block.
       interpret: run as ordinary operations, on any device.
     """
-    axes = mesh_axes(len(q), ROWS) or None, mesh_axes(q.shape[1], ("tensor",)) or None
     run = functools.partial(_flash, block=block, interpret=interpret)
-    if axes == (None, None):
+    if not mesh_axes(0, AXES):
         return run(q, key, value, segments, start)
-    by_head, by_row = PartitionSpec(*axes), PartitionSpec(axes[0])
+    # The compiler cannot split a kernel: each device is given its rows and heads.
+    rows, heads = mesh_axes(len(q), ROWS) or None, mesh_axes(q.shape[1], ("tensor",)) or None
+    by_head, by_row = PartitionSpec(rows, heads), PartitionSpec(rows)
+    mesh = jax.sharding.get_abstract_mesh()
     return jax.shard_map(
         run,
         in_specs=(by_head, by_head, by_head, by_row, PartitionSpec()),
         out_specs=by_head,
+        axis_names={
+            n for n, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto
+        },
         check_vma=False,
     )(q, key, value, segments, start)
 
