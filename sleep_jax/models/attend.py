@@ -35,6 +35,27 @@ def attend(q, key, value, mask, start=0):
     return _attend_forward(q, key, value, mask, start)[0]
 
 
+def attend_one(q, cached, own, mask):
+    """softmax(q k) v of one query a row, over cached keys that a mask shows and over its own.
+
+    Args:
+      q: scaled queries [batch, kv, group, h].
+      cached: keys and values, as for `attend`.
+      own: key [batch, kv, h, 1] and value [batch, kv, 1, h] of the query's token.
+      mask: which cached keys it sees, bool [batch, 1, keys].
+
+    Returns:
+      float32 [batch, kv, group, h].
+    """
+    q, own_scores = q.astype(cached[0].dtype), product(q.astype(own[0].dtype), own[0])
+    scores = jnp.where(mask[:, None], product(q, cached[0]), MASKED)
+    peak = jnp.maximum(scores.max(-1, keepdims=True), own_scores)
+    weights, own_weight = jnp.exp(scores - peak), jnp.exp(own_scores - peak)
+    total = weights.sum(-1, keepdims=True) + own_weight
+    of_cached = product(weights.astype(cached[1].dtype), cached[1])
+    return (of_cached + product(own_weight.astype(own[1].dtype), own[1])) / total
+
+
 def _unnormalised(q, key, mask, peak=None):
     """exp(scores - peak) float32 [batch, kv, group * time, keys] and the peak, each query's largest
     score.

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.models.attend import ATTENDED, attend
+from sleep_jax.models.attend import ATTENDED, attend, attend_one
 from sleep_jax.models.attend_in_blocks import Segments, attend_in_blocks, fits, num_visible
 from sleep_jax.models.decode_layout import by_rows, is_decoding
 from sleep_jax.models.decoder_config import DecoderConfig
@@ -95,12 +95,16 @@ class Attention(Mixer):
         q = rotate(q, plan.positions, frequencies) / math.sqrt(h)
         key = rotate(key, plan.positions, frequencies).transpose(0, 2, 3, 1).astype(cfg.dtype)
         value = value.transpose(0, 2, 1, 3).astype(cfg.dtype)
-        key, value = self._with_cached(key, value, plan.index)
 
         # The query heads of a group share their keys: fold them into the time axis.
         q = q.reshape(b, t, k, group, h).transpose(0, 2, 3, 1, 4).reshape(b, k, group * t, h)
-        attended = attend_in_blocks if isinstance(plan.visible, Segments) else attend
-        out = attended(q, key, value, plan.visible, plan.index).reshape(b, k, group, t, h)
+        if self.has_variable("cache", "key") and not self.is_mutable_collection("cache"):
+            out = self._attend_appended(q, key, value, plan)
+        else:
+            key, value = self._with_cached(key, value, plan.index)
+            attended = attend_in_blocks if isinstance(plan.visible, Segments) else attend
+            out = attended(q, key, value, plan.visible, plan.index)
+        out = out.reshape(b, k, group, t, h)
         out = out.transpose(0, 3, 1, 2, 4).reshape(b, t, cfg.heads * h)
         if is_decoding(x):
             out = by_rows(out.astype(cfg.dtype))
@@ -116,6 +120,14 @@ class Attention(Mixer):
         keys.value = jax.lax.dynamic_update_slice(keys.value, key, (0, 0, 0, index))
         values.value = jax.lax.dynamic_update_slice(values.value, value, (0, 0, index, 0))
         return keys.value, values.value
+
+    def _attend_appended(self, q, key, value, plan: AttentionPlan):
+        """Attends with one token a row, beside a cache that stays as it is."""
+        self.variable("appended", "key", lambda: key).value = key
+        self.variable("appended", "value", lambda: value).value = value
+        cached = [self.get_variable("cache", name) for name in ("key", "value")]
+        before = plan.visible & (jnp.arange(plan.visible.shape[-1]) < plan.index)
+        return attend_one(q, cached, (key, value), before)
 
     @staticmethod
     def init_progress(cfg: DecoderConfig, rows: int, capacity: int) -> dict:

@@ -43,6 +43,20 @@ def grow(cfg: DecoderConfig, cache, more: int, repeats: int = 1):
     return _map_arrays(cfg.mixer, widen, cache)
 
 
+def append(cfg: DecoderConfig, cache, appended):
+    """A cache with what a call of one token a row returned as `appended` (`models/mixer.py`)."""
+    axes, index = get_mixer(cfg.mixer).state_axes, cache["index"]
+
+    def put(path, new):
+        old = functools.reduce(lambda tree, entry: tree[entry.key], path, cache)
+        if (name := path[-1].key) not in axes:
+            return new  # of the progress
+        axis = old.ndim - len(axes[name]) + axes[name].index(CAPACITY)
+        return jax.lax.dynamic_update_slice_in_dim(old, new, index, axis)
+
+    return jax.tree_util.tree_map_with_path(put, appended)
+
+
 def row_bytes(cfg: DecoderConfig, cache) -> int:
     """Bytes that a row of a cache, abstract or not, takes in all layers."""
     axes, size = {**get_mixer(cfg.mixer).progress_axes, **get_mixer(cfg.mixer).state_axes}, 0

@@ -19,7 +19,7 @@ from sleep_jax.models.linear import Linear, RMSNorm, matmul
 from sleep_jax.models.mixer import get_mixer
 from sleep_jax.models.sharding import ROWS, constrain
 
-COLLECTIONS = ("params", "memory", "slots", "lora", "cache", "intermediates")
+COLLECTIONS = ("params", "memory", "slots", "lora", "cache", "appended", "intermediates")
 
 
 class MLP(nn.Module):
@@ -116,7 +116,9 @@ class Decoder(nn.Module):
 
         Returns:
           Normalised hidden states, float32 [batch, time, d]; `lm_logits` turns them into logits.
-          With a cache, apply with `mutable=["cache"]` to get the grown cache.
+          With a cache, apply with `mutable=["cache"]` to get the grown cache; or, for one token a
+          row and a mixer whose state only grows, with `mutable=["appended"]` to get what
+          `cache.append` puts into it.
         """
         cfg = self.cfg
         if segment_ids is None:
@@ -168,8 +170,11 @@ class Decoder(nn.Module):
         progress = {name: self.variable("cache", name) for name in mixer.progress_axes}
         before = {name: variable.value for name, variable in progress.items()}
         plan, after = mixer.plan(self.cfg, segment_ids, before)
-        for name, variable in progress.items():
-            variable.value = after[name]
+        for name in progress:
+            if self.is_mutable_collection("cache"):
+                progress[name].value = after[name]
+            else:
+                self.variable("appended", name, lambda: None).value = after[name]
         return plan, True
 
 

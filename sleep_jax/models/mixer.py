@@ -31,6 +31,11 @@ the shared prefix is remembered. Reading in pieces, down to single tokens, equal
 rows that were picked, repeated (`cache.take_rows`, `cache.grow`) or split over devices go on as
 before.
 
+**Appending.** Where the state only grows, by an entry a token (all its arrays have a CAPACITY
+axis), a call of one token a row may leave the `cache` collection as it is (not mutable) and return
+what is new in the collection `appended`: the progress after it, and of every array the entry of the
+token. `cache.append` puts it there. A loop over tokens then moves no more than that.
+
 **Gradients.** They flow into parameters, through the tokens of the call; the state that the call
 begins from is a constant, and the state it returns is not differentiated.
 """
@@ -70,6 +75,11 @@ class Mixer(nn.Module):
     state_axes: ClassVar[Axes]
     sharding_rules: ClassVar[tuple] = ()
     saved_names: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def is_appended_to(cls) -> bool:
+        """Whether its state only grows."""
+        return all(CAPACITY in axes for axes in cls.state_axes.values())
 
     def __call__(self, x, plan) -> jax.Array:
         """Mixes one layer's tokens. With arrays of the state in the `cache` collection

@@ -8,12 +8,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from sleep_jax.models.cache import grow, init_cache
+from sleep_jax.models.cache import append, grow, init_cache
 from sleep_jax.models.decode_layout import CUT, decode_layout, logits_by_rows, whole
 from sleep_jax.models.decoder import Decoder, lm_head, unstack_layers
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.experts import RANDOM_EXPERT
 from sleep_jax.models.linear import transposed
+from sleep_jax.models.mixer import get_mixer
 from sleep_jax.models.sharding import constrain, constrain_tree
 
 MIN_TEMPERATURE = 1e-6  # logits divided by much less overflow, and draws are NaN
@@ -231,6 +232,9 @@ def sample(
     if rows > 1:  # a new layout, made once; for a single row it would not pay
         head = transposed(head.T)
 
+    # A scan over layers would write the whole cache anew for every token.
+    is_appended_to = cfg.scan_layers and get_mixer(cfg.mixer).is_appended_to()
+
     def expert_rngs(step):
         if expert_rng is None:
             return {}
@@ -251,13 +255,14 @@ def sample(
             mask=out.mask.at[:, step].set(~done),
         )
         done = done | jnp.isin(token, eos)
-        hidden, grown = Decoder(cfg).apply(
+        hidden, changed = Decoder(cfg).apply(
             {**variables, "cache": cache},
             token[:, None],
-            mutable=["cache"],
+            mutable=["appended" if is_appended_to else "cache"],
             rngs=expert_rngs(step),
         )
-        return step + 1, grown["cache"], hidden[:, 0], done, out
+        cache = append(cfg, cache, changed["appended"]) if is_appended_to else changed["cache"]
+        return step + 1, cache, hidden[:, 0], done, out
 
     shape = (rows, config.max_new_tokens)
     out = Samples(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sleep_jax.models import attend as attend_module
-from sleep_jax.models.attend import MASKED, attend
+from sleep_jax.models.attend import MASKED, attend, attend_one
 
 
 def operands(time, keys, dtype=jnp.float32, batch=2, kv=2, group=3, h=8):
@@ -85,3 +85,12 @@ def test_attend_keeps_no_array_of_all_scores():
     _, backward = jax.vjp(lambda *x: attend(*x, mask), *floats)
     kept = [x.size for x in jax.tree.leaves(backward) if x.dtype == jnp.float32]
     assert kept and max(kept) < 2 * 2 * 3 * 80 * 80
+
+
+def test_attend_one_equals_attend_with_its_own_key_among_the_cached():
+    (q, key, value, mask, past), _ = operands(1, 9)
+    assert past == 8
+    cached = key.at[..., 8].set(7.0), value.at[:, :, 8].set(7.0)  # what was there is not seen
+    own = key[..., 8:], value[:, :, 8:]
+    got = attend_one(q, cached, own, mask.at[..., 8].set(False))
+    np.testing.assert_allclose(got, attend(q, key, value, mask, past), atol=1e-6)

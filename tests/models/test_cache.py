@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from sleep_jax.models.cache import grow, init_cache, row_bytes, take_rows
+from sleep_jax.models.cache import append, grow, init_cache, row_bytes, take_rows
 from sleep_jax.models.decoder import Decoder, lm_logits, unstack_layers
 from sleep_jax.sampling.sampler import prefill
 
@@ -114,3 +114,19 @@ def test_row_bytes_counts_what_a_row_takes_in_all_layers(cfg):
     want = cfg.layers * 2 * cfg.kv_heads * cfg.head_dim * 16 * 4 + 16 * 4
     assert row_bytes(cfg, init_cache(cfg, 3, 16)) == want
     assert row_bytes(cfg, jax.eval_shape(lambda: init_cache(cfg, 3, 16))) == want
+
+
+def test_append_of_one_token_equals_a_cache_that_was_grown(cfg):
+    tokens = np.random.default_rng(0).integers(1, cfg.vocab, (2, 6)).astype(np.int32)
+    rngs = {"params": jax.random.key(0), "memory": jax.random.key(1)}
+    variables = Decoder(cfg).init(rngs, tokens)
+    read, _ = prefill(cfg, variables, tokens, np.array([[0, 1, 1, 1, 1, 1], [1] * 6]))
+    cache, one = grow(cfg, read, 3), tokens[:, :1]
+    given = {**variables, "cache": cache}
+    hidden, grown = Decoder(cfg).apply(given, one, mutable=["cache"])
+    same, changed = Decoder(cfg).apply(given, one, mutable=["appended"])
+    assert changed.keys() == {"appended"}
+    np.testing.assert_allclose(same, hidden, atol=1e-5)
+    appended = append(cfg, cache, changed["appended"])
+    assert jax.tree.structure(appended) == jax.tree.structure(grown["cache"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), appended, grown["cache"])
