@@ -24,7 +24,7 @@ def operands(time, keys, dtype=jnp.float32, batch=2, kv=2, group=3, h=8):
     mask = np.arange(keys) <= past + np.arange(time)[:, None]
     mask = np.broadcast_to(mask, (batch, time, keys)).copy()
     mask[1, :, 1] = False  # row 1 has padding
-    mask[1, 2] = False  # and a query that sees no key, whose output is ignored
+    mask[1, 2:3] = False  # and a query that sees no key, whose output is ignored
     g = g * mask.any(-1).reshape(batch, 1, 1, time, 1).repeat(kv, 1).repeat(group, 2).reshape(
         batch, kv, group * time, 1
     )
