@@ -400,12 +400,18 @@ class RunPlan:
         return max(tried_on) * each * d.trial.seeds * adapter
 
     def _bytes(self) -> float:
-        """Of the checkpoints that are kept: each holds the memory as it is, as the day ended, and
-        as it was before the last dreams.
+        """Of the checkpoints that are kept: each holds the memory as it is, and what differs from
+        it in that of the evening and in that before the last dreams: wake weights, a slot of each
+        level, and all slots of a level that has handed over its own.
         """
         run = collections_of(self.config, self.cfg)
-        once = {name: _size(run[name]) for name in ("memory", "slots", "wake") if name in run}
-        each = 3 * (once["memory"] + once["slots"]) + once.get("wake", 0)
+        each = _size(run["memory"]) + 3 * _size(run["slots"]) + _size(run.get("wake", ()))
+        for level in run["memory"]["layers"].values():
+            bank = level.get("experts", {})
+            slots = max((x.shape[1] for x in jax.tree.leaves(bank)), default=1)
+            each += 2 * (_size(level) - _size(bank)) + 2 * _size(bank) / slots
+        senders = {f"level_{x.sender}" for x in self.schedule if x.phase == "consolidate"}
+        each += sum(_size(x) for n, x in run["memory"]["layers"].items() if n in senders)
         keep = self.config.checkpoint.max_to_keep
         mid_phases = 2 * _size(run.get("learner", ()))
         return each * min(keep or len(self.schedule), len(self.schedule)) + mid_phases

@@ -6,7 +6,6 @@ import re
 import runpy
 from types import SimpleNamespace
 
-import jax
 import pytest
 
 from sleep_jax.config import read
@@ -276,12 +275,13 @@ def test_plan_has_the_schedule_of_the_run():
 def test_plan_disk_is_the_size_of_its_checkpoints():
     plan = plan_of(preset())
     collections = run_plan.collections_of(plan.config, plan.cfg)
-    once = sum(
-        x.size * x.dtype.itemsize
-        for n in ("memory", "slots")
-        for x in jax.tree.leaves(collections[n])
+    memory, slots, learner = (
+        run_plan._size(collections[n]) for n in ("memory", "slots", "learner")
     )
-    assert plan._bytes() > 8 * 3 * once
+    # One level of two slots: the whole bank, and a slot as it was in the evening and before dreams.
+    assert preset().memory.slots == (2,)
+    each = memory + 2 * memory / 2 + 3 * slots
+    assert plan._bytes() == len(plan.schedule) * each + 2 * learner
     few = preset(checkpoint__max_to_keep=2)
     assert (
         RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.schedule)._bytes() < plan._bytes()
