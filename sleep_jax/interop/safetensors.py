@@ -6,17 +6,15 @@ https://github.com/huggingface/safetensors#format
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 import struct
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from sleep_jax.fields import read_object, reason
+from sleep_jax.fields import Fields, as_object, parse_json, read_object, reason
 from sleep_jax.interop.tensors import ALL
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "F64": np.float64}
@@ -39,7 +37,7 @@ class _Tensor:
     start: int
 
     @classmethod
-    def of(cls, entry: dict[str, Any], begin: int) -> "_Tensor":
+    def of(cls, entry: Fields, begin: int) -> "_Tensor":
         """The tensor of an entry of the header, where the data begin at byte `begin`."""
         return cls(entry["dtype"], tuple(entry["shape"]), begin + entry["data_offsets"][0])
 
@@ -150,5 +148,5 @@ def _header(path: pathlib.Path) -> dict[str, _Tensor]:
         ) from error
     with path.open("rb") as file:
         [size] = struct.unpack("<Q", file.read(8))
-        listed = json.loads(file.read(size))
-    return {name: _Tensor.of(listed[name], 8 + size) for name in names}
+        listed = as_object(parse_json(file.read(size), str(path)), str(path))
+    return {name: _Tensor.of(listed.section(name), 8 + size) for name in names}
