@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from sleep_jax.config import RunConfig, read
@@ -222,7 +221,7 @@ def load_experiment(
     documents = [document for day in new for document in day.documents]
     lengths = check_lengths(of_days(config, len(days)), Prompts(tokenizer), documents)
     check_positions(config, cfg, lengths)
-    params = jax.tree.map(jnp.asarray, place(params, "params"))
+    params = jax.device_put(place(params, "params"))
     experiment = Experiment(
         config=ml_collections.FrozenConfigDict(config),
         cfg=cfg,
@@ -307,7 +306,7 @@ def _others(config, cfg: DecoderConfig, tokenizer: Tokenizer, lengths: Sequence[
         if other.vocab != cfg.vocab or teacher_tokenizer.encode(sample) != tokenizer.encode(sample):
             raise ValueError(f"seeding.teachers: {name!r} has another tokenizer than the student")
         check_positions(config, other, lengths, f"seeding.teachers[{i}]={name!r}")
-        yield other, jax.tree.map(jnp.asarray, place(params, "params"))
+        yield other, jax.device_put(place(params, "params"))
 
 
 def _anchors(tokenizer: Tokenizer) -> dict[str, AnchorSet]:

@@ -29,6 +29,7 @@ from sleep_jax.sampling.sampler import SamplingConfig
 NOT_LISTED = {
     "_take_rows": "copies rows of a context; no product",
     "_sums": "the fingerprint of the weights, once a run",
+    "_differs": "compares what a checkpoint would hold twice; no product",
     "similarity": "the edit distances of Eq. 4, small beside a decoder",
 }
 

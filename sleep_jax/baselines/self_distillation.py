@@ -205,7 +205,7 @@ def batch_of(
 
     Args:
       written: with completions.
-      hidden: the teacher's, float32 [completion, d] each.
+      hidden: the teacher's, [completion, d] each.
       config: how.
       width: tokens of a prompt, at most.
     """

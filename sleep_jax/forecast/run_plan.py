@@ -7,9 +7,11 @@ import functools
 import math
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from sleep_jax.addresses import is_remote
 from sleep_jax.config import read
@@ -24,6 +26,7 @@ from sleep_jax.programs.seeding import rounds_of
 from sleep_jax.programs.sizes import Sizes, expected_sizes
 from sleep_jax.run_schedule import ScheduledPhase
 from sleep_jax.runtime.hardware import GIB
+from sleep_jax.seeding.consolidate import known_probe
 from sleep_jax.seeding.seeding_config import automatic_rate
 from sleep_jax.setting import AUTO
 from sleep_jax.slot_plan import LevelPlan, exhausted, levels
@@ -148,6 +151,7 @@ class RunPlan:
             f"memory      beside the model {_gib(self._context())} for a day's documents as a "
             f"context, then {_gib(self._trials())} for the trials of a night's dreams"
         )
+        yield f"host        {self._host()}"
         yield f"disk        {self._disk()}"
         if tasks := self.config.evaluation.tasks:
             yield (
@@ -170,6 +174,7 @@ class RunPlan:
         yield from self._too_low_a_rate()
         if is_here:
             yield from self._too_little_memory(is_loaded)
+            yield from self._too_little_scratch()
         if workdir is not None and not is_remote(workdir):
             yield from self._too_little_disk(workdir)
 
@@ -182,6 +187,15 @@ class RunPlan:
                 f"a day of {max(self._parts):,} parts asks for {_gib(needed)} beside the model, "
                 f"and there are {_gib(available)}; give more days by data.episodes, or "
                 "dream about fewer of the day's documents by dreaming.curriculum.recent"
+            )
+
+    def _too_little_scratch(self) -> Iterator[str]:
+        folder, on_disk = tempfile.gettempdir(), self._hidden_states()[1]
+        if (free := shutil.disk_usage(folder).free) < on_disk:
+            yield (
+                f"{folder} has {_gib(free)} of disk left, and a night keeps up to {_gib(on_disk)} "
+                "of hidden states there; raise seeding.teacher_memory, or name another folder by "
+                "TMPDIR"
             )
 
     def _too_little_disk(self, workdir: str) -> Iterator[str]:
@@ -345,6 +359,31 @@ class RunPlan:
         cache = jax.eval_shape(lambda: init_cache(self.cfg, rows, capacity))
         return _size(cache)
 
+    def _hidden_states(self) -> tuple[float, float]:
+        """Bytes of the hidden states by which a night is taught, in the memory of each process and
+        on its disk, if replies are as long as they may be.
+        """
+        seeding, sizes, width = read(self.config).seeding, self.sizes, self.cfg.width
+        exchanges = [*sizes.exchanges, *sizes.probe, *known_probe(sizes.exchanges)]
+        operand = jnp.dtype(self.cfg.dtype).itemsize * (1 + len(seeding.teachers))
+        total = width * operand * sum(len(e.completion) for e in exchanges)
+        if "trunk" in self.cfg.stacks:
+            total += width * 4 * sum(len(e.student + e.completion) - 1 for e in exchanges)
+        in_memory = min(total, seeding.teacher_memory * GIB)
+        return in_memory, total - in_memory
+
+    def _host(self) -> str:
+        in_memory, on_disk = self._hidden_states()
+        line = (
+            f"up to {_gib(in_memory)} of hidden states teach a night from the memory of a process"
+        )
+        if not on_disk:
+            return line
+        return (
+            f"{line} (seeding.teacher_memory), and up to {_gib(on_disk)} from its disk "
+            f"({tempfile.gettempdir()}, or TMPDIR)"
+        )
+
     def _trials(self) -> float:
         """Bytes of the adapters that a night's dreams train, all of which are kept until they are
         compared.
@@ -361,12 +400,18 @@ class RunPlan:
         return max(tried_on) * each * d.trial.seeds * adapter
 
     def _bytes(self) -> float:
-        """Of the checkpoints that are kept: each holds the memory as it is, as the day ended, and
-        as it was before the last dreams.
+        """Of the checkpoints that are kept: each holds the memory as it is, and what differs from
+        it in that of the evening and in that before the last dreams: wake weights, a slot of each
+        level, and all slots of a level that has handed over its own.
         """
         run = collections_of(self.config, self.cfg)
-        once = {name: _size(run[name]) for name in ("memory", "slots", "wake") if name in run}
-        each = 3 * (once["memory"] + once["slots"]) + once.get("wake", 0)
+        each = _size(run["memory"]) + 3 * _size(run["slots"]) + _size(run.get("wake", ()))
+        for level in run["memory"]["layers"].values():
+            bank = level.get("experts", {})
+            slots = max((x.shape[1] for x in jax.tree.leaves(bank)), default=1)
+            each += 2 * (_size(level) - _size(bank)) + 2 * _size(bank) / slots
+        senders = {f"level_{x.sender}" for x in self.schedule if x.phase == "consolidate"}
+        each += sum(_size(x) for n, x in run["memory"]["layers"].items() if n in senders)
         keep = self.config.checkpoint.max_to_keep
         mid_phases = 2 * _size(run.get("learner", ()))
         return each * min(keep or len(self.schedule), len(self.schedule)) + mid_phases

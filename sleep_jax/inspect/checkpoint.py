@@ -1,7 +1,8 @@
 """One checkpoint, read lazily and without a device.
 
 Orbax stores every leaf of a state as a Zarr array in an OCDBT database, expert banks in one chunk a
-slot (`runtime.checkpoints`). TensorStore opens such an array without reading it and reads single
+slot (`runtime.checkpoints`), and what it would hold twice but once (`runtime.shared_leaves`).
+TensorStore opens such an array without reading it and reads single
 slices, which Orbax cannot; it starts no JAX backend, so a run may use the accelerator meanwhile.
 """
 
@@ -20,8 +21,7 @@ from sleep_jax.addresses import is_remote, store_error
 from sleep_jax.fields import Fields, read_json, read_object
 from sleep_jax.report import run_record
 from sleep_jax.runtime.checkpoints import damage
-
-BANK = "experts"  # axis 1 of every leaf below it is the slot
+from sleep_jax.runtime.shared_leaves import is_bank, reference_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Leaf:
     @property
     def slots(self) -> int:
         """Number of slots of an expert bank; 0 for other leaves."""
-        return self.shape[1] if BANK in self.name.split(".") else 0
+        return self.shape[1] if is_bank(self.name) else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +121,14 @@ class Checkpoint:
             node[last or name.rpartition(".")[2]] = self.read(name, slot)
         return tree
 
+    @property
+    def _record_path(self) -> pathlib.Path:
+        return self.folder / "record" / "metadata"
+
     @functools.cached_property
     def _facts(self) -> dict[str, Any]:
-        path = self.folder / "record" / "metadata"
         with _explaining_damage(self.folder):
-            return run_record.checked(read_json(path), str(path))
+            return run_record.checked(read_json(self._record_path), str(self._record_path))
 
     @functools.cached_property
     def _state(self) -> Fields:
@@ -137,12 +140,13 @@ class Checkpoint:
     def _names(self) -> list[str]:
         with _explaining_damage(self.folder):
             leaves = self._state.section("tree_metadata")
-            return [
+            stored = [
                 ".".join(map(_key, leaf.objects("key_metadata")))
                 for leaf in map(leaves.section, leaves)
                 # A None has no array.
                 if not leaf.section("value_metadata").flag("skip_deserialize")
             ]
+        return list(dict.fromkeys([*stored, *self._shared]))
 
     def _named(self, under: str) -> list[str]:
         """The leaf names at or below a path; raises KeyError if there are none."""
@@ -157,7 +161,35 @@ class Checkpoint:
         """Shared by all arrays, so that the index of the database is read once."""
         return ts.Context()
 
+    @functools.cached_property
+    def _shared(self) -> dict[str, list[int]]:
+        """The slots that are stored of each leaf that is not stored whole; older checkpoints have
+        none.
+
+        Raises:
+          OSError: they are not as they should be.
+        """
+        with _explaining_damage(self.folder):
+            read = read_object(self._record_path).section("shared", None)
+            return {name: _slot_numbers(read, name) for name in read}
+
     def _open(self, name: str) -> ts.TensorStore:
+        """The array of a leaf, not read yet."""
+        if (slots := self._shared.get(name)) is None:
+            return self._open_stored(name)
+        whole = self._open_stored(reference_of(name))
+        if not slots:
+            return whole
+        stored = self._open_stored(name)
+        with _explaining_damage(self.folder):
+            if len(slots) != stored.shape[1]:
+                raise ValueError(f"{name} has {stored.shape[1]} of the slots {slots}")
+            parts = [whole[:, i] for i in range(whole.shape[1])]
+            for n, slot in enumerate(slots):
+                parts[slot] = stored[:, n]
+            return ts.stack(parts, axis=1)
+
+    def _open_stored(self, name: str) -> ts.TensorStore:
         base = os.fspath(self.folder / "state")
         base = base if is_remote(base) else pathlib.Path(base).absolute().as_uri()
         spec = {
@@ -166,6 +198,14 @@ class Checkpoint:
         }
         with _explaining_damage(self.folder):
             return ts.open(spec, read=True, open=True, context=self._context).result()
+
+
+def _slot_numbers(read: Fields, name: str) -> list[int]:
+    """A list of slots, from 0."""
+    numbers = read.listing(name)
+    if not all(type(x) is int and x >= 0 for x in numbers):
+        read.refuse(name, "a list of slots")
+    return numbers
 
 
 def _key(read: Fields) -> str:
@@ -182,7 +222,7 @@ def _explaining_damage(folder: pathlib.Path) -> Iterator[None]:
     """Turns errors of reading a damaged file into one that says what to do."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:
         if plain := store_error(error, folder):
             raise plain from error
         message = str(error).split("\n")[0]

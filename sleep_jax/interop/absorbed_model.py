@@ -7,12 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from sleep_jax.interop.absorb import Units
-from sleep_jax.interop.tensors import Leaf, WeightsFile, leaves
+from sleep_jax.interop.tensors import CHUNK, Leaf, WeightsFile, leaves
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.slots import FFN
 from sleep_jax.models.decoder_config import DecoderConfig
-
-CHUNK = 2**23  # numbers that are converted at a time
 
 
 @dataclasses.dataclass(frozen=True)

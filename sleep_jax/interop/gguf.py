@@ -85,14 +85,21 @@ class GGUFFile:
         """
         tensor = self.tensor(name)
         kind = re.search(r"\.attn_([qk])\.", name) if self.architecture == "llama" else None
+        needed = rows
+        if kind:  # whole heads, whose rows are in another order
+            size = tensor.shape[0] // heads(self)["qk".index(kind[1])]
+            first, end, _ = rows.indices(tensor.shape[0])
+            needed = slice(first // size * size, -(-end // size) * size)
         try:
-            array = self._header.read(tensor, ALL if kind else rows)
+            array = self._header.read(tensor, needed)
         except NotImplementedError as error:
             raise ValueError(
                 f"tensor {name!r} in {self.path} is stored as {tensor.kind.name}, which is not "
                 "supported; convert the model to F16, BF16 or Q8_0"
             ) from error
-        return unpermute(array, heads(self)["qk".index(kind[1])])[rows] if kind else array
+        if not kind:
+            return array
+        return unpermute(array, len(array) // size)[first - needed.start : end - needed.start]
 
     def tensor(self, name: str) -> Tensor:
         """Where a tensor lies and how it is stored.

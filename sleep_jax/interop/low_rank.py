@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from sleep_jax.interop.absorbed_model import CHUNK, is_ffn
-from sleep_jax.interop.tensors import Leaf, WeightsFile, leaves
+from sleep_jax.interop.absorbed_model import is_ffn
+from sleep_jax.interop.tensors import CHUNK, Leaf, WeightsFile, leaves
 from sleep_jax.memory.memory_config import MemoryConfig
 from sleep_jax.memory.slots import FFN
 from sleep_jax.models.decoder_config import DecoderConfig

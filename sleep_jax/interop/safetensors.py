@@ -1,17 +1,45 @@
-"""Tensors from a Hugging Face safetensors checkpoint, single or sharded."""
+"""Tensors from a Hugging Face safetensors checkpoint, single or sharded.
 
+They are mapped, a tensor at a time: only the part that is used is read, and it counts as memory of
+the process only as long as it is. The format is a header and then the tensors:
+https://github.com/huggingface/safetensors#format
+"""
+
+import dataclasses
 import pathlib
 import re
+import struct
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from sleep_jax.fields import read_object, reason
+from sleep_jax.fields import Fields, as_object, parse_json, read_object, reason
 from sleep_jax.interop.tensors import ALL
 
-_DTYPES = ("F32", "F16", "BF16", "F64")
+_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "F64": np.float64}
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """The location of a tensor.
+
+    Attributes:
+      dtype: the format's name of it, e.g. `BF16`.
+      shape: in NumPy's order.
+      start: offset from the beginning of the file, in bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+    @classmethod
+    def of(cls, entry: Fields, begin: int) -> "_Tensor":
+        """The tensor of an entry of the header, where the data begin at byte `begin`."""
+        return cls(entry["dtype"], tuple(entry["shape"]), begin + entry["data_offsets"][0])
 
 
 class SafetensorsFolder:
@@ -47,12 +75,11 @@ class SafetensorsFolder:
                 f"{folder} lacks {len(missing)} of the {len(shards)} shards that {_INDEX} names: "
                 f"{', '.join(missing)}; download them again"
             )
-        self._shards = {shard: _open(folder / shard) for shard in shards}
-        self._names = {shard: set(file.keys()) for shard, file in self._shards.items()}
+        self._shards = {shard: _header(folder / shard) for shard in shards}
 
     def names(self) -> set[str]:
         """The names of the tensors in all shards."""
-        return set().union(*self._names.values())
+        return set().union(*self._shards.values())
 
     def file(self, name: str) -> str:
         """The path of the file that should hold a tensor."""
@@ -65,32 +92,32 @@ class SafetensorsFolder:
         Raises:
           ValueError: no such tensor.
         """
-        return tuple(self._shard(name).get_slice(name).get_shape())
+        return self._tensor(name).shape
 
     def read(self, name: str, rows: slice = ALL) -> np.ndarray:
-        """A tensor, or rows of it, in its stored dtype.
+        """A tensor, or rows of it, in its stored dtype; read-only, and mapped.
 
         Raises:
           ValueError: no such tensor, or its dtype is not a plain float.
         """
-        file = self._shard(name)
-        stored = file.get_slice(name)
-        dtype = stored.get_dtype()
-        if dtype not in _DTYPES:
+        tensor = self._tensor(name)
+        if tensor.dtype not in _DTYPES:
             raise ValueError(
-                f"tensor {name!r} in {self.file(name)} is stored as {dtype}; "
+                f"tensor {name!r} in {self.file(name)} is stored as {tensor.dtype}; "
                 f"supported: {', '.join(_DTYPES)}"
             )
-        return file.get_tensor(name) if rows == ALL else stored[rows]
+        dtype = np.dtype(_DTYPES[tensor.dtype])
+        mapped = np.memmap(self.file(name), dtype, "r", tensor.start, tensor.shape)
+        return np.asarray(mapped)[rows]
 
-    def _shard(self, name: str):
-        """The open file of a tensor."""
+    def _tensor(self, name: str) -> _Tensor:
+        """Where a tensor lies."""
         shard = _SINGLE if self._shard_of is None else self._shard_of.get(name)
-        if name not in self._names.get(shard, ()):
+        if name not in self._shards.get(shard, ()):
             raise ValueError(
                 f"{self.file(name)} has no tensor {name!r}, which config.json asks for"
             )
-        return self._shards[shard]
+        return self._shards[shard][name]
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
@@ -105,11 +132,21 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
     return shards
 
 
-def _open(path: pathlib.Path):
+def _header(path: pathlib.Path) -> dict[str, _Tensor]:
+    """The tensors of a file; the library checks that they are consistent and lie within it.
+
+    Raises:
+      ValueError: the file is truncated or damaged.
+    """
     try:
-        return safe_open(path, framework="numpy")
+        with safe_open(path, framework="numpy") as file:
+            names = file.keys()
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) is truncated or damaged ({reason(error)}); "
             "download it again"
         ) from error
+    with path.open("rb") as file:
+        [size] = struct.unpack("<Q", file.read(8))
+        listed = as_object(parse_json(file.read(size), str(path)), str(path))
+    return {name: _Tensor.of(listed.section(name), 8 + size) for name in names}

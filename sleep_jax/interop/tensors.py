@@ -4,16 +4,25 @@ Checkpoints store a linear map as [out, in] and each layer apart; `params` holds
 layers stacked on axis 0.
 """
 
+import collections
 import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.sharding import NamedSharding
 
 from sleep_jax.fields import named
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.models.sharding import spec_of
+
+CHUNK = 2**23  # numbers of a tensor that are read or converted at a time
+ALIGNMENT = 64  # bytes; of arrays that JAX need not copy
 
 # Path in `params`: (Hugging Face name, GGUF name), without the suffix `.weight` or `.bias`.
 _NAMES = {
@@ -123,10 +132,11 @@ class WeightsFile(Protocol):
 
 
 def read_params(cfg: DecoderConfig, checkpoint: WeightsFile, dtype) -> dict:
-    """Reads a checkpoint, tensor by tensor, into freshly stacked host arrays.
+    """Reads a checkpoint, a few rows of a tensor at a time, into freshly stacked arrays.
 
-    Beyond the result itself, only one tensor is in memory at a time. Every shape is compared with
-    the config's before anything is allocated.
+    Under a mesh of several devices (`jax.set_mesh`) a process reads only the parts that its own
+    devices hold, leaf by leaf. Beyond the result itself, one leaf at most is in the memory of the
+    host. Every shape is compared with the config's before anything is allocated.
 
     Args:
       cfg: the decoder.
@@ -134,30 +144,97 @@ def read_params(cfg: DecoderConfig, checkpoint: WeightsFile, dtype) -> dict:
       dtype: of kernels, biases and embeddings; norm scales are float32.
 
     Returns:
-      The `params` tree, nested dicts of numpy arrays.
+      The `params` tree, nested dicts of numpy arrays; under a mesh of arrays that it shards.
 
     Raises:
-      ValueError: a tensor is missing, has the wrong shape or a value that is not finite, or the
-        checkpoint holds one that the decoder does not use.
+      ValueError: a tensor is missing, has the wrong shape or, in the parts that are read, a value
+        that is not finite, or the checkpoint holds one that the decoder does not use.
     """
     check_shapes(cfg, checkpoint)
     params = {}
     for leaf in leaves(cfg):
-        shape = leaf.shape[::-1] if leaf.is_transposed else leaf.shape
-        stack = () if leaf.layers is None else (leaf.layers,)
-        stacked = np.empty(stack + shape, np.float32 if leaf.is_norm else dtype)
-        for i, name in enumerate(getattr(leaf, checkpoint.naming)):
-            tensor = checkpoint.read(name)
-            target = stacked if leaf.layers is None else stacked[i]
-            with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below
-                target[...] = tensor.T if leaf.is_transposed else tensor
-            if not is_finite(target):
-                raise ValueError(
-                    f"tensor {name!r} in {checkpoint.file(name)} holds NaN, infinity or a value "
-                    f"too large for {target.dtype.name}; download it again, or repair the model"
-                )
-        params[leaf.path] = stacked
-    return split_stacks(cfg, traverse_util.unflatten_dict(params, sep="/"))
+        names, target = getattr(leaf, checkpoint.naming), np.float32 if leaf.is_norm else dtype
+        if leaf.layers is None:
+            params[leaf.path] = _read_leaf(leaf, leaf.path, names, checkpoint, target)
+            continue
+        for stack, layers in cfg.stacks.items():
+            path, chosen = leaf.path.replace("layers", stack, 1), names[layers.start : layers.stop]
+            params[path] = _read_leaf(leaf, path, chosen, checkpoint, target)
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def _read_leaf(leaf: Leaf, path: str, names: Sequence[str], checkpoint: WeightsFile, dtype):
+    """The array at `path` of `params`, made of the tensors `names`; split by the mesh, if any."""
+    shape = leaf.shape[::-1] if leaf.is_transposed else leaf.shape
+    shape = shape if leaf.layers is None else (len(names), *shape)
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty or mesh.size == 1:
+        part = _Part.empty(leaf, shape, (ALL,) * len(shape), dtype)
+        _read_parts([part], leaf, names, checkpoint)
+        return part.array
+    sharding = NamedSharding(mesh, spec_of(f"params/{path}", shape, mesh))
+    indices = {str(x): x for x in sharding.addressable_devices_indices_map(shape).values()}
+    parts = {name: _Part.empty(leaf, shape, index, dtype) for name, index in indices.items()}
+    _read_parts(parts.values(), leaf, names, checkpoint)
+    return jax.make_array_from_callback(shape, sharding, lambda x: parts[str(x)].array)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A part of a leaf, to be read.
+
+    Attributes:
+      array: in the layout of `params`.
+      tensors: the same memory in that of the checkpoint, [tensors, rows, ...].
+      rows, columns: what it has of each tensor.
+    """
+
+    array: np.ndarray
+    tensors: np.ndarray
+    rows: range
+    columns: tuple[slice, ...]
+
+    @classmethod
+    def empty(cls, leaf: Leaf, shape: tuple[int, ...], index: tuple[slice, ...], dtype) -> "_Part":
+        """The part at an index of the whole leaf, which has this shape; all layers are in it."""
+        array = _aligned_empty(np.broadcast_to(0, shape)[index].shape, dtype)
+        tensors, of_tensor = (array, index[1:]) if leaf.layers else (array[None], index)
+        if leaf.is_transposed:
+            tensors, of_tensor = tensors.swapaxes(1, 2), of_tensor[::-1]
+        return cls(array, tensors, range(leaf.shape[0])[of_tensor[0]], of_tensor[1:])
+
+
+def _read_parts(
+    parts: Iterable[_Part], leaf: Leaf, names: Sequence[str], checkpoint: WeightsFile
+) -> None:
+    """Reads the tensors of a leaf into its parts, those of the same rows together."""
+    by_rows = collections.defaultdict(list)
+    for part in parts:
+        by_rows[part.rows].append(part)
+    step = max(1, CHUNK // math.prod(leaf.shape[1:]))
+    for (i, name), (rows, same_rows) in itertools.product(enumerate(names), by_rows.items()):
+        for start in range(0, len(rows), step):
+            chosen = rows[start : start + step]
+            read = checkpoint.read(name, slice(chosen.start, chosen.stop))
+            for part in same_rows:
+                target = part.tensors[i, start : start + step]
+                with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused
+                    target[...] = read[(ALL, *part.columns)]
+                if not is_finite(target):
+                    raise ValueError(
+                        f"tensor {name!r} in {checkpoint.file(name)} holds NaN, infinity or a "
+                        f"value too large for {target.dtype.name}; download it again, or repair "
+                        "the model"
+                    )
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """As `np.empty`; a CPU device takes it for its own without a copy."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def split_stacks(cfg: DecoderConfig, params: dict) -> dict:

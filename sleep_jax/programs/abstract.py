@@ -138,11 +138,11 @@ class AbstractRun:
         fields = {name: self.array(f"batch/{name}", *grid) for name in ("tokens", "segment_ids")}
         for name, dtype in TARGET_FIELDS.items():
             fields[name] = self.array(f"batch/{name}", *scored, dtype=dtype)
-        states = {"teacher": (*scored, self.cfg.width if is_taught else 0)}
+        size, dtype = (self.cfg.width, self.cfg.dtype) if is_taught else (0, jnp.float32)
+        fields["teacher"] = self.array("batch/teacher", *scored, size, dtype=dtype)
         if "trunk" in self.cfg.stacks:
-            states["trunk"] = (*grid, self.cfg.width)
-        for name, size in states.items():
-            fields[name] = self.array(f"batch/{name}", *size, dtype=jnp.float32)
+            trunk = (*grid, self.cfg.width)
+            fields["trunk"] = self.array("batch/trunk", *trunk, dtype=jnp.float32)
         return SeedingBatch(**fields)
 
     def examples(self, *shape: int) -> Examples:

@@ -1,7 +1,8 @@
 """One checkpoint after every phase, from which a run that was stopped resumes.
 
-A checkpoint is a folder `workdir/checkpoints/<phase index>` written by Orbax, with `state` (arrays)
-and `record` (facts, as JSON). Its last file is `digests.json`, the SHA-256 of all other files: a
+A checkpoint is a folder `workdir/checkpoints/<phase index>` written by Orbax, with `state` (arrays,
+those that it would hold twice but once: `shared_leaves`) and `record` (facts, as JSON). Its last
+file is `digests.json`, the SHA-256 of all other files: a
 folder without it is unfinished, and one that does not match it is damaged.
 
 A checkpoint is written and sealed in the background; until it is, the one before it is the latest.
@@ -23,6 +24,14 @@ from jax.experimental import multihost_utils
 
 from sleep_jax.addresses import is_remote
 from sleep_jax.fields import named, read_object
+from sleep_jax.runtime.shared_leaves import (
+    Shared,
+    completed,
+    is_bank,
+    reference_of,
+    stored_target,
+    without_shared,
+)
 from sleep_jax.runtime.workdir import differences
 
 DIGESTS = "digests.json"
@@ -79,13 +88,14 @@ class PhaseCheckpoints:
         """
         facts = json.loads(json.dumps({"phase": phase, "record": dict(record)}))
         self.wait()
+        state, facts["shared"] = without_shared(_without_scalars(state))
         for step in self._manager.all_steps():
             if step >= phase_index:
                 self._manager.delete(step)
         self._manager.save(
             phase_index,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_without_scalars(state), _chunks_by_slot(state)),
+                state=ocp.args.StandardSave(state, _chunks_by_slot(state)),
                 record=ocp.args.JsonSave(facts),
             ),
         )
@@ -154,17 +164,19 @@ class PhaseCheckpoints:
         if phase_index not in self._manager.all_steps():
             raise FileNotFoundError(f"no checkpoint {phase_index} in {self._directory}")
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _without_scalars(abstract_state))
-        self._check_structure(phase_index, target)
+        facts = self._facts(phase_index)
+        shared = facts.get("shared", {})  # older checkpoints hold all that they have
+        self._check_structure(phase_index, target, shared)
         stored = _stored_part(
-            ocp.tree.serialize_tree(target, keep_empty_nodes=True),
+            ocp.tree.serialize_tree(stored_target(target, shared), keep_empty_nodes=True),
             self._manager.item_metadata(phase_index).state.tree,
         )
         restored = self._manager.restore(
             phase_index, args=ocp.args.Composite(state=ocp.args.StandardRestore(stored))
         )
-        leaves = _by_path(restored.state)
+        leaves = completed(_by_path(restored.state), shared)
         state = jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], target)
-        return state, self._facts(phase_index)["record"]
+        return state, facts["record"]
 
     def record(self, phase_index: int) -> dict[str, Any]:
         """The facts of a checkpoint without its state, e.g. to compare configs."""
@@ -217,9 +229,10 @@ class PhaseCheckpoints:
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
         return self._manager.restore(step, args=args).record
 
-    def _check_structure(self, step: int, target: Any) -> None:
+    def _check_structure(self, step: int, target: Any, shared: Shared) -> None:
         """Raises an error that names the leaves that differ, before Orbax raises its own."""
         saved = _shapes(self._manager.item_metadata(step).state)
+        saved |= {name: saved[reference_of(name)] for name in shared}
         if changes := differences(saved, _shapes(target)):
             more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
             raise ValueError(
@@ -305,7 +318,7 @@ def _chunks_by_slot(state: Any) -> Any:
     """
 
     def save_args(path, _):
-        return ocp.SaveArgs(shard_axes=(1,) if "experts" in _name(path).split(".") else ())
+        return ocp.SaveArgs(shard_axes=(1,) if is_bank(_name(path)) else ())
 
     return jax.tree_util.tree_map_with_path(save_args, state)
 

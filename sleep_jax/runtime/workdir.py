@@ -14,9 +14,9 @@ from sleep_jax.addresses import check_answers, store_error
 from sleep_jax.fields import read_object
 from sleep_jax.renamed_fields import RENAMED
 
-# Fields that change no result: devices, checkpoints, and the path of the base, which is identified
-# by its weights.
-FREE = ("mesh.", "checkpoint.", "model.name:")
+# Fields that change no result: devices, checkpoints, where hidden states are kept, and the path of
+# the base, which is identified by its weights.
+FREE = ("mesh.", "checkpoint.", "seeding.teacher_memory:", "model.name:")
 # Fields of one command: what it gives to read.
 GIVEN = ("data.documents:", "data.limit:", "data.episodes:")
 # Fields that may change during a run: what to do when slots run out. Every checkpoint records the

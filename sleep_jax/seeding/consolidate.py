@@ -22,6 +22,7 @@ from sleep_jax.rewards.judge import Judge
 from sleep_jax.seeding.early_stopping import EarlyStopping, OwnAnswers
 from sleep_jax.seeding.first_order import FirstOrderBound, check_reach, first_gradient
 from sleep_jax.seeding.gate import Gate, top_k_hint
+from sleep_jax.seeding.host_arrays import HostArrays
 from sleep_jax.seeding.mixture import fill_batch, sequence_sizes, shuffled, widest_spacing
 from sleep_jax.seeding.null_space import known_basis, projected
 from sleep_jax.seeding.objective import Objective, objective_terms
@@ -112,6 +113,7 @@ def seed_slot(
     answers: OwnAnswers | None = None,
     mid_phase: MidPhaseCheckpoint | None = None,
     timer: StepTimer = NO_TIMER,
+    arrays: HostArrays | None = None,
 ):
     """Seeds one slot.
 
@@ -132,6 +134,7 @@ def seed_slot(
       mid_phase: keeps the state of the night, so that a preempted one resumes and ends with the
         same bits.
       timer: takes the time of updates.
+      arrays: holds the hidden states of the exchanges; None: as `seeding.teacher_memory` has it.
 
     Returns:
       The student's collections with the seeded slot; every other leaf is the one that came in.
@@ -171,7 +174,8 @@ def seed_slot(
             **round_facts,
         )
 
-    taught = TaughtStates(cfg, student, seeding, teachers, teacher_with_slot)
+    arrays = arrays or seeding.host_arrays()
+    taught = TaughtStates(cfg, student, seeding, teachers, teacher_with_slot, arrays)
     basis, kept_out = known_basis(
         cfg,
         student,
@@ -214,6 +218,7 @@ def seed_slot(
         drawn += len(chosen) - len(rollouts)
         states_by_id = taught.states | buffer.states
         states = [states_by_id[id(e)] for e in chosen]
+        arrays.let_go()
         packed = pack_exchanges(chosen, seeding.shape)
         state, metrics = seeding_step(
             cfg,
@@ -322,7 +327,8 @@ def run_consolidation(
     def measured(on: Sequence[Exchange], states: Sequence[HiddenStates]):
         return lambda model: mean_divergence(cfg, model, on, states, teachers, seeding.shape)
 
-    states = precompute(cfg, variables, teachers, probe, seeding.shape)
+    arrays = seeding.host_arrays()
+    states = precompute(cfg, variables, teachers, probe, seeding.shape, arrays=arrays)
     divergence = measured(probe, states)
     before = divergence(variables)
     if not math.isfinite(before):
@@ -338,7 +344,7 @@ def run_consolidation(
         )
     figures = {"kl_before": before}
     if known := known_probe(exchanges):
-        known_states = precompute(cfg, variables, teachers, known, seeding.shape)
+        known_states = precompute(cfg, variables, teachers, known, seeding.shape, arrays=arrays)
         known_divergence = measured(known, known_states)
         figures["kl_known_before"] = known_divergence(variables)
     if gate.divergence < 1:
@@ -374,6 +380,7 @@ def run_consolidation(
         answers=answers,
         mid_phase=mid_phase,
         timer=timer,
+        arrays=arrays,
     )
     figures["kl_after"] = after = divergence(seeded)
     if known:

@@ -41,8 +41,8 @@ class SeedingBatch:
         target tokens.
       mask: bool [batch, targets]; false on padding.
       targets: int32 [batch, targets], the target tokens.
-      teacher: float32 [batch, targets, d], the teacher's hidden states that predict the target
-        tokens; those of several teachers are concatenated along the last axis.
+      teacher: [batch, targets, d] in the dtype of the model, the teacher's hidden states that
+        predict the target tokens; those of several teachers are concatenated along the last axis.
       on_policy: bool [batch, targets], written by the student.
       supervised: bool [batch, targets], also learnt by cross-entropy: rewarded dreams.
       advantages: float32 [batch, targets], of the token or of its sequence; 0 off-policy.

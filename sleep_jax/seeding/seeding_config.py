@@ -10,6 +10,7 @@ import optax
 
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.rewards.judge import JUDGES
+from sleep_jax.seeding.host_arrays import HostArrays
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.running_norm import clip_by_running_norm
@@ -24,6 +25,7 @@ SLOT_INITS = ("zero", "sender")
 TEACHERS = ("self", "base", "ema")
 REHEARSAL_TEACHERS = ("known", "base")
 KNOWN_TEACHERS = ("self", "before", "base")
+GIB = 2**30
 
 
 def automatic_rate(cfg: DecoderConfig, level: int) -> float:
@@ -85,6 +87,10 @@ class SeedingConfig(Settings, section="seeding"):
         above=0,
         most=1,
     )
+    teacher_memory: float = setting(
+        16.0, "GiB of a night's hidden states that a process keeps in memory; others are on disk",
+        least=0, most=math.inf,
+    )  # fmt: skip
     protocol: str = setting(
         "commit_then_clear", "which state of the sender teaches the new slot", choices=PROTOCOLS
     )
@@ -235,6 +241,10 @@ class SeedingConfig(Settings, section="seeding"):
         updates = math.ceil(rows / self.shape.batch_size - 1e-9)
         steps = min(max(updates, 1), self.max_steps)
         return dataclasses.replace(self, steps=steps, warmup=min(self.warmup, steps - 1))
+
+    def host_arrays(self) -> HostArrays:
+        """What holds the hidden states of a night."""
+        return HostArrays(self.teacher_memory * GIB)
 
     @property
     def most_steps(self) -> int:

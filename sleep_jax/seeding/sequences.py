@@ -78,8 +78,8 @@ class HiddenStates(NamedTuple):
     """Hidden states along an exchange that no update of the slot changes.
 
     Attributes:
-      teacher: float32 [completion, sum of d], those of all teachers, concatenated; row i predicts
-        token i.
+      teacher: [completion, sum of d] in the dtype of the model, whose head rounds them to it, those
+        of all teachers, concatenated; row i predicts token i.
       trunk: float32 [tokens, d], the student's residual stream after the layers that carry no
         memory, at every token of its prompt and completion but the last; None: not computed, or
         all layers carry memory.
@@ -184,7 +184,25 @@ def teacher_hidden(
     width: int | None = None,
     budget: int = 2048,
 ) -> list[np.ndarray]:
-    """A teacher's hidden states along each completion.
+    """A teacher's hidden states along each completion, [completion, d] each in the dtype of the
+    model; row i predicts token i. Arguments as of `teacher_hidden_by_batch`."""
+    out: list[np.ndarray] = [None] * len(exchanges)
+    states = teacher_hidden_by_batch(cfg, variables, cache, exchanges, width=width, budget=budget)
+    for i, hidden in states:
+        out[i] = hidden.astype(cfg.dtype)  # a copy: the batch is larger
+    return out
+
+
+def teacher_hidden_by_batch(
+    cfg: DecoderConfig,
+    variables,
+    cache,
+    exchanges: Sequence[Exchange],
+    *,
+    width: int | None = None,
+    budget: int = 2048,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """A teacher's hidden states along each completion, a batch of them at a time.
 
     Args:
       cfg, variables, cache: the teacher and its context; see `Teacher`.
@@ -192,10 +210,9 @@ def teacher_hidden(
       width: tokens that all rows are padded to; None: to buckets.
       budget: tokens of a batch on every shard of a mesh, padding included.
 
-    Returns:
-      Per exchange float32 [completion, d]; row i predicts token i.
+    Yields:
+      (index of an exchange, float32 [completion, d]): row i predicts token i. Views of a batch.
     """
-    out: list[np.ndarray] = [None] * len(exchanges)
     lengths = [teacher_length(e) for e in exchanges]
     context_bytes = row_bytes(cfg, cache)
     batches = teacher_batches(lengths, width, budget, context_bytes=context_bytes)
@@ -207,8 +224,7 @@ def teacher_hidden(
         hidden = to_host(prefill(cfg, variables, tokens, mask, context)[1])
         for row, i in enumerate(chosen):
             first = len(exchanges[i].teacher) - 1
-            out[i] = hidden[row, first : first + len(exchanges[i].completion)]
-    return out
+            yield i, hidden[row, first : first + len(exchanges[i].completion)]
 
 
 # Fields of a batch with one entry a target token.
@@ -273,7 +289,8 @@ def make_batch(
     by_target = shape.batch_size, shape.max_target_length
     tokens, segments = np.zeros(by_token, np.int32), np.zeros(by_token, np.int32)
     fields = {name: np.zeros(by_target, dtype) for name, dtype in TARGET_FIELDS.items()}
-    fields["teacher"] = np.zeros((*by_target, states[0].teacher.shape[-1]), np.float32)
+    teacher = states[0].teacher
+    fields["teacher"] = np.zeros((*by_target, teacher.shape[-1]), teacher.dtype)
     trunk = None
     if states[0].trunk is not None:
         trunk = np.zeros((*by_token, states[0].trunk.shape[-1]), np.float32)

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from sleep_jax.models.decoder_config import DecoderConfig
+from sleep_jax.seeding.host_arrays import HostArrays
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sequences import Exchange, HiddenStates, Teacher
 from sleep_jax.seeding.step import SeedingState
-from sleep_jax.seeding.trunk import precompute, trunk_states
+from sleep_jax.seeding.trunk import precompute
 
 # The first teacher with this slot; what it has in context it has read with it.
 TeacherWithSlot = Callable[[Any], Teacher]
@@ -33,6 +34,7 @@ class TaughtStates:
       teachers: before the first update.
       teacher_with_slot: makes the first teacher of a slot that follows the student's; None: the
         teachers stay as they are.
+      arrays: holds the states.
 
     Attributes:
       teachers: as they are now.
@@ -46,8 +48,10 @@ class TaughtStates:
         seeding: SeedingConfig,
         teachers: Sequence[Teacher],
         teacher_with_slot: TeacherWithSlot | None,
+        arrays: HostArrays,
     ):
         self.teachers, self.states = list(teachers), {}
+        self._arrays = arrays
         self._cfg, self._student, self._seeding = cfg, student, seeding
         self._teacher_with_slot = teacher_with_slot
 
@@ -60,10 +64,8 @@ class TaughtStates:
 
     def compute(self, exchanges: Sequence[Exchange], state: SeedingState) -> None:
         """Computes the states of exchanges, taught as `state` has it."""
-        shape = self._seeding.shape
-        trunks = trunk_states(self._cfg, self._student, exchanges, shape)
-        self.states = {id(e): HiddenStates(None, trunk) for e, trunk in zip(exchanges, trunks)}
-        self._teach(exchanges, state.teacher_slot)
+        states = self._taught(exchanges, state.teacher_slot)
+        self.states = dict(zip(map(id, exchanges), states))
         self._new = [e for e in exchanges if not e.is_known]
 
     def refreshed(self, step: int, state: SeedingState) -> SeedingState:
@@ -74,15 +76,24 @@ class TaughtStates:
             return state
         step_size = 1 - self._seeding.teacher_decay
         slot = optax.incremental_update(state.slot, state.teacher_slot, step_size)
-        self._teach(self._new, slot)
+        self._taught(self._new, slot, [self.states[id(e)] for e in self._new])
         return state.replace(teacher_slot=slot)
 
-    def _teach(self, exchanges: Sequence[Exchange], teacher_slot) -> None:
-        """Computes the teachers' part of the states of exchanges."""
+    def _taught(
+        self,
+        exchanges: Sequence[Exchange],
+        teacher_slot,
+        earlier: Sequence[HiddenStates] | None = None,
+    ) -> list[HiddenStates]:
+        """The states of exchanges; `earlier` ones are overwritten."""
         if self._teacher_with_slot is not None:
             self.teachers[0] = self._teacher_with_slot(teacher_slot)
-        trunks = [self.states[id(e)].trunk for e in exchanges]
-        states = precompute(
-            self._cfg, self._student, self.teachers, exchanges, self._seeding.shape, trunks=trunks
+        return precompute(
+            self._cfg,
+            self._student,
+            self.teachers,
+            exchanges,
+            self._seeding.shape,
+            arrays=self._arrays,
+            earlier=earlier,
         )
-        self.states |= dict(zip(map(id, exchanges), states))

@@ -4,10 +4,11 @@ exchange, and the student's residual stream after its trunk.
 The trunk, the layers below the first with memory, belongs to the base: no gradient goes through it,
 and all models that differ in memory alone share it. So it runs once for each sequence. Every update
 and every scoring of rollouts continue from there, and so does a teacher over the student's base
-that sees the same prompt and no document. Its output is kept on the host, 4 d bytes a token.
+that sees the same prompt and no document. Its output is kept on the host, 4 d bytes a token; that
+of teachers 2 d or 4 d, as the operands of the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from sleep_jax.models.decoder import run_trunk
 from sleep_jax.models.decoder_config import DecoderConfig
 from sleep_jax.models.mixer import SHARED_PREFIX
 from sleep_jax.models.sharding import to_host
+from sleep_jax.seeding.host_arrays import HostArrays
 from sleep_jax.seeding.objective import SeedingBatch, scored_hidden
 from sleep_jax.seeding.sequences import (
     BatchShape,
@@ -24,7 +26,7 @@ from sleep_jax.seeding.sequences import (
     Teacher,
     batches,
     split_by_exchange,
-    teacher_hidden,
+    teacher_hidden_by_batch,
 )
 
 
@@ -32,13 +34,16 @@ def states_without_teacher(
     exchanges: Sequence[Exchange], trunks: Sequence[np.ndarray | None]
 ) -> list[HiddenStates]:
     """States without a teacher's part, for passes that do not use it."""
-    return [
-        HiddenStates(np.zeros((len(e.completion), 0)), trunk) for e, trunk in zip(exchanges, trunks)
-    ]
+    empty = [np.zeros((len(e.completion), 0), np.float32) for e in exchanges]
+    return [*map(HiddenStates, empty, trunks)]
 
 
 def trunk_states(
-    cfg: DecoderConfig, variables, exchanges: Sequence[Exchange], shape: BatchShape
+    cfg: DecoderConfig,
+    variables,
+    exchanges: Sequence[Exchange],
+    shape: BatchShape,
+    arrays: HostArrays | None = None,
 ) -> list[np.ndarray | None]:
     """`HiddenStates.trunk` of every exchange.
 
@@ -46,17 +51,22 @@ def trunk_states(
       cfg, variables: the student.
       exchanges: of which the student's prompts and completions are read.
       shape: of the batches that they are run in.
+      arrays: holds the states; None: the memory.
     """
     out: list[np.ndarray | None] = [None] * len(exchanges)
     if "trunk" not in cfg.stacks:
         return out
+    arrays = arrays or HostArrays()
     for packed, batch in batches(exchanges, states_without_teacher(exchanges, out), shape):
         residual = to_host(run_trunk(cfg, variables, batch.tokens, batch.segment_ids))
         for states, segments, items in zip(residual, to_host(batch.segment_ids), packed):
             for segment, i in enumerate(items, start=1):
                 continues = bool(shape.shared_length(exchanges[i]))
                 ids = (SHARED_PREFIX, segment) if continues else (SHARED_PREFIX - segment,)
-                out[i] = states[np.isin(segments, ids)]
+                of_exchange = states[np.isin(segments, ids)]
+                out[i] = arrays.empty(of_exchange.shape, np.float32)
+                out[i][...] = of_exchange
+        arrays.let_go()
     return out
 
 
@@ -69,6 +79,8 @@ def precompute(
     *,
     width: int | None = None,
     trunks: Sequence[np.ndarray | None] | None = None,
+    arrays: HostArrays | None = None,
+    earlier: Sequence[HiddenStates] | None = None,
 ) -> list[HiddenStates]:
     """The states of every exchange.
 
@@ -79,6 +91,8 @@ def precompute(
       shape: of the batches.
       width: tokens that a teacher's rows are padded to; None: buckets.
       trunks: `trunk_states` of the exchanges; None: computed here.
+      arrays: holds the states; None: the memory.
+      earlier: states of these exchanges, whose teachers' part is overwritten; None: new ones.
 
     Raises:
       ValueError: a teacher has another vocabulary.
@@ -86,25 +100,39 @@ def precompute(
     if len({t.cfg.vocab for t in teachers}) > 1:
         sizes = ", ".join(str(t.cfg.vocab) for t in teachers)
         raise ValueError(f"teachers with vocabularies of {sizes} tokens; they must share one")
-    trunks = trunk_states(cfg, student, exchanges, shape) if trunks is None else trunks
+    arrays = arrays or HostArrays()
+    states = earlier or _empty_states(cfg, student, teachers, exchanges, shape, trunks, arrays)
     is_shared = "trunk" in cfg.stacks and all(e.is_closed_book for e in exchanges)
 
-    def hidden(teacher: Teacher, indices: Sequence[int]) -> list[np.ndarray]:
+    def hidden(teacher: Teacher, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         chosen = [exchanges[i] for i in indices]
         has_base = teacher.cfg == cfg and teacher.variables["params"] is student["params"]
         if is_shared and has_base:
-            chosen_trunks = [trunks[i] for i in indices]
-            return _states_from_trunk(cfg, teacher.variables, chosen, chosen_trunks, shape)
-        return teacher_hidden(teacher.cfg, teacher.variables, teacher.context, chosen, width=width)
+            trunks_of_chosen = [states[i].trunk for i in indices]
+            return _states_from_trunk(cfg, teacher.variables, chosen, trunks_of_chosen, shape)
+        model = teacher.cfg, teacher.variables, teacher.context
+        return teacher_hidden_by_batch(*model, chosen, width=width)
 
-    by_teacher = [[None] * len(exchanges) for _ in teachers]
-    for teacher, states in zip(teachers, by_teacher):
+    first = 0
+    for teacher in teachers:
+        columns = slice(first, first := first + teacher.cfg.width)
         for part_teacher, indices in _parts(teacher, exchanges):
-            for i, state in zip(indices, hidden(part_teacher, indices)):
-                states[i] = state
+            for n, of_exchange in hidden(part_teacher, indices):
+                states[indices[n]].teacher[:, columns] = of_exchange
+                arrays.let_go()
+    return states
+
+
+def _empty_states(
+    cfg, student, teachers, exchanges, shape, trunks, arrays: HostArrays
+) -> list[HiddenStates]:
+    """States whose teachers' part is not computed yet; arguments as of `precompute`."""
+    if trunks is None:
+        trunks = trunk_states(cfg, student, exchanges, shape, arrays)
+    width = sum(teacher.cfg.width for teacher in teachers)
     return [
-        HiddenStates(np.concatenate(parts, axis=-1), trunk)
-        for *parts, trunk in zip(*by_teacher, trunks)
+        HiddenStates(arrays.empty((len(e.completion), width), cfg.dtype), trunk)
+        for e, trunk in zip(exchanges, trunks)
     ]
 
 
@@ -118,16 +146,14 @@ def _parts(teacher: Teacher, exchanges: Sequence[Exchange]) -> list[tuple[Teache
     return [*parts.values()]
 
 
-def _states_from_trunk(cfg, variables, exchanges, trunks, shape) -> list[np.ndarray]:
-    """A teacher's hidden states along each completion, computed from the trunk's output."""
-    out: list[np.ndarray] = [None] * len(exchanges)
+def _states_from_trunk(
+    cfg, variables, exchanges, trunks, shape
+) -> Iterator[tuple[int, np.ndarray]]:
+    """A teacher's hidden states along each completion, computed from the trunk's output; as
+    `teacher_hidden_by_batch` yields them."""
     for packed, batch in batches(exchanges, states_without_teacher(exchanges, trunks), shape):
         hidden = to_host(hidden_from_trunk(cfg, variables, batch))
-        for i, states in split_by_exchange(
-            exchanges, packed, hidden.reshape(*batch.mask.shape, -1)
-        ):
-            out[i] = states
-    return out
+        yield from split_by_exchange(exchanges, packed, hidden.reshape(*batch.mask.shape, -1))
 
 
 @jax.jit(static_argnames=("cfg",))

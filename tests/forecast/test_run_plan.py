@@ -4,8 +4,8 @@ import functools
 import math
 import re
 import runpy
+from types import SimpleNamespace
 
-import jax
 import pytest
 
 from sleep_jax.config import read
@@ -275,12 +275,13 @@ def test_plan_has_the_schedule_of_the_run():
 def test_plan_disk_is_the_size_of_its_checkpoints():
     plan = plan_of(preset())
     collections = run_plan.collections_of(plan.config, plan.cfg)
-    once = sum(
-        x.size * x.dtype.itemsize
-        for n in ("memory", "slots")
-        for x in jax.tree.leaves(collections[n])
+    memory, slots, learner = (
+        run_plan._size(collections[n]) for n in ("memory", "slots", "learner")
     )
-    assert plan._bytes() > 8 * 3 * once
+    # One level of two slots: the whole bank, and a slot as it was in the evening and before dreams.
+    assert preset().memory.slots == (2,)
+    each = memory + 2 * memory / 2 + 3 * slots
+    assert plan._bytes() == len(plan.schedule) * each + 2 * learner
     few = preset(checkpoint__max_to_keep=2)
     assert (
         RunPlan.of(few, plan.cfg, "", plan.days, str.split, plan.schedule)._bytes() < plan._bytes()
@@ -327,3 +328,20 @@ def test_plan_says_that_it_leaves_out_tasks():
         "instructions, anchors: before and after every night; what they take is not in this plan"
     )
     assert lines_of(plan, "tasks") == [words]
+
+
+def test_plan_bounds_the_hidden_states_of_a_night(monkeypatch):
+    few, many = (plan_of(preset(seeding__teacher_memory=x)) for x in (1e-6, 16.0))
+    exchanges = [*many.sizes.exchanges, *many.sizes.probe]
+    exchanges += run_plan.known_probe(many.sizes.exchanges)
+    total = 4 * 64 * sum(len(e.completion) for e in exchanges)  # float32, 64 wide, no trunk
+    assert many._hidden_states() == (total, 0)
+    assert few._hidden_states() == (1e-6 * 2**30, total - 1e-6 * 2**30)
+    [line] = [line for line in few.lines() if line.startswith("host")]
+    assert "(seeding.teacher_memory), and up to" in line and "TMPDIR" in line
+    assert not [*few.warnings()]
+    monkeypatch.setattr(run_plan.tempfile, "gettempdir", lambda: "/")
+    monkeypatch.setattr(run_plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=99))
+    [warned] = few.warnings()
+    assert "of disk left" in warned and "raise seeding.teacher_memory" in warned
+    assert not [*many.warnings()]

@@ -1,4 +1,5 @@
 import json
+import struct
 
 import jax
 import jax.numpy as jnp
@@ -174,6 +175,18 @@ def test_truncated_file_raises(folder, keep):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"model\.safetensors .*truncated or damaged"):
+        load(folder)
+
+
+def test_tensor_that_is_described_by_a_list_raises(folder):
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    (size,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + size])
+    header["model.norm.weight"] = [*header["model.norm.weight"].values()]
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+    with pytest.raises(ValueError, match=r"model\.norm\.weight=\[.*; give an object"):
         load(folder)
 
 

@@ -37,7 +37,12 @@ def test_check_same_config_refuses_another_config(tmp_path):
 
 def test_check_same_config_allows_another_mesh_and_folder(tmp_path):
     old, new = (
-        {"seed": 0, "mesh": {"fsdp": n}, "model": {"name": f"/disk{n}/m", "dtype": "float32"}}
+        {
+            "seed": 0,
+            "mesh": {"fsdp": n},
+            "seeding": {"teacher_memory": n},
+            "model": {"name": f"/disk{n}/m", "dtype": "float32"},
+        }
         for n in (1, 8)
     )
     check_same_config(old, new, tmp_path)

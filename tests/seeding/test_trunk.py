@@ -16,7 +16,14 @@ from sleep_jax.seeding import consolidate, rollouts, trunk
 from sleep_jax.seeding.imitation import ImitationConfig
 from sleep_jax.seeding.objective import Objective
 from sleep_jax.seeding.seeding_config import SeedingConfig
-from sleep_jax.seeding.sequences import BatchShape, Exchange, Teacher, make_batch, pack_exchanges
+from sleep_jax.seeding.sequences import (
+    BatchShape,
+    Exchange,
+    Teacher,
+    make_batch,
+    pack_exchanges,
+    teacher_hidden_by_batch,
+)
 from sleep_jax.seeding.sequences import teacher_hidden as hidden_of
 from sleep_jax.seeding.step import init_state, seeding_step
 from sleep_jax.seeding.trunk import precompute, trunk_states
@@ -157,9 +164,9 @@ def test_precompute_reuses_the_trunk_for_closed_book_exchanges(deep, student, te
 
     def hidden(*given, **options):
         read_again.append(given)
-        return hidden_of(*given, **options)
+        return teacher_hidden_by_batch(*given, **options)
 
-    monkeypatch.setattr(trunk, "teacher_hidden", hidden)
+    monkeypatch.setattr(trunk, "teacher_hidden_by_batch", hidden)
 
     def differs(teachers, exchanges, student=student):
         """Whether a teacher's own pass was needed."""
