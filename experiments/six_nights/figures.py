@@ -1,5 +1,6 @@
 """What was kept, night after night, and the tables of the README."""
 
+import json
 import pathlib
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.report.publish import publish
 
 README = pathlib.Path(__file__).with_name("README.md")
+RESULTS = README.with_name("results.json")
 MARKS = ("<!-- table: written by run.py -->", "<!-- end of table -->")
 KINDS = {"questions": "questions", "paraphrases": "held-out wordings"}
 
@@ -94,9 +96,10 @@ def matrices(arms: dict[str, Sequence[dict]]) -> str:
 
 
 def report(arms: dict[str, Sequence[dict]], is_published: bool) -> str:
-    """Both; where `is_published`, the README has them, too."""
+    """Both; where `is_published`, the README has them, too, and results.json the figures."""
     text = table(arms) + "\n" + matrices(arms)
     if is_published:
+        RESULTS.write_text(json.dumps(arms))
         publish(README, MARKS, text)
     return text
 

@@ -1,13 +1,16 @@
 """Tables of the README: what was kept, what changed, what was obeyed."""
 
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from sleep_jax.fields import read_json
 from sleep_jax.report.publish import publish
 
 README = pathlib.Path(__file__).with_name("README.md")
+RESULTS = README.with_name("results.json")
 KINDS = {
     "recall": "recall",
     "wording": "held-out wordings",
@@ -164,7 +167,8 @@ def matrix(arm: str, runs: Sequence[dict]) -> str:
 
 
 def report(stream: str, arms: Arms, is_published: bool, hidden: Sequence[Sequence] = ()) -> str:
-    """The tables of a stream; where `is_published`, the README has them, too.
+    """The tables of a stream; where `is_published`, the README has them, too, and results.json the
+    figures.
 
     Args:
       stream: of `streams.STREAMS`.
@@ -183,6 +187,8 @@ def report(stream: str, arms: Arms, is_published: bool, hidden: Sequence[Sequenc
         parts += [screening(arms, [[x.instruction for x in of_seed] for of_seed in hidden])]
     text = "\n\n".join(part for part in parts if part)
     if is_published:
+        kept = read_json(RESULTS) if RESULTS.exists() else {}
+        RESULTS.write_text(json.dumps(kept | {stream: arms}))
         marks = f"<!-- {stream}: written by run.py -->", f"<!-- end of {stream} -->"
         publish(README, marks, text)
     return text

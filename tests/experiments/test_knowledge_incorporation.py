@@ -75,9 +75,18 @@ def test_table_differences_are_paired_and_average_over_models(lab):
     ]
     mean, low, high = lab.table.difference(one, base)
     assert mean == 1 / 8 and low == 0.0 and 1 / 8 < high <= 0.5
-    text = lab.table.table(base + half + one)
+    text = lab.table.table(lab.table.summary(base + half + one))
     assert "| other | 1 | 50.0 |" in text and "+50.0 [+50.0, +50.0]" in text
     assert "4 passages, 8 questions" in text
+
+
+@pytest.mark.parametrize("kind", ["single", "stream"])
+def test_tables_of_the_readme_are_those_of_the_results(lab, kind):
+    page = lab.table.README.read_text(encoding="utf-8")
+    begin, end = lab.table.marks(kind)
+    [published] = page.split(begin)[1].split(end)[:1]
+    results = json.loads(lab.table.RESULTS.read_text(encoding="utf-8"))
+    assert published.strip() == lab.table.table(results[kind])
 
 
 def test_variant_changes_only_the_settings_of_its_arm(lab):
