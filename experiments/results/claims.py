@@ -22,9 +22,9 @@ RULES = """\
 No difference is 0, and 1 for times, unless a claim says what it is held against ("at most 2 %").
 Where the paper has several figures, its side is that of their mean difference. Intervals are of
 paired bootstraps over passages, documents, classes or tasks, of Student's t over seeds where runs
-are paired by seed, and exact (Clopper and Pearson) for counts where nothing was right before. An
-interval over the questions of one seed says nothing about other seeds. Nothing is corrected for the
-number of claims."""
+are paired by seed, and exact (Clopper and Pearson, as if replies were independent) for counts where
+nothing was right before. An interval over the questions of one seed says nothing about other seeds.
+Nothing is corrected for the number of claims."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,8 +140,10 @@ def write(folder, name, results):
 def test_six_nights_fill_the_page(lab, experiments):
     def run(seed, share, rise, seconds):
         recall = [[{"questions": share, "paraphrases": 0.0}] * days for days in (1, 2)]
+        can = [{"scores": {"instructions": x}, "items": {"instructions": 48}} for x in (0.5, share)]
         return {"seed": seed, "recall": recall, "anchors": [20.0, 20 * (1 + rise)],
-                "before": 20.0, "seconds": [seconds, seconds]}  # fmt: skip
+                "before": 20.0, "seconds": [seconds, seconds],
+                "capability": dict(zip(("before", "after"), can))}  # fmt: skip
 
     slept = [run(0, 0.50, 0.01, 40.0), run(1, 0.75, 0.012, 40.0)]
     tuned = [run(0, 0.25, 0.0, 10.0), run(1, 0.49, 0.0, 10.0)]
@@ -155,6 +157,10 @@ def test_six_nights_fill_the_page(lab, experiments):
     assert forgets.shown == "+26 points [+19, +32] (62 and 37)" and forgets.kind == "holds"
     [known] = [x for x in claims.values() if x.text.startswith("General texts")]
     assert known.ours.mean == pytest.approx(1.1) and known.kind == "does not show"
+    [followed] = [x for x in claims.values() if x.text.startswith("Instructions")]
+    # 0 and 25 points more, held against -1.
+    assert followed.ours.mean == pytest.approx(12.5) and followed.kind == "does not show"
+    assert followed.setting == "48 instructions"
     cost = lab.tables.cost(experiments)
     [ratio] = [x for x in cost.claims if "six_nights" in x.setting]
     assert ratio.ours.mean == pytest.approx(4.0) and ratio.kind == "holds"
