@@ -224,8 +224,8 @@ def main() -> None:
     claim(workdir, ids | {"night": config.to_dict(), "adapters": adapter_arms.settings()})
     experiment = load_experiment(single_day(config))
     keep = functools.partial(keep_capability, workdir, arguments.limit)
+    keep(BASE, 0, base_model(experiment))
     for seed in range(arguments.seeds):
-        keep(BASE, seed, base_model(experiment))
         if arguments.stream:
             run_stream_arms(experiment, passages, arguments.days, seed, workdir, keep)
         else:

@@ -76,8 +76,9 @@ def file_name(arm: str) -> str:
 
 
 def capability_path(workdir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
-    """The file with what the model of an arm can do besides."""
-    return workdir / "capability" / f"{file_name(arm)}-{seed}.json"
+    """The file with what the model of an arm can do besides; all seeds have one base."""
+    name = "before" if arm == BASE else f"{file_name(arm)}-{seed}"
+    return workdir / "capability" / f"{name}.json"
 
 
 def read_capability(workdir: pathlib.Path, rows: Sequence[dict]) -> dict[str, list[dict]]:

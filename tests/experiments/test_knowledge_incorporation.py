@@ -159,10 +159,10 @@ def test_after_a_passage_arms_share_dreams_and_study(lab, experiment, tmp_path, 
     questions = len(Day.of([passage]).questions)
     assert all(len(replies) == questions for replies in by_arm.values())
     models = lab.sleep_arms.models_after_a_passage(experiment, tiny(), passage, tmp_path)
-    questions = [(0, q.question) for q in passage.questions]
+    asked = [(0, q.text) for q in Day.of([passage]).questions]
     for arm, model in models.items():
         run = lab.sleep_arms.with_days(experiment, tiny(), [[passage]])
-        assert ask(run, model.variables, questions) == by_arm[arm]
+        assert ask(run, model.variables, asked) == by_arm[arm]
     assert {*models} == {*by_arm} - {lab.arm_configs.BASE, lab.sleep_arms.CONTEXT}
     records = []
     for run in ("full", "random"):
