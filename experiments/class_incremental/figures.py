@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from protocol import Sizes
 
+from sleep_jax.baselines.capability import capability_cells, capability_heads
 from sleep_jax.report.publish import publish, save_figure
 
 FOLDER = pathlib.Path(__file__).parent
@@ -29,6 +30,7 @@ HEADS = (
     "minutes a group",
 )
 KEPT = ("arm", "seed", "groups", "accuracy", "classes", "stores", "seconds", "anchors")
+MEASURED = ("capability",)  # kept, too, by runs that have it
 
 
 def matrix(run: dict) -> np.ndarray:
@@ -92,9 +94,10 @@ def paired_difference(
 
 def table(runs: Sequence[dict], anchors: float, sizes: Sizes) -> str:
     """Markdown: mean and standard deviation over seeds, per cent; `anchors` is their perplexity
-    before anything was learnt."""
-    arms = by_arm(runs)
-    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+    before anything was learnt. What a model can do besides is shown before and after."""
+    arms, besides = by_arm(runs), capability_heads(runs)
+    heads = [*HEADS, *besides]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for arm, group in arms.items():
         cells = [arm, "{} ({})".format(*group[0]["stores"]), str(len(group))]
         cells.append(_spread([100 * final_accuracy(run) for run in group]) + " %")
@@ -113,6 +116,7 @@ def table(runs: Sequence[dict], anchors: float, sizes: Sizes) -> str:
                 [float(np.sum(run["seconds"])) / 60 / len(run["seconds"]) for run in group], ".1f"
             )
         )
+        cells += capability_cells(group) if besides else []
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _amounts(sizes)])
 
@@ -164,7 +168,10 @@ def report(folder: pathlib.Path, runs: Sequence[dict], anchors: float, sizes: Si
     if not done:
         return "No run has come to its end yet."
     text = table(done, anchors, sizes)
-    results = [{name: run[name] for name in KEPT} for run in done]
+    results = [
+        {name: run[name] for name in KEPT} | {name: run[name] for name in MEASURED if name in run}
+        for run in done
+    ]
     record = {"sizes": dataclasses.asdict(sizes), "anchors": anchors, "runs": results}
     (folder / "results.json").write_text(json.dumps(record))
     draw_matrices(done, folder / "matrices")

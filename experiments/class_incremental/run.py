@@ -5,8 +5,9 @@
     ... --data BANKING77 --dataset banking77 --workdir runs/banking77
 
 Every run (an arm, a rate and a seed) is a JSON file in the workdir, written after each group with a
-folder beside it; a second call goes on after it. At the end it draws the figures of all that the
-workdir has; with --publish beside this file, where it rewrites the table of the README as well.
+folder beside it; a second call goes on after it. What the model can do besides is measured before
+the first group and after the last one. At the end it draws the figures of all that the workdir has;
+with --publish beside this file, where it rewrites the table of the README as well.
 """
 
 import argparse
@@ -21,11 +22,12 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from arms import ARMS, TRIED, Adapter, Arm, Night, learner_of
+from arms import ARMS, TRIED, Adapter, Arm, Night, Untrained, learner_of
 from figures import FOLDER, report
 from learners import Learner
 from protocol import PRESETS, SPLITS, Group, Sizes, examples_of, groups_of, is_right
 
+from sleep_jax.baselines.capability import LIMIT, before_and_after
 from sleep_jax.baselines.model import Model
 from sleep_jax.data.class_sets import read_class_set
 from sleep_jax.data.documents import read_anchors
@@ -40,6 +42,7 @@ from sleep_jax.runtime.compiled_programs import keep_compiled_programs
 from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.runtime.workdir import claim
 from sleep_jax.settings import settings_of
+from sleep_jax.tasks.task_scores import require_lm_eval
 
 SHOWN = 8  # replies of a group that are kept to be looked at
 
@@ -118,6 +121,18 @@ def finished_run(
     return read_json(path)
 
 
+def learnt_model(path: pathlib.Path, learner: Learner, groups: Sequence[Group]) -> Model:
+    """The model of a finished run after its last group.
+
+    Args:
+      path: of the run's JSON file.
+      learner: before the first group.
+      groups: of the run.
+    """
+    folder = path.with_suffix("") / str(len(groups))
+    return learner.restore(folder, examples_of(groups)).model
+
+
 def ask(learner: Learner, groups: Sequence[Group]) -> dict:
     """What a learner knows: `accuracy` [groups], `classes` and `replies` as of `finished_run`; all
     classes of these groups are candidates."""
@@ -185,6 +200,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rates", type=float, nargs="*", default=[], help="in place of the arms' own"
     )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=LIMIT,
+        help="items of each task of what they can do besides; 0: not measured [%(default)s]",
+    )
     parser.add_argument("--publish", action="store_true", help="rewrite the README's table")
     sizes = parser.add_argument_group(
         "sizes", "in place of the preset's; those of smollm2 in brackets"
@@ -203,6 +224,8 @@ def main() -> None:
     sizes = dataclasses.replace(
         PRESETS[a.preset], **{name: value for name, value in given.items() if value is not None}
     )
+    if a.limit:
+        require_lm_eval()
     keep_freed_memory()
     keep_compiled_programs()
     claim(a.workdir, {"split": a.split} | dataclasses.asdict(sizes))
@@ -226,7 +249,12 @@ def main() -> None:
 
             learner = learner_of(arm, base, sizes, groups, seed, log, encoder)
             with phase_progress(f"{title}, seed {seed}", len(groups), "group") as bar:
-                finished_run(path, facts, learner, groups, bar.advance)
+                run = finished_run(path, facts, learner, groups, bar.advance)
+            name, after = "before", base
+            if not isinstance(arm, Untrained):
+                name, after = path.stem, learnt_model(path, learner, groups)
+            can = before_and_after(a.workdir / "capability", base, after, name, a.limit)
+            _write(path, run | can)
     runs = [read_json(path) for path in sorted(a.workdir.glob("*-*.json"))]
     order = [*ARMS]
     runs.sort(key=lambda run: order.index(run["arm"]) if run["arm"] in order else len(order))

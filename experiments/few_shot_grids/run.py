@@ -30,7 +30,7 @@ from dreams import (
 )
 from rules import draw_tasks
 from small import FORM, SmallConfig, load_small, make_tokenizer
-from table import gain, table
+from table import summary, table
 
 from sleep_jax.data.grid_transforms import KINDS, SYMMETRIES
 from sleep_jax.data.grids import GridTask, seal_tasks
@@ -48,6 +48,7 @@ from sleep_jax.report.publish import publish
 from sleep_jax.runtime.workdir import claim
 
 README = pathlib.Path(__file__).with_name("README.md")
+RESULTS = README.with_name("results.json")
 MARKS = ("<!-- table: written by run.py -->", "<!-- end of table -->")
 ORACLE = Recipe(KINDS, "output", 1e-4, 2)  # SEAL's recipe for test-time training
 CANDIDATES = tuple(  # the one that solves most training tasks is our test-time training
@@ -274,11 +275,11 @@ def main() -> None:
         earned = out["dreams"]["earned"]
         print(f"seed {seed}: {sum(earned)} of {len(earned)} dreams earned a reward")
         results.append({name: x for name, x in out.items() if "baselines" in x})
-    text = table(results)
-    if all("after" in result["generated"] for result in results):
-        text += f"\n\nAfter less before, {gain(results, 'generated')}, 95 % over tasks."
+    figures = summary(results)
+    text = table(figures)
     print(text)
     if arguments.publish:
+        RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
         publish(README, MARKS, text)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from sleep_jax.baselines.model import base_model
+from sleep_jax.baselines.model import Model, base_model
 from sleep_jax.baselines.sft import document_pairs
 from sleep_jax.data.documents import Document
 from sleep_jax.data.examples import PromptCompletion, make_examples
@@ -161,17 +161,26 @@ class SealModel:
         return AdaptedModels(cfg, {"params": self.params}, self.tokenizer, batch=32)
 
 
-def on_passages(model: SealModel, passages: Sequence[Document], seed: int) -> list[list[str]]:
-    """Replies, per passage, of a model that was fine-tuned on it."""
+def one_of(models: AdaptedModels, index: int = 0) -> Model:
+    """A model of many."""
+    adapter = jax.tree.map(lambda x: x[:, index], models.adapters)
+    return Model(models.cfg, {**models.variables, "lora": adapter}, models.tokenizer)
+
+
+def on_passages(
+    model: SealModel, passages: Sequence[Document], seed: int
+) -> tuple[list[list[str]], Model]:
+    """Replies, per passage, of a model that was fine-tuned on it; and the first of these models."""
     items = [document_pairs(model.prompts, [passage]) for passage in passages]
-    return model.replies(model.trained(items, seed), passages)
+    models = model.trained(items, seed)
+    return model.replies(models, passages), one_of(models)
 
 
 def on_dreams(
     model: SealModel, passages: Sequence[Document], count: int, seed: int
-) -> list[list[list[str]]]:
+) -> tuple[list[list[list[str]]], Model]:
     """Replies, per passage and dream, of a model that was fine-tuned on that dream and the passage;
-    on the passage alone where no dream is left.
+    on the passage alone where no dream is left. And the first model about the first passage.
     """
     dreams = model.dreams(passages, count, seed)
     items = [trial_sequences(x, passages[x.document], model.prompts, False) for x in dreams]
@@ -179,15 +188,17 @@ def on_dreams(
     for i in sorted({*range(len(passages))} - {*documents}):
         items.append(document_pairs(model.prompts, [passages[i]]))
         documents.append(i)
-    replies = model.replies(model.trained(items, seed), [passages[i] for i in documents])
-    return [[r for r, j in zip(replies, documents) if j == i] for i in range(len(passages))]
+    models = model.trained(items, seed)
+    replies = model.replies(models, [passages[i] for i in documents])
+    by_passage = [[r for r, j in zip(replies, documents) if j == i] for i in range(len(passages))]
+    return by_passage, one_of(models, documents.index(0))
 
 
 def continued(
     model: SealModel, passages: Sequence[Document], count: int, seed: int
-) -> list[list[str]]:
+) -> tuple[list[list[str]], Model]:
     """Replies, per passage, of one model that was fine-tuned on all passages and, of each, on
-    `count` dreams.
+    `count` dreams; and that model.
     """
     prompts = model.prompts
     pairs = document_pairs(prompts, passages)
@@ -197,4 +208,4 @@ def continued(
         )
     trained = model.trained([pairs], seed, CONTINUED)
     replies = iter(model.replies_of_one(trained, passages))
-    return [[next(replies) for _ in passage.questions] for passage in passages]
+    return [[next(replies) for _ in passage.questions] for passage in passages], one_of(trained)

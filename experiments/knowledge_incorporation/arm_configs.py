@@ -12,6 +12,7 @@ TOPICS = 8  # rehearsed every night
 # Days of a stream, at least: two slots are routed to, and a random expert needs a third filled one.
 FEWEST_DAYS = 4
 
+BASE = "base"
 FULL, NO_DREAMS = "sleep", "sleep, no dreaming"
 NO_SELECTION, NO_EXPERT = "sleep, no gradient selection", "sleep, no random expert"
 NO_ROUTER = "sleep, no router"

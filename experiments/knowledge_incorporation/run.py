@@ -9,6 +9,7 @@ prints the table; with --publish it also rewrites the one in the README.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ import adapter_arms
 import jax
 import sleep_arms
 from arm_configs import (
+    BASE,
     FEWEST_DAYS,
     FULL,
     NO_DREAMS,
@@ -29,15 +31,19 @@ from arm_configs import (
     single_day,
 )
 from passages import ASKED, REWARDED, is_short, read_passages, reward_items
-from table import report
+from table import capability_path, file_name, report
 
+from sleep_jax.baselines.capability import LIMIT, kept_capability
+from sleep_jax.baselines.model import Model, base_model
 from sleep_jax.data.documents import Document
 from sleep_jax.experiment import Experiment, load_experiment
 from sleep_jax.lifecycle import init_run_state
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.progress import phase_progress
 from sleep_jax.runtime.workdir import claim
+from sleep_jax.tasks.task_scores import require_lm_eval
 
+KeepCapability = Callable[[str, int, Model], None]  # of an arm and a seed
 PASSAGE, SEAL, SEAL_ROUND = "fine-tuned on the passage", "SEAL, no reinforcement", "SEAL, one round"
 
 
@@ -62,23 +68,34 @@ def once(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
 
 
 def run_adapter_arms(
-    experiment: Experiment, passages, rewarded, seed: int, workdir: pathlib.Path
+    experiment: Experiment,
+    passages,
+    rewarded,
+    seed: int,
+    workdir: pathlib.Path,
+    keep: KeepCapability,
 ) -> None:
     """The arms that fine-tune an adapter a passage, or a dream; `rewarded` has the passages of
     SEAL's round and the questions about them.
     """
     model, count = adapter_arms.SealModel.from_experiment(experiment), adapter_arms.DREAMS
 
-    def run_arm(arm: str, replies: Callable[[], list[list[list[str]]]]):
+    def run_arm(arm: str, answer: Callable[[], tuple[list[list[list[str]]], Model]]):
         def write(draft):
             with phase_progress(f"{arm}, seed {seed}", 1, "arm") as bar:
-                for passage, of_models in zip(passages, replies()):
+                replies, learnt = answer()
+                for passage, of_models in zip(passages, replies):
                     append(draft, arm, seed, passage, of_models)
+                keep(arm, seed, learnt)
                 bar.advance(1)
 
-        once(workdir / f"{arm.replace(' ', '_')}-{seed}.jsonl", write)
+        once(workdir / f"{file_name(arm)}-{seed}.jsonl", write)
 
-    run_arm(PASSAGE, lambda: [[x] for x in adapter_arms.on_passages(model, passages, seed)])
+    def on_passages():
+        replies, learnt = adapter_arms.on_passages(model, passages, seed)
+        return [[x] for x in replies], learnt
+
+    run_arm(PASSAGE, on_passages)
     run_arm(SEAL, lambda: adapter_arms.on_dreams(model, passages, count, seed))
     if rewarded[0]:
 
@@ -90,7 +107,11 @@ def run_adapter_arms(
 
 
 def run_sleep_arms(
-    experiment: Experiment, passages: Sequence[Document], seed: int, workdir: pathlib.Path
+    experiment: Experiment,
+    passages: Sequence[Document],
+    seed: int,
+    workdir: pathlib.Path,
+    keep: KeepCapability,
 ):
     """The arms that sleep, each after a single passage."""
     config = after_a_passage()
@@ -100,9 +121,12 @@ def run_sleep_arms(
             runs = workdir / "runs" / f"{passage.id}-{seed}"
 
             def write(draft, passage=passage, runs=runs):
-                by_arm = sleep_arms.after_a_passage(experiment, config, passage, runs)
-                for arm, replies in by_arm.items():
+                arguments = experiment, config, passage, runs
+                for arm, replies in sleep_arms.after_a_passage(*arguments).items():
                     append(draft, arm, seed, passage, [replies])
+                if passage is passages[0]:
+                    for arm, learnt in sleep_arms.models_after_a_passage(*arguments).items():
+                        keep(arm, seed, learnt)
 
             once(workdir / f"sleep-{passage.id}-{seed}.jsonl", write)
             shutil.rmtree(runs, ignore_errors=True)
@@ -111,22 +135,28 @@ def run_sleep_arms(
 
 
 def run_stream_arms(
-    experiment: Experiment, passages, days: int, seed: int, workdir: pathlib.Path
+    experiment: Experiment,
+    passages,
+    days: int,
+    seed: int,
+    workdir: pathlib.Path,
+    keep: KeepCapability,
 ) -> None:
     """The arms of one model that learns all passages."""
     model = adapter_arms.SealModel.from_experiment(experiment)
 
-    def run_arm(arm: str, replies: Callable[[], list[list[str]]]):
+    def run_arm(arm: str, answer: Callable[[], tuple[list[list[str]], Model | None]]):
         def write(draft):
-            for passage, of_passage in zip(passages, replies()):
+            replies, learnt = answer()
+            for passage, of_passage in zip(passages, replies):
                 append(draft, arm, seed, passage, [of_passage])
+            if learnt is not None:
+                keep(arm, seed, learnt)
 
-        once(workdir / f"{arm.replace(' ', '_')}-{seed}.jsonl", write)
+        once(workdir / f"{file_name(arm)}-{seed}.jsonl", write)
 
-    run_arm(
-        sleep_arms.BASE,
-        lambda: sleep_arms.replies_about(experiment, init_run_state(experiment), passages),
-    )
+    initial = init_run_state(experiment)
+    run_arm(BASE, lambda: (sleep_arms.replies_about(experiment, initial, passages), None))
     for arm, count in ((PASSAGE, 0), (SEAL, adapter_arms.DREAMS)):
         run_arm(arm, lambda count=count: adapter_arms.continued(model, passages, count, seed))
     runs = workdir / "runs" / str(seed)
@@ -137,6 +167,19 @@ def run_stream_arms(
                 experiment, arm, passages, days, seed, runs
             ),
         )
+
+
+def keep_capability(workdir: pathlib.Path, limit: int, arm: str, seed: int, model: Model) -> None:
+    """Measures what a model can do besides, once.
+
+    Args:
+      workdir: of all arms.
+      limit: items of each task; 0: nothing is measured.
+      arm, seed: of the model.
+      model: after the last night or, of many, after the first passage.
+    """
+    if limit:
+        kept_capability(capability_path(workdir, arm, seed), model, limit)
 
 
 def main() -> None:
@@ -153,8 +196,13 @@ def main() -> None:
     parser.add_argument(
         "--days", type=int, default=FEWEST_DAYS, help=f"of the stream, at least {FEWEST_DAYS}"
     )
+    parser.add_argument("--limit", type=int, default=LIMIT,
+                        help="items of each task of what they can do besides; 0: not measured "
+                        "[%(default)s]")  # fmt: skip
     parser.add_argument("--publish", action="store_true", help="rewrite the README's table")
     arguments = parser.parse_args()
+    if arguments.limit:
+        require_lm_eval()
     if arguments.stream and arguments.days < FEWEST_DAYS:
         parser.error(
             f"--days {arguments.days}: the random expert is drawn from the fourth day on, when "
@@ -175,12 +223,14 @@ def main() -> None:
     ids = {"passages": [p.id for p in passages], "rewarded": [p.id for p in rewarded]}
     claim(workdir, ids | {"night": config.to_dict(), "adapters": adapter_arms.settings()})
     experiment = load_experiment(single_day(config))
+    keep = functools.partial(keep_capability, workdir, arguments.limit)
+    keep(BASE, 0, base_model(experiment))
     for seed in range(arguments.seeds):
         if arguments.stream:
-            run_stream_arms(experiment, passages, arguments.days, seed, workdir)
+            run_stream_arms(experiment, passages, arguments.days, seed, workdir, keep)
         else:
-            run_adapter_arms(experiment, passages, (rewarded, items), seed, workdir)
-            run_sleep_arms(experiment, passages, seed, workdir)
+            run_adapter_arms(experiment, passages, (rewarded, items), seed, workdir, keep)
+            run_sleep_arms(experiment, passages, seed, workdir, keep)
         jax.clear_caches()
     print(report(workdir, kind, is_published=arguments.publish))
 

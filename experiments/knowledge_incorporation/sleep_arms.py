@@ -10,17 +10,19 @@ from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
-from arm_configs import FULL, NO_DREAMS, NO_ROUTER, NO_SELECTION, TOPICS, after_many, variant
+from arm_configs import BASE, FULL, NO_DREAMS, NO_ROUTER, NO_SELECTION, TOPICS, after_many, variant
 
 from sleep_jax import lifecycle
+from sleep_jax.baselines.model import Model
 from sleep_jax.config import read
 from sleep_jax.data.documents import Document
 from sleep_jax.days import Day
 from sleep_jax.experiment import Experiment
 from sleep_jax.phases.evaluate import STAGES, ask
 from sleep_jax.phases.run_state import RunState
+from sleep_jax.seeding.transaction import MemoryState
 
-BASE, CONTEXT = "base", "passage in context"
+CONTEXT = "passage in context"
 STAGE_OF = {BASE: STAGES[0], NO_DREAMS: STAGES[1], FULL: STAGES[2], CONTEXT: STAGES[3]}
 
 
@@ -53,6 +55,25 @@ def after_a_passage(experiment: Experiment, config, passage: Document, workdir: 
     return replies | {NO_SELECTION: state.record["days"][0]["replies"][STAGES[2]]}
 
 
+def models_after_a_passage(
+    experiment: Experiment, config, passage: Document, workdir: pathlib.Path
+) -> dict[str, Model]:
+    """The models of the arms, as the finished runs of `after_a_passage` have them."""
+    models = {}
+    for arm, run_dir in ((FULL, "full"), (NO_SELECTION, "random")):
+        run = with_days(experiment, variant(arm, config), [[passage]])
+        state = lifecycle.run(run, str(workdir / run_dir), quiet=True)
+        models[arm] = model_of(run, state.current)
+        if arm == FULL:
+            models[NO_DREAMS] = model_of(run, state.before_dreams)
+    return models
+
+
+def model_of(experiment: Experiment, state: MemoryState) -> Model:
+    """The model of a run with a state of its memory."""
+    return Model(experiment.cfg, state.variables(experiment.params), experiment.tokenizer)
+
+
 def after_many_passages(
     experiment: Experiment,
     arm: str,
@@ -60,8 +81,8 @@ def after_many_passages(
     days: int,
     seed: int,
     workdir: pathlib.Path,
-) -> list[list[str]]:
-    """Replies, per passage, after all are read and the last night is over.
+) -> tuple[list[list[str]], Model]:
+    """Replies, per passage, after all are read and the last night is over; and the model then.
 
     Args:
       experiment: the model; its config is replaced.
@@ -78,7 +99,8 @@ def after_many_passages(
     variant_run, run_dir = with_days(experiment, config, parts), workdir / arm.replace(" ", "_")
     if arm not in (FULL, NO_ROUTER):
         copy_shared_phases(variant_run, arm, workdir / FULL, run_dir)
-    return replies_about(variant_run, lifecycle.run(variant_run, str(run_dir)), passages)
+    state = lifecycle.run(variant_run, str(run_dir))
+    return replies_about(variant_run, state, passages), model_of(variant_run, state.current)
 
 
 def replies_about(

@@ -1,14 +1,17 @@
 """What was kept, night after night, and the tables of the README."""
 
+import json
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from sleep_jax.baselines.capability import capability_cells, capability_heads
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.report.publish import publish
 
 README = pathlib.Path(__file__).with_name("README.md")
+RESULTS = README.with_name("results.json")
 MARKS = ("<!-- table: written by run.py -->", "<!-- end of table -->")
 KINDS = {"questions": "questions", "paraphrases": "held-out wordings"}
 
@@ -58,21 +61,23 @@ def summarise(run: dict, kind: str) -> dict[str, float]:
 
 def table(arms: dict[str, Sequence[dict]]) -> str:
     """Markdown: mean and standard deviation over seeds of every arm; anchors in per cent more than
-    before the first night."""
-    lines = []
-    before = np.mean([run["before"] for run in arms["sleep"]])
+    before the first night; what it can do besides before that and after the last one."""
+    lines, before = [], np.mean([run["before"] for run in arms["sleep"]])
+    besides = capability_heads([run for runs in arms.values() for run in runs])
     for kind, title in KINDS.items():
         names = [*summarise(arms["sleep"][0], kind)]
-        heads = [title, "seeds", *names, "anchor perplexity", "seconds a night"]
+        heads = [title, "seeds", *names, "anchor perplexity", "seconds a night", *besides]
         lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for arm, runs in arms.items():
             each = [summarise(run, kind) for run in runs]
             cells = [_spread([x[name] for x in each]) + " %" for name in names]
             cells.append(_spread([100 * (r["anchors"][-1] / before - 1) for r in runs], "+") + " %")
             cells.append(_spread([float(np.mean(run["seconds"])) for run in runs]))
+            cells += capability_cells(runs) if besides else []
             lines.append(f"| {arm} | {len(runs)} | " + " | ".join(cells) + " |")
         ceiling = [100 * np.mean([x[kind] for x in run["open_book"]]) for run in arms["sleep"]]
-        lines += [f"| open book | {len(ceiling)} | {_spread(ceiling)} % |" + " |" * 5, ""]
+        empty = " |" * (len(heads) - 3)
+        lines += [f"| open book | {len(ceiling)} | {_spread(ceiling)} % |{empty}", ""]
     return "\n".join(lines).strip()
 
 
@@ -94,9 +99,10 @@ def matrices(arms: dict[str, Sequence[dict]]) -> str:
 
 
 def report(arms: dict[str, Sequence[dict]], is_published: bool) -> str:
-    """Both; where `is_published`, the README has them, too."""
+    """Both; where `is_published`, the README has them, too, and results.json the figures."""
     text = table(arms) + "\n" + matrices(arms)
     if is_published:
+        RESULTS.write_text(json.dumps(arms))
         publish(README, MARKS, text)
     return text
 

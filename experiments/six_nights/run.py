@@ -2,8 +2,10 @@
 
     python experiments/six_nights/run.py --workdir runs/six_nights
 
-Each seed sleeps (config.py), then the adapter learns what it wrote (sequential_lora.py). What is
-finished is kept in the workdir, phase by phase and night by night; a second call goes on after it.
+Each seed sleeps (config.py), then the adapter learns what it wrote (sequential_lora.py). What they
+can do besides is measured before the first night and after the last one, from what these have
+saved. What is finished is kept in the workdir, phase by phase and night by night; a second call
+goes on after it.
 """
 
 import argparse
@@ -12,13 +14,16 @@ import pathlib
 
 import config as days_config
 from figures import of_sleep, report
-from sequential_lora import fine_tuned
+from sequential_lora import fine_tuned, last_model
 
 from sleep_jax import lifecycle
+from sleep_jax.baselines.capability import LIMIT, before_and_after
+from sleep_jax.baselines.model import Model, base_model
 from sleep_jax.experiment import load_experiment
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.compiled_programs import keep_compiled_programs
 from sleep_jax.runtime.workdir import claim
+from sleep_jax.tasks.task_scores import require_lm_eval
 
 
 def main() -> None:
@@ -30,8 +35,13 @@ def main() -> None:
     parser.add_argument("--documents", default=days_config.REPORTED, help="[%(default)s]")
     parser.add_argument("--seeds", type=int, nargs="*", default=range(3))
     parser.add_argument("--rates", type=float, nargs="*", default=[1e-3], help="of the adapter")
+    parser.add_argument("--limit", type=int, default=LIMIT,
+                        help="items of each task of what they can do besides; 0: not measured "
+                        "[%(default)s]")  # fmt: skip
     parser.add_argument("--publish", action="store_true", help="rewrite the README's tables")
     arguments = parser.parse_args()
+    if arguments.limit:
+        require_lm_eval()
     keep_freed_memory()
     keep_compiled_programs()
     c = days_config.get_config(arguments.documents)
@@ -41,10 +51,16 @@ def main() -> None:
         c.seed = seed
         experiment = load_experiment(c)
         slept = lifecycle.run(experiment, str(arguments.workdir / f"sleep-{seed}"))
-        arms["sleep"].append(of_sleep(slept.record, seed))
+        variables = slept.current.variables(experiment.params)
+        model = Model(experiment.cfg, variables, experiment.tokenizer)
+        base, folder = base_model(experiment), arguments.workdir / "capability"
+        can = before_and_after(folder, base, model, f"sleep-{seed}", arguments.limit)
+        arms["sleep"].append(of_sleep(slept.record, seed) | can)
         for rate in arguments.rates:
-            kept = arguments.workdir / f"lora-{rate:g}-{seed}"
-            run = fine_tuned(experiment, slept, rate, seed, kept)
+            name = f"lora-{rate:g}-{seed}"
+            run = fine_tuned(experiment, slept, rate, seed, arguments.workdir / name)
+            model = last_model(experiment, arguments.workdir / name)
+            run |= before_and_after(folder, base, model, name, arguments.limit)
             arms.setdefault(f"sequential LoRA, rate {rate:g}", []).append(run)
         (arguments.workdir / "results.json").write_text(json.dumps(arms))
     print(report(arms, arguments.publish))

@@ -12,7 +12,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sleep_jax.baselines.finetune import finetune
-from sleep_jax.baselines.model import Leaves, base_model
+from sleep_jax.baselines.model import Leaves, Model, base_model
 from sleep_jax.baselines.sft import cross_entropy, with_lora
 from sleep_jax.data.examples import Examples, make_examples
 from sleep_jax.experiment import Experiment
@@ -76,6 +76,13 @@ def fine_tuned(
     return {"seed": seed, "rate": rate} | {
         name: [night[name] for night in nights] for name in nights[0]
     }
+
+
+def last_model(experiment: Experiment, workdir: pathlib.Path) -> Model:
+    """The model with the adapter after its last night, as `fine_tuned` has saved it."""
+    model = with_lora(base_model(experiment), LORA, jax.random.key(0))
+    adapter = _load(workdir / f"{len(experiment.days) - 1}.npz")
+    return model.replace(variables=model.variables | {"lora": adapter})
 
 
 def batches_of_night(experiment: Experiment, slept: RunState, night: int) -> list[Examples]:

@@ -1,13 +1,17 @@
 """Tables of the README: what was kept, what changed, what was obeyed."""
 
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from sleep_jax.baselines.capability import capability_cells, capability_heads
+from sleep_jax.fields import read_json
 from sleep_jax.report.publish import publish
 
 README = pathlib.Path(__file__).with_name("README.md")
+RESULTS = README.with_name("results.json")
 KINDS = {
     "recall": "recall",
     "wording": "held-out wordings",
@@ -60,14 +64,15 @@ def summary(arms: Arms) -> str:
         "seeds",
         *columns,
         "sleep is above, recall",
-        "instructions",
+        *(besides := capability_heads([run for runs in arms.values() for run in runs])),
         "anchors",
         "s a night",
     ]
     lines = heading(heads)
     for arm, runs in arms.items():
         cells = [_spread([column(run) for run in runs]) for column in columns.values()]
-        cells += [_above(arms, arm, "recall"), *_costs(arms, runs)]
+        can = capability_cells(runs) if besides else []
+        cells += [_above(arms, arm, "recall"), *can, *_costs(arms, runs)]
         lines.append(f"| {arm} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -164,7 +169,8 @@ def matrix(arm: str, runs: Sequence[dict]) -> str:
 
 
 def report(stream: str, arms: Arms, is_published: bool, hidden: Sequence[Sequence] = ()) -> str:
-    """The tables of a stream; where `is_published`, the README has them, too.
+    """The tables of a stream; where `is_published`, the README has them, too, and results.json the
+    figures.
 
     Args:
       stream: of `streams.STREAMS`.
@@ -183,6 +189,8 @@ def report(stream: str, arms: Arms, is_published: bool, hidden: Sequence[Sequenc
         parts += [screening(arms, [[x.instruction for x in of_seed] for of_seed in hidden])]
     text = "\n\n".join(part for part in parts if part)
     if is_published:
+        kept = read_json(RESULTS) if RESULTS.exists() else {}
+        RESULTS.write_text(json.dumps(kept | {stream: arms}))
         marks = f"<!-- {stream}: written by run.py -->", f"<!-- end of {stream} -->"
         publish(README, marks, text)
     return text
@@ -203,13 +211,11 @@ def _above(arms: Arms, arm: str, kind: str) -> str:
 
 
 def _costs(arms: Arms, runs: Sequence[dict]) -> list[str]:
-    """Instructions followed in per cent, anchor perplexity in per cent above that before the first
-    night, seconds a night."""
+    """Anchor perplexity in per cent above that before the first night, seconds a night."""
     before = [run["anchors"][0] for run in arms.get("before", ())]
     rises = [100 * (run["anchors"][-1] / b - 1) for run, b in zip(runs, before) if "anchors" in run]
-    followed = [100 * run["instructions"] for run in runs if "instructions" in run]
     timed = [[s for s in run.get("seconds", ()) if s] for run in runs]
-    return [_spread(followed), _spread(rises, "+"), _spread([np.mean(x) for x in timed if x])]
+    return [_spread(rises, "+"), _spread([np.mean(x) for x in timed if x])]
 
 
 def _percent(values: np.ndarray) -> float:

@@ -4,11 +4,11 @@ model wrote about its day, with a tenth of old examples or without."""
 import dataclasses
 import pathlib
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 from facts import Question
-from measure import anchors, closed_book, instructions, kept, recall, right
+from measure import anchors, closed_book, kept, recall, right
 
 from sleep_jax.baselines.model import Leaves, Model, base_model
 from sleep_jax.baselines.replay import ReplayConfig
@@ -41,6 +41,7 @@ def fine_tuned(
     workdir: pathlib.Path,
     questions: Sequence[Sequence[Question]],
     asked_after: Collection[int],
+    can: Callable[[Model, str], dict],
 ) -> dict:
     """What an adapter knows after each night, as `run.slept` has it.
 
@@ -56,6 +57,7 @@ def fine_tuned(
       workdir: keeps finished nights.
       questions: of each document.
       asked_after: nights after which they are asked, from 0.
+      can: of a model and its name the figures of what it can do besides.
     """
     (replay, has_known), nights = ARMS[arm], len(experiment.days)
     written = [of_night(experiment, slept, night, has_known) for night in range(nights)]
@@ -78,8 +80,8 @@ def fine_tuned(
             learner.save(workdir)
             seconds = time.perf_counter() - began
 
-        is_asked, is_last = night in asked_after, night == nights - 1
-        measured = tuned, learner.model, night, seconds, questions if is_asked else (), is_last
+        asked = questions if night in asked_after else ()
+        measured = tuned, learner.model, night, seconds, asked
         out.append(kept(workdir / f"{night}.json", _figures, *measured))
     return {
         "seed": seed,
@@ -88,8 +90,7 @@ def fine_tuned(
         "anchors": [x["anchors"] for x in out],
         "seconds": [x["seconds"] for x in out],
         "right": [out[night]["right"] for night in asked_after],
-        "instructions": out[-1]["instructions"],
-    }
+    } | can(learner.model, workdir.name)
 
 
 def _figures(
@@ -98,13 +99,11 @@ def _figures(
     night: int,
     seconds: float | None,
     questions: Sequence[Sequence[Question]],
-    is_last: bool,
 ) -> dict:
-    """Of a night; of the last one also how instructions are followed."""
+    """Of a night."""
     variables = model.variables
     known = {"recall": recall(tuned, variables, night), "anchors": anchors(tuned, variables)}
-    known |= {"seconds": seconds, "right": right(closed_book(tuned, variables), questions)}
-    return known | ({"instructions": instructions(tuned, variables)} if is_last else {})
+    return known | {"seconds": seconds, "right": right(closed_book(tuned, variables), questions)}
 
 
 def of_night(

@@ -1,4 +1,4 @@
-"""What a model knows, closed book: invented facts of each document, anchor texts, instructions."""
+"""What a model knows, closed book: invented facts of each document, anchor texts."""
 
 import json
 import pathlib
@@ -17,7 +17,6 @@ from sleep_jax.phases.consolidate import GATED
 from sleep_jax.phases.evaluate import anchor_perplexity, ask, shares_right
 from sleep_jax.phases.forgetting import plan_forgetting, with_zeroed_slots
 from sleep_jax.phases.run_state import RunState
-from sleep_jax.tasks.task_scores import Tasks
 
 Ask = Callable[[Sequence[str]], list[str]]
 Right = list[dict[str, list[bool]]]  # of each document, by kind of question
@@ -55,20 +54,6 @@ def recall(experiment: Experiment, variables, night: int) -> list[dict[str, floa
 def anchors(experiment: Experiment, variables) -> float:
     """Perplexity of the anchor texts that the gate watches."""
     return anchor_perplexity(experiment, variables, GATED)
-
-
-def instructions(experiment: Experiment, variables, items: int = 0) -> float:
-    """Share of the packaged instructions that are followed.
-
-    Args:
-      experiment: whose config of the decoder and tokenizer.
-      variables: collections of the model.
-      items: the first ones; 0: all.
-    """
-    from sleep_jax.tasks.harness import HarnessModel
-
-    model = HarnessModel(experiment.cfg, variables, experiment.tokenizer, quiet=True)
-    return Tasks(("instructions",)).measure(model, limit=items)[0].value
 
 
 def in_view(model: Model, views, questions: Sequence[str], longest: int) -> list[str]:

@@ -10,6 +10,7 @@ after it.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 
@@ -21,7 +22,6 @@ from measure import (
     anchors,
     closed_book,
     in_view,
-    instructions,
     kept,
     recall,
     right,
@@ -30,13 +30,15 @@ from measure import (
 )
 
 from sleep_jax import lifecycle
-from sleep_jax.baselines.model import base_model
+from sleep_jax.baselines.capability import LIMIT, before_and_after
+from sleep_jax.baselines.model import Model, base_model
 from sleep_jax.experiment import Experiment, load_experiment
 from sleep_jax.phases.evaluate import STAGES
 from sleep_jax.phases.run_state import RunState
 from sleep_jax.runtime.allocator import keep_freed_memory
 from sleep_jax.runtime.compiled_programs import keep_compiled_programs
 from sleep_jax.runtime.workdir import claim
+from sleep_jax.tasks.task_scores import require_lm_eval
 from sleep_jax.verbs.saved_run import load_saved_run
 
 
@@ -54,8 +56,13 @@ def main() -> None:
                         help="arms that sleep [those of the stream]")  # fmt: skip
     parser.add_argument("--lora", nargs="*", choices=lora.ARMS, default=[*lora.ARMS])
     parser.add_argument("--rate", type=float, default=1e-3, help="of adapters [%(default)s]")
+    parser.add_argument("--limit", type=int, default=LIMIT,
+                        help="items of each task of what they can do besides; 0: not measured "
+                        "[%(default)s]")  # fmt: skip
     parser.add_argument("--publish", action="store_true", help="rewrite the README's tables")
     arguments = parser.parse_args()
+    if arguments.limit:
+        require_lm_eval()
     keep_freed_memory()
     keep_compiled_programs()
     workdir = arguments.workdir
@@ -83,9 +90,15 @@ def of_seed(stream: streams.Stream, seed: int, arguments: argparse.Namespace) ->
         state = lifecycle.run(experiment, str(folder))
         measured = experiment, state, stream, seed, folder
         arms[name] = kept(workdir / f"{name}-{seed}.json", slept, *measured)
+        base, folder = base_model(experiment), workdir / "capability"
+        can = functools.partial(before_and_after, folder, base, limit=arguments.limit)
+        variables = state.current.variables(experiment.params)
+        model = Model(experiment.cfg, variables, experiment.tokenizer)
+        arms[name] |= can(model, f"{name}-{seed}")
         written = written or (experiment, state)
     experiment, state = written
     arms |= kept(workdir / f"base-{seed}.json", untaught, experiment, stream, seed)
+    arms["before"] |= can(None, "before")
     for name in arguments.lora if stream.name != "hostile" else ():
         arms[name] = lora.fine_tuned(
             experiment,
@@ -96,6 +109,7 @@ def of_seed(stream: streams.Stream, seed: int, arguments: argparse.Namespace) ->
             workdir / f"{name}-{arguments.rate:g}-{seed}",
             stream.questions,
             stream.asked_after,
+            can,
         )
     return arms
 
@@ -108,9 +122,8 @@ def slept(
     Returns:
       `recall` [nights][days so far]: {"questions": share right, "paraphrases": share right};
       `anchors`, `seconds` [nights]; `right` [times that all were asked][documents]: by kind of
-      question whether each is answered right; `instructions`: share that is followed at the end;
-      `forgotten`: by day that was taken back, the shares right about each day; `left_out`
-      [documents][sentences]: by the screening of each night.
+      question whether each is answered right; `forgotten`: by day that was taken back, the shares
+      right about each day; `left_out` [documents][sentences]: by the screening of each night.
     """
     record, last = state.record, len(experiment.days) - 1
     variables = state.current.variables(experiment.params)
@@ -127,7 +140,6 @@ def slept(
         "seconds": [_seconds(record, night) for night in range(last + 1)],
         "tokens": [record["phases"][label]["tokens"] for label in labels],
         "right": [right(asked[night], stream.questions) for night in stream.asked_after],
-        "instructions": instructions(experiment, variables),
         "forgotten": {
             day: recall(experiment, without_day(experiment, state, day), last)
             for day in stream.forgotten
@@ -149,7 +161,6 @@ def untaught(experiment: Experiment, stream: streams.Stream, seed: int) -> dict[
         "seed": seed,
         "anchors": [anchors(experiment, variables)],
         "right": [right(closed_book(experiment, variables), stream.questions)],
-        "instructions": instructions(experiment, variables),
     }
     if stream.name == "facts":
         views = rows_with_texts(experiment, stream.questions)

@@ -229,13 +229,16 @@ def differences(comparison: Comparison) -> str:
     columns = comparison.columns
     rows = []
     for variant, runs in others:
-        both = [(runs[seed], first_runs[seed]) for seed in runs if seed in first_runs]
-        pairs = {
-            name: [b[name] - a[name] for b, a in both if name in a and name in b]
-            for name in columns
-        }
-        rows.append([variant, str(len(both)), *(difference(n, d) for n, d in pairs.items())])
+        both = sum(seed in first_runs for seed in runs)
+        cells = [difference(name, paired(runs, first_runs, name)) for name in columns]
+        rows.append([variant, str(both), *cells])
     return _markdown([f"minus {first}", "pairs", *columns.values()], rows)
+
+
+def paired(runs: Mapping[Any, Figures], others: Mapping[Any, Figures], name: str) -> list[float]:
+    """Runs minus others in one column, over the seeds of which both have a value."""
+    both = [(runs[seed], others[seed]) for seed in runs if seed in others]
+    return [a[name] - b[name] for a, b in both if name in a and name in b]
 
 
 def difference(name: str, pairs: Sequence[float]) -> str:

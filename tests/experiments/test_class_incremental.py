@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -110,6 +111,22 @@ def test_report_has_a_row_for_every_finished_arm(lab, sizes, tmp_path):
     assert (tmp_path / "matrices.png").exists()
 
 
+def test_report_shows_what_models_can_do_besides(lab, sizes, tmp_path):
+    def can(instructions):
+        scores = {"anchors": 2.0, "instructions": instructions, "common_knowledge": 0.75}
+        return {"limit": 8, "scores": scores, "items": dict.fromkeys(scores, 8)}
+
+    besides = {"before": can(0.5), "after": can(0.25)}
+    text = lab.figures.report(tmp_path, [RUN | {"capability": besides}, OTHER], 20.0, sizes)
+    assert "| instructions followed (of 8) | multiple choice (of 8) |" in text
+    assert (
+        "| sleep | 4 (0) | 1 | 33 % |  | 75 | 75 | +5 % | 2.0 | 50 -> 25 % | 75 -> 75 % |" in text
+    )
+    assert "| +0 % | 2.0 |  |  |" in text
+    first, second = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert first["capability"] == besides and "capability" not in second
+
+
 class LetterCounts:
     """An encoder: how often a text has each of three letters."""
 
@@ -205,6 +222,11 @@ def test_an_arm_that_was_stopped_ends_as_one_that_was_not(
         label for group in groups for label in group.labels
     }
     assert [x.name for x in path.with_suffix("").glob("*")] in (["2"], [])
+    learner = begun(lab, title, base, sizes, groups)
+    if learner.model is not base:  # one that is trained
+        model = lab.run.learnt_model(path, learner, groups)
+        trained = jax.tree.leaves(model.variables), jax.tree.leaves(learner.model.variables)
+        assert any(not np.array_equal(after, before) for after, before in zip(*trained))
     with pytest.raises(ValueError, match="has another seed; use another --workdir"):
         lab.run.finished_run(path, facts | {"seed": 1}, None, groups, count)
 

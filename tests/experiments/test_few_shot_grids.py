@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -94,7 +95,11 @@ def test_experiment_runs_and_a_second_call_reads_its_files(lab, tmp_path, monkey
     assert len(written) == 10
     assert lab.run.experiment(settings, tmp_path, [*arc, long], seed=0) == out
     assert written == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert "| in context |" in lab.table.table([sets])
+    assert "| in context |" in table_of(lab, sets)
+
+
+def table_of(lab, *results):
+    return lab.table.table(lab.table.summary(results))
 
 
 def test_table_has_shares_of_dreams_and_of_tasks(lab):
@@ -102,7 +107,7 @@ def test_table_has_shares_of_dreams_and_of_tasks(lab):
     dreams = {"earned": [True, False, True], "asked": 20, "tasks": 4, "hit": 1}
     sets = {"set": {"baselines": baselines, "before": dreams}}
     sets["other"] = sets["set"] | {"before": dreams | {"earned": [], "hit": 0}}
-    assert lab.table.table([sets]).splitlines() == [
+    assert table_of(lab, sets).splitlines() == [
         "| | set | other |",
         "|---|---|---|",
         "| in context | 25 % (1 of 4) | 25 % (1 of 4) |",
@@ -110,7 +115,7 @@ def test_table_has_shares_of_dreams_and_of_tasks(lab):
         "| tasks that a dream solves, before | 25 % (1 of 4) | none tried (of 4) |",
     ]
     better = {"set": {"baselines": {"arms": {"in context": 3}, "tasks": 4}, "before": dreams}}
-    assert lab.table.table([{"set": sets["set"]}, better]).splitlines()[2:4] == [
+    assert table_of(lab, {"set": sets["set"]}, better).splitlines()[2:4] == [
         "| in context | 50 % (4 of 8; 1, 3) |",
         "| dreams, before | 10 % (4 of 40; 2, 2) |",
     ]
@@ -124,6 +129,20 @@ def test_gain_is_of_dreams_and_its_interval_over_tasks(lab):
     # Two dreams a task; about the third task none was written.
     before, after = result([True, False, False, False]), result([True, True, False, True])
     seed = {"set": {"before": before, "after": after}}
-    assert lab.table.gain([seed], "set").startswith("set: +33.3 points of dreams [+0.0, +50.0]")
+    assert lab.table.gain([seed], "set") == pytest.approx((100 / 3, 0.0, 50.0))
     nothing = {"set": {"before": before, "after": before}}
-    assert lab.table.gain([seed, nothing], "set").startswith("set: +16.7 points of dreams [+0.0, ")
+    assert lab.table.gain([seed, nothing], "set")[:2] == pytest.approx((100 / 6, 0.0))
+    generated = {"generated": seed["set"] | {"baselines": {"arms": {}, "tasks": 3}}}
+    generated["generated"] = {
+        name: x | {"hit": 1} if name != "baselines" else x
+        for name, x in generated["generated"].items()
+    }
+    line = "After less before, generated: +33.3 points of dreams [+0.0, +50.0], 95 % over tasks."
+    assert table_of(lab, generated).endswith(line)
+
+
+def test_table_of_the_readme_is_that_of_the_results(lab):
+    page = lab.run.README.read_text(encoding="utf-8")
+    [published] = page.split(lab.run.MARKS[0])[1].split(lab.run.MARKS[1])[:1]
+    results = json.loads(lab.run.RESULTS.read_text(encoding="utf-8"))
+    assert published.strip() == lab.table.table(results)

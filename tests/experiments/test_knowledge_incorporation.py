@@ -10,8 +10,10 @@ import pytest
 from sleep_jax.data.documents import read_source
 from sleep_jax.days import Day
 from sleep_jax.dreaming import write
+from sleep_jax.evals.recall import greedy_replies
 from sleep_jax.experiment import load_experiment
 from sleep_jax.models.decoder_config import LoraConfig
+from sleep_jax.phases.evaluate import ask
 from sleep_jax.runtime.checkpoints import PhaseCheckpoints
 
 EXPERIMENT = "knowledge_incorporation"
@@ -75,9 +77,41 @@ def test_table_differences_are_paired_and_average_over_models(lab):
     ]
     mean, low, high = lab.table.difference(one, base)
     assert mean == 1 / 8 and low == 0.0 and 1 / 8 < high <= 0.5
-    text = lab.table.table(base + half + one)
+    text = lab.table.table(lab.table.summary(base + half + one))
     assert "| other | 1 | 50.0 |" in text and "+50.0 [+50.0, +50.0]" in text
     assert "4 passages, 8 questions" in text
+
+
+def test_table_has_what_models_can_do_besides(lab, tmp_path):
+    def can(instructions):
+        scores = {"anchors": 2.0, "instructions": instructions, "common_knowledge": 0.75}
+        return {"limit": 8, "scores": scores, "items": dict.fromkeys(scores, 8)}
+
+    def write(arm, figures):
+        path = lab.table.capability_path(tmp_path, arm, 0)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(figures))
+
+    rows = [row(arm, p, "x", "no") for arm in ("base", "sleep", "some arm") for p in "ab"]
+    write("base", can(0.5))
+    write("sleep", can(0.25))
+    figures = lab.table.summary(rows, lab.table.read_capability(tmp_path, rows))
+    assert figures["arms"]["sleep"]["capability"] == [{"before": can(0.5), "after": can(0.25)}]
+    lines = lab.table.table(figures).splitlines()
+    assert "| anchor texts, perplexity a byte (of 8) | instructions followed (of 8) |" in lines[0]
+    ends = {line.split(" | ")[0]: line.split(" | ")[-3:] for line in lines[2:5]}
+    assert ends["| base"] == ["2.00", "50 %", "75 % |"]
+    assert ends["| sleep"] == ["2.00 -> 2.00", "50 -> 25 %", "75 -> 75 % |"]
+    assert ends["| some arm"] == ["", "", " |"]
+
+
+@pytest.mark.parametrize("kind", ["single", "stream"])
+def test_tables_of_the_readme_are_those_of_the_results(lab, kind):
+    page = lab.table.README.read_text(encoding="utf-8")
+    begin, end = lab.table.marks(kind)
+    [published] = page.split(begin)[1].split(end)[:1]
+    results = json.loads(lab.table.RESULTS.read_text(encoding="utf-8"))
+    assert published.strip() == lab.table.table(results[kind])
 
 
 def test_variant_changes_only_the_settings_of_its_arm(lab):
@@ -124,6 +158,12 @@ def test_after_a_passage_arms_share_dreams_and_study(lab, experiment, tmp_path, 
     assert set(by_arm) == {*lab.sleep_arms.STAGE_OF, lab.arm_configs.NO_SELECTION}
     questions = len(Day.of([passage]).questions)
     assert all(len(replies) == questions for replies in by_arm.values())
+    models = lab.sleep_arms.models_after_a_passage(experiment, tiny(), passage, tmp_path)
+    asked = [(0, q.text) for q in Day.of([passage]).questions]
+    for arm, model in models.items():
+        run = lab.sleep_arms.with_days(experiment, tiny(), [[passage]])
+        assert ask(run, model.variables, asked) == by_arm[arm]
+    assert {*models} == {*by_arm} - {lab.arm_configs.BASE, lab.sleep_arms.CONTEXT}
     records = []
     for run in ("full", "random"):
         with PhaseCheckpoints(tmp_path / run / "checkpoints") as saved:
@@ -150,8 +190,11 @@ def test_after_many_passages_arms_share_the_phases_before_they_differ(lab, tmp_p
         configs.NO_DREAMS,
         configs.NO_ROUTER,
     ):
-        replies = lab.sleep_arms.after_many_passages(experiment, arm, passages, 3, 0, tmp_path)
+        replies, model = lab.sleep_arms.after_many_passages(
+            experiment, arm, passages, 3, 0, tmp_path
+        )
         assert [len(x) for x in replies] == [len(p.questions) for p in passages]
+        assert {"memory", "slots"} <= {*model.variables}
         with PhaseCheckpoints(tmp_path / arm.replace(" ", "_") / "checkpoints") as saved:
             days[arm] = saved.record(saved.latest()[0])["run"]["days"]
     full = days[configs.FULL]
@@ -188,9 +231,12 @@ def test_seal_round_trains_the_writer_and_every_dream_has_replies(lab, experimen
     )
     writer = model.reinforced(passages, items, 2, seed=0)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(writer.writer))
-    replies_to_dreams = lab.adapter_arms.on_dreams(writer, passages, 2, seed=0)
+    replies_to_dreams, tuned = lab.adapter_arms.on_dreams(writer, passages, 2, seed=0)
+    asked = [writer.prompts.without_context(passages[0].questions[0].question)]
+    [own] = greedy_replies(tuned.cfg, tuned.variables, tuned.tokenizer, asked, max_new_tokens=64)
+    assert own == replies_to_dreams[0][0][0]  # the first model about the first passage
     assert [len(x) for x in replies_to_dreams] == [2, 2]
-    single = lab.adapter_arms.on_passages(model, passages, seed=0)
-    all_at_once = lab.adapter_arms.continued(model, passages, 1, seed=0)
+    single, _ = lab.adapter_arms.on_passages(model, passages, seed=0)
+    all_at_once, _ = lab.adapter_arms.continued(model, passages, 1, seed=0)
     for replies in (*replies_to_dreams[0], single[0], all_at_once[0]):
         assert len(replies) == len(passages[0].questions)

@@ -1,5 +1,6 @@
 """Six nights: its days, its figures by hand, and what the adapter learns from."""
 
+import dataclasses
 import runpy
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from sleep_jax import lifecycle
 from sleep_jax.experiment import load_experiment
+from sleep_jax.phases.evaluate import anchor_perplexity
 from sleep_jax.seeding import consolidate
 from sleep_jax.seeding.mixture import fill_batch
 
@@ -55,6 +57,19 @@ def test_table_has_anchors_beside_those_before_the_first_night(lab):
     assert "| 2 | 25 | 100 |" in text
 
 
+def test_table_has_what_models_can_do_besides(lab):
+    def can(instructions):
+        scores = {"anchors": 2.0, "instructions": instructions, "common_knowledge": 0.75}
+        return {"limit": 8, "scores": scores, "items": dict.fromkeys(scores, 8)}
+
+    slept = RUN | {"capability": {"before": can(0.5), "after": can(0.25)}}
+    text = lab.figures.table({"sleep": [slept], "other": [RUN]})
+    assert "| seconds a night | instructions followed (of 8) | multiple choice (of 8) |" in text
+    assert "| +5 % | 20 | 50 -> 25 % | 75 -> 75 % |" in text and "| +5 % | 20 |  |  |" in text
+    columns = {line.count("|") for line in text.splitlines() if line}
+    assert len(columns) == 1
+
+
 def test_figures_of_sleep_are_those_of_the_record(lab):
     stages = ("before sleep", "after consolidation", "with the document in context")
     scores = [
@@ -86,3 +101,11 @@ def test_adapter_learns_the_sequences_of_every_update_of_the_night(lab, monkeypa
     tokens = [sum(len(e.completion) for e in chosen) for chosen in drawn]
     assert [int(batch.mask.sum()) for batch in batches] == tokens
     assert len({batch.tokens.shape for batch in batches}) == 1
+    lora = lab.sequential_lora
+    run = lora.fine_tuned(experiment, slept, 1e-3, 0, tmp_path / "lora")
+    tuned = lora.last_model(experiment, tmp_path / "lora")
+    same = dataclasses.replace(experiment, cfg=tuned.cfg)
+    perplexity = anchor_perplexity(same, tuned.variables, "anchor_perplexity")
+    assert perplexity == run["anchors"][-1]
+    before = slept.record["days"][0]["scores"]["before sleep"]["anchor_perplexity"]
+    assert perplexity != pytest.approx(before)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config
 
+from sleep_jax.baselines import capability
 from sleep_jax.data.documents import read_source
 from sleep_jax.evals.metrics import contains_answer
 
@@ -198,22 +199,33 @@ def test_paired_interval_of_a_constant_difference_is_a_point(lab):
     assert (mean, low, high) == (50.0, 0.0, 100.0)
 
 
+def can(instructions):
+    scores = {"anchors": 2.0, "instructions": instructions, "common_knowledge": 0.75}
+    items = {"anchors": 24, "instructions": 48, "common_knowledge": 31}
+    return {"limit": 48, "scores": scores, "items": items}
+
+
 def test_summary_by_hand(lab):
     arms = {
         "sleep": [
             run_of(
-                [True, True], [True, False], anchors=[22.0, 21.0], instructions=0.5,
-                seconds=[60, 80],
+                [True, True], [True, False], anchors=[22.0, 21.0], seconds=[60, 80],
+                capability={"before": can(0.25), "after": can(0.5)},
             )
         ],
-        "before": [run_of([False, False], [True, False], anchors=[20.0], instructions=0.25)],
+        "before": [run_of([False, False], [True, False], anchors=[20.0],
+                          capability={"before": can(0.25)})],
         "lora": [run_of([True, False], [False, False], anchors=[30.0], seconds=[None, 9.0],
-                        instructions=0.0)],
+                        capability={"before": can(0.25), "after": can(0.0)})],
     }  # fmt: skip
     text = lab.figures.summary(arms)
-    assert "| sleep | 1 | 75 |  |  |  | 75 |  | 50 | +5 | 70 |" in text
-    assert "| before | 1 | 25 |  |  |  | 25 | +50 [+0, +100] | 25 | +0 |  |" in text
-    assert "| lora | 1 | 25 |  |  |  | 25 | +50 [+50, +50] | 0 | +50 | 9 |" in text
+    assert "| sleep is above, recall | instructions followed (of 48) | multiple choice" in text
+    assert "| sleep | 1 | 75 |  |  |  | 75 |  | 25 -> 50 % | 75 -> 75 % | +5 | 70 |" in text
+    assert "| before | 1 | 25 |  |  |  | 25 | +50 [+0, +100] | 25 % | 75 % | +0 |  |" in text
+    assert (
+        "| lora | 1 | 25 |  |  |  | 25 | +50 [+50, +50] | 25 -> 0 % | 75 -> 75 % | +50 | 9 |"
+        in text
+    )
 
 
 def test_changes_by_hand(lab):
@@ -283,17 +295,24 @@ def test_two_nights_end_in_tables_and_are_not_measured_again(lab, name, tmp_path
         return c
 
     monkeypatch.setattr(lab.run.nights_config, "get_config", tiny)
-    monkeypatch.setattr(lab.run, "instructions", lambda *_: 0.5)
-    monkeypatch.setattr(lab.lora, "instructions", lambda *_: 0.5)
+    measured = []
+    monkeypatch.setattr(
+        capability, "capability", lambda *how: measured.append(how[2]) or can(0.5) | {"limit": 4}
+    )
     stream = lab.streams.make(name, 0, 2)
     arguments = types.SimpleNamespace(
-        workdir=tmp_path, sleep=["sleep"], lora=["lora-replay"], rate=1e-3
+        workdir=tmp_path, sleep=["sleep"], lora=["lora-replay"], rate=1e-3, limit=4
     )
     arms = lab.run.of_seed(stream, 0, arguments)
     assert {"sleep", "before", "open book", "lora-replay"} <= {*arms}
     assert [len(arms["sleep"]["right"]), len(arms["lora-replay"]["right"])] == [
         len(stream.asked_after)
     ] * 2
+    assert measured == ["before", "sleep-0", "lora-replay-0.001-0"]
+    assert "after" in arms["lora-replay"]["capability"] and {*arms["before"]["capability"]} == {
+        "before"
+    }
     monkeypatch.setattr(lab.measure, "json", None)  # nothing is written any more
     assert lab.run.of_seed(stream, 0, arguments) == json.loads(json.dumps(arms))
+    assert len(measured) == 3
     assert lab.figures.report(name, {arm: [run] for arm, run in arms.items()}, False)
