@@ -45,6 +45,7 @@ MEANING_OF_0 = {
     "study.multiple": "0: none",
     "study.variant_temperature": "0: greedy",
     "seeding.warmup": "0: none",
+    "seeding.teacher_memory": "0: none",
     "seeding.teacher_decay": "0: none",
     "seeding.known_share": "0: as drawn",
     "seeding.epochs": "0: seeding.steps",

@@ -85,7 +85,7 @@ def config_of(documents, days, slots=3, **changes):
 
 def without_costs(record):
     """A record without what differs between attempts."""
-    costs = ("seconds", "memory", "programs")
+    costs = ("seconds", "memory", "programs", "compiled")
     phases = {
         label: {k: x for k, x in facts.items() if k not in costs}
         for label, facts in record["phases"].items()

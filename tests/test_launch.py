@@ -263,7 +263,7 @@ def test_run_plan_is_shown_before_a_run(tmp_path, monkeypatch, capsys):
         time_estimate = launch.show_run_plan(experiment, str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
-        *("documents", "days", "slots", "updates", "written", "memory", "disk")
+        *("documents", "days", "slots", "updates", "written", "memory", "host", "disk")
     ]
     assert "of the samples, all read" in lines[0] and lines[2].endswith("full after day 2")
     assert any("on day 3 none is free and the run stops there" in str(x.message) for x in warned)

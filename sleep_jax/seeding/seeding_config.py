@@ -88,9 +88,11 @@ class SeedingConfig(Settings, section="seeding"):
         most=1,
     )
     teacher_memory: float = setting(
-        16.0, "GiB of a night's hidden states that a process keeps in memory; others are on disk",
-        least=0, most=math.inf,
-    )  # fmt: skip
+        16.0,
+        "GiB of a night's hidden states that a process keeps in memory, others on disk; 0: none",
+        least=0,
+        most=1e6,
+    )
     protocol: str = setting(
         "commit_then_clear", "which state of the sender teaches the new slot", choices=PROTOCOLS
     )
