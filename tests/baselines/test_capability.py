@@ -14,6 +14,7 @@ from sleep_jax.data.documents import read_anchors
 from sleep_jax.interop.tiny import tiny_model
 
 
+@pytest.mark.slow
 def test_capability_of_a_model_that_is_certain_of_nothing():
     """Every token is as likely as any other: a text of n tokens costs n ln V nats."""
     pytest.importorskip("lm_eval")

@@ -52,6 +52,7 @@ def expected(names):
     return [fingerprint(params) for params in loaded]
 
 
+@pytest.mark.slow
 def test_loading_on_a_mesh_gives_the_same_bits(models):
     results = results_of(ran("2,2,2", models))
     assert [line[0] for line in results] == expected(models)

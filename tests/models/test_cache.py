@@ -123,8 +123,9 @@ def test_append_of_one_token_equals_a_cache_that_was_grown(cfg):
     read, _ = prefill(cfg, variables, tokens, np.array([[0, 1, 1, 1, 1, 1], [1] * 6]))
     cache, one = grow(cfg, read, 3), tokens[:, :1]
     given = {**variables, "cache": cache}
-    hidden, grown = Decoder(cfg).apply(given, one, mutable=["cache"])
-    same, changed = Decoder(cfg).apply(given, one, mutable=["appended"])
+    apply = jax.jit(Decoder(cfg).apply, static_argnames="mutable")
+    hidden, grown = apply(given, one, mutable=("cache",))
+    same, changed = apply(given, one, mutable=("appended",))
     assert changed.keys() == {"appended"}
     np.testing.assert_allclose(same, hidden, atol=1e-5)
     appended = append(cfg, cache, changed["appended"])

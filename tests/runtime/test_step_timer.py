@@ -71,6 +71,7 @@ def test_compilations_counts_compiled_programs_alone():
     assert compilations.count == 1
 
 
+@pytest.mark.slow
 def test_compilations_tells_compiled_programs_from_loaded_ones(tmp_path):
     """Two processes: the second loads what the first has kept."""
     script = (

@@ -35,7 +35,7 @@ SEEDING = SeedingConfig(
 )
 
 
-@pytest.mark.parametrize("teacher", ["self", "ema"])
+@pytest.mark.parametrize("teacher", ["self", pytest.param("ema", marks=pytest.mark.slow)])
 def test_states_on_disk_teach_the_same_slot_to_the_bit(cfg, variables, trained, tokenizer, teacher):
     slots, index = unlock(variables["slots"], 1)
     student = variables | {"slots": slots}
