@@ -17,7 +17,7 @@ from sleep_jax.programs.sizes import PROMPT
 from sleep_jax.sampling.sampler import SamplingConfig, prefill
 from sleep_jax.seeding.level_inputs import INPUT_ROWS, input_calls
 from sleep_jax.seeding.null_space import leading_basis, max_rank, sum_outer_products
-from sleep_jax.seeding.rollout_buffer import fitting_dreams, rollout_widths
+from sleep_jax.seeding.rollout_buffer import fitting_dreams, rollout_widths, rows_needed
 from sleep_jax.seeding.rollout_scores import score_rows
 from sleep_jax.seeding.seeding_config import SeedingConfig
 from sleep_jax.seeding.sender_units import largest_units, unit_sizes, units_of
@@ -248,12 +248,13 @@ def rolled_out(
             longest = PROMPT + 2 * imitation.max_new_tokens
             judge = judged(run, f"{phase}: judge{title}", 2 * prompts * group, longest)
             out += repeated([judge], count)
-    # What an update rolls out fits a batch. The reference's scores are another call.
-    updates, needs_reference = sum(rounds), imitation.surrogate.needs_reference
-    head = learner.value_head
-    calls = updates * (1 + (needs_reference and head is None))
+    # The rollouts of a round are packed together. The reference's scores are another call.
+    rows = [rows_needed(shape, widths.prompt, n * share, imitation.max_new_tokens) for n in rounds]
+    batches = sum(math.ceil(n / shape.batch_size) for n in rows)
+    head, needs_reference = learner.value_head, imitation.surrogate.needs_reference
+    calls = batches * (1 + (needs_reference and head is None))
     out.append(rescored(run, f"{phase}: rescore", shape, head, calls))
     if needs_reference and head is not None:
-        out.append(rescored(run, f"{phase}: rescore reference", shape, None, updates))
+        out.append(rescored(run, f"{phase}: rescore reference", shape, None, batches))
     rollouts = [(widths.teacher,) * n * share for n in rounds]
     return out + taught(run, f"{phase}: teach rollouts", rollouts, context, widths.teacher)

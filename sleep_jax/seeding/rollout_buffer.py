@@ -174,7 +174,7 @@ def fitting_dreams(
       shape, imitation, rollouts: as for `imitable_exchanges`.
     """
     needed = [
-        _rows_needed(shape, bucket(_longest_prompt(e)), rollouts, imitation.max_new_tokens)
+        rows_needed(shape, bucket(_longest_prompt(e)), rollouts, imitation.max_new_tokens)
         for e in dreams
     ]
     fitting = [e for e, rows in zip(dreams, needed) if rows <= shape.batch_size]
@@ -185,8 +185,8 @@ def _longest_prompt(dream: Exchange) -> int:
     return len(dream.student) + len(dream.completion)
 
 
-def _rows_needed(shape: BatchShape, prompt_width: int, rollouts: int, new_tokens: int) -> int:
-    """Rows that an update's rollouts need if each is as long as possible."""
+def rows_needed(shape: BatchShape, prompt_width: int, rollouts: int, new_tokens: int) -> int:
+    """Rows that rollouts need if each is as long as possible."""
     row_length = shape.max_length - len(shape.shared_prefix)
     length = min(prompt_width + new_tokens - len(shape.shared_prefix), row_length)
     return len(pack([(length, new_tokens)] * rollouts, (row_length, shape.max_target_length)))

@@ -183,16 +183,17 @@ def test_learn_scores_its_dreams_first_under_a_policy_gradient(estimator):
     assert (listed["learn: update"].args[5].critic is not None) == (estimator == "ppo")
 
 
-def test_consolidate_rescores_the_rollouts_of_every_update():
-    # Four updates that share one round, a batch each, by the student.
-    assert programs()["consolidate: rescore"].calls == 4
+def test_consolidate_rescores_the_rollouts_of_every_round():
+    # Four updates share one round, whose rollouts fill the four rows of a batch at most.
+    assert programs()["consolidate: rescore"].calls == 1
+    assert programs(seeding__batch_size=2)["consolidate: rescore"].calls == 2
     ppo = programs(seeding__estimator="ppo")
     assert ppo["consolidate: rescore"].args[3] is not None
     assert ppo["consolidate: update"].args[5].critic is not None
     # And by the reference.
     both = programs(seeding__importance_cap=2.0, seeding__kl_coef=0.1)
-    assert both["consolidate: rescore"].calls == 2 * 4
-    assert programs(seeding__kl_coef=0.1)["consolidate: rescore"].calls == 2 * 4
+    assert both["consolidate: rescore"].calls == 2
+    assert programs(seeding__kl_coef=0.1)["consolidate: rescore"].calls == 2
     with_values = programs(seeding__estimator="ppo", seeding__kl_coef=0.1)
     assert with_values["consolidate: rescore reference"].args[3] is None
 
