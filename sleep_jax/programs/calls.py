@@ -56,7 +56,7 @@ def sampled(
     """
     if not prompts:
         return []
-    count = prompts_per_call(len(prompts), sampling.num_generations, batch)
+    count = prompts_per_call(len(prompts), sampling.num_generations, batch, bool(adapters))
     rows = rows_per_call(count, bool(adapters))
     width = width or bucket(max(prompts))
     variables = run.variables | ({"lora": run.adapters(adapters)} if adapters else {})

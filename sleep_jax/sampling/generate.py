@@ -39,10 +39,13 @@ def decoding_config(cfg: DecoderConfig, platform: str) -> DecoderConfig:
     return cfg.replace(scan_layers=platform != "cpu")
 
 
-def prompts_per_call(prompts: int, num_generations: int, batch: int = BATCH) -> int:
+def prompts_per_call(
+    prompts: int, num_generations: int, batch: int = BATCH, has_adapters: bool = False
+) -> int:
     """How many prompts a call of the sampler completes: they are dealt evenly over as few calls as
-    `batch` completions at a time allow."""
-    most = max(1, batch // num_generations)
+    `batch` completions at a time allow; on a mesh, whose shards have as many rows each, over as few
+    as these rows allow (`rows_per_call`)."""
+    most = rows_per_call(max(1, batch // num_generations), has_adapters)
     return math.ceil(prompts / math.ceil(prompts / most))
 
 
@@ -79,8 +82,8 @@ def generate(
       documents: per prompt the row of `context` that it continues.
       width: tokens that prompts are padded to; None: the bucket of the longest. With the same width
         the calls of a loop share one program.
-      batch: completions sampled at a time, at most; prompts are spread evenly over as few batches
-        as that allows.
+      batch: completions sampled at a time, at most, or as many as the shards of a mesh make of
+        them; prompts are spread evenly over as few batches as that allows.
       expert_rng: PRNG key of the random expert, as for `sample`.
       drawn: completions of the first prompts, as an interrupted call left them after one of its
         batches; those of the other prompts are appended.
@@ -91,8 +94,9 @@ def generate(
     """
     if not prompts:
         return []
-    count = prompts_per_call(len(prompts), sampling.num_generations, batch)
-    rows = rows_per_call(count, "lora" in variables)
+    has_adapters = "lora" in variables
+    count = prompts_per_call(len(prompts), sampling.num_generations, batch, has_adapters)
+    rows = rows_per_call(count, has_adapters)
     width = width or bucket(max(map(len, prompts)))
     cfg = decoding_config(cfg, jax.default_backend())
     out = [] if drawn is None else drawn

@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
-from sleep_jax.sampling.generate import generate
+from sleep_jax.models.sharding import AXES
+from sleep_jax.sampling.generate import generate, prompts_per_call
 from sleep_jax.sampling.sampler import SamplingConfig
 from sleep_jax.wake.context import read
 
@@ -69,3 +71,12 @@ def test_generate_uses_different_keys_for_batches(cfg, trained):
     out = generate(cfg, config, trained, [PROMPTS[0]] * 6, KEY, batch=12)
     drawn = [c.tokens for group in out for c in group]
     assert len(set(drawn)) > 12  # three prompts a batch: a repeated batch would give 12 at most
+
+
+def test_prompts_per_call_fills_the_rows_that_every_shard_has():
+    assert prompts_per_call(16, 8, 64) == 8 and prompts_per_call(9, 8, 64) == 5
+    mesh = AbstractMesh((1, 16, 1), AXES, (AxisType.Auto,) * 3)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert prompts_per_call(16, 8, 64) == 16  # 8 would be 16 rows as well
+        assert prompts_per_call(40, 1, 64) == 40 and prompts_per_call(100, 1, 64) == 50
+        assert prompts_per_call(16, 8, 64, has_adapters=True) == 8
