@@ -98,11 +98,12 @@ def six_nights(folder: pathlib.Path) -> Section:
     """Six nights of a real model."""
     arms, figures = results_of("six_nights", folder), module_of("six_nights", "figures")
     stays = "General texts stay likely: their perplexity rises by at most 2 %"
+    keeps = "Of what a day had after its own night at least 80 % is left after the last"
     command = "python experiments/six_nights/run.py --publish"
     claims, ours = [], f"{SMOLLM2}, two documents a day; "
     if arms is None:
         ours += "not run to the end yet"
-        claims = [Claim(text, NOT_ENDED) for text in (FORGETS_LESS, stays)]
+        claims = [Claim(text, NOT_ENDED) for text in (FORGETS_LESS, keeps, stays)]
         return Section("Six nights", claims, "six_nights", ours, command)
     slept = {run["seed"]: run for run in arms["sleep"]}
     for arm, runs in arms.items():
@@ -113,6 +114,11 @@ def six_nights(folder: pathlib.Path) -> Section:
             ]
             figure = over_seeds(*zip(*ends), form="+.0f")
             claims.append(Claim(FORGETS_LESS, figure, setting=f"all days at the end, less {arm}"))
+    if len(arms) == 1:
+        claims.append(Claim(FORGETS_LESS, NOT_ENDED))
+    kept = [figures.summarise(run, "questions")["of the former"] for run in slept.values()]
+    figure = over_seeds(kept, [0.0] * len(kept), unit="%")
+    claims.append(Claim(keeps, figure, against=80.0))
     rises = [100 * (run["anchors"][-1] / run["before"] - 1) for run in slept.values()]
     figure = over_seeds(rises, [0.0] * len(rises), unit="%")
     claims += [Claim(stays, figure, is_higher=False, against=2.0), *_followed(arms["sleep"])]
