@@ -81,19 +81,30 @@ def resumed(end: float) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         home = pathlib.Path(folder)
         whole, killed = home / "whole", home / "killed"
-        if run(whole).wait(max(1.0, end - time.monotonic())):
-            return line | {"value": "the tiny preset does not run here: see its lines above"}
+        if not is_finished(run(whole), end):
+            return line | {"value": "the tiny preset does not end here: see its lines above"}
         process = run(killed)
         while process.poll() is None and not any(killed.glob("mid_phase/*/digests.json")):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        if run(killed).wait(max(1.0, end - time.monotonic())):
+        if process.wait() != -signal.SIGKILL:
+            return line | {"value": "it had ended before it could be killed"}
+        if not is_finished(run(killed), end):
             return line | {"value": "does not resume: see its lines above"}
         other, count = differing(whole, killed)
     if other:
         return line | {"value": f"{other} of {count} arrays of its end differ"}
     return line | {"value": f"ends with the same bits, {count} arrays"}
+
+
+def is_finished(process: subprocess.Popen, end: float) -> bool:
+    """Whether a process ends well before `end`, of `time.monotonic`; then it is stopped."""
+    try:
+        return process.wait(max(1.0, end - time.monotonic())) == 0
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
 
 
 def differing(*workdirs: pathlib.Path) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def _rollouts(args, cfg: DecoderConfig, device: Device, batch: int) -> Iterator[
     least = _bytes_a_token(cfg, params, batch, PROMPT + args.new / 2) / device.bandwidth
     yield _line(
         *("rollouts", f"batch {batch}", round(batch / each), "tokens/s"),
-        share=round(least / each, 3), bound="bandwidth", first=round(first, 1),
+        share=round(least / each, 3), bound="bandwidth", first=first,
     )  # fmt: skip
 
 
@@ -99,11 +99,12 @@ def _updates(cfg: DecoderConfig, device: Device) -> Iterator[dict]:
     needed = model_flops(cfg, tokens=ROWS * TIME, keys=TIME / 2, scored=4 * ROWS * SCORED, passes=2)
     yield _line(
         *("update", f"{ROWS} rows of {TIME} tokens", round(seeding, 4), "s"),
-        share=round(needed / seeding / device.flops, 3), bound="peak", first=round(first, 1),
+        share=round(needed / seeding / device.flops, 3), bound="peak", first=first,
     )  # fmt: skip
     first, sft = _timed(contestants["lora sft"])
     yield _line("update", "the same over LoRA SFT", round(seeding / sft, 3), "x", first=first)
-    held = compiled_bytes(*(lambda jitted, given: (jitted, *given))(*programs["seeding"]))
+    jitted, given = programs["seeding"]
+    held = compiled_bytes(jitted, *given)
     yield _line("update", "held, by its compiler", round(held / GIB, 2), "GiB")
 
 
@@ -122,7 +123,7 @@ def _trials(cfg: DecoderConfig, count: int) -> Iterator[dict]:
     _, alone = _timed(train(1))
     first, together = _timed(train(count))
     each = round(together / count, 4)
-    yield _line("trials", f"m = {count}, a dream", each, "s", first=round(first, 1))
+    yield _line("trials", f"m = {count}, a dream", each, "s", first=first)
     yield _line("trials", f"m = {count}, one alone over it", round(alone / each, 2), "x")
 
 

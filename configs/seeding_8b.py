@@ -6,8 +6,8 @@ updates, 5 slots of rank 64, trials of LoRA rank 64 and alpha 128.
     python launch.py --config=configs/seeding_8b.py --dry_run
 
 score   not measured: it has been compiled for TPUs, never run on one
-time    at least 107 s a night without dreams (compiled ahead of time; a lower bound), an update at
-        least 0.50 s, its MFU at most 70 %
+time    at least 107 s a night without dreams and evaluation (compiled ahead of time; a lower
+        bound), an update at least 0.50 s, its MFU at most 70 %
 memory  13.3 of 16 GiB a chip on v5e:4x4, 25.6 of 32 GiB on v6e:2x4; v5e:2x4 is too small
 device  16 TPU v5e chips
 

@@ -128,8 +128,8 @@ def run(
             if time_estimate is not None and is_studied:
                 time_estimate.add_study(mid_phase.seconds)
             cost = {"seconds": mid_phase.seconds, "memory": memory()["memory_peak"]}
-            cost |= {"programs": compilations.count - programs}
-            cost |= {"compiled": compilations.compiled - compiled}
+            made = compilations.count - programs, compilations.compiled - compiled
+            cost |= dict(zip(("programs", "compiled"), made))
             state = state.note(scheduled.label, **cost)
             record = {"config": night.config.to_dict(), "base": base, "run": state.record}
             record |= {"reading": experiment.reading, "days_given": len(experiment.days)}

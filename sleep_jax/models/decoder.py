@@ -170,6 +170,8 @@ class Decoder(nn.Module):
         progress = {name: self.variable("cache", name) for name in mixer.progress_axes}
         before = {name: variable.value for name, variable in progress.items()}
         plan, after = mixer.plan(self.cfg, segment_ids, before)
+        if segment_ids.shape[1] > 1 and not self.is_mutable_collection("cache"):
+            raise ValueError("more than one token a row: apply with mutable=['cache']")
         for name in progress:
             if self.is_mutable_collection("cache"):
                 progress[name].value = after[name]

@@ -127,6 +127,8 @@ def test_append_of_one_token_equals_a_cache_that_was_grown(cfg):
     hidden, grown = apply(given, one, mutable=("cache",))
     same, changed = apply(given, one, mutable=("appended",))
     assert changed.keys() == {"appended"}
+    with pytest.raises(ValueError, match="more than one token a row: apply with mutable"):
+        apply(given, tokens[:, :2], mutable=("appended",))
     np.testing.assert_allclose(same, hidden, atol=1e-5)
     appended = append(cfg, cache, changed["appended"])
     assert jax.tree.structure(appended) == jax.tree.structure(grown["cache"])
